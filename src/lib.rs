@@ -1,0 +1,1 @@
+//! tidegate: a Kubernetes ingress controller and sidecar in one binary.
