@@ -97,11 +97,6 @@ impl Template {
         &self.text
     }
 
-    /// The template as written, shared.
-    pub(super) fn shared_text(&self) -> Arc<str> {
-        Arc::clone(&self.text)
-    }
-
     /// Its elements from left to right; at least one.
     pub fn elements(&self) -> impl Iterator<Item = Element<'_>> {
         self.text[1..].split('/').map(Element::of)

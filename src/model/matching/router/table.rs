@@ -89,6 +89,9 @@ pub(super) fn prefixes(seed: u32, path: &str) -> impl Iterator<Item = (u64, usiz
     })
 }
 
+/// In place of a child: there are several, which the table tells apart.
+const SEVERAL: u32 = NONE - 1;
+
 /// A node of [`TemplateTree`]: the templates that begin alike.
 struct Node {
     /// The node before.
@@ -96,6 +99,8 @@ struct Node {
     /// Where its literal stands in the tree's text; empty and unused for variables.
     from: u32,
     len: u32,
+    /// The only node behind a literal element, or [`SEVERAL`].
+    literal: u32,
     /// The node behind a variable element.
     variable: u32,
     /// First of the candidates whose template ends here.
@@ -131,7 +136,16 @@ impl TemplateTreeBuilder {
         let id = count(self.tree.nodes.len());
         let (from, len) = (count(self.tree.text.len()), count(literal.len()));
         self.tree.text.push_str(literal);
-        self.tree.nodes.push(Node { parent, from, len, variable: NONE, end: NONE, rest: NONE, best: NONE });
+        self.tree.nodes.push(Node {
+            parent,
+            from,
+            len,
+            literal: NONE,
+            variable: NONE,
+            end: NONE,
+            rest: NONE,
+            best: NONE,
+        });
         id
     }
 
@@ -156,6 +170,8 @@ impl TemplateTreeBuilder {
                     None => {
                         let node = self.node(at, literal);
                         self.children.insert((at, literal.into()), node);
+                        let only = &mut self.tree.nodes[at as usize].literal;
+                        *only = if *only == NONE { node } else { SEVERAL };
                         node
                     }
                 },
@@ -171,8 +187,9 @@ impl TemplateTreeBuilder {
     }
 
     pub(super) fn finish(self) -> TemplateTree {
-        let pairs: Vec<_> = self.children.iter().map(|((at, literal), &node)| (hash_of(*at, literal), node)).collect();
         let mut tree = self.tree;
+        let several = self.children.iter().filter(|((at, _), _)| tree.nodes[*at as usize].literal == SEVERAL);
+        let pairs: Vec<_> = several.map(|((at, literal), &node)| (hash_of(*at, literal), node)).collect();
         tree.children = Table::build(&pairs);
         tree.nodes.shrink_to_fit();
         tree.text.shrink_to_fit();
@@ -200,7 +217,11 @@ impl TemplateTree {
             return;
         }
         let (segment, after) = rest.split_once('/').map_or((rest, None), |(segment, after)| (segment, Some(after)));
-        let literal = self.children.find(hash_of(id, segment), |child| self.is_child(child, id, segment));
+        let literal = match node.literal {
+            NONE => None,
+            SEVERAL => self.children.find(hash_of(id, segment), |child| self.is_child(child, id, segment)),
+            only => Some(only).filter(|&child| self.is_child(child, id, segment)),
+        };
         let variable = Some(node.variable).filter(|&child| child != NONE && !segment.is_empty());
         for child in [literal, variable].into_iter().flatten() {
             match after {
