@@ -2,13 +2,15 @@
 
 mod selector;
 mod table;
+mod templates;
 
 use std::fmt;
 
 use rustc_hash::FxHashMap;
 
 use self::selector::Selector;
-use self::table::{Table, TemplateTree, TemplateTreeBuilder, count, hash_of, prefixes};
+use self::table::{Table, count, hash_of, prefixes};
+use self::templates::{Draft, TemplateTrees, TemplateTreesBuilder};
 use super::{Candidate, Found, Hostname, Miss, PathMatch, RequestView, precedence, values};
 use crate::model::ids::RuleId;
 
@@ -20,8 +22,8 @@ const NONE: u32 = u32::MAX;
 /// Candidates are held in their order of precedence, so the better of two is the one with the lower number. From a
 /// request the search goes by hash to the host (then to wildcards, longest first, then to the routes without hosts),
 /// there through the priorities, and in each to the exact path, the templates, the prefixes from the longest on and
-/// the expressions. It allocates nothing and takes no lock; except for expressions its cost does not depend on the
-/// number of routes.
+/// the expressions. It allocates nothing and takes no lock. Its cost does not depend on the number of routes, except
+/// for the expressions that begin with the same elements of a path, or with none: those are tried one after the other.
 #[derive(Default)]
 pub struct Router {
     /// In order of precedence.
@@ -34,23 +36,38 @@ pub struct Router {
     hosts: Hosts,
     exact: Table,
     prefixes: Table,
-    templates: TemplateTree,
+    templates: TemplateTrees,
+    /// The first expression by the elements that it begins with.
+    regexes: Table,
     selectors: Box<[Selector]>,
 }
 
-/// A piece of [`Router::text`].
+/// A piece of a text that holds many.
 #[derive(Clone, Copy, Default)]
 struct Span {
     from: u32,
     len: u32,
 }
 
+impl Span {
+    /// Writes a piece at the end of the text.
+    fn push(text: &mut String, piece: &str) -> Self {
+        let span = Self { from: count(text.len()), len: count(piece.len()) };
+        text.push_str(piece);
+        span
+    }
+
+    fn of(self, text: &str) -> &str {
+        &text[self.from as usize..][..self.len as usize]
+    }
+}
+
 /// The part of a candidate that the search reads: half a cache line instead of three and what they point to.
 struct Entry {
-    /// An exact path or a prefix.
+    /// An exact path, a prefix, or the elements that an expression begins with.
     path: Span,
     rule: RuleId,
-    /// The next candidate with the same path.
+    /// The next candidate with the same path; of expressions, with the same elements at the beginning.
     next: u32,
     /// For the first candidate of a prefix: the first one of the next shorter prefix of its level.
     shorter: u32,
@@ -79,7 +96,6 @@ struct Level {
     levels_end: u32,
     from: u32,
     exact_end: u32,
-    prefix_end: u32,
     end: u32,
     /// Root of its templates.
     templates: u32,
@@ -87,6 +103,10 @@ struct Level {
     root: u32,
     /// Most elements of its prefixes.
     prefix_depth: u32,
+    /// First candidate whose expression begins with no whole elements.
+    regexes: u32,
+    /// Most elements that an expression begins with.
+    regex_depth: u32,
 }
 
 impl Router {
@@ -144,7 +164,7 @@ impl Router {
     }
 
     fn text(&self, span: Span) -> &str {
-        &self.text[span.from as usize..][..span.len as usize]
+        span.of(&self.text)
     }
 
     /// The best candidate of a level, or [`NONE`].
@@ -172,7 +192,7 @@ impl Router {
             }
             run = self.entries[run as usize].shorter;
         }
-        self.find_regex(level, request)
+        self.find_regex(id, level, request)
     }
 
     /// The longest prefix of a level that the path is under, as its first candidate.
@@ -185,22 +205,39 @@ impl Router {
         longest
     }
 
-    fn find_regex(&self, level: &Level, request: &RequestView<'_>) -> u32 {
-        // Matches of one rule often share their expression and stand next to each other.
-        let mut last: Option<(&str, bool)> = None;
-        for id in level.prefix_end..level.end {
-            let candidate = &self.candidates[id as usize];
-            let PathMatch::Regex(regex) = &candidate.path else { continue };
-            let matches = match last {
-                Some((pattern, matches)) if pattern == regex.pattern() => matches,
-                _ => regex.is_match(request.path.as_bytes()),
-            };
-            last = Some((regex.pattern(), matches));
-            if matches && values::fits(candidate, request) {
-                return id;
+    /// The best candidate by an expression: among those that begin with elements of the path, and those that do not
+    /// begin with any.
+    fn find_regex(&self, id: u32, level: &Level, request: &RequestView<'_>) -> u32 {
+        let mut best = self.first_regex(level.regexes, NONE, request);
+        for (hash, end) in prefixes(id, request.path).take(level.regex_depth as usize) {
+            let is_key = |run| level.has(run) && self.text(self.entries[run as usize].path) == &request.path[..end];
+            if let Some(run) = self.regexes.find(hash, is_key) {
+                best = self.first_regex(run, best, request);
             }
         }
-        NONE
+        best
+    }
+
+    /// The first candidate linked from `run` whose expression and conditions fit and which is better than `best`.
+    fn first_regex(&self, run: u32, best: u32, request: &RequestView<'_>) -> u32 {
+        // Matches of one rule often share their expression and stand next to each other.
+        let mut last: Option<(&str, bool)> = None;
+        let mut id = run;
+        while id < best {
+            let candidate = &self.candidates[id as usize];
+            if let PathMatch::Regex(regex) = &candidate.path {
+                let matches = match last {
+                    Some((pattern, matches)) if pattern == regex.pattern() => matches,
+                    _ => regex.is_match(request.path.as_bytes()),
+                };
+                last = Some((regex.pattern(), matches));
+                if matches && values::fits(candidate, request) {
+                    return id;
+                }
+            }
+            id = self.entries[id as usize].next;
+        }
+        best
     }
 
     /// The first candidate with the path of `run` that fits and is better than `best`; else `best`.
@@ -267,7 +304,8 @@ struct Builder<'c> {
     wildcard_hosts: Vec<(u64, u32)>,
     exact: Vec<(u64, u32)>,
     prefixes: Vec<(u64, u32)>,
-    templates: TemplateTreeBuilder,
+    templates: TemplateTreesBuilder,
+    regexes: Vec<(u64, u32)>,
     selectors: Vec<Selector>,
 }
 
@@ -295,7 +333,8 @@ impl<'c> Builder<'c> {
             wildcard_hosts: Vec::new(),
             exact: Vec::new(),
             prefixes: Vec::new(),
-            templates: TemplateTreeBuilder::default(),
+            templates: TemplateTreesBuilder::default(),
+            regexes: Vec::new(),
             selectors: Vec::new(),
         }
     }
@@ -331,13 +370,7 @@ impl<'c> Builder<'c> {
             }
         };
         table.push((hash_of(0, name), first));
-        self.write(name)
-    }
-
-    fn write(&mut self, text: &str) -> Span {
-        let span = Span { from: count(self.text.len()), len: count(text.len()) };
-        self.text.push_str(text);
-        span
+        Span::push(&mut self.text, name)
     }
 
     fn level(&mut self, host: Span, from: usize, end: usize) {
@@ -352,9 +385,20 @@ impl<'c> Builder<'c> {
         }
         let templates = self.template_level(exact_end, template_end);
         let (root, prefix_depth) = self.prefix_level(id, template_end, prefix_end);
-        let [from, exact_end, prefix_end, end] = [from, exact_end, prefix_end, end].map(count);
-        let level = Level { host, levels_end: 0, from, exact_end, prefix_end, end, templates, root, prefix_depth };
-        self.levels.push(level);
+        let (regexes, regex_depth) = self.regex_level(id, prefix_end, end);
+        let [from, exact_end, end] = [from, exact_end, end].map(count);
+        self.levels.push(Level {
+            host,
+            levels_end: 0,
+            from,
+            exact_end,
+            end,
+            templates,
+            root,
+            prefix_depth,
+            regexes,
+            regex_depth,
+        });
     }
 
     /// Links candidates of one exact path or prefix, which stand next to each other; gives each with its first one.
@@ -363,7 +407,7 @@ impl<'c> Builder<'c> {
         let candidates = self.candidates;
         for of_path in candidates[from..end].chunk_by(|a, b| a.path == b.path) {
             let (PathMatch::Exact(path) | PathMatch::Prefix(path)) = &of_path[0].path else { continue };
-            let (span, end) = (self.write(path), from + of_path.len());
+            let (span, end) = (Span::push(&mut self.text, path), from + of_path.len());
             for (next, entry) in (count(from) + 1..).zip(&mut self.entries[from..end]) {
                 entry.path = span;
                 entry.next = next;
@@ -381,22 +425,18 @@ impl<'c> Builder<'c> {
         if from == end {
             return NONE;
         }
-        let root = self.templates.root();
+        let mut draft = Draft::new();
         let mut lasts: FxHashMap<u32, u32> = FxHashMap::default();
         for (id, candidate) in (count(from)..).zip(&self.candidates[from..end]) {
             let PathMatch::Template(template) = &candidate.path else { continue };
-            let first = self.templates.insert(root, template, id);
-            if *first == NONE {
-                *first = id;
-            }
-            if let Some(last) = lasts.insert(*first, id) {
+            if let Some(last) = lasts.insert(draft.insert(template, id), id) {
                 self.entries[last as usize].next = id;
             }
         }
         let mut firsts: Vec<u32> = lasts.into_keys().collect();
         firsts.sort_unstable();
         firsts.into_iter().for_each(|first| self.select(first));
-        root
+        self.templates.add(draft)
     }
 
     /// Adds prefixes, each linked to the next shorter one; gives that for all paths, and the depth of the deepest.
@@ -419,6 +459,28 @@ impl<'c> Builder<'c> {
             }
         }
         (by_prefix.get("").copied().unwrap_or(NONE), depth)
+    }
+
+    /// Links expressions that begin with the same elements; gives the first of those with none, and the most elements.
+    fn regex_level(&mut self, level: u32, from: usize, end: usize) -> (u32, u32) {
+        let mut by_elements: FxHashMap<&str, (u32, u32)> = FxHashMap::default();
+        let mut depth = 0;
+        for (id, candidate) in (count(from)..).zip(&self.candidates[from..end]) {
+            let PathMatch::Regex(regex) = &candidate.path else { continue };
+            let elements = regex.elements();
+            if let Some((_, last)) = by_elements.get_mut(elements) {
+                self.entries[*last as usize].next = id;
+                *last = id;
+                continue;
+            }
+            by_elements.insert(elements, (id, id));
+            self.entries[id as usize].path = Span::push(&mut self.text, elements);
+            if let Some((at, (hash, _))) = prefixes(level, elements).enumerate().last() {
+                self.regexes.push((hash, id));
+                depth = depth.max(count(at + 1));
+            }
+        }
+        (by_elements.get("").map_or(NONE, |&(first, _)| first), depth)
     }
 
     /// Gives the candidates linked from `run` on a selector when they are many.
@@ -447,6 +509,7 @@ impl<'c> Builder<'c> {
             exact: Table::build(&self.exact),
             prefixes: Table::build(&self.prefixes),
             templates: self.templates.finish(),
+            regexes: Table::build(&self.regexes),
             selectors: self.selectors.into_boxed_slice(),
         }
     }
