@@ -12,6 +12,7 @@ use tidegate::model::ids::RuleId;
 use tidegate::model::matching::{
     Candidate, CompiledRegex, Hostname, Miss, PathMatch, RequestView, Router, Template, ValueMatch, ValueTest,
 };
+use tidegate::model::path::{CanonicalPath, Slashes};
 
 const REQUESTS_PER_SET: usize = 500;
 
@@ -83,6 +84,53 @@ fn equals_a_naive_router() {
     }
     let all = sets * REQUESTS_PER_SET as u64;
     assert!(wins.iter().all(|wins| wins * 50 > all), "of {all} requests, wins by kind of path: {wins:?}");
+}
+
+/// Whatever a client writes, a path that the router gives to an open route is not read as another one behind it, by
+/// RFC 3986 or by a backend that decodes `%2F` and `%5C` and drops path parameters.
+#[test]
+fn a_backend_reads_every_path_under_the_route_that_was_chosen() {
+    let prefixes = ["/api", "/admin"];
+    let candidate =
+        |n: u32| Candidate { path: PathMatch::prefix(prefixes[n as usize]), ..Candidate::any(RuleId(n), n) };
+    let router = Router::build((0..2).map(candidate).collect());
+    let pieces = [
+        "/", "/", "/", "//", "api", "admin", "api", "admin", "..", ".", "%2e", "%2E%2e", "%2f", "%5C", ";", ";x=1",
+        "%61dmin", "x", "%252e", "%252f", "\\", "...",
+    ];
+    let mut rng = fastrand::Rng::with_seed(5);
+    let mut chosen = [0; 2];
+    for _ in 0..40_000 {
+        let raw: String = (0..rng.usize(1..10)).map(|_| one(&mut rng, &pieces)).collect();
+        let raw = format!("/{}{raw}", one(&mut rng, &["api", "admin", "", "x"]));
+        let Ok(path) = CanonicalPath::parse(raw.as_bytes(), one(&mut rng, &[Slashes::Merge, Slashes::Keep])) else {
+            continue;
+        };
+        let headers = HeaderMap::new();
+        let view =
+            RequestView { host: None, method: &Method::GET, path: path.as_str(), query: None, headers: &headers };
+        let Ok(found) = router.find(&view) else { continue };
+        let lenient = path.as_str().replace("%2F", "/").replace("%5C", "/");
+        let lenient: Vec<&str> = lenient.split('/').map(|segment| segment.split(';').next().unwrap_or("")).collect();
+        let prefix = prefixes[found.rule.0 as usize];
+        for read in [path.as_str(), &lenient.join("/")] {
+            let mut stack = Vec::new();
+            for segment in read.split('/').filter(|segment| !segment.is_empty()) {
+                match segment {
+                    "." => {}
+                    ".." => drop(stack.pop()),
+                    _ => stack.push(segment),
+                }
+            }
+            assert_eq!(
+                stack.first(),
+                Some(&&prefix[1..]),
+                "{raw} was routed to {prefix} as {path} and is read as {read}"
+            );
+        }
+        chosen[found.rule.0 as usize] += 1;
+    }
+    assert!(chosen.iter().all(|&chosen| chosen > 1_000), "{chosen:?}");
 }
 
 fn kind(path: &PathMatch) -> usize {

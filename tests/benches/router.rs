@@ -283,5 +283,13 @@ fn main() -> ExitCode {
             println!("{:<20} {size:>7} {time:>9.1} {ratio:>7.2}{verdict}", shape.name);
         }
     }
+    println!();
+    for shape in SHAPES.iter().filter(|shape| shape.flat) {
+        let candidates: Vec<_> = (0..10_000).map(shape.candidate).collect();
+        let start = Instant::now();
+        let router = Router::build(candidates);
+        println!("{:<20} {:>6.1} ms to build with 10,000 routes", shape.name, start.elapsed().as_secs_f64() * 1e3);
+        drop(black_box(router));
+    }
     if flat { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
