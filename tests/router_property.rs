@@ -302,7 +302,7 @@ fn path(rng: &mut fastrand::Rng, elements: &[&str], max: usize) -> String {
 fn candidates(rng: &mut fastrand::Rng) -> Vec<Candidate> {
     // Some sets have one host, some one path, so that tables of every shape are filled.
     let (one_host, one_path, priorities) = (rng.u8(..3) == 0, rng.u8(..8) == 0, rng.u8(..4) == 0);
-    let count = if one_path { rng.usize(16..80) } else { rng.usize(1..40) };
+    let count = if one_path { rng.usize(16..160) } else { rng.usize(1..40) };
     let common_path = path_match(rng);
     let mut ranks: Vec<u32> = (0..count as u32).collect();
     rng.shuffle(&mut ranks);
@@ -372,7 +372,8 @@ fn value_test(rng: &mut fastrand::Rng) -> ValueTest {
 }
 
 fn request(rng: &mut fastrand::Rng) -> Request {
-    let host = one(rng, &["a.test", "b.a.test", "c.b.a.test", "d.c.b.a.test", "test", "x", "y.x", "other", ""]);
+    let host =
+        one(rng, &["a.test", "b.a.test", "c.b.a.test", "d.c.b.a.test", ".a.test", "test", "x", "y.x", "other", ""]);
     let path = match path(rng, &["a", "a", "b", "b", "c", "aa", "a%2Fb", "d", ""], 4) {
         empty if empty.is_empty() => "/".to_owned(),
         path => path,

@@ -92,3 +92,32 @@ pub(super) fn prefixes(seed: u32, path: &str) -> impl Iterator<Item = (u64, usiz
 pub(super) fn count(len: usize) -> u32 {
     u32::try_from(len).expect("what is counted takes more than a byte each, and 4 GiB of configuration do not occur")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_with_one_hash_are_told_apart_by_the_caller() {
+        let pairs: Vec<_> = (0..20).map(|n| (u64::MAX - n % 2, n as u32)).collect();
+        let table = Table::build(&pairs);
+        for (hash, value) in pairs {
+            assert_eq!(table.find(hash, |found| found == value), Some(value));
+        }
+        assert_eq!(table.find(u64::MAX, |_| false), None);
+        assert_eq!(table.find(7, |_| true), None, "the other half of the hash differs");
+        assert_eq!(Table::default().find(7, |_| true), None);
+    }
+
+    #[test]
+    fn prefixes_end_with_elements_and_hash_alike_in_every_path() {
+        let of = |path| prefixes(3, path).collect::<Vec<_>>();
+        let path = "/a/bc//d";
+        let ends: Vec<_> = of(path).into_iter().map(|(_, end)| &path[..end]).collect();
+        assert_eq!(ends, ["/a", "/a/bc", "/a/bc/", "/a/bc//d"]);
+        assert_eq!(of(path)[..2], of("/a/bc"));
+        assert_ne!(of("/a/bc")[1].0, of("/ab/c")[1].0);
+        assert_ne!(of("/a")[0].0, prefixes(4, "/a").next().expect("one").0, "levels have their own hashes");
+        assert_eq!((of(""), of("*")), (vec![], vec![]));
+    }
+}
