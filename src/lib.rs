@@ -1,4 +1,6 @@
 //! tidegate: a Kubernetes ingress controller and sidecar in one binary.
 
+pub mod compile;
 pub mod model;
 pub mod reason;
+pub mod settings;
