@@ -2,5 +2,6 @@
 
 pub mod compile;
 pub mod model;
+pub mod proxy;
 pub mod reason;
 pub mod settings;
