@@ -3,5 +3,6 @@
 pub mod compile;
 pub mod model;
 pub mod proxy;
+pub mod readiness;
 pub mod reason;
 pub mod settings;
