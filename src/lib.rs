@@ -27,9 +27,12 @@
 //!
 //! `tests/layering.rs` holds the arrows of allowed imports.
 
+pub mod balance;
 pub mod compile;
+pub mod live;
 pub mod model;
 pub mod proxy;
 pub mod readiness;
 pub mod reason;
 pub mod settings;
+pub mod telemetry;
