@@ -27,6 +27,7 @@
 //!
 //! `tests/layering.rs` holds the arrows of allowed imports.
 
+pub mod api;
 pub mod compile;
 pub mod model;
 pub mod proxy;
