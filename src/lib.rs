@@ -27,6 +27,7 @@
 //!
 //! `tests/layering.rs` holds the arrows of allowed imports.
 
+pub mod api;
 pub mod balance;
 pub mod compile;
 pub mod live;
