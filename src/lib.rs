@@ -28,6 +28,7 @@
 //! `tests/layering.rs` holds the arrows of allowed imports.
 
 pub mod compile;
+pub mod filter;
 pub mod model;
 pub mod proxy;
 pub mod readiness;
