@@ -101,6 +101,14 @@ reasons! {
     MissingKey => "missing_key",
     /// The client went away before the answer was complete.
     ClientGone => "client_gone",
+    /// The client's address is not admitted (IPAccess).
+    IpAccess => "ip_access",
+    /// A configured redirect (RequestRedirect).
+    Redirect => "redirect",
+    /// A configured answer (DirectResponse).
+    DirectResponse => "direct_response",
+    /// A preflight answered for the backend (CORS).
+    Preflight => "preflight",
     /// No route has this host.
     NoHost => "no_host",
     /// Routes have this host, but no match of theirs fits.

@@ -1,0 +1,3 @@
+//! One pure function from all objects to an immutable snapshot and diagnostics.
+
+pub mod diagnostics;

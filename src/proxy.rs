@@ -1,0 +1,3 @@
+//! The data plane: listeners, client connections, forwarding, connections to endpoints.
+
+pub mod downstream;

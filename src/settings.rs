@@ -1,0 +1,222 @@
+//! Process settings: read once at start, validated, plain types. Routes and their policies never stand here.
+//!
+//! The order is flag > environment > file > default. The YAML keys are the field names in camelCase; unknown keys are refused.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// All settings of the process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Static listeners by name; at most 32.
+    pub listeners: BTreeMap<String, Listener>,
+    /// Deadlines of connections and exchanges.
+    pub deadlines: Deadlines,
+    /// Sizes and counts.
+    pub limits: Limits,
+    /// How requests are forwarded.
+    pub forwarding: Forwarding,
+    /// Metrics.
+    pub metrics: MetricsSettings,
+    /// Access log.
+    pub access_log: AccessLog,
+    /// Graceful stop.
+    pub drain: Drain,
+    /// The controller's identity.
+    pub controller: Controller,
+    /// Address of the admin server.
+    pub admin: SocketAddr,
+    /// Peers that may use `/debug/…` beside loopback.
+    pub debug_allow: Vec<IpNet>,
+    /// Data workers; at least 1.
+    pub workers: usize,
+}
+
+/// One static listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Where to listen; port 0 picks a free one.
+    pub address: SocketAddr,
+    /// Serve HTTP/2 with prior knowledge beside HTTP/1.1.
+    pub http2_prior_knowledge: bool,
+    /// Peers whose forwarding fields are believed.
+    pub trusted_forwarders: Vec<IpNet>,
+    /// A path answered 200 by the gateway itself (503 while draining), for load balancers; on any host.
+    pub health_path: Option<String>,
+    /// Namespaces whose routes may bind; `None`: all.
+    pub allowed_namespaces: Option<Vec<String>>,
+}
+
+/// Deadlines; [`Duration::ZERO`] switches one off.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deadlines {
+    /// Accept to first byte.
+    pub first_byte: Duration,
+    /// First byte to complete head.
+    pub head: Duration,
+    /// Idle keep-alive connection of a client.
+    pub idle: Duration,
+    /// Window over which the mean body rate is judged (with [`Limits::body_rate`]).
+    pub body_rate_window: Duration,
+    /// The client takes no byte of a response.
+    pub write_stall: Duration,
+    /// One connection attempt to an endpoint.
+    pub connect: Duration,
+    /// Last request byte to response head.
+    pub response_head: Duration,
+    /// Idle pooled connection to an endpoint.
+    pub upstream_idle: Duration,
+    /// Dropping input after an error answer.
+    pub linger: Duration,
+    /// Head of an admin request.
+    pub admin: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            first_byte: Duration::from_secs(10),
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            body_rate_window: Duration::from_secs(30),
+            write_stall: Duration::from_secs(30),
+            connect: Duration::from_secs(1),
+            response_head: Duration::from_secs(60),
+            upstream_idle: Duration::from_secs(4),
+            linger: Duration::from_secs(5),
+            admin: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Sizes in bytes, and counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Request line (LN7).
+    pub request_line: usize,
+    /// One field line (LN7).
+    pub field: usize,
+    /// All field lines of a head (LN7).
+    pub fields_total: usize,
+    /// Number of fields of a head (LN7).
+    pub field_count: usize,
+    /// Request body; `None`: no limit.
+    pub body: Option<u64>,
+    /// One line of chunk extensions (CH3).
+    pub chunk_line: usize,
+    /// All chunk extensions of a body (CH3).
+    pub chunk_extensions: usize,
+    /// All trailer lines (CH4).
+    pub trailers_total: usize,
+    /// Number of trailer fields (CH4).
+    pub trailer_count: usize,
+    /// Bytes held behind an upgrade handshake (UP4).
+    pub upgrade_held: usize,
+    /// Response head of an endpoint (RS4).
+    pub response_head: usize,
+    /// Interim responses of an endpoint (RS4).
+    pub interim_responses: u32,
+    /// Unread request body that is dropped to keep a connection (CO5).
+    pub unread_body: usize,
+    /// Least mean body rate in bytes per second; 0: off.
+    pub body_rate: u64,
+    /// Concurrent streams of an HTTP/2 connection.
+    pub http2_streams: u32,
+    /// Idle connections kept per endpoint and worker.
+    pub upstream_idle_per_endpoint: usize,
+    /// Concurrent admin connections.
+    pub admin_connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_line: 8 << 10,
+            field: 16 << 10,
+            fields_total: 32 << 10,
+            field_count: 100,
+            body: None,
+            chunk_line: 4 << 10,
+            chunk_extensions: 16 << 10,
+            trailers_total: 16 << 10,
+            trailer_count: 64,
+            upgrade_held: 16 << 10,
+            response_head: 32 << 10,
+            interim_responses: 10,
+            unread_body: 64 << 10,
+            body_rate: 240,
+            http2_streams: 100,
+            upstream_idle_per_endpoint: 512,
+            admin_connections: 16,
+        }
+    }
+}
+
+/// How requests are forwarded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forwarding {
+    /// Send again any method when a reused connection fails before a response byte.
+    pub retry_non_idempotent_on_idle_close: bool,
+    /// Make `//` of a path `/` (PA3).
+    pub merge_slashes: bool,
+    /// Send `x-tidegate-reason` with every own answer.
+    pub reason_header: bool,
+}
+
+impl Default for Forwarding {
+    fn default() -> Self {
+        Self { retry_non_idempotent_on_idle_close: false, merge_slashes: true, reason_header: false }
+    }
+}
+
+/// Metrics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricsSettings {
+    /// Series of requests by rule before they fold to routes.
+    pub max_series: usize,
+}
+
+impl Default for MetricsSettings {
+    fn default() -> Self {
+        Self { max_series: 10_000 }
+    }
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// Standard output, one JSON object a line.
+    Stdout,
+    /// A file, opened for appending and reopened on SIGUSR1.
+    File(PathBuf),
+}
+
+/// Graceful stop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drain {
+    /// Not ready, still accepting.
+    pub delay: Duration,
+    /// Requests in flight.
+    pub timeout: Duration,
+}
+
+/// The controller's identity.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Controller {
+    /// `controllerName` of status entries.
+    pub controller_name: String,
+    /// Routes of this class only.
+    pub gateway_class_name: String,
+}
+
+impl Default for Controller {
+    fn default() -> Self {
+        Self { controller_name: "tidegate.dev/controller".to_owned(), gateway_class_name: "tidegate".to_owned() }
+    }
+}
