@@ -30,6 +30,7 @@
 pub mod api;
 pub mod balance;
 pub mod compile;
+pub mod connections;
 pub mod filter;
 pub mod live;
 pub mod model;
