@@ -1,3 +1,4 @@
 //! The data plane: listeners, client connections, forwarding, connections to endpoints.
 
 pub mod downstream;
+pub mod error;
