@@ -2,3 +2,4 @@
 
 pub mod downstream;
 pub mod error;
+pub mod head;
