@@ -3,3 +3,4 @@
 pub mod downstream;
 pub mod error;
 pub mod head;
+pub mod tunnel;
