@@ -16,6 +16,7 @@
 //! Nothing here knows files, clusters, snapshots or requests.
 
 pub mod common;
+pub mod crd;
 pub mod filter;
 pub mod gateway_route;
 pub mod matching;
