@@ -241,7 +241,8 @@ fn a_thousand_publications_reset_nothing() {
             if std::mem::replace(&mut versions[worker], live.version()) != live.version() {
                 turns[worker].retain(|route, turn| match round_endpoints(&live, route) {
                     Some(endpoints) => {
-                        *turn = endpoints.iter().copied().find(|number| number >= turn).unwrap_or(0);
+                        let first = endpoints.first().copied().unwrap_or(0);
+                        *turn = endpoints.iter().copied().find(|number| number >= turn).unwrap_or(first);
                         true
                     }
                     None => false,
