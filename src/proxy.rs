@@ -2,4 +2,5 @@
 
 pub mod downstream;
 pub mod error;
+pub mod guarded_io;
 pub mod head;
