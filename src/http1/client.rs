@@ -20,6 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::framing::ChunkLimits;
 use super::response::{self, BodyDecoder, Decoded, Framing, ParsedHead};
 
 /// Spare room asked for before a read that waits for a response head.
@@ -71,14 +72,8 @@ pub struct ResponseLimits {
     pub head: usize,
     /// Interim responses before the final one.
     pub interim: u32,
-    /// Bytes of one chunk-size line.
-    pub chunk_line: usize,
-    /// Bytes of all chunk extensions of a body.
-    pub chunk_extensions: usize,
-    /// Bytes of all trailer lines.
-    pub trailers: usize,
-    /// Number of trailer fields.
-    pub trailer_count: usize,
+    /// Chunked framing and trailers.
+    pub chunks: ChunkLimits,
 }
 
 /// Why an exchange with an endpoint failed.
@@ -566,7 +561,7 @@ impl Connection {
                     }
                     ParsedHead::Final { status, framing, keep_alive } => {
                         self.keep_alive = keep_alive;
-                        self.decoder = BodyDecoder::new(framing, limits);
+                        self.decoder = BodyDecoder::new(framing, &limits.chunks);
                         self.settle()?;
                         let length = match framing {
                             Framing::None => Some(0),

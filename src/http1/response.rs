@@ -6,7 +6,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 
-use super::client::{Expected, ResponseLimits};
+use super::client::Expected;
+use super::framing::{ChunkDecoder, ChunkEvent, ChunkLimits};
+use super::guard;
 
 /// How the end of a response body is found (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +168,7 @@ impl Fields {
                 if self.length.is_some() {
                     return Err("two content-length fields");
                 }
-                self.length = Some(parse_length(raw)?);
+                self.length = Some(guard::parse_length(raw).ok_or("content-length is malformed")?);
                 if !expected.head_request {
                     return Ok(());
                 }
@@ -220,26 +222,6 @@ fn trim(head: &[u8], mut from: usize, mut to: usize) -> (usize, usize) {
     (from, to)
 }
 
-/// A content-length value: digits only, at most 63 bits (ML2, ML3).
-fn parse_length(value: &[u8]) -> Result<u64, &'static str> {
-    const BROKEN: &str = "content-length is malformed";
-    if value.is_empty() {
-        return Err(BROKEN);
-    }
-    let mut length: u64 = 0;
-    for &byte in value {
-        if !byte.is_ascii_digit() {
-            return Err(BROKEN);
-        }
-        length = length
-            .checked_mul(10)
-            .and_then(|n| n.checked_add(u64::from(byte - b'0')))
-            .filter(|&n| i64::try_from(n).is_ok())
-            .ok_or(BROKEN)?;
-    }
-    Ok(length)
-}
-
 /// Appends `length` in lower-case hex and CRLF.
 pub fn write_chunk_size(out: &mut Vec<u8>, length: usize) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -264,7 +246,7 @@ pub enum Decoded {
     More,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
     /// The end was reached.
     Finished,
@@ -272,14 +254,8 @@ enum State {
     Length(u64),
     /// Everything up to EOF.
     Close,
-    /// A chunk-size line.
-    Size,
-    /// This many bytes of a chunk are to come.
-    Chunk(u64),
-    /// The CRLF behind a chunk.
-    ChunkEnd,
-    /// A trailer line or the final empty line.
-    Trailer,
+    /// Chunks; `ready` bytes at the front of the buffer are data.
+    Chunked { decoder: ChunkDecoder, ready: usize },
     /// Malformed; nothing more comes out.
     Broken(&'static str),
 }
@@ -288,42 +264,33 @@ enum State {
 #[derive(Debug)]
 pub struct BodyDecoder {
     state: State,
-    chunk_line: usize,
-    extensions_left: usize,
-    trailers_left: usize,
-    trailer_count_left: usize,
+    limits: ChunkLimits,
+    /// Trailer lines so far; rare, so usually without allocation.
+    trailer_lines: Vec<u8>,
     trailers: Option<Box<HeaderMap>>,
 }
 
 impl Default for BodyDecoder {
     /// A decoder in the state before any head: it is not finished.
     fn default() -> Self {
-        Self {
-            state: State::Close,
-            chunk_line: 0,
-            extensions_left: 0,
-            trailers_left: 0,
-            trailer_count_left: 0,
-            trailers: None,
-        }
+        let limits = ChunkLimits { line: 0, extensions: 0, trailers_total: 0, trailer_count: 0 };
+        Self { state: State::Close, limits, trailer_lines: Vec::new(), trailers: None }
     }
 }
 
 impl BodyDecoder {
     /// Begins a body.
     #[must_use]
-    pub fn new(framing: Framing, limits: &ResponseLimits) -> Self {
+    pub fn new(framing: Framing, limits: &ChunkLimits) -> Self {
         Self {
             state: match framing {
                 Framing::None => State::Finished,
                 Framing::Length(length) => State::Length(length),
-                Framing::Chunked => State::Size,
+                Framing::Chunked => State::Chunked { decoder: ChunkDecoder::new(), ready: 0 },
                 Framing::Close => State::Close,
             },
-            chunk_line: limits.chunk_line,
-            extensions_left: limits.chunk_extensions,
-            trailers_left: limits.trailers,
-            trailer_count_left: limits.trailer_count,
+            limits: *limits,
+            trailer_lines: Vec::new(),
             trailers: None,
         }
     }
@@ -331,7 +298,7 @@ impl BodyDecoder {
     /// The body was read to its clean end.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.state == State::Finished && self.trailers.is_none()
+        matches!(self.state, State::Finished) && self.trailers.is_none()
     }
 
     /// Bytes still to come, when known.
@@ -340,13 +307,7 @@ impl BodyDecoder {
         match self.state {
             State::Length(left) => Some(left),
             State::Finished if self.trailers.is_none() => Some(0),
-            State::Finished
-            | State::Close
-            | State::Size
-            | State::Chunk(_)
-            | State::ChunkEnd
-            | State::Trailer
-            | State::Broken(_) => None,
+            State::Finished | State::Close | State::Chunked { .. } | State::Broken(_) => None,
         }
     }
 
@@ -358,7 +319,7 @@ impl BodyDecoder {
 
     /// EOF came: true when that is the clean end of the body.
     pub fn finish_at_eof(&mut self) -> bool {
-        if self.state == State::Close {
+        if matches!(self.state, State::Close) {
             self.state = State::Finished;
             return true;
         }
@@ -372,13 +333,7 @@ impl BodyDecoder {
     pub fn read_size(&self, adapted: usize) -> usize {
         match self.state {
             State::Length(left) => adapted.min(usize::try_from(left).unwrap_or(usize::MAX).saturating_add(1)).max(1024),
-            State::Finished
-            | State::Close
-            | State::Size
-            | State::Chunk(_)
-            | State::ChunkEnd
-            | State::Trailer
-            | State::Broken(_) => adapted,
+            State::Finished | State::Close | State::Chunked { .. } | State::Broken(_) => adapted,
         }
     }
 
@@ -388,27 +343,25 @@ impl BodyDecoder {
     /// The rule of the chunked grammar that is broken (CH1 to CH4).
     pub fn decode(&mut self, buf: &mut BytesMut) -> Result<Decoded, &'static str> {
         self.settle(buf)?;
-        match self.state {
+        match &mut self.state {
             State::Finished => Ok(self.trailers.take().map_or(Decoded::End, Decoded::Trailers)),
             State::Broken(what) => Err(what),
-            State::Length(left) | State::Chunk(left) if !buf.is_empty() => {
-                let length = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
-                let data = take(buf, length);
-                let left = left - length as u64;
-                self.state = match self.state {
-                    State::Length(_) if left == 0 => State::Finished,
-                    State::Length(_) => State::Length(left),
-                    _ if left == 0 => State::ChunkEnd,
-                    _ => State::Chunk(left),
-                };
-                Ok(Decoded::Data(data))
-            }
-            State::Close if !buf.is_empty() => {
-                let length = buf.len();
+            _ if buf.is_empty() => Ok(Decoded::More),
+            State::Length(left) => {
+                let length = usize::try_from(*left).unwrap_or(usize::MAX).min(buf.len());
+                *left -= length as u64;
+                if *left == 0 {
+                    self.state = State::Finished;
+                }
                 Ok(Decoded::Data(take(buf, length)))
             }
-            State::Length(_) | State::Chunk(_) | State::Close | State::Size | State::ChunkEnd | State::Trailer => {
-                Ok(Decoded::More)
+            State::Chunked { ready, .. } => match std::mem::take(ready) {
+                0 => Ok(Decoded::More),
+                length => Ok(Decoded::Data(take(buf, length))),
+            },
+            State::Close => {
+                let length = buf.len();
+                Ok(Decoded::Data(take(buf, length)))
             }
         }
     }
@@ -418,94 +371,57 @@ impl BodyDecoder {
     /// # Errors
     /// As [`decode`](Self::decode), which then repeats them.
     pub fn settle(&mut self, buf: &mut BytesMut) -> Result<(), &'static str> {
-        loop {
-            let step = match self.state {
-                State::Size => self.size_line(buf),
-                State::ChunkEnd => self.chunk_end(buf),
-                State::Trailer => self.trailer_line(buf),
-                State::Broken(what) => Err(what),
-                State::Finished | State::Length(_) | State::Close | State::Chunk(_) => Ok(false),
-            };
-            match step {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
-                Err(what) => {
-                    self.state = State::Broken(what);
-                    return Err(what);
+        if let State::Broken(what) = self.state {
+            return Err(what);
+        }
+        let result = self.settle_chunks(buf);
+        if let Err(what) = result {
+            self.state = State::Broken(what);
+        }
+        result
+    }
+
+    fn settle_chunks(&mut self, buf: &mut BytesMut) -> Result<(), &'static str> {
+        while let State::Chunked { decoder, ready: ready @ 0 } = &mut self.state {
+            if buf.is_empty() {
+                break;
+            }
+            match decoder.decode(buf, &self.limits).map_err(|_| "chunked body is malformed")? {
+                ChunkEvent::More => skip(buf, buf.len()),
+                ChunkEvent::Data { skip: framing, len } => {
+                    skip(buf, framing);
+                    *ready = len;
+                }
+                ChunkEvent::Trailers { skip: framing, len, end } => {
+                    self.trailer_lines.extend_from_slice(&buf[framing..framing + len]);
+                    skip(buf, framing + len);
+                    if end {
+                        self.trailers = parse_trailers(&std::mem::take(&mut self.trailer_lines))?;
+                        self.state = State::Finished;
+                    }
                 }
             }
         }
+        Ok(())
     }
+}
 
-    /// `1*16HEXDIG [ ";" extension ] CRLF`; true when a whole line was consumed.
-    fn size_line(&mut self, buf: &mut BytesMut) -> Result<bool, &'static str> {
-        let Some(end) = memchr::memchr(b'\n', buf) else {
-            return if buf.len() > self.chunk_line { Err("chunk line is too long") } else { Ok(false) };
-        };
-        if end > self.chunk_line {
-            return Err("chunk line is too long");
-        }
-        let line = strip_cr(&buf[..end])?;
-        let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
-        if digits == 0 || digits > 16 {
-            return Err("chunk size is malformed");
-        }
-        let mut size: u64 = 0;
-        for &byte in &line[..digits] {
-            size = (size << 4) | u64::from(char::from(byte).to_digit(16).unwrap_or(0));
-        }
-        if i64::try_from(size).is_err() {
-            return Err("chunk size is malformed");
-        }
-        let extension = &line[digits..];
-        if !extension.is_empty() {
-            if extension[0] != b';' || extension.iter().any(|&b| b != b'\t' && (b < b' ' || b == 0x7f)) {
-                return Err("chunk size is malformed");
-            }
-            self.extensions_left =
-                self.extensions_left.checked_sub(extension.len()).ok_or("chunk extensions are too long")?;
-        }
-        skip(buf, end + 1);
-        self.state = if size == 0 { State::Trailer } else { State::Chunk(size) };
-        Ok(true)
-    }
-
-    fn chunk_end(&mut self, buf: &mut BytesMut) -> Result<bool, &'static str> {
-        match &buf[..] {
-            [b'\r', b'\n', ..] => {
-                skip(buf, 2);
-                self.state = State::Size;
-                Ok(true)
-            }
-            [] | [b'\r'] => Ok(false),
-            _ => Err("chunk data is longer than its size"),
-        }
-    }
-
-    fn trailer_line(&mut self, buf: &mut BytesMut) -> Result<bool, &'static str> {
-        let Some(end) = memchr::memchr(b'\n', buf) else {
-            return if buf.len() > self.trailers_left { Err("trailers are too long") } else { Ok(false) };
-        };
-        let line = strip_cr(&buf[..end])?;
+/// Parses a checked trailer section, its final empty line included; `None` when it has no field.
+fn parse_trailers(mut section: &[u8]) -> Result<Option<Box<HeaderMap>>, &'static str> {
+    let mut trailers: Option<Box<HeaderMap>> = None;
+    while let Some(end) = memchr::memchr(b'\n', section) {
+        let line = section[..end].strip_suffix(b"\r").unwrap_or_default();
+        section = &section[end + 1..];
         if line.is_empty() {
-            skip(buf, end + 1);
-            self.state = State::Finished;
-            return Ok(true);
+            break;
         }
-        self.trailers_left = self.trailers_left.checked_sub(end + 1).ok_or("trailers are too long")?;
-        self.trailer_count_left = self.trailer_count_left.checked_sub(1).ok_or("too many trailers")?;
         let colon = memchr::memchr(b':', line).ok_or("trailer line without a colon")?;
         let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| "trailer name is malformed")?;
         let (from, to) = trim(line, colon + 1, line.len());
         let value = HeaderValue::from_bytes(&line[from..to]).map_err(|_| "trailer value is malformed")?;
-        self.trailers.get_or_insert_default().try_append(name, value).map_err(|_| "too many trailers")?;
-        skip(buf, end + 1);
-        Ok(true)
+        trailers.get_or_insert_default().try_append(name, value).map_err(|_| "too many trailers")?;
     }
-}
-
-fn strip_cr(line: &[u8]) -> Result<&[u8], &'static str> {
-    line.strip_suffix(b"\r").filter(|line| !line.contains(&b'\r')).ok_or("line does not end with CRLF")
+    Ok(trailers)
 }
 
 /// Splits `length` bytes off; the last ones take the buffer's share of the allocation with them.

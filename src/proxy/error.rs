@@ -1,7 +1,7 @@
 //! What can go wrong with a request, and the answers that tidegate makes itself.
 //!
 //! Total tables: each [`ProxyError`] has one status, one reason, one party at fault and one verdict on sending again; each
-//! reason has one text. Texts are short and fixed: nothing of the request, of an address or of a version is in them.
+//! status has one text. Texts are short and fixed, without version, address or echo (RS10).
 
 use std::error::Error;
 use std::io;
@@ -18,10 +18,7 @@ use crate::reason::Reason;
 pub const REASON_HEADER: HeaderName = HeaderName::from_static("x-tidegate-reason");
 
 /// Methods in the `allow` field of 405 and of the answer to `OPTIONS *`.
-const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-
-/// Seconds in the `retry-after` field of 503.
-const RETRY_AFTER: &str = "1";
+const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
 
 /// Why a request did not get its backend's answer.
 #[derive(Debug, thiserror::Error)]
@@ -201,45 +198,71 @@ impl ProxyError {
     }
 }
 
-/// The text of an own answer.
-fn text(reason: Reason) -> &'static str {
-    match reason {
-        Reason::NoHost => "no route for this host\n",
-        Reason::NoPath => "no route for this request\n",
-        Reason::NoEndpoints => "no endpoint available\n",
-        Reason::NoBackend => "backend not available\n",
-        Reason::MissingKey => "a required key is missing\n",
-        Reason::Loop => "request loop\n",
-        Reason::Connect | Reason::UpstreamTls => "cannot connect to the backend\n",
-        Reason::Reset => "the backend closed the connection\n",
-        Reason::BadResponse => "the backend's response is invalid\n",
-        Reason::ResponseHead | Reason::BackendRequest | Reason::Request | Reason::ExchangeIdle => {
-            "the backend took too long\n"
-        }
-        Reason::Head | Reason::BodySlow | Reason::FirstByte | Reason::Idle => "the request took too long\n",
-        Reason::Size => "the request is too large\n",
-        Reason::Expect => "expectation failed\n",
-        Reason::Method => "method not allowed\n",
-        Reason::Options => "",
-        Reason::Line
-        | Reason::Length
-        | Reason::Chunk
-        | Reason::Target
-        | Reason::Host
-        | Reason::Field
-        | Reason::Upgrade => "bad request\n",
-        Reason::Drain => "the gateway is stopping\n",
-        Reason::Panic => "internal error\n",
-        Reason::TlsHandshake
-        | Reason::WriteSlow
-        | Reason::WriteStall
-        | Reason::UpstreamIdle
-        | Reason::TunnelIdle
-        | Reason::Linger
-        | Reason::Admin
-        | Reason::Flood
-        | Reason::ClientGone => "request refused\n",
+/// The media type of every own body.
+pub const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
+
+/// The body of an own answer with `status`; empty for 204.
+#[must_use]
+pub const fn own_body(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200 => "ok\n",
+        204 => "",
+        400 => "bad request\n",
+        404 => "not found\n",
+        405 => "method not allowed\n",
+        408 => "request timeout\n",
+        413 => "content too large\n",
+        414 => "uri too long\n",
+        417 => "expectation failed\n",
+        421 => "misdirected request\n",
+        429 => "too many requests\n",
+        431 => "request header fields too large\n",
+        501 => "not implemented\n",
+        502 => "bad gateway\n",
+        503 => "service unavailable\n",
+        504 => "gateway timeout\n",
+        505 => "http version not supported\n",
+        508 => "loop detected\n",
+        _ => "internal server error\n",
     }
+}
+
+/// The value of `retry-after` in seconds that goes with `status`, if any.
+#[must_use]
+pub const fn retry_after(status: StatusCode) -> Option<&'static str> {
+    if status.as_u16() == 503 { Some("1") } else { None }
+}
+
+/// The value of `allow` that goes with `status` (RFC 9110 §15.5.6: required with 405), if any.
+#[must_use]
+pub const fn allow(status: StatusCode) -> Option<&'static str> {
+    if status.as_u16() == 405 { Some(ALLOW) } else { None }
+}
+
+/// An own answer as HTTP/1.1 bytes, always with `connection: close`: for what is refused before hyper sees it.
+///
+/// `date` is the present time in the form of RFC 9110 §5.6.7; `reason_header` adds `x-tidegate-reason`.
+#[must_use]
+pub fn own_answer_bytes(answer: OwnAnswer, date: &str, reason_header: bool) -> Vec<u8> {
+    let status = answer.status;
+    let body = own_body(status);
+    let mut bytes = Vec::with_capacity(256);
+    let mut put = |parts: &[&str]| parts.iter().for_each(|part| bytes.extend_from_slice(part.as_bytes()));
+    put(&["HTTP/1.1 ", status.as_str(), " ", status.canonical_reason().unwrap_or_default(), "\r\n"]);
+    if !body.is_empty() {
+        put(&["content-type: ", CONTENT_TYPE, "\r\ncontent-length: ", itoa::Buffer::new().format(body.len()), "\r\n"]);
+    }
+    put(&["date: ", date, "\r\nconnection: close\r\n"]);
+    for (name, value) in [("retry-after", retry_after(status)), ("allow", allow(status))] {
+        if let Some(value) = value {
+            put(&[name, ": ", value, "\r\n"]);
+        }
+    }
+    if reason_header {
+        put(&["x-tidegate-reason: ", answer.reason.as_str(), "\r\n"]);
+    }
+    put(&["\r\n", body]);
+    bytes
 }
 
 /// gRPC status code of an HTTP status, as the gRPC specification maps them ("HTTP to gRPC Status Code Mapping").
@@ -289,7 +312,7 @@ impl AnswerForm {
 /// The one table of own answers: makes the response of an answer.
 #[must_use]
 pub fn own_response(answer: OwnAnswer, form: AnswerForm, reason_header: bool) -> Response<ForwardBody> {
-    let text = text(answer.reason);
+    let text = own_body(answer.status);
     let mut response = Response::new(ForwardBody::empty());
     let headers = response.headers_mut();
     if reason_header {
@@ -298,11 +321,13 @@ pub fn own_response(answer: OwnAnswer, form: AnswerForm, reason_header: bool) ->
     if answer.close {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if answer.status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+    if let Some(seconds) = retry_after(answer.status) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
     }
-    if lists_methods(answer) {
+    if answer.reason == Reason::Options {
         headers.insert(header::ALLOW, HeaderValue::from_static(ALLOW));
+    } else if let Some(methods) = allow(answer.status) {
+        headers.insert(header::ALLOW, HeaderValue::from_static(methods));
     }
     if form == AnswerForm::Grpc && !answer.status.is_success() {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -315,7 +340,7 @@ pub fn own_response(answer: OwnAnswer, form: AnswerForm, reason_header: bool) ->
         return response;
     }
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
     if form == AnswerForm::HeadOnly {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
     } else {
@@ -324,67 +349,15 @@ pub fn own_response(answer: OwnAnswer, form: AnswerForm, reason_header: bool) ->
     response
 }
 
-fn lists_methods(answer: OwnAnswer) -> bool {
-    answer.status == StatusCode::METHOD_NOT_ALLOWED || answer.reason == Reason::Options
-}
-
-impl OwnAnswer {
-    /// The raw HTTP/1.1 bytes of the answer, for a refusal between messages; the connection closes behind it.
-    #[must_use]
-    pub fn to_bytes(&self, reason_header: bool) -> Bytes {
-        let text = text(self.reason);
-        let mut out = Vec::with_capacity(256);
-        out.extend_from_slice(b"HTTP/1.1 ");
-        out.extend_from_slice(self.status.as_str().as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(self.status.canonical_reason().unwrap_or("Refused").as_bytes());
-        out.extend_from_slice(b"\r\n");
-        let mut field = |name: &str, value: &str| {
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        };
-        if !text.is_empty() {
-            field("content-type", "text/plain; charset=utf-8");
-        }
-        if self.status != StatusCode::NO_CONTENT {
-            field("content-length", itoa::Buffer::new().format(text.len()));
-        }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            field("retry-after", RETRY_AFTER);
-        }
-        if lists_methods(*self) {
-            field("allow", ALLOW);
-        }
-        if reason_header {
-            field(REASON_HEADER.as_str(), self.reason.as_str());
-        }
-        field("connection", "close");
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(text.as_bytes());
-        Bytes::from(out)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use http_body::Body as _;
 
     use super::*;
+    use crate::http1::guard::{HeadLimits, ResponseFraming, ResponseScanner, Scan};
 
     fn answer(status: u16, reason: Reason) -> OwnAnswer {
         OwnAnswer { status: StatusCode::from_u16(status).unwrap(), reason, close: false }
-    }
-
-    #[test]
-    fn every_text_is_one_plain_line_or_none() {
-        for &reason in Reason::ALL {
-            let text = text(reason);
-            assert!(text.len() < 64, "{reason}");
-            assert!(text.is_empty() || text.ends_with('\n') && text.matches('\n').count() == 1, "{reason}");
-            assert!(text.trim_end().bytes().all(|b| (b' '..0x7f).contains(&b) && b != b'%'), "{reason}");
-        }
     }
 
     #[test]
@@ -393,7 +366,7 @@ mod tests {
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["retry-after"], "1");
         assert_eq!(response.headers()["x-tidegate-reason"], "no_endpoints");
-        assert_eq!(response.body().size_hint().exact(), Some(22));
+        assert_eq!(response.body().size_hint().exact(), Some(20));
         let response = own_response(answer(404, Reason::NoPath), AnswerForm::Text, false);
         assert!(!response.headers().contains_key("retry-after"));
         assert!(!response.headers().contains_key("x-tidegate-reason"));
@@ -402,7 +375,7 @@ mod tests {
     #[test]
     fn head_gets_the_length_without_the_text() {
         let response = own_response(answer(404, Reason::NoPath), AnswerForm::HeadOnly, false);
-        assert_eq!(response.headers()["content-length"], "26");
+        assert_eq!(response.headers()["content-length"], "10");
         assert!(response.body().is_end_stream());
     }
 
@@ -414,19 +387,30 @@ mod tests {
         let response = own_response(answer(503, Reason::NoEndpoints), form, false);
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "14");
-        assert_eq!(response.headers()["grpc-message"], "no endpoint available");
+        assert_eq!(response.headers()["grpc-message"], "service unavailable");
         assert!(response.body().is_end_stream());
         headers.insert("content-type", HeaderValue::from_static("application/grpc-web"));
         assert_eq!(AnswerForm::of(&Method::POST, &headers), AnswerForm::Text);
     }
 
     #[test]
-    fn raw_bytes_state_length_and_close() {
-        let bytes = answer(400, Reason::Line).to_bytes(true);
-        assert_eq!(
-            std::str::from_utf8(&bytes).unwrap(),
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 12\r\n\
-             x-tidegate-reason: line\r\nconnection: close\r\n\r\nbad request\n"
-        );
+    fn raw_answers_are_well_formed_and_close() {
+        let limits = HeadLimits { start_line: 100, field: 200, fields_total: 1000, field_count: 10 };
+        for status in [204, 400, 404, 405, 408, 413, 414, 417, 421, 431, 500, 501, 502, 503, 504, 505, 508] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let answer = OwnAnswer { status, reason: Reason::Line, close: true };
+            let bytes = own_answer_bytes(answer, "Thu, 01 Jan 1970 00:00:00 GMT", true);
+            let Ok(Scan::Done(facts)) = ResponseScanner::new().scan(&bytes, &limits) else {
+                panic!("{status}: {}", bytes.escape_ascii());
+            };
+            let body = &bytes[facts.head_len..];
+            assert_eq!(body, own_body(status).as_bytes());
+            assert!(facts.close);
+            assert_eq!(facts.status, status.as_u16());
+            if status != StatusCode::NO_CONTENT {
+                assert_eq!(facts.framing, ResponseFraming::Length(body.len() as u64));
+            }
+            assert!(String::from_utf8_lossy(&bytes).contains("x-tidegate-reason: line\r\n"));
+        }
     }
 }
