@@ -1,6 +1,8 @@
 //! The data plane: listeners, client connections, forwarding, connections to endpoints.
 
+pub mod body;
 pub mod downstream;
 pub mod error;
 pub mod guarded_io;
 pub mod head;
+pub mod headers;
