@@ -152,7 +152,9 @@ where
     pub fn new(head: Vec<u8>, framing: RequestFraming, body: B, wait_for_continue: bool) -> Self {
         let (state, body) = match framing {
             RequestFraming::Empty => (SendState::Last, None),
-            RequestFraming::Length(_) | RequestFraming::Chunked if wait_for_continue => (SendState::Waiting, Some(body)),
+            RequestFraming::Length(_) | RequestFraming::Chunked if wait_for_continue => {
+                (SendState::Waiting, Some(body))
+            }
             RequestFraming::Length(_) | RequestFraming::Chunked => (SendState::Streaming, Some(body)),
         };
         Self {
@@ -242,7 +244,12 @@ where
     }
 
     /// Sends as much as the client and the endpoint allow. `Ready` when nothing is left to do, failed writes included.
-    fn poll(&mut self, stream: &mut TcpStream, buffers: &Buffers, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+    fn poll(
+        &mut self,
+        stream: &mut TcpStream,
+        buffers: &Buffers,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ClientError>> {
         loop {
             self.fill(buffers, cx)?;
             if self.sent == self.out.len() && self.chunk.is_empty() {

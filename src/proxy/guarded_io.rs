@@ -138,7 +138,8 @@ enum State {
 /// The guard of one connection.
 #[derive(Debug)]
 pub struct Guard {
-    stream: TcpStream,
+    /// Gone only once the connection task has taken it back from hyper.
+    stream: Option<TcpStream>,
     settings: Rc<GuardSettings>,
     state: State,
     /// All initialised; empty while nothing is buffered.
@@ -179,7 +180,7 @@ impl Guard {
     #[must_use]
     pub fn new(stream: TcpStream, settings: Rc<GuardSettings>, exchanges: Rc<Cell<u32>>) -> Self {
         Self {
-            stream,
+            stream: Some(stream),
             settings,
             state: State::Head(RequestScanner::new()),
             data: Vec::new(),
@@ -205,9 +206,9 @@ impl Guard {
         }
     }
 
-    /// The socket.
-    pub fn stream(&mut self) -> &mut TcpStream {
-        &mut self.stream
+    /// Takes the socket back, once hyper is gone; reads and writes fail from then on.
+    pub fn take_stream(&mut self) -> Option<TcpStream> {
+        self.stream.take()
     }
 
     /// Takes what is known of the next request that hyper hands out.
@@ -288,12 +289,12 @@ impl Guard {
         }
     }
 
-    /// Ends the guard behind an accepted `101`: the socket, and the bytes that came behind the handshake (UP4).
+    /// Ends the guard behind an accepted `101`: the socket, and the bytes that came behind the handshake (UP4). `None` when
+    /// the socket was taken before.
     #[must_use]
-    pub fn into_tunnel(mut self) -> (TcpStream, Vec<u8>) {
+    pub fn into_tunnel(mut self) -> Option<(TcpStream, Vec<u8>)> {
         let held = self.data.get(self.accepted..self.end).unwrap_or_default().to_vec();
-        self.release_buffer();
-        (self.stream, held)
+        self.stream.take().map(|stream| (stream, held))
     }
 
     /// Reads until it is known whether the client speaks HTTP/2; `true`, and nothing is judged any more. `false` also
@@ -360,7 +361,11 @@ impl Guard {
         self.make_room();
         let room = self.data.get_mut(self.end..).unwrap_or_default();
         let mut buf = ReadBuf::new(room);
-        let result = match Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
+        let Some(stream) = &mut self.stream else {
+            self.input_ended();
+            return Poll::Ready(());
+        };
+        let result = match Pin::new(stream).poll_read(cx, &mut buf) {
             Poll::Ready(result) => result.map(|()| buf.filled().len()),
             Poll::Pending => {
                 if self.start == self.end {
@@ -618,7 +623,8 @@ impl Guard {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        match Pin::new(stream).poll_write(cx, bytes) {
             Poll::Ready(result) => {
                 if let Ok(count) = result {
                     self.sent += count as u64;
