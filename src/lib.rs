@@ -32,6 +32,7 @@ pub mod balance;
 pub mod compile;
 pub mod connections;
 pub mod filter;
+pub mod drain;
 pub mod http1;
 pub mod live;
 pub mod model;
