@@ -1,3 +1,4 @@
 //! One pure function from all objects to an immutable snapshot and diagnostics.
 
 pub mod diagnostics;
+pub mod inputs;
