@@ -242,31 +242,48 @@ impl<'de> Visitor<'de> for Unique {
     }
 }
 
-/// Line and column in the document, both from 1, of the field that a path such as `spec.rules[1].matches` names; of
-/// the nearest parent where the field itself is missing. `None` when the document cannot be parsed.
-///
-/// Parses the document again: meant for the few that have something wrong.
-#[must_use]
-pub fn locate(text: &str, path: &str) -> Option<(u32, u32)> {
-    let root: Spanned<Node> = serde_saphyr::from_str_with_options(text, options()).ok()?;
-    let mut at = position(&root.referenced);
-    let mut node = root.value;
-    for step in steps(path) {
-        let found = match (node, step) {
-            (Node::Map(entries), Step::Key(key)) => entries
-                .into_iter()
-                .find(|(name, _)| name.value == key)
-                .map(|(name, value)| (position(&name.referenced), value.value)),
-            (Node::List(items), Step::Index(index)) => {
-                items.into_iter().nth(index).map(|item| (position(&item.referenced), item.value))
-            }
-            _ => None,
-        };
-        let Some((place, next)) = found else { break };
-        at = place;
-        node = next;
+/// Where everything of a document stands.
+pub struct Places {
+    root: Spanned<Node>,
+}
+
+impl fmt::Debug for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Places").finish_non_exhaustive()
     }
-    Some(at)
+}
+
+impl Places {
+    /// Reads a document, YAML or JSON; `None` when it cannot be parsed. Costs as much as parsing: meant for the few
+    /// documents that have something wrong, and for lists.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        serde_saphyr::from_str_with_options(text, options()).ok().map(|root| Self { root })
+    }
+
+    /// Line and column in the document, both from 1, of the field that a path such as `spec.rules[1].matches` or
+    /// `metadata.labels[a.b/c]` names; of the nearest parent where the field itself is missing.
+    #[must_use]
+    pub fn find(&self, path: &str) -> (u32, u32) {
+        let mut at = position(&self.root.referenced);
+        let mut node = &self.root.value;
+        for step in steps(path) {
+            let found = match (node, step) {
+                (Node::Map(entries), Step::Key(key)) => entries
+                    .iter()
+                    .find(|(name, _)| name.value == key)
+                    .map(|(name, value)| (position(&name.referenced), &value.value)),
+                (Node::List(items), Step::Index(index)) => {
+                    items.get(index).map(|item| (position(&item.referenced), &item.value))
+                }
+                _ => None,
+            };
+            let Some((place, next)) = found else { break };
+            at = place;
+            node = next;
+        }
+        at
+    }
 }
 
 /// One step of a field path.
@@ -288,15 +305,12 @@ fn steps(path: &str) -> Vec<Step<'_>> {
             });
             rest = after;
         } else {
-            let rest_of_path = rest.strip_prefix('.').unwrap_or(rest);
-            let end = rest_of_path.find(['.', '[']).unwrap_or(rest_of_path.len());
+            let names = rest.trim_start_matches('.');
+            let end = names.find(['.', '[']).unwrap_or(names.len());
             if end > 0 {
-                steps.push(Step::Key(&rest_of_path[..end]));
+                steps.push(Step::Key(&names[..end]));
             }
-            rest = &rest_of_path[end..];
-            if end == 0 && rest.starts_with('.') {
-                rest = &rest[1..];
-            }
+            rest = &names[end..];
         }
     }
     steps
@@ -450,6 +464,7 @@ mod tests {
     fn fields_are_located_or_their_nearest_parent() {
         let text = "---\nkind: X\nspec:\n  rules:\n  - name: a\n    matches: [{path: {value: /}}]\n  - name: b\n  \
                     labels: {a.b/c: d}\n";
+        let places = Places::read(text).expect("valid YAML");
         let cases = [
             ("", (2, 1)),
             ("kind", (2, 1)),
@@ -462,9 +477,10 @@ mod tests {
             ("nowhere", (2, 1)),
         ];
         for (path, place) in cases {
-            assert_eq!(locate(text, path), Some(place), "{path}");
+            assert_eq!(places.find(path), place, "{path}");
         }
-        assert_eq!(locate("a: [", "a"), None);
-        assert_eq!(locate("{\n\t\"a\": {\"b\": 1}}", "a.b"), Some((2, 8)));
+        assert!(Places::read("a: [").is_none());
+        let json = Places::read("{\n\t\"a\": {\"b\": 1}}").expect("JSON is YAML");
+        assert_eq!(json.find("a.b"), (2, 8));
     }
 }
