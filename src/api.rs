@@ -11,15 +11,22 @@
 //! * [`conditions`]: types and reasons of conditions.
 //! * [`crd`]: the CustomResourceDefinition, as it is committed in `crds/`. [`schema`]: how types become its schema.
 //! * [`validate`]: defaults, schema and CEL rules as an API server applies them. [`object`]: any supported manifest.
+//! * [`locate`]: from a field path to its place in YAML.
 //! * [`in_force`]: what this version does not act on yet.
 //!
 //! Nothing here knows files, clusters, snapshots or requests.
 
 pub mod common;
+pub mod conditions;
+pub mod crd;
 pub mod filter;
 pub mod gateway_route;
+pub mod in_force;
+pub mod locate;
 pub mod matching;
+pub mod object;
 pub mod open_enum;
 pub mod policy;
 pub mod reference_grant;
 pub mod schema;
+pub mod validate;

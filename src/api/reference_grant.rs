@@ -1,12 +1,14 @@
 //! ReferenceGrant of Gateway API, v1 and v1beta1 (they are equal): an owner's consent to references from elsewhere.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::GATEWAY_GROUP;
+use super::schema;
 
 /// Consent of a namespace to be referenced. Grants only add up; a reference needs one grant that names both ends.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReferenceGrant {
     /// `gateway.networking.k8s.io/v1` or `…/v1beta1`.
@@ -20,34 +22,42 @@ pub struct ReferenceGrant {
 }
 
 /// What a grant allows: every `from` to every `to`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReferenceGrantSpec {
     /// Who may refer; 1–16 entries.
+    #[schemars(with = "schema::AtomicSome<ReferenceGrantFrom, 16>")]
     pub from: Vec<ReferenceGrantFrom>,
     /// What may be referred to in the grant's own namespace; 1–16 entries.
+    #[schemars(with = "schema::AtomicSome<ReferenceGrantTo, 16>")]
     pub to: Vec<ReferenceGrantTo>,
 }
 
 /// Objects that may refer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReferenceGrantFrom {
     /// Group of the referring object; empty for core.
+    #[schemars(with = "schema::Group")]
     pub group: String,
     /// Kind of the referring object.
+    #[schemars(with = "schema::Kind")]
     pub kind: String,
     /// Namespace of the referring object.
+    #[schemars(with = "schema::DnsLabel")]
     pub namespace: String,
 }
 
 /// Objects that may be referred to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReferenceGrantTo {
     /// Group of the object; empty for core.
+    #[schemars(with = "schema::Group")]
     pub group: String,
     /// Kind of the object.
+    #[schemars(with = "schema::Kind")]
     pub kind: String,
     /// Its name; `None` (or empty): every object of the kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::Name")]
     pub name: Option<String>,
 }
 
