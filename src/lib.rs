@@ -30,7 +30,9 @@
 pub mod api;
 pub mod balance;
 pub mod compile;
+pub mod connections;
 pub mod filter;
+pub mod http1;
 pub mod live;
 pub mod model;
 pub mod proxy;

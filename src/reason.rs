@@ -59,6 +59,8 @@ reasons! {
     UpstreamIdle => "upstream_idle",
     /// A tunnel reached `upgrades.idleTimeout`.
     TunnelIdle => "tunnel_idle",
+    /// A tunnel reached `upgrades.maxLifetime`.
+    TunnelLifetime => "tunnel_lifetime",
     /// The client went on sending after an error answer.
     Linger => "linger",
     /// The process is stopping.

@@ -114,7 +114,8 @@ fn a_canonical_path_and_a_lower_case_host_cost_no_allocation() {
 /// stays below 6 MiB.
 #[test]
 fn ten_thousand_candidates_stay_small() {
-    let shapes: [(&str, fn(u32) -> Candidate); 3] = [
+    type Shape = (&'static str, fn(u32) -> Candidate);
+    let shapes: [Shape; 3] = [
         ("hosts", |n| Candidate {
             hostname: Hostname::Exact(format!("service-{}.apps.example.com", n / 2).into()),
             path: PathMatch::prefix(if n % 2 == 0 { "/" } else { "/api/v1" }),

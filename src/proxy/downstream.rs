@@ -29,11 +29,32 @@ pub struct Downstream {
     pub trusted: bool,
 }
 
+/// A valid host in the form that routes are found by; shares the bytes of the authority where that has this form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostName(Bytes);
+
+impl HostName {
+    /// Wraps a normalised host, which is ASCII.
+    pub(super) fn new(normalized: Bytes) -> Self {
+        debug_assert!(normalized.is_ascii());
+        Self(normalized)
+    }
+}
+
+impl std::ops::Deref for HostName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        // Never empty-by-error: a valid host is ASCII (HO2).
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
 /// What the head check found out about an accepted request; the request's own URI and Host are not consulted again.
 #[derive(Clone, Debug)]
 pub struct CheckedHead {
     /// Host for matching: lower case, without port and trailing dot; `None` for HTTP/1.0 without Host.
-    pub host: Option<Box<str>>,
+    pub host: Option<HostName>,
     /// Host or authority as received, to be sent on; `None` as above.
     pub authority: Option<Bytes>,
     /// The canonical path when it differs from the received one, else `None`: then the URI's path is canonical.
