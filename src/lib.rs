@@ -40,4 +40,5 @@ pub mod proxy;
 pub mod readiness;
 pub mod reason;
 pub mod settings;
+pub mod source;
 pub mod telemetry;
