@@ -149,11 +149,14 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     /// Queues an encoded head with the body behind it; `wait_for_continue` holds the body back until [`resume`](Self::resume).
-    pub fn new(head: Vec<u8>, framing: RequestFraming, body: B, wait_for_continue: bool) -> Self {
-        let (state, body) = match framing {
-            RequestFraming::Empty => (SendState::Last, None),
-            RequestFraming::Length(_) | RequestFraming::Chunked if wait_for_continue => (SendState::Waiting, Some(body)),
-            RequestFraming::Length(_) | RequestFraming::Chunked => (SendState::Streaming, Some(body)),
+    ///
+    /// Without a body the framing must be [`RequestFraming::Empty`], and the other way round.
+    pub fn new(head: Vec<u8>, framing: RequestFraming, body: Option<B>, wait_for_continue: bool) -> Self {
+        debug_assert_eq!(framing == RequestFraming::Empty, body.is_none(), "framing and body must agree");
+        let state = match body {
+            None => SendState::Last,
+            Some(_) if wait_for_continue => SendState::Waiting,
+            Some(_) => SendState::Streaming,
         };
         Self {
             out: head,
@@ -179,6 +182,18 @@ where
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.state == SendState::Waiting
+    }
+
+    /// The body is on its way: neither held back, nor done, nor given up.
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        matches!(self.state, SendState::Streaming | SendState::Last)
+    }
+
+    /// How the body is framed; of a length, what is still to come.
+    #[must_use]
+    pub fn framing(&self) -> RequestFraming {
+        self.framing
     }
 
     /// Head and body were written completely.
@@ -225,20 +240,6 @@ where
                 None => SendState::Last,
             };
         }
-    }
-
-    /// Gives up the unread rest of the body and the buffers.
-    pub fn abandon(&mut self) {
-        if self.state != SendState::Done {
-            self.state = SendState::Failed;
-        }
-        self.body = None;
-        self.chunk = Bytes::new();
-    }
-
-    /// Takes the body back, for an answer that leaves it unread.
-    pub fn take_body(&mut self) -> Option<B> {
-        self.body.take()
     }
 
     /// Sends as much as the client and the endpoint allow. `Ready` when nothing is left to do, failed writes included.
@@ -398,6 +399,7 @@ pub struct Connection {
     /// At least one response byte of this exchange was read.
     received: bool,
     interim: u32,
+    interim_dropped: u32,
     read_size: usize,
     /// Response body bytes handed out.
     body_bytes: u64,
@@ -422,6 +424,7 @@ impl Connection {
             keep_alive: false,
             received: false,
             interim: 0,
+            interim_dropped: 0,
             read_size: 2 * BODY_READ.start(),
             body_bytes: 0,
             exchanges: 0,
@@ -439,6 +442,7 @@ impl Connection {
         self.keep_alive = false;
         self.received = false;
         self.interim = 0;
+        self.interim_dropped = 0;
         self.body_bytes = 0;
         self.exchanges += 1;
         self.track_activity = track_activity;
@@ -457,10 +461,10 @@ impl Connection {
         self.received
     }
 
-    /// Interim responses of this exchange, `100` included.
+    /// Interim responses of this exchange that went no further: all but `100`.
     #[must_use]
-    pub fn interim(&self) -> u32 {
-        self.interim
+    pub fn interim_dropped(&self) -> u32 {
+        self.interim_dropped
     }
 
     /// Response body bytes handed out in this exchange.
@@ -500,10 +504,12 @@ impl Connection {
         self.decoder.is_finished()
     }
 
-    /// Both messages ended where they should, nothing follows, and the endpoint keeps the connection (RS6).
+    /// The response ended where it should, nothing follows, and the endpoint keeps the connection (RS6).
+    ///
+    /// That the request was sent to its end as well is the caller's to know: [`Upload::is_done`].
     #[must_use]
-    pub fn is_reusable<B>(&self, upload: &Upload<B>) -> bool {
-        self.keep_alive && upload.state == SendState::Done && self.decoder.is_finished() && self.buf.is_empty()
+    pub fn is_reusable(&self) -> bool {
+        self.keep_alive && self.decoder.is_finished() && self.buf.is_empty()
     }
 
     /// Whether an idle connection can carry another request: nothing to read and not closed (RS6).
@@ -556,6 +562,8 @@ impl Connection {
                         }
                         if status == StatusCode::CONTINUE {
                             upload.resume();
+                        } else {
+                            self.interim_dropped += 1;
                         }
                         continue;
                     }

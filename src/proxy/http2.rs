@@ -184,7 +184,7 @@ impl hyper::rt::Write for Io {
 }
 
 /// What the exchange knows of a body that hyper's connection task sends.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Progress {
     /// Body bytes read from the client.
     pub bytes: Cell<u64>,
@@ -194,6 +194,12 @@ pub struct Progress {
     pub done: Cell<Option<Instant>>,
     /// What the body failed with.
     pub failed: Cell<Option<hyper::Error>>,
+}
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Progress").field("bytes", &self.bytes.get()).finish_non_exhaustive()
+    }
 }
 
 /// The client's request body on its way to an HTTP/2 endpoint.
@@ -212,8 +218,20 @@ pub struct BodyFailed;
 impl RequestBody {
     /// Wraps a body; trailers go on only when the client announced them.
     #[must_use]
-    pub fn new(body: Incoming, progress: Rc<Progress>, trailers: bool) -> Self {
-        Self { body: (!body.is_end_stream()).then_some(body), progress, trailers }
+    pub fn new(body: Option<Incoming>, progress: Rc<Progress>, trailers: bool) -> Self {
+        Self { body, progress, trailers }
+    }
+
+    /// The same without a body.
+    #[must_use]
+    pub fn without_body(&self) -> Self {
+        Self { body: None, progress: Rc::clone(&self.progress), trailers: self.trailers }
+    }
+
+    /// Gives the client's body back.
+    #[must_use]
+    pub fn into_inner(self) -> Option<Incoming> {
+        self.body
     }
 }
 
