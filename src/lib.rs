@@ -2,6 +2,7 @@
 
 pub mod balance;
 pub mod compile;
+pub mod drain;
 pub mod http1;
 pub mod live;
 pub mod model;

@@ -242,8 +242,18 @@ where
         }
     }
 
+    /// Takes the unread rest of the body back, for a response that does not wait for it.
+    pub fn take_body(&mut self) -> Option<B> {
+        self.body.take()
+    }
+
     /// Sends as much as the client and the endpoint allow. `Ready` when nothing is left to do, failed writes included.
-    fn poll(&mut self, stream: &mut TcpStream, buffers: &Buffers, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+    fn poll(
+        &mut self,
+        stream: &mut TcpStream,
+        buffers: &Buffers,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ClientError>> {
         loop {
             self.fill(buffers, cx)?;
             if self.sent == self.out.len() && self.chunk.is_empty() {
@@ -396,13 +406,11 @@ pub struct Connection {
     decoder: BodyDecoder,
     /// The endpoint lets the connection be used again.
     keep_alive: bool,
-    /// At least one response byte of this exchange was read.
-    received: bool,
     interim: u32,
     interim_dropped: u32,
     read_size: usize,
-    /// Response body bytes handed out.
-    body_bytes: u64,
+    /// Bytes read in this exchange, head and framing included.
+    read_bytes: u64,
     exchanges: u64,
     /// Time of the last byte in either direction, kept only on request.
     activity: Option<Instant>,
@@ -422,11 +430,10 @@ impl Connection {
             buf: BytesMut::new(),
             decoder: BodyDecoder::default(),
             keep_alive: false,
-            received: false,
             interim: 0,
             interim_dropped: 0,
             read_size: 2 * BODY_READ.start(),
-            body_bytes: 0,
+            read_bytes: 0,
             exchanges: 0,
             activity: None,
             track_activity: false,
@@ -440,10 +447,9 @@ impl Connection {
         debug_assert!(self.buf.is_empty(), "surplus bytes must not survive an exchange");
         self.decoder = BodyDecoder::default();
         self.keep_alive = false;
-        self.received = false;
         self.interim = 0;
         self.interim_dropped = 0;
-        self.body_bytes = 0;
+        self.read_bytes = 0;
         self.exchanges += 1;
         self.track_activity = track_activity;
         self.activity = None;
@@ -458,7 +464,7 @@ impl Connection {
     /// A byte of a response was read in this exchange.
     #[must_use]
     pub fn has_received(&self) -> bool {
-        self.received
+        self.read_bytes > 0
     }
 
     /// Interim responses of this exchange that went no further: all but `100`.
@@ -467,10 +473,10 @@ impl Connection {
         self.interim_dropped
     }
 
-    /// Response body bytes handed out in this exchange.
+    /// Bytes read in this exchange, head and framing included.
     #[must_use]
-    pub fn body_bytes(&self) -> u64 {
-        self.body_bytes
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes
     }
 
     /// Time of the last byte in either direction, when tracked and one came.
@@ -630,7 +636,6 @@ impl Connection {
             match self.decoder.decode(&mut self.buf) {
                 Err(what) => return Poll::Ready(Some(Err(ClientError::Malformed(what)))),
                 Ok(Decoded::Data(data)) => {
-                    self.body_bytes += data.len() as u64;
                     if let Err(err) = self.settle() {
                         // The data is fine; what follows is not. The error comes with the next poll.
                         debug_assert!(matches!(err, ClientError::Malformed(_)));
@@ -663,7 +668,6 @@ impl Connection {
         let length = usize::try_from(remaining).ok().filter(|&length| length > 0 && length <= self.buf.len())?;
         let data = response::take(&mut self.buf, length);
         self.decoder.consume_all();
-        self.body_bytes += remaining;
         Some(data)
     }
 
@@ -707,8 +711,8 @@ impl Connection {
             self.buf.reserve(room);
             std::pin::pin!(self.stream.read_buf(&mut self.buf)).poll(cx)
         };
-        if let Poll::Ready(Ok(1..)) = result {
-            self.received = true;
+        if let Poll::Ready(Ok(n @ 1..)) = result {
+            self.read_bytes += n as u64;
             if self.track_activity {
                 self.activity = Some(Instant::now());
             }

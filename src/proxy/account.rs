@@ -41,6 +41,10 @@ pub struct Account {
     pub bytes_in: u64,
     /// Body bytes to the client.
     pub bytes_out: u64,
+    /// Bytes sent to endpoints.
+    pub upstream_sent: u64,
+    /// Bytes received from endpoints.
+    pub upstream_received: u64,
     /// The response was handed over to its end.
     pub complete: bool,
     /// Its line in the access log, when there is one.
@@ -68,6 +72,8 @@ impl Account {
             in_flight: None,
             bytes_in: 0,
             bytes_out: 0,
+            upstream_sent: 0,
+            upstream_received: 0,
             complete: false,
             entry: None,
         }
@@ -80,15 +86,15 @@ impl Drop for Account {
         metrics.requests_in_flight.dec();
         if !self.complete && self.reason.is_none() {
             self.reason = Some(Reason::ClientGone);
-            metrics.closed(Side::Downstream, Reason::ClientGone);
         }
         let status = if self.status == 0 { CLIENT_CLOSED_REQUEST } else { self.status };
         let elapsed = self.started.elapsed();
         if let Some(rule) = self.rule {
             self.live.record(rule, &self.method, status, elapsed);
         }
-        metrics.received(Side::Downstream, self.bytes_in);
-        metrics.sent(Side::Downstream, self.bytes_out);
+        // The downstream side counts its own bytes, where heads are seen as well.
+        metrics.received(Side::Upstream, self.upstream_received);
+        metrics.sent(Side::Upstream, self.upstream_sent);
         if let Some(mut entry) = self.entry.take() {
             entry.status = status;
             entry.reason = self.reason;

@@ -14,6 +14,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
 use super::body::{ForwardBody, Http1Body, Http2Body};
+use super::downstream::drop_unread;
 use super::error::ProxyError;
 use super::forward::Exchange;
 use super::headers::{self, RequestHead};
@@ -25,7 +26,6 @@ use crate::http1::client::{self, ClientError, Expected, LengthMismatch, RequestF
 use crate::http1::guard::GuardError;
 use crate::model::backend::Protocol;
 use crate::reason::Reason;
-use crate::telemetry::metrics::Side;
 
 /// How long an endpoint may keep silent after `expect: 100-continue` before the body goes out anyway (RFC 9110 §10.1.1 lets a client do so).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
@@ -79,6 +79,8 @@ impl Exchange {
                     body_read: upload.body_read(),
                     received: connection.has_received(),
                 };
+                self.account.upstream_sent += upload.written();
+                self.account.upstream_received += connection.read_bytes();
                 self.upload = Some(upload);
                 Err(Failure { error, progress })
             }
@@ -159,8 +161,7 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, ProxyError>> {
         let worker = &self.account.worker;
-        let expected =
-            Expected { head_request: self.account.method == http::Method::HEAD, trailers: self.trailers };
+        let expected = Expected { head_request: self.account.method == http::Method::HEAD, trailers: self.trailers };
         loop {
             let result = connection.poll_head(
                 upload,
@@ -202,36 +203,43 @@ impl Exchange {
         &mut self,
         picked: &Picked,
         mut connection: Pooled,
-        upload: Upload<Incoming>,
+        mut upload: Upload<Incoming>,
         head: ResponseHead,
     ) -> Response<ForwardBody> {
         let now = Instant::now();
         self.note_head(picked, head.status, now);
         self.account.bytes_in = upload.body_read();
-        let metrics = self.account.worker.metrics();
         if connection.interim_dropped() > 0 {
-            metrics.interim_responses_dropped.add(u64::from(connection.interim_dropped()));
+            let dropped = u64::from(connection.interim_dropped());
+            self.account.worker.metrics().interim_responses_dropped.add(dropped);
         }
-        metrics.sent(Side::Upstream, upload.written());
+        self.account.upstream_sent += upload.written();
+        self.account.upstream_received += connection.read_bytes();
 
         // An endpoint that reads on while it answers gets the rest; one that refuses, or never said 100, does not (RS8).
         let goes_on = upload.is_sending() && head.status.as_u16() < 300;
-        let mut left_unsent = !upload.is_done();
+        let mut unread = None;
         let worker = &self.account.worker;
         let body = if connection.is_complete() {
+            unread = upload.take_body();
             if upload.is_done() {
                 worker.release(&picked.endpoint, connection);
             }
             ForwardBody::empty()
         } else if let Some(data) = connection.take_buffered_body() {
+            unread = upload.take_body();
             if upload.is_done() {
                 worker.release(&picked.endpoint, connection);
             }
             ForwardBody::full(data)
         } else {
             let sent = upload.is_done();
-            let upload = goes_on.then(|| Box::new(upload));
-            left_unsent &= upload.is_none();
+            let upload = if goes_on {
+                Some(Box::new(upload))
+            } else {
+                unread = upload.take_body();
+                None
+            };
             let (trailers, deadlines) = (self.trailers, self.deadlines);
             let endpoint = Arc::clone(&picked.endpoint);
             ForwardBody::http1(Http1Body { connection, endpoint, upload, sent, trailers, deadlines })
@@ -239,9 +247,12 @@ impl Exchange {
         let mut response = Response::new(body);
         *response.status_mut() = head.status;
         *response.headers_mut() = std::mem::take(&mut self.headers);
-        if left_unsent && self.version <= Version::HTTP_11 {
-            // The rest of the request would be taken for the next one by nobody, but it has to go somewhere.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if let Some(rest) = unread {
+            let limit = self.account.worker.settings().limits.unread_body;
+            let close = drop_unread(rest, self.head.expect_continue, limit);
+            if close && self.version <= Version::HTTP_11 {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
         }
         response
     }
@@ -281,13 +292,15 @@ impl Exchange {
                 Err(Unanswered::Failed(error)) => {
                     return Err(Failure { error, progress: sent_progress() });
                 }
-                Err(Unanswered::Broken { unsent, error }) => match unsent.map(|unsent| *unsent).or_else(|| spare.take()) {
-                    Some(again) if !last => {
-                        self.account.worker.metrics().upstream_retries.inc();
-                        request = again;
+                Err(Unanswered::Broken { unsent, error }) => {
+                    match unsent.map(|unsent| *unsent).or_else(|| spare.take()) {
+                        Some(again) if !last => {
+                            self.account.worker.metrics().upstream_retries.inc();
+                            request = again;
+                        }
+                        Some(_) | None => return Err(Failure { error, progress: sent_progress() }),
                     }
-                    Some(_) | None => return Err(Failure { error, progress: sent_progress() }),
-                },
+                }
             }
         }
         Err(ProxyError::Reset(Box::new(http2::BodyFailed)).into())
@@ -449,9 +462,8 @@ fn request_body_error(source: Box<dyn Error + Send + Sync>) -> ProxyError {
     while let Some(error) = cause {
         // An io::Error hides its own payload from the chain.
         let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let guard = error
-            .downcast_ref::<GuardError>()
-            .or_else(|| inner.and_then(|inner| inner.downcast_ref::<GuardError>()));
+        let guard =
+            error.downcast_ref::<GuardError>().or_else(|| inner.and_then(|inner| inner.downcast_ref::<GuardError>()));
         if let Some(&GuardError { status, reason }) = guard {
             return ProxyError::RequestBody { status, reason, source };
         }

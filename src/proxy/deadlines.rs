@@ -94,12 +94,8 @@ mod tests {
     fn the_earliest_deadline_names_the_reason() {
         let now = Instant::now();
         let secs = Duration::from_secs;
-        let timeouts = Timeouts {
-            request: Some(secs(10)),
-            backend_request: Some(secs(4)),
-            connect: None,
-            idle: Some(secs(3)),
-        };
+        let timeouts =
+            Timeouts { request: Some(secs(10)), backend_request: Some(secs(4)), connect: None, idle: Some(secs(3)) };
         let mut deadlines = Deadlines::new(&timeouts, secs(2), now);
         assert_eq!(deadlines.before_head(None, None), Some((now + secs(3), Reason::ExchangeIdle)));
         assert_eq!(deadlines.before_head(Some(now), None), Some((now + secs(2), Reason::ResponseHead)));

@@ -190,11 +190,7 @@ impl ProxyError {
     /// The own answer; a failed request body leaves the connection in no state to go on.
     #[must_use]
     pub fn answer(&self) -> OwnAnswer {
-        OwnAnswer {
-            status: self.status(),
-            reason: self.reason(),
-            close: matches!(self, Self::RequestBody { .. }),
-        }
+        OwnAnswer { status: self.status(), reason: self.reason(), close: matches!(self, Self::RequestBody { .. }) }
     }
 }
 

@@ -15,7 +15,7 @@ use super::account::Account;
 use super::attempt::Failure;
 use super::body::ForwardBody;
 use super::deadlines::Deadlines;
-use super::downstream::{CheckedHead, Downstream};
+use super::downstream::{CheckedHead, Downstream, drop_unread};
 use super::error::{AnswerForm, ProxyError, own_response};
 use super::headers::{self, RequestId};
 use super::retry::{Tries, Verdict};
@@ -26,7 +26,7 @@ use crate::model::ids::RuleId;
 use crate::model::matching::{Found, Miss, RequestView};
 use crate::model::policy::{Algorithm, Timeouts};
 use crate::model::route::Rule;
-use crate::telemetry::access_log::{BackendText, Entry, PathText};
+use crate::telemetry::access_log::{BackendText, Entry};
 
 /// Answers one request.
 pub async fn forward(
@@ -78,7 +78,8 @@ impl Exchange {
         let trailers = parts.headers.contains_key(header::TE) && headers::accepts_trailers(&parts.headers);
         let mut account = Account::open(worker, live, started, parts.method);
         if account.worker.logs() {
-            account.entry = Some(first_entry(&account, &downstream, &head, parts.version, &parts.uri, &parts.headers, &request_id));
+            account.entry =
+                Some(first_entry(&account, &downstream, &head, parts.version, &parts.uri, &parts.headers, &request_id));
         }
         Self {
             account,
@@ -176,11 +177,16 @@ impl Exchange {
         if let Some(entry) = &mut self.account.entry {
             entry.attempts += 1;
             entry.endpoint = Some(picked.endpoint.key.addr);
-            entry.backend = self.account.live.snapshot().backend(picked.backend).map(|backend| BackendText {
-                namespace: Arc::clone(&backend.key.service.namespace),
-                name: Arc::clone(&backend.key.service.name),
-                port: backend.key.port,
-            });
+            if let Some(backend) = self.account.live.snapshot().backend(picked.backend) {
+                entry.backend = Some(BackendText {
+                    namespace: Arc::clone(&backend.key.service.namespace),
+                    name: Arc::clone(&backend.key.service.name),
+                    port: backend.key.port,
+                });
+                let key = &picked.endpoint.key;
+                let found = backend.endpoints.binary_search_by(|endpoint| endpoint.key.cmp(key)).ok();
+                entry.pod = found.and_then(|at| backend.endpoints[at].pod.clone());
+            }
         }
         Ok(picked)
     }
@@ -241,16 +247,22 @@ impl Exchange {
     }
 
     /// Respond: the own answer to a failure.
-    fn answer(self, error: &ProxyError) -> Response<ForwardBody> {
+    fn answer(mut self, error: &ProxyError) -> Response<ForwardBody> {
+        let mut answer = error.answer();
+        if let Some(upload) = &mut self.upload {
+            self.account.bytes_in = upload.body_read();
+            self.body = upload.take_body();
+        }
         let mut account = self.account;
-        let answer = error.answer();
+        if let Some(body) = self.body.filter(|_| !answer.close) {
+            let limit = account.worker.settings().limits.unread_body;
+            answer.close = drop_unread(body, self.head.expect_continue, limit);
+        }
+        answer.close &= self.version <= Version::HTTP_11;
         account.worker.metrics().own_answer(answer.reason);
         account.in_flight = None;
         account.status = answer.status.as_u16();
         account.reason = Some(answer.reason);
-        if let Some(upload) = &self.upload {
-            account.bytes_in = upload.body_read();
-        }
         let reason_header = account.worker.settings().forwarding.reason_header;
         own_response(answer, self.form, reason_header).map(|body| body.with_account(account))
     }
@@ -277,10 +289,11 @@ fn first_entry(
     Box::new(Entry {
         time: SystemTime::now(),
         client: headers::client_address(downstream, forwarders, headers),
+        peer: downstream.peer,
         listener: Arc::clone(&downstream.listener_name),
         method: account.method.clone(),
         host: head.host.as_deref().map(Into::into),
-        path: head.path.clone().map_or_else(|| PathText::Uri(uri.clone()), PathText::Text),
+        target: uri.clone(),
         protocol: version,
         status: 0,
         reason: None,
@@ -288,6 +301,7 @@ fn first_entry(
         rule: None,
         backend: None,
         endpoint: None,
+        pod: None,
         attempts: 0,
         bytes_in: 0,
         bytes_out: 0,

@@ -120,10 +120,8 @@ pub fn client_address(downstream: &Downstream, trusted: &[IpNet], headers: &Head
 
 /// An address as forwarders write it: bare, or with a port.
 fn parse_address(text: &str) -> Option<IpAddr> {
-    let address = text
-        .parse::<IpAddr>()
-        .or_else(|_| text.parse::<std::net::SocketAddr>().map(|addr| addr.ip()))
-        .ok()?;
+    let address =
+        text.parse::<IpAddr>().or_else(|_| text.parse::<std::net::SocketAddr>().map(|addr| addr.ip())).ok()?;
     Some(address.to_canonical())
 }
 
@@ -165,9 +163,23 @@ enum Fate {
 /// Decides by name (FI1, FI3, FI4). The names are compared by length first, then as a whole.
 fn fate(name: &str) -> Fate {
     match name {
-        "host" | "content-length" | "transfer-encoding" | "connection" | "keep-alive" | "proxy-connection" | "te"
-        | "trailer" | "upgrade" | "http2-settings" | "proxy-authorization" | "expect" | "forwarded" | "x-real-ip"
-        | "proxy" | "x-forwarded-for" | "x-request-id" => Fate::Drop,
+        "host"
+        | "content-length"
+        | "transfer-encoding"
+        | "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "te"
+        | "trailer"
+        | "upgrade"
+        | "http2-settings"
+        | "proxy-authorization"
+        | "expect"
+        | "forwarded"
+        | "x-real-ip"
+        | "proxy"
+        | "x-forwarded-for"
+        | "x-request-id" => Fate::Drop,
         "cookie" => Fate::Cookie,
         "x-forwarded-proto" => Fate::Proto,
         "x-forwarded-host" => Fate::ForwardedHost,

@@ -83,8 +83,11 @@ impl Worker {
         let pool_limits =
             PoolLimits { idle: settings.deadlines.upstream_idle, per_endpoint: limits.upstream_idle_per_endpoint };
         let pools = Rc::new(Pools::new(pool_limits, Arc::clone(&metrics)));
-        let forwarders =
-            settings.listeners.values().map(|listener| listener.trusted_forwarders.clone().into_boxed_slice()).collect();
+        let forwarders = settings
+            .listeners
+            .values()
+            .map(|listener| listener.trusted_forwarders.clone().into_boxed_slice())
+            .collect();
         Rc::new(Self {
             live,
             metrics,

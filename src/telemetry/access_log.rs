@@ -1,4 +1,4 @@
-//! The access log: one JSON object a line for each request, its fields in [`ACCESS_LOG_FIELDS`](super::ACCESS_LOG_FIELDS).
+//! The access log: one JSON object a line for each request, its fields in [`ACCESS_LOG`](super::ACCESS_LOG).
 //!
 //! Workers collect entries in batches and hand them over without ever waiting; a thread of the control half serialises and
 //! writes. When it falls behind, lines are dropped and counted: a blocked pipe or a full disk costs lines, not requests.
@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
 
+use super::metrics::Metrics;
 use crate::reason::Reason;
 
 /// Entries that a worker collects before it hands them over.
@@ -25,15 +26,6 @@ const BATCH: usize = 64;
 const QUEUE: usize = 256;
 /// A text field is cut at this many bytes.
 const MAX_FIELD: usize = 1 << 10;
-
-/// The path of a request, without a copy where that is possible.
-#[derive(Clone, Debug)]
-pub enum PathText {
-    /// The path of this URI.
-    Uri(http::Uri),
-    /// The canonical path where it differs from the received one.
-    Text(Box<str>),
-}
 
 /// The Service port that a request went to.
 #[derive(Clone, Debug)]
@@ -53,14 +45,16 @@ pub struct Entry {
     pub time: SystemTime,
     /// The client, after trusted forwarders.
     pub client: IpAddr,
+    /// The connection's other end.
+    pub peer: SocketAddr,
     /// Name of the listener.
     pub listener: Arc<str>,
     /// The method.
     pub method: http::Method,
     /// Host as matched.
     pub host: Option<Box<str>>,
-    /// Path without query.
-    pub path: PathText,
+    /// The target as received; its query is not logged.
+    pub target: http::Uri,
     /// Protocol of the client.
     pub protocol: http::Version,
     /// Status that the client got; 499 when it went away before one.
@@ -75,7 +69,9 @@ pub struct Entry {
     pub backend: Option<BackendText>,
     /// The endpoint of the last try.
     pub endpoint: Option<SocketAddr>,
-    /// Tries that picked an endpoint.
+    /// The endpoint's pod.
+    pub pod: Option<Arc<str>>,
+    /// How often the request was sent to an endpoint, or should have been.
     pub attempts: u32,
     /// Body bytes from the client.
     pub bytes_in: u64,
@@ -95,63 +91,72 @@ pub struct Entry {
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
-    client: IpAddr,
+    request_id: &'a str,
     listener: &'a str,
+    client: IpAddr,
+    peer: SocketAddr,
+    protocol: &'static str,
     method: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<&'a str>,
     path: &'a str,
-    protocol: &'static str,
     status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     backend: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<&'a str>,
     attempts: u32,
-    bytes_in: u64,
-    bytes_out: u64,
-    duration_ms: f64,
-    connect_ms: Option<f64>,
-    head_ms: Option<f64>,
-    request_id: &'a str,
+    received_bytes: u64,
+    sent_bytes: u64,
+    duration_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_seconds: Option<f64>,
 }
 
 impl<'a> Line<'a> {
     fn new(entry: &'a Entry) -> Self {
-        let path = match &entry.path {
-            PathText::Uri(uri) => uri.path(),
-            PathText::Text(text) => text,
-        };
         Self {
             time: jiff::Timestamp::try_from(entry.time).map_or_else(|_| String::new(), |time| format!("{time:.3}")),
-            client: entry.client,
+            request_id: cut(&entry.request_id),
             listener: cut(&entry.listener),
+            client: entry.client,
+            peer: entry.peer,
+            protocol: protocol(entry.protocol),
             method: cut(entry.method.as_str()),
             host: entry.host.as_deref().map(cut),
-            path: cut(path),
-            protocol: protocol(entry.protocol),
+            path: cut(entry.target.path()),
             status: entry.status,
             reason: entry.reason.map(Reason::as_str),
             route: entry.route.as_deref().map(cut),
             rule: entry.rule.as_deref().map(cut),
             backend: entry.backend.as_ref().map(|to| format!("{}/{}:{}", to.namespace, to.name, to.port)),
             endpoint: entry.endpoint,
+            pod: entry.pod.as_deref().map(cut),
             attempts: entry.attempts,
-            bytes_in: entry.bytes_in,
-            bytes_out: entry.bytes_out,
-            duration_ms: millis(entry.duration),
-            connect_ms: entry.connect.map(millis),
-            head_ms: entry.head.map(millis),
-            request_id: cut(&entry.request_id),
+            received_bytes: entry.bytes_in,
+            sent_bytes: entry.bytes_out,
+            duration_seconds: seconds(entry.duration),
+            connect_seconds: entry.connect.map(seconds),
+            upstream_seconds: entry.head.map(seconds),
         }
     }
 }
 
-/// Milliseconds with three decimals.
-fn millis(duration: Duration) -> f64 {
+/// Seconds, to the microsecond.
+fn seconds(duration: Duration) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "2^52 µs are 142 years")]
     let micros = duration.as_micros() as f64;
-    micros / 1000.0
+    micros / 1e6
 }
 
 fn protocol(version: http::Version) -> &'static str {
@@ -199,9 +204,19 @@ fn write_line(out: &mut Vec<u8>, entry: &Entry) {
     }
 }
 
-/// Lines that were lost.
-#[derive(Debug, Default)]
-struct Drops(AtomicU64);
+/// Counts lines that were lost.
+#[derive(Debug)]
+struct Drops {
+    count: AtomicU64,
+    metrics: Arc<Metrics>,
+}
+
+impl Drops {
+    fn add(&self, lines: u64) {
+        self.count.fetch_add(lines, Ordering::Relaxed);
+        self.metrics.access_log_dropped(lines);
+    }
+}
 
 /// A worker's end: collects entries and never waits.
 #[derive(Debug)]
@@ -229,7 +244,7 @@ impl AccessLogHandle {
     /// Lines lost since the start, because the queue was full or writing failed.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.drops.0.load(Ordering::Relaxed)
+        self.drops.count.load(Ordering::Relaxed)
     }
 
     /// Opens the file anew, after it was moved away.
@@ -262,7 +277,7 @@ impl AccessLogSender {
         let full = std::mem::replace(batch, Vec::with_capacity(BATCH));
         let count = full.len() as u64;
         if self.queue.try_send(full).is_err() {
-            self.drops.0.fetch_add(count, Ordering::Relaxed);
+            self.drops.add(count);
         }
     }
 }
@@ -306,17 +321,17 @@ impl AccessLogWriter {
 ///
 /// # Errors
 /// When the file cannot be opened or the thread not be started.
-pub fn start(output: Output) -> io::Result<(AccessLogHandle, AccessLogWriter)> {
+pub fn start(output: Output, metrics: Arc<Metrics>) -> io::Result<(AccessLogHandle, AccessLogWriter)> {
     let sink = match output {
         Output::Stdout => Sink::Stdout,
         Output::File(path) => Sink::File(open(&path)?, path),
     };
-    start_with(sink, QUEUE)
+    start_with(sink, QUEUE, metrics)
 }
 
-fn start_with(mut sink: Sink, queue: usize) -> io::Result<(AccessLogHandle, AccessLogWriter)> {
+fn start_with(mut sink: Sink, queue: usize, metrics: Arc<Metrics>) -> io::Result<(AccessLogHandle, AccessLogWriter)> {
     let (sender, receiver) = sync_channel(queue);
-    let drops = Arc::new(Drops::default());
+    let drops = Arc::new(Drops { count: AtomicU64::new(0), metrics });
     let reopen = Arc::new(AtomicBool::new(false));
     let handle = AccessLogHandle { queue: sender, drops: Arc::clone(&drops), reopen: Arc::clone(&reopen) };
     let thread = std::thread::Builder::new()
@@ -374,7 +389,7 @@ fn write_all(receiver: &Receiver<Vec<Entry>>, sink: &mut Sink, drops: &Drops, re
         match sink.write(&lines) {
             Ok(()) => failing = false,
             Err(err) => {
-                drops.0.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                drops.add(batch.len() as u64);
                 // Once per spell of failures: a full disk must not fill the other log.
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(error = %err, "access log cannot be written, lines are dropped");

@@ -35,8 +35,7 @@ struct Bed {
 impl Bed {
     async fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (stream, accepted) =
-            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (stream, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         Self { connection: Connection::new(stream.unwrap()), backend: accepted.unwrap().0, buffers: Buffers::default() }
     }
 
@@ -49,14 +48,19 @@ impl Bed {
         Upload::new(head.to_vec(), framing, body, wait)
     }
 
-    async fn head<B>(&mut self, upload: &mut Upload<B>, head_request: bool) -> Result<(ResponseHead, HeaderMap), ClientError>
+    async fn head<B>(
+        &mut self,
+        upload: &mut Upload<B>,
+        head_request: bool,
+    ) -> Result<(ResponseHead, HeaderMap), ClientError>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut headers = HeaderMap::new();
         let expected = Expected { head_request, trailers: true };
-        let head = poll_fn(|cx| self.connection.poll_head(upload, &mut headers, expected, &LIMITS, &self.buffers, cx)).await?;
+        let head =
+            poll_fn(|cx| self.connection.poll_head(upload, &mut headers, expected, &LIMITS, &self.buffers, cx)).await?;
         Ok((head, headers))
     }
 
@@ -117,12 +121,27 @@ async fn exchanges_follow_each_other_on_one_connection() {
 #[tokio::test]
 async fn framing_decides_about_body_and_reuse() {
     let table: [(&str, &[u8], bool, (u16, &[u8], bool)); 7] = [
-        ("chunked", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2;a\r\nok\r\n0\r\n\r\n", false, (200, b"ok", true)),
+        (
+            "chunked",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2;a\r\nok\r\n0\r\n\r\n",
+            false,
+            (200, b"ok", true),
+        ),
         ("no length", b"HTTP/1.1 200 OK\r\n\r\nok", true, (200, b"ok", false)),
         ("204 with a length", b"HTTP/1.1 204 No\r\ncontent-length: 2\r\n\r\n", false, (204, b"", true)),
         ("304 with chunked", b"HTTP/1.1 304 No\r\ntransfer-encoding: chunked\r\n\r\n", false, (304, b"", true)),
-        ("interim first", b"HTTP/1.1 103 E\r\nlink: x\r\n\r\nHTTP/1.1 100 C\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false, (200, b"", true)),
-        ("close asked", b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok", false, (200, b"ok", false)),
+        (
+            "interim first",
+            b"HTTP/1.1 103 E\r\nlink: x\r\n\r\nHTTP/1.1 100 C\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+            false,
+            (200, b"", true),
+        ),
+        (
+            "close asked",
+            b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
+            false,
+            (200, b"ok", false),
+        ),
         ("HTTP/1.0", b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok", false, (200, b"ok", false)),
     ];
     for (name, answer, close, (status, body, reusable)) in table {
@@ -229,7 +248,9 @@ async fn a_body_that_is_there_goes_out_with_the_head() {
     let pending = poll_fn(|cx| {
         let mut headers = HeaderMap::new();
         let expected = Expected { head_request: false, trailers: false };
-        Poll::Ready(bed.connection.poll_head(&mut upload, &mut headers, expected, &LIMITS, &bed.buffers, cx).is_pending())
+        Poll::Ready(
+            bed.connection.poll_head(&mut upload, &mut headers, expected, &LIMITS, &bed.buffers, cx).is_pending(),
+        )
     });
     assert!(pending.await);
     assert!(upload.is_done());
@@ -249,7 +270,8 @@ async fn chunks_are_encoded_anew() {
     frames.send(Ok(Bytes::from(vec![b'x'; 20_000]))).await.unwrap();
     drop(frames);
     let mut upload = bed.begin(b"H\r\n\r\n", RequestFraming::Chunked, Some(Frames(body)), false);
-    let expected = [b"H\r\n\r\n5\r\nhello\r\n6\r\n world\r\n4e20\r\n".as_slice(), &[b'x'; 20_000], b"\r\n0\r\n\r\n"].concat();
+    let expected =
+        [b"H\r\n\r\n5\r\nhello\r\n6\r\n world\r\n4e20\r\n".as_slice(), &[b'x'; 20_000], b"\r\n0\r\n\r\n"].concat();
     bed.backend.write_all(b"HTTP/1.1 204 No\r\n\r\n").await.unwrap();
     bed.head(&mut upload, false).await.unwrap();
     assert!(upload.is_done());
@@ -357,7 +379,8 @@ async fn large_bodies_come_in_growing_chunks() {
     });
     let mut headers = HeaderMap::new();
     let expected = Expected { head_request: false, trailers: false };
-    let head = poll_fn(|cx| connection.poll_head(&mut upload, &mut headers, expected, &LIMITS, &buffers, cx)).await.unwrap();
+    let head =
+        poll_fn(|cx| connection.poll_head(&mut upload, &mut headers, expected, &LIMITS, &buffers, cx)).await.unwrap();
     assert_eq!(head.length, Some(LENGTH as u64));
     let (mut total, mut sizes) = (0, Vec::new());
     while let Some(frame) = poll_fn(|cx| connection.poll_frame(&buffers, cx)).await {
@@ -383,7 +406,8 @@ async fn one_timer_serves_later_and_earlier_deadlines() {
     };
     assert_eq!(wait(&mut timer, 10).await, 10);
     assert_eq!(wait(&mut timer, 20).await, 20, "later than what was armed");
-    let armed = poll_fn(|cx| Poll::Ready(poll_timer(&mut timer, start + Duration::from_secs(60), cx).is_pending())).await;
+    let armed =
+        poll_fn(|cx| Poll::Ready(poll_timer(&mut timer, start + Duration::from_secs(60), cx).is_pending())).await;
     assert!(armed);
     assert_eq!(wait(&mut timer, 30).await, 30, "earlier than what was armed");
     assert_eq!(wait(&mut timer, 5).await, 30, "long past");

@@ -22,7 +22,8 @@ fn framing_of(head: &str) -> Framing {
 
 #[test]
 fn rs1_status_lines() {
-    for good in ["HTTP/1.1 200 OK", "HTTP/1.0 404 Not Found", "HTTP/1.1 599 ", "HTTP/1.1 204", "HTTP/1.1 200 \u{e4}\tx"] {
+    for good in ["HTTP/1.1 200 OK", "HTTP/1.0 404 Not Found", "HTTP/1.1 599 ", "HTTP/1.1 204", "HTTP/1.1 200 \u{e4}\tx"]
+    {
         assert!(parse(&format!("{good}\r\n\r\n"), EXPECTED).is_ok(), "{good}");
     }
     for bad in [
@@ -48,7 +49,8 @@ fn rs1_status_lines() {
 
 #[test]
 fn rs2_field_lines() {
-    let (_, headers) = parse("HTTP/1.1 200 OK\r\nX-A: \t 1 2\t \r\nx-a:3\r\nEmpty:\r\nX-Obs: \u{e4}\r\n\r\n", EXPECTED).unwrap();
+    let (_, headers) =
+        parse("HTTP/1.1 200 OK\r\nX-A: \t 1 2\t \r\nx-a:3\r\nEmpty:\r\nX-Obs: \u{e4}\r\n\r\n", EXPECTED).unwrap();
     let values: Vec<_> = headers.get_all("x-a").iter().collect();
     assert_eq!(values, ["1 2", "3"]);
     assert_eq!(headers["empty"], "");
@@ -156,7 +158,11 @@ fn who_keeps_the_connection() {
 }
 
 /// Decodes `input`, given in pieces of `piece` bytes: data, trailers, left-over bytes, and whether the end was reached.
-fn decode(framing: Framing, input: &[u8], piece: usize) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>, bool), &'static str> {
+fn decode(
+    framing: Framing,
+    input: &[u8],
+    piece: usize,
+) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>, bool), &'static str> {
     let mut decoder = BodyDecoder::new(framing, &CHUNKS);
     let mut buf = BytesMut::new();
     let (mut data, mut trailers, mut ended) = (Vec::new(), None, false);

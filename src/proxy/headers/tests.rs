@@ -44,7 +44,14 @@ fn encode(method: &Method, headers: &HeaderMap, trusted: bool, framing: RequestF
 
 #[test]
 fn the_canonical_head() {
-    let headers = fields(&[("Host", "ignored"), ("Accept", "a"), ("Cookie", "a=1"), ("X-B", "1"), ("Cookie", "b=2"), ("X-B", "2")]);
+    let headers = fields(&[
+        ("Host", "ignored"),
+        ("Accept", "a"),
+        ("Cookie", "a=1"),
+        ("X-B", "1"),
+        ("Cookie", "b=2"),
+        ("X-B", "2"),
+    ]);
     let head = encode(&Method::GET, &headers, false, RequestFraming::Empty);
     assert_eq!(
         head,
@@ -79,8 +86,22 @@ fn exactly_one_framing() {
 #[test]
 fn fi1_fi3_fi4_fields_are_removed() {
     let removed = [
-        "connection", "x-named", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
-        "http2-settings", "proxy-authorization", "forwarded", "x-real-ip", "proxy", "x_forwarded_for", "a_b", "expect",
+        "connection",
+        "x-named",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+        "proxy-authorization",
+        "forwarded",
+        "x-real-ip",
+        "proxy",
+        "x_forwarded_for",
+        "a_b",
+        "expect",
     ];
     let mut headers = HeaderMap::new();
     for name in removed {
@@ -213,7 +234,8 @@ fn http2_endpoints_get_te_trailers_and_the_same_identity() {
 
 #[test]
 fn responses_and_trailers_are_cleaned() {
-    let mut headers = fields(&[("connection", "x-hop"), ("x-hop", "1"), ("keep-alive", "1"), ("trailer", "x"), ("server", "b")]);
+    let mut headers =
+        fields(&[("connection", "x-hop"), ("x-hop", "1"), ("keep-alive", "1"), ("trailer", "x"), ("server", "b")]);
     clean_response(&mut headers, false);
     assert_eq!(headers, fields(&[("server", "b")]));
     let mut trailers = fields(&[
