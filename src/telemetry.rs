@@ -65,8 +65,10 @@
 //! | `received_bytes` | number | Bytes of the request's body. |
 //! | `sent_bytes` | number | Bytes of the answer's body. |
 //! | `duration_seconds` | number | From the first byte of the request's head to the last of the answer. |
+//! | `connect_seconds` | number? | Time to connect to the endpoint; absent on a pooled connection. |
 //! | `upstream_seconds` | number? | From sending the request to the endpoint's response head, in the last try. |
 
+pub mod access_log;
 pub mod metrics;
 
 use std::fmt::Write as _;
@@ -239,6 +241,7 @@ pub const ACCESS_LOG: &[Field] = &[
     field("received_bytes", "number", "Bytes of the request's body."),
     field("sent_bytes", "number", "Bytes of the answer's body."),
     field("duration_seconds", "number", "From the first byte of the request's head to the last of the answer."),
+    field("connect_seconds", "number?", "Time to connect to the endpoint; absent on a pooled connection."),
     field("upstream_seconds", "number?", "From sending the request to the endpoint's response head, in the last try."),
 ];
 
