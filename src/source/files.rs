@@ -1,0 +1,3 @@
+//! Objects from a directory of manifests.
+
+pub mod yaml;
