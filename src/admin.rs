@@ -21,9 +21,8 @@ use tokio::sync::Semaphore;
 
 use crate::live::LiveView;
 use crate::readiness::Readiness;
-use crate::reason::Reason;
 use crate::settings::Settings;
-use crate::telemetry::metrics::{Metrics, Side};
+use crate::telemetry::metrics::Metrics;
 
 mod debug;
 
@@ -59,7 +58,7 @@ impl Admin {
                 }
             };
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                admin.metrics.control().closed(Side::Admin, Reason::Admin);
+                admin.metrics.admin_closed();
                 continue;
             };
             let admin = Arc::clone(&admin);
@@ -78,7 +77,7 @@ impl Admin {
             .serve_connection(TokioIo::new(stream), service);
         if let Err(error) = connection.await {
             if error.is_timeout() {
-                self.metrics.control().closed(Side::Admin, Reason::Admin);
+                self.metrics.admin_closed();
             }
             tracing::debug!(error = %error, peer = %peer, "admin connection ended");
         }
