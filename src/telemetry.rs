@@ -69,6 +69,7 @@
 //! | `upstream_seconds` | number? | From sending the request to the endpoint's response head, in the last try. |
 
 pub mod access_log;
+pub mod logging;
 pub mod metrics;
 
 use std::fmt::Write as _;

@@ -34,7 +34,8 @@ fn picks_and_counts_allocate_nothing() {
                 let live = cache.current();
                 for rule in [RuleId(0), RuleId(1)] {
                     now += Duration::from_millis(1);
-                    let first = PickRequest { hash: Some(u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)), avoid: None };
+                    let first =
+                        PickRequest { hash: Some(u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)), avoid: None };
                     let Pick::Endpoint(picked) = live.pick(rule, &first, now, &mut rng) else { continue };
                     picked.endpoint.refused(now);
                     picked.endpoint.failed(now);

@@ -6,8 +6,8 @@
 use std::fmt;
 use std::path::Path;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use serde_saphyr::{Location, Spanned};
 
@@ -157,8 +157,11 @@ impl SyntaxError {
         // The place is told apart; the hint at the library's options helps nobody here.
         let message = message.rfind(" at line ").map_or(message.as_str(), |end| &message[..end]);
         let message = message.find(", set DuplicateKeyPolicy").map_or(message, |end| &message[..end]);
-        let message =
-            if message.starts_with("multiple YAML documents") { "text behind the end of the document" } else { message };
+        let message = if message.starts_with("multiple YAML documents") {
+            "text behind the end of the document"
+        } else {
+            message
+        };
         let (line, column) = location.map_or((0, 0), |location| position(&location));
         Self { line, column, message: message.to_owned() }
     }
@@ -439,10 +442,7 @@ mod tests {
     fn scalars_are_read_as_kubectl_reads_them() {
         let value = parse("a: yes\nb: off\nc: 010\nd: 0o10\ne: 1:30\nf: ~\ng: \"yes\"\nh: 1.10\n", Format::Yaml)
             .expect("valid YAML");
-        assert_eq!(
-            value,
-            json!({"a": true, "b": false, "c": 8, "d": 8, "e": "1:30", "f": null, "g": "yes", "h": 1.1})
-        );
+        assert_eq!(value, json!({"a": true, "b": false, "c": 8, "d": 8, "e": "1:30", "f": null, "g": "yes", "h": 1.1}));
     }
 
     #[test]
