@@ -29,6 +29,7 @@
 
 pub mod api;
 pub mod balance;
+pub mod cli;
 pub mod compile;
 pub mod connections;
 pub mod filter;
