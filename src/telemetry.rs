@@ -34,7 +34,7 @@
 //! | `method` | `GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other` |
 //! | `code` | `1xx` `2xx` `3xx` `4xx` `5xx` |
 //! | `listener` | the static listener's name |
-//! | `side` | `downstream` (clients) `upstream` (endpoints) |
+//! | `side` | `downstream` (clients) `upstream` (endpoints) `admin` |
 //! | `result` | `ok` `refused` `timeout` `error` |
 //! | `where` | `request` `connection` `control` |
 //! | `severity` | `error` `warning` |
@@ -206,7 +206,7 @@ pub const LABELS: &[(&str, &str)] = &[
     ("method", "`GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other`"),
     ("code", "`1xx` `2xx` `3xx` `4xx` `5xx`"),
     ("listener", "the static listener's name"),
-    ("side", "`downstream` (clients) `upstream` (endpoints)"),
+    ("side", "`downstream` (clients) `upstream` (endpoints) `admin`"),
     ("result", "`ok` `refused` `timeout` `error`"),
     ("where", "`request` `connection` `control`"),
     ("severity", "`error` `warning`"),
