@@ -27,11 +27,14 @@
 //!
 //! `tests/layering.rs` holds the arrows of allowed imports.
 
+pub mod admin;
 pub mod api;
+pub mod app;
 pub mod balance;
 pub mod cli;
 pub mod compile;
 pub mod connections;
+pub mod drain;
 pub mod filter;
 pub mod http1;
 pub mod live;

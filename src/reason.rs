@@ -93,6 +93,8 @@ reasons! {
     Method => "method",
     /// `OPTIONS *`, answered by the gateway itself (RL5).
     Options => "options",
+    /// The listener's health path, answered by the gateway itself.
+    Health => "health",
     /// The endpoint closed or reset the connection before a response head.
     Reset => "reset",
     /// The request came round to the gateway again (`via`).

@@ -230,3 +230,6 @@ impl LabelSelector {
             })
     }
 }
+
+#[cfg(test)]
+mod tests;

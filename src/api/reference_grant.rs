@@ -84,3 +84,37 @@ impl ReferenceGrant {
             })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grant_names_both_ends() {
+        let grant = |name: Option<&str>| ReferenceGrant {
+            spec: ReferenceGrantSpec {
+                from: vec![ReferenceGrantFrom {
+                    group: "tidegate.dev".to_owned(),
+                    kind: "GatewayRoute".to_owned(),
+                    namespace: "shop".to_owned(),
+                }],
+                to: vec![ReferenceGrantTo {
+                    kind: "Service".to_owned(),
+                    name: name.map(str::to_owned),
+                    ..Default::default()
+                }],
+            },
+            ..Default::default()
+        };
+        let route = ("tidegate.dev", "GatewayRoute", "shop");
+        let service = ("", "Service", "invoices");
+        for name in [None, Some(""), Some("invoices")] {
+            assert!(grant(name).allows(route, service), "{name:?}");
+        }
+        assert!(!grant(Some("other")).allows(route, service));
+        assert!(!grant(None).allows(("tidegate.dev", "GatewayRoute", "blog"), service));
+        assert!(!grant(None).allows(("gateway.networking.k8s.io", "GatewayRoute", "shop"), service));
+        assert!(!grant(None).allows(("tidegate.dev", "HTTPRoute", "shop"), service));
+        assert!(!grant(None).allows(route, ("", "Secret", "invoices")));
+    }
+}

@@ -151,13 +151,15 @@ impl Validator {
         {
             fields.remove("status");
         }
+        // Messages show what the user wrote, not what defaults made of it.
+        let written = object.clone();
         node.complete(&mut object);
         let mut found = node::Findings::default();
         node.check(&object, &mut String::new(), &mut found);
         check_metadata(&object, kind == SchemaKind::Namespace, &mut found.violations);
         // Like an API server: no rules on objects of the wrong shape.
         if kind == SchemaKind::GatewayRoute && !found.wrong_shape {
-            self.check_rules(&object, &mut found.violations);
+            self.check_rules(&object, &written, &mut found.violations);
         }
         let mut violations = found.violations;
         if violations.is_empty() {
@@ -168,7 +170,7 @@ impl Validator {
         Err(violations)
     }
 
-    fn check_rules(&self, object: &Value, violations: &mut Vec<Violation>) {
+    fn check_rules(&self, object: &Value, written: &Value, violations: &mut Vec<Violation>) {
         let Err(errors) = self.engine.validate_compiled(&self.rules, object, None) else { return };
         let clean = violations.is_empty();
         let mut broken: Vec<_> = errors
@@ -177,12 +179,13 @@ impl Validator {
             // A rule that stumbles over a value that the schema has refused already says nothing new.
             .filter(|error| clean || error.kind == ErrorKind::ValidationFailure)
             .map(|error| {
-                let value = at(object, &error.field_path).map_or_else(|| "nothing".to_owned(), node::describe);
+                let value = at(written, &error.field_path).or_else(|| at(object, &error.field_path));
+                let found = value.map_or_else(|| "nothing".to_owned(), node::describe);
                 let expected = match error.kind {
                     ErrorKind::ValidationFailure => error.message,
                     _ => format!("a value for which the rule {:?} can be judged ({})", error.rule, error.message),
                 };
-                Violation { path: error.field_path, found: value, expected }
+                Violation { path: error.field_path, found, expected }
             })
             .collect();
         broken.sort();

@@ -10,6 +10,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 
 use crate::model::ids::ListenerId;
 use crate::reason::Reason;
@@ -76,6 +79,32 @@ pub struct OwnAnswer {
     pub close: bool,
 }
 
+/// Leaves the request body that an own answer does not read (CO5): up to `limit` bytes are read and dropped beside the
+/// answer, so that the connection can be kept. Returns `true` when the answer must close the connection instead.
+///
+/// `waits` says that the client waits for `100` before it sends. Must be called on a `LocalSet`; the task it may start
+/// ends with the body or the connection.
+pub fn drop_unread(mut body: Incoming, waits: bool, limit: usize) -> bool {
+    if body.is_end_stream() {
+        return false;
+    }
+    let limit = limit as u64;
+    if waits || body.size_hint().lower() > limit {
+        return true;
+    }
+    tokio::task::spawn_local(async move {
+        let mut dropped = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            dropped += frame.data_ref().map_or(0, |data| data.len() as u64);
+            // The connection closes when the rest of a body has no reader.
+            if dropped > limit {
+                return;
+            }
+        }
+    });
+    false
+}
+
 /// Answers the requests of client connections.
 pub trait Handler: 'static {
     /// The body of its responses.
@@ -86,9 +115,9 @@ pub trait Handler: 'static {
         self: Rc<Self>,
         downstream: Rc<Downstream>,
         head: CheckedHead,
-        request: http::Request<hyper::body::Incoming>,
+        request: http::Request<Incoming>,
     ) -> impl Future<Output = http::Response<Self::Body>> + 'static;
 
-    /// Makes a response of an own answer.
+    /// Makes a response of an own answer and counts it as such; a refusal is counted as one by the caller.
     fn own_answer(&self, downstream: &Downstream, answer: OwnAnswer) -> http::Response<Self::Body>;
 }

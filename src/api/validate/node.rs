@@ -101,6 +101,7 @@ pub(super) struct Node {
     items_range: (Option<u64>, Option<u64>),
     length_range: (Option<u64>, Option<u64>),
     range: (Option<i64>, Option<i64>),
+    int32: bool,
     pattern: Option<Regex>,
     allowed: Vec<Value>,
     default: Option<Value>,
@@ -124,10 +125,6 @@ impl Node {
         let texts = |key: &str| -> Vec<String> {
             schema[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
         };
-        let mut bounds = (schema["minimum"].as_i64(), schema["maximum"].as_i64());
-        if schema["format"] == "int32" {
-            bounds = (bounds.0.or(Some(i32::MIN.into())), bounds.1.or(Some(i32::MAX.into())));
-        }
         Self {
             kind,
             properties: schema["properties"]
@@ -149,7 +146,8 @@ impl Node {
             },
             items_range: range("minItems", "maxItems"),
             length_range: range("minLength", "maxLength"),
-            range: bounds,
+            range: (schema["minimum"].as_i64(), schema["maximum"].as_i64()),
+            int32: schema["format"] == "int32",
             pattern: schema["pattern"].as_str().and_then(|pattern| patterns.get(pattern)),
             allowed: schema["enum"].as_array().cloned().unwrap_or_default(),
             default: schema.get("default").cloned(),
@@ -217,6 +215,8 @@ impl Node {
                 let value = number.as_i64().unwrap_or(i64::MAX);
                 if least.is_some_and(|least| value < least) || most.is_some_and(|most| value > most) {
                     found.add(path, number.to_string(), between(least, most, ""));
+                } else if self.int32 && i32::try_from(value).is_err() {
+                    found.add(path, number.to_string(), "an integer of 32 bits");
                 }
             }
             Value::Null | Value::Bool(_) => {}
