@@ -29,7 +29,7 @@ use crate::proxy::listener::{self, BoundListener};
 use crate::readiness::Readiness;
 use crate::settings::{AccessLog, Settings};
 use crate::source::collect::{DiagnosticLog, drive};
-use crate::source::files::{FileSource, Update};
+use crate::source::files::{self, FileSource, Update};
 use crate::telemetry::access_log::{self, AccessLogHandle, AccessLogWriter};
 use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
@@ -246,7 +246,7 @@ fn applier(mut publisher: Publisher, metrics: Arc<Metrics>) -> impl FnMut(Update
         if errors == 0 {
             metrics.set_config_ok(SystemTime::now());
         }
-        log.log(&diagnostics);
+        log.log(&diagnostics, files::refine);
         tracing::info!(version, routes = update.inputs.routes.len(), errors, ?compiled, "configuration in force");
     }
 }

@@ -31,6 +31,7 @@ pub mod admin;
 pub mod api;
 pub mod app;
 pub mod balance;
+pub mod check;
 pub mod cli;
 pub mod compile;
 pub mod connections;
