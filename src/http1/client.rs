@@ -149,13 +149,14 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     /// Queues an encoded head with the body behind it; `wait_for_continue` holds the body back until [`resume`](Self::resume).
-    pub fn new(head: Vec<u8>, framing: RequestFraming, body: B, wait_for_continue: bool) -> Self {
-        let (state, body) = match framing {
-            RequestFraming::Empty => (SendState::Last, None),
-            RequestFraming::Length(_) | RequestFraming::Chunked if wait_for_continue => {
-                (SendState::Waiting, Some(body))
-            }
-            RequestFraming::Length(_) | RequestFraming::Chunked => (SendState::Streaming, Some(body)),
+    ///
+    /// Without a body the framing must be [`RequestFraming::Empty`], and the other way round.
+    pub fn new(head: Vec<u8>, framing: RequestFraming, body: Option<B>, wait_for_continue: bool) -> Self {
+        debug_assert_eq!(framing == RequestFraming::Empty, body.is_none(), "framing and body must agree");
+        let state = match body {
+            None => SendState::Last,
+            Some(_) if wait_for_continue => SendState::Waiting,
+            Some(_) => SendState::Streaming,
         };
         Self {
             out: head,
@@ -181,6 +182,18 @@ where
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         self.state == SendState::Waiting
+    }
+
+    /// The body is on its way: neither held back, nor done, nor given up.
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        matches!(self.state, SendState::Streaming | SendState::Last)
+    }
+
+    /// How the body is framed; of a length, what is still to come.
+    #[must_use]
+    pub fn framing(&self) -> RequestFraming {
+        self.framing
     }
 
     /// Head and body were written completely.
@@ -229,16 +242,7 @@ where
         }
     }
 
-    /// Gives up the unread rest of the body and the buffers.
-    pub fn abandon(&mut self) {
-        if self.state != SendState::Done {
-            self.state = SendState::Failed;
-        }
-        self.body = None;
-        self.chunk = Bytes::new();
-    }
-
-    /// Takes the body back, for an answer that leaves it unread.
+    /// Takes the unread rest of the body back, for a response that does not wait for it.
     pub fn take_body(&mut self) -> Option<B> {
         self.body.take()
     }
@@ -402,12 +406,11 @@ pub struct Connection {
     decoder: BodyDecoder,
     /// The endpoint lets the connection be used again.
     keep_alive: bool,
-    /// At least one response byte of this exchange was read.
-    received: bool,
     interim: u32,
+    interim_dropped: u32,
     read_size: usize,
-    /// Response body bytes handed out.
-    body_bytes: u64,
+    /// Bytes read in this exchange, head and framing included.
+    read_bytes: u64,
     exchanges: u64,
     /// Time of the last byte in either direction, kept only on request.
     activity: Option<Instant>,
@@ -427,10 +430,10 @@ impl Connection {
             buf: BytesMut::new(),
             decoder: BodyDecoder::default(),
             keep_alive: false,
-            received: false,
             interim: 0,
+            interim_dropped: 0,
             read_size: 2 * BODY_READ.start(),
-            body_bytes: 0,
+            read_bytes: 0,
             exchanges: 0,
             activity: None,
             track_activity: false,
@@ -444,9 +447,9 @@ impl Connection {
         debug_assert!(self.buf.is_empty(), "surplus bytes must not survive an exchange");
         self.decoder = BodyDecoder::default();
         self.keep_alive = false;
-        self.received = false;
         self.interim = 0;
-        self.body_bytes = 0;
+        self.interim_dropped = 0;
+        self.read_bytes = 0;
         self.exchanges += 1;
         self.track_activity = track_activity;
         self.activity = None;
@@ -461,19 +464,19 @@ impl Connection {
     /// A byte of a response was read in this exchange.
     #[must_use]
     pub fn has_received(&self) -> bool {
-        self.received
+        self.read_bytes > 0
     }
 
-    /// Interim responses of this exchange, `100` included.
+    /// Interim responses of this exchange that went no further: all but `100`.
     #[must_use]
-    pub fn interim(&self) -> u32 {
-        self.interim
+    pub fn interim_dropped(&self) -> u32 {
+        self.interim_dropped
     }
 
-    /// Response body bytes handed out in this exchange.
+    /// Bytes read in this exchange, head and framing included.
     #[must_use]
-    pub fn body_bytes(&self) -> u64 {
-        self.body_bytes
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes
     }
 
     /// Time of the last byte in either direction, when tracked and one came.
@@ -507,10 +510,12 @@ impl Connection {
         self.decoder.is_finished()
     }
 
-    /// Both messages ended where they should, nothing follows, and the endpoint keeps the connection (RS6).
+    /// The response ended where it should, nothing follows, and the endpoint keeps the connection (RS6).
+    ///
+    /// That the request was sent to its end as well is the caller's to know: [`Upload::is_done`].
     #[must_use]
-    pub fn is_reusable<B>(&self, upload: &Upload<B>) -> bool {
-        self.keep_alive && upload.state == SendState::Done && self.decoder.is_finished() && self.buf.is_empty()
+    pub fn is_reusable(&self) -> bool {
+        self.keep_alive && self.decoder.is_finished() && self.buf.is_empty()
     }
 
     /// Whether an idle connection can carry another request: nothing to read and not closed (RS6).
@@ -563,6 +568,8 @@ impl Connection {
                         }
                         if status == StatusCode::CONTINUE {
                             upload.resume();
+                        } else {
+                            self.interim_dropped += 1;
                         }
                         continue;
                     }
@@ -629,7 +636,6 @@ impl Connection {
             match self.decoder.decode(&mut self.buf) {
                 Err(what) => return Poll::Ready(Some(Err(ClientError::Malformed(what)))),
                 Ok(Decoded::Data(data)) => {
-                    self.body_bytes += data.len() as u64;
                     if let Err(err) = self.settle() {
                         // The data is fine; what follows is not. The error comes with the next poll.
                         debug_assert!(matches!(err, ClientError::Malformed(_)));
@@ -662,7 +668,6 @@ impl Connection {
         let length = usize::try_from(remaining).ok().filter(|&length| length > 0 && length <= self.buf.len())?;
         let data = response::take(&mut self.buf, length);
         self.decoder.consume_all();
-        self.body_bytes += remaining;
         Some(data)
     }
 
@@ -706,8 +711,8 @@ impl Connection {
             self.buf.reserve(room);
             std::pin::pin!(self.stream.read_buf(&mut self.buf)).poll(cx)
         };
-        if let Poll::Ready(Ok(1..)) = result {
-            self.received = true;
+        if let Poll::Ready(Ok(n @ 1..)) = result {
+            self.read_bytes += n as u64;
             if self.track_activity {
                 self.activity = Some(Instant::now());
             }

@@ -98,8 +98,7 @@ impl Http2Slot {
     /// Gives up a connection that was not used for `idle`; running streams keep theirs until they end. True when it did.
     pub fn sweep(&mut self, now: Instant, idle: Duration) -> bool {
         let closed = self.sender.as_ref().is_some_and(SendRequest::is_closed);
-        let overdue =
-            !idle.is_zero() && self.last_used.is_some_and(|used| now.saturating_duration_since(used) >= idle);
+        let overdue = !idle.is_zero() && self.last_used.is_some_and(|used| now.saturating_duration_since(used) >= idle);
         (closed || overdue) && self.sender.take().is_some()
     }
 
@@ -184,7 +183,7 @@ impl hyper::rt::Write for Io {
 }
 
 /// What the exchange knows of a body that hyper's connection task sends.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Progress {
     /// Body bytes read from the client.
     pub bytes: Cell<u64>,
@@ -194,6 +193,12 @@ pub struct Progress {
     pub done: Cell<Option<Instant>>,
     /// What the body failed with.
     pub failed: Cell<Option<hyper::Error>>,
+}
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Progress").field("bytes", &self.bytes.get()).finish_non_exhaustive()
+    }
 }
 
 /// The client's request body on its way to an HTTP/2 endpoint.
@@ -212,8 +217,20 @@ pub struct BodyFailed;
 impl RequestBody {
     /// Wraps a body; trailers go on only when the client announced them.
     #[must_use]
-    pub fn new(body: Incoming, progress: Rc<Progress>, trailers: bool) -> Self {
-        Self { body: (!body.is_end_stream()).then_some(body), progress, trailers }
+    pub fn new(body: Option<Incoming>, progress: Rc<Progress>, trailers: bool) -> Self {
+        Self { body, progress, trailers }
+    }
+
+    /// The same without a body.
+    #[must_use]
+    pub fn without_body(&self) -> Self {
+        Self { body: None, progress: Rc::clone(&self.progress), trailers: self.trailers }
+    }
+
+    /// Gives the client's body back.
+    #[must_use]
+    pub fn into_inner(self) -> Option<Incoming> {
+        self.body
     }
 }
 

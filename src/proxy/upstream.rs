@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::http2::{self, Http2Slot, Sender};
 use crate::balance::EndpointState;
 use crate::http1::client::Connection;
+use crate::telemetry::metrics::{ConnectResult, WorkerMetrics};
 
 /// Bounds of the pools.
 #[derive(Clone, Copy, Debug)]
@@ -29,13 +30,49 @@ pub struct PoolLimits {
     pub per_endpoint: usize,
 }
 
+/// A connection that is counted as open for as long as it lives.
+#[derive(Debug)]
+pub struct Pooled {
+    connection: Box<Connection>,
+    metrics: Arc<WorkerMetrics>,
+}
+
+impl Pooled {
+    /// Takes over a connected socket.
+    #[must_use]
+    pub fn new(stream: TcpStream, metrics: Arc<WorkerMetrics>) -> Self {
+        metrics.upstream_connections_open.inc();
+        Self { connection: Connection::new(stream), metrics }
+    }
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        self.metrics.upstream_connections_open.dec();
+    }
+}
+
+impl std::ops::Deref for Pooled {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl std::ops::DerefMut for Pooled {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+}
+
 /// What one worker keeps for one endpoint.
 #[derive(Debug)]
 struct Entry {
     /// Keeps the address that the map is keyed by from being reused.
     endpoint: Arc<EndpointState>,
     /// Idle HTTP/1 connections, the longest idle first.
-    idle: VecDeque<Box<Connection>>,
+    idle: VecDeque<Pooled>,
     http2: Http2Slot,
     /// The fallback address worked last when the preferred one did not.
     use_fallback: bool,
@@ -45,6 +82,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct Pools {
     limits: PoolLimits,
+    metrics: Arc<WorkerMetrics>,
     /// Keyed by the address of the endpoint's state, which is unique while the entry holds it.
     entries: RefCell<FxHashMap<usize, Entry>>,
 }
@@ -65,12 +103,12 @@ fn key(endpoint: &Arc<EndpointState>) -> usize {
 impl Pools {
     /// Makes empty pools.
     #[must_use]
-    pub fn new(limits: PoolLimits) -> Self {
-        Self { limits, entries: RefCell::default() }
+    pub fn new(limits: PoolLimits, metrics: Arc<WorkerMetrics>) -> Self {
+        Self { limits, metrics, entries: RefCell::default() }
     }
 
     /// Takes the youngest idle connection that is still alive; dead and overdue ones on the way are closed.
-    pub fn pop(&self, endpoint: &Arc<EndpointState>, now: Instant, cx: &mut Context<'_>) -> Option<Box<Connection>> {
+    pub fn pop(&self, endpoint: &Arc<EndpointState>, now: Instant, cx: &mut Context<'_>) -> Option<Pooled> {
         let mut entries = self.entries.borrow_mut();
         let idle = &mut entries.get_mut(&key(endpoint))?.idle;
         while let Some(mut connection) = idle.pop_back() {
@@ -88,7 +126,7 @@ impl Pools {
     }
 
     /// Puts a connection aside; the longest idle one makes room when the endpoint has too many.
-    pub fn push(&self, endpoint: &Arc<EndpointState>, mut connection: Box<Connection>, now: Instant) {
+    pub fn push(&self, endpoint: &Arc<EndpointState>, mut connection: Pooled, now: Instant) {
         if self.limits.per_endpoint == 0 {
             return;
         }
@@ -138,14 +176,14 @@ impl Pools {
     ) -> Result<TcpStream, ConnectError> {
         let preferred = endpoint.key.addr;
         let Some(fallback) = endpoint.fallback() else {
-            return connect_one(preferred, timeout, deadline).await;
+            return self.connect_one(preferred, timeout, deadline).await;
         };
         let use_fallback = self.entries.borrow().get(&key(endpoint)).is_some_and(|entry| entry.use_fallback);
         let (first, second) = if use_fallback { (fallback, preferred) } else { (preferred, fallback) };
-        if let Ok(stream) = connect_one(first, timeout, deadline).await {
+        if let Ok(stream) = self.connect_one(first, timeout, deadline).await {
             return Ok(stream);
         }
-        let stream = connect_one(second, timeout, deadline).await?;
+        let stream = self.connect_one(second, timeout, deadline).await?;
         entry(&mut self.entries.borrow_mut(), endpoint).use_fallback = !use_fallback;
         Ok(stream)
     }
@@ -189,6 +227,22 @@ impl Pools {
         result.unwrap_or_else(|_| Err(ConnectError::Failed(io::ErrorKind::ConnectionAborted.into())))
     }
 
+    async fn connect_one(
+        &self,
+        addr: SocketAddr,
+        timeout: Duration,
+        deadline: Option<Instant>,
+    ) -> Result<TcpStream, ConnectError> {
+        let result = connect_to(addr, timeout, deadline).await;
+        self.metrics.upstream_connect(match &result {
+            Ok(_) => ConnectResult::Ok,
+            Err(ConnectError::TimedOut) => ConnectResult::Timeout,
+            Err(ConnectError::Failed(err)) if err.kind() == io::ErrorKind::ConnectionRefused => ConnectResult::Refused,
+            Err(ConnectError::Failed(_)) => ConnectResult::Error,
+        });
+        result
+    }
+
     fn is_overdue(&self, connection: &Connection, now: Instant) -> bool {
         !self.limits.idle.is_zero()
             && connection.idle_since().is_some_and(|since| now.saturating_duration_since(since) >= self.limits.idle)
@@ -204,7 +258,7 @@ fn entry<'a>(entries: &'a mut FxHashMap<usize, Entry>, endpoint: &Arc<EndpointSt
     })
 }
 
-async fn connect_one(addr: SocketAddr, timeout: Duration, deadline: Option<Instant>) -> Result<TcpStream, ConnectError> {
+async fn connect_to(addr: SocketAddr, timeout: Duration, deadline: Option<Instant>) -> Result<TcpStream, ConnectError> {
     let own = (!timeout.is_zero()).then(|| Instant::now() + timeout);
     let connecting = TcpStream::connect(addr);
     let result = match own.into_iter().chain(deadline).min() {
