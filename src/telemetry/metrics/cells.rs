@@ -182,6 +182,24 @@ impl WorkerMetrics {
     }
 }
 
+#[cfg(test)]
+impl WorkerMetrics {
+    /// How often [`Self::refused`] was called with `reason`.
+    pub(crate) fn refused_count(&self, reason: Reason) -> u64 {
+        self.refused.0[reason as usize].get()
+    }
+
+    /// How often [`Self::closed`] was called with `side` and `reason`.
+    pub(crate) fn closed_count(&self, side: Side, reason: Reason) -> u64 {
+        self.closed[side as usize].0[reason as usize].get()
+    }
+
+    /// How often [`Self::panicked`] was called with `place`.
+    pub(crate) fn panic_count(&self, place: Where) -> u64 {
+        self.panics[place as usize].get()
+    }
+}
+
 /// One cell a reason.
 #[derive(Debug)]
 pub(super) struct PerReason(pub(super) [Cell; Reason::ALL.len()]);
