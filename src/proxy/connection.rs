@@ -469,8 +469,20 @@ impl<H: Handler> Driver<H> {
 
     /// Ends the connection after hyper is gone.
     async fn finish(&mut self, end: End) {
+        let Some((refusal, surplus)) = self.settle(end) else { return };
         let context = Rc::clone(&self.shared.context);
-        let metrics = &context.metrics;
+        let farewell = self.say_farewell(refusal, surplus);
+        let linger = context.deadlines.linger;
+        let outcome = if linger.is_zero() { Ok(farewell.await) } else { tokio::time::timeout(linger, farewell).await };
+        if !matches!(outcome, Ok(true)) {
+            context.metrics.closed(Side::Downstream, Reason::Linger);
+        }
+    }
+
+    /// Counts how the connection ended. What is left to do on the socket, if anything: the refusal to answer, and whether
+    /// the client may still be sending.
+    fn settle(&self, end: End) -> Option<(Option<OwnAnswer>, bool)> {
+        let metrics = &self.shared.context.metrics;
         let mut guard = self.guard.borrow_mut();
         let (received, sent) = guard.take_counts();
         metrics.received(Side::Downstream, received);
@@ -484,34 +496,29 @@ impl<H: Handler> Driver<H> {
                 if guard.has_ended() {
                     metrics.closed(Side::Downstream, Reason::ClientGone);
                 }
-                return;
+                return None;
             }
             End::Closed(reason) => {
                 metrics.closed(Side::Downstream, reason);
-                if matches!(reason, Reason::WriteSlow | Reason::WriteStall) {
+                if matches!(reason, Reason::WriteSlow | Reason::WriteStall)
+                    && let Some(stream) = guard.take_stream()
+                {
                     // Unsent bytes would stay in the kernel for a reader that does not read.
-                    if let Some(stream) = guard.take_stream() {
-                        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-                    }
+                    let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
                 }
-                return;
+                return None;
             }
         }
         let refusal = guard.refusal();
-        if let Some(answer) = refusal {
-            metrics.refused(answer.reason);
-            metrics.own_answer(answer.reason);
-        } else if guard.has_ended() {
-            return;
+        match refusal {
+            Some(answer) => {
+                metrics.refused(answer.reason);
+                metrics.own_answer(answer.reason);
+            }
+            None if guard.has_ended() => return None,
+            None => {}
         }
-        let surplus = refusal.is_some() || guard.has_surplus();
-        drop(guard);
-        let farewell = self.say_farewell(refusal, surplus);
-        let linger = context.deadlines.linger;
-        let outcome = if linger.is_zero() { Ok(farewell.await) } else { tokio::time::timeout(linger, farewell).await };
-        if !matches!(outcome, Ok(true)) {
-            metrics.closed(Side::Downstream, Reason::Linger);
-        }
+        Some((refusal, refusal.is_some() || guard.has_surplus()))
     }
 
     /// Answers a refusal, shuts the write side down, and drops what still comes, lest a reset destroy the answer under

@@ -658,12 +658,11 @@ pub fn guard_error(error: &(dyn std::error::Error + 'static)) -> Option<GuardErr
         if let Some(found) = error.downcast_ref::<GuardError>() {
             return Some(*found);
         }
-        // The error inside an `io::Error` is not one of its sources.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(found) = inner.and_then(|inner| inner.downcast_ref::<GuardError>()) {
-            return Some(*found);
-        }
-        next = error.source();
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            // The error inside an `io::Error` is not one of its sources.
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
     }
     None
 }
