@@ -30,10 +30,9 @@ use tokio::time::Instant;
 use self::timer::Timer;
 use super::downstream::{CheckedHead, Downstream, Handler, OwnAnswer, drop_unread};
 use super::error::own_answer_bytes;
-use super::guarded_io::{AcceptedHead, Guard, GuardSettings, GuardedIo};
+use super::guarded_io::{AcceptedHead, Guard, GuardError, GuardSettings, GuardedIo};
 use super::head::{self, HeadFacts};
 use crate::drain::Phase;
-use crate::http1::guard::GuardError;
 use crate::model::ids::ListenerId;
 use crate::reason::Reason;
 use crate::settings::{Deadlines, Forwarding, Limits, Listener};
@@ -411,7 +410,7 @@ impl<H: Handler> Driver<H> {
             return next;
         }
         if let Some(leaving) = self.leaving {
-            sooner(&mut next, leaving.max(idle_since), deadlines.linger, Reason::Idle);
+            sooner(&mut next, leaving.max(idle_since), deadlines.linger, Reason::Linger);
         } else if guard.has_first_byte() {
             sooner(&mut next, idle_since, deadlines.idle, Reason::Idle);
         } else {
@@ -536,9 +535,14 @@ impl<H: Handler> Driver<H> {
             return true;
         }
         let mut dropped = 0;
+        let drain = &self.shared.context.drain;
         poll_fn(|cx| {
             let mut bytes = [0; 1024];
             loop {
+                // The drain wakes this task, too.
+                if drain.phase() == Phase::Ended {
+                    return Poll::Ready(true);
+                }
                 let mut buf = ReadBuf::new(&mut bytes);
                 match Pin::new(&mut stream).poll_read(cx, &mut buf) {
                     // Nothing was left over and nothing waits: the client has what it asked for.
@@ -639,7 +643,12 @@ async fn answer<H: Handler>(
 ) -> Response<H::Body> {
     let Shared { context, downstream, .. } = &*exchange.shared;
     let checked = match head::check(&mut request, facts, raw_target, context.guard.policy) {
-        Ok(checked) => checked,
+        Ok(checked) => {
+            if checked.removed_underscores > 0 {
+                context.metrics.underscore_fields_removed.add(checked.removed_underscores as u64);
+            }
+            checked
+        }
         Err(mut answer) => {
             let waits = request.headers().contains_key(EXPECT);
             answer.close |= drop_unread(request.into_body(), waits, context.unread_body);

@@ -25,10 +25,13 @@ use tokio::time::Instant;
 
 pub use rate::RateClock;
 
+/// The guard's verdict on a body, as it stands in the error of a read.
+pub use crate::http1::guard::GuardError;
+
 use super::downstream::OwnAnswer;
 use super::head::{HeadFacts, HeadPolicy, check_other_form};
 use crate::http1::framing::{ChunkDecoder, ChunkEvent, ChunkLimits};
-use crate::http1::guard::{Framing, GuardError, HeadLimits, RequestFacts, RequestScanner, Scan};
+use crate::http1::guard::{Framing, HeadLimits, RequestFacts, RequestScanner, Scan};
 use crate::model::path::Slashes;
 use crate::reason::Reason;
 use crate::settings::{Forwarding, Limits};
