@@ -10,6 +10,7 @@ pub mod error;
 pub mod forward;
 pub mod guarded_io;
 pub mod head;
+pub mod tunnel;
 pub mod headers;
 mod http2;
 pub mod listener;
