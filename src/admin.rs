@@ -70,7 +70,7 @@ impl Admin {
     }
 
     async fn connection(&self, stream: TcpStream, peer: SocketAddr) {
-        let service = service_fn(|request| async { Ok::<_, Infallible>(self.answer(&request, peer)) });
+        let service = service_fn(|request| async move { Ok::<_, Infallible>(self.answer(&request, peer)) });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.settings.deadlines.admin)

@@ -31,6 +31,8 @@ pub mod admin;
 pub mod api;
 pub mod app;
 pub mod balance;
+pub mod check;
+pub mod cli;
 pub mod compile;
 pub mod connections;
 pub mod drain;

@@ -18,6 +18,8 @@
 //! | `tidegate_upstream_connects_total` | counter | `result` | Attempts to connect to an endpoint. |
 //! | `tidegate_upstream_retries_total` | counter |  | Requests that were sent a second time. |
 //! | `tidegate_interim_responses_dropped_total` | counter |  | Interim answers of endpoints that were not passed on. |
+//! | `tidegate_underscore_fields_removed_total` | counter |  | Request fields that were removed because their name has an underscore. |
+//! | `tidegate_accept_pauses_total` | counter |  | Times a listener stopped accepting because few file descriptors were left. |
 //! | `tidegate_panics_total` | counter | `where` | Panics that were caught. |
 //! | `tidegate_config_version` | gauge |  | Version of the configuration in force, 0 before the first. |
 //! | `tidegate_config_last_ok_timestamp_seconds` | gauge |  | When the whole configuration was last in force without an error, 0 for never. |
@@ -34,7 +36,7 @@
 //! | `method` | `GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other` |
 //! | `code` | `1xx` `2xx` `3xx` `4xx` `5xx` |
 //! | `listener` | the static listener's name |
-//! | `side` | `downstream` (clients) `upstream` (endpoints) |
+//! | `side` | `downstream` (clients) `upstream` (endpoints) `admin` |
 //! | `result` | `ok` `refused` `timeout` `error` |
 //! | `where` | `request` `connection` `control` |
 //! | `severity` | `error` `warning` |
@@ -174,6 +176,18 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Interim answers of endpoints that were not passed on.",
     ),
+    metric(
+        "tidegate_underscore_fields_removed_total",
+        Counter,
+        &[],
+        "Request fields that were removed because their name has an underscore.",
+    ),
+    metric(
+        "tidegate_accept_pauses_total",
+        Counter,
+        &[],
+        "Times a listener stopped accepting because few file descriptors were left.",
+    ),
     metric("tidegate_panics_total", Counter, &["where"], "Panics that were caught."),
     metric("tidegate_config_version", Gauge, &[], "Version of the configuration in force, 0 before the first."),
     metric(
@@ -206,7 +220,7 @@ pub const LABELS: &[(&str, &str)] = &[
     ("method", "`GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other`"),
     ("code", "`1xx` `2xx` `3xx` `4xx` `5xx`"),
     ("listener", "the static listener's name"),
-    ("side", "`downstream` (clients) `upstream` (endpoints)"),
+    ("side", "`downstream` (clients) `upstream` (endpoints) `admin`"),
     ("result", "`ok` `refused` `timeout` `error`"),
     ("where", "`request` `connection` `control`"),
     ("severity", "`error` `warning`"),

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tidegate::api::crd::crd_json;
@@ -52,11 +52,17 @@ fn files(dir: &str) -> Vec<(PathBuf, String)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
     let mut files: Vec<_> = std::fs::read_dir(&dir)
         .unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
-        .map(|entry| entry.unwrap().path())
+        .map(|entry| entry.expect("a readable directory").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
         .collect();
     files.sort();
-    files.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
+    files
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            (path, text)
+        })
+        .collect()
 }
 
 fn bad_manifests() -> Vec<(PathBuf, String, Expectation)> {
@@ -155,12 +161,16 @@ fn examples_are_good_and_the_check_is_quick() {
     let mut routes = 0;
     for (file, text) in &examples {
         for document in yaml(file, text) {
-            let started = Instant::now();
-            let objects = Object::parse(&validator, document)
-                .unwrap_or_else(|violations| panic!("{}: {violations:#?}", file.display()));
-            eprintln!("{}: {:?}", file.display(), started.elapsed());
+            let (mut quickest, mut objects) = (Duration::MAX, Vec::new());
+            // The quickest of several, as other processes may have the processor meanwhile.
+            for _ in 0..5 {
+                let started = Instant::now();
+                objects = Object::parse(&validator, document.clone())
+                    .unwrap_or_else(|violations| panic!("{}: {violations:#?}", file.display()));
+                quickest = quickest.min(started.elapsed());
+            }
             // Far above the 0.2 to 2 ms of an optimised build: this catches rules compiled anew for each object.
-            assert!(started.elapsed().as_millis() < 200, "{}: {:?}", file.display(), started.elapsed());
+            assert!(quickest.as_millis() < 100, "{}: {quickest:?}", file.display());
             for object in &objects {
                 let written = match object {
                     Object::GatewayRoute(route) => serde_json::to_value(route).unwrap(),

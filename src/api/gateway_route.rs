@@ -42,6 +42,7 @@ pub const API_VERSION: &str = "tidegate.dev/v1alpha1";
 pub const DEFAULT_CLASS: &str = "tidegate";
 
 /// What a user wants of a route.
+#[allow(clippy::duplicated_attributes, reason = "columns have the same type more than once")]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "tidegate.dev",

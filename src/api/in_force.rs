@@ -19,17 +19,21 @@ const PROTOCOLS: &[BackendProtocol] = &[BackendProtocol::Http, BackendProtocol::
 const HASH_KEYS: &[KeyType] =
     &[KeyType::SourceIp, KeyType::Header, KeyType::Cookie, KeyType::QueryParam, KeyType::PathParam, KeyType::Hostname];
 
-/// Fields of `spec` that do nothing yet: name, and whether a route asks for it.
-const ROUTE_FIELDS: &[(&str, fn(&GatewayRouteSpec) -> bool)] = &[("tls", |spec| spec.tls.is_some())];
+/// A field that does nothing yet: its name, and whether an object asks for it.
+type Field<T> = (&'static str, fn(&T) -> bool);
+type AsksOfBlocks = fn(&Blocks<'_>) -> bool;
+
+/// Fields of `spec` that do nothing yet.
+const ROUTE_FIELDS: &[Field<GatewayRouteSpec>] = &[("tls", |spec| spec.tls.is_some())];
 
 /// Fields that only rules have and that do nothing yet.
-const RULE_FIELDS: &[(&str, fn(&RouteRule) -> bool)] = &[
+const RULE_FIELDS: &[Field<RouteRule>] = &[
     ("sessionPersistence", |rule| rule.session_persistence.is_some()),
     ("healthCheck", |rule| rule.health_check.is_some()),
 ];
 
 /// Fields of a block, of a rule or of `spec.defaults`, that do nothing yet.
-const BLOCK_FIELDS: &[(Block, &str, fn(&Blocks<'_>) -> bool)] = &[
+const BLOCK_FIELDS: &[(Block, &str, AsksOfBlocks)] = &[
     (Block::Retry, "", |blocks| blocks.retry),
     (Block::OutlierDetection, "", |blocks| blocks.outlier_detection),
     (Block::Connection, "", |blocks| blocks.connection.is_some_and(|block| *block != Connection::default())),

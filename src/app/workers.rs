@@ -88,6 +88,10 @@ impl Own {
             access_log,
         });
         let maintenance = tokio::task::spawn_local(Rc::clone(&worker).maintain());
+        let following = tokio::task::spawn_local({
+            let worker = Rc::clone(&worker);
+            async move { worker.live().follow().await }
+        });
         // The worker's own drain tells when its last connection is gone; the process's tells how far the stop has come.
         let (own_control, own_drain) = drain::channel();
         let phase = WorkerDrain::new();
@@ -126,6 +130,7 @@ impl Own {
         }
         worker.pools().clear();
         maintenance.abort();
+        following.abort();
         // Its last lines go out with it.
         worker.flush_log();
     }
