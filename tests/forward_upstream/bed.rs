@@ -172,6 +172,7 @@ fn snapshot(options: &Options) -> Snapshot {
         name: Arc::from("0"),
         timeouts: options.timeouts,
         algorithm: options.algorithm.clone(),
+        delegates: false,
         backend_refs: if options.backend { backend_refs } else { Vec::new() },
     };
     let endpoint = |&addr: &SocketAddr| Endpoint {
