@@ -249,13 +249,9 @@ fn to_listener(inputs: &Inputs, parent: &ParentRef, namespace: &str) -> Result<L
 }
 
 /// Binds children to the rules that delegate to them, level by level.
-fn delegate(
-    inputs: &Inputs,
-    routes: &mut [OwnRoute<'_>],
-    attached: &mut [Attached],
-    references: Vec<Reference>,
-) {
-    let positions: FxHashMap<_, _> = routes.iter().enumerate().map(|(position, route)| (route.name, position)).collect();
+fn delegate(inputs: &Inputs, routes: &mut [OwnRoute<'_>], attached: &mut [Attached], references: Vec<Reference>) {
+    let positions: FxHashMap<_, _> =
+        routes.iter().enumerate().map(|(position, route)| (route.name, position)).collect();
     let target = |reference: &Reference| {
         let (child, parent_ref) = reference.of(routes);
         let namespace = parent_ref.namespace.as_deref().unwrap_or(&child.name.namespace);
@@ -285,10 +281,13 @@ fn delegate(
                     _ if of_child >= MAX_WAYS => Err(Outcome::TooMany),
                     _ => edge.step(way, routes),
                 };
-                let outcome = step.map_or_else(|outcome| outcome, |way| {
-                    new.push((child, way));
-                    Outcome::Attached
-                });
+                let outcome = step.map_or_else(
+                    |outcome| outcome,
+                    |way| {
+                        new.push((child, way));
+                        Outcome::Attached
+                    },
+                );
                 edge.outcome = edge.outcome.max(outcome);
             }
         }
@@ -363,7 +362,8 @@ fn admitted(
         Some(NamespacesFrom::Same) => parent.name.namespace == *namespace,
         Some(NamespacesFrom::All) => true,
         Some(NamespacesFrom::Selector) => {
-            let labels = inputs.namespaces.get(namespace).and_then(|namespace| namespace.object.metadata.labels.as_ref());
+            let labels =
+                inputs.namespaces.get(namespace).and_then(|namespace| namespace.object.metadata.labels.as_ref());
             let selector = delegate.namespaces.selector.as_ref();
             // A namespace that is not known cannot be selected, not even by a selector that asks for nothing.
             let is_known = inputs.namespaces.contains_key(namespace);

@@ -205,7 +205,8 @@ impl<'a> Matches<'_, 'a, '_> {
             let at = at.item(name, index);
             let key = if are_headers { one.name.to_ascii_lowercase() } else { one.name.clone() };
             if compiled.iter().any(|other| *other.name == *key) {
-                let expected = if are_headers { "distinct names, which are case-insensitive" } else { "distinct names" };
+                let expected =
+                    if are_headers { "distinct names, which are case-insensitive" } else { "distinct names" };
                 self.refuse::<()>(at.field("name"), &one.name, expected);
                 continue;
             }
@@ -231,9 +232,7 @@ impl<'a> Matches<'_, 'a, '_> {
         let pattern = pattern.into();
         match self.regexes.get(pattern.clone()) {
             Ok(regex) => Some(regex),
-            Err(RegexError::TooLarge) => {
-                self.refuse(at, pattern, "a regular expression of at most 64 KiB compiled")
-            }
+            Err(RegexError::TooLarge) => self.refuse(at, pattern, "a regular expression of at most 64 KiB compiled"),
             Err(RegexError::Syntax(error)) => {
                 self.refuse(at, pattern, format!("a regular expression (RE2 syntax, no look-around): {error}"))
             }

@@ -93,12 +93,7 @@ impl Policies<'_, '_, '_> {
             }
         };
         let (bounded_load_percent, table_size) = (block.bounded_load_percent, block.table_size);
-        on_missing.map(|on_missing| ConsistentHash {
-            keys,
-            on_missing,
-            bounded_load_percent,
-            table_size,
-        })
+        on_missing.map(|on_missing| ConsistentHash { keys, on_missing, bounded_load_percent, table_size })
     }
 
     fn hash_key(&mut self, key: &RequestKey, at: FieldPath<'_>, predicates: &[Predicate]) -> Option<HashKey> {

@@ -167,7 +167,8 @@ impl Table {
         };
         let pending = PendingRule { route, rule, timeouts, algorithm, delegates: own.delegate.is_some() };
         // Ways that hand down the same make one rule.
-        let of_rule = self.rules.iter().enumerate().rev().take_while(|(_, other)| (other.route, other.rule) == (route, rule));
+        let of_rule =
+            self.rules.iter().enumerate().rev().take_while(|(_, other)| (other.route, other.rule) == (route, rule));
         let mut same =
             of_rule.filter(|(_, other)| other.timeouts == pending.timeouts && other.algorithm == pending.algorithm);
         let id = match same.next() {
@@ -243,7 +244,8 @@ impl Table {
         for id in (0..).map(ListenerId).take(listeners) {
             groups.entry(sets.iter().map(|set| set.contains(id)).collect()).or_default().push(id);
         }
-        let mut candidates: Vec<Option<PendingCandidate>> = std::mem::take(&mut self.candidates).into_iter().map(Some).collect();
+        let mut candidates: Vec<Option<PendingCandidate>> =
+            std::mem::take(&mut self.candidates).into_iter().map(Some).collect();
         let mut routers: Vec<Arc<Router>> = vec![Arc::default(); listeners];
         let mut conflicts = BTreeMap::new();
         let mut left = groups.len();
@@ -284,8 +286,9 @@ impl Table {
             if !self.is_family(pending, winner, attached) {
                 let lost = (pending.route, pending.rule, pending.one, winner.route, winner.rule);
                 let hostname = || pending.candidate.hostname.clone();
-                let conflict =
-                    conflicts.entry(lost).or_insert_with(|| Conflict { hostname: hostname(), parents: BTreeSet::new() });
+                let conflict = conflicts
+                    .entry(lost)
+                    .or_insert_with(|| Conflict { hostname: hostname(), parents: BTreeSet::new() });
                 conflict.parents.extend(parents_of(pending, listeners, attached));
             }
         }

@@ -18,8 +18,16 @@ const ROUTES: usize = 5_000;
 
 const BOUND: Duration = Duration::from_millis(30);
 
-/// Runs; the median of the best half counts, for another program may disturb the others.
-const RUNS: usize = 40;
+/// Odd, so that there is a median.
+const RUNS: usize = 41;
+
+/// Time that this thread was on a processor: what others do on the machine does not count. From the start of the
+/// process where the kernel does not say.
+fn cpu_time(start: Instant) -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = text.split(' ').next().and_then(|field| field.parse().ok());
+    nanoseconds.map_or_else(|| start.elapsed(), Duration::from_nanos)
+}
 
 fn read<T: DeserializeOwned>(value: Value) -> Sourced<T> {
     Sourced { object: Arc::new(serde_json::from_value(value).expect("a manifest")), origin: None }
@@ -73,17 +81,18 @@ fn main() -> ExitCode {
     assert!(snapshot.backends.iter().all(|backend| backend.endpoints.len() == 3), "every backend has its pods");
     assert!(Arc::ptr_eq(&snapshot.routers[0], &snapshot.routers[1]), "equal listeners share a router");
     drop(output);
+    let start = Instant::now();
     let mut times: Vec<Duration> = (0..RUNS)
         .map(|version| {
-            let begun = Instant::now();
+            let begun = cpu_time(start);
             let output = compile(black_box(&inputs), version as u64);
-            let elapsed = begun.elapsed();
+            let ended = cpu_time(start);
             black_box(output);
-            elapsed
+            ended - begun
         })
         .collect();
     times.sort();
-    let (best, median) = (times[0], times[RUNS / 4]);
-    println!("compile of {ROUTES} two-rule routes: median {median:.1?}, best {best:.1?} (bound {BOUND:?})");
+    let (best, median) = (times[0], times[RUNS / 2]);
+    println!("compile of {ROUTES} two-rule routes: median {median:.1?}, best {best:.1?} of CPU (bound {BOUND:?})");
     if median > BOUND { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
