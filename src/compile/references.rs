@@ -52,11 +52,17 @@ impl<'a> Backends<'a> {
         (rule, at): (usize, FieldPath<'_>),
         report: &mut Report<'_>,
     ) -> Option<BackendNumber> {
-        self.lookup(namespace, reference)
-            .map_err(|(field, reason, found, expected)| {
-                report.add(About::Reference(rule), reason, at.field(field), found, expected);
-            })
-            .ok()
+        match self.lookup(namespace, reference) {
+            Ok(number) => Some(number),
+            Err((field, reason, found, expected)) => {
+                let path = at.field(field).to_string();
+                // A protocol that is not in force has dropped the rule before.
+                if !report.has(&path) {
+                    report.add(About::Reference(rule), reason, path, found, expected);
+                }
+                None
+            }
+        }
     }
 
     fn lookup(&mut self, from: &str, reference: &BackendRef) -> Result<BackendNumber, Refusal> {

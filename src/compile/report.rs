@@ -97,6 +97,11 @@ impl<'a> Report<'a> {
         self.findings.push(Finding { about, reason, diagnostic });
     }
 
+    /// Whether something was said about a field.
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.findings.iter().any(|finding| finding.diagnostic.path == path)
+    }
+
     /// Adds an error that drops a rule for a value that cannot be acted on; once for one field, such as a default that
     /// several rules inherit.
     pub(super) fn unsupported(
@@ -107,7 +112,7 @@ impl<'a> Report<'a> {
         expected: impl Into<String>,
     ) {
         let path = path.to_string();
-        if !self.findings.iter().any(|finding| finding.diagnostic.path == path) {
+        if !self.has(&path) {
             self.add(About::Rule(rule), ConditionReason::UnsupportedValue, path, found, expected);
         }
     }
