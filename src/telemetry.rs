@@ -18,6 +18,8 @@
 //! | `tidegate_upstream_connects_total` | counter | `result` | Attempts to connect to an endpoint. |
 //! | `tidegate_upstream_retries_total` | counter |  | Requests that were sent a second time. |
 //! | `tidegate_interim_responses_dropped_total` | counter |  | Interim answers of endpoints that were not passed on. |
+//! | `tidegate_underscore_fields_removed_total` | counter |  | Request fields that were removed because their name has an underscore. |
+//! | `tidegate_accept_pauses_total` | counter |  | Times a listener stopped accepting because few file descriptors were left. |
 //! | `tidegate_panics_total` | counter | `where` | Panics that were caught. |
 //! | `tidegate_config_version` | gauge |  | Version of the configuration in force, 0 before the first. |
 //! | `tidegate_config_last_ok_timestamp_seconds` | gauge |  | When the whole configuration was last in force without an error, 0 for never. |
@@ -173,6 +175,18 @@ pub const METRICS: &[Metric] = &[
         Counter,
         &[],
         "Interim answers of endpoints that were not passed on.",
+    ),
+    metric(
+        "tidegate_underscore_fields_removed_total",
+        Counter,
+        &[],
+        "Request fields that were removed because their name has an underscore.",
+    ),
+    metric(
+        "tidegate_accept_pauses_total",
+        Counter,
+        &[],
+        "Times a listener stopped accepting because few file descriptors were left.",
     ),
     metric("tidegate_panics_total", Counter, &["where"], "Panics that were caught."),
     metric("tidegate_config_version", Gauge, &[], "Version of the configuration in force, 0 before the first."),

@@ -14,20 +14,8 @@ use std::sync::Mutex;
 use http1_bed::{Backend, Case, Cases, Delivery, Step};
 use http1_gateway::Gateway;
 
-/// Cases that need WebSockets or judge what a hostile backend answers; they become required with upgrades and the
-/// response rules as a whole.
-const LATER: [&str; 10] = [
-    "F-handshake",
-    "F-101-nobody-asked-for",
-    "F-early-413-during-upload",
-    "F-response-shorter-than-its-cl",
-    "F-response-te-and-cl",
-    "F-response-with-obs-fold",
-    "F-head-answered-with-a-body",
-    "F-chunked-response-to-http-1-0",
-    "F-response-lf-line-ends",
-    "F-response-splitting-bytes-in-reason",
-];
+/// Cases that need WebSockets.
+const LATER: [&str; 1] = ["F-handshake"];
 
 /// Byte by byte the head is on its way before the seventeenth zero comes: the backend sees an incomplete request, which
 /// neither alternative of the case allows.

@@ -30,10 +30,9 @@ use tokio::time::Instant;
 use self::timer::Timer;
 use super::downstream::{CheckedHead, Downstream, Handler, OwnAnswer, drop_unread};
 use super::error::own_answer_bytes;
-use super::guarded_io::{AcceptedHead, Guard, GuardSettings, GuardedIo};
+use super::guarded_io::{AcceptedHead, Guard, GuardError, GuardSettings, GuardedIo};
 use super::head::{self, HeadFacts};
 use crate::drain::Phase;
-use crate::http1::guard::GuardError;
 use crate::model::ids::ListenerId;
 use crate::reason::Reason;
 use crate::settings::{Deadlines, Forwarding, Limits, Listener};
@@ -411,7 +410,7 @@ impl<H: Handler> Driver<H> {
             return next;
         }
         if let Some(leaving) = self.leaving {
-            sooner(&mut next, leaving.max(idle_since), deadlines.linger, Reason::Idle);
+            sooner(&mut next, leaving.max(idle_since), deadlines.linger, Reason::Linger);
         } else if guard.has_first_byte() {
             sooner(&mut next, idle_since, deadlines.idle, Reason::Idle);
         } else {
@@ -469,8 +468,20 @@ impl<H: Handler> Driver<H> {
 
     /// Ends the connection after hyper is gone.
     async fn finish(&mut self, end: End) {
+        let Some((refusal, surplus)) = self.settle(end) else { return };
         let context = Rc::clone(&self.shared.context);
-        let metrics = &context.metrics;
+        let farewell = self.say_farewell(refusal, surplus);
+        let linger = context.deadlines.linger;
+        let outcome = if linger.is_zero() { Ok(farewell.await) } else { tokio::time::timeout(linger, farewell).await };
+        if !matches!(outcome, Ok(true)) {
+            context.metrics.closed(Side::Downstream, Reason::Linger);
+        }
+    }
+
+    /// Counts how the connection ended. What is left to do on the socket, if anything: the refusal to answer, and whether
+    /// the client may still be sending.
+    fn settle(&self, end: End) -> Option<(Option<OwnAnswer>, bool)> {
+        let metrics = &self.shared.context.metrics;
         let mut guard = self.guard.borrow_mut();
         let (received, sent) = guard.take_counts();
         metrics.received(Side::Downstream, received);
@@ -484,34 +495,29 @@ impl<H: Handler> Driver<H> {
                 if guard.has_ended() {
                     metrics.closed(Side::Downstream, Reason::ClientGone);
                 }
-                return;
+                return None;
             }
             End::Closed(reason) => {
                 metrics.closed(Side::Downstream, reason);
-                if matches!(reason, Reason::WriteSlow | Reason::WriteStall) {
+                if matches!(reason, Reason::WriteSlow | Reason::WriteStall)
+                    && let Some(stream) = guard.take_stream()
+                {
                     // Unsent bytes would stay in the kernel for a reader that does not read.
-                    if let Some(stream) = guard.take_stream() {
-                        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-                    }
+                    let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
                 }
-                return;
+                return None;
             }
         }
         let refusal = guard.refusal();
-        if let Some(answer) = refusal {
-            metrics.refused(answer.reason);
-            metrics.own_answer(answer.reason);
-        } else if guard.has_ended() {
-            return;
+        match refusal {
+            Some(answer) => {
+                metrics.refused(answer.reason);
+                metrics.own_answer(answer.reason);
+            }
+            None if guard.has_ended() => return None,
+            None => {}
         }
-        let surplus = refusal.is_some() || guard.has_surplus();
-        drop(guard);
-        let farewell = self.say_farewell(refusal, surplus);
-        let linger = context.deadlines.linger;
-        let outcome = if linger.is_zero() { Ok(farewell.await) } else { tokio::time::timeout(linger, farewell).await };
-        if !matches!(outcome, Ok(true)) {
-            metrics.closed(Side::Downstream, Reason::Linger);
-        }
+        Some((refusal, refusal.is_some() || guard.has_surplus()))
     }
 
     /// Answers a refusal, shuts the write side down, and drops what still comes, lest a reset destroy the answer under
@@ -529,9 +535,14 @@ impl<H: Handler> Driver<H> {
             return true;
         }
         let mut dropped = 0;
+        let drain = &self.shared.context.drain;
         poll_fn(|cx| {
             let mut bytes = [0; 1024];
             loop {
+                // The drain wakes this task, too.
+                if drain.phase() == Phase::Ended {
+                    return Poll::Ready(true);
+                }
                 let mut buf = ReadBuf::new(&mut bytes);
                 match Pin::new(&mut stream).poll_read(cx, &mut buf) {
                     // Nothing was left over and nothing waits: the client has what it asked for.
@@ -632,7 +643,12 @@ async fn answer<H: Handler>(
 ) -> Response<H::Body> {
     let Shared { context, downstream, .. } = &*exchange.shared;
     let checked = match head::check(&mut request, facts, raw_target, context.guard.policy) {
-        Ok(checked) => checked,
+        Ok(checked) => {
+            if checked.removed_underscores > 0 {
+                context.metrics.underscore_fields_removed.add(checked.removed_underscores as u64);
+            }
+            checked
+        }
         Err(mut answer) => {
             let waits = request.headers().contains_key(EXPECT);
             answer.close |= drop_unread(request.into_body(), waits, context.unread_body);

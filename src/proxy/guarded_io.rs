@@ -25,10 +25,13 @@ use tokio::time::Instant;
 
 pub use rate::RateClock;
 
+/// The guard's verdict on a body, as it stands in the error of a read.
+pub use crate::http1::guard::GuardError;
+
 use super::downstream::OwnAnswer;
 use super::head::{HeadFacts, HeadPolicy, check_other_form};
 use crate::http1::framing::{ChunkDecoder, ChunkEvent, ChunkLimits};
-use crate::http1::guard::{Framing, GuardError, HeadLimits, RequestFacts, RequestScanner, Scan};
+use crate::http1::guard::{Framing, HeadLimits, RequestFacts, RequestScanner, Scan};
 use crate::model::path::Slashes;
 use crate::reason::Reason;
 use crate::settings::{Forwarding, Limits};
@@ -658,12 +661,11 @@ pub fn guard_error(error: &(dyn std::error::Error + 'static)) -> Option<GuardErr
         if let Some(found) = error.downcast_ref::<GuardError>() {
             return Some(*found);
         }
-        // The error inside an `io::Error` is not one of its sources.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(found) = inner.and_then(|inner| inner.downcast_ref::<GuardError>()) {
-            return Some(*found);
-        }
-        next = error.source();
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            // The error inside an `io::Error` is not one of its sources.
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
     }
     None
 }

@@ -154,6 +154,7 @@ pub async fn accept<H: Handler>(
             Err(error) => !is_of_one_connection(&error),
         };
         if full {
+            context.metrics.accept_pauses.inc();
             tracing::warn!(listener = %context.listener_name, "few file descriptors left, accepting is paused");
             tokio::select! {
                 biased;
@@ -163,6 +164,8 @@ pub async fn accept<H: Handler>(
             tracing::info!(listener = %context.listener_name, "accepting goes on");
         }
     }
+    // Whatever order the tasks of this worker woke in: who comes out of the queue is asked to close.
+    context.drain.advance(drain.phase());
     empty_queue(&context, listener, &drain);
     Ok(())
 }
@@ -233,7 +236,16 @@ async fn wait_for_files(limit: &FileLimit) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::sync::Arc;
+
+    use tokio::task::LocalSet;
+
     use super::*;
+    use crate::model::ids::ListenerId;
+    use crate::proxy::downstream::{CheckedHead, Downstream, OwnAnswer};
+    use crate::settings::{Deadlines, Forwarding, Limits, Listener};
+    use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
     #[test]
     fn workers_share_one_port() {
@@ -258,6 +270,71 @@ mod tests {
         let bound = bind("web", "[::]:0".parse().expect("an address"), 1).expect("bound");
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, bound.address.port()));
         std::net::TcpStream::connect(to).expect("reached over IPv4");
+    }
+
+    /// Answers every request with an empty 200.
+    struct Empty;
+
+    impl Handler for Empty {
+        type Body = http_body_util::Empty<bytes::Bytes>;
+
+        async fn handle(
+            self: Rc<Self>,
+            _: Rc<Downstream>,
+            _: CheckedHead,
+            _: http::Request<hyper::body::Incoming>,
+        ) -> http::Response<Self::Body> {
+            http::Response::default()
+        }
+
+        fn own_answer(&self, _: &Downstream, _: OwnAnswer) -> http::Response<Self::Body> {
+            http::Response::default()
+        }
+    }
+
+    #[test]
+    fn a_drain_serves_who_waits_in_the_queue_and_joins() {
+        let bound = bind("web", "127.0.0.1:0".parse().expect("an address"), 1).expect("bound");
+        // Let in by the kernel before anyone accepts.
+        let mut clients: Vec<_> =
+            (0..10).map(|_| std::net::TcpStream::connect(bound.address).expect("queued")).collect();
+        for client in &mut clients {
+            client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("written");
+        }
+        let (control, drain) = crate::drain::channel();
+        control.advance(Phase::Closing);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        LocalSet::new().block_on(&runtime, async {
+            let name: Arc<str> = "web".into();
+            let options = MetricsOptions { workers: 1, listeners: vec![Arc::clone(&name)], max_series: 10 };
+            let settings = Listener {
+                address: bound.address,
+                http2_prior_knowledge: false,
+                trusted_forwarders: Vec::new(),
+                health_path: None,
+                allowed_namespaces: None,
+            };
+            let worker = WorkerDrain::new();
+            let following = tokio::task::spawn_local(follow_drain(drain.clone(), Rc::clone(&worker)));
+            let context = Rc::new(ConnectionContext::new(
+                (ListenerId(0), name),
+                &settings,
+                (&Deadlines::default(), &Limits::default(), &Forwarding::default()),
+                Rc::new(Empty),
+                Metrics::new(options).worker(0).expect("one worker"),
+                worker,
+            ));
+            let socket = bound.sockets.into_iter().next().expect("one worker");
+            accept(context, socket, drain).await.expect("a listener");
+            following.abort();
+            control.joined().await;
+        });
+        for mut client in clients {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).expect("no reset");
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("connection: close"), "{answer}");
+        }
+        std::net::TcpStream::connect(bound.address).expect_err("nobody listens");
     }
 
     #[test]

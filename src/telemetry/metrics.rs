@@ -211,6 +211,8 @@ impl Metrics {
             ("tidegate_upstream_retries_total", |worker| &worker.upstream_retries),
             ("tidegate_upstream_connections_open", |worker| &worker.upstream_connections_open),
             ("tidegate_interim_responses_dropped_total", |worker| &worker.interim_responses_dropped),
+            ("tidegate_underscore_fields_removed_total", |worker| &worker.underscore_fields_removed),
+            ("tidegate_accept_pauses_total", |worker| &worker.accept_pauses),
         ] {
             page.add(name, &[], self.sum(|worker| cell(worker).get()));
         }

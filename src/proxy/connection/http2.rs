@@ -32,7 +32,7 @@ const PENDING_RESETS: usize = 20;
 
 /// Runs the tasks of a connection's streams on its own thread.
 #[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
+pub(super) struct LocalExecutor;
 
 impl<F> hyper::rt::Executor<F> for LocalExecutor
 where

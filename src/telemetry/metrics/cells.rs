@@ -115,6 +115,10 @@ pub struct WorkerMetrics {
     pub upstream_connections_open: Cell,
     /// Interim answers (1xx other than 100 and 101) of endpoints that were not passed on.
     pub interim_responses_dropped: Cell,
+    /// Request fields removed because their name has an underscore (FI4).
+    pub underscore_fields_removed: Cell,
+    /// Times a listener stopped accepting because few file descriptors were left.
+    pub accept_pauses: Cell,
     pub(super) listeners: Box<[ListenerCells]>,
     pub(super) refused: PerReason,
     pub(super) own_answers: PerReason,
@@ -179,6 +183,24 @@ impl WorkerMetrics {
     /// Counts a panic that was caught.
     pub fn panicked(&self, place: Where) {
         self.panics[place as usize].inc();
+    }
+}
+
+#[cfg(test)]
+impl WorkerMetrics {
+    /// How often [`Self::refused`] was called with `reason`.
+    pub(crate) fn refused_count(&self, reason: Reason) -> u64 {
+        self.refused.0[reason as usize].get()
+    }
+
+    /// How often [`Self::closed`] was called with `side` and `reason`.
+    pub(crate) fn closed_count(&self, side: Side, reason: Reason) -> u64 {
+        self.closed[side as usize].0[reason as usize].get()
+    }
+
+    /// How often [`Self::panicked`] was called with `place`.
+    pub(crate) fn panic_count(&self, place: Where) -> u64 {
+        self.panics[place as usize].get()
     }
 }
 
