@@ -42,4 +42,3 @@ pub fn compile(inputs: &Inputs, version: u64) -> Output {
     let (snapshot, diagnostics, statuses) = routes::Routes::new(inputs).compile(version);
     Output { snapshot, diagnostics, statuses }
 }
-

@@ -5,5 +5,5 @@
 pub mod client;
 pub mod framing;
 pub mod guard;
-pub mod websocket;
 pub mod response;
+pub mod websocket;

@@ -129,8 +129,10 @@ fn nginx_as_a_backend_gets_requests_and_bodies_and_its_answers_come_through() {
     ];
     let _running = run(&nginx, &args.map(str::to_owned), dir.path());
     wait_for_port(port);
-    let gateway =
-        Gateway::start(&[("service.yaml", &service("nginx", &[port])), ("route.yaml", &route("nginx", "n.test", "nginx"))]);
+    let gateway = Gateway::start(&[
+        ("service.yaml", &service("nginx", &[port])),
+        ("route.yaml", &route("nginx", "n.test", "nginx")),
+    ]);
     let mut client = Client::connect(gateway.http);
     for _ in 0..20 {
         assert_eq!(client.get("n.test", "/echo").body, "GET n.test 127.0.0.1 1.1 tidegate");

@@ -289,4 +289,3 @@ fn warning<T>(
         effect: "it is left out, the other addresses serve".to_owned(),
     }
 }
-

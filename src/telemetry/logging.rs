@@ -1,8 +1,8 @@
 //! Set-up of the process log: to standard error, as text or JSON, filtered by level or `tracing` directives.
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::util::TryInitError;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::util::TryInitError;
 
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +35,7 @@ pub enum Error {
 /// # Errors
 /// When `filter` cannot be read, or a log is set up already.
 pub fn init(filter: &str, format: Format) -> Result<(), Error> {
-    let directives =
-        EnvFilter::try_new(filter).map_err(|source| Error::Filter { found: filter.to_owned(), source })?;
+    let directives = EnvFilter::try_new(filter).map_err(|source| Error::Filter { found: filter.to_owned(), source })?;
     let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(directives).with_target(false);
     match format {
         Format::Text => builder.finish().try_init()?,

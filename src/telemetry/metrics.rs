@@ -186,7 +186,11 @@ impl Metrics {
         }
         let admin = self.control.admin_closed.load(Ordering::Relaxed);
         if admin > 0 {
-            page.add("tidegate_connections_closed_total", &["admin", crate::reason::Reason::Admin.as_str()], admin as f64);
+            page.add(
+                "tidegate_connections_closed_total",
+                &["admin", crate::reason::Reason::Admin.as_str()],
+                admin as f64,
+            );
         }
         self.per_reason(page, "tidegate_requests_refused_total", &[], |worker| &worker.refused);
         self.per_reason(page, "tidegate_own_answers_total", &[], |worker| &worker.own_answers);
