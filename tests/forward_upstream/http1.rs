@@ -363,6 +363,7 @@ fn a_broken_upload_is_aborted() {
                     client.send(rest).await;
                     assert_eq!(client.answer().await.verdict(), (400, Some("chunk")));
                     assert!(client.is_closed().await);
+                    assert_eq!(gateway.metric("tidegate_own_answers_total{reason=\"chunk\"}"), 1, "counted once");
                 }
                 None => client.stream.shutdown().await.unwrap(),
             }

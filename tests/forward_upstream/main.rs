@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "in tests a failed expectation is the point")]
 
 mod bed;
+mod cost;
 mod deadlines;
 mod http1;
 mod http2;
