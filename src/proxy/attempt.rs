@@ -46,6 +46,9 @@ impl From<ProxyError> for Failure {
 impl Exchange {
     /// Tries one endpoint.
     pub(super) async fn attempt(&mut self, picked: &Picked) -> Result<Response<ForwardBody>, Failure> {
+        if let Some(entry) = &mut self.account.entry {
+            entry.attempts += 1;
+        }
         let protocol = self.account.live.snapshot().backend(picked.backend).map(|backend| backend.key.protocol);
         match protocol {
             Some(Protocol::Http) => self.attempt_http1(picked).await,
@@ -223,13 +226,13 @@ impl Exchange {
         let body = if connection.is_complete() {
             unread = upload.take_body();
             if upload.is_done() {
-                worker.release(&picked.endpoint, connection);
+                worker.release(&picked.endpoint, connection, now);
             }
             ForwardBody::empty()
         } else if let Some(data) = connection.take_buffered_body() {
             unread = upload.take_body();
             if upload.is_done() {
-                worker.release(&picked.endpoint, connection);
+                worker.release(&picked.endpoint, connection, now);
             }
             ForwardBody::full(data)
         } else {
@@ -457,7 +460,7 @@ fn deadline_error(reason: Reason) -> ProxyError {
 }
 
 /// Finds out what was wrong with the client's body: the guard says so inside the error that hyper hands on.
-fn request_body_error(source: Box<dyn Error + Send + Sync>) -> ProxyError {
+pub(super) fn request_body_error(source: Box<dyn Error + Send + Sync>) -> ProxyError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(source.as_ref());
     while let Some(error) = cause {
         // An io::Error hides its own payload from the chain.

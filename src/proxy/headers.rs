@@ -42,8 +42,9 @@ impl RequestId {
     /// Keeps the id that a trusted peer sent, else makes one.
     #[must_use]
     pub fn new(trusted: bool, headers: &HeaderMap, rng: &mut fastrand::Rng) -> Self {
-        match headers.get(&X_REQUEST_ID) {
-            Some(value) if trusted && !value.is_empty() => Self::Kept(value.clone()),
+        let kept = if trusted { headers.get(&X_REQUEST_ID) } else { None };
+        match kept {
+            Some(value) if !value.is_empty() => Self::Kept(value.clone()),
             _ => Self::Made(rng.u128(..)),
         }
     }

@@ -31,7 +31,7 @@ const SEND_BUFFER: usize = 32 << 10;
 /// Response head, as the limit of HTTP/1 (RS4).
 const HEADER_LIST: u32 = 32 << 10;
 /// One read of the shared connection takes at most this much.
-const READ_BUFFER: usize = 16 << 10;
+const READ_BUFFER: usize = 64 << 10;
 
 /// Runs hyper's connection tasks on the worker's own thread.
 #[derive(Clone, Copy, Debug)]
