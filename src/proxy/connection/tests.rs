@@ -579,3 +579,39 @@ impl hyper::rt::Write for ClientIo {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
+
+#[test]
+fn an_idle_connection_costs_little_memory() {
+    const CLIENTS: usize = 64;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let local = LocalSet::new();
+    let bed = local.block_on(&runtime, Bed::plain());
+    let mut clients = Vec::with_capacity(CLIENTS);
+    let mut round = |count: usize| {
+        allocation_counter::measure(|| {
+            for _ in 0..count {
+                let mut client = std::net::TcpStream::connect(bed.address).expect("accepted");
+                io::Write::write_all(&mut client, GET.as_bytes()).expect("written");
+                clients.push(client);
+            }
+            local.block_on(&runtime, async {
+                let wanted = bed.script.begun.get() as usize + count;
+                while (bed.script.begun.get() as usize) < wanted || bed.drain.wakers.borrow().len() < wanted {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            });
+        })
+    };
+    // What the thread keeps for all connections.
+    round(8);
+    let info = round(CLIENTS);
+    let each = info.bytes_current / CLIENTS as i64;
+    println!("idle HTTP/1.1 connection after one request: {each} bytes of heap");
+    assert!((1..=24 << 10).contains(&each), "{each} bytes a connection");
+    for client in &mut clients {
+        let mut answer = [0; 15];
+        io::Read::read_exact(client, &mut answer).expect("answered");
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    }
+}
