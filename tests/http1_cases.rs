@@ -111,6 +111,16 @@ fn cases_behind_a_forwarded_request() {
     assert_none("cases behind a forwarded request", cases.len(), &failed);
 }
 
+#[test]
+fn a_request_behind_a_refused_case_is_never_seen() {
+    let Some(all) = http1_bed::load() else { return };
+    let mut cases = required(&all);
+    cases.retain(|case| case.accept.iter().all(|alternative| alternative["reject"]["close"] == true));
+    let failed = run(&all, &cases, false, Delivery::Ahead);
+    assert_none("refused cases ahead of a request", cases.len(), &failed);
+    assert!(cases.len() > 50, "most refusals close");
+}
+
 /// The bytes that a case sends, as one stream.
 fn stream(case: &Case) -> Vec<u8> {
     let bytes = case.send.iter().filter_map(|step| match step {
