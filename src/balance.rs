@@ -25,7 +25,7 @@ mod rules;
 mod smooth_weighted;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use endpoint_state::{EndpointState, InFlight};
 pub use key::{KeySource, hash_key};

@@ -6,3 +6,4 @@ pub mod client;
 pub mod framing;
 pub mod guard;
 pub mod response;
+pub mod websocket;

@@ -74,8 +74,8 @@ impl Live {
         let (names, series) = if unchanged {
             (Arc::clone(&self.names), Arc::clone(&self.series))
         } else {
-            let names = (0..).map(RuleId).zip(&snapshot.rules);
-            let names = names.filter_map(|(id, _)| Some((name(&snapshot, id)?, id))).collect();
+            let mut names = RuleNames::with_capacity_and_hasher(snapshot.rules.len(), Default::default());
+            names.extend((0..).map(RuleId).zip(&snapshot.rules).filter_map(|(id, _)| Some((name(&snapshot, id)?, id))));
             (Arc::new(names), metrics.set_rules(labels(&snapshot)).into())
         };
         Self { snapshot, balancers, names, series }

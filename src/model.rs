@@ -4,6 +4,7 @@
 //! stage builds it, `live` publishes it, `proxy` reads it.
 
 pub mod backend;
+pub mod filter;
 pub mod host;
 pub mod ids;
 pub mod matching;

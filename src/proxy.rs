@@ -14,5 +14,6 @@ pub mod headers;
 mod http2;
 pub mod listener;
 pub mod retry;
+pub mod tunnel;
 pub mod upstream;
 pub mod worker;

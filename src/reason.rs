@@ -59,6 +59,8 @@ reasons! {
     UpstreamIdle => "upstream_idle",
     /// A tunnel reached `upgrades.idleTimeout`.
     TunnelIdle => "tunnel_idle",
+    /// A tunnel reached `upgrades.maxLifetime`.
+    TunnelLifetime => "tunnel_lifetime",
     /// The client went on sending after an error answer.
     Linger => "linger",
     /// The process is stopping.
@@ -103,6 +105,14 @@ reasons! {
     MissingKey => "missing_key",
     /// The client went away before the answer was complete.
     ClientGone => "client_gone",
+    /// The client's address is not admitted (IPAccess).
+    IpAccess => "ip_access",
+    /// A configured redirect (RequestRedirect).
+    Redirect => "redirect",
+    /// A configured answer (DirectResponse).
+    DirectResponse => "direct_response",
+    /// A preflight answered for the backend (CORS).
+    Preflight => "preflight",
     /// No route has this host.
     NoHost => "no_host",
     /// Routes have this host, but no match of theirs fits.

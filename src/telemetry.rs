@@ -36,7 +36,7 @@
 //! | `method` | `GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other` |
 //! | `code` | `1xx` `2xx` `3xx` `4xx` `5xx` |
 //! | `listener` | the static listener's name |
-//! | `side` | `downstream` (clients) `upstream` (endpoints) |
+//! | `side` | `downstream` (clients) `upstream` (endpoints) `admin` |
 //! | `result` | `ok` `refused` `timeout` `error` |
 //! | `where` | `request` `connection` `control` |
 //! | `severity` | `error` `warning` |
@@ -71,6 +71,7 @@
 //! | `upstream_seconds` | number? | From sending the request to the endpoint's response head, in the last try. |
 
 pub mod access_log;
+pub mod logging;
 pub mod metrics;
 
 use std::fmt::Write as _;
@@ -219,7 +220,7 @@ pub const LABELS: &[(&str, &str)] = &[
     ("method", "`GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other`"),
     ("code", "`1xx` `2xx` `3xx` `4xx` `5xx`"),
     ("listener", "the static listener's name"),
-    ("side", "`downstream` (clients) `upstream` (endpoints)"),
+    ("side", "`downstream` (clients) `upstream` (endpoints) `admin`"),
     ("result", "`ok` `refused` `timeout` `error`"),
     ("where", "`request` `connection` `control`"),
     ("severity", "`error` `warning`"),

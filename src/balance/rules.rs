@@ -127,6 +127,8 @@ impl EndpointRegistry {
             .into_iter()
             .flat_map(|previous| previous.snapshot.backends.iter().zip(&previous.balancers.backends))
             .peekable();
+        let missing = snapshot.backends.iter().map(|backend| backend.endpoints.len()).sum::<usize>();
+        self.states.reserve(missing.saturating_sub(self.states.len()));
         snapshot
             .backends
             .iter()

@@ -27,6 +27,8 @@ pub struct Rule {
     pub algorithm: Algorithm,
     /// Where requests go, in the order of the object; refs with weight 0 are left out. Empty: every request gets 500.
     pub backend_refs: Vec<WeightedBackend>,
+    /// It hands its prefix to child routes and has no backends: what no child matches answers 404.
+    pub delegates: bool,
 }
 
 /// One backendRef of a rule.

@@ -51,6 +51,8 @@ enum Kind {
     Http1(Http1Body),
     /// From an HTTP/2 stream.
     Http2(Box<Http2Body>),
+    /// Cut; the error comes with the next poll.
+    Cut(Box<BodyError>),
 }
 
 /// A body that is being read from an HTTP/1 connection.
@@ -131,15 +133,18 @@ impl ForwardBody {
     }
 
     /// The body cannot be completed: closes the upstream and makes the cut visible downstream (RS7).
-    fn cut(&mut self, reason: Reason, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.kind = Kind::Empty;
+    ///
+    /// The error itself waits for the next poll: hyper drops what it has not flushed when a body fails, and the client
+    /// should see the head and what came before the cut.
+    fn cut(&mut self, reason: Reason, error: BodyError, cx: &Context<'_>) {
+        tracing::debug!(%reason, error = &error as &dyn std::error::Error, "response cut");
+        self.kind = Kind::Cut(Box::new(error));
+        cx.waker().wake_by_ref();
         if let Some(account) = &mut self.account {
             account.reason = Some(reason);
             account.in_flight = None;
             account.worker.metrics().closed(Side::Upstream, reason);
         }
-        tracing::debug!(%reason, error = &error as &dyn std::error::Error, "response cut");
-        Poll::Ready(Some(Err(error)))
     }
 }
 
@@ -256,6 +261,12 @@ impl Body for ForwardBody {
         let this = self.get_mut();
         let step = match (&mut this.kind, &mut this.account) {
             (Kind::Empty, _) => return Poll::Ready(None),
+            (Kind::Cut(_), _) => {
+                return match std::mem::replace(&mut this.kind, Kind::Empty) {
+                    Kind::Cut(error) => Poll::Ready(Some(Err(*error))),
+                    _ => Poll::Ready(None),
+                };
+            }
             (Kind::Full(data), account) => {
                 let data = std::mem::take(data);
                 if let Some(account) = account {
@@ -272,7 +283,10 @@ impl Body for ForwardBody {
         let (frame, last) = match step {
             Step::Frame(frame, last) => (Some(frame), last),
             Step::End => (None, true),
-            Step::Cut(reason, error) => return this.cut(reason, error),
+            Step::Cut(reason, error) => {
+                this.cut(reason, error, cx);
+                return Poll::Pending;
+            }
         };
         if let (Some(data), Some(account)) = (frame.as_ref().and_then(Frame::data_ref), &mut this.account) {
             account.bytes_out += data.len() as u64;
@@ -297,6 +311,7 @@ impl Body for ForwardBody {
             Kind::Full(data) => SizeHint::with_exact(data.len() as u64),
             Kind::Http1(body) => body.connection.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
             Kind::Http2(body) => body.body.size_hint(),
+            Kind::Cut(_) => SizeHint::new(),
         }
     }
 }

@@ -173,6 +173,13 @@ impl Worker {
         }
     }
 
+    /// Hands over what was collected for the access log.
+    pub fn flush_log(&self) {
+        if let Some(log) = &self.access_log {
+            log.flush();
+        }
+    }
+
     /// Puts a connection back after an exchange whose request was sent completely, if it can carry another one.
     pub(super) fn release(&self, endpoint: &Arc<EndpointState>, connection: Pooled) {
         if connection.is_reusable() {

@@ -68,6 +68,7 @@ struct ControlCells {
     config_warnings: AtomicU64,
     objects: Mutex<ConfigObjects>,
     panics: AtomicU64,
+    admin_closed: AtomicU64,
     access_log_dropped: AtomicU64,
 }
 
@@ -128,6 +129,11 @@ impl Metrics {
         self.control.panics.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts an admin connection that was closed for being slow or one too many.
+    pub fn admin_closed(&self) {
+        self.control.admin_closed.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts access-log lines that were dropped because the log's reader was too slow.
     pub fn access_log_dropped(&self, lines: u64) {
         self.control.access_log_dropped.fetch_add(lines, Ordering::Relaxed);
@@ -177,6 +183,14 @@ impl Metrics {
             page.add("tidegate_received_bytes_total", &[label], self.sum(|worker| worker.received_bytes[side].get()));
             page.add("tidegate_sent_bytes_total", &[label], self.sum(|worker| worker.sent_bytes[side].get()));
             self.per_reason(page, "tidegate_connections_closed_total", &[label], |worker| &worker.closed[side]);
+        }
+        let admin = self.control.admin_closed.load(Ordering::Relaxed);
+        if admin > 0 {
+            page.add(
+                "tidegate_connections_closed_total",
+                &["admin", crate::reason::Reason::Admin.as_str()],
+                admin as f64,
+            );
         }
         self.per_reason(page, "tidegate_requests_refused_total", &[], |worker| &worker.refused);
         self.per_reason(page, "tidegate_own_answers_total", &[], |worker| &worker.own_answers);

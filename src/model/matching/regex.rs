@@ -12,6 +12,7 @@ use std::sync::Arc;
 use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson::pikevm::{self, PikeVM};
 use regex_automata::nfa::thompson::{self, NFA, WhichCaptures};
+use regex_automata::util::primitives::StateID;
 use regex_automata::util::start;
 use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input, MatchKind};
@@ -24,6 +25,9 @@ const TABLE_BYTES: usize = 128 * 1024;
 
 /// Limit of the scratch space while the table is made, in bytes; it also bounds the time that takes.
 const BUILD_BYTES: usize = 512 * 1024;
+
+/// Limit of the literal text that is looked for at the start of an expression, in bytes.
+const LITERAL_BYTES: usize = 64;
 
 /// Why a pattern cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,10 +46,13 @@ pub enum RegexError {
 pub struct CompiledRegex {
     pattern: Arc<str>,
     engine: Engine,
+    /// What every match begins with.
+    literal: Box<str>,
 }
 
 enum Engine {
-    Table(Box<dense::DFA<Vec<u32>>>),
+    /// The table, and its state after the literal text that every match begins with.
+    Table(Box<dense::DFA<Vec<u32>>>, StateID),
     Simulation(Box<PikeVM>),
 }
 
@@ -70,14 +77,18 @@ impl CompiledRegex {
             .configure(nfa_config)
             .build(pattern)
             .map_err(too_large_or_syntax)?;
-        let engine = match Self::table(&nfa) {
-            Some(table) => Engine::Table(Box::new(table)),
-            None => Engine::Simulation(Box::new(Self::simulation(pattern)?)),
+        let (engine, literal) = match Self::table(&nfa) {
+            Some((table, start)) => {
+                let (literal, state) = literal(&table, start);
+                (Engine::Table(Box::new(table), state), literal.into_boxed_str())
+            }
+            None => (Engine::Simulation(Box::new(Self::simulation(pattern)?)), Box::default()),
         };
-        Ok(Self { pattern: pattern.into(), engine })
+        Ok(Self { pattern: pattern.into(), engine, literal })
     }
 
-    fn table(nfa: &NFA) -> Option<dense::DFA<Vec<u32>>> {
+    /// The table with its first state, unless it becomes too large.
+    fn table(nfa: &NFA) -> Option<(dense::DFA<Vec<u32>>, StateID)> {
         // With `All` the automaton keeps every way to match, so that its state after the last byte says whether one of
         // them ends there. With leftmost-first `a|ab` would stop at `a`.
         let config = dense::Config::new()
@@ -86,7 +97,9 @@ impl CompiledRegex {
             .accelerate(false)
             .dfa_size_limit(Some(TABLE_BYTES))
             .determinize_size_limit(Some(BUILD_BYTES));
-        dense::Builder::new().configure(config).build_from_nfa(nfa).ok()
+        let table = dense::Builder::new().configure(config).build_from_nfa(nfa).ok()?;
+        let start = table.start_state(&start::Config::new().anchored(Anchored::Yes)).ok()?;
+        Some((table, start))
     }
 
     fn simulation(pattern: &str) -> Result<PikeVM, RegexError> {
@@ -117,20 +130,31 @@ impl CompiledRegex {
         Arc::clone(&self.pattern)
     }
 
+    /// The whole elements that every path begins with that matches: `/a` for `/a/b[0-9]+`, the empty string when there
+    /// are none or they are not known.
+    pub(super) fn elements(&self) -> &str {
+        self.literal.rfind('/').map_or("", |slash| &self.literal[..slash])
+    }
+
     /// Whether the whole of `value` matches. Linear in its length.
     #[must_use]
     pub fn is_match(&self, value: &[u8]) -> bool {
         match &self.engine {
-            Engine::Table(table) => run(table, value.iter().copied()),
+            Engine::Table(table, state) => {
+                let rest = value.strip_prefix(self.literal.as_bytes());
+                rest.is_some_and(|rest| run(table, *state, rest.iter().copied()))
+            }
             Engine::Simulation(vm) => SCRATCH.with_borrow_mut(|scratch| scratch.run(vm, value)),
         }
     }
 
     /// As [`Self::is_match`], for a value that comes byte by byte, such as a decoded one.
     #[must_use]
-    pub fn is_match_iter(&self, value: impl Iterator<Item = u8>) -> bool {
+    pub fn is_match_iter(&self, mut value: impl Iterator<Item = u8>) -> bool {
         match &self.engine {
-            Engine::Table(table) => run(table, value),
+            Engine::Table(table, state) => {
+                self.literal.bytes().all(|byte| value.next() == Some(byte)) && run(table, *state, value)
+            }
             Engine::Simulation(vm) => SCRATCH.with_borrow_mut(|scratch| {
                 let mut bytes = std::mem::take(&mut scratch.bytes);
                 bytes.clear();
@@ -143,9 +167,23 @@ impl CompiledRegex {
     }
 }
 
-/// Walks the table over the value.
-fn run(table: &dense::DFA<Vec<u32>>, value: impl Iterator<Item = u8>) -> bool {
-    let Ok(mut state) = table.start_state(&start::Config::new().anchored(Anchored::Yes)) else { return false };
+/// The longest text that every match begins with, up to a limit and as far as it is ASCII, and the state after it.
+fn literal(table: &dense::DFA<Vec<u32>>, start: StateID) -> (String, StateID) {
+    let (mut literal, mut state) = (String::new(), start);
+    while literal.len() < LITERAL_BYTES && !table.is_match_state(table.next_eoi_state(state)) {
+        let mut live = (0..=u8::MAX).filter(|&byte| !table.is_dead_state(table.next_state(state, byte)));
+        let (Some(byte), None) = (live.next(), live.next()) else { break };
+        if !byte.is_ascii() {
+            break;
+        }
+        literal.push(char::from(byte));
+        state = table.next_state(state, byte);
+    }
+    (literal, state)
+}
+
+/// Walks the table over the value, or what is left of it.
+fn run(table: &dense::DFA<Vec<u32>>, mut state: StateID, value: impl Iterator<Item = u8>) -> bool {
     for byte in value {
         state = table.next_state(state, byte);
         if table.is_special_state(state) && table.is_dead_state(state) {

@@ -2,15 +2,17 @@
 
 mod selector;
 mod table;
+mod templates;
 
 use std::fmt;
-use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use self::selector::Selector;
-use self::table::{Table, TemplateTree, TemplateTreeBuilder, count, hash_of, prefixes};
+use self::table::{Table, count, hash_of, prefixes};
+use self::templates::{Draft, TemplateTrees, TemplateTreesBuilder};
 use super::{Candidate, Found, Hostname, Miss, PathMatch, RequestView, precedence, values};
+use crate::model::ids::RuleId;
 
 /// No candidate, node or run; worse than all.
 const NONE: u32 = u32::MAX;
@@ -20,27 +22,52 @@ const NONE: u32 = u32::MAX;
 /// Candidates are held in their order of precedence, so the better of two is the one with the lower number. From a
 /// request the search goes by hash to the host (then to wildcards, longest first, then to the routes without hosts),
 /// there through the priorities, and in each to the exact path, the templates, the prefixes from the longest on and
-/// the expressions. It allocates nothing and takes no lock; except for expressions its cost does not depend on the
-/// number of routes.
+/// the expressions. It allocates nothing and takes no lock. Its cost does not depend on the number of routes, except
+/// for the expressions that begin with the same elements of a path, or with none: those are tried one after the other.
 #[derive(Default)]
 pub struct Router {
     /// In order of precedence.
     candidates: Box<[Candidate]>,
     /// What the search needs first of each candidate, under the same number.
     entries: Box<[Entry]>,
-    hosts: Hosts,
     levels: Box<[Level]>,
+    /// What the spans are spans of: all keys that the search compares, next to each other.
+    text: Box<str>,
+    hosts: Hosts,
     exact: Table,
     prefixes: Table,
-    templates: TemplateTree,
+    templates: TemplateTrees,
+    /// The first expression by the elements that it begins with.
+    regexes: Table,
     selectors: Box<[Selector]>,
 }
 
-/// The part of a candidate that the search reads: one cache line instead of three.
+/// A piece of a text that holds many.
+#[derive(Clone, Copy, Default)]
+struct Span {
+    from: u32,
+    len: u32,
+}
+
+impl Span {
+    /// Writes a piece at the end of the text.
+    fn push(text: &mut String, piece: &str) -> Self {
+        let span = Self { from: count(text.len()), len: count(piece.len()) };
+        text.push_str(piece);
+        span
+    }
+
+    fn of(self, text: &str) -> &str {
+        &text[self.from as usize..][..self.len as usize]
+    }
+}
+
+/// The part of a candidate that the search reads: half a cache line instead of three and what they point to.
 struct Entry {
-    /// Text of the path match.
-    path: Arc<str>,
-    /// The next candidate with the same path.
+    /// An exact path, a prefix, or the elements that an expression begins with.
+    path: Span,
+    rule: RuleId,
+    /// The next candidate with the same path; of expressions, with the same elements at the beginning.
     next: u32,
     /// For the first candidate of a prefix: the first one of the next shorter prefix of its level.
     shorter: u32,
@@ -50,28 +77,25 @@ struct Entry {
     bare: bool,
 }
 
-/// The candidates of one hostname: a range of levels, highest priority first.
-#[derive(Clone, Copy)]
-struct Levels {
-    from: u32,
-    end: u32,
-}
-
+/// The first level of each hostname.
 #[derive(Default)]
 struct Hosts {
-    exact: FxHashMap<Arc<str>, Levels>,
+    exact: Table,
     /// By suffix.
-    wildcards: FxHashMap<Arc<str>, Levels>,
+    wildcards: Table,
     /// Which lengths of suffix exist, as bits; the last one stands for all from 255 on.
     wildcard_lengths: [u64; 4],
-    any: Option<Levels>,
+    any: Option<u32>,
 }
 
 /// The candidates of one hostname and priority: a range of candidates, by kind of path.
 struct Level {
+    /// The name or suffix.
+    host: Span,
+    /// The levels of its hostname end here; they stand together, the highest priority first.
+    levels_end: u32,
     from: u32,
     exact_end: u32,
-    prefix_end: u32,
     end: u32,
     /// Root of its templates.
     templates: u32,
@@ -79,6 +103,10 @@ struct Level {
     root: u32,
     /// Most elements of its prefixes.
     prefix_depth: u32,
+    /// First candidate whose expression begins with no whole elements.
+    regexes: u32,
+    /// Most elements that an expression begins with.
+    regex_depth: u32,
 }
 
 impl Router {
@@ -94,7 +122,8 @@ impl Router {
             candidate.query_params.shrink_to_fit();
             candidate.cookies.shrink_to_fit();
         });
-        Builder::new(&candidates).build(&candidates).into_router(candidates.into_boxed_slice())
+        let tables = Builder::new(&candidates).build().finish();
+        Self { candidates: candidates.into_boxed_slice(), ..tables }
     }
 
     /// Finds the winner.
@@ -105,26 +134,44 @@ impl Router {
     /// [`Miss::NoHost`] when no candidate has the host, [`Miss::NoPath`] when some have but none fits.
     pub fn find(&self, request: &RequestView<'_>) -> Result<Found, Miss> {
         let mut miss = Miss::NoHost;
-        let mut search = |levels: Levels| {
+        let mut search = |first: u32| {
             miss = Miss::NoPath;
-            let levels = levels.from..levels.end;
+            let levels = first..self.levels[first as usize].levels_end;
             levels.into_iter().map(|level| self.find_in(level, request)).find(|&id| id != NONE)
         };
         let winner = request
             .host
             .and_then(|host| {
-                let exact = self.hosts.exact.get(host).and_then(|&levels| search(levels));
-                exact.or_else(|| self.hosts.wildcards(host).find_map(&mut search))
+                let exact = self.host(&self.hosts.exact, host).and_then(&mut search);
+                exact.or_else(|| self.wildcards(host).find_map(&mut search))
             })
             .or_else(|| self.hosts.any.and_then(search));
-        winner.map_or(Err(miss), |id| Ok(Found { rule: self.candidates[id as usize].rule, candidate: id }))
+        winner.map_or(Err(miss), |id| Ok(Found { rule: self.entries[id as usize].rule, candidate: id }))
+    }
+
+    /// The first level of a name or suffix.
+    fn host(&self, table: &Table, name: &str) -> Option<u32> {
+        table.find(hash_of(0, name), |level| self.text(self.levels[level as usize].host) == name)
+    }
+
+    /// The first levels of the wildcards that a host is under, longest first.
+    fn wildcards(&self, host: &str) -> impl Iterator<Item = u32> {
+        // The name in front of the suffix must not be empty.
+        let suffixes = host.match_indices('.').filter(|&(dot, _)| dot > 0).map(move |(dot, _)| &host[dot + 1..]);
+        suffixes
+            .filter(|suffix| self.hosts.has_length(suffix))
+            .filter_map(|suffix| self.host(&self.hosts.wildcards, suffix))
+    }
+
+    fn text(&self, span: Span) -> &str {
+        span.of(&self.text)
     }
 
     /// The best candidate of a level, or [`NONE`].
     fn find_in(&self, id: u32, request: &RequestView<'_>) -> u32 {
         let level = &self.levels[id as usize];
         if level.from < level.exact_end {
-            let is_key = |run| level.has(run) && *self.entries[run as usize].path == *request.path;
+            let is_key = |run| level.has(run) && self.text(self.entries[run as usize].path) == request.path;
             let best =
                 self.exact.find(hash_of(id, request.path), is_key).map_or(NONE, |run| self.first(run, NONE, request));
             if best != NONE {
@@ -145,35 +192,52 @@ impl Router {
             }
             run = self.entries[run as usize].shorter;
         }
-        self.find_regex(level, request)
+        self.find_regex(id, level, request)
     }
 
     /// The longest prefix of a level that the path is under, as its first candidate.
     fn longest_prefix(&self, id: u32, level: &Level, path: &str) -> u32 {
         let mut longest = level.root;
         for (hash, end) in prefixes(id, path).take(level.prefix_depth as usize) {
-            let is_key = |run| level.has(run) && *self.entries[run as usize].path == path[..end];
+            let is_key = |run| level.has(run) && self.text(self.entries[run as usize].path) == &path[..end];
             longest = self.prefixes.find(hash, is_key).unwrap_or(longest);
         }
         longest
     }
 
-    fn find_regex(&self, level: &Level, request: &RequestView<'_>) -> u32 {
-        // Matches of one rule often share their expression and stand next to each other.
-        let mut last: Option<(&str, bool)> = None;
-        for id in level.prefix_end..level.end {
-            let candidate = &self.candidates[id as usize];
-            let PathMatch::Regex(regex) = &candidate.path else { continue };
-            let matches = match last {
-                Some((pattern, matches)) if pattern == regex.pattern() => matches,
-                _ => regex.is_match(request.path.as_bytes()),
-            };
-            last = Some((regex.pattern(), matches));
-            if matches && values::fits(candidate, request) {
-                return id;
+    /// The best candidate by an expression: among those that begin with elements of the path, and those that do not
+    /// begin with any.
+    fn find_regex(&self, id: u32, level: &Level, request: &RequestView<'_>) -> u32 {
+        let mut best = self.first_regex(level.regexes, NONE, request);
+        for (hash, end) in prefixes(id, request.path).take(level.regex_depth as usize) {
+            let is_key = |run| level.has(run) && self.text(self.entries[run as usize].path) == &request.path[..end];
+            if let Some(run) = self.regexes.find(hash, is_key) {
+                best = self.first_regex(run, best, request);
             }
         }
-        NONE
+        best
+    }
+
+    /// The first candidate linked from `run` whose expression and conditions fit and which is better than `best`.
+    fn first_regex(&self, run: u32, best: u32, request: &RequestView<'_>) -> u32 {
+        // Matches of one rule often share their expression and stand next to each other.
+        let mut last: Option<(&str, bool)> = None;
+        let mut id = run;
+        while id < best {
+            let candidate = &self.candidates[id as usize];
+            if let PathMatch::Regex(regex) = &candidate.path {
+                let matches = match last {
+                    Some((pattern, matches)) if pattern == regex.pattern() => matches,
+                    _ => regex.is_match(request.path.as_bytes()),
+                };
+                last = Some((regex.pattern(), matches));
+                if matches && values::fits(candidate, request) {
+                    return id;
+                }
+            }
+            id = self.entries[id as usize].next;
+        }
+        best
     }
 
     /// The first candidate with the path of `run` that fits and is better than `best`; else `best`.
@@ -216,30 +280,9 @@ impl Router {
 }
 
 impl Hosts {
-    /// The wildcards that a host is under, longest first.
-    fn wildcards(&self, host: &str) -> impl Iterator<Item = Levels> {
-        // The name in front of the suffix must not be empty.
-        let suffixes = host.match_indices('.').filter(|&(dot, _)| dot > 0).map(move |(dot, _)| &host[dot + 1..]);
-        suffixes.filter(|suffix| self.has_length(suffix)).filter_map(|suffix| self.wildcards.get(suffix).copied())
-    }
-
     fn has_length(&self, suffix: &str) -> bool {
         let bit = suffix.len().min(255);
         self.wildcard_lengths[bit / 64] & (1 << (bit % 64)) != 0
-    }
-
-    fn add(&mut self, hostname: &Hostname, levels: Levels) {
-        match hostname {
-            Hostname::Exact(name) => {
-                self.exact.insert(Arc::clone(name), levels);
-            }
-            Hostname::Wildcard(suffix) => {
-                let bit = suffix.len().min(255);
-                self.wildcard_lengths[bit / 64] |= 1 << (bit % 64);
-                self.wildcards.insert(Arc::clone(suffix), levels);
-            }
-            Hostname::Any => self.any = Some(levels),
-        }
     }
 }
 
@@ -251,24 +294,27 @@ impl Level {
 }
 
 /// The tables of a router while they are made.
-struct Builder {
+struct Builder<'c> {
+    candidates: &'c [Candidate],
     entries: Vec<Entry>,
-    hosts: Hosts,
     levels: Vec<Level>,
+    text: String,
+    hosts: Hosts,
+    exact_hosts: Vec<(u64, u32)>,
+    wildcard_hosts: Vec<(u64, u32)>,
     exact: Vec<(u64, u32)>,
     prefixes: Vec<(u64, u32)>,
-    templates: TemplateTreeBuilder,
+    templates: TemplateTreesBuilder,
+    regexes: Vec<(u64, u32)>,
     selectors: Vec<Selector>,
 }
 
-impl Builder {
-    fn new(candidates: &[Candidate]) -> Self {
+impl<'c> Builder<'c> {
+    /// Takes candidates that are in order of precedence.
+    fn new(candidates: &'c [Candidate]) -> Self {
         let entries = candidates.iter().map(|candidate| Entry {
-            path: match &candidate.path {
-                PathMatch::Exact(path) | PathMatch::Prefix(path) => Arc::clone(path),
-                PathMatch::Template(template) => template.shared_text(),
-                PathMatch::Regex(regex) => regex.shared_pattern(),
-            },
+            path: Span::default(),
+            rule: candidate.rule,
             next: NONE,
             shorter: NONE,
             selector: NONE,
@@ -278,103 +324,136 @@ impl Builder {
                 && candidate.cookies.is_empty(),
         });
         Self {
+            candidates,
             entries: entries.collect(),
-            hosts: Hosts::default(),
             levels: Vec::new(),
+            text: String::new(),
+            hosts: Hosts::default(),
+            exact_hosts: Vec::new(),
+            wildcard_hosts: Vec::new(),
             exact: Vec::new(),
             prefixes: Vec::new(),
-            templates: TemplateTreeBuilder::default(),
+            templates: TemplateTreesBuilder::default(),
+            regexes: Vec::new(),
             selectors: Vec::new(),
         }
     }
 
-    /// Builds all levels of candidates that are in order of precedence.
-    fn build(mut self, candidates: &[Candidate]) -> Self {
+    /// Builds all levels.
+    fn build(mut self) -> Self {
         let mut from = 0;
-        for of_host in candidates.chunk_by(|a, b| a.hostname == b.hostname) {
-            let first_level = count(self.levels.len());
+        for of_host in self.candidates.chunk_by(|a, b| a.hostname == b.hostname) {
+            let first = self.levels.len();
+            let host = self.host(&of_host[0].hostname, count(first));
             for of_level in of_host.chunk_by(|a, b| a.priority == b.priority) {
-                self.level(candidates, from, from + of_level.len());
+                self.level(host, from, from + of_level.len());
                 from += of_level.len();
             }
-            self.hosts.add(&of_host[0].hostname, Levels { from: first_level, end: count(self.levels.len()) });
+            let levels_end = count(self.levels.len());
+            self.levels[first..].iter_mut().for_each(|level| level.levels_end = levels_end);
         }
         self
     }
 
-    fn level(&mut self, candidates: &[Candidate], from: usize, end: usize) {
+    /// Enters a hostname with its first level.
+    fn host(&mut self, hostname: &Hostname, first: u32) -> Span {
+        let (name, table) = match hostname {
+            Hostname::Exact(name) => (name, &mut self.exact_hosts),
+            Hostname::Wildcard(suffix) => {
+                let bit = suffix.len().min(255);
+                self.hosts.wildcard_lengths[bit / 64] |= 1 << (bit % 64);
+                (suffix, &mut self.wildcard_hosts)
+            }
+            Hostname::Any => {
+                self.hosts.any = Some(first);
+                return Span::default();
+            }
+        };
+        table.push((hash_of(0, name), first));
+        Span::push(&mut self.text, name)
+    }
+
+    fn level(&mut self, host: Span, from: usize, end: usize) {
         let id = count(self.levels.len());
-        let of_level = &candidates[from..end];
+        let of_level = &self.candidates[from..end];
         let kind_end = |is_before: fn(&PathMatch) -> bool| from + of_level.partition_point(|c| is_before(&c.path));
         let exact_end = kind_end(|path| matches!(path, PathMatch::Exact(_)));
         let template_end = kind_end(|path| matches!(path, PathMatch::Exact(_) | PathMatch::Template(_)));
         let prefix_end = kind_end(|path| !matches!(path, PathMatch::Regex(_)));
-        for run in self.runs(from, exact_end) {
-            self.select(candidates, run);
-            self.exact.push((hash_of(id, &self.entries[run as usize].path), run));
+        for (path, run) in self.runs(from, exact_end) {
+            self.exact.push((hash_of(id, path), run));
         }
-        let templates = self.template_level(candidates, exact_end, template_end);
-        let (root, prefix_depth) = self.prefix_level(candidates, id, template_end, prefix_end);
-        let [from, exact_end, prefix_end, end] = [from, exact_end, prefix_end, end].map(count);
-        self.levels.push(Level { from, exact_end, prefix_end, end, templates, root, prefix_depth });
+        let templates = self.template_level(exact_end, template_end);
+        let (root, prefix_depth) = self.prefix_level(id, template_end, prefix_end);
+        let (regexes, regex_depth) = self.regex_level(id, prefix_end, end);
+        let [from, exact_end, end] = [from, exact_end, end].map(count);
+        self.levels.push(Level {
+            host,
+            levels_end: 0,
+            from,
+            exact_end,
+            end,
+            templates,
+            root,
+            prefix_depth,
+            regexes,
+            regex_depth,
+        });
     }
 
-    /// Links candidates of one path that stand next to each other, and gives the first of each path.
-    fn runs(&mut self, from: usize, end: usize) -> Vec<u32> {
+    /// Links candidates of one exact path or prefix, which stand next to each other; gives each with its first one.
+    fn runs(&mut self, mut from: usize, end: usize) -> Vec<(&'c str, u32)> {
         let mut runs = Vec::new();
-        for id in from..end {
-            if id > from && self.entries[id - 1].path == self.entries[id].path {
-                self.entries[id - 1].next = count(id);
-            } else {
-                runs.push(count(id));
+        let candidates = self.candidates;
+        for of_path in candidates[from..end].chunk_by(|a, b| a.path == b.path) {
+            let (PathMatch::Exact(path) | PathMatch::Prefix(path)) = &of_path[0].path else { continue };
+            let (span, end) = (Span::push(&mut self.text, path), from + of_path.len());
+            for (next, entry) in (count(from) + 1..).zip(&mut self.entries[from..end]) {
+                entry.path = span;
+                entry.next = next;
             }
+            self.entries[end - 1].next = NONE;
+            runs.push((&**path, count(from)));
+            self.select(count(from));
+            from = end;
         }
         runs
     }
 
     /// Adds templates under a root of their own, and links those of one shape: they need not stand together.
-    fn template_level(&mut self, candidates: &[Candidate], from: usize, end: usize) -> u32 {
+    fn template_level(&mut self, from: usize, end: usize) -> u32 {
         if from == end {
             return NONE;
         }
-        let root = self.templates.root();
+        let mut draft = Draft::new();
         let mut lasts: FxHashMap<u32, u32> = FxHashMap::default();
-        for (id, candidate) in (count(from)..).zip(&candidates[from..end]) {
+        for (id, candidate) in (count(from)..).zip(&self.candidates[from..end]) {
             let PathMatch::Template(template) = &candidate.path else { continue };
-            let first = self.templates.insert(root, template, id);
-            if *first == NONE {
-                *first = id;
-            }
-            if let Some(last) = lasts.insert(*first, id) {
+            if let Some(last) = lasts.insert(draft.insert(template, id), id) {
                 self.entries[last as usize].next = id;
             }
         }
         let mut firsts: Vec<u32> = lasts.into_keys().collect();
         firsts.sort_unstable();
-        for first in firsts {
-            self.select(candidates, first);
-        }
-        root
+        firsts.into_iter().for_each(|first| self.select(first));
+        self.templates.add(draft)
     }
 
     /// Adds prefixes, each linked to the next shorter one; gives that for all paths, and the depth of the deepest.
-    fn prefix_level(&mut self, candidates: &[Candidate], level: u32, from: usize, end: usize) -> (u32, u32) {
+    fn prefix_level(&mut self, level: u32, from: usize, end: usize) -> (u32, u32) {
         let runs = self.runs(from, end);
-        let by_prefix: FxHashMap<Arc<str>, u32> =
-            runs.iter().map(|&run| (Arc::clone(&self.entries[run as usize].path), run)).collect();
+        let by_prefix: FxHashMap<&str, u32> = runs.iter().copied().collect();
         let mut depth = 0;
-        for run in runs {
-            self.select(candidates, run);
-            let entry = &mut self.entries[run as usize];
-            let mut left = &*entry.path;
-            while let Some(slash) = left.rfind('/') {
-                left = &left[..slash];
-                if let Some(&shorter) = by_prefix.get(left) {
-                    entry.shorter = shorter;
+        for (path, run) in runs {
+            let mut shorter = path;
+            while let Some(slash) = shorter.rfind('/') {
+                shorter = &shorter[..slash];
+                if let Some(&shorter) = by_prefix.get(shorter) {
+                    self.entries[run as usize].shorter = shorter;
                     break;
                 }
             }
-            if let Some((at, (hash, _))) = prefixes(level, &entry.path).enumerate().last() {
+            if let Some((at, (hash, _))) = prefixes(level, path).enumerate().last() {
                 self.prefixes.push((hash, run));
                 depth = depth.max(count(at + 1));
             }
@@ -382,30 +461,55 @@ impl Builder {
         (by_prefix.get("").copied().unwrap_or(NONE), depth)
     }
 
+    /// Links expressions that begin with the same elements; gives the first of those with none, and the most elements.
+    fn regex_level(&mut self, level: u32, from: usize, end: usize) -> (u32, u32) {
+        let mut by_elements: FxHashMap<&str, (u32, u32)> = FxHashMap::default();
+        let mut depth = 0;
+        for (id, candidate) in (count(from)..).zip(&self.candidates[from..end]) {
+            let PathMatch::Regex(regex) = &candidate.path else { continue };
+            let elements = regex.elements();
+            if let Some((_, last)) = by_elements.get_mut(elements) {
+                self.entries[*last as usize].next = id;
+                *last = id;
+                continue;
+            }
+            by_elements.insert(elements, (id, id));
+            self.entries[id as usize].path = Span::push(&mut self.text, elements);
+            if let Some((at, (hash, _))) = prefixes(level, elements).enumerate().last() {
+                self.regexes.push((hash, id));
+                depth = depth.max(count(at + 1));
+            }
+        }
+        (by_elements.get("").map_or(NONE, |&(first, _)| first), depth)
+    }
+
     /// Gives the candidates linked from `run` on a selector when they are many.
-    fn select(&mut self, candidates: &[Candidate], run: u32) {
+    fn select(&mut self, run: u32) {
         let next = |&id: &u32| Some(self.entries[id as usize].next).filter(|&next| next != NONE);
         let ids: Vec<u32> = std::iter::successors(Some(run), next).collect();
         if ids.len() < selector::WORTH {
             return;
         }
-        if let Some(selector) = Selector::build(&ids, candidates) {
+        if let Some(selector) = Selector::build(&ids, self.candidates) {
             self.entries[run as usize].selector = count(self.selectors.len());
             self.selectors.push(selector);
         }
     }
 
-    fn into_router(mut self, candidates: Box<[Candidate]>) -> Router {
-        self.hosts.exact.shrink_to_fit();
-        self.hosts.wildcards.shrink_to_fit();
+    /// The finished tables, without the candidates.
+    fn finish(mut self) -> Router {
+        self.hosts.exact = Table::build(&self.exact_hosts);
+        self.hosts.wildcards = Table::build(&self.wildcard_hosts);
         Router {
-            candidates,
+            candidates: Box::default(),
             entries: self.entries.into_boxed_slice(),
-            hosts: self.hosts,
             levels: self.levels.into_boxed_slice(),
+            text: self.text.into_boxed_str(),
+            hosts: self.hosts,
             exact: Table::build(&self.exact),
             prefixes: Table::build(&self.prefixes),
             templates: self.templates.finish(),
+            regexes: Table::build(&self.regexes),
             selectors: self.selectors.into_boxed_slice(),
         }
     }

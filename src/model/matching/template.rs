@@ -46,7 +46,7 @@ pub enum Element<'a> {
 
 impl<'a> Element<'a> {
     /// Reads an element of a template that was checked before.
-    fn of(element: &'a str) -> Self {
+    pub(super) fn of(element: &'a str) -> Self {
         match element.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')) {
             None => Self::Literal(element),
             Some(inner) => inner.strip_suffix('*').map_or(Self::Variable(inner), Self::Rest),
@@ -95,11 +95,6 @@ impl Template {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
-    }
-
-    /// The template as written, shared.
-    pub(super) fn shared_text(&self) -> Arc<str> {
-        Arc::clone(&self.text)
     }
 
     /// Its elements from left to right; at least one.
@@ -166,24 +161,41 @@ impl Template {
         found.filter(|_| matched)
     }
 
-    /// Holds path against template from left to right and reports each variable's value on the way.
-    fn walk<'p>(&self, path: &'p str, mut variable: impl FnMut(&str, &'p str)) -> bool {
-        let mut left = path.strip_prefix('/');
-        for element in self.elements() {
-            let Some(rest) = left else { return false };
-            let (segment, after) = match element {
-                Element::Rest(_) => (rest, None),
-                _ => rest.split_once('/').map_or((rest, None), |(segment, after)| (segment, Some(after))),
-            };
-            match element {
-                Element::Literal(literal) if literal != segment => return false,
-                Element::Variable(_) | Element::Rest(_) if segment.is_empty() => return false,
-                Element::Variable(name) | Element::Rest(name) => variable(name, segment),
-                Element::Literal(_) => {}
-            }
-            left = after;
+    /// Whether elements, separated by slashes, match the rest of a path; `None` for none, and for the end of the path.
+    pub(super) fn elements_match(elements: Option<&str>, rest: Option<&str>) -> bool {
+        walk(elements, rest, |_, _| {})
+    }
+
+    fn walk<'p>(&self, path: &'p str, variable: impl FnMut(&str, &'p str)) -> bool {
+        path.strip_prefix('/').is_some_and(|rest| walk(Some(&self.text[1..]), Some(rest), variable))
+    }
+}
+
+/// Holds a path against elements from left to right and reports each variable's value on the way.
+fn walk<'p>(elements: Option<&str>, rest: Option<&'p str>, mut variable: impl FnMut(&str, &'p str)) -> bool {
+    let (mut elements, mut left) = (elements, rest);
+    while let Some(all) = elements {
+        let Some(rest) = left else { return false };
+        let (element, after) = split(all);
+        elements = after;
+        let element = Element::of(element);
+        let (segment, after) = if matches!(element, Element::Rest(_)) { (rest, None) } else { split(rest) };
+        match element {
+            Element::Literal(literal) if literal != segment => return false,
+            Element::Variable(_) | Element::Rest(_) if segment.is_empty() => return false,
+            Element::Variable(name) | Element::Rest(name) => variable(name, segment),
+            Element::Literal(_) => {}
         }
-        left.is_none()
+        left = after;
+    }
+    left.is_none()
+}
+
+/// The text before the first slash, and what follows it.
+pub(super) fn split(text: &str) -> (&str, Option<&str>) {
+    match memchr::memchr(b'/', text.as_bytes()) {
+        Some(slash) => (&text[..slash], Some(&text[slash + 1..])),
+        None => (text, None),
     }
 }
 

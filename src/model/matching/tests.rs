@@ -204,6 +204,12 @@ fn path_params_belong_to_the_match_that_won() {
 }
 
 #[test]
+fn a_router_is_shared_between_threads() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    shared(&Router::default());
+}
+
+#[test]
 fn equal_routers_answer_alike() {
     let texts = ["a.test /x", "~/r", "/u/{id}"];
     assert_eq!(router(&texts), router(&texts));

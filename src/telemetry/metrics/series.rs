@@ -222,6 +222,7 @@ impl RouteEntry {
     /// Forgets the rules that are gone.
     pub(super) fn end_update(&mut self) {
         self.before = Vec::new();
+        self.rules.shrink_to_fit();
     }
 }
 

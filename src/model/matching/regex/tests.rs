@@ -54,7 +54,7 @@ const EXPLOSIVE: &str = "(?:a|b)*a(?:a|b){16}";
 fn an_expression_with_too_large_a_table_is_simulated() {
     let regex = CompiledRegex::compile(EXPLOSIVE).expect("small as an automaton");
     assert!(matches!(regex.engine, Engine::Simulation(_)));
-    assert!(matches!(CompiledRegex::compile("/v[0-9]+").expect("good").engine, Engine::Table(_)));
+    assert!(matches!(CompiledRegex::compile("/v[0-9]+").expect("good").engine, Engine::Table(..)));
     assert!(is_match(EXPLOSIVE, &format!("bba{}", "b".repeat(16))));
     assert!(!is_match(EXPLOSIVE, &format!("bba{}", "b".repeat(17))));
     assert!(!is_match(EXPLOSIVE, &format!("bba{}c", "b".repeat(16))));
@@ -63,6 +63,27 @@ fn an_expression_with_too_large_a_table_is_simulated() {
     assert!(matches!(other.engine, Engine::Simulation(_)));
     assert!(other.is_match(format!("b{}", "c".repeat(15)).as_bytes()));
     assert!(regex.is_match(format!("a{}", "a".repeat(16)).as_bytes()));
+}
+
+#[test]
+fn knows_the_elements_that_every_match_begins_with() {
+    let cases = [
+        ("/a/b[0-9]+", "/a"),
+        ("/a/b/.*", "/a/b"),
+        ("/a/b", "/a"),
+        ("/(?:a|ab)/c/.*", ""),
+        ("/a(?:/.*)?", ""),
+        ("(?i)/a/.*", ""),
+        ("/\u{e9}/a", ""),
+        (".*", ""),
+        ("", ""),
+        (EXPLOSIVE, ""),
+    ];
+    for (pattern, elements) in cases {
+        assert_eq!(CompiledRegex::compile(pattern).expect("good").elements(), elements, "{pattern}");
+    }
+    let long = format!("/{}/.*", "a".repeat(100));
+    assert_eq!(CompiledRegex::compile(&long).expect("good").elements(), "");
 }
 
 #[test]
