@@ -141,6 +141,10 @@ impl Exchange {
             entry.route = snapshot.route(rule.route).map(|route| Arc::clone(&route.label));
             entry.rule = Some(Arc::clone(&rule.name));
         }
+        if rule.delegates {
+            // A request of the parent's prefix that no child took.
+            return Err(ProxyError::NoPath);
+        }
         Ok(found)
     }
 

@@ -75,6 +75,9 @@ fn own_answers_have_status_and_reason() {
         let gateway = Gateway::start(Options { backend: false, ..Options::to(&[backend.addr]) }).await;
         assert_eq!(gateway.ask(GET).await.verdict(), (500, Some("no_backend")));
 
+        let gateway = Gateway::start(Options { delegates: true, backend: false, ..Options::to(&[]) }).await;
+        assert_eq!(gateway.ask(GET).await.verdict(), (404, Some("no_path")));
+
         let algorithm = Algorithm::ConsistentHash(ConsistentHash {
             keys: vec![HashKey::Cookie("k".into())],
             on_missing: OnMissingKey::Reject,

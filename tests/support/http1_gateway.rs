@@ -137,6 +137,7 @@ fn snapshot(backend: SocketAddr) -> Snapshot {
         name: "0".into(),
         timeouts: Timeouts::default(),
         algorithm: Algorithm::RoundRobin,
+        delegates: false,
         backend_refs: vec![WeightedBackend { weight: 1, tier: 0, backend: Some(BackendId(0)) }],
     };
     let key = BackendKey { service: ObjectName::new("default", "backend"), port: 80, protocol: Protocol::Http };
