@@ -44,6 +44,7 @@ pub fn snapshot(routes: u32, endpoints: u32, algorithm: &Algorithm) -> Snapshot 
                 timeouts: Timeouts::default(),
                 algorithm: algorithm.clone(),
                 backend_refs: vec![WeightedBackend { weight: 1, tier: 0, backend: Some(BackendId(index)) }],
+                delegates: false,
             });
         }
         snapshot.backends.push(Backend {
