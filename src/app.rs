@@ -27,9 +27,9 @@ use crate::drain::{self, DrainControl, Phase};
 use crate::live::{self, Publisher};
 use crate::proxy::listener::{self, BoundListener};
 use crate::readiness::Readiness;
-use crate::settings::{AccessLog, Settings};
+use crate::settings::{AccessLog, Listener, Settings};
 use crate::source::collect::{DiagnosticLog, drive};
-use crate::source::files::{FileSource, Update};
+use crate::source::files::{self, FileSource, Update};
 use crate::telemetry::access_log::{self, AccessLogHandle, AccessLogWriter};
 use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
@@ -88,14 +88,7 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
         .map(|(name, listener)| Ok(listener::bind(name, listener.address, settings.workers)?))
         .collect::<Result<Vec<BoundListener>>>()?;
     let admin_socket = listener::bind("admin", settings.admin, 1)?;
-    let base = Inputs {
-        listeners: static_listeners(&settings),
-        gateway_class_name: settings.controller.gateway_class_name.as_str().into(),
-        controller_name: settings.controller.controller_name.as_str().into(),
-        allow_loopback_endpoints: true,
-        ..Inputs::default()
-    };
-    let (source, updates) = FileSource::start(config, base)?;
+    let (source, updates) = FileSource::start(config, base(&settings))?;
     let access_log = match &settings.access_log {
         AccessLog::Off => None,
         AccessLog::Stdout => Some(access_log::Output::Stdout),
@@ -246,17 +239,26 @@ fn applier(mut publisher: Publisher, metrics: Arc<Metrics>) -> impl FnMut(Update
         if errors == 0 {
             metrics.set_config_ok(SystemTime::now());
         }
-        log.log(&diagnostics);
+        log.log(&diagnostics, files::refine);
         tracing::info!(version, routes = update.inputs.routes.len(), errors, ?compiled, "configuration in force");
     }
 }
 
-fn static_listeners(settings: &Settings) -> Vec<StaticListener> {
-    let listener = |(name, listener): (&String, &crate::settings::Listener)| StaticListener {
+/// Inputs without objects: the listeners and the identity that the settings give.
+#[must_use]
+pub fn base(settings: &Settings) -> Inputs {
+    let listener = |(name, listener): (&String, &Listener)| StaticListener {
         name: name.as_str().into(),
         allowed_namespaces: listener.allowed_namespaces.clone(),
     };
-    settings.listeners.iter().map(listener).collect()
+    Inputs {
+        listeners: settings.listeners.iter().map(listener).collect(),
+        gateway_class_name: settings.controller.gateway_class_name.as_str().into(),
+        controller_name: settings.controller.controller_name.as_str().into(),
+        // Manifests from files may name the machine itself; an API server would refuse such addresses.
+        allow_loopback_endpoints: true,
+        ..Inputs::default()
+    }
 }
 
 /// Sockets need descriptors: takes as many as the process may have.

@@ -1,34 +1,61 @@
-//! tmp
-use std::collections::BTreeMap;
-use tidegate::settings::*;
-fn main() -> anyhow::Result<()> {
-    let args: Vec<String> = std::env::args().collect();
-    let get = |n: &str| args.iter().position(|a| a == n).and_then(|i| args.get(i + 1)).cloned();
-    tidegate::telemetry::logging::init(
-        &get("--log").unwrap_or("info".into()),
-        tidegate::telemetry::logging::Format::Text,
-    )?;
-    let listener = Listener {
-        address: get("--http").unwrap_or("127.0.0.1:8080".into()).parse()?,
-        http2_prior_knowledge: false,
-        trusted_forwarders: vec![],
-        health_path: None,
-        allowed_namespaces: None,
+//! The `tidegate` binary: flags, the log, and which command runs.
+
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use tidegate::cli::{Check, Cli, Command, LogFormat, OutputFormat, Serve, Standalone};
+use tidegate::telemetry::logging::{self, Format};
+use tidegate::{api, app, check, demo, telemetry};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Standalone(standalone) => serve(&standalone).map(|()| ExitCode::SUCCESS),
+        Command::Demo(command) => {
+            start_log(&command.serve).and_then(|()| demo::run(&command)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Check(check) => run_check(&check),
+        Command::Crd => print(&api::crd::crd_yaml()),
+        Command::Metrics => print(&telemetry::table()),
     };
-    let settings = Settings {
-        listeners: BTreeMap::from([("http".to_owned(), listener)]),
-        deadlines: Default::default(),
-        limits: Default::default(),
-        forwarding: Default::default(),
-        metrics: Default::default(),
-        access_log: AccessLog::Off,
-        drain: Drain { delay: std::time::Duration::ZERO, timeout: std::time::Duration::from_secs(15) },
-        controller: Default::default(),
-        admin: get("--admin").unwrap_or("127.0.0.1:9090".into()).parse()?,
-        debug_allow: vec![],
-        workers: get("--workers").unwrap_or("2".into()).parse()?,
+    done.unwrap_or_else(|error| {
+        // One line: what failed, and why, outermost first.
+        eprintln!("tidegate: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn start_log(serve: &Serve) -> Result<()> {
+    let format = match serve.log_format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
     };
-    let running = tidegate::app::start(settings, std::path::Path::new(&get("--config").unwrap()))?;
+    Ok(logging::init(&serve.log, format)?)
+}
+
+fn serve(standalone: &Standalone) -> Result<()> {
+    start_log(&standalone.serve)?;
+    let running = app::start(standalone.settings()?, &standalone.config)?;
     running.print_ready()?;
     running.wait()
+}
+
+fn run_check(command: &Check) -> Result<ExitCode> {
+    let options = check::Options {
+        paths: command.paths.clone(),
+        allow_unresolved: command.allow_unresolved,
+        json: command.output == OutputFormat::Json,
+    };
+    let base = app::base(&command.settings()?);
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+    let verdict =
+        check::run(&options, base, &mut io::stdin(), &mut out, &mut err).context("cannot write the findings")?;
+    Ok(ExitCode::from(verdict as u8))
+}
+
+fn print(text: &str) -> Result<ExitCode> {
+    use io::Write as _;
+    io::stdout().lock().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    Ok(ExitCode::SUCCESS)
 }

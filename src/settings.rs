@@ -2,9 +2,13 @@
 //!
 //! The order is flag > environment > file > default. The YAML keys are the field names in camelCase; unknown keys are refused.
 
+pub mod file;
+
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -219,4 +223,148 @@ impl Default for Controller {
     fn default() -> Self {
         Self { controller_name: "tidegate.dev/controller".to_owned(), gateway_class_name: "tidegate".to_owned() }
     }
+}
+
+/// Most static listeners of a process.
+pub const MOST_LISTENERS: usize = 32;
+
+/// Most data workers: beyond any machine that this runs on.
+pub const MOST_WORKERS: usize = 1024;
+
+/// Settings that cannot work together, or at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: found {found}, expected {expected}")]
+pub struct SettingsError {
+    /// The key as in the settings file.
+    pub field: String,
+    /// What is set.
+    pub found: String,
+    /// What may be set.
+    pub expected: &'static str,
+}
+
+impl Settings {
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        let refuse = |field: String, found: String, expected| Err(SettingsError { field, found, expected });
+        if self.listeners.is_empty() || self.listeners.len() > MOST_LISTENERS {
+            return refuse("listeners".to_owned(), self.listeners.len().to_string(), "1 to 32 listeners");
+        }
+        let mut taken: BTreeMap<SocketAddr, &str> = BTreeMap::from([(self.admin, "admin")]);
+        for (name, listener) in &self.listeners {
+            let field = |key: &str| format!("listeners.{name}{key}");
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            if name.is_empty()
+                || name.len() > 63
+                || !name.chars().all(plain)
+                || name.starts_with('-')
+                || name.ends_with('-')
+            {
+                return refuse(field(""), format!("{name:?}"), "a name of 1 to 63 of a-z, 0-9 and inner hyphens");
+            }
+            if listener.address.port() != 0
+                && let Some(other) = taken.insert(listener.address, name)
+            {
+                let found = format!("{}, which {other} has too", listener.address);
+                return refuse(field(".address"), found, "an address of its own");
+            }
+            if let Some(path) = listener.health_path.as_ref().filter(|path| !path.starts_with('/')) {
+                return refuse(field(".healthPath"), format!("{path:?}"), "a path that begins with /");
+            }
+        }
+        let sizes = [
+            ("requestLine", self.limits.request_line),
+            ("field", self.limits.field),
+            ("fieldsTotal", self.limits.fields_total),
+            ("fieldCount", self.limits.field_count),
+            ("chunkLine", self.limits.chunk_line),
+            ("responseHead", self.limits.response_head),
+            ("http2Streams", self.limits.http2_streams as usize),
+            ("adminConnections", self.limits.admin_connections),
+        ];
+        if let Some((name, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
+            return refuse(format!("limits.{name}"), "0".to_owned(), "at least 1");
+        }
+        if self.metrics.max_series == 0 {
+            return refuse("metrics.maxSeries".to_owned(), "0".to_owned(), "at least 1");
+        }
+        if !(1..=MOST_WORKERS).contains(&self.workers) {
+            return refuse("workers".to_owned(), self.workers.to_string(), "1 to 1024");
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for AccessLog {
+    type Err = Infallible;
+
+    /// `off`, `stdout` or the path of a file; `./off` is a file.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "off" => Self::Off,
+            "stdout" => Self::Stdout,
+            path => Self::File(path.into()),
+        })
+    }
+}
+
+/// Parses a GEP-2257 duration: one to four numbers of at most five digits with `h`, `m`, `s` or `ms`, such as `1m30s`.
+///
+/// # Errors
+///
+/// What was found and expected, as one line.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let refused = || format!("found {text:?}, expected a duration such as 250ms, 10s or 1m30s");
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    for _ in 0..4 {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        if !(1..=5).contains(&digits) {
+            return Err(refused());
+        }
+        let number: u64 = rest[..digits].parse().map_err(|_| refused())?;
+        let unit = &rest[digits..];
+        let (one, after) = if let Some(after) = unit.strip_prefix("ms") {
+            (Duration::from_millis(number), after)
+        } else if let Some(after) = unit.strip_prefix('s') {
+            (Duration::from_secs(number), after)
+        } else if let Some(after) = unit.strip_prefix('m') {
+            (Duration::from_secs(number * 60), after)
+        } else if let Some(after) = unit.strip_prefix('h') {
+            (Duration::from_secs(number * 3600), after)
+        } else {
+            return Err(refused());
+        };
+        total += one;
+        rest = after;
+        if rest.is_empty() {
+            return Ok(total);
+        }
+    }
+    Err(refused())
+}
+
+/// Parses `IP:PORT`; `:PORT` is every address of both families.
+///
+/// # Errors
+///
+/// What was found and expected, as one line.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
+    full.parse().map_err(|_| format!("found {text:?}, expected IP:PORT such as 127.0.0.1:8080, [::]:8080 or :8080"))
+}
+
+/// Parses a network such as `10.0.0.0/8`; a single address is a network of one.
+///
+/// # Errors
+///
+/// What was found and expected, as one line.
+pub fn parse_network(text: &str) -> Result<IpNet, String> {
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| format!("found {text:?}, expected a network such as 10.0.0.0/8 or fd00::/8"))
 }

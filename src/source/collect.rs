@@ -91,9 +91,11 @@ impl DiagnosticLog {
         changes
     }
 
-    /// [`update`](Self::update), with every change written to the log: errors and warnings each as one line.
-    pub fn log(&mut self, diagnostics: &[Diagnostic]) {
-        let changes = self.update(diagnostics);
+    /// [`update`](Self::update), with every change written to the log: errors and warnings each as one line. What is
+    /// new goes through `refine` before, which may find better places for it.
+    pub fn log(&mut self, diagnostics: &[Diagnostic], refine: impl FnOnce(&mut [Diagnostic])) {
+        let mut changes = self.update(diagnostics);
+        refine(&mut changes.new);
         for diagnostic in &changes.new {
             match diagnostic.severity {
                 Severity::Error => tracing::error!(reason = diagnostic.reason, "{diagnostic}"),

@@ -268,25 +268,45 @@ impl Places {
     /// `metadata.labels[a.b/c]` names; of the nearest parent where the field itself is missing.
     #[must_use]
     pub fn find(&self, path: &str) -> (u32, u32) {
-        let mut at = position(&self.root.referenced);
-        let mut node = &self.root.value;
-        for step in steps(path) {
-            let found = match (node, step) {
-                (Node::Map(entries), Step::Key(key)) => entries
-                    .iter()
-                    .find(|(name, _)| name.value == key)
-                    .map(|(name, value)| (position(&name.referenced), &value.value)),
-                (Node::List(items), Step::Index(index)) => {
-                    items.get(index).map(|item| (position(&item.referenced), &item.value))
-                }
-                _ => None,
-            };
-            let Some((place, next)) = found else { break };
-            at = place;
-            node = next;
-        }
-        at
+        follow(&self.root, path)
     }
+
+    /// The same for a path that begins at an object of a list; the object is named by its place. `None` when no object
+    /// of the document begins there.
+    #[must_use]
+    pub fn find_in(&self, object: (u32, u32), path: &str) -> Option<(u32, u32)> {
+        fn search<'a>(node: &'a Spanned<Node>, object: (u32, u32)) -> Option<&'a Spanned<Node>> {
+            if position(&node.referenced) == object {
+                return Some(node);
+            }
+            let Node::Map(entries) = &node.value else { return None };
+            let items = entries.iter().find(|(name, _)| name.value == "items").map(|(_, items)| &items.value);
+            let Some(Node::List(items)) = items else { return None };
+            items.iter().find_map(|item| search(item, object))
+        }
+        search(&self.root, object).map(|node| follow(node, path))
+    }
+}
+
+fn follow(root: &Spanned<Node>, path: &str) -> (u32, u32) {
+    let mut at = position(&root.referenced);
+    let mut node = &root.value;
+    for step in steps(path) {
+        let found = match (node, step) {
+            (Node::Map(entries), Step::Key(key)) => entries
+                .iter()
+                .find(|(name, _)| name.value == key)
+                .map(|(name, value)| (position(&name.referenced), &value.value)),
+            (Node::List(items), Step::Index(index)) => {
+                items.get(index).map(|item| (position(&item.referenced), &item.value))
+            }
+            _ => None,
+        };
+        let Some((place, next)) = found else { break };
+        at = place;
+        node = next;
+    }
+    at
 }
 
 /// One step of a field path.
@@ -482,5 +502,9 @@ mod tests {
         assert!(Places::read("a: [").is_none());
         let json = Places::read("{\n\t\"a\": {\"b\": 1}}").expect("JSON is YAML");
         assert_eq!(json.find("a.b"), (2, 8));
+        let list = Places::read("kind: List\nitems:\n- a: {b: 1}\n- a: {b: 2}\n").expect("valid YAML");
+        assert_eq!(list.find_in((4, 3), "a.b"), Some((4, 7)));
+        assert_eq!(list.find_in((1, 1), "items[0].a.b"), Some((3, 7)));
+        assert_eq!(list.find_in((9, 9), "a.b"), None);
     }
 }

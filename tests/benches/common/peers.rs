@@ -120,7 +120,7 @@ pub fn nginx(program: &Path, dir: &Path, backends: [u16; 2], core: usize) -> io:
 pub fn haproxy(program: &Path, dir: &Path, backends: [u16; 2], core: usize) -> io::Result<Peer> {
     let port = free_port()?;
     let config = format!(
-        "global\n nbthread 1\n maxconn 20000\ndefaults\n mode http\n option http-keep-alive\n http-reuse always\n timeout \
+        "global\n nbthread 1\n maxconn 8000\ndefaults\n mode http\n option http-keep-alive\n http-reuse always\n timeout \
          connect 5s\n timeout client 600s\n timeout server 600s\n timeout tunnel 600s\nfrontend f\n bind \
          127.0.0.1:{port}\n default_backend b\nbackend b\n balance roundrobin\n option forwardfor\n http-request set-header \
          X-Forwarded-Proto http\n http-request set-header X-Forwarded-Host %[req.hdr(host)]\n server a 127.0.0.1:{} \
