@@ -43,8 +43,8 @@ pub fn snapshot(routes: u32, endpoints: u32, algorithm: &Algorithm) -> Snapshot 
                 name: rule.into(),
                 timeouts: Timeouts::default(),
                 algorithm: algorithm.clone(),
-                backend_refs: vec![WeightedBackend { weight: 1, tier: 0, backend: Some(BackendId(index)) }],
                 delegates: false,
+                backend_refs: vec![WeightedBackend { weight: 1, tier: 0, backend: Some(BackendId(index)) }],
             });
         }
         snapshot.backends.push(Backend {
