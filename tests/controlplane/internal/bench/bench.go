@@ -1,0 +1,4 @@
+// Package bench measures.
+package bench
+
+func Main(args []string) int { return 0 }
