@@ -569,7 +569,11 @@ func TestWithoutRoot(t *testing.T) {
 	inside := func(args ...string) string {
 		t.Helper()
 		enter := []string{"-t", fmt.Sprint(c.Pids["supervisor"]), "-U", "--preserve-credentials", "-n", "--", programs["controlplane"], "kubectl", "--kubeconfig", c.Kubeconfig}
-		out, err := exec.Command("nsenter", append(enter, args...)...).CombinedOutput()
+		cmd := exec.Command("nsenter", append(enter, args...)...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "HOME="+dir)
+		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %v\n%s", args, err, out)
 		}
@@ -577,12 +581,14 @@ func TestWithoutRoot(t *testing.T) {
 	}
 	manifest := filepath.Join(dir, "pods.yaml")
 	text := podManifest("default", "program", "  securityContext: {runAsUser: 1234, runAsNonRoot: true}\n", "    env: [{name: LISTEN, value: ':8080'}]\n    readinessProbe: {httpGet: {path: /me, port: 8080}, periodSeconds: 1}\n") +
+		"---\n" + podManifest("default", "asked", "  securityContext: {runAsUser: 1234}\n", "    env: [{name: LISTEN, value: ':8080'}]\n    readinessProbe: {exec: {command: [sh, -c, 'test $(id -u) = 1234']}, periodSeconds: 1}\n") +
+		"---\n" + podManifest("default", "rooted", "", "    env: [{name: LISTEN, value: ':80'}]\n    readinessProbe: {exec: {command: [sh, -c, 'test $(id -u) = 0']}, periodSeconds: 1}\n") +
 		"---\napiVersion: v1\nkind: Pod\nmetadata: {name: fake}\nspec: {containers: [{name: c, image: x}]}\n"
 	if err := os.WriteFile(manifest, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	inside("apply", "-f", manifest)
-	inside("wait", "--for=condition=Ready", "pod/program", "pod/fake", "--timeout=120s")
+	inside("wait", "--for=condition=Ready", "pod/program", "pod/asked", "pod/rooted", "pod/fake", "--timeout=120s")
 	if logs := inside("logs", "program"); !strings.Contains(logs, "listening on :8080") {
 		t.Errorf("logs: %q", logs)
 	}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"tidegate.dev/controlplane/internal/echo"
+	"tidegate.dev/controlplane/internal/images"
 	"tidegate.dev/controlplane/internal/netns"
 )
 
@@ -23,7 +24,7 @@ type container struct {
 	spec    *v1.Container
 	init    bool
 	sidecar bool
-	program *image
+	program *images.Image
 
 	// halt closes when the container must not be started again; done when it has ended for good.
 	halt     chan struct{}
@@ -33,9 +34,9 @@ type container struct {
 	startedOnce chan struct{}
 	startOnce   sync.Once
 	// poke tells that the pod's object has changed.
-	poke chan struct{}
-	began       bool // run was called; under the pod's lock
-	running     *process
+	poke    chan struct{}
+	began   bool // run was called; under the pod's lock
+	running *process
 
 	// Under the pod's lock:
 	state, last      v1.ContainerState
@@ -49,7 +50,7 @@ func newContainer(p *pod, spec *v1.Container) *container {
 		pod: p, spec: spec, halt: make(chan struct{}), done: make(chan struct{}), startedOnce: make(chan struct{}), log: newLogBuffer(), poke: make(chan struct{}, 1),
 		state: v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "PodInitializing"}},
 	}
-	if i, ok := p.agent.images.find(spec.Image); ok {
+	if i, ok := p.agent.images.Find(spec.Image); ok {
 		c.program = &i
 	}
 	return c
@@ -309,7 +310,7 @@ func (c *container) open(server *echo.Server) ([]func(), error) {
 
 // sockets are those of the echo image's contract, or HTTP on every declared TCP port, or on 80 and 8080 if none is.
 func (c *container) sockets(server *echo.Server) ([]echo.Socket, error) {
-	name, _ := splitTag(c.spec.Image)
+	name, _ := images.SplitTag(c.spec.Image)
 	if strings.Contains(name[strings.LastIndexByte(name, '/')+1:], "echo-basic") {
 		return server.Contract()
 	}

@@ -28,6 +28,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"tidegate.dev/controlplane/internal/addr"
+	"tidegate.dev/controlplane/internal/images"
 	"tidegate.dev/controlplane/internal/supervisor"
 )
 
@@ -38,7 +39,7 @@ const kubeletPort = 10250
 type agent struct {
 	config *supervisor.Config
 	client kubernetes.Interface
-	images imageTable
+	images images.Table
 	nodes  corelisters.NodeLister
 	// forks runs functions on the main thread: children carry a death signal that fires when the forking thread ends.
 	forks chan func()
@@ -64,12 +65,12 @@ type ownerOnNode struct {
 // Main runs the node part until its process is killed. It must be called on the locked main thread.
 func Main(c *supervisor.Config) error {
 	flags := flag.NewFlagSet("node", flag.ContinueOnError)
-	var images stringList
-	flags.Var(&images, "image", "NAME[:TAG]=PATH[,user=UID]: containers of this image run the local program")
+	var more stringList
+	flags.Var(&more, "image", "NAME[:TAG]=PATH[,user=UID]: containers of this image run the local program")
 	if err := flags.Parse(strings.Fields(c.Extra["node"])); err != nil {
 		return err
 	}
-	table, err := parseImages(append(append([]string{}, c.Images...), images...))
+	table, err := images.Parse(append(append([]string{}, c.Images...), more...))
 	if err != nil {
 		return err
 	}

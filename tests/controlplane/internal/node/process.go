@@ -243,7 +243,7 @@ func inUserNamespace() bool {
 // identity is the user that the security contexts ask for.
 func (c *container) identity() (identity, error) {
 	o := c.pod.object()
-	user, group, nonRoot := c.program.user, int64(0), false
+	user, group, nonRoot := c.program.User, int64(0), false
 	var who identity
 	if sc := o.Spec.SecurityContext; sc != nil {
 		user, group, nonRoot = ptr.Deref(sc.RunAsUser, user), ptr.Deref(sc.RunAsGroup, group), ptr.Deref(sc.RunAsNonRoot, nonRoot)
@@ -267,9 +267,9 @@ func (c *container) identity() (identity, error) {
 // insideSpec describes what `pod-inside` shall do.
 func (c *container) insideSpec(env, dirs map[string]string, who identity) (*insideSpec, error) {
 	o := c.pod.object()
-	name := filepath.Base(c.program.path)
+	name := filepath.Base(c.program.Path)
 	s := &insideSpec{
-		Root: filepath.Join(c.pod.dir, "root-"+c.spec.Name), Program: c.program.path, Names: []string{name},
+		Root: filepath.Join(c.pod.dir, "root-"+c.spec.Name), Program: c.program.Path, Names: []string{name},
 		Dir: c.spec.WorkingDir, UID: who.uid, GID: who.gid, Groups: who.groups, Hostname: o.Name,
 		UserNamespace: who.uid != 0 && inUserNamespace(), OwnIDs: inUserNamespace(),
 		Hosts: fmt.Sprintf("127.0.0.1 localhost\n%s %s\n", c.pod.ip, o.Name),
@@ -277,7 +277,7 @@ func (c *container) insideSpec(env, dirs map[string]string, who identity) (*insi
 	if o.Spec.HostNetwork {
 		s.Hostname = o.Spec.NodeName
 	}
-	if short := path.Base(c.program.name); short != name {
+	if short := path.Base(c.program.Name); short != name {
 		s.Names = append(s.Names, short)
 	}
 	if env["PATH"] == "" {
@@ -381,9 +381,10 @@ func (p *process) preStop(ctx context.Context, h *v1.LifecycleHandler) {
 // exec runs a command inside the container, in all of its namespaces and as its user.
 func (p *process) exec(ctx context.Context, command []string) error {
 	args := []string{"-t", strconv.Itoa(p.cmd.Process.Pid), "-m", "-n", "-p", "-i", "-u"}
-	if p.who.uid != 0 && inUserNamespace() {
+	switch {
+	case p.who.uid != 0 && inUserNamespace():
 		args = append(args, "-U", "--preserve-credentials")
-	} else {
+	case !inUserNamespace(): // else there is no other user to become
 		args = append(args, "-S", strconv.Itoa(p.who.uid), "-G", strconv.Itoa(p.who.gid))
 	}
 	args = append(args, "-r", "-w", "--")

@@ -21,6 +21,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"tidegate.dev/controlplane/internal/addr"
+	"tidegate.dev/controlplane/internal/images"
 	"tidegate.dev/controlplane/internal/netns"
 )
 
@@ -198,8 +199,16 @@ func (s *supervisor) prepare() error {
 	if s.nodes > 0 && !netns.AreLocal() {
 		return errors.New("pod addresses are not local here although this should be the namespace made for them")
 	}
+	table, err := images.Parse(s.images)
+	if err != nil {
+		return err
+	}
+	// The parts run in another folder: from here on all paths are absolute.
+	s.images = nil
+	for _, i := range table {
+		s.images = append(s.images, i.String())
+	}
 	sweep(os.TempDir())
-	var err error
 	if s.dir == "" {
 		s.ownDir = true
 		if s.dir, err = os.MkdirTemp("", dirPrefix); err != nil {
@@ -497,7 +506,11 @@ func (s *supervisor) start(p *part) error {
 	}()
 	go func() {
 		defer func() { _ = readyRead.Close() }()
-		if err := s.health.wait(p.name, readyRead, s.timeout); err != nil {
+		err := s.health.wait(p.name, readyRead, s.timeout)
+		if errors.Is(err, io.EOF) {
+			return // it has ended, which its exit tells
+		}
+		if err != nil {
 			s.events <- event{kind: "unready", part: p, err: err}
 			return
 		}
