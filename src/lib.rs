@@ -1,1 +1,48 @@
 //! tidegate: a Kubernetes ingress controller and sidecar in one binary.
+//!
+//! Two halves share one immutable value:
+//!
+//! ```text
+//!        control half (multi-thread runtime)                  data half (one current_thread runtime per core)
+//!
+//! files ─► source ─► Inputs ─► compile ─► Snapshot ─► live ──► &Live, one per request
+//!                                 │                             │
+//!                            Diagnostics           listener ─► guarded io ─► hyper ─► head check
+//!                                 │                             │
+//!                          log, check, status        match ─► pick ─► connect ─► send ─► respond
+//! ```
+//!
+//! A configuration change is a value that walks once from a [`source`] to [`live`]; a request is a value that walks once
+//! through the phases of [`proxy::forward`]. They meet in one place, the pointer to [`live::Live`]. Nothing else is
+//! shared but counters and the live numbers of endpoints.
+//!
+//! In reading order:
+//!
+//! * [`api`]: what users write. [`model`]: what requests are answered from.
+//! * [`compile`]: the one pure function from the first to the second. [`source`]: fills its inputs.
+//! * [`balance`]: chooses endpoints. [`live`]: publishes snapshot and balancers as one.
+//! * [`http1`]: our own wire code. [`proxy`]: the data plane.
+//! * [`telemetry`], [`admin`], [`readiness`], [`drain`], [`reason`], [`settings`]: what operators see and set.
+//! * [`app`]: the only wiring place. [`cli`], [`check`], [`demo`]: the commands.
+//!
+//! `tests/layering.rs` holds the arrows of allowed imports.
+
+pub mod admin;
+pub mod api;
+pub mod app;
+pub mod balance;
+pub mod check;
+pub mod cli;
+pub mod compile;
+pub mod connections;
+pub mod drain;
+pub mod filter;
+pub mod http1;
+pub mod live;
+pub mod model;
+pub mod proxy;
+pub mod readiness;
+pub mod reason;
+pub mod settings;
+pub mod source;
+pub mod telemetry;

@@ -1,1 +1,59 @@
-fn main() {}
+//! The `tidegate` binary: flags, the log, and which command runs.
+
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use tidegate::cli::{Check, Cli, Command, LogFormat, OutputFormat, Serve, Standalone};
+use tidegate::telemetry::logging::{self, Format};
+use tidegate::{api, app, check, telemetry};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Standalone(standalone) => serve(&standalone).map(|()| ExitCode::SUCCESS),
+        Command::Demo(_) => Ok(ExitCode::SUCCESS),
+        Command::Check(check) => run_check(&check),
+        Command::Crd => print(&api::crd::crd_yaml()),
+        Command::Metrics => print(&telemetry::table()),
+    };
+    done.unwrap_or_else(|error| {
+        // One line: what failed, and why, outermost first.
+        eprintln!("tidegate: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn start_log(serve: &Serve) -> Result<()> {
+    let format = match serve.log_format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    Ok(logging::init(&serve.log, format)?)
+}
+
+fn serve(standalone: &Standalone) -> Result<()> {
+    start_log(&standalone.serve)?;
+    let running = app::start(standalone.settings()?, &standalone.config)?;
+    running.print_ready()?;
+    running.wait()
+}
+
+fn run_check(command: &Check) -> Result<ExitCode> {
+    let options = check::Options {
+        paths: command.paths.clone(),
+        allow_unresolved: command.allow_unresolved,
+        json: command.output == OutputFormat::Json,
+    };
+    let base = app::base(&command.settings()?);
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+    let verdict =
+        check::run(&options, base, &mut io::stdin(), &mut out, &mut err).context("cannot write the findings")?;
+    Ok(ExitCode::from(verdict as u8))
+}
+
+fn print(text: &str) -> Result<ExitCode> {
+    use io::Write as _;
+    io::stdout().lock().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    Ok(ExitCode::SUCCESS)
+}

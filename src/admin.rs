@@ -1,0 +1,146 @@
+//! The admin server: health, metrics, and what the gateway holds at this moment.
+//!
+//! It runs on the control runtime and never shares a port with traffic. `/livez`, `/readyz` and `/metrics` answer
+//! everyone; `/debug/…` answers loopback and the networks of `--debug-allow` only. It reads what is published and changes
+//! nothing.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use ipnet::IpNet;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::live::LiveView;
+use crate::readiness::Readiness;
+use crate::settings::Settings;
+use crate::telemetry::metrics::Metrics;
+
+mod debug;
+
+/// What the admin server reads.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// What is published now.
+    pub live: LiveView,
+    /// Whether traffic may come.
+    pub readiness: Readiness,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+    /// Names of the static listeners, in the order of the snapshot's routers.
+    pub listeners: Vec<Arc<str>>,
+    /// The settings of the process.
+    pub settings: Arc<Settings>,
+    /// The epoch that the data workers measure time by.
+    pub epoch: std::time::Instant,
+}
+
+impl Admin {
+    /// Serves until the future is dropped; the listener is bound already, so that its port is known.
+    pub async fn serve(self, listener: TcpListener) {
+        let admin = Arc::new(self);
+        let places = Arc::new(Semaphore::new(admin.settings.limits.admin_connections));
+        loop {
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(error = %error, "the admin server cannot accept a connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                admin.metrics.admin_closed();
+                continue;
+            };
+            let admin = Arc::clone(&admin);
+            tokio::spawn(async move {
+                admin.connection(stream, peer).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn connection(&self, stream: TcpStream, peer: SocketAddr) {
+        let service = service_fn(|request| async move { Ok::<_, Infallible>(self.answer(&request, peer)) });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.settings.deadlines.admin)
+            .serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = connection.await {
+            if error.is_timeout() {
+                self.metrics.admin_closed();
+            }
+            tracing::debug!(error = %error, peer = %peer, "admin connection ended");
+        }
+    }
+
+    /// One answer; nothing of the request but method and path matters.
+    fn answer<B>(&self, request: &Request<B>, peer: SocketAddr) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        if path.starts_with("/debug/") && !self.may_debug(peer.ip()) {
+            return text(StatusCode::FORBIDDEN, "debug answers loopback and --debug-allow only\n");
+        }
+        let answer = match path {
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => self.ready(),
+            "/metrics" => self.metrics_page(),
+            "/debug/routes" => json(&debug::routes(&self.live.current(), &self.listeners)),
+            "/debug/endpoints" => json(&debug::endpoints(&self.live.current(), self.epoch.elapsed())),
+            "/debug/snapshot" => json(&debug::snapshot(&self.live.current())),
+            _ => return text(StatusCode::NOT_FOUND, ""),
+        };
+        if matches!(*request.method(), Method::GET | Method::HEAD) {
+            return answer;
+        }
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "");
+        refused.headers_mut().insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+        refused
+    }
+
+    fn may_debug(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        peer.is_loopback() || self.settings.debug_allow.iter().any(|network: &IpNet| network.contains(&peer))
+    }
+
+    fn ready(&self) -> Response<Full<Bytes>> {
+        let missing = self.readiness.missing();
+        if missing.is_empty() {
+            return text(StatusCode::OK, "ok\n");
+        }
+        text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", ")))
+    }
+
+    fn metrics_page(&self) -> Response<Full<Bytes>> {
+        let mut response = text(StatusCode::OK, self.metrics.render());
+        let kind = http::HeaderValue::from_static(prometheus::TEXT_FORMAT);
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Response<Full<Bytes>> {
+    match serde_json::to_vec_pretty(value) {
+        Ok(body) => {
+            let mut response = text(StatusCode::OK, body);
+            response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+            response
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}

@@ -1,0 +1,224 @@
+//! The tables behind `/debug/…`: what is published, as values of their own that serialise.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::live::Live;
+use crate::model::backend::Protocol;
+use crate::model::ids::{ListenerId, RuleId};
+use crate::model::matching::{Candidate, Hostname, PathMatch, ValueMatch, ValueTest};
+use crate::model::policy::Algorithm;
+use crate::model::snapshot::Snapshot;
+
+/// `/debug/snapshot`: what is in force, in numbers.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SnapshotTable {
+    version: u64,
+    routes: usize,
+    rules: usize,
+    backends: usize,
+    endpoints: usize,
+}
+
+/// `/debug/routes`: one entry a listener.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ListenerTable<'a> {
+    listener: &'a str,
+    matches: Vec<MatchRow<'a>>,
+}
+
+/// One match, in the order in which matches are preferred.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MatchRow<'a> {
+    hostname: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    priority: i32,
+    path: PathRow<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<ValueRow<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    query_params: Vec<ValueRow<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cookies: Vec<ValueRow<'a>>,
+    route: String,
+    rule: &'a str,
+    algorithm: &'static str,
+    backends: Vec<BackendRow>,
+}
+
+#[derive(Serialize)]
+struct PathRow<'a> {
+    r#type: &'static str,
+    value: &'a str,
+}
+
+#[derive(Serialize)]
+struct ValueRow<'a> {
+    name: &'a str,
+    r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct BackendRow {
+    /// `namespace/name`; `null` when the reference cannot be resolved and its share answers 500.
+    service: Option<String>,
+    port: Option<u16>,
+    weight: u32,
+    tier: u8,
+    endpoints: usize,
+}
+
+/// `/debug/endpoints`: one entry a backend.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EndpointTable {
+    service: String,
+    port: u16,
+    protocol: &'static str,
+    endpoints: Vec<EndpointRow>,
+}
+
+/// The live numbers of one endpoint, all workers together.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EndpointRow {
+    address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<String>,
+    in_flight: u32,
+    consecutive_failures: u32,
+    effective_weight: u32,
+    /// A connect failed within the last second: skipped where others exist.
+    refused: bool,
+    /// Peak-sensitive average of the time to a response head; `null` before the first.
+    latency_millis: Option<f64>,
+}
+
+pub(super) fn snapshot(live: &Live) -> SnapshotTable {
+    let snapshot = live.snapshot();
+    SnapshotTable {
+        version: live.version(),
+        routes: snapshot.routes.len(),
+        rules: snapshot.rules.len(),
+        backends: snapshot.backends.len(),
+        endpoints: snapshot.backends.iter().map(|backend| backend.endpoints.len()).sum(),
+    }
+}
+
+pub(super) fn routes<'a>(live: &'a Live, listeners: &'a [Arc<str>]) -> Vec<ListenerTable<'a>> {
+    let snapshot = live.snapshot();
+    let name = |id: ListenerId| listeners.get(id.index()).map_or("", |name| &**name);
+    (0..)
+        .map(ListenerId)
+        .zip(&snapshot.routers)
+        .map(|(id, router)| ListenerTable {
+            listener: name(id),
+            matches: router.candidates().filter_map(|candidate| row(snapshot, candidate)).collect(),
+        })
+        .collect()
+}
+
+fn row<'a>(snapshot: &'a Snapshot, candidate: &'a Candidate) -> Option<MatchRow<'a>> {
+    let rule = snapshot.rule(candidate.rule)?;
+    Some(MatchRow {
+        hostname: match &candidate.hostname {
+            Hostname::Exact(name) => name.to_string(),
+            Hostname::Wildcard(suffix) => format!("*.{suffix}"),
+            Hostname::Any => "*".to_owned(),
+        },
+        priority: candidate.priority,
+        path: PathRow {
+            r#type: match candidate.path {
+                PathMatch::Exact(_) => "Exact",
+                PathMatch::Prefix(_) => "PathPrefix",
+                PathMatch::Template(_) => "Template",
+                PathMatch::Regex(_) => "RegularExpression",
+            },
+            value: candidate.path.value(),
+        },
+        method: candidate.method.as_ref().map(http::Method::as_str),
+        headers: candidate.headers.iter().map(value).collect(),
+        query_params: candidate.query_params.iter().map(value).collect(),
+        cookies: candidate.cookies.iter().map(value).collect(),
+        route: snapshot.route(rule.route)?.name.to_string(),
+        rule: &rule.name,
+        algorithm: match rule.algorithm {
+            Algorithm::Random => "Random",
+            Algorithm::RoundRobin => "RoundRobin",
+            Algorithm::SmoothWeightedRoundRobin => "SmoothWeightedRoundRobin",
+            Algorithm::LeastRequest => "LeastRequest",
+            Algorithm::PeakEwma => "PeakEWMA",
+            Algorithm::ConsistentHash(_) => "ConsistentHash",
+        },
+        backends: backends(snapshot, candidate.rule),
+    })
+}
+
+fn value(condition: &ValueMatch) -> ValueRow<'_> {
+    let (kind, value) = match &condition.test {
+        ValueTest::Exact(value) => ("Exact", Some(&**value)),
+        ValueTest::Prefix(value) => ("Prefix", Some(&**value)),
+        ValueTest::Regex(regex) => ("RegularExpression", Some(regex.pattern())),
+        ValueTest::Present => ("Present", None),
+        ValueTest::Absent => ("Absent", None),
+    };
+    ValueRow { name: &condition.name, r#type: kind, value }
+}
+
+fn backends(snapshot: &Snapshot, rule: RuleId) -> Vec<BackendRow> {
+    let refs = snapshot.rule(rule).map(|rule| rule.backend_refs.as_slice()).unwrap_or_default();
+    refs.iter()
+        .map(|backend_ref| {
+            let backend = backend_ref.backend.and_then(|id| snapshot.backend(id));
+            BackendRow {
+                service: backend.map(|backend| backend.key.service.to_string()),
+                port: backend.map(|backend| backend.key.port),
+                weight: backend_ref.weight,
+                tier: backend_ref.tier,
+                endpoints: backend.map_or(0, |backend| backend.endpoints.len()),
+            }
+        })
+        .collect()
+}
+
+/// `now` is the time since the epoch that the data workers measure by.
+pub(super) fn endpoints(live: &Live, now: Duration) -> Vec<EndpointTable> {
+    live.balancers()
+        .backends()
+        .iter()
+        .map(|backend| EndpointTable {
+            service: backend.key.service.to_string(),
+            port: backend.key.port,
+            protocol: match backend.key.protocol {
+                Protocol::Http => "HTTP",
+                Protocol::H2c => "H2C",
+            },
+            endpoints: backend
+                .endpoints
+                .iter()
+                .map(|endpoint| EndpointRow {
+                    address: endpoint.key.addr.to_string(),
+                    uid: endpoint.key.uid.as_deref().map(str::to_owned),
+                    in_flight: endpoint.in_flight(),
+                    consecutive_failures: endpoint.consecutive_failures(),
+                    effective_weight: endpoint.effective_weight(),
+                    refused: endpoint.is_refused(now),
+                    latency_millis: endpoint.latency(now).map(|latency| latency.as_secs_f64() * 1e3),
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+const fn is_zero(priority: &i32) -> bool {
+    *priority == 0
+}

@@ -1,0 +1,496 @@
+//! What surrounds the forwarding of a rule's requests: deadlines, retries, choice of endpoints, limits.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::common::{DurationText, RequestKey};
+use super::open_enum::{OpenEnum, known_values};
+use super::schema::{self, cel};
+
+/// Deadlines of one exchange.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline, extend("x-kubernetes-validations" = cel(&[(
+    "!(has(self.request) && has(self.backendRequest) && duration(self.request) != duration('0s') && \
+     duration(self.backendRequest) > duration(self.request))",
+    "backendRequest cannot exceed request",
+)])))]
+pub struct Timeouts {
+    /// The whole exchange, retries included; ends at a 101. 0s: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub request: Option<DurationText>,
+    /// One try until its response is complete. 0s: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub backend_request: Option<DurationText>,
+    /// One connection attempt; default: the setting of the process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub connect: Option<DurationText>,
+    /// No byte in either direction of one exchange; default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub idle: Option<DurationText>,
+}
+
+known_values! {
+    /// What is tried again.
+    pub enum RetryTrigger {
+        /// A connection could not be made.
+        ConnectFailure = "ConnectFailure",
+        /// The connection broke before a response.
+        Reset = "Reset",
+        /// `timeouts.backendRequest` passed.
+        BackendTimeout = "BackendTimeout",
+        /// A gRPC status in `grpcCodes`.
+        GrpcStatus = "GRPCStatus",
+    }
+}
+
+known_values! {
+    /// gRPC statuses that can be tried again.
+    pub enum GrpcCode {
+        /// CANCELLED.
+        Cancelled = "Cancelled",
+        /// DEADLINE_EXCEEDED.
+        DeadlineExceeded = "DeadlineExceeded",
+        /// INTERNAL.
+        Internal = "Internal",
+        /// RESOURCE_EXHAUSTED.
+        ResourceExhausted = "ResourceExhausted",
+        /// UNAVAILABLE.
+        Unavailable = "Unavailable",
+    }
+}
+
+/// Further tries of a failed request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct Retry {
+    /// Tries after the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::Int<1, 10>")]
+    pub attempts: Option<u32>,
+    /// Statuses that are tried again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "schema::Set<schema::Int<400, 599>, 16>")]
+    pub codes: Vec<u16>,
+    /// Failures that are tried again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "schema::Set<OpenEnum<RetryTrigger>, 4>")]
+    pub retry_on: Vec<OpenEnum<RetryTrigger>>,
+    /// gRPC statuses that are tried again; with retryOn GRPCStatus.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "schema::Set<OpenEnum<GrpcCode>, 5>")]
+    pub grpc_codes: Vec<OpenEnum<GrpcCode>>,
+    /// Methods that are tried again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "schema::Set<schema::Text<16>, 9>")]
+    pub methods: Vec<String>,
+    /// Pause before the first further try; doubles with each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub backoff: Option<DurationText>,
+    /// Longest pause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub max_backoff: Option<DurationText>,
+    /// Bound of retries in relation to requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "RetryBudget")]
+    pub budget: Option<RetryBudget>,
+}
+
+/// Bound of retries in relation to requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(inline)]
+pub struct RetryBudget {
+    /// Retries in percent of requests.
+    #[schemars(with = "schema::Int<0, 100>")]
+    pub percent: u32,
+    /// The time over which requests are counted.
+    pub interval: DurationText,
+    /// Retries per second that are always allowed.
+    #[schemars(with = "schema::IntFrom<0>")]
+    pub min_per_second: u32,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { percent: 20, interval: "10s".into(), min_per_second: 10 }
+    }
+}
+
+known_values! {
+    /// How a session is recognised.
+    pub enum SessionType {
+        /// By a cookie.
+        Cookie = "Cookie",
+        /// By a header.
+        Header = "Header",
+    }
+    default Cookie
+}
+
+known_values! {
+    /// How long a client keeps a session cookie.
+    pub enum CookieLifetime {
+        /// Until `absoluteTimeout`.
+        Permanent = "Permanent",
+        /// Until the browser is closed.
+        Session = "Session",
+    }
+    default Session
+}
+
+known_values! {
+    /// The `SameSite` attribute.
+    pub enum SameSite {
+        /// Strict.
+        Strict = "Strict",
+        /// Lax.
+        Lax = "Lax",
+        /// None.
+        None = "None",
+    }
+}
+
+/// Requests of a session go to the endpoint of its first request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline, extend("x-kubernetes-validations" = cel(&[(
+    "!(has(self.cookieConfig) && self.cookieConfig.lifetimeType == 'Permanent') || has(self.absoluteTimeout)",
+    "a permanent cookie needs absoluteTimeout",
+)])))]
+pub struct SessionPersistence {
+    /// Name of the cookie or header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::Text<128>")]
+    pub session_name: Option<String>,
+    /// How a session is recognised.
+    #[serde(default)]
+    pub r#type: OpenEnum<SessionType>,
+    /// How long a session lasts at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub absolute_timeout: Option<DurationText>,
+    /// How long a session lasts without requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub idle_timeout: Option<DurationText>,
+    /// Attributes of the cookie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "CookieConfig")]
+    pub cookie_config: Option<CookieConfig>,
+}
+
+/// Attributes of a session cookie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct CookieConfig {
+    /// How long a client keeps the cookie.
+    #[serde(default)]
+    pub lifetime_type: OpenEnum<CookieLifetime>,
+    /// The `Path` attribute; default: the prefix of the rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::PlainText<256>")]
+    pub path: Option<String>,
+    /// The `SameSite` attribute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "OpenEnum<SameSite>")]
+    pub same_site: Option<OpenEnum<SameSite>>,
+    /// The `Secure` attribute; default: as the request came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
+    pub secure: Option<bool>,
+    /// The `HttpOnly` attribute.
+    #[serde(default = "yes")]
+    pub http_only: bool,
+}
+
+/// The default of switches that are on.
+pub(super) fn yes() -> bool {
+    true
+}
+
+known_values! {
+    /// What a consistent hash does with a request that has no key.
+    pub enum OnMissingKey {
+        /// Any endpoint.
+        Random = "Random",
+        /// One endpoint after the other.
+        RoundRobin = "RoundRobin",
+        /// Answers 400.
+        Reject = "Reject",
+    }
+    default Random
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(inline, extend("x-kubernetes-validations" = cel(&[
+    (
+        "self.algorithm == 'ConsistentHash' ? (has(self.hashKeys) && size(self.hashKeys) > 0) : true",
+        "ConsistentHash needs hashKeys",
+    ),
+    (
+        "self.algorithm == 'ConsistentHash' || !(has(self.boundedLoadPercent) || has(self.tableSize))",
+        "boundedLoadPercent and tableSize belong to ConsistentHash",
+    ),
+])))]
+pub struct LoadBalancer {
+    /// Random, RoundRobin, SmoothWeightedRoundRobin, LeastRequest, PeakEWMA or ConsistentHash.
+    #[schemars(with = "schema::AlgorithmName")]
+    pub algorithm: String,
+    /// Where a consistent hash takes its key from: the first that the request has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "schema::Atomic<RequestKey, 4>")]
+    pub hash_keys: Vec<RequestKey>,
+    /// What happens to a request that has none of the keys.
+    pub on_missing_key: OpenEnum<OnMissingKey>,
+    /// Load of an endpoint, in percent of the fair share, above which the next one on the ring is taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::Int<100, 1000>")]
+    pub bounded_load_percent: Option<u32>,
+    /// Points on the ring; default: 100 for each endpoint and weight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::Int<2, 5000011>")]
+    pub table_size: Option<u32>,
+    /// The time in which a new endpoint comes to its full share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub slow_start: Option<DurationText>,
+    /// Preference of near endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Locality")]
+    pub locality: Option<Locality>,
+}
+
+impl LoadBalancer {
+    /// The default of `algorithm`.
+    pub const DEFAULT_ALGORITHM: &'static str = "RoundRobin";
+}
+
+impl Default for LoadBalancer {
+    fn default() -> Self {
+        Self {
+            algorithm: Self::DEFAULT_ALGORITHM.to_owned(),
+            hash_keys: Vec::new(),
+            on_missing_key: OpenEnum::default(),
+            bounded_load_percent: None,
+            table_size: None,
+            slow_start: None,
+            locality: None,
+        }
+    }
+}
+
+known_values! {
+    /// Which near endpoints are preferred.
+    pub enum LocalityMode {
+        /// As the hints of the EndpointSlices say.
+        Auto = "Auto",
+        /// None.
+        Disabled = "Disabled",
+        /// Those in the own zone.
+        PreferZone = "PreferZone",
+        /// Those on the own node.
+        PreferNode = "PreferNode",
+    }
+    default Auto
+}
+
+/// Preference of near endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(inline)]
+pub struct Locality {
+    /// Which near endpoints are preferred.
+    pub mode: OpenEnum<LocalityMode>,
+    /// Near endpoints that there must be; else all are used.
+    #[schemars(with = "schema::Int<1, 1000>")]
+    pub min_endpoints: u32,
+}
+
+impl Default for Locality {
+    fn default() -> Self {
+        Self { mode: OpenEnum::default(), min_endpoints: 1 }
+    }
+}
+
+/// When an endpoint that fails is left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(inline)]
+pub struct OutlierDetection {
+    /// Failed requests in a row.
+    #[schemars(with = "schema::IntFrom<1>")]
+    pub consecutive_errors: u32,
+    /// Failed connections in a row.
+    #[schemars(with = "schema::IntFrom<1>")]
+    pub consecutive_connect_failures: u32,
+    /// How often ejected endpoints are looked at.
+    pub interval: DurationText,
+    /// Length of the first ejection; grows with each.
+    pub base_ejection: DurationText,
+    /// Length of the longest ejection.
+    pub max_ejection: DurationText,
+    /// Endpoints that may be ejected at the same time, in percent.
+    #[schemars(with = "schema::Int<0, 100>")]
+    pub max_ejection_percent: u32,
+}
+
+impl Default for OutlierDetection {
+    fn default() -> Self {
+        Self {
+            consecutive_errors: 5,
+            consecutive_connect_failures: 3,
+            interval: "10s".into(),
+            base_ejection: "30s".into(),
+            max_ejection: "300s".into(),
+            max_ejection_percent: 50,
+        }
+    }
+}
+
+/// Active checks of endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(inline, extend("x-kubernetes-validations" = cel(&[(
+    "duration(self.timeout) <= duration(self.interval)",
+    "timeout cannot exceed interval",
+)])))]
+pub struct HealthCheck {
+    /// Path that is asked.
+    #[schemars(with = "schema::Text<1024>")]
+    pub path: String,
+    /// Host that is asked for; default: the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::DnsSubdomain")]
+    pub hostname: Option<String>,
+    /// Port that is asked; default: that of the endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::Int<1, 65535>")]
+    pub port: Option<u16>,
+    /// Statuses that are healthy, such as 200 or 200-299; default: 200-299.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "schema::Atomic<schema::StatusRange, 8>")]
+    pub expected_statuses: Vec<String>,
+    /// Time between checks.
+    pub interval: DurationText,
+    /// How long an answer may take.
+    pub timeout: DurationText,
+    /// Failed checks in a row that make an endpoint unhealthy.
+    #[schemars(with = "schema::Int<1, 10>")]
+    pub unhealthy_threshold: u32,
+    /// Good checks in a row that make an endpoint healthy again.
+    #[schemars(with = "schema::Int<1, 10>")]
+    pub healthy_threshold: u32,
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            path: "/".to_owned(),
+            hostname: None,
+            port: None,
+            expected_statuses: Vec::new(),
+            interval: "10s".into(),
+            timeout: "1s".into(),
+            unhealthy_threshold: 3,
+            healthy_threshold: 2,
+        }
+    }
+}
+
+/// Limits towards endpoints, per replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct Connection {
+    /// Connections to one endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::IntFrom<1>")]
+    pub max_connections_per_endpoint: Option<u32>,
+    /// Requests in flight at one endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::IntFrom<1>")]
+    pub max_requests_per_endpoint: Option<u32>,
+    /// Requests that may wait for an endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::IntFrom<0>")]
+    pub max_pending_requests: Option<u32>,
+    /// Requests after which a connection is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::IntFrom<1>")]
+    pub max_requests_per_connection: Option<u32>,
+}
+
+known_values! {
+    /// Protocols that a connection can change to.
+    pub enum UpgradeProtocol {
+        /// WebSocket, RFC 6455.
+        Websocket = "websocket",
+    }
+}
+
+/// Connections that leave HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(inline)]
+pub struct Upgrades {
+    /// Protocols that are allowed; an empty list forbids all.
+    #[schemars(with = "schema::Set<OpenEnum<UpgradeProtocol>, 4>")]
+    pub allow: Vec<OpenEnum<UpgradeProtocol>>,
+    /// No byte in either direction; default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub idle_timeout: Option<DurationText>,
+    /// Longest life of an upgraded connection; default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub max_lifetime: Option<DurationText>,
+    /// Upgraded connections per replica; above it 503.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::IntFrom<1>")]
+    pub max_connections: Option<u32>,
+    /// How upgraded connections end when the process stops.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "UpgradeDrain")]
+    pub drain: Option<UpgradeDrain>,
+}
+
+impl Default for Upgrades {
+    fn default() -> Self {
+        Self {
+            allow: vec![UpgradeProtocol::Websocket.into()],
+            idle_timeout: None,
+            max_lifetime: None,
+            max_connections: None,
+            drain: None,
+        }
+    }
+}
+
+/// The end of upgraded connections at a drain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(inline)]
+pub struct UpgradeDrain {
+    /// Each connection closes at a random time inside this window.
+    pub window: DurationText,
+    /// Close code that is sent, also at `maxLifetime`.
+    #[schemars(with = "schema::CloseCode")]
+    pub close_code: u16,
+}
+
+impl Default for UpgradeDrain {
+    fn default() -> Self {
+        Self { window: "30s".into(), close_code: 1012 }
+    }
+}

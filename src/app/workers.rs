@@ -1,0 +1,137 @@
+//! Data workers: one thread each, with a runtime, sockets, pools and counters of its own.
+
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+use crate::drain::{self, Drain, Phase};
+use crate::live::Feed;
+use crate::model::ids::ListenerId;
+use crate::proxy::connection::{ConnectionContext, WorkerDrain};
+use crate::proxy::listener::{BoundListener, accept};
+use crate::proxy::worker::{Worker, WorkerParts};
+use crate::settings::Settings;
+use crate::telemetry::access_log::{AccessLogHandle, AccessLogSender};
+use crate::telemetry::metrics::Metrics;
+
+/// What all workers share.
+pub(super) struct Parts {
+    pub(super) settings: Arc<Settings>,
+    /// Names of the listeners, in the order of their ids.
+    pub(super) listeners: Vec<Arc<str>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) epoch: Instant,
+    /// Held by every worker until its last connection has ended.
+    pub(super) drain: Drain,
+}
+
+/// What one worker takes into its thread.
+struct Own {
+    settings: Arc<Settings>,
+    names: Vec<Arc<str>>,
+    sockets: Vec<StdListener>,
+    metrics: Arc<Metrics>,
+    index: usize,
+    epoch: Instant,
+    feed: Feed,
+    access_log: Option<AccessLogSender>,
+    drain: Drain,
+}
+
+/// Starts the threads; they end by themselves once the drain has closed their listeners and their connections.
+pub(super) fn start(
+    parts: &Parts,
+    bound: Vec<BoundListener>,
+    feeds: Vec<Feed>,
+    access_log: Option<&AccessLogHandle>,
+) -> Result<()> {
+    let mut sockets: Vec<std::vec::IntoIter<StdListener>> =
+        bound.into_iter().map(|listener| listener.sockets.into_iter()).collect();
+    for (index, feed) in feeds.into_iter().enumerate() {
+        let own = Own {
+            settings: Arc::clone(&parts.settings),
+            names: parts.listeners.clone(),
+            sockets: sockets.iter_mut().filter_map(Iterator::next).collect(),
+            metrics: Arc::clone(&parts.metrics),
+            index,
+            epoch: parts.epoch,
+            feed,
+            access_log: access_log.map(AccessLogHandle::sender),
+            drain: parts.drain.clone(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .with_context(|| format!("cannot start the runtime of data worker {index}"))?;
+        std::thread::Builder::new()
+            .name(format!("data-{index}"))
+            .spawn(move || LocalSet::new().block_on(&runtime, own.run()))
+            .with_context(|| format!("cannot start the thread of data worker {index}"))?;
+    }
+    Ok(())
+}
+
+impl Own {
+    async fn run(self) {
+        let Self { settings, names, sockets, metrics, index, epoch, feed, access_log, drain } = self;
+        let Some(cells) = metrics.worker(index) else { return };
+        let worker = Worker::new(WorkerParts {
+            settings: Arc::clone(&settings),
+            live: feed.into_cache(fastrand::u32(..)),
+            metrics: Arc::clone(&cells),
+            epoch,
+            seed: fastrand::u64(..),
+            access_log,
+        });
+        let maintenance = tokio::task::spawn_local(Rc::clone(&worker).maintain());
+        let following = tokio::task::spawn_local({
+            let worker = Rc::clone(&worker);
+            async move { worker.live().follow().await }
+        });
+        // The worker's own drain tells when its last connection is gone; the process's tells how far the stop has come.
+        let (own_control, own_drain) = drain::channel();
+        let phase = WorkerDrain::new();
+        let listeners = (0..).map(ListenerId).zip(names).zip(settings.listeners.values()).zip(sockets);
+        for ((named, listener), socket) in listeners {
+            let limits = (&settings.deadlines, &settings.limits, &settings.forwarding);
+            let name = Arc::clone(&named.1);
+            let context = ConnectionContext::new(
+                named,
+                listener,
+                limits,
+                Rc::clone(&worker),
+                Arc::clone(&cells),
+                Rc::clone(&phase),
+            );
+            let accepting = accept(Rc::new(context), socket, own_drain.clone());
+            tokio::task::spawn_local(async move {
+                if let Err(error) = accepting.await {
+                    tracing::error!(listener = %name, error = %error, "a worker cannot accept connections");
+                }
+            });
+        }
+        drop(own_drain);
+        let follow = async {
+            let mut process = drain;
+            let mut seen = Phase::Serving;
+            loop {
+                seen = process.later_than(seen).await;
+                own_control.advance(seen);
+                phase.advance(seen);
+            }
+        };
+        tokio::select! {
+            () = own_control.joined() => {}
+            () = follow => {}
+        }
+        worker.pools().clear();
+        maintenance.abort();
+        following.abort();
+        // Its last lines go out with it.
+        worker.flush_log();
+    }
+}

@@ -1,0 +1,326 @@
+//! The live numbers of one endpoint: in-flight requests, latency, effective weight, refusals.
+//!
+//! They belong to the endpoint, not to a rule or a snapshot: every worker shares them through one `Arc`, and every
+//! publication carries them over by [`EndpointKey`]. No clock stands here: `now` is always the time since an epoch that
+//! the process fixed at its start.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::model::ids::EndpointKey;
+
+/// Nominal weight of every endpoint in the smooth weighted round robin.
+///
+/// All endpoints of one backend weigh the same; the number sets how deep and for how long failures cut: each takes a
+/// third, so three in a row leave 1 % of a share, and 99 picks bring it back.
+pub const ENDPOINT_WEIGHT: u32 = 100;
+
+/// How long an address that refused a connection is passed over while others are left.
+pub const REFUSED_FOR: Duration = Duration::from_secs(1);
+
+/// Time constant of the latency average, as in Finagle and tower (`tower/src/load/peak_ewma.rs`).
+pub const EWMA_DECAY: Duration = Duration::from_secs(10);
+
+/// A tick of the average's time stamp is 2^17 ns = 131 µs: 32 bits of them last 6.5 days.
+const TICK_SHIFT: u32 = 17;
+
+/// The live numbers of one endpoint.
+///
+/// Aligned to two cache lines (the adjacent-line prefetcher reads pairs), so that workers that write the numbers of
+/// different endpoints share no line.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct EndpointState {
+    /// Identity, and the address to use.
+    pub key: EndpointKey,
+    /// The pod's address in the other IP family. Read after a failed connect and written at a publication, never on the
+    /// hot path: a second EndpointSlice may bring it while the endpoint stays.
+    fallback: Mutex<Option<SocketAddr>>,
+    in_flight: AtomicU32,
+    effective_weight: AtomicU32,
+    consecutive_failures: AtomicU32,
+    /// Nanoseconds since the epoch until which the address counts as refusing; 0: never did.
+    refused_until: AtomicU64,
+    /// Latency average: seconds as `f32` bits above, tick of its last update below; 0: nothing observed.
+    /// One cell, so that two workers never pair one's average with the other's time.
+    latency: AtomicU64,
+}
+
+impl EndpointState {
+    /// Makes the state of an endpoint that was never used.
+    #[must_use]
+    pub fn new(key: EndpointKey, fallback: Option<SocketAddr>) -> Self {
+        Self {
+            key,
+            fallback: Mutex::new(fallback),
+            in_flight: AtomicU32::new(0),
+            effective_weight: AtomicU32::new(ENDPOINT_WEIGHT),
+            consecutive_failures: AtomicU32::new(0),
+            refused_until: AtomicU64::new(0),
+            latency: AtomicU64::new(0),
+        }
+    }
+
+    /// The same pod's address in the other IP family, for when connects to the preferred one fail.
+    #[must_use]
+    pub fn fallback(&self) -> Option<SocketAddr> {
+        *self.fallback.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the fallback address; the numbers stay.
+    pub fn set_fallback(&self, fallback: Option<SocketAddr>) {
+        *self.fallback.lock().unwrap_or_else(PoisonError::into_inner) = fallback;
+    }
+
+    /// Counts a request as in flight until the guard is dropped, which belongs at the end of the response body.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight { endpoint: Arc::clone(self) }
+    }
+
+    /// Requests in flight over all workers.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the address refused a connection: picks pass it over for [`REFUSED_FOR`] while others are left.
+    pub fn refused(&self, now: Duration) {
+        self.refused_until.store(nanos(now + REFUSED_FOR), Ordering::Relaxed);
+    }
+
+    /// Tells whether the address refused a connection less than [`REFUSED_FOR`] ago.
+    #[must_use]
+    pub fn is_refused(&self, now: Duration) -> bool {
+        let until = self.refused_until.load(Ordering::Relaxed);
+        until != 0 && nanos(now) < until
+    }
+
+    /// Notes a failure: a connect error, reset or timeout before a response head.
+    ///
+    /// The effective weight falls by a third of the weight, at least 1, down to 0 (nginx's `max_fails` arithmetic).
+    pub fn failed(&self, _now: Duration) {
+        let cut = (ENDPOINT_WEIGHT / 3).max(1);
+        // The closure never answers None, so neither update can fail.
+        let _ = self
+            .effective_weight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |weight| Some(weight.saturating_sub(cut)));
+        let _ = self
+            .consecutive_failures
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| Some(count.saturating_add(1)));
+    }
+
+    /// Notes a response head. The weight recovers with picks, not here.
+    pub fn succeeded(&self) {
+        // Written only when it changes something: the usual success leaves the shared line alone.
+        if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
+            self.consecutive_failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Failures since the last response head.
+    #[must_use]
+    pub fn consecutive_failures(&self) -> u32 {
+        self.consecutive_failures.load(Ordering::Relaxed)
+    }
+
+    /// The weight that failures lowered and picks raise again; 0 to [`ENDPOINT_WEIGHT`].
+    #[must_use]
+    pub fn effective_weight(&self) -> u32 {
+        self.effective_weight.load(Ordering::Relaxed)
+    }
+
+    /// Raises the effective weight by one, as every pick of a smooth weighted round robin does for each candidate.
+    pub(super) fn recover(&self) {
+        let weight = self.effective_weight.load(Ordering::Relaxed);
+        if weight < ENDPOINT_WEIGHT {
+            // One try: when another worker was quicker, its step counts for both.
+            let _ = self.effective_weight.compare_exchange(weight, weight + 1, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a latency (request sent to response head) into the peak-sensitive average: a higher one replaces it, a
+    /// lower one draws it down with the time constant [`EWMA_DECAY`].
+    pub fn observe_latency(&self, latency: Duration, now: Duration) {
+        let tick = tick(now);
+        let seen = latency.as_secs_f32().max(f32::MIN_POSITIVE);
+        let _ = self.latency.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |cell| {
+            let average = match unpack(cell) {
+                Some((average, since)) if seen <= average => {
+                    let keep = decay(since, tick);
+                    // Below one tick the average would never move, so the first of a tick counts and the rest wait.
+                    if keep >= 1.0 {
+                        return None;
+                    }
+                    average * keep + seen * (1.0 - keep)
+                }
+                Some(_) | None => seen,
+            };
+            Some(pack(average, tick))
+        });
+    }
+
+    /// The latency average, decayed to `now`; `None` before the first observation.
+    #[must_use]
+    pub fn latency(&self, now: Duration) -> Option<Duration> {
+        self.latency_seconds(now).map(Duration::from_secs_f32)
+    }
+
+    /// The same in seconds.
+    pub(super) fn latency_seconds(&self, now: Duration) -> Option<f32> {
+        let (average, since) = unpack(self.latency.load(Ordering::Relaxed))?;
+        Some(average * decay(since, tick(now)))
+    }
+}
+
+/// Counts one request as in flight; dropping it ends that.
+#[derive(Debug)]
+pub struct InFlight {
+    endpoint: Arc<EndpointState>,
+}
+
+impl InFlight {
+    /// The endpoint that it counts for.
+    #[must_use]
+    pub fn endpoint(&self) -> &Arc<EndpointState> {
+        &self.endpoint
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Nanoseconds of a duration; 584 years fit.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The tick of a time; wraps.
+fn tick(now: Duration) -> u32 {
+    // Only the low 32 bits are kept, on purpose.
+    (nanos(now) >> TICK_SHIFT) as u32
+}
+
+/// Share of an average that is left after the time from tick `since` to tick `now`.
+fn decay(since: u32, now: u32) -> f32 {
+    let elapsed = now.wrapping_sub(since);
+    // Workers read the clock apart: a stamp a little ahead of `now` is no time at all, not six days.
+    if elapsed == 0 || elapsed > u32::MAX / 2 {
+        return 1.0;
+    }
+    let seconds = f64::from(elapsed) * f64::from(1 << TICK_SHIFT) / 1e9;
+    (-seconds / EWMA_DECAY.as_secs_f64()).exp() as f32
+}
+
+fn pack(average: f32, tick: u32) -> u64 {
+    u64::from(average.to_bits()) << 32 | u64::from(tick)
+}
+
+fn unpack(cell: u64) -> Option<(f32, u32)> {
+    let average = f32::from_bits((cell >> 32) as u32);
+    (average > 0.0).then_some((average, cell as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn state() -> Arc<EndpointState> {
+        let key = EndpointKey { addr: "10.0.0.1:80".parse().expect("address"), uid: None };
+        Arc::new(EndpointState::new(key, None))
+    }
+
+    #[test]
+    fn numbers_have_lines_of_their_own() {
+        assert_eq!(align_of::<EndpointState>(), 128);
+        assert_eq!(size_of::<EndpointState>(), 128);
+    }
+
+    #[test]
+    fn in_flight_ends_with_its_guard() {
+        let state = state();
+        let first = state.begin();
+        let second = state.begin();
+        assert_eq!(state.in_flight(), 2);
+        drop(first);
+        assert_eq!(state.in_flight(), 1);
+        drop(second);
+        assert_eq!(state.in_flight(), 0);
+    }
+
+    #[test]
+    fn refusal_lasts_one_second() {
+        let state = state();
+        assert!(!state.is_refused(Duration::ZERO));
+        state.refused(5 * S);
+        assert!(state.is_refused(5 * S));
+        assert!(state.is_refused(6 * S - Duration::from_nanos(1)));
+        assert!(!state.is_refused(6 * S));
+    }
+
+    #[test]
+    fn failures_cut_a_third_each_and_picks_restore_one() {
+        let state = state();
+        let weights: Vec<u32> = (0..5)
+            .map(|_| {
+                state.failed(S);
+                state.effective_weight()
+            })
+            .collect();
+        assert_eq!(weights, [67, 34, 1, 0, 0]);
+        assert_eq!(state.consecutive_failures(), 5);
+        state.succeeded();
+        assert_eq!(state.consecutive_failures(), 0);
+        assert_eq!(state.effective_weight(), 0);
+        for expected in 1..=ENDPOINT_WEIGHT {
+            state.recover();
+            assert_eq!(state.effective_weight(), expected);
+        }
+        state.recover();
+        assert_eq!(state.effective_weight(), ENDPOINT_WEIGHT);
+    }
+
+    #[test]
+    fn latency_jumps_up_and_decays_down() {
+        let state = state();
+        let close = |found: Option<Duration>, seconds: f64| {
+            let found = found.expect("observed").as_secs_f64();
+            assert!((found - seconds).abs() < seconds * 1e-3, "{found} is not about {seconds}");
+        };
+        assert_eq!(state.latency(S), None);
+        state.observe_latency(S / 10, S);
+        close(state.latency(S), 0.1);
+        // A peak counts at once.
+        state.observe_latency(S / 2, S);
+        close(state.latency(S), 0.5);
+        // Ten seconds later a load of e^-1 is left, and so it is of the weight against a lower value.
+        let e = (-1.0_f64).exp();
+        close(state.latency(11 * S), 0.5 * e);
+        state.observe_latency(S / 10, 11 * S);
+        close(state.latency(11 * S), 0.5 * e + 0.1 * (1.0 - e));
+        // In the same tick a lower value waits, a higher one does not.
+        state.observe_latency(S / 100, 11 * S);
+        close(state.latency(11 * S), 0.5 * e + 0.1 * (1.0 - e));
+        state.observe_latency(S, 11 * S);
+        close(state.latency(11 * S), 1.0);
+        // A clock that is read a little early does not erase the average.
+        close(state.latency(11 * S - Duration::from_micros(300)), 1.0);
+    }
+
+    #[test]
+    fn fallback_can_change() {
+        let state = state();
+        assert_eq!(state.fallback(), None);
+        let other = "[fd00::1]:80".parse().expect("address");
+        state.set_fallback(Some(other));
+        assert_eq!(state.fallback(), Some(other));
+    }
+}

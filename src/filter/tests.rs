@@ -1,0 +1,341 @@
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use http::HeaderName;
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::filter::{
+    Cors, DirectResponse, HeaderEdits, IpAccess, OriginMatch, PathEdit, Redirect, Rewrite, SearchRegex, TemplatePart,
+};
+
+/// A request that goes through layers, and its response.
+struct Walk {
+    method: Method,
+    headers: HeaderMap,
+    host: Option<HeaderValue>,
+    path: String,
+    query: Option<&'static str>,
+    client: IpAddr,
+    length: Option<u64>,
+    port: u16,
+}
+
+/// What came of it.
+struct Outcome {
+    answer: Option<Answer>,
+    request: HeaderMap,
+    host: Option<HeaderValue>,
+    path: String,
+    response: HeaderMap,
+    body_limit: Option<u64>,
+}
+
+impl Default for Walk {
+    fn default() -> Self {
+        Self {
+            method: Method::GET,
+            headers: HeaderMap::new(),
+            host: Some(HeaderValue::from_static("a.test:8080")),
+            path: "/docs/x".to_owned(),
+            query: None,
+            client: Ipv4Addr::new(192, 0, 2, 7).into(),
+            length: Some(0),
+            port: 8080,
+        }
+    }
+}
+
+impl Walk {
+    fn header(mut self, name: &'static str, value: &'static str) -> Self {
+        self.headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        self
+    }
+
+    fn through(self, layers: &[Filter]) -> Outcome {
+        self.answered(layers, HeaderMap::new())
+    }
+
+    /// Through the layers, and with the backend's response fields out again.
+    fn answered(mut self, layers: &[Filter], mut backend: HeaderMap) -> Outcome {
+        let original = self.path.clone();
+        let mut path = Cow::Borrowed(original.as_str());
+        let (mut backend_ref, mut limit) = (None, None);
+        let param = |name: &str| (name == "id").then_some("7");
+        let facts = Facts {
+            client: self.client,
+            scheme: "http",
+            port: self.port,
+            hostname: Some("a.test"),
+            content_length: self.length,
+            path_param: &param,
+        };
+        let mut chain = Chain::default();
+        let flow = chain.request(
+            layers,
+            &mut Director {
+                method: &mut self.method,
+                headers: &mut self.headers,
+                host: &mut self.host,
+                path: &mut path,
+                query: self.query,
+                backend_ref: &mut backend_ref,
+                body_limit: &mut limit,
+                facts: &facts,
+            },
+        );
+        let mut answer = match flow {
+            Flow::Continue => None,
+            Flow::Respond(answer) => Some(answer),
+        };
+        let mut status = answer.as_ref().map_or(StatusCode::OK, |answer| answer.status);
+        let headers = answer.as_mut().map_or(&mut backend, |answer| &mut answer.headers);
+        chain.response(&[layers], &mut ResponseView { status: &mut status, headers, body: &mut Vec::new() });
+        let response = answer.as_ref().map_or_else(|| backend.clone(), |answer| answer.headers.clone());
+        Outcome { answer, request: self.headers, host: self.host, path: path.into_owned(), response, body_limit: limit }
+    }
+}
+
+fn edits(
+    set: &[(&'static str, &'static str)],
+    add: &[(&'static str, &'static str)],
+    remove: &[&'static str],
+) -> HeaderEdits {
+    let pairs = |list: &[(&'static str, &'static str)]| {
+        list.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    };
+    HeaderEdits {
+        set: pairs(set),
+        add: pairs(add),
+        remove: remove.iter().map(|n| HeaderName::from_static(n)).collect(),
+    }
+}
+
+/// A mark that a layer leaves on request or response.
+fn mark(number: usize) -> HeaderEdits {
+    let value = HeaderValue::from(number);
+    HeaderEdits { add: vec![(HeaderName::from_static("x-mark"), value)], ..HeaderEdits::default() }
+}
+
+fn marks(headers: &HeaderMap) -> Vec<usize> {
+    headers.get_all("x-mark").iter().map(|value| value.to_str().unwrap().parse().unwrap()).collect()
+}
+
+fn rewrite(path: PathEdit) -> [Filter; 1] {
+    [Filter::Rewrite(Rewrite { hostname: None, path: Some(path) })]
+}
+
+fn prefix(matched: &str, replacement: &str) -> PathEdit {
+    PathEdit::Prefix { matched: matched.into(), replacement: replacement.into() }
+}
+
+fn redirect() -> Redirect {
+    Redirect { scheme: None, hostname: None, path: None, port: None, status: StatusCode::FOUND }
+}
+
+fn location(redirect: Redirect, walk: Walk) -> String {
+    let outcome = walk.through(&[Filter::Redirect(redirect)]);
+    outcome.response.get("location").unwrap().to_str().unwrap().to_owned()
+}
+
+proptest! {
+    /// Request marks come in layer order; response marks come in reverse, and only from layers that were entered.
+    #[test]
+    fn the_response_unwinds_the_layers_that_the_request_entered(
+        kinds in proptest::collection::vec(0..10_u8, 0..24),
+    ) {
+        let layers: Vec<Filter> = kinds.iter().enumerate().map(|(number, kind)| match kind {
+            0..4 => Filter::RequestHeaders(mark(number)),
+            4..9 => Filter::ResponseHeaders(mark(number)),
+            _ => Filter::Direct(DirectResponse {
+                status: StatusCode::IM_A_TEAPOT,
+                content_type: HeaderValue::from_static("text/plain"),
+                body: Bytes::from_static(b"short"),
+            }),
+        }).collect();
+        let turned = layers.iter().position(|layer| matches!(layer, Filter::Direct(_)));
+        let entered = turned.map_or(layers.len(), |position| position + 1);
+        let of = |wanted: fn(&Filter) -> bool| -> Vec<usize> {
+            (0..entered).filter(|number| wanted(&layers[*number])).collect()
+        };
+        let inwards = of(|layer| matches!(layer, Filter::RequestHeaders(_)));
+        let mut outwards = of(|layer| matches!(layer, Filter::ResponseHeaders(_)));
+        outwards.reverse();
+        let outcome = Walk::default().through(&layers);
+        prop_assert_eq!(outcome.answer.is_some(), turned.is_some());
+        prop_assert_eq!(marks(&outcome.request), inwards);
+        prop_assert_eq!(marks(&outcome.response), outwards);
+    }
+
+    /// However the layers are cut into lists (route, rule, backendRef), the walk is the same.
+    #[test]
+    fn lists_of_layers_are_one_onion(sizes in proptest::collection::vec(0..4_usize, 1..5)) {
+        let lists: Vec<Vec<Filter>> = sizes.iter().scan(0, |next, size| {
+            let list = (*next..*next + size).map(|number| Filter::ResponseHeaders(mark(number))).collect();
+            *next += size;
+            Some(list)
+        }).collect();
+        let total: usize = sizes.iter().sum();
+        let (mut method, mut headers, mut host) = (Method::GET, HeaderMap::new(), None);
+        let (mut path, mut backend_ref, mut limit) = (Cow::Borrowed("/"), None, None);
+        let facts = Facts {
+            client: Ipv4Addr::LOCALHOST.into(), scheme: "http", port: 80, hostname: None, content_length: None,
+            path_param: &|_| None,
+        };
+        let mut chain = Chain::default();
+        for list in &lists {
+            let mut director = Director {
+                method: &mut method, headers: &mut headers, host: &mut host, path: &mut path, query: None,
+                backend_ref: &mut backend_ref, body_limit: &mut limit, facts: &facts,
+            };
+            prop_assert!(matches!(chain.request(list, &mut director), Flow::Continue));
+        }
+        let borrowed: Vec<&[Filter]> = lists.iter().map(Vec::as_slice).collect();
+        let (mut status, mut response) = (StatusCode::OK, HeaderMap::new());
+        chain.response(&borrowed, &mut ResponseView { status: &mut status, headers: &mut response, body: &mut Vec::new() });
+        prop_assert_eq!(marks(&response), (0..total).rev().collect::<Vec<_>>());
+    }
+
+    /// Whatever is matched and replaced, the path begins with exactly one slash.
+    #[test]
+    fn an_edited_path_begins_with_one_slash(path in "(/[a-c]{0,3}){1,4}", replacement in "/{0,3}[a-c]{0,3}", pattern in "[a-c/]{1,2}") {
+        let regex = PathEdit::Regex { pattern: SearchRegex::compile(&pattern).unwrap(), substitution: replacement.as_str().into() };
+        for edit in [prefix(&path, &replacement), PathEdit::Full(replacement.as_str().into()), regex] {
+            let outcome = Walk { path: path.clone(), ..Walk::default() }.through(&rewrite(edit));
+            prop_assert!(outcome.path.starts_with('/') && !outcome.path.starts_with("//"), "{}", outcome.path);
+        }
+    }
+}
+
+#[test]
+fn header_edits_set_add_and_remove() {
+    let layers = [Filter::RequestHeaders(edits(&[("a", "new")], &[("b", "2")], &["c"]))];
+    let outcome =
+        Walk::default().header("a", "old").header("a", "older").header("b", "1").header("c", "x").through(&layers);
+    let values = |name| outcome.request.get_all(name).iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(values("a"), ["new"]);
+    assert_eq!(values("b"), ["1", "2"]);
+    assert!(values("c").is_empty());
+}
+
+#[test]
+fn rewrites_change_what_the_backend_sees() {
+    let cases = [
+        ("/docs/x", prefix("/docs", ""), "/x"),
+        ("/docs", prefix("/docs", ""), "/"),
+        ("/docs/", prefix("/docs", "/new"), "/new/"),
+        ("/docs/x", prefix("", "/all"), "/all/docs/x"),
+        ("/docs/x", PathEdit::Full("/one".into()), "/one"),
+        (
+            "/docs/x",
+            PathEdit::Regex { pattern: SearchRegex::compile("^/docs/(.*)$").unwrap(), substitution: "/d-$1".into() },
+            "/d-x",
+        ),
+        (
+            "/u/7",
+            PathEdit::Template(vec![
+                TemplatePart::Text("/users/".into()),
+                TemplatePart::Variable("id".into()),
+                TemplatePart::Text("/page".into()),
+            ]),
+            "/users/7/page",
+        ),
+    ];
+    for (path, edit, expected) in cases {
+        let outcome = Walk { path: path.to_owned(), ..Walk::default() }.through(&rewrite(edit.clone()));
+        assert_eq!(outcome.path, expected, "{edit:?} on {path}");
+    }
+    let hostname: Option<Arc<str>> = Some("docs.internal".into());
+    let outcome = Walk::default().through(&[Filter::Rewrite(Rewrite { hostname, path: None })]);
+    assert_eq!(outcome.host.unwrap(), "docs.internal");
+}
+
+#[test]
+fn redirects_keep_what_they_do_not_change() {
+    let query = || Walk { query: Some("q=1"), ..Walk::default() };
+    assert_eq!(location(redirect(), query()), "http://a.test:8080/docs/x?q=1");
+    let https = Redirect { scheme: Some("https"), ..redirect() };
+    assert_eq!(location(https.clone(), query()), "https://a.test/docs/x?q=1");
+    assert_eq!(location(Redirect { port: Some(8443), ..https }, Walk::default()), "https://a.test:8443/docs/x");
+    let elsewhere = Redirect { hostname: Some("www.test".into()), path: Some(prefix("/docs", "/d")), ..redirect() };
+    assert_eq!(location(elsewhere, Walk { port: 80, ..Walk::default() }), "http://www.test/d/x");
+}
+
+#[test]
+fn a_body_limit_refuses_an_announced_length_and_binds_the_rest() {
+    let layers = [Filter::BodyLimit(100), Filter::BodyLimit(10)];
+    let refused = Walk { length: Some(11), ..Walk::default() }.through(&layers).answer.unwrap();
+    assert_eq!((refused.status, refused.reason), (StatusCode::PAYLOAD_TOO_LARGE, Reason::Size));
+    let streamed = Walk { length: None, ..Walk::default() }.through(&layers);
+    assert!(streamed.answer.is_none());
+    assert_eq!(streamed.body_limit, Some(10));
+}
+
+#[test]
+fn addresses_are_admitted_by_network() {
+    let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect();
+    let cases = [
+        (nets(&["192.0.2.0/24"]), nets(&[]), true),
+        (nets(&["192.0.2.0/24"]), nets(&["192.0.2.7/32"]), false),
+        (nets(&["198.51.100.0/24"]), nets(&[]), false),
+        (nets(&[]), nets(&["198.51.100.0/24"]), true),
+    ];
+    for (allow, deny, admitted) in cases {
+        let layers = [Filter::IpAccess(IpAccess { allow, deny })];
+        let mapped: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
+        for client in [Walk::default().client, mapped] {
+            let answer = Walk { client, ..Walk::default() }.through(&layers).answer;
+            assert_eq!(answer.is_none(), admitted, "{layers:?}");
+        }
+    }
+}
+
+fn cors(origins: Vec<OriginMatch>, credentials: bool) -> Filter {
+    Filter::Cors(Cors {
+        origins,
+        credentials,
+        methods: Some(HeaderValue::from_static("GET, PUT")),
+        headers: Some(HeaderValue::from_static("x-one")),
+        any_header: false,
+        any_method: false,
+        expose: Some(HeaderValue::from_static("x-two")),
+        max_age: HeaderValue::from_static("5"),
+    })
+}
+
+fn field<'a>(outcome: &'a Outcome, name: &str) -> Option<&'a str> {
+    outcome.response.get(name).map(|value| value.to_str().unwrap())
+}
+
+#[test]
+fn cors_answers_preflights_and_marks_responses_for_admitted_origins_only() {
+    let wildcard = OriginMatch::Wildcard { prefix: "https://".into(), suffix: ".example.com".into() };
+    let layers = [cors(vec![wildcard, OriginMatch::Exact("http://b.test".into())], true)];
+    let preflight = |origin| {
+        let walk = Walk { method: Method::OPTIONS, ..Walk::default() };
+        walk.header("origin", origin).header("access-control-request-method", "PUT").through(&layers)
+    };
+    let admitted = preflight("https://a.b.example.com");
+    assert_eq!(admitted.answer.as_ref().unwrap().status, StatusCode::NO_CONTENT);
+    assert_eq!(field(&admitted, "access-control-allow-origin"), Some("https://a.b.example.com"));
+    assert_eq!(field(&admitted, "access-control-allow-methods"), Some("GET, PUT"));
+    assert_eq!(field(&admitted, "access-control-max-age"), Some("5"));
+    for origin in ["https://example.com", "https://evil.test/.example.com", "http://a.example.com"] {
+        let refused = preflight(origin);
+        assert!(refused.answer.is_some(), "{origin}: a preflight never reaches the backend");
+        assert_eq!(field(&refused, "access-control-allow-origin"), None, "{origin}");
+    }
+    let mut backend = HeaderMap::new();
+    backend.insert("access-control-allow-origin", HeaderValue::from_static("*"));
+    let actual = Walk::default().header("origin", "http://b.test").answered(&layers, backend.clone());
+    assert!(actual.answer.is_none());
+    assert_eq!(field(&actual, "access-control-allow-origin"), Some("http://b.test"));
+    assert_eq!(field(&actual, "access-control-allow-credentials"), Some("true"));
+    assert_eq!(field(&actual, "access-control-expose-headers"), Some("x-two"));
+    assert_eq!(field(&actual, "vary"), Some("origin"));
+    let other = Walk::default().header("origin", "http://c.test").answered(&layers, backend);
+    assert_eq!(field(&other, "access-control-allow-origin"), None, "the backend's own fields go");
+    let any = Walk::default().header("origin", "http://c.test").through(&[cors(vec![OriginMatch::Any], false)]);
+    assert_eq!(field(&any, "access-control-allow-origin"), Some("*"));
+    assert_eq!(field(&any, "vary"), None);
+}

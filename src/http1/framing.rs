@@ -1,0 +1,318 @@
+//! Chunked framing (RFC 9112 §7.1), strictly: rules CH1 to CH4.
+//!
+//! Pure and incremental like the head scanners, but streaming: a byte is passed once and need not be kept. Whatever was
+//! consumed without an error is a valid prefix, so it may be handed on before the line is complete.
+
+use http::StatusCode;
+
+use super::guard::{GuardError, is_token, is_value_byte};
+use crate::reason::Reason;
+
+/// Chunk framing or trailers that break a rule (CH1 to CH4).
+const CHUNK: GuardError = GuardError::new(StatusCode::BAD_REQUEST, Reason::Chunk);
+/// Extensions or trailers above a limit (CH3, CH4).
+const TOO_LARGE: GuardError = GuardError::new(StatusCode::BAD_REQUEST, Reason::Size);
+
+/// Digits of a chunk size, leading zeros included (CH1).
+const MAX_SIZE_DIGITS: u8 = 16;
+
+/// Limits of chunked framing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkLimits {
+    /// Bytes of the extensions of one chunk, from `;` on (CH3).
+    pub line: usize,
+    /// Bytes of all extensions of a body (CH3).
+    pub extensions: usize,
+    /// Bytes of the trailer section, line ends included (CH4).
+    pub trailers_total: usize,
+    /// Number of trailer fields (CH4).
+    pub trailer_count: usize,
+}
+
+/// What [`ChunkDecoder::decode`] found at the front of its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkEvent {
+    /// The whole input was framing.
+    More,
+    /// `skip` bytes of framing, then `len` bytes of the body; `len` is at least 1.
+    Data {
+        /// Bytes of framing.
+        skip: usize,
+        /// Bytes of the body behind them.
+        len: usize,
+    },
+    /// `skip` bytes of framing, then `len` bytes of the trailer section, which ends with an empty line.
+    Trailers {
+        /// Bytes of framing.
+        skip: usize,
+        /// Bytes of the trailer section behind them.
+        len: usize,
+        /// The section and with it the body is complete; else the whole input was consumed.
+        end: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    SizeStart,
+    Size,
+    Extension,
+    SizeLf,
+    Data,
+    DataCr,
+    DataLf,
+    TrailerStart,
+    TrailerName,
+    TrailerValue,
+    TrailerLf,
+    EndLf,
+    Done,
+}
+
+/// Decodes one chunked body. Extensions are dropped; trailer lines are checked and left to the caller.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkDecoder {
+    state: State,
+    digits: u8,
+    /// The size being read, then what is left of the chunk.
+    size: u64,
+    line: usize,
+    extensions: usize,
+    trailers: usize,
+    trailer_count: usize,
+}
+
+impl Default for ChunkDecoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ChunkDecoder {
+    /// A decoder before the first chunk.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { state: State::SizeStart, digits: 0, size: 0, line: 0, extensions: 0, trailers: 0, trailer_count: 0 }
+    }
+
+    /// Whether the body is complete, its trailer section included.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Body bytes of the current chunk that are still to come; 0 outside chunk data.
+    #[must_use]
+    pub fn data_left(&self) -> u64 {
+        if self.state == State::Data { self.size } else { 0 }
+    }
+
+    /// Takes the front of `input`, up to and with one run of body data or of trailers. Once the body is complete nothing
+    /// more is consumed.
+    ///
+    /// # Errors
+    /// The framing breaks a rule or a limit: 400 with [`Reason::Chunk`] or [`Reason::Size`].
+    pub fn decode(&mut self, input: &[u8], limits: &ChunkLimits) -> Result<ChunkEvent, GuardError> {
+        let mut at = 0;
+        while let Some(&byte) = input.get(at) {
+            match self.state {
+                State::Data => {
+                    let room = input.len() - at;
+                    let len = usize::try_from(self.size).map_or(room, |left| left.min(room));
+                    self.size -= len as u64;
+                    if self.size == 0 {
+                        self.state = State::DataCr;
+                    }
+                    return Ok(ChunkEvent::Data { skip: at, len });
+                }
+                State::TrailerStart
+                | State::TrailerName
+                | State::TrailerValue
+                | State::TrailerLf
+                | State::EndLf
+                | State::Done => return self.trailers(input, at, limits),
+                State::SizeStart | State::Size | State::Extension | State::SizeLf | State::DataCr | State::DataLf => {
+                    self.framing_byte(byte, limits)?;
+                }
+            }
+            at += 1;
+        }
+        Ok(ChunkEvent::More)
+    }
+
+    fn framing_byte(&mut self, byte: u8, limits: &ChunkLimits) -> Result<(), GuardError> {
+        self.state = match (self.state, byte) {
+            (State::SizeStart | State::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                if self.digits == MAX_SIZE_DIGITS {
+                    return Err(CHUNK);
+                }
+                self.digits += 1;
+                let digit = match byte {
+                    b'0'..=b'9' => byte - b'0',
+                    b'a'..=b'f' => byte - b'a' + 10,
+                    _ => byte - b'A' + 10,
+                };
+                // 16 digits fill 64 bits; the 64th may not be used.
+                self.size = (self.size << 4) | u64::from(digit);
+                if i64::try_from(self.size).is_err() {
+                    return Err(CHUNK);
+                }
+                State::Size
+            }
+            (State::Size, b'\r') | (State::Extension, b'\r') => State::SizeLf,
+            (State::Size, b';') => {
+                self.line = 0;
+                self.extension_byte(limits)?;
+                State::Extension
+            }
+            (State::Extension, _) if is_value_byte(byte) => {
+                self.extension_byte(limits)?;
+                State::Extension
+            }
+            (State::SizeLf, b'\n') => {
+                self.digits = 0;
+                if self.size == 0 { State::TrailerStart } else { State::Data }
+            }
+            (State::DataCr, b'\r') => State::DataLf,
+            (State::DataLf, b'\n') => State::SizeStart,
+            _ => return Err(CHUNK),
+        };
+        Ok(())
+    }
+
+    fn extension_byte(&mut self, limits: &ChunkLimits) -> Result<(), GuardError> {
+        self.line += 1;
+        self.extensions += 1;
+        if self.line > limits.line || self.extensions > limits.extensions { Err(TOO_LARGE) } else { Ok(()) }
+    }
+
+    fn trailers(&mut self, input: &[u8], start: usize, limits: &ChunkLimits) -> Result<ChunkEvent, GuardError> {
+        let mut at = start;
+        while self.state != State::Done {
+            let Some(&byte) = input.get(at) else {
+                return Ok(ChunkEvent::Trailers { skip: start, len: at - start, end: false });
+            };
+            at += 1;
+            self.trailers += 1;
+            self.state = match (self.state, byte) {
+                // The final empty line is not held against the limit: it is what ends the body.
+                (State::TrailerStart, b'\r') => State::EndLf,
+                (State::EndLf, b'\n') => State::Done,
+                _ if self.trailers >= limits.trailers_total => return Err(TOO_LARGE),
+                (State::TrailerStart, _) if is_token(&[byte]) => {
+                    if self.trailer_count == limits.trailer_count {
+                        return Err(TOO_LARGE);
+                    }
+                    self.trailer_count += 1;
+                    State::TrailerName
+                }
+                (State::TrailerName, b':') => State::TrailerValue,
+                (State::TrailerName, _) if is_token(&[byte]) => State::TrailerName,
+                (State::TrailerValue, b'\r') => State::TrailerLf,
+                (State::TrailerValue, _) if is_value_byte(byte) => State::TrailerValue,
+                (State::TrailerLf, b'\n') => State::TrailerStart,
+                _ => return Err(CHUNK),
+            };
+        }
+        Ok(ChunkEvent::Trailers { skip: start, len: at - start, end: true })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: ChunkLimits = ChunkLimits { line: 32, extensions: 64, trailers_total: 64, trailer_count: 2 };
+
+    /// Body, trailer section and consumed bytes of `input`, fed in pieces of `piece` bytes.
+    fn decode(input: &[u8], piece: usize) -> Result<(Vec<u8>, Vec<u8>, usize, bool), GuardError> {
+        let mut decoder = ChunkDecoder::new();
+        let (mut body, mut trailers, mut consumed) = (Vec::new(), Vec::new(), 0);
+        for part in input.chunks(piece) {
+            let mut rest = part;
+            while !rest.is_empty() && !decoder.is_done() {
+                let taken = match decoder.decode(rest, &LIMITS)? {
+                    ChunkEvent::More => rest.len(),
+                    ChunkEvent::Data { skip, len } => {
+                        body.extend_from_slice(&rest[skip..skip + len]);
+                        skip + len
+                    }
+                    ChunkEvent::Trailers { skip, len, .. } => {
+                        trailers.extend_from_slice(&rest[skip..skip + len]);
+                        skip + len
+                    }
+                };
+                rest = &rest[taken..];
+                consumed += taken;
+            }
+        }
+        Ok((body, trailers, consumed, decoder.is_done()))
+    }
+
+    #[test]
+    fn accepts_strict_framing_in_every_split() {
+        let long = format!("1;{}\r\nz\r\n0\r\n\r\n", "e".repeat(31));
+        let table: [(&[u8], &[u8], &[u8]); 6] = [
+            (b"0\r\n\r\n", b"", b"\r\n"),
+            (b"a\r\n0123456789\r\nA\r\n0123456789\r\n0\r\n\r\n", b"01234567890123456789", b"\r\n"),
+            (b"0000000000000005;a=\"x;\\\"y\"\t\xff\r\nhello\r\n0;e\r\n\r\n", b"hello", b"\r\n"),
+            (b"1\r\nz\r\n0\r\nX-T: 1\r\n\r\n", b"z", b"X-T: 1\r\n\r\n"),
+            (b"0\r\nX:GET /smug HTTP/1.1\r\nHost: e\r\n\r\n", b"", b"X:GET /smug HTTP/1.1\r\nHost: e\r\n\r\n"),
+            (long.as_bytes(), b"z", b"\r\n"),
+        ];
+        for (input, body, trailers) in table {
+            let surplus = [input, b"GET"].concat();
+            for piece in 1..=surplus.len() {
+                let found = decode(&surplus, piece).expect("valid");
+                assert_eq!(found, (body.to_vec(), trailers.to_vec(), input.len(), true), "{input:?} by {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_each_break_at_its_byte_in_every_split() {
+        let table: [(&[u8], Reason); 25] = [
+            (b"+", Reason::Chunk),
+            (b"-", Reason::Chunk),
+            (b" ", Reason::Chunk),
+            (b"\r", Reason::Chunk),
+            (b"5 ", Reason::Chunk),
+            (b"5\t", Reason::Chunk),
+            (b"0x", Reason::Chunk),
+            (b"1_", Reason::Chunk),
+            (b"5\n", Reason::Chunk),
+            (b"5\rh", Reason::Chunk),
+            (b"2\r\r", Reason::Chunk),
+            (b"00000000000000000", Reason::Chunk),
+            (b"8000000000000000", Reason::Chunk),
+            (b"5;\n", Reason::Chunk),
+            (b"5;a\rb", Reason::Chunk),
+            (b"5;a\x7f", Reason::Chunk),
+            (b"1;eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee", Reason::Size),
+            (b"5\r\nhelloX", Reason::Chunk),
+            (b"5\r\nhello\n", Reason::Chunk),
+            (b"0\r\nX: y\n", Reason::Chunk),
+            (b"0\r\n ", Reason::Chunk),
+            (b"0\r\nX ", Reason::Chunk),
+            (b"0\r\n:", Reason::Chunk),
+            (b"0\r\nA:\r\nB:\r\nC", Reason::Size),
+            (b"0\r\nA:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", Reason::Size),
+        ];
+        for (input, reason) in table {
+            for piece in 1..=input.len() {
+                let error = decode(input, piece).expect_err("refused");
+                assert_eq!((error.status, error.reason), (StatusCode::BAD_REQUEST, reason), "{input:?} by {piece}");
+            }
+            let before = &input[..input.len() - 1];
+            assert!(decode(before, 1).is_ok_and(|found| !found.3), "{input:?} is refused before its last byte");
+        }
+    }
+
+    #[test]
+    fn sizes_reach_to_63_bits() {
+        let mut decoder = ChunkDecoder::new();
+        let event = decoder.decode(b"7fffffffffffffff\r\nab", &LIMITS).expect("the largest size");
+        assert_eq!(event, ChunkEvent::Data { skip: 18, len: 2 });
+        assert_eq!(decoder.data_left(), i64::MAX as u64 - 2);
+    }
+}

@@ -1,0 +1,293 @@
+use super::*;
+
+const LIMITS: HeadLimits = HeadLimits { start_line: 64, field: 128, fields_total: 256, field_count: 8 };
+
+/// The verdict on `bytes` as a stream, fed in pieces of `piece` bytes, and how many bytes it took.
+fn request(bytes: &[u8], piece: usize) -> (Result<Option<RequestFacts>, GuardError>, usize) {
+    let mut scanner = RequestScanner::new();
+    let mut end = 0;
+    while end < bytes.len() {
+        end = (end + piece).min(bytes.len());
+        match scanner.scan(&bytes[..end], &LIMITS) {
+            Ok(Scan::More) => {}
+            Ok(Scan::Done(facts)) => return (Ok(Some(facts)), facts.head_len),
+            Err(error) => return (Err(error), end),
+        }
+    }
+    (Ok(None), bytes.len())
+}
+
+#[track_caller]
+fn accepted(bytes: &[u8]) -> RequestFacts {
+    let whole = request(bytes, bytes.len()).0;
+    for piece in 1..bytes.len() {
+        assert_eq!(request(bytes, piece).0, whole, "{:?} by {piece}", bytes.escape_ascii().to_string());
+    }
+    whole.expect("accepted").expect("complete")
+}
+
+#[track_caller]
+fn head(fields: &str) -> RequestFacts {
+    accepted(format!("POST /p?q HTTP/1.1\r\n{fields}\r\n").as_bytes())
+}
+
+/// Checks that `bytes` is refused in every split, at its last byte when fed one by one.
+#[track_caller]
+fn refused(bytes: &[u8], status: u16, reason: Reason) {
+    for piece in 1..=bytes.len() {
+        let (verdict, at) = request(bytes, piece);
+        let text = bytes.escape_ascii().to_string();
+        let error = verdict.expect_err(&text);
+        assert_eq!((error.status.as_u16(), error.reason), (status, reason), "{text} by {piece}");
+        if piece == 1 {
+            assert_eq!(at, bytes.len(), "{text}: refused early");
+        }
+    }
+}
+
+#[test]
+fn finds_the_parts_of_a_request() {
+    let bytes =
+        b"\r\n\r\nM-SEARCH /a?b=`\\ HTTP/1.0\r\nHOST: \t a.test \r\nX_y:\xff\r\nConnection: x, Keep-Alive\r\n\r\nrest";
+    let facts = accepted(bytes);
+    assert_eq!(facts.method.of(bytes), b"M-SEARCH");
+    assert_eq!(facts.target.of(bytes), b"/a?b=`\\");
+    assert_eq!(facts.host.of(bytes), b"a.test");
+    assert_eq!(facts.head_len, bytes.len() - 4);
+    assert!(facts.underscore && facts.connection && !facts.http11 && !facts.close);
+    assert_eq!(facts.framing, Framing::None);
+}
+
+#[test]
+fn knows_the_framing() {
+    let table = [
+        ("", Framing::None),
+        ("Content-Length: 0\r\n", Framing::Length(0)),
+        ("content-length: \t010 \r\n", Framing::Length(10)),
+        ("Content-Length:9223372036854775807\r\n", Framing::Length(i64::MAX as u64)),
+        ("TRANSFER-ENCODING: CHUNKED\r\n", Framing::Chunked),
+        ("Transfer_Encoding: chunked\r\nContent-Length: 5\r\n", Framing::Length(5)),
+    ];
+    for (fields, framing) in table {
+        assert_eq!(head(fields).framing, framing, "{fields}");
+    }
+}
+
+#[test]
+fn knows_who_closes() {
+    assert!(!head("").close);
+    assert!(head("Connection: a, CLOSE\r\n").close);
+    assert!(!head("Connection: keep-alive\r\n").close);
+    assert!(accepted(b"GET / HTTP/1.0\r\n\r\n").close);
+    assert!(accepted(b"GET / HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n").close);
+    assert!(head("Expect: 100-continue\r\n").expect);
+}
+
+#[test]
+fn knows_a_handshake() {
+    const ALL: &str = "Connection: Upgrade\r\nUpgrade: foo, WebSocket\r\nSec-WebSocket-Key: x\r\n";
+    let get = |fields: String| accepted(format!("GET / HTTP/1.1\r\n{fields}\r\n").as_bytes());
+    assert!(get(ALL.to_owned()).websocket);
+    assert!(get(format!("{ALL}Content-Length: 0\r\n")).websocket);
+    let with_body = get(format!("{ALL}Content-Length: 1\r\n"));
+    assert!(!with_body.websocket && with_body.would_be_websocket);
+    assert!(!get(format!("{ALL}Sec-WebSocket-Key: x\r\n")).would_be_websocket);
+    assert!(!get(ALL.replace("Connection: Upgrade", "Connection: close")).would_be_websocket);
+    assert!(!get(ALL.replace("WebSocket", "h2c")).would_be_websocket);
+    assert!(!head(ALL).would_be_websocket);
+}
+
+#[test]
+fn refuses_bad_lines() {
+    let table: [(&[u8], u16, Reason); 37] = [
+        (b"\0", 400, Reason::Line),
+        (b" ", 400, Reason::Line),
+        (b"\n", 400, Reason::Line),
+        (b"\rG", 400, Reason::Line),
+        (b"\r\n\r\n\r", 400, Reason::Line),
+        (b"GET\t", 400, Reason::Line),
+        (b"GET/", 400, Reason::Line),
+        (b"G(", 400, Reason::Line),
+        (b"GET  ", 400, Reason::Line),
+        (b"GET /\r", 400, Reason::Line),
+        (b"GET /\n", 400, Reason::Line),
+        (b"GET / \r", 400, Reason::Line),
+        (b"GET /a b", 400, Reason::Line),
+        (b"GET / h", 400, Reason::Line),
+        (b"GET / HTTP/01", 400, Reason::Line),
+        (b"GET / HTTP/1.10", 400, Reason::Line),
+        (b"GET / HTTP/1.1\n", 400, Reason::Line),
+        (b"GET / HTTP/1.1\rX", 400, Reason::Line),
+        (b"GET / HTTP/1.1 ", 400, Reason::Line),
+        (b"GET / HTTP/1.2\r", 505, Reason::Line),
+        (b"PRI * HTTP/2.0\r", 505, Reason::Line),
+        (b"GET / HTTP/1.1\r\n ", 400, Reason::Line),
+        (b"GET / HTTP/1.1\r\nA: b\r\n\t", 400, Reason::Line),
+        (b"GET / HTTP/1.1\r\n:", 400, Reason::Line),
+        (b"GET / HTTP/1.1\r\nA ", 400, Reason::Line),
+        (b"GET / HTTP/1.1\r\nA\r", 400, Reason::Line),
+        (b"GET / HTTP/1.1\r\nA\xe9", 400, Reason::Line),
+        (b"GET / HTTP/1.1\r\nA: b\n", 400, Reason::Line),
+        (b"GET / HTTP/1.1\r\nA: b\rc", 400, Reason::Line),
+        (b"GET / HTTP/1.1\r\nA: 12345678\0", 400, Reason::Line),
+        (b"GET / HTTP/1.1\r\nA: 12345678\t1234\x7f", 400, Reason::Line),
+        (b"GET / HTTP/1.1\r\nA: b\x0b", 400, Reason::Line),
+        (b"GET / HTTP/1.1\r\n\r\r", 400, Reason::Line),
+        (b"GET / HTTP/1.1\r\n\n", 400, Reason::Line),
+        (b"GET /\xff", 400, Reason::Target),
+        (b"GET /a#", 400, Reason::Target),
+        (b"GET /`", 400, Reason::Target),
+    ];
+    for (bytes, status, reason) in table {
+        refused(bytes, status, reason);
+    }
+}
+
+#[test]
+fn refuses_bad_lengths() {
+    let table: [(&str, u16); 25] = [
+        ("Content-Length: 5\r\nTransfer-Encoding:", 400),
+        ("Transfer-Encoding: chunked\r\nContent-Length:", 400),
+        ("Content-Length: 5\r\nContent-Length:", 400),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding:", 400),
+        ("Content-Length: +", 400),
+        ("Content-Length: -", 400),
+        ("Content-Length: 5,", 400),
+        ("Content-Length: 5 6", 400),
+        ("Content-Length: 1_", 400),
+        ("Content-Length: 0x", 400),
+        ("Content-Length: \r\n", 400),
+        ("Content-Length: 9223372036854775808\r\n", 400),
+        ("Content-Length: 18446744073709551617\r\n", 400),
+        ("Transfer-Encoding: gzip, chunked\r\n", 501),
+        ("Transfer-Encoding: gzip\r\n", 400),
+        ("Transfer-Encoding: identity\r\n", 400),
+        ("Transfer-Encoding: identity, chunked\r\n", 400),
+        ("Transfer-Encoding: chunked, chunked\r\n", 400),
+        ("Transfer-Encoding: chunked, gzip\r\n", 400),
+        ("Transfer-Encoding: chunked,\r\n", 400),
+        ("Transfer-Encoding: ,chunked\r\n", 400),
+        ("Transfer-Encoding: \"chunked\"\r\n", 400),
+        ("Transfer-Encoding: chunked;q=1\r\n", 400),
+        ("Transfer-Encoding: \u{a0}chunked\r\n", 400),
+        ("Transfer-Encoding:\r\n", 400),
+    ];
+    for (fields, status) in table {
+        refused(format!("POST / HTTP/1.1\r\n{fields}").as_bytes(), status, Reason::Length);
+    }
+    refused(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400, Reason::Length);
+    refused(b"POST / HTTP/1.1\r\nContent-Length: 5\x0b", 400, Reason::Line);
+    refused(b"POST / HTTP/1.1\r\nContent-Length ", 400, Reason::Line);
+}
+
+#[test]
+fn refuses_at_the_limits() {
+    let longest = "/".repeat(64 - "GET  HTTP/1.1".len());
+    accepted(format!("GET {longest} HTTP/1.1\r\n\r\n").as_bytes());
+    refused(format!("GET {longest}/ HTTP/1.1").as_bytes(), 414, Reason::Size);
+    refused("G".repeat(65).as_bytes(), 414, Reason::Size);
+    refused(format!("GET {}", "/".repeat(61)).as_bytes(), 414, Reason::Size);
+
+    let longest = "v".repeat(128 - 3);
+    head(&format!("A: {longest}\r\n"));
+    refused(format!("GET / HTTP/1.1\r\nA: {longest}v").as_bytes(), 431, Reason::Size);
+    refused(format!("GET / HTTP/1.1\r\n{}", "n".repeat(129)).as_bytes(), 431, Reason::Size);
+    let digits = format!("GET / HTTP/1.1\r\nContent-Length:{}", "0".repeat(128 - 15));
+    refused(format!("{digits}0").as_bytes(), 431, Reason::Size);
+
+    head(&format!("A: {longest}\r\nB: {longest}\r\n"));
+    refused(format!("GET / HTTP/1.1\r\nA: {longest}\r\nB: {longest}\r\nC").as_bytes(), 431, Reason::Size);
+    head(&"A:\r\n".repeat(8));
+    refused(format!("GET / HTTP/1.1\r\n{}A", "A:\r\n".repeat(8)).as_bytes(), 431, Reason::Size);
+}
+
+#[test]
+fn values_are_scanned_by_words_as_by_bytes() {
+    for at in 0..40 {
+        for byte in 0..=255u8 {
+            let mut value = vec![b'v'; 40];
+            value[at] = byte;
+            assert_eq!(skip_value(&value, 0, 40), skip(&value, 0, 40, VALUE), "{byte:#x} at {at}");
+        }
+    }
+}
+
+#[test]
+fn targets_are_checked_as_a_whole() {
+    for good in ["/", "/a?b", "/^{}[]|\\", "*", "http://a/", "/?`?"] {
+        assert!(is_target(good.as_bytes()), "{good}");
+    }
+    for bad in ["", "/`", "/#", "/?#", "/ ", "/é", "/?\x7f", "/\""] {
+        assert!(!is_target(bad.as_bytes()), "{bad}");
+    }
+}
+
+/// As [`request`] for responses.
+fn response(bytes: &[u8], piece: usize) -> Result<Option<ResponseFacts>, GuardError> {
+    let mut scanner = ResponseScanner::new();
+    let mut end = 0;
+    while end < bytes.len() {
+        end = (end + piece).min(bytes.len());
+        if let Scan::Done(facts) = scanner.scan(&bytes[..end], &LIMITS)? {
+            return Ok(Some(facts));
+        }
+    }
+    Ok(None)
+}
+
+#[test]
+fn reads_response_heads() {
+    let table: [(&str, u16, ResponseFraming, bool); 7] = [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", 200, ResponseFraming::Length(2), false),
+        ("HTTP/1.1 204\r\n\r\n", 204, ResponseFraming::Close, false),
+        ("HTTP/1.1 599 \r\nTransfer-Encoding: Chunked\r\n\r\n", 599, ResponseFraming::Chunked, false),
+        ("HTTP/1.0 100 \u{e9}\t\r\n\r\n", 100, ResponseFraming::Close, true),
+        (
+            "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n",
+            200,
+            ResponseFraming::Length(0),
+            false,
+        ),
+        ("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", 200, ResponseFraming::Close, true),
+        ("HTTP/1.1 101 S\r\nConnection: Upgrade\r\n\r\n", 101, ResponseFraming::Close, false),
+    ];
+    for (text, status, framing, close) in table {
+        let bytes = text.as_bytes();
+        for piece in 1..=bytes.len() {
+            let facts = response(bytes, piece).expect(text).expect(text);
+            assert_eq!((facts.status, facts.framing, facts.close), (status, framing, close), "{text} by {piece}");
+            assert_eq!(facts.head_len, bytes.len());
+            assert_eq!(facts.connection_upgrade, status == 101);
+        }
+    }
+}
+
+#[test]
+fn refuses_bad_responses() {
+    let table: [&[u8]; 17] = [
+        b"HTTP/2",
+        b"HTTP/1.2",
+        b"http",
+        b"\r\nHTTP",
+        b"HTTP/1.1  200",
+        b"HTTP/1.1 600",
+        b"HTTP/1.1 099",
+        b"HTTP/1.1 20x",
+        b"HTTP/1.1 2000",
+        b"HTTP/1.1 200 OK\n",
+        b"HTTP/1.1 200 OK\rX",
+        b"HTTP/1.1 200 OK\r\nA: b\n",
+        b"HTTP/1.1 200 OK\r\nA: b\r\n c",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ];
+    for bytes in table {
+        for piece in 1..=bytes.len() {
+            assert_eq!(response(bytes, piece), Err(BAD_RESPONSE), "{} by {piece}", bytes.escape_ascii());
+        }
+    }
+    let long = format!("HTTP/1.1 200 {}", "r".repeat(52));
+    assert_eq!(response(long.as_bytes(), 1), Err(BAD_RESPONSE));
+}

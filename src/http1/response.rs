@@ -1,0 +1,441 @@
+//! Responses of endpoints on the wire: strict heads and body framing (RFC 9112 §4 to §7, rules RS1 to RS6).
+//!
+//! Pure functions over bytes. What a message with two readings would be is refused, never repaired.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode};
+
+use super::client::Expected;
+use super::framing::{ChunkDecoder, ChunkEvent, ChunkLimits};
+use super::guard;
+
+/// How the end of a response body is found (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body.
+    None,
+    /// After this many bytes, at least one.
+    Length(u64),
+    /// After the last chunk and its trailers.
+    Chunked,
+    /// When the endpoint closes.
+    Close,
+}
+
+/// A parsed head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParsedHead {
+    /// An interim response; its fields were checked and dropped.
+    Interim(StatusCode),
+    /// The final response.
+    Final {
+        /// 200 to 599.
+        status: StatusCode,
+        /// How its body ends.
+        framing: Framing,
+        /// The endpoint lets the connection be used again.
+        keep_alive: bool,
+    },
+}
+
+/// Finds the end of a head: its length with the empty line, or `None` when more bytes are needed.
+///
+/// # Errors
+/// A bare LF, or a head longer than `limit`.
+pub fn head_length(buf: &[u8], limit: usize) -> Result<Option<usize>, &'static str> {
+    let mut start = 0;
+    for end in memchr::memchr_iter(b'\n', buf) {
+        if end >= limit {
+            return Err("head is too large");
+        }
+        if end == 0 || buf[end - 1] != b'\r' {
+            return Err("bare LF in the head");
+        }
+        if end == start + 1 {
+            return Ok(Some(end + 1));
+        }
+        start = end + 1;
+    }
+    if buf.len() >= limit { Err("head is too large") } else { Ok(None) }
+}
+
+/// Parses a complete head whose length [`head_length`] found.
+///
+/// The end-to-end fields of a final response replace the contents of `headers`, without copying their values. Left out are
+/// hop-by-hop fields, what Connection names, and the length, which is in the framing; for HEAD the length is kept, since it
+/// says what GET would send.
+///
+/// # Errors
+/// The rule that the head breaks (RS1 to RS5).
+pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> Result<ParsedHead, &'static str> {
+    let (status, http11, mut at) = parse_status_line(head)?;
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err("101 without an upgrade");
+    }
+    let mut fields = Fields::default();
+    headers.clear();
+    loop {
+        let end = memchr::memchr(b'\n', &head[at..]).map_or(head.len(), |n| at + n);
+        let line_end = end.saturating_sub(1);
+        if line_end <= at {
+            break;
+        }
+        fields.parse_line(head, at, line_end, headers, expected)?;
+        at = end + 1;
+    }
+    if status.is_informational() {
+        headers.clear();
+        return Ok(ParsedHead::Interim(status));
+    }
+    for name in &fields.nominated {
+        headers.remove(name);
+    }
+    if fields.length.is_some() && fields.chunked {
+        return Err("both content-length and transfer-encoding");
+    }
+    if fields.chunked && !http11 {
+        return Err("transfer-encoding in HTTP/1.0");
+    }
+    let framing = if expected.head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+        Framing::None
+    } else if fields.chunked {
+        Framing::Chunked
+    } else {
+        match fields.length {
+            Some(0) => Framing::None,
+            Some(length) => Framing::Length(length),
+            None => Framing::Close,
+        }
+    };
+    let keep_alive = framing != Framing::Close && !fields.close && (http11 || fields.keep_alive);
+    Ok(ParsedHead::Final { status, framing, keep_alive })
+}
+
+/// `HTTP/1.x SP 3DIGIT [SP reason] CRLF`: status, version is 1.1, start of the next line. The reason is checked and dropped.
+fn parse_status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), &'static str> {
+    const BROKEN: &str = "status line is malformed";
+    let end = memchr::memchr(b'\n', head).ok_or(BROKEN)?;
+    let line = &head[..end.saturating_sub(1)];
+    let (http11, rest) = if let Some(rest) = line.strip_prefix(b"HTTP/1.1 ") {
+        (true, rest)
+    } else if let Some(rest) = line.strip_prefix(b"HTTP/1.0 ") {
+        (false, rest)
+    } else {
+        return Err(BROKEN);
+    };
+    let (digits, reason) = rest.split_at_checked(3).ok_or(BROKEN)?;
+    if !matches!(digits[0], b'1'..=b'5') || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(BROKEN);
+    }
+    let plain = |&b: &u8| b == b'\t' || (b >= b' ' && b != 0x7f);
+    if !(reason.is_empty() || reason[0] == b' ') || !reason.iter().all(plain) {
+        return Err(BROKEN);
+    }
+    let status = StatusCode::from_bytes(digits).map_err(|_| BROKEN)?;
+    Ok((status, http11, end + 1))
+}
+
+/// Facts of the field lines seen so far.
+#[derive(Default)]
+struct Fields {
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    /// Fields that Connection names; rare, so usually without allocation.
+    nominated: Vec<HeaderName>,
+}
+
+impl Fields {
+    /// Takes the line `head[start..end]`, without its CRLF.
+    fn parse_line(
+        &mut self,
+        head: &Bytes,
+        start: usize,
+        end: usize,
+        headers: &mut HeaderMap,
+        expected: Expected,
+    ) -> Result<(), &'static str> {
+        let line = &head[start..end];
+        let colon = memchr::memchr(b':', line).ok_or("field line without a colon")?;
+        // Refuses white space as well: before the name (obs-fold) and between name and colon.
+        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| "field name is malformed")?;
+        let (from, to) = trim(head, start + colon + 1, end);
+        let raw = &head[from..to];
+        match name.as_str() {
+            "content-length" => {
+                if self.length.is_some() {
+                    return Err("two content-length fields");
+                }
+                self.length = Some(guard::parse_length(raw).ok_or("content-length is malformed")?);
+                if !expected.head_request {
+                    return Ok(());
+                }
+            }
+            "transfer-encoding" => {
+                if self.chunked || !raw.eq_ignore_ascii_case(b"chunked") {
+                    return Err("transfer-encoding other than chunked");
+                }
+                self.chunked = true;
+                return Ok(());
+            }
+            "connection" => {
+                self.connection(raw);
+                // Checked like any other value, though it is not kept.
+                return HeaderValue::from_bytes(raw).map(drop).map_err(|_| "field value is malformed");
+            }
+            "trailer" if expected.trailers => {}
+            "keep-alive" | "proxy-connection" | "upgrade" | "te" | "trailer" | "http2-settings" => {
+                return HeaderValue::from_bytes(raw).map(drop).map_err(|_| "field value is malformed");
+            }
+            _ => {}
+        }
+        // Refuses control bytes, a CR above all, so that a bare CR cannot hide in a value.
+        let value = HeaderValue::from_maybe_shared(head.slice(from..to)).map_err(|_| "field value is malformed")?;
+        headers.try_append(name, value).map_err(|_| "too many fields")?;
+        Ok(())
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for token in value.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty()) {
+            if token.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if let Ok(name) = HeaderName::from_bytes(token) {
+                self.nominated.push(name);
+            }
+        }
+    }
+}
+
+/// Bounds of the value without spaces and tabs at its ends.
+fn trim(head: &[u8], mut from: usize, mut to: usize) -> (usize, usize) {
+    let blank = |b: u8| b == b' ' || b == b'\t';
+    while from < to && blank(head[from]) {
+        from += 1;
+    }
+    while to > from && blank(head[to - 1]) {
+        to -= 1;
+    }
+    (from, to)
+}
+
+/// Appends `length` in lower-case hex and CRLF.
+pub fn write_chunk_size(out: &mut Vec<u8>, length: usize) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut shift = (usize::BITS - length.leading_zeros()).div_ceil(4).max(1) * 4;
+    while shift > 0 {
+        shift -= 4;
+        out.push(DIGITS[(length >> shift) & 0xf]);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What the next bytes of a body are.
+#[derive(Debug)]
+pub enum Decoded {
+    /// Body bytes, never empty.
+    Data(Bytes),
+    /// The trailer section, only when it has fields; the end follows.
+    Trailers(Box<HeaderMap>),
+    /// The clean end.
+    End,
+    /// Bytes are missing.
+    More,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The end was reached.
+    Finished,
+    /// This many bytes are to come.
+    Length(u64),
+    /// Everything up to EOF.
+    Close,
+    /// Chunks; `ready` bytes at the front of the buffer are data.
+    Chunked { decoder: ChunkDecoder, ready: usize },
+    /// Malformed; nothing more comes out.
+    Broken(&'static str),
+}
+
+/// Takes a response body out of its framing.
+#[derive(Debug)]
+pub struct BodyDecoder {
+    state: State,
+    limits: ChunkLimits,
+    /// Trailer lines so far; rare, so usually without allocation.
+    trailer_lines: Vec<u8>,
+    trailers: Option<Box<HeaderMap>>,
+}
+
+impl Default for BodyDecoder {
+    /// A decoder in the state before any head: it is not finished.
+    fn default() -> Self {
+        let limits = ChunkLimits { line: 0, extensions: 0, trailers_total: 0, trailer_count: 0 };
+        Self { state: State::Close, limits, trailer_lines: Vec::new(), trailers: None }
+    }
+}
+
+impl BodyDecoder {
+    /// Begins a body.
+    #[must_use]
+    pub fn new(framing: Framing, limits: &ChunkLimits) -> Self {
+        Self {
+            state: match framing {
+                Framing::None => State::Finished,
+                Framing::Length(length) => State::Length(length),
+                Framing::Chunked => State::Chunked { decoder: ChunkDecoder::new(), ready: 0 },
+                Framing::Close => State::Close,
+            },
+            limits: *limits,
+            trailer_lines: Vec::new(),
+            trailers: None,
+        }
+    }
+
+    /// The body was read to its clean end.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        matches!(self.state, State::Finished) && self.trailers.is_none()
+    }
+
+    /// Bytes still to come, when known.
+    #[must_use]
+    pub fn remaining(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            State::Finished if self.trailers.is_none() => Some(0),
+            State::Finished | State::Close | State::Chunked { .. } | State::Broken(_) => None,
+        }
+    }
+
+    /// Says that the rest of a body of known length was taken elsewhere.
+    pub fn consume_all(&mut self) {
+        debug_assert!(matches!(self.state, State::Length(_)), "only a known length can be consumed at once");
+        self.state = State::Finished;
+    }
+
+    /// EOF came: true when that is the clean end of the body.
+    pub fn finish_at_eof(&mut self) -> bool {
+        if matches!(self.state, State::Close) {
+            self.state = State::Finished;
+            return true;
+        }
+        false
+    }
+
+    /// How much room a read should have when `adapted` is the present read size.
+    ///
+    /// One byte more than announced: surplus then shows at once, and the read comes back short, which spares the next one.
+    #[must_use]
+    pub fn read_size(&self, adapted: usize) -> usize {
+        match self.state {
+            State::Length(left) => adapted.min(usize::try_from(left).unwrap_or(usize::MAX).saturating_add(1)).max(1024),
+            State::Finished | State::Close | State::Chunked { .. } | State::Broken(_) => adapted,
+        }
+    }
+
+    /// Takes the next part of the body out of `buf`.
+    ///
+    /// # Errors
+    /// The rule of the chunked grammar that is broken (CH1 to CH4).
+    pub fn decode(&mut self, buf: &mut BytesMut) -> Result<Decoded, &'static str> {
+        self.settle(buf)?;
+        match &mut self.state {
+            State::Finished => Ok(self.trailers.take().map_or(Decoded::End, Decoded::Trailers)),
+            State::Broken(what) => Err(what),
+            _ if buf.is_empty() => Ok(Decoded::More),
+            State::Length(left) => {
+                let length = usize::try_from(*left).unwrap_or(usize::MAX).min(buf.len());
+                *left -= length as u64;
+                if *left == 0 {
+                    self.state = State::Finished;
+                }
+                Ok(Decoded::Data(take(buf, length)))
+            }
+            State::Chunked { ready, .. } => match std::mem::take(ready) {
+                0 => Ok(Decoded::More),
+                length => Ok(Decoded::Data(take(buf, length))),
+            },
+            State::Close => {
+                let length = buf.len();
+                Ok(Decoded::Data(take(buf, length)))
+            }
+        }
+    }
+
+    /// Consumes chunk framing at the front of `buf`, but no data.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode), which then repeats them.
+    pub fn settle(&mut self, buf: &mut BytesMut) -> Result<(), &'static str> {
+        if let State::Broken(what) = self.state {
+            return Err(what);
+        }
+        let result = self.settle_chunks(buf);
+        if let Err(what) = result {
+            self.state = State::Broken(what);
+        }
+        result
+    }
+
+    fn settle_chunks(&mut self, buf: &mut BytesMut) -> Result<(), &'static str> {
+        while let State::Chunked { decoder, ready: ready @ 0 } = &mut self.state {
+            if buf.is_empty() {
+                break;
+            }
+            match decoder.decode(buf, &self.limits).map_err(|_| "chunked body is malformed")? {
+                ChunkEvent::More => skip(buf, buf.len()),
+                ChunkEvent::Data { skip: framing, len } => {
+                    skip(buf, framing);
+                    *ready = len;
+                }
+                ChunkEvent::Trailers { skip: framing, len, end } => {
+                    self.trailer_lines.extend_from_slice(&buf[framing..framing + len]);
+                    skip(buf, framing + len);
+                    if end {
+                        self.trailers = parse_trailers(&std::mem::take(&mut self.trailer_lines))?;
+                        self.state = State::Finished;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Parses a checked trailer section, its final empty line included; `None` when it has no field.
+fn parse_trailers(mut section: &[u8]) -> Result<Option<Box<HeaderMap>>, &'static str> {
+    let mut trailers: Option<Box<HeaderMap>> = None;
+    while let Some(end) = memchr::memchr(b'\n', section) {
+        let line = section[..end].strip_suffix(b"\r").unwrap_or_default();
+        section = &section[end + 1..];
+        if line.is_empty() {
+            break;
+        }
+        let colon = memchr::memchr(b':', line).ok_or("trailer line without a colon")?;
+        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| "trailer name is malformed")?;
+        let (from, to) = trim(line, colon + 1, line.len());
+        let value = HeaderValue::from_bytes(&line[from..to]).map_err(|_| "trailer value is malformed")?;
+        trailers.get_or_insert_default().try_append(name, value).map_err(|_| "too many trailers")?;
+    }
+    Ok(trailers)
+}
+
+/// Splits `length` bytes off; the last ones take the buffer's share of the allocation with them.
+pub(super) fn take(buf: &mut BytesMut, length: usize) -> Bytes {
+    if length == buf.len() { std::mem::take(buf).freeze() } else { buf.split_to(length).freeze() }
+}
+
+fn skip(buf: &mut BytesMut, length: usize) {
+    if length == buf.len() {
+        *buf = BytesMut::new();
+    } else {
+        buf.advance(length);
+    }
+}
+
+#[cfg(test)]
+mod tests;

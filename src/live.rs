@@ -1,0 +1,385 @@
+//! The one meeting point of the two halves: the pointer to what is in force.
+//!
+//! The control half publishes a [`Live`]: snapshot, balancers and ready-made metric handles, built from the one before.
+//! Each worker caches it as `Rc<WorkerLive>` beside its own cursors; a request clones the `Rc` and so sees one version
+//! from its first phase to its last. The last `Rc` sends its `Arc` back to the control half to be dropped there: freeing
+//! thousands of routes is no work for a data thread. Nothing but this module knows how the pointer travels.
+
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tokio::sync::{mpsc, watch};
+
+use crate::balance::{Balancers, EndpointRegistry, Pick, PickRequest, Previous, RuleState};
+use crate::model::ids::RuleId;
+use crate::model::snapshot::Snapshot;
+use crate::telemetry::metrics::{ConfigObjects, Metrics, RuleSeries};
+
+#[cfg(test)]
+mod tests;
+
+/// One version of everything that requests are answered from; never changed after it is built.
+#[derive(Debug, Default)]
+pub struct Live {
+    snapshot: Snapshot,
+    balancers: Balancers,
+    names: Arc<RuleNames>,
+    /// Indexed by [`RuleId`].
+    series: Arc<[Arc<RuleSeries>]>,
+}
+
+/// Rules by route label and rule name; the same `Arc` in consecutive versions with the same rules in the same order.
+type RuleNames = FxHashMap<(Arc<str>, Arc<str>), RuleId>;
+
+impl Live {
+    /// The routing data.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The balancers, with the live numbers of all endpoints.
+    #[must_use]
+    pub fn balancers(&self) -> &Balancers {
+        &self.balancers
+    }
+
+    /// The number of this version; 0 before the first publication.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.snapshot.version
+    }
+
+    fn objects(&self) -> ConfigObjects {
+        ConfigObjects {
+            routes: self.snapshot.routes.len(),
+            rules: self.snapshot.rules.len(),
+            backends: self.snapshot.backends.len(),
+            endpoints: self.snapshot.backends.iter().map(|backend| backend.endpoints.len()).sum(),
+        }
+    }
+
+    /// Builds the next version from this one.
+    fn next(&self, mut snapshot: Snapshot, endpoints: &mut EndpointRegistry, metrics: &Metrics) -> Self {
+        snapshot.version = self.version() + 1;
+        let unchanged = same_names(&self.snapshot, &snapshot);
+        let before = |rule: RuleId| {
+            if unchanged { Some(rule) } else { self.names.get(&name(&snapshot, rule)?).copied() }
+        };
+        let previous = Previous { snapshot: &self.snapshot, balancers: &self.balancers, rule: &before };
+        let balancers = endpoints.build(&snapshot, Some(previous));
+        let (names, series) = if unchanged {
+            (Arc::clone(&self.names), Arc::clone(&self.series))
+        } else {
+            let mut names = RuleNames::with_capacity_and_hasher(snapshot.rules.len(), Default::default());
+            names.extend((0..).map(RuleId).zip(&snapshot.rules).filter_map(|(id, _)| Some((name(&snapshot, id)?, id))));
+            (Arc::new(names), metrics.set_rules(labels(&snapshot)).into())
+        };
+        Self { snapshot, balancers, names, series }
+    }
+}
+
+/// Label of its route and name of a rule; `None` for a rule without a route, which no snapshot has.
+fn name(snapshot: &Snapshot, rule: RuleId) -> Option<(Arc<str>, Arc<str>)> {
+    let rule = snapshot.rule(rule)?;
+    Some((Arc::clone(&snapshot.route(rule.route)?.label), Arc::clone(&rule.name)))
+}
+
+/// The same for all rules, by reference.
+fn labels(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+    static NONE: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(|| Arc::from(""));
+    snapshot.rules.iter().map(|rule| (snapshot.route(rule.route).map_or(&*NONE, |route| &route.label), &rule.name))
+}
+
+/// Tells whether two snapshots have the same rules by name, in the same order.
+fn same_names(one: &Snapshot, other: &Snapshot) -> bool {
+    one.rules.len() == other.rules.len() && labels(one).eq(labels(other))
+}
+
+/// The control half's end: the only one that publishes.
+#[derive(Debug)]
+pub struct Publisher {
+    pointer: watch::Sender<Arc<Live>>,
+    endpoints: EndpointRegistry,
+    metrics: Arc<Metrics>,
+    /// What workers gave back; `None` once a [`Reaper`] has it.
+    returned: Option<mpsc::UnboundedReceiver<Arc<Live>>>,
+}
+
+impl Publisher {
+    /// Puts a snapshot in force and returns its version: 1 for the first, then one more each time; the snapshot's own
+    /// number is replaced by it.
+    ///
+    /// A new request of any worker sees it at once; requests that run go on with what they began with.
+    pub fn publish(&mut self, snapshot: Snapshot) -> u64 {
+        let current = Arc::clone(&self.pointer.borrow());
+        let next = Arc::new(current.next(snapshot, &mut self.endpoints, &self.metrics));
+        let version = next.version();
+        let objects = next.objects();
+        drop(current);
+        // The version before is dropped here, unless a worker has it: then it comes back.
+        drop(self.pointer.send_replace(next));
+        self.metrics.set_config(version, objects);
+        if let Some(returned) = &mut self.returned {
+            while let Ok(live) = returned.try_recv() {
+                drop(live);
+            }
+        }
+        version
+    }
+
+    /// The version that was published last; 0 before the first.
+    #[must_use]
+    pub fn published_version(&self) -> u64 {
+        self.pointer.borrow().version()
+    }
+
+    /// A way to look at what is in force, for admin.
+    #[must_use]
+    pub fn view(&self) -> LiveView {
+        LiveView { pointer: self.pointer.subscribe() }
+    }
+
+    /// What drops the versions that workers give back, as soon as they do; `None` from the second call on. Without it,
+    /// they are dropped at the next publication.
+    pub fn reaper(&mut self) -> Option<Reaper> {
+        self.returned.take().map(|returned| Reaper { returned })
+    }
+}
+
+/// Drops the versions that workers give back.
+#[derive(Debug)]
+pub struct Reaper {
+    returned: mpsc::UnboundedReceiver<Arc<Live>>,
+}
+
+impl Reaper {
+    /// Runs until the publisher and all workers are gone; belongs in a task of the control half. May be cancelled.
+    pub async fn run(mut self) {
+        while let Some(live) = self.returned.recv().await {
+            drop(live);
+        }
+    }
+}
+
+/// Shows the control half what is in force.
+#[derive(Clone, Debug)]
+pub struct LiveView {
+    pointer: watch::Receiver<Arc<Live>>,
+}
+
+impl LiveView {
+    /// The version in force; version 0, without routes, before the first publication.
+    #[must_use]
+    pub fn current(&self) -> Arc<Live> {
+        Arc::clone(&self.pointer.borrow())
+    }
+
+    /// Waits until a version of at least this number is in force.
+    ///
+    /// # Errors
+    /// When the publisher is gone before that.
+    pub async fn reached(&mut self, version: u64) -> Result<(), PublisherGone> {
+        self.pointer.wait_for(|live| live.version() >= version).await.map(drop).map_err(|_| PublisherGone)
+    }
+}
+
+/// The publisher was dropped: nothing will be published any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("nothing is published any more")]
+pub struct PublisherGone;
+
+/// A worker's end on its way to the worker's thread.
+#[derive(Debug)]
+pub struct Feed {
+    worker: usize,
+    pointer: watch::Receiver<Arc<Live>>,
+    returns: mpsc::UnboundedSender<Arc<Live>>,
+}
+
+impl Feed {
+    /// Becomes the worker's cache, in its thread. `start` shifts the first picks of the balancers that go round, so that
+    /// workers and replicas do not all begin with the same endpoint: a random number in production, 0 in tests.
+    #[must_use]
+    pub fn into_cache(mut self, start: u32) -> LiveCache {
+        let live = Arc::clone(&self.pointer.borrow_and_update());
+        let loan = Loan { live: Some(live), returns: self.returns.clone() };
+        let current = Rc::new(WorkerLive::new(self.worker, loan, start, None));
+        LiveCache { cached: RefCell::new(Cached { pointer: self.pointer, current }), returns: self.returns, start }
+    }
+}
+
+/// A worker's cached pointer to the version in force.
+#[derive(Debug)]
+pub struct LiveCache {
+    cached: RefCell<Cached>,
+    returns: mpsc::UnboundedSender<Arc<Live>>,
+    start: u32,
+}
+
+#[derive(Debug)]
+struct Cached {
+    pointer: watch::Receiver<Arc<Live>>,
+    current: Rc<WorkerLive>,
+}
+
+impl LiveCache {
+    /// The version in force: version 0, without routes, before the first publication.
+    ///
+    /// One atomic load when nothing changed. Hold the result for one request, not for a connection.
+    #[must_use]
+    pub fn current(&self) -> Rc<WorkerLive> {
+        let mut cached = self.cached.borrow_mut();
+        // An error says that the publisher is gone: what it published last may still be unseen.
+        if cached.pointer.has_changed().unwrap_or(true) {
+            let live = Arc::clone(&cached.pointer.borrow_and_update());
+            if !Arc::ptr_eq(&live, cached.current.live()) {
+                let loan = Loan { live: Some(live), returns: self.returns.clone() };
+                let old = &cached.current;
+                cached.current = Rc::new(WorkerLive::new(old.worker, loan, self.start, Some(old)));
+            }
+        }
+        Rc::clone(&cached.current)
+    }
+
+    /// Takes over each version as it comes, until the publisher is gone.
+    ///
+    /// For a local task of the worker: without it a worker without requests would keep an old version in memory. May be
+    /// cancelled.
+    pub async fn follow(&self) {
+        let mut pointer = self.cached.borrow().pointer.clone();
+        while pointer.changed().await.is_ok() {
+            drop(self.current());
+        }
+    }
+}
+
+/// A version that goes back to the control half when the worker is done with it.
+#[derive(Debug)]
+struct Loan {
+    /// `None` only while it is dropped.
+    live: Option<Arc<Live>>,
+    returns: mpsc::UnboundedSender<Arc<Live>>,
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Some(live) = self.live.take() {
+            // Bounded by the versions that requests hold. Without a receiver the process is ending: dropped here.
+            let _ = self.returns.send(live);
+        }
+    }
+}
+
+/// One version as one worker sees it: shared data beside the worker's own cursors and counters.
+#[derive(Debug)]
+pub struct WorkerLive {
+    worker: usize,
+    loan: Loan,
+    start: u32,
+    /// Cursors and current weights, indexed by [`RuleId`]; made with the first pick of a rule.
+    rules: Box<[OnceCell<Rc<RuleState>>]>,
+    /// The rules that have some.
+    touched: RefCell<Vec<RuleId>>,
+}
+
+impl WorkerLive {
+    fn new(worker: usize, loan: Loan, start: u32, old: Option<&WorkerLive>) -> Self {
+        let count = loan.live.as_ref().map_or(0, |live| live.balancers.len());
+        let new = Self {
+            worker,
+            loan,
+            start,
+            rules: (0..count).map(|_| OnceCell::new()).collect(),
+            touched: RefCell::default(),
+        };
+        if let Some(old) = old {
+            new.carry(old);
+        }
+        new
+    }
+
+    /// Takes over the cursors of all rules that are still there. Those of an unchanged rule are shared with requests
+    /// that still run on the old version.
+    fn carry(&self, old: &WorkerLive) {
+        let same = Arc::ptr_eq(&self.live().names, &old.live().names);
+        for &before in old.touched.borrow().iter() {
+            let rule = if same {
+                Some(before)
+            } else {
+                name(&old.live().snapshot, before).and_then(|name| self.live().names.get(&name).copied())
+            };
+            let Some(rule) = rule else { continue };
+            let targets = self.live().balancers.rule(rule);
+            let state = old.rules.get(before.index()).and_then(OnceCell::get);
+            let (Some(targets), Some(state), Some(slot)) = (targets, state, self.rules.get(rule.index())) else {
+                continue;
+            };
+            let state = if Arc::ptr_eq(state.targets(), targets) {
+                Rc::clone(state)
+            } else {
+                Rc::new(state.update(Arc::clone(targets), self.start))
+            };
+            // Names are unique, so the slot is empty.
+            if slot.set(state).is_ok() {
+                self.touched.borrow_mut().push(rule);
+            }
+        }
+    }
+
+    fn live(&self) -> &Arc<Live> {
+        self.loan.live.as_ref().expect("taken out only by drop")
+    }
+
+    /// The routing data.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.live().snapshot
+    }
+
+    /// The number of this version; 0 before the first publication.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.live().version()
+    }
+
+    /// Chooses an endpoint for a request of a rule of this snapshot; `now` as in [`crate::balance`].
+    ///
+    /// Takes no lock, and allocates only with a rule's first pick on this worker.
+    pub fn pick(&self, rule: RuleId, request: &PickRequest<'_>, now: Duration, rng: &mut fastrand::Rng) -> Pick {
+        let live = self.live();
+        let (Some(slot), Some(data)) = (self.rules.get(rule.index()), live.snapshot.rule(rule)) else {
+            return Pick::NoBackend;
+        };
+        let state = match slot.get() {
+            Some(state) => state,
+            None => {
+                let Some(targets) = live.balancers.rule(rule) else { return Pick::NoBackend };
+                self.touched.borrow_mut().push(rule);
+                slot.get_or_init(|| Rc::new(RuleState::new(Arc::clone(targets), self.start)))
+            }
+        };
+        state.pick(&data.backend_refs, request, now, rng)
+    }
+
+    /// Counts an answered request of a rule of this snapshot, and its time from the first byte of its head to the last
+    /// of the answer. Allocates only with a rule's first request on this worker.
+    pub fn record(&self, rule: RuleId, method: &http::Method, status: u16, elapsed: Duration) {
+        if let Some(series) = self.live().series.get(rule.index()) {
+            series.record(self.worker, method, status, elapsed);
+        }
+    }
+}
+
+/// Makes the pointer's two ends: one publisher, and a feed for each of `workers` workers. `metrics` must know as many.
+#[must_use]
+pub fn channel(workers: usize, metrics: Arc<Metrics>) -> (Publisher, Vec<Feed>) {
+    let (pointer, receiver) = watch::channel(Arc::new(Live::default()));
+    let (returns, returned) = mpsc::unbounded_channel();
+    let feeds =
+        (0..workers).map(|worker| Feed { worker, pointer: receiver.clone(), returns: returns.clone() }).collect();
+    (Publisher { pointer, endpoints: EndpointRegistry::default(), metrics, returned: Some(returned) }, feeds)
+}

@@ -1,0 +1,14 @@
+//! The immutable routing model that requests are answered from.
+//!
+//! Plain data and pure functions: no kube, no tokio, no hyper server, no clock and no lock anywhere below. The compile
+//! stage builds it, `live` publishes it, `proxy` reads it.
+
+pub mod backend;
+pub mod filter;
+pub mod host;
+pub mod ids;
+pub mod matching;
+pub mod path;
+pub mod policy;
+pub mod route;
+pub mod snapshot;

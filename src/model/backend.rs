@@ -1,0 +1,47 @@
+//! Backends: a Service port with the endpoints that may receive new requests.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::ids::{EndpointKey, ObjectName};
+
+/// The protocol spoken to the endpoints of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// HTTP/1.1 in clear text.
+    Http,
+    /// HTTP/2 with prior knowledge in clear text.
+    H2c,
+}
+
+/// What identifies a backend across snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendKey {
+    /// The Service.
+    pub service: ObjectName,
+    /// The Service's port number.
+    pub port: u16,
+    /// How its endpoints are spoken to.
+    pub protocol: Protocol,
+}
+
+/// One Service port and the endpoints that new requests may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its identity.
+    pub key: BackendKey,
+    /// Usable endpoints, sorted by key, without duplicates; those of class A, or of class B when A is empty.
+    /// Empty when there is none.
+    pub endpoints: Arc<[Endpoint]>,
+}
+
+/// One address that requests can be sent to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Identity, and the address to use.
+    pub key: EndpointKey,
+    /// The same pod's address in the other IP family, used when connects to the preferred one fail.
+    pub fallback: Option<SocketAddr>,
+    /// Name of the pod (`targetRef.name`), for logs and admin; never a metric label.
+    pub pod: Option<Arc<str>>,
+}

@@ -1,0 +1,184 @@
+//! Filters of a rule as plain values, checked and ready to run; the `filter` module has the code that runs them.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use ipnet::IpNet;
+
+/// One filter of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// Edits the fields of the request.
+    RequestHeaders(HeaderEdits),
+    /// Edits the fields of the response.
+    ResponseHeaders(HeaderEdits),
+    /// Answers with a redirect.
+    Redirect(Redirect),
+    /// Changes host or path of the request.
+    Rewrite(Rewrite),
+    /// Answers with a fixed response.
+    Direct(DirectResponse),
+    /// Cross-origin resource sharing (WHATWG Fetch §3.2).
+    Cors(Cors),
+    /// Refuses request bodies of more bytes than this.
+    BodyLimit(u64),
+    /// Admits clients by address.
+    IpAccess(IpAccess),
+}
+
+/// Changes of header fields: `set` replaces all lines of a name, `add` adds one, `remove` takes all away; in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderEdits {
+    /// Replaced or made.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Added behind what is there.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+    /// Taken away.
+    pub remove: Vec<HeaderName>,
+}
+
+/// A redirect; what is `None` stays as in the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// `http` or `https`.
+    pub scheme: Option<&'static str>,
+    /// Host of the target.
+    pub hostname: Option<Arc<str>>,
+    /// Path of the target.
+    pub path: Option<PathEdit>,
+    /// Port of the target.
+    pub port: Option<u16>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: StatusCode,
+}
+
+/// A rewrite; what is `None` stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    /// The host that the backend sees.
+    pub hostname: Option<Arc<str>>,
+    /// The path that the backend sees.
+    pub path: Option<PathEdit>,
+}
+
+/// How a path is changed. Results begin with exactly one `/` (rule PA7); the query is never touched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathEdit {
+    /// The whole path.
+    Full(Arc<str>),
+    /// The matched prefix (held without a trailing slash) becomes another.
+    Prefix {
+        /// What was matched.
+        matched: Arc<str>,
+        /// What stands there instead, held without a trailing slash.
+        replacement: Arc<str>,
+    },
+    /// Text with the variables of the matched template.
+    Template(Vec<TemplatePart>),
+    /// Every place where the expression matches becomes the substitution.
+    Regex {
+        /// What is searched in the canonical path.
+        pattern: SearchRegex,
+        /// Text with `$1` or `${name}` for groups.
+        substitution: Arc<str>,
+    },
+}
+
+/// An expression that is searched for with its groups; linear time, equal when the patterns are.
+#[derive(Clone, Debug)]
+pub struct SearchRegex(regex::bytes::Regex);
+
+impl SearchRegex {
+    /// Compiles a pattern with the same limits as a match: 64 KiB, no Unicode classes.
+    ///
+    /// # Errors
+    /// When the pattern has a fault or becomes too large.
+    pub fn compile(pattern: &str) -> Result<Self, regex::Error> {
+        regex::bytes::RegexBuilder::new(pattern).size_limit(64 << 10).unicode(false).build().map(Self)
+    }
+
+    /// The text with every match replaced; borrowed when nothing matches.
+    #[must_use]
+    pub fn replace_all<'t>(&self, text: &'t str, substitution: &str) -> Cow<'t, str> {
+        // A path is ASCII, and so is the checked substitution: cutting it anywhere leaves text.
+        match self.0.replace_all(text.as_bytes(), substitution.as_bytes()) {
+            Cow::Borrowed(_) => Cow::Borrowed(text),
+            Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
+        }
+    }
+}
+
+impl PartialEq for SearchRegex {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for SearchRegex {}
+
+/// A piece of a replacement template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TemplatePart {
+    /// Text as it is.
+    Text(Arc<str>),
+    /// The value of a variable of the matched template.
+    Variable(Arc<str>),
+}
+
+/// A fixed response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectResponse {
+    /// 200 to 599.
+    pub status: StatusCode,
+    /// Its `content-type`.
+    pub content_type: HeaderValue,
+    /// Its body.
+    pub body: bytes::Bytes,
+}
+
+/// Cross-origin rules. An origin that no entry admits gets no CORS fields, and the browser refuses on its side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// Admitted origins.
+    pub origins: Vec<OriginMatch>,
+    /// Credentials are allowed.
+    pub credentials: bool,
+    /// Value of `access-control-allow-methods`; `*` allows all.
+    pub methods: Option<HeaderValue>,
+    /// Value of `access-control-allow-headers`; `None`: what the preflight asks for is not allowed.
+    pub headers: Option<HeaderValue>,
+    /// Every header is allowed (`*`): echoed when credentials are allowed.
+    pub any_header: bool,
+    /// Every method is allowed (`*`): echoed when credentials are allowed.
+    pub any_method: bool,
+    /// Value of `access-control-expose-headers`.
+    pub expose: Option<HeaderValue>,
+    /// Value of `access-control-max-age` in seconds.
+    pub max_age: HeaderValue,
+}
+
+/// One admitted origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OriginMatch {
+    /// `*`.
+    Any,
+    /// This origin, byte for byte in lower case.
+    Exact(Arc<str>),
+    /// Scheme and one wildcard at the start of the host (`https://*.example.com`): prefix `https://`, suffix `.example.com`.
+    Wildcard {
+        /// What the origin begins with.
+        prefix: Arc<str>,
+        /// What the origin ends with, port included.
+        suffix: Arc<str>,
+    },
+}
+
+/// Admission by address: `deny` wins over `allow`; an empty `allow` admits everyone who is not denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IpAccess {
+    /// Admitted networks.
+    pub allow: Vec<IpNet>,
+    /// Refused networks.
+    pub deny: Vec<IpNet>,
+}

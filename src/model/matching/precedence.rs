@@ -1,0 +1,167 @@
+//! The order in which candidates win, and what makes two of them duplicates.
+
+use std::cmp::{Ordering, Reverse};
+use std::sync::Arc;
+
+use super::{Candidate, Hostname, PathMatch, ValueMatch, ValueTest};
+
+/// Compares two candidates by precedence: the lesser wins a request that both fit.
+///
+/// The order of the API: hostname (exact, then longer wildcard, then shorter, then none); priority; path (Exact,
+/// Template with more literal elements, then without the wildcard `{name*}`, then with more variables, longest
+/// PathPrefix, RegularExpression with the longest pattern); method; number of header matches, of cookies, of query parameters;
+/// rank. Between candidates that no request fits both, it puts those of one hostname together, and those of one exact
+/// path or prefix.
+#[must_use]
+pub fn precedence(a: &Candidate, b: &Candidate) -> Ordering {
+    by_hostname(&a.hostname, &b.hostname)
+        .then_with(|| b.priority.cmp(&a.priority))
+        .then_with(|| by_path(&a.path, &b.path))
+        .then_with(|| b.method.is_some().cmp(&a.method.is_some()))
+        .then_with(|| b.headers.len().cmp(&a.headers.len()))
+        .then_with(|| b.cookies.len().cmp(&a.cookies.len()))
+        .then_with(|| b.query_params.len().cmp(&a.query_params.len()))
+        .then_with(|| a.rank.cmp(&b.rank))
+}
+
+fn by_hostname(a: &Hostname, b: &Hostname) -> Ordering {
+    let key = |hostname: &Hostname| match hostname {
+        Hostname::Exact(_) => (0, Reverse(0)),
+        Hostname::Wildcard(suffix) => (1, Reverse(suffix.len())),
+        Hostname::Any => (2, Reverse(0)),
+    };
+    // Different names of one kind and length never fit the same request.
+    key(a).cmp(&key(b)).then_with(|| a.cmp(b))
+}
+
+fn by_path(a: &PathMatch, b: &PathMatch) -> Ordering {
+    let kind = |path: &PathMatch| match path {
+        PathMatch::Exact(_) => 0,
+        PathMatch::Template(_) => 1,
+        PathMatch::Prefix(_) => 2,
+        PathMatch::Regex(_) => 3,
+    };
+    match (a, b) {
+        // Of different exact paths, or prefixes of one length, at most one fits a request.
+        (PathMatch::Exact(a), PathMatch::Exact(b)) => a.cmp(b),
+        (PathMatch::Prefix(a), PathMatch::Prefix(b)) => b.len().cmp(&a.len()).then_with(|| a.cmp(b)),
+        // Different templates and expressions can fit one request: nothing but specificity may order them.
+        (PathMatch::Template(a), PathMatch::Template(b)) => {
+            let key = |t: &super::Template| (Reverse(t.literals()), t.has_rest(), Reverse(t.variables()));
+            key(a).cmp(&key(b))
+        }
+        (PathMatch::Regex(a), PathMatch::Regex(b)) => b.pattern().len().cmp(&a.pattern().len()),
+        _ => kind(a).cmp(&kind(b)),
+    }
+}
+
+/// What a candidate asks of a request, in a normal form: two candidates are duplicates when theirs are equal.
+///
+/// The order of conditions, repeated conditions and the names of template variables do not count.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PredicateKey {
+    hostname: Hostname,
+    priority: i32,
+    path: PathKey,
+    method: Option<Box<str>>,
+    values: Vec<(Source, Arc<str>, ValueTest)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum PathKey {
+    Exact(Arc<str>),
+    Shape(String),
+    Prefix(Arc<str>),
+    Regex(Arc<str>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Source {
+    Header,
+    Cookie,
+    QueryParam,
+}
+
+impl PredicateKey {
+    pub(super) fn of(candidate: &Candidate) -> Self {
+        let sourced = |source, matches: &[ValueMatch]| {
+            matches.iter().map(|m| (source, Arc::clone(&m.name), m.test.clone())).collect::<Vec<_>>()
+        };
+        let mut values = sourced(Source::Header, &candidate.headers);
+        values.extend(sourced(Source::Cookie, &candidate.cookies));
+        values.extend(sourced(Source::QueryParam, &candidate.query_params));
+        values.sort_unstable();
+        values.dedup();
+        Self {
+            hostname: candidate.hostname.clone(),
+            priority: candidate.priority,
+            path: match &candidate.path {
+                PathMatch::Exact(path) => PathKey::Exact(Arc::clone(path)),
+                PathMatch::Prefix(prefix) => PathKey::Prefix(Arc::clone(prefix)),
+                PathMatch::Template(template) => PathKey::Shape(template.shape()),
+                PathMatch::Regex(regex) => PathKey::Regex(regex.shared_pattern()),
+            },
+            method: candidate.method.as_ref().map(|method| method.as_str().into()),
+            values,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::RuleId;
+    use crate::model::matching::{CompiledRegex, Template};
+
+    fn value(name: &str, test: ValueTest) -> ValueMatch {
+        ValueMatch { name: name.into(), test }
+    }
+
+    fn candidate() -> Candidate {
+        Candidate::any(RuleId(0), 0)
+    }
+
+    #[test]
+    fn a_key_ignores_the_order_of_conditions_and_the_names_of_variables() {
+        let a = Candidate {
+            path: PathMatch::Template(Template::parse("/u/{id}").expect("good").into()),
+            headers: vec![value("a", ValueTest::Present), value("b", ValueTest::Exact("1".into()))],
+            ..candidate()
+        };
+        let b = Candidate {
+            path: PathMatch::Template(Template::parse("/u/{user}").expect("good").into()),
+            headers: a.headers.iter().rev().chain(&a.headers).cloned().collect(),
+            rule: RuleId(7),
+            rank: 9,
+            ..candidate()
+        };
+        assert_eq!(a.predicate_key(), b.predicate_key());
+    }
+
+    #[test]
+    fn a_key_tells_predicates_apart() {
+        let regex = |pattern| Arc::new(CompiledRegex::compile(pattern).expect("good"));
+        let all = [
+            candidate(),
+            Candidate { hostname: Hostname::Exact("a".into()), ..candidate() },
+            Candidate { hostname: Hostname::Wildcard("a".into()), ..candidate() },
+            Candidate { priority: 1, ..candidate() },
+            Candidate { path: PathMatch::Exact("/a".into()), ..candidate() },
+            Candidate { path: PathMatch::Prefix("/a".into()), ..candidate() },
+            Candidate { path: PathMatch::Regex(regex("/a")), ..candidate() },
+            Candidate { path: PathMatch::Regex(regex("/b")), ..candidate() },
+            Candidate { path: PathMatch::Template(Template::parse("/{a}").expect("good").into()), ..candidate() },
+            Candidate { path: PathMatch::Template(Template::parse("/{a*}").expect("good").into()), ..candidate() },
+            Candidate { method: Some(http::Method::GET), ..candidate() },
+            Candidate { headers: vec![value("a", ValueTest::Present)], ..candidate() },
+            Candidate { headers: vec![value("a", ValueTest::Absent)], ..candidate() },
+            Candidate { headers: vec![value("a", ValueTest::Exact("x".into()))], ..candidate() },
+            Candidate { headers: vec![value("a", ValueTest::Prefix("x".into()))], ..candidate() },
+            Candidate { headers: vec![value("a", ValueTest::Regex(regex("x")))], ..candidate() },
+            Candidate { cookies: vec![value("a", ValueTest::Present)], ..candidate() },
+            Candidate { query_params: vec![value("a", ValueTest::Present)], ..candidate() },
+        ];
+        let keys: std::collections::BTreeSet<_> = all.iter().map(Candidate::predicate_key).collect();
+        assert_eq!(keys.len(), all.len());
+    }
+}

@@ -1,0 +1,81 @@
+//! Policies of a rule as plain values: timeouts and load balancing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Deadlines of one exchange; `None` means off, or the process setting for `connect`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Whole exchange, retries included; ends at a 101.
+    pub request: Option<Duration>,
+    /// One try until its response is complete; not after a 101.
+    pub backend_request: Option<Duration>,
+    /// One connection attempt; `None`: the process setting.
+    pub connect: Option<Duration>,
+    /// No byte in either direction of one exchange.
+    pub idle: Option<Duration>,
+}
+
+/// How one endpoint of a backend is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Uniformly at random.
+    Random,
+    /// One after the other.
+    RoundRobin,
+    /// Smooth weighted round robin as in nginx, with effective weights that failures lower.
+    SmoothWeightedRoundRobin,
+    /// The less loaded of two random endpoints.
+    LeastRequest,
+    /// The lower product of peak-sensitive latency average and load of two random endpoints.
+    PeakEwma,
+    /// A ring of virtual nodes over all endpoints of a tier.
+    ConsistentHash(ConsistentHash),
+}
+
+impl Algorithm {
+    /// The registered names, as `loadBalancer.algorithm` takes them.
+    pub const NAMES: &'static [&'static str] =
+        &["Random", "RoundRobin", "SmoothWeightedRoundRobin", "LeastRequest", "PeakEWMA", "ConsistentHash"];
+}
+
+/// Parameters of [`Algorithm::ConsistentHash`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsistentHash {
+    /// Where the key comes from: the first that the request has wins; not empty.
+    pub keys: Vec<HashKey>,
+    /// What to do when the request has none of them.
+    pub on_missing: OnMissingKey,
+    /// Load bound in percent of the fair share (100 or more); `None`: unbounded.
+    pub bounded_load_percent: Option<u32>,
+    /// Number of points on the ring; `None`: 100 × endpoints × weight.
+    pub table_size: Option<u32>,
+}
+
+/// A part of the request that a key is taken from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// The client's address.
+    SourceIp,
+    /// The first line of a header, by lower-case name.
+    Header(http::HeaderName),
+    /// A cookie by name, case-sensitive.
+    Cookie(Arc<str>),
+    /// A query parameter by name, case-sensitive.
+    QueryParam(Arc<str>),
+    /// A variable of the matched path template.
+    PathParam(Arc<str>),
+    /// The request's host.
+    Hostname,
+}
+
+/// What a consistent hash does with a request that has no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMissingKey {
+    /// Any endpoint.
+    Random,
+    /// One endpoint after the other.
+    RoundRobin,
+    /// Answer 400.
+    Reject,
+}

@@ -1,0 +1,43 @@
+//! Routes and rules as the data plane sees them.
+
+use std::sync::Arc;
+
+use super::ids::{BackendId, ObjectName, RouteId};
+use super::policy::{Algorithm, Timeouts};
+
+/// One GatewayRoute in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The object's name; its metric label is `namespace/name`.
+    pub name: ObjectName,
+    /// `namespace/name`, ready as label and log field.
+    pub label: Arc<str>,
+}
+
+/// One rule in force: what to do with the requests that its matches won.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The route that it belongs to (for a delegated rule the child).
+    pub route: RouteId,
+    /// Its name, or its index in the route when it has none; unique in the route.
+    pub name: Arc<str>,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// How endpoints are chosen.
+    pub algorithm: Algorithm,
+    /// Where requests go, in the order of the object; refs with weight 0 are left out. Empty: every request gets 500.
+    pub backend_refs: Vec<WeightedBackend>,
+    /// It hands its prefix to child routes and has no backends: what no child matches answers 404.
+    pub delegates: bool,
+}
+
+/// One backendRef of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightedBackend {
+    /// Share among the refs of its tier; 1 to 1,000,000.
+    pub weight: u32,
+    /// 0 to 3; a higher tier is used only when no lower one has a usable endpoint.
+    pub tier: u8,
+    /// The backend; `None` when the reference cannot be resolved: its share answers 500.
+    pub backend: Option<BackendId>,
+}

@@ -1,0 +1,19 @@
+//! The data plane: listeners, client connections, forwarding, connections to endpoints.
+
+mod account;
+mod attempt;
+pub mod body;
+pub mod connection;
+mod deadlines;
+pub mod downstream;
+pub mod error;
+pub mod forward;
+pub mod guarded_io;
+pub mod head;
+pub mod headers;
+mod http2;
+pub mod listener;
+pub mod retry;
+pub mod tunnel;
+pub mod upstream;
+pub mod worker;

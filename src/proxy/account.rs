@@ -1,0 +1,107 @@
+//! What one request leaves behind: counts, latency, its line in the access log.
+//!
+//! A drop guard, held by the request and then by its response's body. However the exchange ends, cancellation included, it
+//! is entered once.
+
+use std::rc::Rc;
+
+use http::Method;
+use tokio::time::Instant;
+
+use super::worker::Worker;
+use crate::balance::InFlight;
+use crate::live::WorkerLive;
+use crate::model::ids::RuleId;
+use crate::reason::Reason;
+use crate::telemetry::access_log::Entry;
+use crate::telemetry::metrics::Side;
+
+/// Status in log and metrics of a request whose client went away before a head (nginx's 499).
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// The account of one request.
+pub struct Account {
+    /// The worker that serves it.
+    pub worker: Rc<Worker>,
+    /// The version that answers it.
+    pub live: Rc<WorkerLive>,
+    /// When its head was complete.
+    pub started: Instant,
+    /// Its method.
+    pub method: Method,
+    /// The rule that it belongs to, once found.
+    pub rule: Option<RuleId>,
+    /// Status of the head that went out; 0 before.
+    pub status: u16,
+    /// Why tidegate answered or cut it.
+    pub reason: Option<Reason>,
+    /// Counts it as in flight at its endpoint.
+    pub in_flight: Option<InFlight>,
+    /// Body bytes from the client.
+    pub bytes_in: u64,
+    /// Body bytes to the client.
+    pub bytes_out: u64,
+    /// Bytes sent to endpoints.
+    pub upstream_sent: u64,
+    /// Bytes received from endpoints.
+    pub upstream_received: u64,
+    /// The response was handed over to its end.
+    pub complete: bool,
+    /// Its line in the access log, when there is one.
+    pub entry: Option<Box<Entry>>,
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Account").field("method", &self.method).field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl Account {
+    /// Opens the account of a request.
+    pub fn open(worker: Rc<Worker>, live: Rc<WorkerLive>, started: Instant, method: Method) -> Self {
+        worker.metrics().requests_in_flight.inc();
+        Self {
+            worker,
+            live,
+            started,
+            method,
+            rule: None,
+            status: 0,
+            reason: None,
+            in_flight: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            upstream_sent: 0,
+            upstream_received: 0,
+            complete: false,
+            entry: None,
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let metrics = self.worker.metrics();
+        metrics.requests_in_flight.dec();
+        if !self.complete && self.reason.is_none() {
+            self.reason = Some(Reason::ClientGone);
+        }
+        let status = if self.status == 0 { CLIENT_CLOSED_REQUEST } else { self.status };
+        let elapsed = self.started.elapsed();
+        if let Some(rule) = self.rule {
+            self.live.record(rule, &self.method, status, elapsed);
+        }
+        // The downstream side counts its own bytes, where heads are seen as well.
+        metrics.received(Side::Upstream, self.upstream_received);
+        metrics.sent(Side::Upstream, self.upstream_sent);
+        if let Some(mut entry) = self.entry.take() {
+            entry.status = status;
+            entry.reason = self.reason;
+            entry.bytes_in = self.bytes_in;
+            entry.bytes_out = self.bytes_out;
+            entry.duration = elapsed;
+            self.worker.log(*entry);
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! One try of an exchange at one endpoint: connect, send, wait for the head, make the response.
+
+use std::error::Error;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
+
+use super::body::{ForwardBody, Http1Body, Http2Body};
+use super::downstream::drop_unread;
+use super::error::ProxyError;
+use super::forward::Exchange;
+use super::headers::{self, RequestHead};
+use super::http2::{self, RequestBody, Sender};
+use super::retry::Progress;
+use super::upstream::{ConnectError, Pooled};
+use crate::balance::Picked;
+use crate::http1::client::{self, ClientError, Expected, LengthMismatch, RequestFraming, ResponseHead, Upload};
+use crate::http1::guard::GuardError;
+use crate::model::backend::Protocol;
+use crate::reason::Reason;
+
+/// How long an endpoint may keep silent after `expect: 100-continue` before the body goes out anyway (RFC 9110 §10.1.1 lets a client do so).
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// A failed try.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: ProxyError,
+    pub(super) progress: Progress,
+}
+
+impl From<ProxyError> for Failure {
+    fn from(error: ProxyError) -> Self {
+        Self { error, progress: Progress::default() }
+    }
+}
+
+impl Exchange {
+    /// Tries one endpoint.
+    pub(super) async fn attempt(&mut self, picked: &Picked) -> Result<Response<ForwardBody>, Failure> {
+        let protocol = self.account.live.snapshot().backend(picked.backend).map(|backend| backend.key.protocol);
+        match protocol {
+            Some(Protocol::Http) => self.attempt_http1(picked).await,
+            // Rarer, and larger than the other's future: kept out of every idle connection's memory.
+            Some(Protocol::H2c) => Box::pin(self.attempt_http2(picked)).await,
+            None => Err(ProxyError::NoBackend.into()),
+        }
+    }
+
+    async fn attempt_http1(&mut self, picked: &Picked) -> Result<Response<ForwardBody>, Failure> {
+        let pooled = if self.fresh {
+            None
+        } else {
+            let now = self.deadlines.try_began;
+            poll_fn(|cx| Poll::Ready(self.account.worker.pools().pop(&picked.endpoint, now, cx))).await
+        };
+        let mut connection = match pooled {
+            Some(connection) => connection,
+            None => Box::pin(self.connect(picked)).await?,
+        };
+        connection.begin(self.deadlines.idle.is_some());
+        let mut upload = self.prepare_upload();
+        let mut sent = None;
+        let head = poll_fn(|cx| self.poll_head(&mut connection, &mut upload, &mut sent, cx)).await;
+        match head {
+            Ok(head) => Ok(self.respond_http1(picked, connection, upload, head)),
+            Err(error) => {
+                let progress = Progress {
+                    reused: connection.is_reused(),
+                    written: upload.written(),
+                    body_read: upload.body_read(),
+                    received: connection.has_received(),
+                };
+                self.account.upstream_sent += upload.written();
+                self.account.upstream_received += connection.read_bytes();
+                self.upload = Some(upload);
+                Err(Failure { error, progress })
+            }
+        }
+    }
+
+    /// Makes a connection; boxed by the caller, since most requests find one in the pool.
+    async fn connect(&mut self, picked: &Picked) -> Result<Pooled, ProxyError> {
+        let worker = Rc::clone(&self.account.worker);
+        let timeout = self.timeouts.connect.unwrap_or(worker.settings().deadlines.connect);
+        let began = Instant::now();
+        let result = worker.pools().connect(&picked.endpoint, timeout, self.deadlines.connect()).await;
+        if let Some(entry) = &mut self.account.entry {
+            entry.connect = Some(began.elapsed());
+        }
+        match result {
+            Ok(stream) => Ok(Pooled::new(stream, worker.shared_metrics())),
+            Err(err) => Err(self.connect_error(err)),
+        }
+    }
+
+    fn connect_error(&self, error: ConnectError) -> ProxyError {
+        match error {
+            ConnectError::Failed(err) => ProxyError::Connect(err),
+            ConnectError::TimedOut => match self.deadlines.passed(Instant::now()) {
+                Some(reason) => deadline_error(reason),
+                None => ProxyError::ConnectTimeout,
+            },
+        }
+    }
+
+    /// Encodes the head, or makes what is left of a failed try ready to be sent again.
+    fn prepare_upload(&mut self) -> Upload<Incoming> {
+        let buffers = self.account.worker.buffers();
+        let Some(mut upload) = self.upload.take() else {
+            let framing = framing(self.body.as_ref());
+            let mut head = buffers.take_write();
+            let waits = self.encode(&mut head, framing);
+            return Upload::new(head, framing, self.body.take(), waits);
+        };
+        if upload.written() == 0 {
+            upload.rewind();
+        } else {
+            let mut head = buffers.take_write();
+            let framing = upload.framing();
+            let waits = self.encode(&mut head, framing);
+            upload.restart(head, waits);
+        }
+        upload
+    }
+
+    /// Appends the request's head in canonical form; true when the body has to wait for a `100`.
+    fn encode(&self, out: &mut Vec<u8>, framing: RequestFraming) -> bool {
+        let expect_continue = self.head.expect_continue && framing != RequestFraming::Empty;
+        headers::encode_request(
+            out,
+            &RequestHead {
+                method: &self.account.method,
+                path: self.path(),
+                query: self.uri.query(),
+                authority: self.head.authority.as_deref(),
+                headers: &self.headers,
+                downstream: &self.downstream,
+                request_id: &self.request_id,
+                framing,
+                expect_continue,
+            },
+        );
+        expect_continue
+    }
+
+    /// Send and receive at once, under the deadlines.
+    fn poll_head(
+        &mut self,
+        connection: &mut Pooled,
+        upload: &mut Upload<Incoming>,
+        sent: &mut Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ResponseHead, ProxyError>> {
+        let worker = &self.account.worker;
+        let expected = Expected { head_request: self.account.method == http::Method::HEAD, trailers: self.trailers };
+        loop {
+            let result = connection.poll_head(
+                upload,
+                &mut self.headers,
+                expected,
+                worker.response_limits(),
+                worker.buffers(),
+                cx,
+            );
+            if let Poll::Ready(result) = result {
+                return Poll::Ready(result.map_err(head_error));
+            }
+            if sent.is_none() && upload.is_done() {
+                *sent = Some(if upload.body_read() == 0 { self.deadlines.try_began } else { Instant::now() });
+            }
+            let deadline = self.deadlines.before_head(*sent, connection.activity());
+            let resume = upload.is_waiting().then(|| self.deadlines.try_began + CONTINUE_WAIT);
+            match (deadline, resume) {
+                (None, None) => return Poll::Pending,
+                (Some((at, reason)), None) => {
+                    ready!(connection.poll_deadline(at, cx));
+                    return Poll::Ready(Err(deadline_error(reason)));
+                }
+                (deadline, Some(resume)) => {
+                    let (at, reason) = deadline.unwrap_or((resume, Reason::ResponseHead));
+                    ready!(connection.poll_deadline(at.min(resume), cx));
+                    if at < resume {
+                        return Poll::Ready(Err(deadline_error(reason)));
+                    }
+                    // The endpoint has no objection: RFC 9110 §10.1.1 forbids to wait for ever.
+                    upload.resume();
+                }
+            }
+        }
+    }
+
+    /// Respond: hands the endpoint's head on and prepares its body.
+    fn respond_http1(
+        &mut self,
+        picked: &Picked,
+        mut connection: Pooled,
+        mut upload: Upload<Incoming>,
+        head: ResponseHead,
+    ) -> Response<ForwardBody> {
+        let now = Instant::now();
+        self.note_head(picked, head.status, now);
+        self.account.bytes_in = upload.body_read();
+        if connection.interim_dropped() > 0 {
+            let dropped = u64::from(connection.interim_dropped());
+            self.account.worker.metrics().interim_responses_dropped.add(dropped);
+        }
+        self.account.upstream_sent += upload.written();
+        self.account.upstream_received += connection.read_bytes();
+
+        // An endpoint that reads on while it answers gets the rest; one that refuses, or never said 100, does not (RS8).
+        let goes_on = upload.is_sending() && head.status.as_u16() < 300;
+        let mut unread = None;
+        let worker = &self.account.worker;
+        let body = if connection.is_complete() {
+            unread = upload.take_body();
+            if upload.is_done() {
+                worker.release(&picked.endpoint, connection);
+            }
+            ForwardBody::empty()
+        } else if let Some(data) = connection.take_buffered_body() {
+            unread = upload.take_body();
+            if upload.is_done() {
+                worker.release(&picked.endpoint, connection);
+            }
+            ForwardBody::full(data)
+        } else {
+            let sent = upload.is_done();
+            let upload = if goes_on {
+                Some(Box::new(upload))
+            } else {
+                unread = upload.take_body();
+                None
+            };
+            let (trailers, deadlines) = (self.trailers, self.deadlines);
+            let endpoint = Arc::clone(&picked.endpoint);
+            ForwardBody::http1(Http1Body { connection, endpoint, upload, sent, trailers, deadlines })
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = head.status;
+        *response.headers_mut() = std::mem::take(&mut self.headers);
+        if let Some(rest) = unread {
+            let limit = self.account.worker.settings().limits.unread_body;
+            let close = drop_unread(rest, self.head.expect_continue, limit);
+            if close && self.version <= Version::HTTP_11 {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
+        response
+    }
+
+    /// Enters what a response head tells about the endpoint and the exchange.
+    fn note_head(&mut self, picked: &Picked, status: StatusCode, now: Instant) {
+        let took = now.saturating_duration_since(self.deadlines.try_began);
+        picked.endpoint.observe_latency(took, self.account.worker.since_epoch(now));
+        picked.endpoint.succeeded();
+        self.account.status = status.as_u16();
+        if let Some(entry) = &mut self.account.entry {
+            entry.head = Some(took);
+        }
+    }
+
+    /// A try over HTTP/2: the same phases on a shared connection.
+    async fn attempt_http2(&mut self, picked: &Picked) -> Result<Response<ForwardBody>, Failure> {
+        let progress = Rc::new(http2::Progress::default());
+        if self.body.is_none() {
+            progress.done.set(Some(self.deadlines.try_began));
+        }
+        let mut request = self.http2_request(&progress);
+        // Kept only where a second try is legal once the first was sent (decision 22).
+        let mut spare = (request.body().is_end_stream() && request.method().is_idempotent()).then(|| copy(&request));
+        for last in [false, true] {
+            let sender = match self.http2_sender(picked).await {
+                Ok(sender) => sender,
+                Err(error) => {
+                    // Nothing was sent: the parts go back for the next endpoint.
+                    let (parts, body) = request.into_parts();
+                    self.restore(parts.headers, body);
+                    return Err(error.into());
+                }
+            };
+            match self.exchange_http2(sender, request, &progress).await {
+                Ok(response) => return Ok(self.respond_http2(picked, response, progress)),
+                Err(Unanswered::Failed(error)) => {
+                    return Err(Failure { error, progress: sent_progress() });
+                }
+                Err(Unanswered::Broken { unsent, error }) => {
+                    match unsent.map(|unsent| *unsent).or_else(|| spare.take()) {
+                        Some(again) if !last => {
+                            self.account.worker.metrics().upstream_retries.inc();
+                            request = again;
+                        }
+                        Some(_) | None => return Err(Failure { error, progress: sent_progress() }),
+                    }
+                }
+            }
+        }
+        Err(ProxyError::Reset(Box::new(http2::BodyFailed)).into())
+    }
+
+    /// The shared connection to the endpoint.
+    async fn http2_sender(&mut self, picked: &Picked) -> Result<Sender, ProxyError> {
+        let worker = Rc::clone(&self.account.worker);
+        let timeout = self.timeouts.connect.unwrap_or(worker.settings().deadlines.connect);
+        let began = Instant::now();
+        let result = worker.pools().http2(&picked.endpoint, timeout, self.deadlines.connect()).await;
+        if let Some(entry) = &mut self.account.entry {
+            entry.connect = Some(began.elapsed());
+        }
+        result.map_err(|err| self.connect_error(err))
+    }
+
+    /// Turns the client's head into an HTTP/2 request; the fields move into it.
+    fn http2_request(&mut self, progress: &Rc<http2::Progress>) -> Request<RequestBody> {
+        let mut fields = std::mem::take(&mut self.headers);
+        let authority = self.head.authority.as_deref();
+        headers::edit_for_http2(&mut fields, authority, &self.downstream, &self.request_id);
+        let mut target = String::with_capacity(self.path().len() + 16);
+        target.push_str(self.path());
+        if let Some(query) = self.uri.query() {
+            target.push('?');
+            target.push_str(query);
+        }
+        let uri = Uri::builder()
+            .scheme("http")
+            .authority(authority.unwrap_or(b"localhost"))
+            .path_and_query(target)
+            .build()
+            .unwrap_or_else(|_| self.uri.clone());
+        let body = RequestBody::new(self.body.take(), Rc::clone(progress), self.trailers);
+        let mut request = Request::new(body);
+        *request.method_mut() = self.account.method.clone();
+        *request.uri_mut() = uri;
+        *request.version_mut() = Version::HTTP_2;
+        *request.headers_mut() = fields;
+        request
+    }
+
+    /// Takes back what an unsent request was made of; the edited fields are as good as the client's for another try.
+    fn restore(&mut self, fields: HeaderMap, body: RequestBody) {
+        self.headers = fields;
+        self.body = body.into_inner();
+    }
+
+    async fn exchange_http2(
+        &mut self,
+        mut sender: Sender,
+        request: Request<RequestBody>,
+        progress: &http2::Progress,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let mut sending = pin!(sender.try_send_request(request));
+        let mut timer = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = sending.as_mut().poll(cx) {
+                return Poll::Ready(result.map_err(|mut err| {
+                    if let Some(failed) = progress.failed.take() {
+                        return Unanswered::Failed(request_body_error(failed.into()));
+                    }
+                    let unsent = err.take_message().map(Box::new);
+                    Unanswered::Broken { unsent, error: ProxyError::Reset(err.into_error().into()) }
+                }));
+            }
+            self.account.bytes_in = progress.bytes.get();
+            let Some((at, reason)) = self.deadlines.before_head(progress.done.get(), progress.last.get()) else {
+                return Poll::Pending;
+            };
+            ready!(client::poll_timer(&mut timer, at, cx));
+            Poll::Ready(Err(Unanswered::Failed(deadline_error(reason))))
+        })
+        .await
+    }
+
+    fn respond_http2(
+        &mut self,
+        picked: &Picked,
+        response: Response<Incoming>,
+        progress: Rc<http2::Progress>,
+    ) -> Response<ForwardBody> {
+        let (parts, body) = response.into_parts();
+        self.note_head(picked, parts.status, Instant::now());
+        self.account.bytes_in = progress.bytes.get();
+        let mut fields = parts.headers;
+        headers::clean_response(&mut fields, self.trailers);
+        if self.account.method != http::Method::HEAD {
+            // The server side states the length that the body knows.
+            fields.remove(header::CONTENT_LENGTH);
+        }
+        let body = if body.is_end_stream() {
+            ForwardBody::empty()
+        } else {
+            let (trailers, deadlines) = (self.trailers, self.deadlines);
+            ForwardBody::http2(Http2Body { body, progress, trailers, deadlines, activity: None, timer: None })
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = parts.status;
+        *response.headers_mut() = fields;
+        response
+    }
+}
+
+/// Why an HTTP/2 exchange got no response.
+enum Unanswered {
+    /// A deadline, or the client's body: nothing to repeat.
+    Failed(ProxyError),
+    /// The connection or stream broke; `unsent` is the request when none of it was sent.
+    Broken { unsent: Option<Box<Request<RequestBody>>>, error: ProxyError },
+}
+
+/// Progress of a try that must not be repeated elsewhere.
+fn sent_progress() -> Progress {
+    Progress { written: 1, ..Progress::default() }
+}
+
+/// A request without a body once more.
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(request.body().without_body());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// How a body will be framed upstream.
+fn framing(body: Option<&Incoming>) -> RequestFraming {
+    match body {
+        None => RequestFraming::Empty,
+        Some(body) => body.size_hint().exact().map_or(RequestFraming::Chunked, RequestFraming::Length),
+    }
+}
+
+/// What a failure before the response head means.
+fn head_error(error: ClientError) -> ProxyError {
+    match error {
+        ClientError::Malformed(_) => ProxyError::BadResponse(error.into()),
+        ClientError::RequestBody(source) => request_body_error(source),
+        ClientError::Io(_) | ClientError::Closed | ClientError::Truncated => ProxyError::Reset(error.into()),
+    }
+}
+
+/// What a deadline that passed before the response head means.
+fn deadline_error(reason: Reason) -> ProxyError {
+    match reason {
+        Reason::BackendRequest => ProxyError::BackendRequest,
+        Reason::Request => ProxyError::Request,
+        Reason::ExchangeIdle => ProxyError::ExchangeIdle,
+        _ => ProxyError::ResponseHead,
+    }
+}
+
+/// Finds out what was wrong with the client's body: the guard says so inside the error that hyper hands on.
+fn request_body_error(source: Box<dyn Error + Send + Sync>) -> ProxyError {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(source.as_ref());
+    while let Some(error) = cause {
+        // An io::Error hides its own payload from the chain.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let guard =
+            error.downcast_ref::<GuardError>().or_else(|| inner.and_then(|inner| inner.downcast_ref::<GuardError>()));
+        if let Some(&GuardError { status, reason }) = guard {
+            return ProxyError::RequestBody { status, reason, source };
+        }
+        if error.is::<LengthMismatch>() {
+            return ProxyError::RequestBody { status: StatusCode::BAD_REQUEST, reason: Reason::Length, source };
+        }
+        cause = error.source();
+    }
+    // Neither framing nor limits: the client is gone, or reset its stream.
+    ProxyError::RequestBody { status: StatusCode::BAD_REQUEST, reason: Reason::ClientGone, source }
+}

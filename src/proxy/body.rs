@@ -1,0 +1,317 @@
+//! Bodies of responses on their way to the client: streamed with backpressure, cut visibly when they cannot be completed.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::account::Account;
+use super::deadlines::Deadlines;
+use super::headers;
+use super::http2::Progress;
+use super::upstream::Pooled;
+use crate::balance::EndpointState;
+use crate::http1::client::{self, ClientError, Upload};
+use crate::reason::Reason;
+use crate::telemetry::metrics::Side;
+
+/// Why a response was cut after its head went out.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The HTTP/1 endpoint broke off or sent nonsense, or the client's upload failed.
+    #[error("response could not be completed")]
+    Http1(#[source] ClientError),
+    /// The HTTP/2 stream of the endpoint failed.
+    #[error("response could not be completed")]
+    Http2(#[source] hyper::Error),
+    /// A deadline passed.
+    #[error("deadline {0} passed within the response")]
+    Deadline(Reason),
+}
+
+/// The body of every response that the proxy gives.
+#[derive(Debug)]
+pub struct ForwardBody {
+    kind: Kind,
+    /// Entered when the body is done or dropped; after the connection, which closes first.
+    account: Option<Account>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Nothing (more) to send.
+    Empty,
+    /// One piece that is already here.
+    Full(Bytes),
+    /// From an HTTP/1 connection.
+    Http1(Http1Body),
+    /// From an HTTP/2 stream.
+    Http2(Box<Http2Body>),
+    /// Cut; the error comes with the next poll.
+    Cut(Box<BodyError>),
+}
+
+/// A body that is being read from an HTTP/1 connection.
+#[derive(Debug)]
+pub struct Http1Body {
+    /// The connection.
+    pub connection: Pooled,
+    /// Where it belongs.
+    pub endpoint: Arc<EndpointState>,
+    /// A request body that is still being sent, for endpoints that answer while they read.
+    pub upload: Option<Box<Upload<Incoming>>>,
+    /// The request was sent completely, so that the connection may be used again.
+    pub sent: bool,
+    /// The client takes trailers.
+    pub trailers: bool,
+    /// What ends it early.
+    pub deadlines: Deadlines,
+}
+
+/// A body that is being read from an HTTP/2 stream.
+#[derive(Debug)]
+pub struct Http2Body {
+    /// The stream.
+    pub body: Incoming,
+    /// The request body beside it.
+    pub progress: std::rc::Rc<Progress>,
+    /// The client takes trailers.
+    pub trailers: bool,
+    /// What ends it early.
+    pub deadlines: Deadlines,
+    /// When the last response frame came.
+    pub activity: Option<Instant>,
+    /// Armed at the first wait.
+    pub timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl ForwardBody {
+    /// No body.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { kind: Kind::Empty, account: None }
+    }
+
+    /// A body in one piece.
+    #[must_use]
+    pub fn full(data: Bytes) -> Self {
+        Self { kind: if data.is_empty() { Kind::Empty } else { Kind::Full(data) }, account: None }
+    }
+
+    /// A body read from an HTTP/1 connection.
+    #[must_use]
+    pub fn http1(body: Http1Body) -> Self {
+        Self { kind: Kind::Http1(body), account: None }
+    }
+
+    /// A body read from an HTTP/2 stream.
+    #[must_use]
+    pub fn http2(body: Http2Body) -> Self {
+        Self { kind: Kind::Http2(Box::new(body)), account: None }
+    }
+
+    /// Attaches the account that is entered at the end of the body.
+    #[must_use]
+    pub fn with_account(mut self, mut account: Account) -> Self {
+        account.complete = matches!(self.kind, Kind::Empty);
+        self.account = Some(account);
+        self
+    }
+
+    /// The body came to its clean end.
+    fn finish(&mut self) {
+        self.kind = Kind::Empty;
+        if let Some(account) = &mut self.account {
+            account.complete = true;
+            // The endpoint is free although the client may still be reading.
+            account.in_flight = None;
+        }
+    }
+
+    /// The body cannot be completed: closes the upstream and makes the cut visible downstream (RS7).
+    ///
+    /// The error itself waits for the next poll: hyper drops what it has not flushed when a body fails, and the client
+    /// should see the head and what came before the cut.
+    fn cut(&mut self, reason: Reason, error: BodyError, cx: &Context<'_>) {
+        tracing::debug!(%reason, error = &error as &dyn std::error::Error, "response cut");
+        self.kind = Kind::Cut(Box::new(error));
+        cx.waker().wake_by_ref();
+        if let Some(account) = &mut self.account {
+            account.reason = Some(reason);
+            account.in_flight = None;
+            account.worker.metrics().closed(Side::Upstream, reason);
+        }
+    }
+}
+
+/// What one poll of a stream gave.
+enum Step {
+    /// A frame, and whether it was the last.
+    Frame(Frame<Bytes>, bool),
+    End,
+    Cut(Reason, BodyError),
+}
+
+impl Http1Body {
+    fn poll(&mut self, account: &mut Account, cx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            let buffers = account.worker.buffers();
+            if let Some(upload) = &mut self.upload {
+                let before = upload.written();
+                let result = self.connection.poll_upload(upload, buffers, cx);
+                account.upstream_sent += upload.written() - before;
+                account.bytes_in = upload.body_read();
+                if let Err(err) = result {
+                    return Poll::Ready(Step::Cut(Reason::ClientGone, BodyError::Http1(err)));
+                }
+                if upload.is_done() {
+                    self.sent = true;
+                    self.upload = None;
+                }
+            }
+            let before = self.connection.read_bytes();
+            let polled = self.connection.poll_frame(buffers, cx);
+            account.upstream_received += self.connection.read_bytes() - before;
+            match polled {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let last = self.connection.is_complete();
+                    match frame.into_data() {
+                        Ok(data) => return Poll::Ready(Step::Frame(Frame::data(data), last)),
+                        Err(frame) => {
+                            if let Some(trailers) = keep_trailers(frame, self.trailers) {
+                                return Poll::Ready(Step::Frame(trailers, true));
+                            }
+                        }
+                    }
+                }
+                Poll::Ready(None) => return Poll::Ready(Step::End),
+                Poll::Ready(Some(Err(err))) => {
+                    let reason =
+                        if matches!(err, ClientError::Malformed(_)) { Reason::BadResponse } else { Reason::Reset };
+                    return Poll::Ready(Step::Cut(reason, BodyError::Http1(err)));
+                }
+                Poll::Pending => {
+                    let Some((at, reason)) = self.deadlines.in_body(self.connection.activity()) else {
+                        return Poll::Pending;
+                    };
+                    ready!(self.connection.poll_deadline(at, cx));
+                    return Poll::Ready(Step::Cut(reason, BodyError::Deadline(reason)));
+                }
+            }
+        }
+    }
+
+    /// Puts the connection back if it can carry another exchange.
+    fn release(self, account: &Account) {
+        if self.sent {
+            account.worker.release(&self.endpoint, self.connection);
+        }
+    }
+}
+
+impl Http2Body {
+    fn poll(&mut self, account: &mut Account, cx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            account.bytes_in = self.progress.bytes.get();
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if self.deadlines.idle.is_some() {
+                        self.activity = Some(Instant::now());
+                    }
+                    match frame.into_data() {
+                        Ok(data) => return Poll::Ready(Step::Frame(Frame::data(data), self.body.is_end_stream())),
+                        Err(frame) => {
+                            if let Some(trailers) = keep_trailers(frame, self.trailers) {
+                                return Poll::Ready(Step::Frame(trailers, true));
+                            }
+                        }
+                    }
+                }
+                Poll::Ready(None) => return Poll::Ready(Step::End),
+                Poll::Ready(Some(Err(err))) => {
+                    return Poll::Ready(Step::Cut(Reason::Reset, BodyError::Http2(err)));
+                }
+                Poll::Pending => {
+                    let activity = self.activity.into_iter().chain(self.progress.last.get()).max();
+                    let Some((at, reason)) = self.deadlines.in_body(activity) else { return Poll::Pending };
+                    ready!(client::poll_timer(&mut self.timer, at, cx));
+                    return Poll::Ready(Step::Cut(reason, BodyError::Deadline(reason)));
+                }
+            }
+        }
+    }
+}
+
+/// The trailers that may go on, when both sides agreed on them.
+fn keep_trailers(frame: Frame<Bytes>, agreed: bool) -> Option<Frame<Bytes>> {
+    let mut trailers = frame.into_trailers().ok().filter(|_| agreed)?;
+    headers::clean_trailers(&mut trailers);
+    (!trailers.is_empty()).then(|| Frame::trailers(trailers))
+}
+
+impl Body for ForwardBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let step = match (&mut this.kind, &mut this.account) {
+            (Kind::Empty, _) => return Poll::Ready(None),
+            (Kind::Cut(_), _) => {
+                return match std::mem::replace(&mut this.kind, Kind::Empty) {
+                    Kind::Cut(error) => Poll::Ready(Some(Err(*error))),
+                    _ => Poll::Ready(None),
+                };
+            }
+            (Kind::Full(data), account) => {
+                let data = std::mem::take(data);
+                if let Some(account) = account {
+                    account.bytes_out += data.len() as u64;
+                }
+                this.finish();
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            (Kind::Http1(body), Some(account)) => ready!(body.poll(account, cx)),
+            (Kind::Http2(body), Some(account)) => ready!(body.poll(account, cx)),
+            // A streamed body gets its account where it is made.
+            (Kind::Http1(_) | Kind::Http2(_), None) => return Poll::Ready(None),
+        };
+        let (frame, last) = match step {
+            Step::Frame(frame, last) => (Some(frame), last),
+            Step::End => (None, true),
+            Step::Cut(reason, error) => {
+                this.cut(reason, error, cx);
+                return Poll::Pending;
+            }
+        };
+        if let (Some(data), Some(account)) = (frame.as_ref().and_then(Frame::data_ref), &mut this.account) {
+            account.bytes_out += data.len() as u64;
+        }
+        if last {
+            if let (Kind::Http1(body), Some(account)) = (std::mem::replace(&mut this.kind, Kind::Empty), &this.account)
+            {
+                body.release(account);
+            }
+            this.finish();
+        }
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.kind, Kind::Empty)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(data) => SizeHint::with_exact(data.len() as u64),
+            Kind::Http1(body) => body.connection.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
+            Kind::Http2(body) => body.body.size_hint(),
+            Kind::Cut(_) => SizeHint::new(),
+        }
+    }
+}

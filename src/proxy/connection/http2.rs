@@ -1,0 +1,110 @@
+//! HTTP/2 with prior knowledge: hyper's server with the settings of the design; h2 checks frames and field syntax.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use http::header::CONTENT_LENGTH;
+use http::{Request, Response, StatusCode};
+use hyper::body::{Body, Incoming};
+use hyper::service::service_fn;
+use tokio::time::Instant;
+
+use super::{BodyError, Driver, End, Exchange, Protocol, answer, bind, refuse};
+use crate::drain::Phase;
+use crate::proxy::downstream::{Handler, OwnAnswer};
+use crate::proxy::guarded_io::GuardedIo;
+use crate::proxy::head::HeadFacts;
+use crate::reason::Reason;
+
+/// Flow control windows: a stream may not fill the connection's, so one blocked stream leaves the others theirs.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// As the fields of an HTTP/1 head.
+const HEADER_LIST: u32 = 32 << 10;
+/// With 100 streams these stay below 4 MiB a connection.
+const SEND_BUFFER: usize = 32 << 10;
+/// Streams reset for the client's errors (HT15), and reset by the client before they were handed out.
+const LOCAL_RESETS: usize = 64;
+const PENDING_RESETS: usize = 20;
+
+/// Runs the tasks of a connection's streams on its own thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+impl<H: Handler> Driver<H> {
+    pub(super) async fn run_http2(&mut self) -> End {
+        let shared = Rc::clone(&self.shared);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let exchange = Exchange::begin(&shared, Protocol::Http2);
+            async move { Ok::<_, Infallible>(answer_http2(exchange, request).await) }
+        });
+        let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
+        builder
+            .max_concurrent_streams(self.shared.context.http2_streams)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADER_LIST)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_local_error_reset_streams(LOCAL_RESETS)
+            .max_pending_accept_reset_streams(PENDING_RESETS);
+        let mut connection = pin!(builder.serve_connection(GuardedIo::new(Rc::clone(&self.guard)), service));
+        poll_fn(|cx| {
+            loop {
+                if self.leaving.is_none() && self.shared.context.drain.phase() > Phase::Serving {
+                    self.leaving = Some(Instant::now());
+                    connection.as_mut().graceful_shutdown();
+                }
+                if let Poll::Ready(end) = self.poll_hyper(cx, connection.as_mut()) {
+                    return Poll::Ready(end);
+                }
+                let deadline = self.deadline();
+                match self.poll_deadline(cx, deadline) {
+                    None => return Poll::Pending,
+                    Some(Reason::Idle) if self.leaving.is_none() => {
+                        self.shared.context.metrics.closed(super::Side::Downstream, Reason::Idle);
+                        self.leaving = Some(Instant::now());
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    Some(reason) => return Poll::Ready(End::Closed(reason)),
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Answers one HTTP/2 request.
+async fn answer_http2<H: Handler>(
+    exchange: Exchange<H>,
+    request: Request<Incoming>,
+) -> Response<impl Body<Data = bytes::Bytes, Error = BodyError>> {
+    let facts = HeadFacts::of_http2(request.headers(), !request.body().is_end_stream());
+    let response = if is_too_large(&exchange, &request) {
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        refuse(&exchange, OwnAnswer { status, reason: Reason::Size, close: false })
+    } else {
+        answer(&exchange, request, facts, None).await
+    };
+    bind(response, exchange)
+}
+
+/// Whether the announced body is above the limit (ML3).
+fn is_too_large<H>(exchange: &Exchange<H>, request: &Request<Incoming>) -> bool {
+    let Some(limit) = exchange.shared.context.guard.body else { return false };
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    length.is_some_and(|length| length > limit)
+}

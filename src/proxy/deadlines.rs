@@ -1,0 +1,117 @@
+//! The deadlines of one exchange, evaluated only when it has to wait.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::model::policy::Timeouts;
+use crate::reason::Reason;
+
+/// The deadlines of one exchange and its present try.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// End of the whole exchange.
+    pub request: Option<Instant>,
+    /// End of the present try.
+    pub backend_request: Option<Instant>,
+    /// Longest silence in both directions.
+    pub idle: Option<Duration>,
+    /// From the last request byte to the response head.
+    pub response_head: Option<Duration>,
+    /// Begin of the present try: silence is counted from here before the first byte.
+    pub try_began: Instant,
+}
+
+impl Deadlines {
+    /// The deadlines of an exchange that began at `now`.
+    #[must_use]
+    pub fn new(timeouts: &Timeouts, response_head: Duration, now: Instant) -> Self {
+        let mut deadlines = Self {
+            request: timeouts.request.map(|after| now + after),
+            backend_request: None,
+            idle: timeouts.idle,
+            response_head: (!response_head.is_zero()).then_some(response_head),
+            try_began: now,
+        };
+        deadlines.begin_try(timeouts, now);
+        deadlines
+    }
+
+    /// Begins a try at `now`.
+    pub fn begin_try(&mut self, timeouts: &Timeouts, now: Instant) {
+        self.backend_request = timeouts.backend_request.map(|after| now + after);
+        self.try_began = now;
+    }
+
+    /// When connecting has to be done at the latest, beside its own timeout.
+    #[must_use]
+    pub fn connect(&self) -> Option<Instant> {
+        self.request.into_iter().chain(self.backend_request).min()
+    }
+
+    /// Which of the two deadlines over connecting has passed at `now`.
+    #[must_use]
+    pub fn passed(&self, now: Instant) -> Option<Reason> {
+        if self.request.is_some_and(|at| at <= now) {
+            Some(Reason::Request)
+        } else if self.backend_request.is_some_and(|at| at <= now) {
+            Some(Reason::BackendRequest)
+        } else {
+            None
+        }
+    }
+
+    /// The next deadline before the response head; `sent` is when the last request byte went out, `activity` when the last byte moved.
+    #[must_use]
+    pub fn before_head(&self, sent: Option<Instant>, activity: Option<Instant>) -> Option<(Instant, Reason)> {
+        let head = sent.zip(self.response_head).map(|(sent, after)| (sent + after, Reason::ResponseHead));
+        earliest(head, self.in_body(activity))
+    }
+
+    /// The next deadline while the response body is under way.
+    #[must_use]
+    pub fn in_body(&self, activity: Option<Instant>) -> Option<(Instant, Reason)> {
+        let request = self.request.map(|at| (at, Reason::Request));
+        let backend = self.backend_request.map(|at| (at, Reason::BackendRequest));
+        let idle = self.idle.map(|after| (activity.unwrap_or(self.try_began) + after, Reason::ExchangeIdle));
+        earliest(earliest(request, backend), idle)
+    }
+}
+
+/// The earlier of two; the first when they are equal, so that the wider deadline names the reason.
+fn earliest(a: Option<(Instant, Reason)>, b: Option<(Instant, Reason)>) -> Option<(Instant, Reason)> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
+        (one, other) => one.or(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_deadline_names_the_reason() {
+        let now = Instant::now();
+        let secs = Duration::from_secs;
+        let timeouts =
+            Timeouts { request: Some(secs(10)), backend_request: Some(secs(4)), connect: None, idle: Some(secs(3)) };
+        let mut deadlines = Deadlines::new(&timeouts, secs(2), now);
+        assert_eq!(deadlines.before_head(None, None), Some((now + secs(3), Reason::ExchangeIdle)));
+        assert_eq!(deadlines.before_head(Some(now), None), Some((now + secs(2), Reason::ResponseHead)));
+        assert_eq!(deadlines.in_body(Some(now + secs(2))), Some((now + secs(4), Reason::BackendRequest)));
+        deadlines.begin_try(&timeouts, now + secs(8));
+        assert_eq!(deadlines.in_body(Some(now + secs(9))), Some((now + secs(10), Reason::Request)));
+        assert_eq!(deadlines.connect(), Some(now + secs(10)));
+        assert_eq!(deadlines.passed(now + secs(9)), None);
+        assert_eq!(deadlines.passed(now + secs(10)), Some(Reason::Request));
+    }
+
+    #[test]
+    fn nothing_set_means_nothing_to_wait_for() {
+        let now = Instant::now();
+        let deadlines = Deadlines::new(&Timeouts::default(), Duration::ZERO, now);
+        assert_eq!(deadlines.before_head(Some(now), Some(now)), None);
+        assert_eq!(deadlines.connect(), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! The boundary between a client's connection and whoever answers its requests.
+//!
+//! `connection` drives the wire and hands over requests whose head was accepted as a whole; a [`Handler`] answers them.
+//! Nothing here knows routes, backends or hyper's connection types.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use crate::model::ids::ListenerId;
+use crate::reason::Reason;
+
+/// What all requests of one client connection have in common.
+#[derive(Clone, Debug)]
+pub struct Downstream {
+    /// The client's address; an IPv4-mapped one is unwrapped to IPv4.
+    pub peer: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+    /// The listener it came in on.
+    pub listener: ListenerId,
+    /// The listener's name.
+    pub listener_name: Arc<str>,
+    /// The peer is one of the listener's `trustedForwarders`.
+    pub trusted: bool,
+}
+
+/// A valid host in the form that routes are found by; shares the bytes of the authority where that has this form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostName(Bytes);
+
+impl HostName {
+    /// Wraps a normalised host, which is ASCII.
+    pub(super) fn new(normalized: Bytes) -> Self {
+        debug_assert!(normalized.is_ascii());
+        Self(normalized)
+    }
+}
+
+impl std::ops::Deref for HostName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        // Never empty-by-error: a valid host is ASCII (HO2).
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// What the head check found out about an accepted request; the request's own URI and Host are not consulted again.
+#[derive(Clone, Debug)]
+pub struct CheckedHead {
+    /// Host for matching: lower case, without port and trailing dot; `None` for HTTP/1.0 without Host.
+    pub host: Option<HostName>,
+    /// Host or authority as received, to be sent on; `None` as above.
+    pub authority: Option<Bytes>,
+    /// The canonical path when it differs from the received one, else `None`: then the URI's path is canonical.
+    pub path: Option<Box<str>>,
+    /// A well-formed WebSocket handshake (UP1).
+    pub websocket: bool,
+    /// The request has `expect: 100-continue` and a body.
+    pub expect_continue: bool,
+}
+
+/// An answer that tidegate makes itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnAnswer {
+    /// Status.
+    pub status: StatusCode,
+    /// Why, for log, metric and the opt-in header.
+    pub reason: Reason,
+    /// Close the connection behind it.
+    pub close: bool,
+}
+
+/// Leaves the request body that an own answer does not read (CO5): up to `limit` bytes are read and dropped beside the
+/// answer, so that the connection can be kept. Returns `true` when the answer must close the connection instead.
+///
+/// `waits` says that the client waits for `100` before it sends. Must be called on a `LocalSet`; the task it may start
+/// ends with the body or the connection.
+pub fn drop_unread(mut body: Incoming, waits: bool, limit: usize) -> bool {
+    if body.is_end_stream() {
+        return false;
+    }
+    let limit = limit as u64;
+    if waits || body.size_hint().lower() > limit {
+        return true;
+    }
+    tokio::task::spawn_local(async move {
+        let mut dropped = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            dropped += frame.data_ref().map_or(0, |data| data.len() as u64);
+            // The connection closes when the rest of a body has no reader.
+            if dropped > limit {
+                return;
+            }
+        }
+    });
+    false
+}
+
+/// Answers the requests of client connections.
+pub trait Handler: 'static {
+    /// The body of its responses.
+    type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static;
+
+    /// Answers one request. Dropping the future, or later the response's body, cancels the work behind it.
+    fn handle(
+        self: Rc<Self>,
+        downstream: Rc<Downstream>,
+        head: CheckedHead,
+        request: http::Request<Incoming>,
+    ) -> impl Future<Output = http::Response<Self::Body>> + 'static;
+
+    /// Makes a response of an own answer and counts it as such; a refusal is counted as one by the caller.
+    fn own_answer(&self, downstream: &Downstream, answer: OwnAnswer) -> http::Response<Self::Body>;
+}

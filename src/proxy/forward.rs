@@ -1,0 +1,313 @@
+//! The request path, as phases: match, pick, connect, send, respond.
+//!
+//! One [`Exchange`] holds a request from its head to its response; what outlives that, the accounting, moves into the
+//! response's body. Nothing here waits but for the endpoint and the client.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{HeaderMap, Request, Response, Uri, Version, header};
+use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
+
+use super::account::Account;
+use super::attempt::Failure;
+use super::body::ForwardBody;
+use super::deadlines::Deadlines;
+use super::downstream::{CheckedHead, Downstream, drop_unread};
+use super::error::{AnswerForm, ProxyError, own_response};
+use super::headers::{self, RequestId};
+use super::retry::{Tries, Verdict};
+use super::worker::Worker;
+use crate::balance::{self, KeySource, Pick, PickRequest, Picked};
+use crate::http1::client::Upload;
+use crate::model::ids::RuleId;
+use crate::model::matching::{Found, Miss, RequestView};
+use crate::model::policy::{Algorithm, Timeouts};
+use crate::model::route::Rule;
+use crate::telemetry::access_log::{BackendText, Entry};
+
+/// Answers one request.
+pub async fn forward(
+    worker: Rc<Worker>,
+    downstream: Rc<Downstream>,
+    head: CheckedHead,
+    request: Request<Incoming>,
+) -> Response<ForwardBody> {
+    let mut exchange = Exchange::new(worker, downstream, head, request);
+    match exchange.run().await {
+        Ok(response) => response.map(|body| body.with_account(exchange.account)),
+        Err(error) => exchange.answer(&error),
+    }
+}
+
+/// A request on its way to a response.
+pub(super) struct Exchange {
+    pub(super) account: Account,
+    pub(super) downstream: Rc<Downstream>,
+    pub(super) head: CheckedHead,
+    pub(super) version: Version,
+    pub(super) uri: Uri,
+    /// The client's fields; the map is filled with the endpoint's when its head comes.
+    pub(super) headers: HeaderMap,
+    /// The client's body, until an upload has it.
+    pub(super) body: Option<Incoming>,
+    /// What is being sent; kept between tries.
+    pub(super) upload: Option<Upload<Incoming>>,
+    pub(super) request_id: RequestId,
+    pub(super) timeouts: Timeouts,
+    pub(super) deadlines: Deadlines,
+    pub(super) tries: Tries,
+    /// The next try must not take a pooled connection.
+    pub(super) fresh: bool,
+    /// Said before the fields are gone: how an own answer has to look.
+    form: AnswerForm,
+    /// The client said `te: trailers`.
+    pub(super) trailers: bool,
+}
+
+impl Exchange {
+    fn new(worker: Rc<Worker>, downstream: Rc<Downstream>, head: CheckedHead, request: Request<Incoming>) -> Self {
+        let started = Instant::now();
+        let (parts, body) = request.into_parts();
+        let live = worker.live().current();
+        let deadlines = Deadlines::new(&Timeouts::default(), worker.settings().deadlines.response_head, started);
+        let request_id = RequestId::new(downstream.trusted, &parts.headers, &mut worker.rng().borrow_mut());
+        let form = AnswerForm::of(&parts.method, &parts.headers);
+        let trailers = parts.headers.contains_key(header::TE) && headers::accepts_trailers(&parts.headers);
+        let mut account = Account::open(worker, live, started, parts.method);
+        if account.worker.logs() {
+            account.entry =
+                Some(first_entry(&account, &downstream, &head, parts.version, &parts.uri, &parts.headers, &request_id));
+        }
+        Self {
+            account,
+            downstream,
+            head,
+            version: parts.version,
+            uri: parts.uri,
+            headers: parts.headers,
+            body: (!body.is_end_stream()).then_some(body),
+            upload: None,
+            request_id,
+            timeouts: Timeouts::default(),
+            deadlines,
+            tries: Tries::default(),
+            fresh: false,
+            form,
+            trailers,
+        }
+    }
+
+    /// The phases. Filters of the request belong between match and pick, those of the response behind the attempt.
+    async fn run(&mut self) -> Result<Response<ForwardBody>, ProxyError> {
+        let found = self.find_route()?;
+        let hash = self.hash_key(found);
+        let mut picked = self.pick(found.rule, &PickRequest { hash, avoid: None })?;
+        loop {
+            let failure = match self.attempt(&picked).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => failure,
+            };
+            picked = self.next_try(found.rule, hash, picked, failure)?;
+        }
+    }
+
+    /// Match: finds the rule and takes over its deadlines.
+    fn find_route(&mut self) -> Result<Found, ProxyError> {
+        if self.headers.contains_key(header::VIA) && headers::is_loop(&self.headers) {
+            return Err(ProxyError::Loop);
+        }
+        let live = &self.account.live;
+        let snapshot = live.snapshot();
+        let view = RequestView {
+            host: self.head.host.as_deref(),
+            method: &self.account.method,
+            path: self.path(),
+            query: self.uri.query(),
+            headers: &self.headers,
+        };
+        let found = snapshot.find_route(self.downstream.listener, &view).map_err(|miss| match miss {
+            Miss::NoHost => ProxyError::NoHost,
+            Miss::NoPath => ProxyError::NoPath,
+        })?;
+        let rule = snapshot.rule(found.rule).ok_or(ProxyError::NoBackend)?;
+        self.timeouts = rule.timeouts;
+        let response_head = self.account.worker.settings().deadlines.response_head;
+        self.deadlines = Deadlines::new(&self.timeouts, response_head, self.account.started);
+        self.account.rule = Some(found.rule);
+        if let Some(entry) = &mut self.account.entry {
+            entry.route = snapshot.route(rule.route).map(|route| Arc::clone(&route.label));
+            entry.rule = Some(Arc::clone(&rule.name));
+        }
+        Ok(found)
+    }
+
+    /// The hash of the request's key, where the rule balances by one.
+    fn hash_key(&self, found: Found) -> Option<u64> {
+        let snapshot = self.account.live.snapshot();
+        let Some(Rule { algorithm: Algorithm::ConsistentHash(hash), .. }) = snapshot.rule(found.rule) else {
+            return None;
+        };
+        let router = snapshot.routers.get(self.downstream.listener.index());
+        let path = self.path();
+        let forwarders = self.account.worker.forwarders(self.downstream.listener);
+        let source = KeySource {
+            client_ip: headers::client_address(&self.downstream, forwarders, &self.headers),
+            headers: &self.headers,
+            query: self.uri.query(),
+            host: self.head.host.as_deref(),
+            path_param: &|name| router.and_then(|router| router.path_param(found, path, name)),
+        };
+        balance::hash_key(hash, &source)
+    }
+
+    /// Pick: chooses an endpoint.
+    fn pick(&mut self, rule: RuleId, request: &PickRequest<'_>) -> Result<Picked, ProxyError> {
+        let worker = &self.account.worker;
+        let now = worker.since_epoch(self.deadlines.try_began);
+        let picked = match self.account.live.pick(rule, request, now, &mut worker.rng().borrow_mut()) {
+            Pick::Endpoint(picked) => picked,
+            Pick::NoEndpoints => return Err(ProxyError::NoEndpoints),
+            Pick::NoBackend => return Err(ProxyError::NoBackend),
+            Pick::MissingKey => return Err(ProxyError::MissingKey),
+        };
+        self.account.in_flight = Some(picked.endpoint.begin());
+        if let Some(entry) = &mut self.account.entry {
+            entry.attempts += 1;
+            entry.endpoint = Some(picked.endpoint.key.addr);
+            if let Some(backend) = self.account.live.snapshot().backend(picked.backend) {
+                entry.backend = Some(BackendText {
+                    namespace: Arc::clone(&backend.key.service.namespace),
+                    name: Arc::clone(&backend.key.service.name),
+                    port: backend.key.port,
+                });
+                let key = &picked.endpoint.key;
+                let found = backend.endpoints.binary_search_by(|endpoint| endpoint.key.cmp(key)).ok();
+                entry.pod = found.and_then(|at| backend.endpoints[at].pod.clone());
+            }
+        }
+        Ok(picked)
+    }
+
+    /// Decides what follows a failed try: the endpoint of the next one, or the failure as the answer.
+    fn next_try(
+        &mut self,
+        rule: RuleId,
+        hash: Option<u64>,
+        picked: Picked,
+        failure: Failure,
+    ) -> Result<Picked, ProxyError> {
+        let Failure { error, progress } = failure;
+        let now = Instant::now();
+        let worker = Rc::clone(&self.account.worker);
+        let any_method = worker.settings().forwarding.retry_non_idempotent_on_idle_close;
+        let verdict = if error.is_retryable() && self.deadlines.passed(now).is_none() {
+            self.tries.decide(&self.account.method, progress, any_method)
+        } else {
+            Verdict::GiveUp
+        };
+        // A connection that the endpoint closed while it was idle says nothing about the endpoint.
+        if verdict != Verdict::FreshConnection && error.is_endpoint_failure() {
+            let since_epoch = worker.since_epoch(now);
+            picked.endpoint.failed(since_epoch);
+            if matches!(error, ProxyError::Connect(_) | ProxyError::ConnectTimeout) {
+                picked.endpoint.refused(since_epoch);
+            }
+        }
+        tracing::debug!(
+            endpoint = %picked.endpoint.key.addr,
+            error = &error as &dyn std::error::Error,
+            ?verdict,
+            "try failed"
+        );
+        let next = match verdict {
+            Verdict::GiveUp => return Err(error),
+            Verdict::FreshConnection => {
+                self.fresh = true;
+                if let Some(entry) = &mut self.account.entry {
+                    entry.attempts += 1;
+                }
+                picked
+            }
+            Verdict::OtherEndpoint => {
+                self.fresh = false;
+                self.account.in_flight = None;
+                match self.pick(rule, &PickRequest { hash, avoid: Some(&picked.endpoint) }) {
+                    Ok(other) if !Arc::ptr_eq(&other.endpoint, &picked.endpoint) => other,
+                    // There is no other one: the failure stands.
+                    Ok(_) | Err(_) => return Err(error),
+                }
+            }
+        };
+        worker.metrics().upstream_retries.inc();
+        self.deadlines.begin_try(&self.timeouts, now);
+        Ok(next)
+    }
+
+    /// Respond: the own answer to a failure.
+    fn answer(mut self, error: &ProxyError) -> Response<ForwardBody> {
+        let mut answer = error.answer();
+        if let Some(upload) = &mut self.upload {
+            self.account.bytes_in = upload.body_read();
+            self.body = upload.take_body();
+        }
+        let mut account = self.account;
+        if let Some(body) = self.body.filter(|_| !answer.close) {
+            let limit = account.worker.settings().limits.unread_body;
+            answer.close = drop_unread(body, self.head.expect_continue, limit);
+        }
+        answer.close &= self.version <= Version::HTTP_11;
+        account.worker.metrics().own_answer(answer.reason);
+        account.in_flight = None;
+        account.status = answer.status.as_u16();
+        account.reason = Some(answer.reason);
+        let reason_header = account.worker.settings().forwarding.reason_header;
+        own_response(answer, self.form, reason_header).map(|body| body.with_account(account))
+    }
+
+    /// The canonical path.
+    pub(super) fn path(&self) -> &str {
+        self.head.path.as_deref().unwrap_or_else(|| self.uri.path())
+    }
+}
+
+/// The log line as far as the request's head tells it.
+fn first_entry(
+    account: &Account,
+    downstream: &Downstream,
+    head: &CheckedHead,
+    version: Version,
+    uri: &Uri,
+    headers: &HeaderMap,
+    request_id: &RequestId,
+) -> Box<Entry> {
+    let forwarders = account.worker.forwarders(downstream.listener);
+    let mut id = Vec::with_capacity(32);
+    request_id.write(&mut id);
+    Box::new(Entry {
+        time: SystemTime::now(),
+        client: headers::client_address(downstream, forwarders, headers),
+        peer: downstream.peer,
+        listener: Arc::clone(&downstream.listener_name),
+        method: account.method.clone(),
+        host: head.host.as_deref().map(Into::into),
+        target: uri.clone(),
+        protocol: version,
+        status: 0,
+        reason: None,
+        route: None,
+        rule: None,
+        backend: None,
+        endpoint: None,
+        pod: None,
+        attempts: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        duration: std::time::Duration::ZERO,
+        connect: None,
+        head: None,
+        request_id: String::from_utf8_lossy(&id).into(),
+    })
+}

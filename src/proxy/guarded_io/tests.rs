@@ -1,0 +1,125 @@
+//! What the connection tests cannot reach yet: bytes held behind a handshake, memory of idle connections.
+
+use std::future::poll_fn;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+use super::*;
+
+const HANDSHAKE: &str =
+    "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n\r\n";
+const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+async fn pair(hold_upgrades: bool) -> (TcpStream, Guard) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("accepted");
+    let (stream, _) = listener.accept().await.expect("a connection");
+    let mut settings = GuardSettings::new(&Limits::default(), &Forwarding::default());
+    settings.hold_upgrades = hold_upgrades;
+    (client, Guard::new(stream, Rc::new(settings), Rc::default()))
+}
+
+/// What one read of hyper gets; `None` while there is nothing.
+async fn read(guard: &mut Guard) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; 65536];
+    let mut buf = hyper::rt::ReadBuf::new(&mut bytes);
+    let ready = poll_fn(|cx| Poll::Ready(guard.poll_read(cx, buf.unfilled()).is_ready())).await;
+    ready.then(|| buf.filled().to_vec())
+}
+
+/// Reads of hyper until `count` bytes have come.
+async fn read_exactly(guard: &mut Guard, count: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < count {
+        match read(guard).await {
+            Some(more) => bytes.extend(more),
+            None => tokio::task::yield_now().await,
+        }
+    }
+    bytes
+}
+
+/// Waits until the guard has read `count` bytes ahead.
+async fn read_ahead(guard: &mut Guard, count: usize) {
+    while guard.end - guard.start < count && guard.refusal().is_none() {
+        poll_fn(|cx| {
+            guard.poll_watch(cx);
+            Poll::Ready(())
+        })
+        .await;
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn bytes_behind_a_handshake_are_held_for_the_tunnel() {
+    let (mut client, mut guard) = pair(true).await;
+    client.write_all(format!("{HANDSHAKE}\u{1}frames").as_bytes()).await.expect("written");
+    assert_eq!(read_exactly(&mut guard, HANDSHAKE.len()).await, HANDSHAKE.as_bytes());
+    assert!(guard.next_head().is_some_and(|head| head.facts.websocket));
+    assert_eq!(read(&mut guard).await, None);
+    read_ahead(&mut guard, 7).await;
+    let (_, held) = guard.into_tunnel().expect("the socket");
+    assert_eq!(held, b"\x01frames");
+}
+
+#[tokio::test]
+async fn held_bytes_are_the_next_request_when_the_handshake_fails() {
+    let (mut client, mut guard) = pair(true).await;
+    client.write_all(format!("{HANDSHAKE}{GET}").as_bytes()).await.expect("written");
+    read_exactly(&mut guard, HANDSHAKE.len()).await;
+    assert_eq!(read(&mut guard).await, None);
+    guard.release_held();
+    assert_eq!(read_exactly(&mut guard, GET.len()).await, GET.as_bytes());
+}
+
+#[tokio::test]
+async fn held_bytes_are_checked_and_bounded() {
+    let (mut client, mut guard) = pair(true).await;
+    client.write_all(format!("{HANDSHAKE}\0").as_bytes()).await.expect("written");
+    read_exactly(&mut guard, HANDSHAKE.len()).await;
+    guard.release_held();
+    assert_eq!(guard.refusal().map(|answer| answer.reason), Some(Reason::Line));
+
+    let (mut client, mut guard) = pair(true).await;
+    client.write_all(HANDSHAKE.as_bytes()).await.expect("written");
+    read_exactly(&mut guard, HANDSHAKE.len()).await;
+    client.write_all(&[b'x'; 20 << 10]).await.expect("written");
+    read_ahead(&mut guard, 20 << 10).await;
+    assert_eq!(guard.refusal().map(|answer| answer.reason), Some(Reason::Upgrade));
+}
+
+#[tokio::test]
+async fn without_upgrades_a_handshake_is_a_request_like_others() {
+    let (mut client, mut guard) = pair(false).await;
+    client.write_all(format!("{HANDSHAKE}{GET}").as_bytes()).await.expect("written");
+    let bytes = read_exactly(&mut guard, HANDSHAKE.len() + GET.len()).await;
+    assert_eq!(bytes, format!("{HANDSHAKE}{GET}").as_bytes());
+}
+
+#[tokio::test]
+async fn an_idle_connection_has_no_buffer() {
+    let (mut client, mut guard) = pair(false).await;
+    assert!(read(&mut guard).await.is_none() && guard.data.is_empty());
+    client.write_all(GET.as_bytes()).await.expect("written");
+    read_exactly(&mut guard, GET.len()).await;
+    assert!(guard.data.is_empty());
+    // A head that needs more than a spare buffer, in pieces.
+    let head = format!("GET / HTTP/1.1\r\nhost: a\r\na: {0}\r\nb: {0}\r\n", "v".repeat(15 << 10));
+    client.write_all(head.as_bytes()).await.expect("written");
+    read_ahead(&mut guard, head.len()).await;
+    assert!(guard.data.len() < 48 << 10);
+    client.write_all(b"\r\n").await.expect("written");
+    assert_eq!(read_exactly(&mut guard, head.len() + 2).await, format!("{head}\r\n").as_bytes());
+    assert!(guard.data.is_empty());
+}
+
+#[tokio::test]
+async fn a_verdict_is_found_among_the_sources_of_an_error() {
+    let wanted = GuardError::new(StatusCode::BAD_REQUEST, Reason::Chunk);
+    let error = io::Error::new(io::ErrorKind::InvalidData, wanted);
+    assert_eq!(guard_error(&error), Some(wanted));
+    assert_eq!(guard_error(&io::Error::other(error)), Some(wanted));
+    assert_eq!(guard_error(&io::Error::from(io::ErrorKind::NotFound)), None);
+}

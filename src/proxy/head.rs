@@ -1,0 +1,303 @@
+//! The one check of a parsed request head, shared by HTTP/1 and HTTP/2: rules RL4 to RL6, PA, HO, FI2, FI4, FI5, UP1 to UP3.
+//!
+//! Pure: no io, no clock. The guard has checked lines, lengths and bytes before (HTTP/1), h2 its frames (HTTP/2). What the
+//! `http` crate says about a target is never believed where it repairs one (`#…` is cut, `?x` becomes `/?x`, userinfo and
+//! port 99999 pass): an HTTP/1 target that is not in origin-form is judged by its received bytes.
+
+use bytes::Bytes;
+use http::header::{CONNECTION, EXPECT, HOST, HeaderName, UPGRADE};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
+
+use super::downstream::{CheckedHead, HostName, OwnAnswer};
+use crate::http1::guard::{RequestFacts, is_target, list};
+use crate::model::host::{Authority, normalize_host, parse_authority};
+use crate::model::path::{CanonicalPath, Slashes};
+use crate::reason::Reason;
+
+/// Goes with `upgrade: h2c` and is removed with it (UP3).
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Fields that Connection may not name (FI2).
+const NOT_HOP_BY_HOP: [&[u8]; 5] = [b"host", b"content-length", b"transfer-encoding", b"cookie", b"authorization"];
+
+/// Hop-by-hop fields that HTTP/2 does not have (HT7, RFC 9113 §8.2.2).
+const NOT_IN_HTTP2: [HeaderName; 5] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    http::header::TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// How heads are judged; the same for all requests of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadPolicy {
+    /// What becomes of `//` (PA3).
+    pub slashes: Slashes,
+    /// The listener speaks TLS.
+    pub https: bool,
+}
+
+/// What is known about a head beside the parsed request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadFacts {
+    /// The request has a body, framing included.
+    pub body: bool,
+    /// A field name holds `_`.
+    pub underscore: bool,
+    /// There is a Connection line.
+    pub connection: bool,
+    /// There is an Expect line.
+    pub expect: bool,
+    /// There is an Upgrade line.
+    pub upgrade: bool,
+    /// A WebSocket handshake by UP1.
+    pub websocket: bool,
+    /// One but for its body (UP2).
+    pub would_be_websocket: bool,
+}
+
+impl HeadFacts {
+    /// What the scanner found in an HTTP/1 head.
+    #[must_use]
+    pub fn of_http1(facts: &RequestFacts) -> Self {
+        Self {
+            body: facts.framing.has_body(),
+            underscore: facts.underscore,
+            connection: facts.connection,
+            expect: facts.expect,
+            upgrade: facts.upgrade,
+            websocket: facts.websocket,
+            would_be_websocket: facts.would_be_websocket,
+        }
+    }
+
+    /// What the fields of an HTTP/2 request say.
+    #[must_use]
+    pub fn of_http2(fields: &HeaderMap, body: bool) -> Self {
+        Self {
+            body,
+            underscore: fields.keys().any(|name| name.as_str().contains('_')),
+            connection: false,
+            expect: fields.contains_key(EXPECT),
+            upgrade: false,
+            websocket: false,
+            would_be_websocket: false,
+        }
+    }
+}
+
+/// An accepted head.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// What the handler needs to know.
+    pub head: CheckedHead,
+    /// Fields that were removed because their name holds `_` (FI4).
+    pub removed_underscores: usize,
+}
+
+const fn refuse(status: StatusCode, reason: Reason) -> OwnAnswer {
+    OwnAnswer { status, reason, close: true }
+}
+
+const TARGET: OwnAnswer = refuse(StatusCode::BAD_REQUEST, Reason::Target);
+const HOST_FIELD: OwnAnswer = refuse(StatusCode::BAD_REQUEST, Reason::Host);
+const FIELD: OwnAnswer = refuse(StatusCode::BAD_REQUEST, Reason::Field);
+
+/// Checks an HTTP/1 target that is not in origin-form, before anyone parses it into a `Uri`: RL4 for CONNECT, RL5, RL6.
+///
+/// # Errors
+/// The own answer that refuses it; all of them close.
+pub fn check_other_form(method: &[u8], target: &[u8], policy: HeadPolicy) -> Result<(), OwnAnswer> {
+    if method == b"CONNECT" {
+        return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, Reason::Method));
+    }
+    if target == b"*" {
+        return if method == b"OPTIONS" { Ok(()) } else { Err(TARGET) };
+    }
+    absolute_form(target, policy).map(|_| ())
+}
+
+/// Authority and the rest of a target in absolute-form (RL6).
+fn absolute_form(target: &[u8], policy: HeadPolicy) -> Result<(Authority<'_>, &[u8]), OwnAnswer> {
+    let colon = memchr::memmem::find(target, b"://").ok_or(TARGET)?;
+    let (scheme, rest) = target.split_at(colon);
+    check_scheme(scheme, policy)?;
+    let rest = rest.get(3..).unwrap_or_default();
+    let end = memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let authority = parse_authority(authority).map_err(|_| TARGET)?;
+    Ok((authority, path))
+}
+
+/// The listener's scheme passes, the other of http and https is answered 421 (RL6, HT3).
+fn check_scheme(scheme: &[u8], policy: HeadPolicy) -> Result<(), OwnAnswer> {
+    let https = scheme.eq_ignore_ascii_case(b"https");
+    if !https && !scheme.eq_ignore_ascii_case(b"http") {
+        return Err(TARGET);
+    }
+    if https == policy.https { Ok(()) } else { Err(refuse(StatusCode::MISDIRECTED_REQUEST, Reason::Target)) }
+}
+
+/// Checks the head of `request` and cleans it: names with `_`, Upgrade and a void Expect are removed, an absolute-form
+/// target becomes origin-form. `raw_target` is the received HTTP/1 target when it is not in origin-form.
+///
+/// # Errors
+/// The own answer that refuses it, or answers `OPTIONS *`.
+pub fn check<B>(
+    request: &mut Request<B>,
+    facts: HeadFacts,
+    raw_target: Option<&[u8]>,
+    policy: HeadPolicy,
+) -> Result<Checked, OwnAnswer> {
+    let removed_underscores = if facts.underscore { remove_underscores(request.headers_mut()) } else { 0 };
+    check_method(request.method(), &facts)?;
+    let http2 = request.version() == Version::HTTP_2;
+    let authority = if http2 { http2_authority(request, policy)? } else { host_field(request)? };
+    if let Some(target) = raw_target.filter(|target| *target != b"*") {
+        let (named, rest) = absolute_form(target, policy)?;
+        let host = authority.as_deref().map(parse_authority).and_then(Result::ok);
+        if host.is_some_and(|host| !same_authority(named, host, policy)) {
+            return Err(HOST_FIELD);
+        }
+        *request.uri_mut() = origin_form(rest)?;
+    }
+    if facts.connection {
+        check_connection(request.headers())?;
+    }
+    if facts.upgrade {
+        request.headers_mut().remove(UPGRADE);
+        request.headers_mut().remove(HTTP2_SETTINGS);
+    }
+    let expect_continue = facts.expect && check_expect(request, facts.body)?;
+    let path = canonical_path(request, http2, policy)?;
+    let host = authority.as_ref().map(host_name);
+    let head = CheckedHead { host, authority, path, websocket: facts.websocket, expect_continue };
+    Ok(Checked { head, removed_underscores })
+}
+
+fn remove_underscores(fields: &mut HeaderMap) -> usize {
+    let names: Vec<HeaderName> = fields.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    let before = fields.len();
+    for name in names {
+        fields.remove(name);
+    }
+    before - fields.len()
+}
+
+/// RL4 and UP2.
+fn check_method(method: &Method, facts: &HeadFacts) -> Result<(), OwnAnswer> {
+    if *method == Method::CONNECT {
+        return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, Reason::Method));
+    }
+    if *method == Method::TRACE {
+        return Err(OwnAnswer { status: StatusCode::METHOD_NOT_ALLOWED, reason: Reason::Method, close: false });
+    }
+    if facts.would_be_websocket && facts.body {
+        return Err(refuse(StatusCode::BAD_REQUEST, Reason::Upgrade));
+    }
+    Ok(())
+}
+
+/// The Host field of an HTTP/1 request: exactly one, and valid; HTTP/1.0 may lack it (HO1, HO2, HO5).
+fn host_field<B>(request: &Request<B>) -> Result<Option<Bytes>, OwnAnswer> {
+    let mut lines = request.headers().get_all(HOST).iter();
+    let Some(line) = lines.next() else {
+        return if request.version() == Version::HTTP_10 { Ok(None) } else { Err(HOST_FIELD) };
+    };
+    if lines.next().is_some() {
+        return Err(HOST_FIELD);
+    }
+    parse_authority(line.as_bytes()).map_err(|_| HOST_FIELD)?;
+    Ok(Some(Bytes::copy_from_slice(line.as_bytes())))
+}
+
+/// Scheme, target bytes and authority of an HTTP/2 request (HT2, HT3, HT5, HT7).
+fn http2_authority<B>(request: &Request<B>, policy: HeadPolicy) -> Result<Option<Bytes>, OwnAnswer> {
+    let uri = request.uri();
+    if let Some(scheme) = uri.scheme_str() {
+        check_scheme(scheme.as_bytes(), policy)?;
+    }
+    if !uri.path_and_query().is_some_and(|target| is_target(target.as_str().as_bytes())) {
+        return Err(TARGET);
+    }
+    if NOT_IN_HTTP2.iter().any(|name| request.headers().contains_key(name)) {
+        return Err(FIELD);
+    }
+    let mut lines = request.headers().get_all(HOST).iter();
+    let line = lines.next().map(http::HeaderValue::as_bytes);
+    let pseudo = uri.authority().map(|authority| authority.as_str().as_bytes());
+    let authority = match (pseudo, line) {
+        _ if lines.next().is_some() => return Err(HOST_FIELD),
+        (Some(pseudo), Some(line)) if pseudo != line => return Err(HOST_FIELD),
+        (Some(authority), _) | (None, Some(authority)) => authority,
+        (None, None) => return Err(HOST_FIELD),
+    };
+    parse_authority(authority).map_err(|_| HOST_FIELD)?;
+    Ok(Some(Bytes::copy_from_slice(authority)))
+}
+
+/// Whether two authorities name the same host and port; a missing port is the scheme's.
+fn same_authority(a: Authority<'_>, b: Authority<'_>, policy: HeadPolicy) -> bool {
+    let default = if policy.https { 443 } else { 80 };
+    a.host.eq_ignore_ascii_case(b.host) && a.port.unwrap_or(default) == b.port.unwrap_or(default)
+}
+
+/// Path and query of an absolute-form target; no path is `/` (RFC 9112 §3.2.1).
+fn origin_form(rest: &[u8]) -> Result<Uri, OwnAnswer> {
+    let target = if rest.starts_with(b"/") { Bytes::copy_from_slice(rest) } else { Bytes::from([b"/", rest].concat()) };
+    Uri::from_maybe_shared(target).map_err(|_| TARGET)
+}
+
+/// FI2.
+fn check_connection(fields: &HeaderMap) -> Result<(), OwnAnswer> {
+    for line in fields.get_all(CONNECTION) {
+        for member in list(line.as_bytes()) {
+            if NOT_HOP_BY_HOP.iter().any(|name| member.eq_ignore_ascii_case(name)) {
+                return Err(FIELD);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// FI5: whether the client waits for `100`. Without a body, and in HTTP/1.0 (RFC 9110 §10.1.1), the field is removed.
+fn check_expect<B>(request: &mut Request<B>, body: bool) -> Result<bool, OwnAnswer> {
+    let lines = request.headers().get_all(EXPECT);
+    if !lines.iter().all(|line| line.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(refuse(StatusCode::EXPECTATION_FAILED, Reason::Expect));
+    }
+    let counts = body && request.version() != Version::HTTP_10;
+    if !counts {
+        request.headers_mut().remove(EXPECT);
+    }
+    Ok(counts)
+}
+
+/// The canonical path where it differs (PA); answers `OPTIONS *` (RL5).
+fn canonical_path<B>(request: &Request<B>, http2: bool, policy: HeadPolicy) -> Result<Option<Box<str>>, OwnAnswer> {
+    let path = request.uri().path();
+    if path == "*" {
+        let options = *request.method() == Method::OPTIONS;
+        let answer = OwnAnswer { status: StatusCode::NO_CONTENT, reason: Reason::Options, close: false };
+        return Err(if options { answer } else { TARGET });
+    }
+    // An HTTP/2 `:path` is never empty (HT2); h2 refuses it, this only keeps the promise local.
+    if http2 && path.is_empty() {
+        return Err(TARGET);
+    }
+    let canonical = CanonicalPath::parse(path.as_bytes(), policy.slashes).map_err(|_| TARGET)?;
+    Ok(canonical.is_changed().then(|| canonical.as_str().into()))
+}
+
+/// The host in the form that routes are found by; shares `authority` where it has this form already (HO3).
+fn host_name(authority: &Bytes) -> HostName {
+    let text = std::str::from_utf8(authority).unwrap_or_default();
+    match normalize_host(text) {
+        std::borrow::Cow::Borrowed(host) => HostName::new(authority.slice_ref(host.as_bytes())),
+        std::borrow::Cow::Owned(host) => HostName::new(Bytes::from(host)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+use super::*;
+use crate::http1::guard::{HeadLimits, RequestScanner, Scan};
+
+const PLAIN: HeadPolicy = HeadPolicy { slashes: Slashes::Merge, https: false };
+
+/// Parses an HTTP/1 head as hyper does and checks it.
+fn http1(text: &str) -> Result<(Checked, Request<()>), OwnAnswer> {
+    let limits = HeadLimits { start_line: 8192, field: 8192, fields_total: 8192, field_count: 100 };
+    let Ok(Scan::Done(facts)) = RequestScanner::new().scan(text.as_bytes(), &limits) else {
+        panic!("not a head: {text}");
+    };
+    let (method, target) = (facts.method.of(text.as_bytes()), facts.target.of(text.as_bytes()));
+    let raw = (!target.starts_with(b"/")).then_some(target);
+    if let Some(target) = raw {
+        check_other_form(method, target, PLAIN)?;
+    }
+    let mut builder = Request::builder()
+        .method(method)
+        .uri(Uri::try_from(target).expect("an accepted target parses"))
+        .version(if facts.http11 { Version::HTTP_11 } else { Version::HTTP_10 });
+    for line in text.lines().skip(1).take_while(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(':').expect("a field");
+        builder = builder.header(name, value.trim());
+    }
+    let mut request = builder.body(()).expect("a request");
+    let checked = check(&mut request, HeadFacts::of_http1(&facts), raw, PLAIN)?;
+    Ok((checked, request))
+}
+
+fn get(target: &str, fields: &str) -> Result<(Checked, Request<()>), OwnAnswer> {
+    http1(&format!("GET {target} HTTP/1.1\r\n{fields}\r\n"))
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T, OwnAnswer>, status: u16, reason: Reason, close: bool) {
+    let answer = result.expect_err("refused");
+    assert_eq!((answer.status.as_u16(), answer.reason, answer.close), (status, reason, close));
+}
+
+#[test]
+fn hosts_are_normalised_and_kept() {
+    for (field, host) in [
+        ("a.test", "a.test"),
+        ("A.Test.:80", "a.test"),
+        ("a.test:8080", "a.test"),
+        ("[::1]:8080", "[::1]"),
+        ("1.2.3.4", "1.2.3.4"),
+    ] {
+        let (checked, _) = get("/", &format!("Host: {field}\r\n")).expect(field);
+        assert_eq!(checked.head.host.as_deref(), Some(host));
+        assert_eq!(checked.head.authority.as_deref(), Some(field.as_bytes()));
+    }
+    let (checked, _) = http1("GET / HTTP/1.0\r\n\r\n").expect("HTTP/1.0 needs no Host");
+    assert!(checked.head.host.is_none() && checked.head.authority.is_none());
+    for fields in ["", "Host: a.test\r\nHost: a.test\r\n", "Host:\r\n", "Host: a.test, b\r\n", "Host: u@a.test\r\n"] {
+        refused(get("/", fields), 400, Reason::Host, true);
+    }
+    refused(http1("GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n"), 400, Reason::Host, true);
+}
+
+#[test]
+fn targets_have_one_form_afterwards() {
+    for (target, uri, path) in [
+        ("/a?x=/../y&z=%2e", "/a?x=/../y&z=%2e", None),
+        ("/a/../admin", "/a/../admin", Some("/admin")),
+        ("//evil.test/x", "//evil.test/x", Some("/evil.test/x")),
+        ("http://a.test/x?y", "/x?y", None),
+        ("HTTP://A.test:80", "/", None),
+        ("http://a.test?q", "/?q", None),
+        ("http://a.test//b", "//b", Some("/b")),
+    ] {
+        let (checked, request) = get(target, "Host: a.test\r\n").expect(target);
+        assert_eq!(request.uri().to_string(), uri);
+        assert_eq!(checked.head.path.as_deref(), path, "{target}");
+    }
+    for target in [
+        "*",
+        "foo",
+        "a.test:80",
+        "?x",
+        "ftp://a.test/",
+        "http://",
+        "http:///x",
+        "http://u@a.test/",
+        "http://a.test:99999/x",
+        "/%zz",
+        "/../x",
+        "/a/..%2fb",
+        "/a\\b",
+        "/%00",
+    ] {
+        if target == "?x" {
+            continue; // The scanner refuses it.
+        }
+        refused(get(target, "Host: a.test\r\n"), 400, Reason::Target, true);
+    }
+    refused(get("https://a.test/", "Host: a.test\r\n"), 421, Reason::Target, true);
+    refused(get("http://b.test/", "Host: a.test\r\n"), 400, Reason::Host, true);
+    refused(get("http://a.test:81/", "Host: a.test\r\n"), 400, Reason::Host, true);
+}
+
+#[test]
+fn some_methods_are_answered_here() {
+    refused(http1("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n"), 405, Reason::Method, false);
+    refused(http1("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n"), 405, Reason::Method, true);
+    refused(http1("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"), 204, Reason::Options, false);
+    http1("OPTIONS / HTTP/1.1\r\nHost: a\r\n\r\n").expect("an ordinary method");
+}
+
+#[test]
+fn fields_are_checked_and_cleaned() {
+    let (checked, request) = get("/", "Host: a\r\nX_Y: 1\r\nx_y: 2\r\nA_: 3\r\nX-Y: 4\r\n").expect("accepted");
+    assert_eq!((checked.removed_underscores, request.headers().len()), (3, 2));
+    for name in ["host", "Content-Length", "x, transfer-encoding", "COOKIE", "a,authorization "] {
+        refused(get("/", &format!("Host: a\r\nConnection: {name}\r\n")), 400, Reason::Field, true);
+    }
+    get("/", "Host: a\r\nConnection: close, x-host\r\n").expect("names others");
+    let post = |fields: &str| http1(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+    assert!(post("Content-Length: 1\r\nExpect: 100-Continue\r\n").expect("accepted").0.head.expect_continue);
+    let (checked, request) = post("Expect: 100-continue\r\n").expect("accepted");
+    assert!(!checked.head.expect_continue && !request.headers().contains_key(EXPECT));
+    refused(post("Content-Length: 1\r\nExpect: y 100-continue\r\n"), 417, Reason::Expect, true);
+    refused(post("Expect: 100-continue\r\nExpect: magic\r\n"), 417, Reason::Expect, true);
+}
+
+#[test]
+fn upgrades_are_removed_or_refused() {
+    const SOCKET: &str =
+        "Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n";
+    let (checked, request) = get("/", SOCKET).expect("a handshake");
+    assert!(checked.head.websocket && !request.headers().contains_key(UPGRADE));
+    let (checked, request) = get("/", "Host: a\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n").expect("a plain request");
+    assert!(!checked.head.websocket);
+    assert_eq!(request.headers().len(), 1);
+    refused(get("/", &format!("{SOCKET}Content-Length: 1\r\n")), 400, Reason::Upgrade, true);
+    refused(get("/", &format!("{SOCKET}Transfer-Encoding: chunked\r\n")), 400, Reason::Upgrade, true);
+}
+
+fn http2(uri: &str, fields: &[(&str, &str)]) -> Result<(Checked, Request<()>), OwnAnswer> {
+    let mut builder = Request::builder().uri(uri).version(Version::HTTP_2);
+    for (name, value) in fields {
+        builder = builder.header(*name, *value);
+    }
+    let mut request = builder.body(()).expect("a request");
+    let facts = HeadFacts::of_http2(request.headers(), false);
+    let checked = check(&mut request, facts, None, PLAIN)?;
+    Ok((checked, request))
+}
+
+#[test]
+fn http2_heads_obey_the_same_rules() {
+    let (checked, _) = http2("http://A.test/b/../c", &[("x_y", "1")]).expect("accepted");
+    assert_eq!(checked.head.host.as_deref(), Some("a.test"));
+    assert_eq!(checked.head.path.as_deref(), Some("/c"));
+    assert_eq!(checked.removed_underscores, 1);
+    let (checked, _) = http2("/c", &[("host", "a.test:81")]).expect("host instead of :authority");
+    assert_eq!(checked.head.authority.as_deref(), Some(&b"a.test:81"[..]));
+    http2("http://a.test/", &[("host", "a.test")]).expect("both, equal");
+    refused(http2("http://a.test/", &[("host", "b.test")]), 400, Reason::Host, true);
+    refused(http2("/", &[]), 400, Reason::Host, true);
+    refused(http2("http://u@a.test/", &[]), 400, Reason::Host, true);
+    refused(http2("https://a.test/", &[]), 421, Reason::Target, true);
+    refused(http2("ftp://a.test/", &[]), 400, Reason::Target, true);
+    refused(http2("http://a.test/é", &[]), 400, Reason::Target, true);
+    refused(http2("http://a.test/", &[("connection", "close")]), 400, Reason::Field, true);
+}
+
+#[test]
+fn origin_form_targets_survive_the_uri_type() {
+    // The handler takes path and query from the Uri, so every target that RL7 allows must come through unchanged.
+    for byte in 0x21..=0x7eu8 {
+        for target in [vec![b'/', byte], vec![b'/', b'?', byte]] {
+            if is_target(&target) {
+                let uri = Uri::try_from(&target[..]).expect("accepted by the scanner, so by the type");
+                assert_eq!(uri.path_and_query().map(|it| it.as_str().as_bytes()), Some(&target[..]));
+            }
+        }
+    }
+}

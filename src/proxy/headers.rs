@@ -1,0 +1,444 @@
+//! Request and response fields on their way through: hop-by-hop removal, forwarded identity, the canonical form upstream.
+//!
+//! One pass writes hyper's header map straight into the send buffer (HTTP/1), or edits it in place (HTTP/2). What a field
+//! means to routing is not known here.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Method};
+use ipnet::IpNet;
+
+use super::downstream::Downstream;
+use crate::http1::client::RequestFraming;
+
+/// Received-by part of our `via` entries, the hop mark.
+const HOP_MARK: &str = "tidegate";
+/// The `via` entry that we add.
+const VIA: &str = "1.1 tidegate";
+/// This many own hop marks in a request mean a loop; one is a legal chain of two gateways.
+const LOOP_MARKS: usize = 2;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Scheme of the listeners in the forwarded identity.
+const SCHEME: &str = "http";
+
+/// The id that a request carries through log and backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestId {
+    /// Made here; written as 32 hex digits.
+    Made(u128),
+    /// Kept from a trusted peer.
+    Kept(HeaderValue),
+}
+
+impl RequestId {
+    /// Keeps the id that a trusted peer sent, else makes one.
+    #[must_use]
+    pub fn new(trusted: bool, headers: &HeaderMap, rng: &mut fastrand::Rng) -> Self {
+        match headers.get(&X_REQUEST_ID) {
+            Some(value) if trusted && !value.is_empty() => Self::Kept(value.clone()),
+            _ => Self::Made(rng.u128(..)),
+        }
+    }
+
+    /// Appends the id as sent.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Kept(value) => out.extend_from_slice(value.as_bytes()),
+            Self::Made(id) => out.extend_from_slice(&hex(*id)),
+        }
+    }
+
+    /// The id as a field value.
+    #[must_use]
+    pub fn to_value(&self) -> HeaderValue {
+        match self {
+            Self::Kept(value) => value.clone(),
+            Self::Made(id) => HeaderValue::from_bytes(&hex(*id)).expect("hex digits are a valid field value"),
+        }
+    }
+}
+
+fn hex(id: u128) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut out = [0; 32];
+    for (pair, byte) in out.chunks_exact_mut(2).zip(id.to_be_bytes()) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 0xf)];
+    }
+    out
+}
+
+/// The request came through us often enough that it runs in a circle.
+#[must_use]
+pub fn is_loop(headers: &HeaderMap) -> bool {
+    let mut marks = 0;
+    for value in headers.get_all(header::VIA) {
+        for entry in value.as_bytes().split(|&b| b == b',') {
+            let received_by = entry.split(|b| b.is_ascii_whitespace()).filter(|part| !part.is_empty()).nth(1);
+            marks += usize::from(received_by == Some(HOP_MARK.as_bytes()));
+        }
+    }
+    marks >= LOOP_MARKS
+}
+
+/// The client said `te: trailers` (RFC 9110 §10.1.4).
+#[must_use]
+pub fn accepts_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(header::TE).iter().any(|value| {
+        value.as_bytes().split(|&b| b == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    })
+}
+
+/// The client's address: the peer, or behind trusted forwarders the right-most address that is not one of them.
+#[must_use]
+pub fn client_address(downstream: &Downstream, trusted: &[IpNet], headers: &HeaderMap) -> IpAddr {
+    let mut client = downstream.peer.ip();
+    if !downstream.trusted {
+        return client;
+    }
+    for value in headers.get_all(&X_FORWARDED_FOR).iter().rev() {
+        for part in value.as_bytes().rsplit(|&b| b == b',') {
+            let Some(address) = std::str::from_utf8(part.trim_ascii()).ok().and_then(parse_address) else {
+                return client;
+            };
+            client = address;
+            if !trusted.iter().any(|net| net.contains(&address)) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+/// An address as forwarders write it: bare, or with a port.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let address =
+        text.parse::<IpAddr>().or_else(|_| text.parse::<std::net::SocketAddr>().map(|addr| addr.ip())).ok()?;
+    Some(address.to_canonical())
+}
+
+/// Everything that the head sent upstream is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    /// The method, unchanged.
+    pub method: &'a Method,
+    /// The canonical path.
+    pub path: &'a str,
+    /// The query as received.
+    pub query: Option<&'a str>,
+    /// Host as received; `None` for HTTP/1.0 without Host.
+    pub authority: Option<&'a [u8]>,
+    /// The client's fields.
+    pub headers: &'a HeaderMap,
+    /// Where the request came from.
+    pub downstream: &'a Downstream,
+    /// Its id.
+    pub request_id: &'a RequestId,
+    /// How the body is framed upstream.
+    pub framing: RequestFraming,
+    /// `expect: 100-continue` goes out.
+    pub expect_continue: bool,
+}
+
+/// What becomes of a request field.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Keep,
+    Drop,
+    Cookie,
+    /// Kept from trusted peers, else overwritten.
+    Proto,
+    ForwardedHost,
+    ForwardedPort,
+}
+
+/// Decides by name (FI1, FI3, FI4). The names are compared by length first, then as a whole.
+fn fate(name: &str) -> Fate {
+    match name {
+        "host"
+        | "content-length"
+        | "transfer-encoding"
+        | "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "te"
+        | "trailer"
+        | "upgrade"
+        | "http2-settings"
+        | "proxy-authorization"
+        | "expect"
+        | "forwarded"
+        | "x-real-ip"
+        | "proxy"
+        | "x-forwarded-for"
+        | "x-request-id" => Fate::Drop,
+        "cookie" => Fate::Cookie,
+        "x-forwarded-proto" => Fate::Proto,
+        "x-forwarded-host" => Fate::ForwardedHost,
+        "x-forwarded-port" => Fate::ForwardedPort,
+        _ if name.as_bytes().contains(&b'_') => Fate::Drop,
+        _ => Fate::Keep,
+    }
+}
+
+/// Fields that Connection names, beside the two options everybody sends; nearly always empty and then without allocation.
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    let mut names = Vec::new();
+    for value in headers.get_all(header::CONNECTION) {
+        let value = value.as_bytes();
+        if value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close") {
+            continue;
+        }
+        for token in value.split(|&b| b == b',') {
+            if let Ok(name) = HeaderName::from_bytes(token.trim_ascii()) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
+/// Appends the head in canonical form, empty line included.
+pub fn encode_request(out: &mut Vec<u8>, request: &RequestHead<'_>) {
+    out.extend_from_slice(request.method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(request.path.as_bytes());
+    if let Some(query) = request.query {
+        out.push(b'?');
+        out.extend_from_slice(query.as_bytes());
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
+    out.extend_from_slice(request.authority.unwrap_or_default());
+    out.extend_from_slice(b"\r\n");
+
+    let trusted = request.downstream.trusted;
+    let nominated = nominated(request.headers);
+    let (mut cookie, mut proto, mut host, mut port) = (false, false, false, false);
+    for (name, value) in request.headers {
+        match fate(name.as_str()) {
+            Fate::Drop => continue,
+            Fate::Keep => {}
+            Fate::Cookie => {
+                if !std::mem::replace(&mut cookie, true) && !nominated.contains(name) {
+                    write_cookies(out, request.headers);
+                }
+                continue;
+            }
+            Fate::Proto if trusted => proto = true,
+            Fate::ForwardedHost if trusted => host = true,
+            Fate::ForwardedPort if trusted => port = true,
+            Fate::Proto | Fate::ForwardedHost | Fate::ForwardedPort => continue,
+        }
+        if !nominated.is_empty() && nominated.contains(name) {
+            continue;
+        }
+        write_field(out, name.as_str(), value.as_bytes());
+    }
+    if request.expect_continue {
+        out.extend_from_slice(b"expect: 100-continue\r\n");
+    }
+    write_identity(out, request, [proto, host, port]);
+    match request.framing {
+        RequestFraming::Length(length) => {
+            out.extend_from_slice(b"content-length: ");
+            out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+            out.extend_from_slice(b"\r\n\r\n");
+        }
+        RequestFraming::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n\r\n"),
+        // RFC 9110 §8.6: methods that anticipate content say that there is none.
+        RequestFraming::Empty if matches!(*request.method, Method::POST | Method::PUT | Method::PATCH) => {
+            out.extend_from_slice(b"content-length: 0\r\n\r\n");
+        }
+        RequestFraming::Empty => out.extend_from_slice(b"\r\n"),
+    }
+}
+
+fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// One `cookie` line out of all crumbs (RFC 9113 §8.2.3).
+fn write_cookies(out: &mut Vec<u8>, headers: &HeaderMap) {
+    out.extend_from_slice(b"cookie: ");
+    for (index, crumb) in headers.get_all(header::COOKIE).iter().enumerate() {
+        if index > 0 {
+            out.extend_from_slice(b"; ");
+        }
+        out.extend_from_slice(crumb.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends forwarded identity, hop mark and request id; `kept` says which of proto, host and port came from a trusted peer.
+fn write_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, kept: [bool; 3]) {
+    let downstream = request.downstream;
+    let [proto, host, port] = kept;
+    out.extend_from_slice(b"x-forwarded-for: ");
+    if downstream.trusted {
+        write_chain(out, request.headers);
+    }
+    write_ip(out, downstream.peer.ip());
+    if !proto {
+        out.extend_from_slice(b"\r\nx-forwarded-proto: ");
+        out.extend_from_slice(SCHEME.as_bytes());
+    }
+    if !host && let Some(authority) = request.authority {
+        out.extend_from_slice(b"\r\nx-forwarded-host: ");
+        out.extend_from_slice(authority);
+    }
+    if !port {
+        out.extend_from_slice(b"\r\nx-forwarded-port: ");
+        out.extend_from_slice(itoa::Buffer::new().format(downstream.local.port()).as_bytes());
+    }
+    out.extend_from_slice(b"\r\nvia: ");
+    out.extend_from_slice(VIA.as_bytes());
+    out.extend_from_slice(b"\r\nx-request-id: ");
+    request.request_id.write(out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The addresses that a trusted peer sent, each followed by a comma.
+fn write_chain(out: &mut Vec<u8>, headers: &HeaderMap) {
+    for value in headers.get_all(&X_FORWARDED_FOR) {
+        let value = value.as_bytes().trim_ascii();
+        if !value.is_empty() {
+            out.extend_from_slice(value);
+            out.extend_from_slice(b", ");
+        }
+    }
+}
+
+/// Formats an address without the formatting machinery where that is easy.
+fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => {
+            for (index, octet) in ip.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        IpAddr::V6(ip) => write!(out, "{ip}").expect("writing to a Vec does not fail"),
+    }
+}
+
+/// Edits the client's fields for an HTTP/2 endpoint, where a field may pass more than over HTTP/1: `te: trailers` stays.
+pub fn edit_for_http2(headers: &mut HeaderMap, authority: Option<&[u8]>, downstream: &Downstream, id: &RequestId) {
+    let trailers = accepts_trailers(headers);
+    let length = headers.remove(header::CONTENT_LENGTH);
+    for name in nominated(headers) {
+        headers.remove(name);
+    }
+    let mut chain = Vec::new();
+    if downstream.trusted {
+        write_chain(&mut chain, headers);
+    }
+    write_ip(&mut chain, downstream.peer.ip());
+    let doomed: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| match fate(name.as_str()) {
+            Fate::Drop => true,
+            Fate::Proto | Fate::ForwardedHost | Fate::ForwardedPort => !downstream.trusted,
+            Fate::Keep | Fate::Cookie => false,
+        })
+        .cloned()
+        .collect();
+    for name in doomed {
+        headers.remove(name);
+    }
+    if let Some(length) = length {
+        headers.insert(header::CONTENT_LENGTH, length);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Ok(chain) = HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)) {
+        headers.insert(X_FORWARDED_FOR, chain);
+    }
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(SCHEME));
+    if let Some(authority) = authority.and_then(|bytes| HeaderValue::from_bytes(bytes).ok()) {
+        headers.entry(X_FORWARDED_HOST).or_insert(authority);
+    }
+    headers.entry(X_FORWARDED_PORT).or_insert(HeaderValue::from(downstream.local.port()));
+    headers.append(header::VIA, HeaderValue::from_static(VIA));
+    headers.insert(X_REQUEST_ID, id.to_value());
+}
+
+/// Removes what an HTTP/2 endpoint has no business sending on; the HTTP/1 leg does so while parsing.
+pub fn clean_response(headers: &mut HeaderMap, trailers: bool) {
+    for name in nominated(headers) {
+        headers.remove(name);
+    }
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+    if !trailers {
+        headers.remove(header::TRAILER);
+    }
+}
+
+/// Drops trailer fields that would change framing, routing, credentials or identity (CH4, RFC 9110 §6.5.1).
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    let doomed: Vec<HeaderName> = trailers.keys().filter(|name| !may_be_trailer(name.as_str())).cloned().collect();
+    for name in doomed {
+        trailers.remove(name);
+    }
+}
+
+fn may_be_trailer(name: &str) -> bool {
+    !matches!(
+        name,
+        "content-length"
+            | "transfer-encoding"
+            | "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "upgrade"
+            | "http2-settings"
+            | "host"
+            | "expect"
+            | "max-forwards"
+            | "range"
+            | "content-range"
+            | "content-encoding"
+            | "content-type"
+            | "cache-control"
+            | "authorization"
+            | "proxy-authorization"
+            | "www-authenticate"
+            | "proxy-authenticate"
+            | "cookie"
+            | "set-cookie"
+            | "forwarded"
+            | "via"
+            | "x-real-ip"
+            | "x-request-id"
+            | "proxy"
+            | "location"
+            | "age"
+            | "expires"
+            | "date"
+            | "vary"
+            | "retry-after"
+    ) && !name.starts_with("x-forwarded-")
+        && !name.contains('_')
+}
+
+#[cfg(test)]
+mod tests;

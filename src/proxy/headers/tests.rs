@@ -1,0 +1,253 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::model::ids::ListenerId;
+
+fn downstream(trusted: bool) -> Downstream {
+    Downstream {
+        peer: "192.0.2.7:4000".parse().unwrap(),
+        local: "192.0.2.1:8080".parse().unwrap(),
+        listener: ListenerId(0),
+        listener_name: Arc::from("web"),
+        trusted,
+    }
+}
+
+fn fields(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for &(name, value) in lines {
+        headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static(value));
+    }
+    headers
+}
+
+const ID: RequestId = RequestId::Made(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+const ID_TEXT: &str = "0123456789abcdef0123456789abcdef";
+
+fn encode(method: &Method, headers: &HeaderMap, trusted: bool, framing: RequestFraming) -> String {
+    let mut out = Vec::new();
+    let downstream = downstream(trusted);
+    let request = RequestHead {
+        method,
+        path: "/p/x",
+        query: Some("q=%20?"),
+        authority: Some(b"A.test:80"),
+        headers,
+        downstream: &downstream,
+        request_id: &ID,
+        framing,
+        expect_continue: false,
+    };
+    encode_request(&mut out, &request);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn the_canonical_head() {
+    let headers = fields(&[
+        ("Host", "ignored"),
+        ("Accept", "a"),
+        ("Cookie", "a=1"),
+        ("X-B", "1"),
+        ("Cookie", "b=2"),
+        ("X-B", "2"),
+    ]);
+    let head = encode(&Method::GET, &headers, false, RequestFraming::Empty);
+    assert_eq!(
+        head,
+        format!(
+            "GET /p/x?q=%20? HTTP/1.1\r\nhost: A.test:80\r\naccept: a\r\ncookie: a=1; b=2\r\nx-b: 1\r\nx-b: 2\r\n\
+             x-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: http\r\nx-forwarded-host: A.test:80\r\n\
+             x-forwarded-port: 8080\r\nvia: 1.1 tidegate\r\nx-request-id: {ID_TEXT}\r\n\r\n"
+        )
+    );
+}
+
+#[test]
+fn exactly_one_framing() {
+    let none = HeaderMap::new();
+    let stated = fields(&[("content-length", "007"), ("transfer-encoding", "chunked")]);
+    for headers in [&none, &stated] {
+        let lines = |method: &Method, framing| {
+            let head = encode(method, headers, false, framing);
+            (head.matches("content-length").count(), head.matches("transfer-encoding").count())
+        };
+        assert_eq!(lines(&Method::GET, RequestFraming::Empty), (0, 0));
+        assert_eq!(lines(&Method::DELETE, RequestFraming::Empty), (0, 0));
+        assert_eq!(lines(&Method::GET, RequestFraming::Length(7)), (1, 0));
+        assert_eq!(lines(&Method::POST, RequestFraming::Chunked), (0, 1));
+        for method in [Method::POST, Method::PUT, Method::PATCH] {
+            assert!(encode(&method, headers, false, RequestFraming::Empty).ends_with("\r\ncontent-length: 0\r\n\r\n"));
+        }
+    }
+    assert!(encode(&Method::GET, &stated, false, RequestFraming::Length(7)).ends_with("\r\ncontent-length: 7\r\n\r\n"));
+}
+
+#[test]
+fn fi1_fi3_fi4_fields_are_removed() {
+    let removed = [
+        "connection",
+        "x-named",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+        "proxy-authorization",
+        "forwarded",
+        "x-real-ip",
+        "proxy",
+        "x_forwarded_for",
+        "a_b",
+        "expect",
+    ];
+    let mut headers = HeaderMap::new();
+    for name in removed {
+        headers.append(HeaderName::from_static(name), HeaderValue::from_static("gone"));
+        headers.append(HeaderName::from_static(name), HeaderValue::from_static("gone"));
+    }
+    headers.insert("connection", HeaderValue::from_static("close, x-named"));
+    headers.insert("x-kept", HeaderValue::from_static("1"));
+    let head = encode(&Method::GET, &headers, false, RequestFraming::Empty);
+    assert!(!head.contains("gone") && !head.contains("x-named"), "{head}");
+    assert!(head.contains("\r\nx-kept: 1\r\n"));
+}
+
+#[test]
+fn identity_of_strangers_is_overwritten() {
+    let headers = fields(&[
+        ("x-forwarded-for", "10.0.0.1"),
+        ("x-forwarded-for", "10.0.0.2"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "evil"),
+        ("x-forwarded-port", "1"),
+        ("x-request-id", "mine"),
+        ("via", "1.0 other"),
+    ]);
+    let head = encode(&Method::GET, &headers, false, RequestFraming::Empty);
+    for line in [
+        "x-forwarded-for: 192.0.2.7\r\n",
+        "x-forwarded-proto: http\r\n",
+        "x-forwarded-host: A.test:80\r\n",
+        "x-forwarded-port: 8080\r\n",
+        "via: 1.0 other\r\n",
+        "via: 1.1 tidegate\r\n",
+    ] {
+        assert_eq!(head.matches(line).count(), 1, "{line}");
+    }
+    for name in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-request-id"] {
+        assert_eq!(head.matches(name).count(), 1, "{name}");
+    }
+}
+
+#[test]
+fn identity_of_trusted_peers_is_extended() {
+    let headers = fields(&[
+        ("x-forwarded-for", "10.0.0.1, 10.0.0.2"),
+        ("x-forwarded-for", "10.0.0.3"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-port", "443"),
+    ]);
+    let head = encode(&Method::GET, &headers, true, RequestFraming::Empty);
+    for line in [
+        "x-forwarded-for: 10.0.0.1, 10.0.0.2, 10.0.0.3, 192.0.2.7\r\n",
+        "x-forwarded-proto: https\r\n",
+        "x-forwarded-host: A.test:80\r\n",
+        "x-forwarded-port: 443\r\n",
+    ] {
+        assert_eq!(head.matches(line).count(), 1, "{line} in {head}");
+    }
+}
+
+#[test]
+fn request_ids_are_kept_from_trusted_peers_only() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let headers = fields(&[("x-request-id", "theirs")]);
+    assert_eq!(RequestId::new(true, &headers, &mut rng), RequestId::Kept(HeaderValue::from_static("theirs")));
+    assert!(matches!(RequestId::new(false, &headers, &mut rng), RequestId::Made(_)));
+    assert!(matches!(RequestId::new(true, &HeaderMap::new(), &mut rng), RequestId::Made(_)));
+    assert_eq!(ID.to_value(), ID_TEXT);
+}
+
+#[test]
+fn the_second_own_mark_is_a_loop() {
+    let table: [(&[(&str, &str)], bool); 5] = [
+        (&[("via", "1.1 tidegate")], false),
+        (&[("via", "1.1 tidegate, 1.1 tidegate")], true),
+        (&[("via", "1.1 tidegate"), ("via", "HTTP/2 other (x), 2.0\ttidegate (y)")], true),
+        (&[("via", "1.1 tidegate2, 1.1 atidegate")], false),
+        (&[], false),
+    ];
+    for (lines, expected) in table {
+        assert_eq!(is_loop(&fields(lines)), expected, "{lines:?}");
+    }
+}
+
+#[test]
+fn the_client_is_the_right_most_stranger() {
+    let trusted = ["192.0.2.0/24".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+    let table: [(bool, &[(&str, &str)], &str); 7] = [
+        (false, &[("x-forwarded-for", "1.1.1.1")], "192.0.2.7"),
+        (true, &[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 10.1.1.1")], "2.2.2.2"),
+        (true, &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "10.1.1.1")], "1.1.1.1"),
+        (true, &[("x-forwarded-for", "10.2.2.2, 10.1.1.1")], "10.2.2.2"),
+        (true, &[("x-forwarded-for", "2.2.2.2, junk, 10.1.1.1")], "10.1.1.1"),
+        (true, &[("x-forwarded-for", "[2001:db8::1]:99")], "2001:db8::1"),
+        (true, &[], "192.0.2.7"),
+    ];
+    for (is_trusted, lines, expected) in table {
+        let found = client_address(&downstream(is_trusted), &trusted, &fields(lines));
+        assert_eq!(found, expected.parse::<IpAddr>().unwrap(), "{lines:?}");
+    }
+}
+
+#[test]
+fn http2_endpoints_get_te_trailers_and_the_same_identity() {
+    let mut headers = fields(&[
+        ("host", "a"),
+        ("te", "gzip, Trailers"),
+        ("connection", "x-named"),
+        ("x-named", "1"),
+        ("content-length", "3"),
+        ("cookie", "a=1"),
+        ("cookie", "b=2"),
+        ("x-forwarded-for", "1.1.1.1"),
+        ("x-forwarded-proto", "https"),
+    ]);
+    edit_for_http2(&mut headers, Some(b"A.test"), &downstream(false), &ID);
+    let expected = fields(&[
+        ("cookie", "a=1"),
+        ("cookie", "b=2"),
+        ("content-length", "3"),
+        ("te", "trailers"),
+        ("x-forwarded-for", "192.0.2.7"),
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-host", "A.test"),
+        ("x-forwarded-port", "8080"),
+        ("via", "1.1 tidegate"),
+        ("x-request-id", ID_TEXT),
+    ]);
+    assert_eq!(headers, expected);
+}
+
+#[test]
+fn responses_and_trailers_are_cleaned() {
+    let mut headers =
+        fields(&[("connection", "x-hop"), ("x-hop", "1"), ("keep-alive", "1"), ("trailer", "x"), ("server", "b")]);
+    clean_response(&mut headers, false);
+    assert_eq!(headers, fields(&[("server", "b")]));
+    let mut trailers = fields(&[
+        ("grpc-status", "0"),
+        ("x-sum", "1"),
+        ("host", "a"),
+        ("content-length", "1"),
+        ("authorization", "a"),
+        ("x-forwarded-for", "1"),
+        ("set-cookie", "1"),
+        ("a_b", "1"),
+    ]);
+    clean_trailers(&mut trailers);
+    assert_eq!(trailers, fields(&[("grpc-status", "0"), ("x-sum", "1")]));
+}

@@ -1,0 +1,352 @@
+//! Listening sockets: one per worker and listener (`SO_REUSEPORT`), and the loop that accepts from one.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::connection::{ConnectionContext, WorkerDrain, serve};
+use super::downstream::Handler;
+use crate::drain::{Drain, Phase};
+
+/// Connections that wait in the kernel; it cuts this to its own limit.
+const BACKLOG: i32 = 4096;
+/// File descriptors kept free for connections to endpoints.
+const RESERVED_FILES: u64 = 64;
+/// How often a listener out of file descriptors looks again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A listener cannot be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another socket listens there.
+    #[error("listener {listener}: address {address} is in use")]
+    InUse {
+        /// The listener's name.
+        listener: String,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Anything else.
+    #[error("listener {listener}: cannot listen on {address}")]
+    Other {
+        /// The listener's name.
+        listener: String,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The sockets of one listener, one a worker, all with the same address.
+#[derive(Debug)]
+pub struct BoundListener {
+    /// The bound address; with the real port where port 0 was asked for, and `0.0.0.0` where `[::]` is not to be had.
+    pub address: SocketAddr,
+    /// One socket a worker.
+    pub sockets: Vec<StdListener>,
+}
+
+/// Binds the listener `name` for `workers` workers. With port 0 the first socket gets a free one and the others share it.
+///
+/// # Errors
+/// The address is taken, by another process or an earlier listener of this one, or cannot be bound.
+pub fn bind(name: &str, address: SocketAddr, workers: usize) -> Result<BoundListener, BindError> {
+    bind_sockets(address, workers).or_else(|error| match (address, error) {
+        // A host without IPv6: the dual-stack default becomes the IPv4 one.
+        (SocketAddr::V6(v6), error) if v6.ip().is_unspecified() && is_without_ipv6(&error) => {
+            let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, v6.port()));
+            bind_sockets(address, workers).map_err(|error| bind_error(name, address, error))
+        }
+        (_, error) => Err(bind_error(name, address, error)),
+    })
+}
+
+fn bind_error(name: &str, address: SocketAddr, source: io::Error) -> BindError {
+    let listener = name.to_owned();
+    if source.kind() == io::ErrorKind::AddrInUse {
+        BindError::InUse { listener, address }
+    } else {
+        BindError::Other { listener, address, source }
+    }
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    // EAFNOSUPPORT has no kind of its own in `io::ErrorKind`.
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
+}
+
+/// Address family not supported by protocol (Linux).
+const EAFNOSUPPORT: i32 = 97;
+
+fn bind_sockets(mut address: SocketAddr, workers: usize) -> io::Result<BoundListener> {
+    if address.port() != 0 {
+        // `SO_REUSEPORT` would let a second process of the same user take a share of the connections without a word, so
+        // the address is tried without it first.
+        drop(socket(address, false)?);
+    }
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 0..workers.max(1) {
+        let socket = socket(address, true)?;
+        socket.listen(BACKLOG)?;
+        let socket = StdListener::from(socket);
+        address = socket.local_addr()?;
+        sockets.push(socket);
+    }
+    Ok(BoundListener { address, sockets })
+}
+
+fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if let SocketAddr::V6(v6) = address {
+        socket.set_only_v6(!v6.ip().is_unspecified())?;
+    }
+    // Sockets of an earlier process in TIME_WAIT are no reason to fail.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Passes the phases of `drain` on to the connections of one worker; never ends before [`Phase::Ended`].
+pub async fn follow_drain(mut drain: Drain, worker: Rc<WorkerDrain>) {
+    let mut phase = drain.phase();
+    worker.advance(phase);
+    while phase < Phase::Ended {
+        phase = drain.later_than(phase).await;
+        worker.advance(phase);
+    }
+}
+
+/// Accepts connections and serves each in a task of its own until the drain closes listeners; then empties the queue, so
+/// that nobody who was let in by the kernel is reset, and returns. The tasks hold `drain` until their connections end.
+///
+/// Must run on a `LocalSet` inside a runtime.
+///
+/// # Errors
+/// The socket cannot be registered with the runtime.
+pub async fn accept<H: Handler>(
+    context: Rc<ConnectionContext<H>>,
+    socket: StdListener,
+    mut drain: Drain,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(socket)?;
+    let limit = FileLimit::of_process();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = closing(&mut drain) => break,
+            accepted = listener.accept() => accepted,
+        };
+        let full = match accepted {
+            Ok((stream, peer)) => {
+                let full = limit.reached(stream.as_raw_fd());
+                spawn(&context, stream, peer, &drain);
+                full
+            }
+            Err(error) => !is_of_one_connection(&error),
+        };
+        if full {
+            context.metrics.accept_pauses.inc();
+            tracing::warn!(listener = %context.listener_name, "few file descriptors left, accepting is paused");
+            tokio::select! {
+                biased;
+                () = closing(&mut drain) => break,
+                () = wait_for_files(&limit) => {}
+            }
+            tracing::info!(listener = %context.listener_name, "accepting goes on");
+        }
+    }
+    // Whatever order the tasks of this worker woke in: who comes out of the queue is asked to close.
+    context.drain.advance(drain.phase());
+    empty_queue(&context, listener, &drain);
+    Ok(())
+}
+
+async fn closing(drain: &mut Drain) {
+    drain.reached(Phase::Closing).await;
+}
+
+fn spawn<H: Handler>(context: &Rc<ConnectionContext<H>>, stream: TcpStream, peer: SocketAddr, drain: &Drain) {
+    let (context, drain) = (Rc::clone(context), drain.clone());
+    tokio::task::spawn_local(async move {
+        serve(context, stream, peer).await;
+        // Held until here: the process waits for its connections.
+        drop(drain);
+    });
+}
+
+fn empty_queue<H: Handler>(context: &Rc<ConnectionContext<H>>, listener: TcpListener, drain: &Drain) {
+    // `std`'s accept is asked directly: tokio's would wait for readiness that it has not seen.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            spawn(context, stream, peer, drain);
+        }
+    }
+}
+
+/// Whether an error of accept concerns the connection that would have been accepted, not the listener.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
+}
+
+/// From which file descriptor on accepting stops. The kernel gives out the lowest free number, so a number tells how many
+/// are in use.
+#[derive(Clone, Copy, Debug)]
+struct FileLimit(Option<u64>);
+
+impl FileLimit {
+    fn of_process() -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        Self(limit.map(|limit| limit.saturating_sub(RESERVED_FILES).max(1)))
+    }
+
+    fn reached(self, descriptor: i32) -> bool {
+        self.0.is_some_and(|limit| u64::try_from(descriptor).is_ok_and(|number| number >= limit))
+    }
+}
+
+/// Waits until a new file would be below the limit.
+async fn wait_for_files(limit: &FileLimit) {
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        if std::fs::File::open("/dev/null").is_ok_and(|file| !limit.reached(file.as_raw_fd())) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::sync::Arc;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::model::ids::ListenerId;
+    use crate::proxy::downstream::{CheckedHead, Downstream, OwnAnswer};
+    use crate::settings::{Deadlines, Forwarding, Limits, Listener};
+    use crate::telemetry::metrics::{Metrics, MetricsOptions};
+
+    #[test]
+    fn workers_share_one_port() {
+        let bound = bind("web", "127.0.0.1:0".parse().expect("an address"), 3).expect("bound");
+        assert_ne!(bound.address.port(), 0);
+        assert_eq!(bound.sockets.len(), 3);
+        for socket in &bound.sockets {
+            assert_eq!(socket.local_addr().expect("bound"), bound.address);
+        }
+    }
+
+    #[test]
+    fn a_taken_port_is_refused_in_one_line() {
+        let first = bind("web", "127.0.0.1:0".parse().expect("an address"), 2).expect("bound");
+        let error = bind("other", first.address, 2).expect_err("taken, though by sockets with SO_REUSEPORT");
+        assert!(matches!(error, BindError::InUse { .. }));
+        assert_eq!(error.to_string(), format!("listener other: address {} is in use", first.address));
+    }
+
+    #[test]
+    fn the_dual_stack_default_serves_ipv4() {
+        let bound = bind("web", "[::]:0".parse().expect("an address"), 1).expect("bound");
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, bound.address.port()));
+        std::net::TcpStream::connect(to).expect("reached over IPv4");
+    }
+
+    /// Answers every request with an empty 200.
+    struct Empty;
+
+    impl Handler for Empty {
+        type Body = http_body_util::Empty<bytes::Bytes>;
+
+        async fn handle(
+            self: Rc<Self>,
+            _: Rc<Downstream>,
+            _: CheckedHead,
+            _: http::Request<hyper::body::Incoming>,
+        ) -> http::Response<Self::Body> {
+            http::Response::default()
+        }
+
+        fn own_answer(&self, _: &Downstream, _: OwnAnswer) -> http::Response<Self::Body> {
+            http::Response::default()
+        }
+    }
+
+    #[test]
+    fn a_drain_serves_who_waits_in_the_queue_and_joins() {
+        let bound = bind("web", "127.0.0.1:0".parse().expect("an address"), 1).expect("bound");
+        // Let in by the kernel before anyone accepts.
+        let mut clients: Vec<_> =
+            (0..10).map(|_| std::net::TcpStream::connect(bound.address).expect("queued")).collect();
+        for client in &mut clients {
+            client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("written");
+        }
+        let (control, drain) = crate::drain::channel();
+        control.advance(Phase::Closing);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        LocalSet::new().block_on(&runtime, async {
+            let name: Arc<str> = "web".into();
+            let options = MetricsOptions { workers: 1, listeners: vec![Arc::clone(&name)], max_series: 10 };
+            let settings = Listener {
+                address: bound.address,
+                http2_prior_knowledge: false,
+                trusted_forwarders: Vec::new(),
+                health_path: None,
+                allowed_namespaces: None,
+            };
+            let worker = WorkerDrain::new();
+            let following = tokio::task::spawn_local(follow_drain(drain.clone(), Rc::clone(&worker)));
+            let context = Rc::new(ConnectionContext::new(
+                (ListenerId(0), name),
+                &settings,
+                (&Deadlines::default(), &Limits::default(), &Forwarding::default()),
+                Rc::new(Empty),
+                Metrics::new(options).worker(0).expect("one worker"),
+                worker,
+            ));
+            let socket = bound.sockets.into_iter().next().expect("one worker");
+            accept(context, socket, drain).await.expect("a listener");
+            following.abort();
+            control.joined().await;
+        });
+        for mut client in clients {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).expect("no reset");
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("connection: close"), "{answer}");
+        }
+        std::net::TcpStream::connect(bound.address).expect_err("nobody listens");
+    }
+
+    #[test]
+    fn an_address_of_another_host_is_an_error_with_its_cause() {
+        let error = bind("web", "203.0.113.1:0".parse().expect("an address"), 1).expect_err("not ours");
+        assert!(std::error::Error::source(&error).is_some());
+    }
+
+    #[test]
+    fn descriptors_are_judged_by_number() {
+        let limit = FileLimit(Some(100));
+        assert!(!limit.reached(99) && limit.reached(100));
+        assert!(!FileLimit(None).reached(i32::MAX));
+    }
+}

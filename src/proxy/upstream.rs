@@ -1,0 +1,278 @@
+//! Connections to endpoints: one worker's pools, connecting, and the HTTP/2 connections that exchanges share.
+//!
+//! A pool holds bare sockets, last in first out, so that a quiet endpoint keeps few. An endpoint that left every snapshot
+//! leaves no trace once its idle connections have run out.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::http2::{self, Http2Slot, Sender};
+use crate::balance::EndpointState;
+use crate::http1::client::Connection;
+use crate::telemetry::metrics::{ConnectResult, WorkerMetrics};
+
+/// Bounds of the pools.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolLimits {
+    /// How long a connection may be idle; zero: no limit.
+    pub idle: Duration,
+    /// Idle connections kept per endpoint.
+    pub per_endpoint: usize,
+}
+
+/// A connection that is counted as open for as long as it lives.
+#[derive(Debug)]
+pub struct Pooled {
+    connection: Box<Connection>,
+    metrics: Arc<WorkerMetrics>,
+}
+
+impl Pooled {
+    /// Takes over a connected socket.
+    #[must_use]
+    pub fn new(stream: TcpStream, metrics: Arc<WorkerMetrics>) -> Self {
+        metrics.upstream_connections_open.inc();
+        Self { connection: Connection::new(stream), metrics }
+    }
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        self.metrics.upstream_connections_open.dec();
+    }
+}
+
+impl std::ops::Deref for Pooled {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl std::ops::DerefMut for Pooled {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+}
+
+/// What one worker keeps for one endpoint.
+#[derive(Debug)]
+struct Entry {
+    /// Keeps the address that the map is keyed by from being reused.
+    endpoint: Arc<EndpointState>,
+    /// Idle HTTP/1 connections, the longest idle first.
+    idle: VecDeque<Pooled>,
+    http2: Http2Slot,
+    /// The fallback address worked last when the preferred one did not.
+    use_fallback: bool,
+}
+
+/// One worker's connections to all endpoints.
+#[derive(Debug)]
+pub struct Pools {
+    limits: PoolLimits,
+    metrics: Arc<WorkerMetrics>,
+    /// Keyed by the address of the endpoint's state, which is unique while the entry holds it.
+    entries: RefCell<FxHashMap<usize, Entry>>,
+}
+
+/// Why no connection came about.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// Refused, unreachable, or out of sockets.
+    Failed(io::Error),
+    /// The deadline passed.
+    TimedOut,
+}
+
+fn key(endpoint: &Arc<EndpointState>) -> usize {
+    Arc::as_ptr(endpoint).addr()
+}
+
+impl Pools {
+    /// Makes empty pools.
+    #[must_use]
+    pub fn new(limits: PoolLimits, metrics: Arc<WorkerMetrics>) -> Self {
+        Self { limits, metrics, entries: RefCell::default() }
+    }
+
+    /// Takes the youngest idle connection that is still alive; dead and overdue ones on the way are closed.
+    pub fn pop(&self, endpoint: &Arc<EndpointState>, now: Instant, cx: &mut Context<'_>) -> Option<Pooled> {
+        let mut entries = self.entries.borrow_mut();
+        let idle = &mut entries.get_mut(&key(endpoint))?.idle;
+        while let Some(mut connection) = idle.pop_back() {
+            if self.is_overdue(&connection, now) {
+                // The rest has been idle for longer still.
+                idle.clear();
+                return None;
+            }
+            if connection.poll_alive(cx) {
+                connection.set_idle(None);
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Puts a connection aside; the longest idle one makes room when the endpoint has too many.
+    pub fn push(&self, endpoint: &Arc<EndpointState>, mut connection: Pooled, now: Instant) {
+        if self.limits.per_endpoint == 0 {
+            return;
+        }
+        connection.set_idle(Some(now));
+        let mut entries = self.entries.borrow_mut();
+        let idle = &mut entry(&mut entries, endpoint).idle;
+        if idle.len() >= self.limits.per_endpoint {
+            idle.pop_front();
+        }
+        idle.push_back(connection);
+    }
+
+    /// Closes connections that were idle for too long and forgets endpoints without any; returns how many were closed.
+    pub fn sweep(&self, now: Instant) -> usize {
+        let mut closed = 0;
+        self.entries.borrow_mut().retain(|_, entry| {
+            while entry.idle.front().is_some_and(|oldest| self.is_overdue(oldest, now)) {
+                entry.idle.pop_front();
+                closed += 1;
+            }
+            closed += usize::from(entry.http2.sweep(now, self.limits.idle));
+            !entry.idle.is_empty() || !entry.http2.is_empty()
+        });
+        closed
+    }
+
+    /// Closes every idle connection, for the end of a drain.
+    pub fn clear(&self) {
+        self.entries.borrow_mut().clear();
+    }
+
+    /// Idle HTTP/1 connections over all endpoints.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.entries.borrow().values().map(|entry| entry.idle.len()).sum()
+    }
+
+    /// Connects to an endpoint's preferred address, then to its fallback, each within `timeout` and both before `deadline`.
+    ///
+    /// # Errors
+    /// The last attempt's failure.
+    pub async fn connect(
+        &self,
+        endpoint: &Arc<EndpointState>,
+        timeout: Duration,
+        deadline: Option<Instant>,
+    ) -> Result<TcpStream, ConnectError> {
+        let preferred = endpoint.key.addr;
+        let Some(fallback) = endpoint.fallback() else {
+            return self.connect_one(preferred, timeout, deadline).await;
+        };
+        let use_fallback = self.entries.borrow().get(&key(endpoint)).is_some_and(|entry| entry.use_fallback);
+        let (first, second) = if use_fallback { (fallback, preferred) } else { (preferred, fallback) };
+        if let Ok(stream) = self.connect_one(first, timeout, deadline).await {
+            return Ok(stream);
+        }
+        let stream = self.connect_one(second, timeout, deadline).await?;
+        entry(&mut self.entries.borrow_mut(), endpoint).use_fallback = !use_fallback;
+        Ok(stream)
+    }
+
+    /// Gives the endpoint's shared HTTP/2 connection, connecting when there is none.
+    ///
+    /// # Errors
+    /// The connection attempt's failure; everybody who waited for it gets one.
+    pub async fn http2(
+        self: &Rc<Self>,
+        endpoint: &Arc<EndpointState>,
+        timeout: Duration,
+        deadline: Option<Instant>,
+    ) -> Result<Sender, ConnectError> {
+        let waiting = {
+            let mut entries = self.entries.borrow_mut();
+            let slot = &mut entry(&mut entries, endpoint).http2;
+            if let Some(sender) = slot.sender(Instant::now()) {
+                return Ok(sender);
+            }
+            let (waiting, first) = slot.wait();
+            if first {
+                let pools = Rc::clone(self);
+                let endpoint = Arc::clone(endpoint);
+                // Owned by nobody: it ends by itself within the connect deadline, and cancelling the request that
+                // happened to come first must not fail those that came after it.
+                tokio::task::spawn_local(async move {
+                    let connected = match pools.connect(&endpoint, timeout, None).await {
+                        Ok(stream) => http2::handshake(stream, timeout).await,
+                        Err(err) => Err(err),
+                    };
+                    entry(&mut pools.entries.borrow_mut(), &endpoint).http2.resolve(connected);
+                });
+            }
+            waiting
+        };
+        let result = match deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline, waiting).await.map_err(|_| ConnectError::TimedOut)?,
+            None => waiting.await,
+        };
+        result.unwrap_or_else(|_| Err(ConnectError::Failed(io::ErrorKind::ConnectionAborted.into())))
+    }
+
+    async fn connect_one(
+        &self,
+        addr: SocketAddr,
+        timeout: Duration,
+        deadline: Option<Instant>,
+    ) -> Result<TcpStream, ConnectError> {
+        let result = connect_to(addr, timeout, deadline).await;
+        self.metrics.upstream_connect(match &result {
+            Ok(_) => ConnectResult::Ok,
+            Err(ConnectError::TimedOut) => ConnectResult::Timeout,
+            Err(ConnectError::Failed(err)) if err.kind() == io::ErrorKind::ConnectionRefused => ConnectResult::Refused,
+            Err(ConnectError::Failed(_)) => ConnectResult::Error,
+        });
+        result
+    }
+
+    fn is_overdue(&self, connection: &Connection, now: Instant) -> bool {
+        !self.limits.idle.is_zero()
+            && connection.idle_since().is_some_and(|since| now.saturating_duration_since(since) >= self.limits.idle)
+    }
+}
+
+fn entry<'a>(entries: &'a mut FxHashMap<usize, Entry>, endpoint: &Arc<EndpointState>) -> &'a mut Entry {
+    entries.entry(key(endpoint)).or_insert_with(|| Entry {
+        endpoint: Arc::clone(endpoint),
+        idle: VecDeque::new(),
+        http2: Http2Slot::default(),
+        use_fallback: false,
+    })
+}
+
+async fn connect_to(addr: SocketAddr, timeout: Duration, deadline: Option<Instant>) -> Result<TcpStream, ConnectError> {
+    let own = (!timeout.is_zero()).then(|| Instant::now() + timeout);
+    let connecting = TcpStream::connect(addr);
+    let result = match own.into_iter().chain(deadline).min() {
+        Some(until) => tokio::time::timeout_at(until, connecting).await.map_err(|_| ConnectError::TimedOut)?,
+        None => connecting.await,
+    };
+    let stream = result.map_err(ConnectError::Failed)?;
+    // Requests and body chunks go out as they come; waiting for more would only add latency.
+    stream.set_nodelay(true).map_err(ConnectError::Failed)?;
+    Ok(stream)
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        tracing::trace!(endpoint = %self.endpoint.key.addr, idle = self.idle.len(), "endpoint pool closed");
+    }
+}

@@ -1,0 +1,220 @@
+//! One worker of the data plane: what its requests share on its thread.
+//!
+//! Nothing here is shared with another worker but the live numbers of endpoints and, through feeds and channels, the
+//! control half.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use ipnet::IpNet;
+use tokio::time::Instant;
+
+use super::body::ForwardBody;
+use super::downstream::{CheckedHead, Downstream, Handler, OwnAnswer};
+use super::error::{AnswerForm, own_response};
+use super::forward;
+use super::upstream::{PoolLimits, Pooled, Pools};
+use crate::balance::EndpointState;
+use crate::http1::client::{Buffers, ResponseLimits};
+use crate::http1::framing::ChunkLimits;
+use crate::live::LiveCache;
+use crate::model::ids::ListenerId;
+use crate::settings::Settings;
+use crate::telemetry::access_log::{AccessLogSender, Entry};
+use crate::telemetry::metrics::WorkerMetrics;
+
+/// How often collected log entries are handed over and idle connections looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct WorkerParts {
+    /// Process settings.
+    pub settings: Arc<Settings>,
+    /// What requests are answered from.
+    pub live: LiveCache,
+    /// This worker's cells.
+    pub metrics: Arc<WorkerMetrics>,
+    /// The instant that `now` is counted from; the same in every worker, since endpoints keep such times.
+    pub epoch: Instant,
+    /// Seed of picks and request ids.
+    pub seed: u64,
+    /// Where access-log entries go; `None`: nowhere.
+    pub access_log: Option<AccessLogSender>,
+}
+
+/// One worker of the data plane.
+#[derive(Debug)]
+pub struct Worker {
+    settings: Arc<Settings>,
+    live: LiveCache,
+    metrics: Arc<WorkerMetrics>,
+    epoch: Instant,
+    rng: RefCell<fastrand::Rng>,
+    access_log: Option<AccessLogSender>,
+    pools: Rc<Pools>,
+    buffers: Buffers,
+    response_limits: ResponseLimits,
+    /// Trusted forwarders by listener.
+    forwarders: Box<[Box<[IpNet]>]>,
+}
+
+impl Worker {
+    /// Makes a worker, to be used on one thread inside a `LocalSet`.
+    #[must_use]
+    pub fn new(parts: WorkerParts) -> Rc<Self> {
+        let WorkerParts { settings, live, metrics, epoch, seed, access_log } = parts;
+        let limits = &settings.limits;
+        let response_limits = ResponseLimits {
+            head: limits.response_head,
+            interim: limits.interim_responses,
+            chunks: ChunkLimits {
+                line: limits.chunk_line,
+                extensions: limits.chunk_extensions,
+                trailers_total: limits.trailers_total,
+                trailer_count: limits.trailer_count,
+            },
+        };
+        let pool_limits =
+            PoolLimits { idle: settings.deadlines.upstream_idle, per_endpoint: limits.upstream_idle_per_endpoint };
+        let pools = Rc::new(Pools::new(pool_limits, Arc::clone(&metrics)));
+        let forwarders = settings
+            .listeners
+            .values()
+            .map(|listener| listener.trusted_forwarders.clone().into_boxed_slice())
+            .collect();
+        Rc::new(Self {
+            live,
+            metrics,
+            epoch,
+            rng: RefCell::new(fastrand::Rng::with_seed(seed)),
+            access_log,
+            pools,
+            buffers: Buffers::default(),
+            response_limits,
+            forwarders,
+            settings,
+        })
+    }
+
+    /// Process settings.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What requests are answered from.
+    #[must_use]
+    pub fn live(&self) -> &LiveCache {
+        &self.live
+    }
+
+    /// This worker's cells.
+    #[must_use]
+    pub fn metrics(&self) -> &WorkerMetrics {
+        &self.metrics
+    }
+
+    /// Shares this worker's cells with what it opens.
+    pub(super) fn shared_metrics(&self) -> Arc<WorkerMetrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// The connections to endpoints.
+    #[must_use]
+    pub fn pools(&self) -> &Rc<Pools> {
+        &self.pools
+    }
+
+    /// Buffers to lend for one poll.
+    #[must_use]
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
+    }
+
+    /// Bounds on what endpoints may send.
+    #[must_use]
+    pub fn response_limits(&self) -> &ResponseLimits {
+        &self.response_limits
+    }
+
+    /// The source of picks and ids.
+    pub(super) fn rng(&self) -> &RefCell<fastrand::Rng> {
+        &self.rng
+    }
+
+    /// The time since the epoch, as endpoints count it.
+    #[must_use]
+    pub fn since_epoch(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.epoch)
+    }
+
+    /// The networks whose forwarding fields a listener believes.
+    #[must_use]
+    pub fn forwarders(&self, listener: ListenerId) -> &[IpNet] {
+        self.forwarders.get(listener.index()).map_or(&[], AsRef::as_ref)
+    }
+
+    /// Requests leave a line in the access log.
+    #[must_use]
+    pub fn logs(&self) -> bool {
+        self.access_log.is_some()
+    }
+
+    /// Adds a line to the access log, if there is one.
+    pub fn log(&self, entry: Entry) {
+        if let Some(log) = &self.access_log {
+            log.push(entry);
+        }
+    }
+
+    /// Hands over what was collected for the access log.
+    pub fn flush_log(&self) {
+        if let Some(log) = &self.access_log {
+            log.flush();
+        }
+    }
+
+    /// Puts a connection back after an exchange whose request was sent completely, if it can carry another one.
+    pub(super) fn release(&self, endpoint: &Arc<EndpointState>, connection: Pooled) {
+        if connection.is_reusable() {
+            self.pools.push(endpoint, connection, Instant::now());
+        }
+    }
+
+    /// The worker's clockwork: closes idle connections, hands log entries over. Runs until it is dropped.
+    pub async fn maintain(self: Rc<Self>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let now = tick.tick().await;
+            self.pools.sweep(now);
+            if let Some(log) = &self.access_log {
+                log.flush();
+            }
+        }
+    }
+}
+
+impl Handler for Worker {
+    type Body = ForwardBody;
+
+    fn handle(
+        self: Rc<Self>,
+        downstream: Rc<Downstream>,
+        head: CheckedHead,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<ForwardBody>> + 'static {
+        forward::forward(self, downstream, head, request)
+    }
+
+    fn own_answer(&self, _downstream: &Downstream, answer: OwnAnswer) -> Response<ForwardBody> {
+        self.metrics.own_answer(answer.reason);
+        own_response(answer, AnswerForm::Text, self.settings.forwarding.reason_header)
+    }
+}

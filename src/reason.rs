@@ -1,0 +1,145 @@
+//! The closed set of reasons: why tidegate refused, closed or answered something itself.
+//!
+//! One name serves the access log, the metrics and the opt-in response header `x-tidegate-reason`. This module knows
+//! nothing of requests, statuses or metrics: those who answer decide what a reason means for them.
+
+/// Defines [`Reason`] with its public names, so that the list of variants and of names cannot drift apart.
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident => $name:literal,)+) => {
+        /// Why tidegate refused, closed or answered something itself.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Reason {
+            /// Every reason, in declaration order; `reason as usize` is its index here.
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)+];
+
+            /// The public name: lower case with underscores, stable across versions.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Reason::$variant => $name,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// No byte came after accept.
+    FirstByte => "first_byte",
+    /// The TLS handshake was not done in time.
+    TlsHandshake => "tls_handshake",
+    /// The request head was not complete in time.
+    Head => "head",
+    /// An idle keep-alive connection reached its limit.
+    Idle => "idle",
+    /// The request body came too slowly.
+    BodySlow => "body_slow",
+    /// The response was taken too slowly.
+    WriteSlow => "write_slow",
+    /// The client took no byte of the response for too long.
+    WriteStall => "write_stall",
+    /// No connection to an endpoint: refused, unreachable or not in time.
+    Connect => "connect",
+    /// The TLS handshake with an endpoint failed or was not done in time.
+    UpstreamTls => "upstream_tls",
+    /// The endpoint sent no response head in time.
+    ResponseHead => "response_head",
+    /// One try reached `timeouts.backendRequest`.
+    BackendRequest => "backend_request",
+    /// The exchange reached `timeouts.request`.
+    Request => "request",
+    /// No byte in either direction for `timeouts.idle`.
+    ExchangeIdle => "exchange_idle",
+    /// An idle pooled connection to an endpoint reached its limit.
+    UpstreamIdle => "upstream_idle",
+    /// A tunnel reached `upgrades.idleTimeout`.
+    TunnelIdle => "tunnel_idle",
+    /// A tunnel reached `upgrades.maxLifetime`.
+    TunnelLifetime => "tunnel_lifetime",
+    /// The client went on sending after an error answer.
+    Linger => "linger",
+    /// The process is stopping.
+    Drain => "drain",
+    /// An admin connection was too slow or one too many.
+    Admin => "admin",
+    /// A line of the request head is malformed (rules LN1 to LN5, RL1 to RL3).
+    Line => "line",
+    /// The message length is stated twice, malformed or not supported (ML1 to ML5).
+    Length => "length",
+    /// The chunked framing of the request body is malformed or incomplete (CH1 to CH4, ML8).
+    Chunk => "chunk",
+    /// The request target is malformed or not served (RL5 to RL7, PA1 to PA5).
+    Target => "target",
+    /// Host or authority is missing, doubled or malformed (HO1, HO2).
+    Host => "host",
+    /// A field is not allowed as it stands (FI2, LN5).
+    Field => "field",
+    /// The head or the body is larger than a limit (LN7, ML3).
+    Size => "size",
+    /// An `expect` value other than `100-continue` (FI5).
+    Expect => "expect",
+    /// A broken upgrade handshake (UP2, UP4, UP5).
+    Upgrade => "upgrade",
+    /// Too many unproductive frames or resets on a connection (HT14 to HT16).
+    Flood => "flood",
+    /// The endpoint's response is malformed (RS1 to RS4).
+    BadResponse => "bad_response",
+    /// The method is not served (RL4).
+    Method => "method",
+    /// `OPTIONS *`, answered by the gateway itself (RL5).
+    Options => "options",
+    /// The listener's health path, answered by the gateway itself.
+    Health => "health",
+    /// The endpoint closed or reset the connection before a response head.
+    Reset => "reset",
+    /// The request came round to the gateway again (`via`).
+    Loop => "loop",
+    /// A request future panicked.
+    Panic => "panic",
+    /// A consistent hash asks for a key that the request lacks (`onMissingKey: Reject`).
+    MissingKey => "missing_key",
+    /// The client went away before the answer was complete.
+    ClientGone => "client_gone",
+    /// The client's address is not admitted (IPAccess).
+    IpAccess => "ip_access",
+    /// A configured redirect (RequestRedirect).
+    Redirect => "redirect",
+    /// A configured answer (DirectResponse).
+    DirectResponse => "direct_response",
+    /// A preflight answered for the backend (CORS).
+    Preflight => "preflight",
+    /// No route has this host.
+    NoHost => "no_host",
+    /// Routes have this host, but no match of theirs fits.
+    NoPath => "no_path",
+    /// The backend exists but has no usable endpoint.
+    NoEndpoints => "no_endpoints",
+    /// The rule has no backend, or the chosen reference cannot be resolved.
+    NoBackend => "no_backend",
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_lower_case_and_indexed() {
+        let mut seen = std::collections::BTreeSet::new();
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+            assert!(seen.insert(reason.as_str()), "{reason} stands twice");
+            assert!(reason.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! Process settings: read once at start, validated, plain types. Routes and their policies never stand here.
+//!
+//! The order is flag > environment > file > default. The YAML keys are the field names in camelCase; unknown keys are refused.
+
+pub mod file;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// All settings of the process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Static listeners by name; at most 32.
+    pub listeners: BTreeMap<String, Listener>,
+    /// Deadlines of connections and exchanges.
+    pub deadlines: Deadlines,
+    /// Sizes and counts.
+    pub limits: Limits,
+    /// How requests are forwarded.
+    pub forwarding: Forwarding,
+    /// Metrics.
+    pub metrics: MetricsSettings,
+    /// Access log.
+    pub access_log: AccessLog,
+    /// Graceful stop.
+    pub drain: Drain,
+    /// The controller's identity.
+    pub controller: Controller,
+    /// Address of the admin server.
+    pub admin: SocketAddr,
+    /// Peers that may use `/debug/…` beside loopback.
+    pub debug_allow: Vec<IpNet>,
+    /// Data workers; at least 1.
+    pub workers: usize,
+}
+
+/// One static listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Where to listen; port 0 picks a free one.
+    pub address: SocketAddr,
+    /// Serve HTTP/2 with prior knowledge beside HTTP/1.1.
+    pub http2_prior_knowledge: bool,
+    /// Peers whose forwarding fields are believed.
+    pub trusted_forwarders: Vec<IpNet>,
+    /// A path answered 200 by the gateway itself (503 while draining), for load balancers; on any host.
+    pub health_path: Option<String>,
+    /// Namespaces whose routes may bind; `None`: all.
+    pub allowed_namespaces: Option<Vec<String>>,
+}
+
+/// Deadlines; [`Duration::ZERO`] switches one off.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deadlines {
+    /// Accept to first byte.
+    pub first_byte: Duration,
+    /// First byte to complete head.
+    pub head: Duration,
+    /// Idle keep-alive connection of a client.
+    pub idle: Duration,
+    /// Window over which the mean body rate is judged (with [`Limits::body_rate`]).
+    pub body_rate_window: Duration,
+    /// The client takes no byte of a response.
+    pub write_stall: Duration,
+    /// One connection attempt to an endpoint.
+    pub connect: Duration,
+    /// Last request byte to response head.
+    pub response_head: Duration,
+    /// Idle pooled connection to an endpoint.
+    pub upstream_idle: Duration,
+    /// Dropping input after an error answer.
+    pub linger: Duration,
+    /// Head of an admin request.
+    pub admin: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            first_byte: Duration::from_secs(10),
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            body_rate_window: Duration::from_secs(30),
+            write_stall: Duration::from_secs(30),
+            connect: Duration::from_secs(1),
+            response_head: Duration::from_secs(60),
+            upstream_idle: Duration::from_secs(4),
+            linger: Duration::from_secs(5),
+            admin: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Sizes in bytes, and counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Request line (LN7).
+    pub request_line: usize,
+    /// One field line (LN7).
+    pub field: usize,
+    /// All field lines of a head (LN7).
+    pub fields_total: usize,
+    /// Number of fields of a head (LN7).
+    pub field_count: usize,
+    /// Request body; `None`: no limit.
+    pub body: Option<u64>,
+    /// One line of chunk extensions (CH3).
+    pub chunk_line: usize,
+    /// All chunk extensions of a body (CH3).
+    pub chunk_extensions: usize,
+    /// All trailer lines (CH4).
+    pub trailers_total: usize,
+    /// Number of trailer fields (CH4).
+    pub trailer_count: usize,
+    /// Bytes held behind an upgrade handshake (UP4).
+    pub upgrade_held: usize,
+    /// Response head of an endpoint (RS4).
+    pub response_head: usize,
+    /// Interim responses of an endpoint (RS4).
+    pub interim_responses: u32,
+    /// Unread request body that is dropped to keep a connection (CO5).
+    pub unread_body: usize,
+    /// Least mean body rate in bytes per second; 0: off.
+    pub body_rate: u64,
+    /// Concurrent streams of an HTTP/2 connection.
+    pub http2_streams: u32,
+    /// Idle connections kept per endpoint and worker.
+    pub upstream_idle_per_endpoint: usize,
+    /// Concurrent admin connections.
+    pub admin_connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_line: 8 << 10,
+            field: 16 << 10,
+            fields_total: 32 << 10,
+            field_count: 100,
+            body: None,
+            chunk_line: 4 << 10,
+            chunk_extensions: 16 << 10,
+            trailers_total: 16 << 10,
+            trailer_count: 64,
+            upgrade_held: 16 << 10,
+            response_head: 32 << 10,
+            interim_responses: 10,
+            unread_body: 64 << 10,
+            body_rate: 240,
+            http2_streams: 100,
+            upstream_idle_per_endpoint: 512,
+            admin_connections: 16,
+        }
+    }
+}
+
+/// How requests are forwarded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forwarding {
+    /// Send again any method when a reused connection fails before a response byte.
+    pub retry_non_idempotent_on_idle_close: bool,
+    /// Make `//` of a path `/` (PA3).
+    pub merge_slashes: bool,
+    /// Send `x-tidegate-reason` with every own answer.
+    pub reason_header: bool,
+}
+
+impl Default for Forwarding {
+    fn default() -> Self {
+        Self { retry_non_idempotent_on_idle_close: false, merge_slashes: true, reason_header: false }
+    }
+}
+
+/// Metrics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricsSettings {
+    /// Series of requests by rule before they fold to routes.
+    pub max_series: usize,
+}
+
+impl Default for MetricsSettings {
+    fn default() -> Self {
+        Self { max_series: 10_000 }
+    }
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// Standard output, one JSON object a line.
+    Stdout,
+    /// A file, opened for appending and reopened on SIGUSR1.
+    File(PathBuf),
+}
+
+/// Graceful stop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drain {
+    /// Not ready, still accepting.
+    pub delay: Duration,
+    /// Requests in flight.
+    pub timeout: Duration,
+}
+
+/// The controller's identity.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Controller {
+    /// `controllerName` of status entries.
+    pub controller_name: String,
+    /// Routes of this class only.
+    pub gateway_class_name: String,
+}
+
+impl Default for Controller {
+    fn default() -> Self {
+        Self { controller_name: "tidegate.dev/controller".to_owned(), gateway_class_name: "tidegate".to_owned() }
+    }
+}
+
+/// Most static listeners of a process.
+pub const MOST_LISTENERS: usize = 32;
+
+/// Most data workers: beyond any machine that this runs on.
+pub const MOST_WORKERS: usize = 1024;
+
+/// Settings that cannot work together, or at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: found {found}, expected {expected}")]
+pub struct SettingsError {
+    /// The key as in the settings file.
+    pub field: String,
+    /// What is set.
+    pub found: String,
+    /// What may be set.
+    pub expected: &'static str,
+}
+
+impl Settings {
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        let refuse = |field: String, found: String, expected| Err(SettingsError { field, found, expected });
+        if self.listeners.is_empty() || self.listeners.len() > MOST_LISTENERS {
+            return refuse("listeners".to_owned(), self.listeners.len().to_string(), "1 to 32 listeners");
+        }
+        let mut taken: BTreeMap<SocketAddr, &str> = BTreeMap::from([(self.admin, "admin")]);
+        for (name, listener) in &self.listeners {
+            let field = |key: &str| format!("listeners.{name}{key}");
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            if name.is_empty()
+                || name.len() > 63
+                || !name.chars().all(plain)
+                || name.starts_with('-')
+                || name.ends_with('-')
+            {
+                return refuse(field(""), format!("{name:?}"), "a name of 1 to 63 of a-z, 0-9 and inner hyphens");
+            }
+            if listener.address.port() != 0
+                && let Some(other) = taken.insert(listener.address, name)
+            {
+                let found = format!("{}, which {other} has too", listener.address);
+                return refuse(field(".address"), found, "an address of its own");
+            }
+            if let Some(path) = listener.health_path.as_ref().filter(|path| !path.starts_with('/')) {
+                return refuse(field(".healthPath"), format!("{path:?}"), "a path that begins with /");
+            }
+        }
+        let sizes = [
+            ("requestLine", self.limits.request_line),
+            ("field", self.limits.field),
+            ("fieldsTotal", self.limits.fields_total),
+            ("fieldCount", self.limits.field_count),
+            ("chunkLine", self.limits.chunk_line),
+            ("responseHead", self.limits.response_head),
+            ("http2Streams", self.limits.http2_streams as usize),
+            ("adminConnections", self.limits.admin_connections),
+        ];
+        if let Some((name, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
+            return refuse(format!("limits.{name}"), "0".to_owned(), "at least 1");
+        }
+        if self.metrics.max_series == 0 {
+            return refuse("metrics.maxSeries".to_owned(), "0".to_owned(), "at least 1");
+        }
+        if !(1..=MOST_WORKERS).contains(&self.workers) {
+            return refuse("workers".to_owned(), self.workers.to_string(), "1 to 1024");
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for AccessLog {
+    type Err = Infallible;
+
+    /// `off`, `stdout` or the path of a file; `./off` is a file.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "off" => Self::Off,
+            "stdout" => Self::Stdout,
+            path => Self::File(path.into()),
+        })
+    }
+}
+
+/// Parses a GEP-2257 duration: one to four numbers of at most five digits with `h`, `m`, `s` or `ms`, such as `1m30s`.
+///
+/// # Errors
+///
+/// What was found and expected, as one line.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let refused = || format!("found {text:?}, expected a duration such as 250ms, 10s or 1m30s");
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    for _ in 0..4 {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        if !(1..=5).contains(&digits) {
+            return Err(refused());
+        }
+        let number: u64 = rest[..digits].parse().map_err(|_| refused())?;
+        let unit = &rest[digits..];
+        let (one, after) = if let Some(after) = unit.strip_prefix("ms") {
+            (Duration::from_millis(number), after)
+        } else if let Some(after) = unit.strip_prefix('s') {
+            (Duration::from_secs(number), after)
+        } else if let Some(after) = unit.strip_prefix('m') {
+            (Duration::from_secs(number * 60), after)
+        } else if let Some(after) = unit.strip_prefix('h') {
+            (Duration::from_secs(number * 3600), after)
+        } else {
+            return Err(refused());
+        };
+        total += one;
+        rest = after;
+        if rest.is_empty() {
+            return Ok(total);
+        }
+    }
+    Err(refused())
+}
+
+/// Parses `IP:PORT`; `:PORT` is every address of both families.
+///
+/// # Errors
+///
+/// What was found and expected, as one line.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
+    full.parse().map_err(|_| format!("found {text:?}, expected IP:PORT such as 127.0.0.1:8080, [::]:8080 or :8080"))
+}
+
+/// Parses a network such as `10.0.0.0/8`; a single address is a network of one.
+///
+/// # Errors
+///
+/// What was found and expected, as one line.
+pub fn parse_network(text: &str) -> Result<IpNet, String> {
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| format!("found {text:?}, expected a network such as 10.0.0.0/8 or fd00::/8"))
+}

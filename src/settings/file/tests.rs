@@ -1,0 +1,220 @@
+//! The file over the defaults, and everything that is refused.
+
+use super::*;
+use crate::settings::{Controller, Deadlines, Drain, Forwarding, Limits, MetricsSettings};
+
+fn defaults() -> Settings {
+    let listener = Listener {
+        address: "[::]:8080".parse().expect("an address"),
+        http2_prior_knowledge: false,
+        trusted_forwarders: Vec::new(),
+        health_path: None,
+        allowed_namespaces: None,
+    };
+    Settings {
+        listeners: BTreeMap::from([("http".to_owned(), listener)]),
+        deadlines: Deadlines::default(),
+        limits: Limits::default(),
+        forwarding: Forwarding::default(),
+        metrics: MetricsSettings::default(),
+        access_log: AccessLog::Stdout,
+        drain: Drain { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
+        controller: Controller::default(),
+        admin: "[::]:9090".parse().expect("an address"),
+        debug_allow: Vec::new(),
+        workers: 1,
+    }
+}
+
+fn read(text: &str) -> Result<Settings, String> {
+    let path = Path::new("settings.yaml");
+    let mut settings = defaults();
+    SettingsFile::parse(text, path)
+        .and_then(|file| file.overlay(path, &mut settings))
+        .map_err(|error| error.to_string())?;
+    settings.validate().map_err(|error| error.to_string())?;
+    Ok(settings)
+}
+
+#[test]
+fn an_empty_file_changes_nothing() {
+    for text in ["", "# nothing\n", "{}\n", "deadlines: {}\n"] {
+        assert_eq!(read(text), Ok(defaults()), "{text:?}");
+    }
+}
+
+#[test]
+fn every_key_reaches_its_setting() {
+    let text = "
+listeners:
+  public:
+    address: 0.0.0.0:80
+    protocol: HTTP
+    http2PriorKnowledge: true
+    proxyProtocol: {mode: off}
+    trustedForwarders: [10.0.0.0/8, 192.0.2.1]
+    healthPath: /healthz
+    allowedNamespaces: [shop]
+  inner: {address: \":8081\"}
+deadlines: {firstByte: 1s, head: 2s, idle: 3s, bodyRateWindow: 4s, writeStall: 5s, connect: 250ms, responseHead: 0s,
+            upstreamIdle: 1m30s, linger: 1h, admin: 6s}
+limits: {requestLine: 1, field: 2, fieldsTotal: 3, fieldCount: 4, body: 5, chunkLine: 6, chunkExtensions: 7,
+         trailersTotal: 8, trailerCount: 9, upgradeHeld: 10, responseHead: 11, interimResponses: 12, unreadBody: 13,
+         bodyRate: 14, http2Streams: 15, upstreamIdlePerEndpoint: 16, adminConnections: 17}
+forwarding: {retryNonIdempotentOnIdleClose: true, mergeSlashes: false, reasonHeader: yes}
+metrics: {maxSeries: 18}
+accessLog: off
+drain: {delay: 7s, timeout: 8s}
+controller: {controllerName: example.com/a, gatewayClassName: blue}
+admin: 127.0.0.1:9
+debugAllow: [\"::1\"]
+workers: 3
+";
+    let seconds = Duration::from_secs;
+    let network = |text: &str| text.parse::<IpNet>().expect("a network");
+    let public = Listener {
+        address: "0.0.0.0:80".parse().expect("an address"),
+        http2_prior_knowledge: true,
+        trusted_forwarders: vec![network("10.0.0.0/8"), network("192.0.2.1/32")],
+        health_path: Some("/healthz".to_owned()),
+        allowed_namespaces: Some(vec!["shop".to_owned()]),
+    };
+    let inner = Listener {
+        address: "[::]:8081".parse().expect("an address"),
+        ..defaults().listeners.remove("http").expect("a default listener")
+    };
+    let expected = Settings {
+        listeners: BTreeMap::from([("public".to_owned(), public), ("inner".to_owned(), inner)]),
+        deadlines: Deadlines {
+            first_byte: seconds(1),
+            head: seconds(2),
+            idle: seconds(3),
+            body_rate_window: seconds(4),
+            write_stall: seconds(5),
+            connect: Duration::from_millis(250),
+            response_head: Duration::ZERO,
+            upstream_idle: seconds(90),
+            linger: seconds(3600),
+            admin: seconds(6),
+        },
+        limits: Limits {
+            request_line: 1,
+            field: 2,
+            fields_total: 3,
+            field_count: 4,
+            body: Some(5),
+            chunk_line: 6,
+            chunk_extensions: 7,
+            trailers_total: 8,
+            trailer_count: 9,
+            upgrade_held: 10,
+            response_head: 11,
+            interim_responses: 12,
+            unread_body: 13,
+            body_rate: 14,
+            http2_streams: 15,
+            upstream_idle_per_endpoint: 16,
+            admin_connections: 17,
+        },
+        forwarding: Forwarding { retry_non_idempotent_on_idle_close: true, merge_slashes: false, reason_header: true },
+        metrics: MetricsSettings { max_series: 18 },
+        access_log: AccessLog::Off,
+        drain: Drain { delay: seconds(7), timeout: seconds(8) },
+        controller: Controller { controller_name: "example.com/a".to_owned(), gateway_class_name: "blue".to_owned() },
+        admin: "127.0.0.1:9".parse().expect("an address"),
+        debug_allow: vec![network("::1/128")],
+        workers: 3,
+    };
+    assert_eq!(read(text), Ok(expected));
+    assert_eq!(read("accessLog: /var/log/a.json").map(|s| s.access_log), Ok(AccessLog::File("/var/log/a.json".into())));
+}
+
+#[test]
+fn what_is_wrong_is_refused_with_its_place() {
+    let cases = [
+        ("a: [", "settings.yaml:1:"),
+        ("listener: {}\n", "settings.yaml:1:1: unknown field `listener`"),
+        ("deadlines:\n  idel: 1s\n", "settings.yaml:2:3: unknown field `idel`"),
+        ("drain: {delay: 1s}\ndrain: {}\n", "settings.yaml:2:1: duplicate mapping key"),
+        ("listeners: {a: {}}\n", "missing field `address`"),
+        ("drain:\n  delay: soon\n", "found \"soon\", expected a duration such as 250ms, 10s or 1m30s"),
+        ("admin: localhost:1\n", "found \"localhost:1\", expected IP:PORT"),
+        ("debugAllow: [all]\n", "found \"all\", expected a network such as 10.0.0.0/8"),
+        ("workers: 0\n", "workers: found 0, expected 1 to 1024"),
+        ("workers: many\n", "settings.yaml:1:"),
+        ("limits: {field: -1}\n", "settings.yaml:1:"),
+        ("limits: {field: 0}\n", "limits.field: found 0, expected at least 1"),
+        ("metrics: {maxSeries: 0}\n", "metrics.maxSeries: found 0, expected at least 1"),
+        ("listeners: {}\n", "listeners: found 0, expected 1 to 32 listeners"),
+        ("listeners: {A_b: {address: \":1\"}}\n", "listeners.A_b: found \"A_b\", expected a name of"),
+        (
+            "listeners: {a: {address: \":1\"}, b: {address: \":1\"}}\n",
+            "listeners.b.address: found [::]:1, which a has too, expected an address of its own",
+        ),
+        ("listeners: {a: {address: \":9090\"}}\n", "which admin has too"),
+        ("listeners: {a: {address: \":1\", healthPath: healthz}}\n", "expected a path that begins with /"),
+        ("listeners: {a: {address: \":1\", protocol: HTTPS}}\n", "listeners.a.protocol: not in force yet: HTTPS"),
+        ("listeners: {a: {address: \":1\", defaultCertificate: {name: x}}}\n", "not in force yet: TLS"),
+        (
+            "listeners: {a: {address: \":1\", proxyProtocol: {mode: required}}}\n",
+            "listeners.a.proxyProtocol: not in force yet: the PROXY protocol",
+        ),
+        ("listeners: {a: {address: \":1\", proxyProtocol: {mode: maybe}}}\n", "unknown variant `maybe`"),
+    ];
+    for (text, expected) in cases {
+        let error = read(text).expect_err(text);
+        assert!(error.contains(expected), "{text:?}\n  says     {error}\n  expected {expected}");
+    }
+    let many: String = (0..33).map(|n| format!("  l{n}: {{address: \":{}\"}}\n", n + 1)).collect();
+    let error = read(&format!("listeners:\n{many}")).expect_err("too many");
+    assert_eq!(error, "listeners: found 33, expected 1 to 32 listeners");
+    let missing = SettingsFile::read(Path::new("/nowhere/settings.yaml")).expect_err("no such file");
+    assert_eq!(missing.to_string(), "cannot read the settings file /nowhere/settings.yaml");
+}
+
+#[test]
+fn the_schema_names_every_key_and_closes_every_block() {
+    let schema = schema();
+    let properties = schema["properties"].as_object().expect("properties");
+    let mut names: Vec<_> = properties.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "accessLog",
+            "admin",
+            "controller",
+            "deadlines",
+            "debugAllow",
+            "drain",
+            "forwarding",
+            "limits",
+            "listeners",
+            "metrics",
+            "workers"
+        ]
+    );
+    assert_eq!(schema["additionalProperties"], false);
+    for (name, definition) in schema["$defs"].as_object().expect("definitions") {
+        if definition["type"] == "object" {
+            assert_eq!(definition["additionalProperties"], false, "{name}");
+        }
+    }
+}
+
+#[test]
+fn durations_have_one_to_four_parts() {
+    for (text, milliseconds) in [
+        ("0s", 0),
+        ("250ms", 250),
+        ("10s", 10_000),
+        ("1m30s", 90_000),
+        ("1h1m1s1ms", 3_661_001),
+        ("99999h", 359_996_400_000),
+    ] {
+        assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+    }
+    for text in ["", "10", "s", "1.5s", "-1s", "1d", "1h1m1s1ms1s", "100000s", "1s ", "1 s"] {
+        assert!(parse_duration(text).is_err(), "{text:?}");
+    }
+}

@@ -1,0 +1,323 @@
+//! What the process tells about itself: metrics, logs and the access log.
+//!
+//! The names below are public API. The tables are [`table`]'s output, which `tidegate metrics` prints; a test compares.
+//!
+//! | metric | type | labels | meaning |
+//! |---|---|---|---|
+//! | `tidegate_requests_total` | counter | `route` `rule` `method` `code` | Answered requests of a rule by method and status class. |
+//! | `tidegate_request_duration_seconds` | histogram | `route` | Time from the first byte of a request's head to the last byte of its answer. |
+//! | `tidegate_requests_in_flight` | gauge |  | Requests that are being worked on. |
+//! | `tidegate_requests_refused_total` | counter | `reason` | Requests refused by the wire guard, the head check or a limit, before any route saw them. |
+//! | `tidegate_own_answers_total` | counter | `reason` | Answers that tidegate made itself. |
+//! | `tidegate_connections_open` | gauge | `listener` | Client connections that are open. |
+//! | `tidegate_connections_accepted_total` | counter | `listener` | Client connections that were accepted. |
+//! | `tidegate_connections_closed_total` | counter | `side` `reason` | Connections that ended for a reason other than an orderly close. |
+//! | `tidegate_received_bytes_total` | counter | `side` | Bytes received, without TLS and TCP. |
+//! | `tidegate_sent_bytes_total` | counter | `side` | Bytes sent, without TLS and TCP. |
+//! | `tidegate_upstream_connections_open` | gauge |  | Connections to endpoints that are open, in use or idle. |
+//! | `tidegate_upstream_connects_total` | counter | `result` | Attempts to connect to an endpoint. |
+//! | `tidegate_upstream_retries_total` | counter |  | Requests that were sent a second time. |
+//! | `tidegate_interim_responses_dropped_total` | counter |  | Interim answers of endpoints that were not passed on. |
+//! | `tidegate_underscore_fields_removed_total` | counter |  | Request fields that were removed because their name has an underscore. |
+//! | `tidegate_accept_pauses_total` | counter |  | Times a listener stopped accepting because few file descriptors were left. |
+//! | `tidegate_panics_total` | counter | `where` | Panics that were caught. |
+//! | `tidegate_config_version` | gauge |  | Version of the configuration in force, 0 before the first. |
+//! | `tidegate_config_last_ok_timestamp_seconds` | gauge |  | When the whole configuration was last in force without an error, 0 for never. |
+//! | `tidegate_config_diagnostics` | gauge | `severity` | Diagnostics of the configuration in force. |
+//! | `tidegate_config_objects` | gauge | `kind` | Routes, rules, backends and usable endpoints in force. |
+//! | `tidegate_metrics_series_folded` | gauge |  | Series of rules and routes that are counted under _folded or _overflow because of the limit. |
+//! | `tidegate_access_log_dropped_total` | counter |  | Access-log lines that were dropped because the log was written too slowly. |
+//! | `tidegate_build_info` | gauge | `version` | Always 1; the label has the version of the program. |
+//!
+//! | label | values |
+//! |---|---|
+//! | `route` | `namespace/name` of the route, or `_overflow` beyond the limit of series |
+//! | `rule` | the rule's name or index, or `_folded` beyond the limit of series |
+//! | `method` | `GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other` |
+//! | `code` | `1xx` `2xx` `3xx` `4xx` `5xx` |
+//! | `listener` | the static listener's name |
+//! | `side` | `downstream` (clients) `upstream` (endpoints) `admin` |
+//! | `result` | `ok` `refused` `timeout` `error` |
+//! | `where` | `request` `connection` `control` |
+//! | `severity` | `error` `warning` |
+//! | `kind` | `route` `rule` `backend` `endpoint` |
+//! | `reason` | a reason, as in the access log |
+//! | `version` | the program's version |
+//! | `le` | `0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds |
+//!
+//! | access-log field | type | meaning |
+//! |---|---|---|
+//! | `time` | string | When the request's head was complete: RFC 3339, UTC, milliseconds. |
+//! | `request_id` | string | The request's `x-request-id`. |
+//! | `listener` | string | Name of the listener. |
+//! | `client` | string | The client's address, as its trusted forwarders tell it. |
+//! | `peer` | string | Address and port of the connection's other end. |
+//! | `protocol` | string | `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`. |
+//! | `method` | string | The method as received. |
+//! | `host` | string? | The host as matched. |
+//! | `path` | string | The path as received, without query. |
+//! | `status` | number | Status of the answer; 499 when the client went away before one. |
+//! | `reason` | string? | Why tidegate answered or ended it itself; absent when an endpoint's answer was complete. |
+//! | `route` | string? | `namespace/name` of the route. |
+//! | `rule` | string? | Name or index of the rule. |
+//! | `backend` | string? | `namespace/name:port` of the Service. |
+//! | `endpoint` | string? | Address and port of the endpoint that was used last. |
+//! | `pod` | string? | Name of the endpoint's pod. |
+//! | `attempts` | number | How often the request was sent to an endpoint. |
+//! | `received_bytes` | number | Bytes of the request's body. |
+//! | `sent_bytes` | number | Bytes of the answer's body. |
+//! | `duration_seconds` | number | From the first byte of the request's head to the last of the answer. |
+//! | `connect_seconds` | number? | Time to connect to the endpoint; absent on a pooled connection. |
+//! | `upstream_seconds` | number? | From sending the request to the endpoint's response head, in the last try. |
+
+pub mod access_log;
+pub mod logging;
+pub mod metrics;
+
+use std::fmt::Write as _;
+
+use Kind::{Counter, Gauge, Histogram};
+
+/// Kind of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises while the process and what it counts for live.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Counts by upper bounds, with sum and count.
+    Histogram,
+}
+
+impl Kind {
+    /// The type's name in Prometheus' text format.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric as the table has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its name, beginning with `tidegate_`.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Kind,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it tells; the page's HELP text.
+    pub help: &'static str,
+}
+
+/// One field of an access-log line as the table has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Its JSON key.
+    pub name: &'static str,
+    /// Its JSON type, `?` when it may be absent.
+    pub kind: &'static str,
+    /// What it tells.
+    pub help: &'static str,
+}
+
+/// Makes a row of [`METRICS`].
+const fn metric(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind, labels, help }
+}
+
+/// Makes a row of [`ACCESS_LOG`].
+const fn field(name: &'static str, kind: &'static str, help: &'static str) -> Field {
+    Field { name, kind, help }
+}
+
+/// Every metric of the process, in the order of the page.
+pub const METRICS: &[Metric] = &[
+    metric(
+        "tidegate_requests_total",
+        Counter,
+        &["route", "rule", "method", "code"],
+        "Answered requests of a rule by method and status class.",
+    ),
+    metric(
+        "tidegate_request_duration_seconds",
+        Histogram,
+        &["route"],
+        "Time from the first byte of a request's head to the last byte of its answer.",
+    ),
+    metric("tidegate_requests_in_flight", Gauge, &[], "Requests that are being worked on."),
+    metric(
+        "tidegate_requests_refused_total",
+        Counter,
+        &["reason"],
+        "Requests refused by the wire guard, the head check or a limit, before any route saw them.",
+    ),
+    metric("tidegate_own_answers_total", Counter, &["reason"], "Answers that tidegate made itself."),
+    metric("tidegate_connections_open", Gauge, &["listener"], "Client connections that are open."),
+    metric("tidegate_connections_accepted_total", Counter, &["listener"], "Client connections that were accepted."),
+    metric(
+        "tidegate_connections_closed_total",
+        Counter,
+        &["side", "reason"],
+        "Connections that ended for a reason other than an orderly close.",
+    ),
+    metric("tidegate_received_bytes_total", Counter, &["side"], "Bytes received, without TLS and TCP."),
+    metric("tidegate_sent_bytes_total", Counter, &["side"], "Bytes sent, without TLS and TCP."),
+    metric("tidegate_upstream_connections_open", Gauge, &[], "Connections to endpoints that are open, in use or idle."),
+    metric("tidegate_upstream_connects_total", Counter, &["result"], "Attempts to connect to an endpoint."),
+    metric("tidegate_upstream_retries_total", Counter, &[], "Requests that were sent a second time."),
+    metric(
+        "tidegate_interim_responses_dropped_total",
+        Counter,
+        &[],
+        "Interim answers of endpoints that were not passed on.",
+    ),
+    metric(
+        "tidegate_underscore_fields_removed_total",
+        Counter,
+        &[],
+        "Request fields that were removed because their name has an underscore.",
+    ),
+    metric(
+        "tidegate_accept_pauses_total",
+        Counter,
+        &[],
+        "Times a listener stopped accepting because few file descriptors were left.",
+    ),
+    metric("tidegate_panics_total", Counter, &["where"], "Panics that were caught."),
+    metric("tidegate_config_version", Gauge, &[], "Version of the configuration in force, 0 before the first."),
+    metric(
+        "tidegate_config_last_ok_timestamp_seconds",
+        Gauge,
+        &[],
+        "When the whole configuration was last in force without an error, 0 for never.",
+    ),
+    metric("tidegate_config_diagnostics", Gauge, &["severity"], "Diagnostics of the configuration in force."),
+    metric("tidegate_config_objects", Gauge, &["kind"], "Routes, rules, backends and usable endpoints in force."),
+    metric(
+        "tidegate_metrics_series_folded",
+        Gauge,
+        &[],
+        "Series of rules and routes that are counted under _folded or _overflow because of the limit.",
+    ),
+    metric(
+        "tidegate_access_log_dropped_total",
+        Counter,
+        &[],
+        "Access-log lines that were dropped because the log was written too slowly.",
+    ),
+    metric("tidegate_build_info", Gauge, &["version"], "Always 1; the label has the version of the program."),
+];
+
+/// Values of the closed labels; `route` is `namespace/name`, `rule` its name or index, `listener` a listener's name.
+pub const LABELS: &[(&str, &str)] = &[
+    ("route", "`namespace/name` of the route, or `_overflow` beyond the limit of series"),
+    ("rule", "the rule's name or index, or `_folded` beyond the limit of series"),
+    ("method", "`GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other`"),
+    ("code", "`1xx` `2xx` `3xx` `4xx` `5xx`"),
+    ("listener", "the static listener's name"),
+    ("side", "`downstream` (clients) `upstream` (endpoints) `admin`"),
+    ("result", "`ok` `refused` `timeout` `error`"),
+    ("where", "`request` `connection` `control`"),
+    ("severity", "`error` `warning`"),
+    ("kind", "`route` `rule` `backend` `endpoint`"),
+    ("reason", "a reason, as in the access log"),
+    ("version", "the program's version"),
+    ("le", "`0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds"),
+];
+
+/// Every field of an access-log line, in its order.
+pub const ACCESS_LOG: &[Field] = &[
+    field("time", "string", "When the request's head was complete: RFC 3339, UTC, milliseconds."),
+    field("request_id", "string", "The request's `x-request-id`."),
+    field("listener", "string", "Name of the listener."),
+    field("client", "string", "The client's address, as its trusted forwarders tell it."),
+    field("peer", "string", "Address and port of the connection's other end."),
+    field("protocol", "string", "`HTTP/1.0`, `HTTP/1.1` or `HTTP/2`."),
+    field("method", "string", "The method as received."),
+    field("host", "string?", "The host as matched."),
+    field("path", "string", "The path as received, without query."),
+    field("status", "number", "Status of the answer; 499 when the client went away before one."),
+    field(
+        "reason",
+        "string?",
+        "Why tidegate answered or ended it itself; absent when an endpoint's answer was complete.",
+    ),
+    field("route", "string?", "`namespace/name` of the route."),
+    field("rule", "string?", "Name or index of the rule."),
+    field("backend", "string?", "`namespace/name:port` of the Service."),
+    field("endpoint", "string?", "Address and port of the endpoint that was used last."),
+    field("pod", "string?", "Name of the endpoint's pod."),
+    field("attempts", "number", "How often the request was sent to an endpoint."),
+    field("received_bytes", "number", "Bytes of the request's body."),
+    field("sent_bytes", "number", "Bytes of the answer's body."),
+    field("duration_seconds", "number", "From the first byte of the request's head to the last of the answer."),
+    field("connect_seconds", "number?", "Time to connect to the endpoint; absent on a pooled connection."),
+    field("upstream_seconds", "number?", "From sending the request to the endpoint's response head, in the last try."),
+];
+
+/// The tables of metrics, label values and access-log fields as Markdown.
+#[must_use]
+pub fn table() -> String {
+    let mut text = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+    for row in METRICS {
+        let labels = row.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(" ");
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "| `{}` | {} | {labels} | {} |", row.name, row.kind.as_str(), row.help);
+    }
+    text.push_str("\n| label | values |\n|---|---|\n");
+    for (name, values) in LABELS {
+        let _ = writeln!(text, "| `{name}` | {values} |");
+    }
+    text.push_str("\n| access-log field | type | meaning |\n|---|---|---|\n");
+    for row in ACCESS_LOG {
+        let _ = writeln!(text, "| `{}` | {} | {} |", row.name, row.kind, row.help);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::{ConnectResult, Side, Where};
+
+    #[test]
+    fn the_docs_have_the_tables() {
+        let docs: Vec<&str> = include_str!("telemetry.rs")
+            .lines()
+            .map_while(|line| line.strip_prefix("//!"))
+            .map(|line| line.strip_prefix(' ').unwrap_or(line))
+            .skip_while(|line| !line.starts_with('|'))
+            .collect();
+        assert_eq!(docs.join("\n") + "\n", table());
+    }
+
+    #[test]
+    fn names_follow_the_rules() {
+        let mut seen = std::collections::BTreeSet::new();
+        for row in METRICS {
+            assert!(seen.insert(row.name), "{} stands twice", row.name);
+            assert!(row.name.starts_with("tidegate_"));
+            assert_eq!(row.name.ends_with("_total"), row.kind == Kind::Counter, "{}", row.name);
+            assert!(row.help.ends_with('.'), "{}", row.name);
+            for label in row.labels {
+                assert!(LABELS.iter().any(|(name, _)| name == label), "{label} of {} is not explained", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn closed_labels_list_their_values() {
+        let listed = |label: &str| -> Vec<String> {
+            let (_, values) = LABELS.iter().find(|(name, _)| *name == label).expect("label");
+            values.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+        };
+        assert_eq!(listed("side"), Side::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("result"), ConnectResult::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("where"), Where::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,246 @@
+//! Counters, gauges and histograms, and the page that Prometheus scrapes.
+//!
+//! Workers write cells of their own; a scrape sums over the workers. Names, types and labels stand in
+//! [`METRICS`](super::METRICS). Nothing here knows snapshots: routes and rules come as names.
+
+mod cells;
+mod page;
+mod series;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+pub use cells::{Cell, ConnectResult, Side, Where, WorkerMetrics};
+pub use series::{RouteSeries, RuleSeries};
+
+use page::Page;
+use series::RouteEntry;
+
+/// The default of [`MetricsOptions::max_series`].
+pub const DEFAULT_MAX_SERIES: usize = 10_000;
+
+/// What the metrics have to know at the start.
+#[derive(Clone, Debug)]
+pub struct MetricsOptions {
+    /// Number of data workers.
+    pub workers: usize,
+    /// Names of the static listeners, indexed by `ListenerId`.
+    pub listeners: Vec<Arc<str>>,
+    /// Most time series that routes and rules may have together; see [`DEFAULT_MAX_SERIES`].
+    pub max_series: usize,
+}
+
+/// Number of objects that are in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConfigObjects {
+    /// Routes.
+    pub routes: usize,
+    /// Rules of all routes.
+    pub rules: usize,
+    /// Service ports that rules refer to.
+    pub backends: usize,
+    /// Usable endpoints of all backends.
+    pub endpoints: usize,
+}
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    options: MetricsOptions,
+    workers: Box<[Arc<WorkerMetrics>]>,
+    control: ControlCells,
+    /// Series of the routes in force, by label. Only the control half takes this lock.
+    routes: Mutex<BTreeMap<Arc<str>, RouteEntry>>,
+}
+
+/// Numbers that the control half writes, from any of its threads.
+#[derive(Debug, Default)]
+struct ControlCells {
+    config_version: AtomicU64,
+    /// Milliseconds since 1970; 0: never.
+    config_last_ok: AtomicU64,
+    config_errors: AtomicU64,
+    config_warnings: AtomicU64,
+    objects: Mutex<ConfigObjects>,
+    panics: AtomicU64,
+    admin_closed: AtomicU64,
+    access_log_dropped: AtomicU64,
+}
+
+impl Metrics {
+    /// Makes the metrics of a process.
+    #[must_use]
+    pub fn new(options: MetricsOptions) -> Arc<Self> {
+        let workers = (0..options.workers).map(|_| Arc::new(WorkerMetrics::new(options.listeners.len()))).collect();
+        Arc::new(Self { options, workers, control: ControlCells::default(), routes: Mutex::default() })
+    }
+
+    /// The cells of a worker, for that worker's thread alone; `None` when there is no worker of this index.
+    #[must_use]
+    pub fn worker(&self, index: usize) -> Option<Arc<WorkerMetrics>> {
+        self.workers.get(index).cloned()
+    }
+
+    /// Takes over the rules in force, given as route label and rule name, and returns their series in the same order.
+    /// What has the same names keeps its counts; what is gone loses them.
+    pub fn set_rules<'a>(&self, rules: impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)>) -> Vec<Arc<RuleSeries>> {
+        let workers = self.workers.len();
+        let mut routes = lock(&self.routes);
+        let mut before = std::mem::take(&mut *routes);
+        let series = rules
+            .map(|(label, rule)| {
+                let route = routes.entry(Arc::clone(label)).or_insert_with(|| match before.remove(label) {
+                    Some(route) => route.begin_update(),
+                    None => RouteEntry::new(Arc::clone(label), workers),
+                });
+                route.keep_or_add(rule, workers)
+            })
+            .collect();
+        routes.values_mut().for_each(RouteEntry::end_update);
+        series
+    }
+
+    /// Notes the version that was published and what it holds.
+    pub fn set_config(&self, version: u64, objects: ConfigObjects) {
+        self.control.config_version.store(version, Ordering::Relaxed);
+        *lock(&self.control.objects) = objects;
+    }
+
+    /// Notes when the whole configuration was last in force without an error.
+    pub fn set_config_ok(&self, at: SystemTime) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        self.control.config_last_ok.store(millis, Ordering::Relaxed);
+    }
+
+    /// Notes how many diagnostics the configuration in force has.
+    pub fn set_diagnostics(&self, errors: usize, warnings: usize) {
+        self.control.config_errors.store(errors as u64, Ordering::Relaxed);
+        self.control.config_warnings.store(warnings as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a panic in a task of the control half.
+    pub fn control_panicked(&self) {
+        self.control.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an admin connection that was closed for being slow or one too many.
+    pub fn admin_closed(&self) {
+        self.control.admin_closed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts access-log lines that were dropped because the log's reader was too slow.
+    pub fn access_log_dropped(&self, lines: u64) {
+        self.control.access_log_dropped.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    /// The page in Prometheus' text format 0.0.4; a metric without any series is left out.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut page = Page::default();
+        self.render_config(&mut page);
+        self.render_workers(&mut page);
+        let folded = series::render(&mut lock(&self.routes), self.options.max_series, &mut page);
+        page.add("tidegate_metrics_series_folded", &[], folded as f64);
+        page.encode()
+    }
+
+    fn render_config(&self, page: &mut Page) {
+        let control = &self.control;
+        let get = |cell: &AtomicU64| cell.load(Ordering::Relaxed) as f64;
+        page.add("tidegate_build_info", &[env!("CARGO_PKG_VERSION")], 1.0);
+        page.add("tidegate_config_version", &[], get(&control.config_version));
+        page.add("tidegate_config_last_ok_timestamp_seconds", &[], get(&control.config_last_ok) / 1e3);
+        page.add("tidegate_config_diagnostics", &["error"], get(&control.config_errors));
+        page.add("tidegate_config_diagnostics", &["warning"], get(&control.config_warnings));
+        let objects = *lock(&control.objects);
+        for (kind, count) in [
+            ("route", objects.routes),
+            ("rule", objects.rules),
+            ("backend", objects.backends),
+            ("endpoint", objects.endpoints),
+        ] {
+            page.add("tidegate_config_objects", &[kind], count as f64);
+        }
+        page.add("tidegate_access_log_dropped_total", &[], get(&control.access_log_dropped));
+    }
+
+    fn render_workers(&self, page: &mut Page) {
+        for (index, name) in self.options.listeners.iter().enumerate() {
+            let sum = |cell: fn(&cells::ListenerCells) -> &Cell| {
+                self.sum(|worker| worker.listeners.get(index).map_or(0, |cells| cell(cells).get()))
+            };
+            page.add("tidegate_connections_open", &[name], sum(|cells| &cells.open));
+            page.add("tidegate_connections_accepted_total", &[name], sum(|cells| &cells.accepted));
+        }
+        for &side in Side::ALL {
+            let (label, side) = (side.as_str(), side as usize);
+            page.add("tidegate_received_bytes_total", &[label], self.sum(|worker| worker.received_bytes[side].get()));
+            page.add("tidegate_sent_bytes_total", &[label], self.sum(|worker| worker.sent_bytes[side].get()));
+            self.per_reason(page, "tidegate_connections_closed_total", &[label], |worker| &worker.closed[side]);
+        }
+        let admin = self.control.admin_closed.load(Ordering::Relaxed);
+        if admin > 0 {
+            page.add(
+                "tidegate_connections_closed_total",
+                &["admin", crate::reason::Reason::Admin.as_str()],
+                admin as f64,
+            );
+        }
+        self.per_reason(page, "tidegate_requests_refused_total", &[], |worker| &worker.refused);
+        self.per_reason(page, "tidegate_own_answers_total", &[], |worker| &worker.own_answers);
+        for &result in ConnectResult::ALL {
+            let count = self.sum(|worker| worker.upstream_connects[result as usize].get());
+            page.add("tidegate_upstream_connects_total", &[result.as_str()], count);
+        }
+        for &place in Where::ALL {
+            let count = self.sum(|worker| worker.panics[place as usize].get());
+            let control = match place {
+                Where::Control => self.control.panics.load(Ordering::Relaxed),
+                Where::Request | Where::Connection => 0,
+            };
+            page.add("tidegate_panics_total", &[place.as_str()], count + control as f64);
+        }
+        for (name, cell) in [
+            ("tidegate_requests_in_flight", (|worker| &worker.requests_in_flight) as fn(&WorkerMetrics) -> &Cell),
+            ("tidegate_upstream_retries_total", |worker| &worker.upstream_retries),
+            ("tidegate_upstream_connections_open", |worker| &worker.upstream_connections_open),
+            ("tidegate_interim_responses_dropped_total", |worker| &worker.interim_responses_dropped),
+            ("tidegate_underscore_fields_removed_total", |worker| &worker.underscore_fields_removed),
+            ("tidegate_accept_pauses_total", |worker| &worker.accept_pauses),
+        ] {
+            page.add(name, &[], self.sum(|worker| cell(worker).get()));
+        }
+    }
+
+    /// A series a reason that was ever counted.
+    fn per_reason(
+        &self,
+        page: &mut Page,
+        name: &'static str,
+        labels: &[&str],
+        cells: impl Fn(&WorkerMetrics) -> &cells::PerReason,
+    ) {
+        for &reason in crate::reason::Reason::ALL {
+            let count = self.sum(|worker| cells(worker).0[reason as usize].get());
+            if count > 0.0 {
+                let labels: Vec<&str> = labels.iter().copied().chain([reason.as_str()]).collect();
+                page.add(name, &labels, count);
+            }
+        }
+    }
+
+    fn sum(&self, cell: impl Fn(&WorkerMetrics) -> u64) -> f64 {
+        self.workers.iter().map(|worker| cell(worker)).fold(0_u64, u64::wrapping_add) as f64
+    }
+}
+
+/// Locks; what a panicking thread left behind is still numbers.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

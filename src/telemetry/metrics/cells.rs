@@ -1,0 +1,215 @@
+//! The cells that one worker alone writes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::reason::Reason;
+
+/// A number that one thread writes and a scrape reads.
+///
+/// Adding is a relaxed load and a relaxed store, cheaper than a locked addition; a second writer would lose counts.
+#[derive(Debug, Default)]
+pub struct Cell(AtomicU64);
+
+impl Cell {
+    /// Adds to the number.
+    pub fn add(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Takes one away, for gauges.
+    pub fn dec(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Defines a label's closed set of values.
+macro_rules! label {
+    ($(#[doc = $doc:literal])+ $name:ident { $($(#[doc = $each:literal])+ $variant:ident => $value:literal,)+ }) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[doc = $each])+ $variant,)+
+        }
+
+        impl $name {
+            /// Every value, in declaration order.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)+];
+
+            /// The label's value.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $($name::$variant => $value,)+
+                }
+            }
+        }
+    };
+}
+
+label! {
+    /// Which of its two sides a connection or byte belongs to.
+    Side {
+        /// The client's side.
+        Downstream => "downstream",
+        /// The endpoint's side.
+        Upstream => "upstream",
+    }
+}
+
+label! {
+    /// How an attempt to connect to an endpoint ended.
+    ConnectResult {
+        /// Connected.
+        Ok => "ok",
+        /// Refused by the address.
+        Refused => "refused",
+        /// Not connected in time.
+        Timeout => "timeout",
+        /// Any other error.
+        Error => "error",
+    }
+}
+
+label! {
+    /// Where a panic was caught.
+    Where {
+        /// In answering one request.
+        Request => "request",
+        /// In driving one connection.
+        Connection => "connection",
+        /// In a task of the control half.
+        Control => "control",
+    }
+}
+
+/// Counters of one listener on one worker.
+#[derive(Debug, Default)]
+pub(super) struct ListenerCells {
+    pub(super) open: Cell,
+    pub(super) accepted: Cell,
+}
+
+/// The counters and gauges of one worker that belong to no route.
+///
+/// Only that worker's thread may write them (see [`Cell`]); a scrape sums over the workers. A new cell is one line here,
+/// one row in [`METRICS`](crate::telemetry::METRICS) and one line in `render`.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerMetrics {
+    /// Requests that a handler works on; incremented and decremented.
+    pub requests_in_flight: Cell,
+    /// Requests sent a second time.
+    pub upstream_retries: Cell,
+    /// Connections to endpoints that are open, in use or idle; incremented and decremented.
+    pub upstream_connections_open: Cell,
+    /// Interim answers (1xx other than 100 and 101) of endpoints that were not passed on.
+    pub interim_responses_dropped: Cell,
+    /// Request fields removed because their name has an underscore (FI4).
+    pub underscore_fields_removed: Cell,
+    /// Times a listener stopped accepting because few file descriptors were left.
+    pub accept_pauses: Cell,
+    pub(super) listeners: Box<[ListenerCells]>,
+    pub(super) refused: PerReason,
+    pub(super) own_answers: PerReason,
+    pub(super) closed: [PerReason; Side::ALL.len()],
+    pub(super) received_bytes: [Cell; Side::ALL.len()],
+    pub(super) sent_bytes: [Cell; Side::ALL.len()],
+    pub(super) upstream_connects: [Cell; ConnectResult::ALL.len()],
+    pub(super) panics: [Cell; Where::ALL.len()],
+}
+
+impl WorkerMetrics {
+    pub(super) fn new(listeners: usize) -> Self {
+        Self { listeners: (0..listeners).map(|_| ListenerCells::default()).collect(), ..Self::default() }
+    }
+
+    /// Counts a request that was refused by the wire guard, the head check or a limit, before any route saw it.
+    pub fn refused(&self, reason: Reason) {
+        self.refused.0[reason as usize].inc();
+    }
+
+    /// Counts an answer that tidegate made itself, refusals included.
+    pub fn own_answer(&self, reason: Reason) {
+        self.own_answers.0[reason as usize].inc();
+    }
+
+    /// Counts a connection that tidegate closed, or lost, for a reason other than an orderly end.
+    pub fn closed(&self, side: Side, reason: Reason) {
+        self.closed[side as usize].0[reason as usize].inc();
+    }
+
+    /// Counts an accepted connection, and as open until [`Self::connection_closed`]; `listener` is the index of its
+    /// `ListenerId`, unknown ones are not counted.
+    pub fn connection_accepted(&self, listener: usize) {
+        if let Some(cells) = self.listeners.get(listener) {
+            cells.accepted.inc();
+            cells.open.inc();
+        }
+    }
+
+    /// Takes an accepted connection off the open ones.
+    pub fn connection_closed(&self, listener: usize) {
+        if let Some(cells) = self.listeners.get(listener) {
+            cells.open.dec();
+        }
+    }
+
+    /// Counts bytes that came in on a side: heads and bodies as far as tidegate sees them, without TLS and TCP.
+    pub fn received(&self, side: Side, bytes: u64) {
+        self.received_bytes[side as usize].add(bytes);
+    }
+
+    /// Counts bytes that went out on a side, like [`Self::received`].
+    pub fn sent(&self, side: Side, bytes: u64) {
+        self.sent_bytes[side as usize].add(bytes);
+    }
+
+    /// Counts an attempt to connect to an endpoint.
+    pub fn upstream_connect(&self, result: ConnectResult) {
+        self.upstream_connects[result as usize].inc();
+    }
+
+    /// Counts a panic that was caught.
+    pub fn panicked(&self, place: Where) {
+        self.panics[place as usize].inc();
+    }
+}
+
+#[cfg(test)]
+impl WorkerMetrics {
+    /// How often [`Self::refused`] was called with `reason`.
+    pub(crate) fn refused_count(&self, reason: Reason) -> u64 {
+        self.refused.0[reason as usize].get()
+    }
+
+    /// How often [`Self::closed`] was called with `side` and `reason`.
+    pub(crate) fn closed_count(&self, side: Side, reason: Reason) -> u64 {
+        self.closed[side as usize].0[reason as usize].get()
+    }
+
+    /// How often [`Self::panicked`] was called with `place`.
+    pub(crate) fn panic_count(&self, place: Where) -> u64 {
+        self.panics[place as usize].get()
+    }
+}
+
+/// One cell a reason.
+#[derive(Debug)]
+pub(super) struct PerReason(pub(super) [Cell; Reason::ALL.len()]);
+
+impl Default for PerReason {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Cell::default()))
+    }
+}

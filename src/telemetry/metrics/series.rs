@@ -1,0 +1,314 @@
+//! The series of routes and rules: dense cells per worker, allocated with the first request, and their bound.
+//!
+//! The bound: half of the limit is for histograms, of which a route has one as long as there is room, the rest sharing
+//! one; three eighths are for the request counters of rules, one eighth for those of routes that take up what finds no room
+//! among the former, and the rest goes to one route `_overflow`. What a scrape has decided stays so while the rule is there:
+//! a counter never falls because it changed its place.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use std::collections::BTreeMap;
+
+use super::cells::Cell;
+use super::page::Page;
+
+/// Values of the label `code`.
+pub(super) const CODES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Values of the label `method`; the last one stands for all others.
+pub(super) const METHODS: [&str; 10] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE", "other"];
+
+/// Request counters of one rule: code class × method.
+pub(super) const COMBINATIONS: usize = CODES.len() * METHODS.len();
+
+/// Upper bounds of the latency histogram, as exposed (seconds) and as compared.
+///
+/// From an in-memory answer to a long poll; ten of them bound what a route costs.
+pub(super) const BUCKETS: [(f64, Duration); 10] = [
+    (0.001, Duration::from_millis(1)),
+    (0.0025, Duration::from_micros(2_500)),
+    (0.005, Duration::from_millis(5)),
+    (0.01, Duration::from_millis(10)),
+    (0.025, Duration::from_millis(25)),
+    (0.1, Duration::from_millis(100)),
+    (0.25, Duration::from_millis(250)),
+    (1.0, Duration::from_secs(1)),
+    (5.0, Duration::from_secs(5)),
+    (30.0, Duration::from_secs(30)),
+];
+
+/// Request counters of one rule on one worker, indexed by [`combination`].
+#[derive(Debug)]
+#[repr(align(64))]
+struct RuleCells([Cell; COMBINATIONS]);
+
+/// Latencies of one route on one worker: a cell a bucket and one for what is longer, and the sum in nanoseconds.
+#[derive(Debug)]
+#[repr(align(64))]
+struct RouteCells {
+    buckets: [Cell; BUCKETS.len() + 1],
+    sum_nanos: Cell,
+}
+
+/// The series of one route, shared by its rules and kept across publications while a route has this name.
+#[derive(Debug)]
+pub struct RouteSeries {
+    /// `namespace/name`.
+    pub(super) label: Arc<str>,
+    workers: Box<[OnceLock<Box<RouteCells>>]>,
+}
+
+/// The series of one rule, kept across publications while its route has a rule of this name.
+#[derive(Debug)]
+pub struct RuleSeries {
+    route: Arc<RouteSeries>,
+    /// Name or index.
+    pub(super) rule: Arc<str>,
+    workers: Box<[OnceLock<Box<RuleCells>>]>,
+}
+
+impl RouteSeries {
+    pub(super) fn new(label: Arc<str>, workers: usize) -> Self {
+        Self { label, workers: lazily(workers) }
+    }
+
+    /// Counts per bucket, not cumulative, and the sum in nanoseconds; `None` before the first request.
+    pub(super) fn latencies(&self) -> Option<Latencies> {
+        let mut total: Option<Latencies> = None;
+        for cells in self.workers.iter().filter_map(OnceLock::get) {
+            let total = total.get_or_insert_default();
+            for (sum, cell) in total.buckets.iter_mut().zip(&cells.buckets) {
+                *sum += cell.get();
+            }
+            total.sum_nanos += cells.sum_nanos.get();
+        }
+        total
+    }
+}
+
+impl RuleSeries {
+    pub(super) fn new(route: Arc<RouteSeries>, rule: Arc<str>, workers: usize) -> Self {
+        Self { route, rule, workers: lazily(workers) }
+    }
+
+    /// Counts an answered request and its time from the first byte of its head to the last of the answer.
+    ///
+    /// Only the thread of `worker` may call it with that index; allocates with the first request of a rule there.
+    pub fn record(&self, worker: usize, method: &http::Method, status: u16, elapsed: Duration) {
+        if let Some(slot) = self.workers.get(worker) {
+            let cells = slot.get_or_init(|| Box::new(RuleCells(std::array::from_fn(|_| Cell::default()))));
+            cells.0[combination(method, status)].inc();
+        }
+        if let Some(slot) = self.route.workers.get(worker) {
+            let cells = slot.get_or_init(|| {
+                Box::new(RouteCells { buckets: std::array::from_fn(|_| Cell::default()), sum_nanos: Cell::default() })
+            });
+            let bucket = BUCKETS.iter().position(|&(_, bound)| elapsed <= bound).unwrap_or(BUCKETS.len());
+            cells.buckets[bucket].inc();
+            cells.sum_nanos.add(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Requests per combination over all workers; `None` before the first request.
+    pub(super) fn counts(&self) -> Option<[u64; COMBINATIONS]> {
+        let mut total = None;
+        for cells in self.workers.iter().filter_map(OnceLock::get) {
+            let total = total.get_or_insert([0; COMBINATIONS]);
+            for (sum, cell) in total.iter_mut().zip(&cells.0) {
+                *sum += cell.get();
+            }
+        }
+        total
+    }
+}
+
+/// Latencies of a route, summed over workers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Latencies {
+    pub(super) buckets: [u64; BUCKETS.len() + 1],
+    pub(super) sum_nanos: u64,
+}
+
+impl Latencies {
+    pub(super) fn add(&mut self, other: &Latencies) {
+        for (sum, count) in self.buckets.iter_mut().zip(&other.buckets) {
+            *sum += count;
+        }
+        self.sum_nanos += other.sum_nanos;
+    }
+}
+
+/// A route in force, with what the scrapes decided about its series.
+#[derive(Debug)]
+pub(super) struct RouteEntry {
+    series: Arc<RouteSeries>,
+    rules: Vec<RuleEntry>,
+    /// Rules of the update before, while one runs.
+    before: Vec<RuleEntry>,
+    /// The route has a histogram of its own; `None`: not decided.
+    own_histogram: Option<bool>,
+    /// Where combinations go that rules have no room for: series of the route itself, or `_overflow`.
+    folded: Placement,
+}
+
+/// A rule in force, with what the scrapes decided about its series.
+#[derive(Debug)]
+pub(super) struct RuleEntry {
+    series: Arc<RuleSeries>,
+    /// Which combinations have a series of the rule's own, and which go to the route's.
+    placement: Placement,
+}
+
+/// For each combination, as a bit: has a series of its own, goes elsewhere, or did not appear yet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Placement {
+    own: u64,
+    elsewhere: u64,
+}
+
+impl Placement {
+    /// Tells whether the combination has a series of its own; decided with its first appearance, by what is left.
+    fn is_own(&mut self, combination: usize, left: &mut usize) -> bool {
+        let bit = 1 << combination;
+        if (self.own | self.elsewhere) & bit == 0 {
+            if *left > 0 {
+                *left -= 1;
+                self.own |= bit;
+            } else {
+                self.elsewhere |= bit;
+            }
+        }
+        self.own & bit != 0
+    }
+
+    fn series(self) -> usize {
+        self.own.count_ones() as usize
+    }
+}
+
+impl RouteEntry {
+    pub(super) fn new(label: Arc<str>, workers: usize) -> Self {
+        Self {
+            series: Arc::new(RouteSeries::new(label, workers)),
+            rules: Vec::new(),
+            before: Vec::new(),
+            own_histogram: None,
+            folded: Placement::default(),
+        }
+    }
+
+    /// Puts the rules aside, for [`Self::keep_or_add`] to take from.
+    pub(super) fn begin_update(mut self) -> Self {
+        self.before = std::mem::take(&mut self.rules);
+        self
+    }
+
+    /// Adds a rule, with its counts when it was there before.
+    pub(super) fn keep_or_add(&mut self, rule: &Arc<str>, workers: usize) -> Arc<RuleSeries> {
+        let entry = match self.before.iter().position(|before| before.series.rule == *rule) {
+            Some(index) => self.before.swap_remove(index),
+            None => RuleEntry {
+                series: Arc::new(RuleSeries::new(Arc::clone(&self.series), Arc::clone(rule), workers)),
+                placement: Placement::default(),
+            },
+        };
+        let series = Arc::clone(&entry.series);
+        self.rules.push(entry);
+        series
+    }
+
+    /// Forgets the rules that are gone.
+    pub(super) fn end_update(&mut self) {
+        self.before = Vec::new();
+        self.rules.shrink_to_fit();
+    }
+}
+
+/// Lines of a histogram: its buckets, the infinite one, sum and count.
+const HISTOGRAM_LINES: usize = BUCKETS.len() + 3;
+
+/// Label of what found no room; no route's label, those have a slash.
+const OVERFLOW: &str = "_overflow";
+
+/// Value of `rule` where the counts of several rules of a route stand together; no rule's name begins so.
+const FOLDED: &str = "_folded";
+
+/// Adds the series of all routes and rules to the page, at most `max_series` lines; returns how many series of rules
+/// and routes stand under another name for want of room.
+pub(super) fn render(routes: &mut BTreeMap<Arc<str>, RouteEntry>, max_series: usize, page: &mut Page) -> usize {
+    // What all routes together may have, less what they have, less the place of the overflow itself.
+    let (mut own_rules, mut own_routes, mut own_histograms) = (0, 0, 0);
+    for route in routes.values() {
+        own_rules += route.rules.iter().map(|rule| rule.placement.series()).sum::<usize>();
+        own_routes += route.folded.series();
+        own_histograms += usize::from(route.own_histogram == Some(true));
+    }
+    let mut rules_left = (max_series * 3 / 8).saturating_sub(own_rules);
+    let mut routes_left = (max_series / 8).saturating_sub(COMBINATIONS + own_routes);
+    let mut histograms_left = (max_series / 2 / HISTOGRAM_LINES).saturating_sub(1 + own_histograms);
+
+    let mut folded = 0;
+    let mut overflow = [0; COMBINATIONS];
+    let mut other_latencies: Option<Latencies> = None;
+    for route in routes.values_mut() {
+        let mut together = [0; COMBINATIONS];
+        for rule in &mut route.rules {
+            let Some(counts) = rule.series.counts() else { continue };
+            for (combination, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+                if rule.placement.is_own(combination, &mut rules_left) {
+                    add_requests(page, &route.series.label, &rule.series.rule, combination, count);
+                } else {
+                    together[combination] += count;
+                    folded += 1;
+                }
+            }
+        }
+        for (combination, &count) in together.iter().enumerate().filter(|(_, count)| **count > 0) {
+            if route.folded.is_own(combination, &mut routes_left) {
+                add_requests(page, &route.series.label, FOLDED, combination, count);
+            } else {
+                overflow[combination] += count;
+            }
+        }
+        let Some(latencies) = route.series.latencies() else { continue };
+        let own = *route.own_histogram.get_or_insert_with(|| {
+            let own = histograms_left > 0;
+            histograms_left = histograms_left.saturating_sub(1);
+            own
+        });
+        if own {
+            page.add_latencies("tidegate_request_duration_seconds", &[&route.series.label], &latencies);
+        } else {
+            other_latencies.get_or_insert_default().add(&latencies);
+            folded += 1;
+        }
+    }
+    for (combination, &count) in overflow.iter().enumerate().filter(|(_, count)| **count > 0) {
+        add_requests(page, OVERFLOW, FOLDED, combination, count);
+    }
+    if let Some(latencies) = other_latencies {
+        page.add_latencies("tidegate_request_duration_seconds", &[OVERFLOW], &latencies);
+    }
+    folded
+}
+
+fn add_requests(page: &mut Page, route: &str, rule: &str, combination: usize, count: u64) {
+    let method = METHODS[combination % METHODS.len()];
+    let code = CODES[combination / METHODS.len()];
+    page.add("tidegate_requests_total", &[route, rule, method, code], count as f64);
+}
+
+fn lazily<T>(workers: usize) -> Box<[OnceLock<T>]> {
+    (0..workers).map(|_| OnceLock::new()).collect()
+}
+
+/// Index of a method and status among a rule's cells.
+fn combination(method: &http::Method, status: u16) -> usize {
+    let code = usize::from(status / 100).clamp(1, CODES.len()) - 1;
+    let name = method.as_str();
+    let others = METHODS.len() - 1;
+    let method = METHODS[..others].iter().position(|&known| known == name).unwrap_or(others);
+    code * METHODS.len() + method
+}

@@ -1,0 +1,254 @@
+//! The page: its names, its sums and its bound.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::*;
+use crate::reason::Reason;
+use crate::telemetry::{Kind, LABELS, METRICS};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn metrics(workers: usize, max_series: usize) -> Arc<Metrics> {
+    Metrics::new(MetricsOptions { workers, listeners: vec!["http".into(), "internal".into()], max_series })
+}
+
+/// Sets rules `rules` of routes `routes`, named by numbers; the series in order.
+fn set_rules(metrics: &Metrics, routes: usize, rules: usize) -> Vec<Arc<RuleSeries>> {
+    let names: Vec<(Arc<str>, Arc<str>)> = (0..routes)
+        .flat_map(|route| (0..rules).map(move |rule| (format!("ns/r{route}").into(), rule.to_string().into())))
+        .collect();
+    metrics.set_rules(names.iter().map(|(route, rule)| (route, rule)))
+}
+
+/// Samples of a page by name and labels.
+fn samples(page: &str) -> BTreeMap<String, f64> {
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').expect("name and value");
+            (name.to_owned(), value.parse().expect("number"))
+        })
+        .collect()
+}
+
+/// Every cell once.
+fn touch_everything(metrics: &Metrics) {
+    let worker = metrics.worker(0).expect("worker");
+    worker.requests_in_flight.inc();
+    worker.upstream_retries.inc();
+    worker.upstream_connections_open.inc();
+    worker.interim_responses_dropped.inc();
+    worker.connection_accepted(0);
+    worker.connection_accepted(99);
+    for &reason in Reason::ALL {
+        worker.refused(reason);
+        worker.own_answer(reason);
+        Side::ALL.iter().for_each(|&side| worker.closed(side, reason));
+    }
+    for &side in Side::ALL {
+        worker.received(side, 10);
+        worker.sent(side, 20);
+    }
+    ConnectResult::ALL.iter().for_each(|&result| worker.upstream_connect(result));
+    Where::ALL.iter().for_each(|&place| worker.panicked(place));
+    metrics.control_panicked();
+    metrics.access_log_dropped(3);
+    metrics.set_config(4, ConfigObjects { routes: 1, rules: 2, backends: 3, endpoints: 4 });
+    metrics.set_config_ok(SystemTime::UNIX_EPOCH + Duration::from_millis(1_500));
+    metrics.set_diagnostics(1, 2);
+    set_rules(metrics, 1, 1)[0].record(0, &http::Method::GET, 200, MS);
+}
+
+#[test]
+fn the_page_has_exactly_the_names_of_the_table() {
+    let metrics = metrics(1, 10_000);
+    touch_everything(&metrics);
+    let page = metrics.render();
+    let types: Vec<(&str, &str)> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    let table: Vec<(&str, &str)> = METRICS.iter().map(|row| (row.name, row.kind.as_str())).collect();
+    assert_eq!(types, table);
+    let helps = page.lines().filter(|line| line.starts_with("# HELP ")).count();
+    assert_eq!(helps, METRICS.len());
+    // Every sample has the labels of its row.
+    for sample in samples(&page).keys() {
+        let (name, labels) = sample.split_once('{').unwrap_or((sample, ""));
+        let row = METRICS
+            .iter()
+            .find(|row| match row.kind {
+                Kind::Histogram => {
+                    name.strip_prefix(row.name).is_some_and(|end| ["_bucket", "_sum", "_count"].contains(&end))
+                }
+                Kind::Counter | Kind::Gauge => name == row.name,
+            })
+            .unwrap_or_else(|| panic!("{sample} is not in the table"));
+        let found: BTreeSet<&str> =
+            labels.trim_end_matches('}').split("\",").filter_map(|pair| Some(pair.split_once('=')?.0)).collect();
+        let expected: BTreeSet<&str> =
+            row.labels.iter().copied().chain(name.ends_with("_bucket").then_some("le")).collect();
+        assert_eq!(found, expected, "{sample}");
+    }
+    // The values of closed labels are those that the table lists.
+    for label in ["method", "code", "side", "result", "where", "severity", "kind", "le"] {
+        let (_, listed) = LABELS.iter().find(|(name, _)| *name == label).expect("label");
+        for sample in samples(&page).keys() {
+            let sample = sample.replace('{', ",");
+            if let Some((_, value)) = sample.split_once(&format!(",{label}=\"")) {
+                let value = value.split('"').next().expect("value");
+                assert!(listed.contains(&format!("`{value}`")), "{label}={value} is not listed");
+            }
+        }
+    }
+}
+
+#[test]
+fn workers_are_summed() {
+    let metrics = metrics(3, 10_000);
+    for index in 0..3 {
+        let worker = metrics.worker(index).expect("worker");
+        worker.refused(Reason::Line);
+        worker.connection_accepted(1);
+        worker.received(Side::Upstream, 100);
+    }
+    metrics.worker(1).expect("worker").connection_closed(1);
+    assert!(metrics.worker(3).is_none());
+    metrics.worker(2).expect("worker").panicked(Where::Request);
+    touch_everything(&metrics);
+    let series = set_rules(&metrics, 1, 1);
+    for (worker, method, status, elapsed) in [
+        (0, "GET", 201, MS),
+        (1, "GET", 299, 2 * MS),
+        (2, "BREW", 404, 30_001 * MS),
+        (2, "get", 404, 30_000 * MS),
+        (1, "DELETE", 101, 1_001 * MS),
+        (1, "DELETE", 999, MS),
+        (3, "GET", 200, MS),
+    ] {
+        series[0].record(worker, &method.parse().expect("method"), status, elapsed);
+    }
+    let samples = samples(&metrics.render());
+    let requests = |method, code| {
+        let name = format!(r#"tidegate_requests_total{{route="ns/r0",rule="0",method="{method}",code="{code}"}}"#);
+        samples.get(&name).copied()
+    };
+    // One was counted by touching; a worker that is not there counts nothing.
+    assert_eq!(requests("GET", "2xx"), Some(3.0));
+    assert_eq!(requests("other", "4xx"), Some(2.0));
+    assert_eq!(requests("DELETE", "1xx"), Some(1.0));
+    assert_eq!(requests("DELETE", "5xx"), Some(1.0));
+    assert_eq!(requests("POST", "2xx"), None, "a series appears with its first request");
+    let latency = |what: &str| samples[&format!(r#"tidegate_request_duration_seconds{what}"#)];
+    for (bound, count) in [("0.001", 3.0), ("0.0025", 4.0), ("1", 4.0), ("5", 5.0), ("30", 6.0), ("+Inf", 7.0)] {
+        assert_eq!(latency(&format!(r#"_bucket{{route="ns/r0",le="{bound}"}}"#)), count, "le {bound}");
+    }
+    assert_eq!(latency(r#"_count{route="ns/r0"}"#), 7.0);
+    assert!((latency(r#"_sum{route="ns/r0"}"#) - 61.007).abs() < 1e-9);
+    for (name, value) in [
+        (r#"tidegate_requests_refused_total{reason="line"}"#, 4.0),
+        (r#"tidegate_connections_open{listener="internal"}"#, 2.0),
+        (r#"tidegate_connections_accepted_total{listener="internal"}"#, 3.0),
+        (r#"tidegate_connections_open{listener="http"}"#, 1.0),
+        (r#"tidegate_received_bytes_total{side="upstream"}"#, 310.0),
+        (r#"tidegate_panics_total{where="request"}"#, 2.0),
+        (r#"tidegate_panics_total{where="control"}"#, 2.0),
+        ("tidegate_config_version", 4.0),
+        ("tidegate_config_last_ok_timestamp_seconds", 1.5),
+        (r#"tidegate_config_diagnostics{severity="warning"}"#, 2.0),
+        (r#"tidegate_config_objects{kind="endpoint"}"#, 4.0),
+        ("tidegate_access_log_dropped_total", 3.0),
+        ("tidegate_metrics_series_folded", 0.0),
+    ] {
+        assert_eq!(samples.get(name).copied(), Some(value), "{name}");
+    }
+}
+
+#[test]
+fn series_live_as_long_as_their_names() {
+    let metrics = metrics(1, 10_000);
+    let first = set_rules(&metrics, 2, 2);
+    first.iter().for_each(|series| series.record(0, &http::Method::GET, 200, MS));
+    // A rule goes, a route goes, others stay.
+    let second = set_rules(&metrics, 1, 1);
+    assert!(Arc::ptr_eq(&first[0], &second[0]));
+    second[0].record(0, &http::Method::GET, 200, MS);
+    // A request that still runs on an old version does no harm.
+    first[3].record(0, &http::Method::GET, 200, MS);
+    let routes = |page: &str| -> Vec<String> {
+        samples(page)
+            .into_iter()
+            .filter(|(name, _)| name.starts_with("tidegate_requests_total"))
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect()
+    };
+    assert_eq!(
+        routes(&metrics.render()),
+        [r#"tidegate_requests_total{route="ns/r0",rule="0",method="GET",code="2xx"} 2"#]
+    );
+    let third = set_rules(&metrics, 2, 2);
+    assert!(Arc::ptr_eq(&first[0], &third[0]));
+    assert!(!Arc::ptr_eq(&first[3], &third[3]));
+    assert_eq!(routes(&metrics.render()).len(), 1);
+}
+
+/// Lines that belong to routes.
+fn route_lines(page: &str) -> usize {
+    page.lines().filter(|line| line.contains("{route=")).count()
+}
+
+#[test]
+fn the_limit_folds_rules_then_routes_and_counters_never_fall() {
+    let methods = ["GET", "POST", "PUT", "DELETE"].map(|name| name.parse::<http::Method>().expect("method"));
+    for (max_series, routes) in [(10_000, 5_000), (1_000, 300), (600, 100), (0, 3)] {
+        let metrics = metrics(2, max_series);
+        let series = set_rules(&metrics, routes, 2);
+        let mut before: BTreeMap<String, f64> = BTreeMap::new();
+        let mut chance = fastrand::Rng::with_seed(1);
+        let mut sent = 0;
+        for round in 0..6 {
+            // More rules and more kinds of requests with each round.
+            let used = series.len() * (round + 1) / 6;
+            for series in &series[..used] {
+                let method = chance.choice(&methods).expect("method");
+                series.record(chance.usize(..2), method, chance.u16(1..=5) * 100, MS);
+                sent += 1;
+            }
+            let page = metrics.render();
+            let now = samples(&page);
+            let lines = route_lines(&page);
+            // The overflow's own lines are left when there is room for nothing.
+            assert!(lines <= max_series.max(50 + 13), "{lines} lines of {max_series}");
+            for (name, value) in before.iter().filter(|(name, _)| name.contains("{route=")) {
+                assert!(now.get(name).is_some_and(|now| now >= value), "{name} fell from {value}");
+            }
+            let total = |what: &str| -> f64 {
+                now.iter().filter(|(name, _)| name.starts_with(what)).map(|(_, value)| value).sum()
+            };
+            assert_eq!(total("tidegate_requests_total"), f64::from(sent), "no request is lost");
+            assert_eq!(total("tidegate_request_duration_seconds_count"), f64::from(sent));
+            before = now;
+        }
+        let has = |what: &str| before.keys().any(|name| name.contains(what));
+        assert!(has(r#"route="_overflow""#), "{max_series}");
+        assert!(before["tidegate_metrics_series_folded"] > 0.0);
+        if max_series >= 600 {
+            assert!(has(r#"rule="_folded""#) && has(r#"rule="0""#), "{max_series}");
+        }
+    }
+}
+
+#[test]
+fn room_that_a_route_leaves_is_used_again() {
+    let metrics = metrics(1, 800);
+    // 300 series of rules are the limit: 400 are too many.
+    let series = set_rules(&metrics, 400, 1);
+    series.iter().for_each(|series| series.record(0, &http::Method::GET, 200, MS));
+    assert!(metrics.render().contains("_folded"));
+    set_rules(&metrics, 0, 0);
+    let series = set_rules(&metrics, 20, 1);
+    series.iter().for_each(|series| series.record(0, &http::Method::GET, 200, MS));
+    let page = metrics.render();
+    assert!(!page.contains("\"_folded\"") && !page.contains("\"_overflow\""), "{page}");
+    assert_eq!(route_lines(&page), 20 * 14);
+}

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands: format, lints, all tests, generated files up to date.
+#
+# Tests that need a program which is not installed say so and are skipped; with CI=true its absence is a failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+step format
+cargo fmt --check
+step lints
+cargo clippy --quiet --locked --all-targets -- -D warnings
+step build
+cargo build --quiet --locked --tests
+step tests
+cargo test --locked
+if [ -x tests/cluster.sh ]; then
+  step cluster
+  tests/cluster.sh
+fi

@@ -1,0 +1,132 @@
+//! The backend of the benchmarks: one thread, two ports, answers made before the first request.
+//!
+//! `GET /SIZE` answers with SIZE bytes (`/0`, `/1k`, `/64k`, `/1m`; anything else 1 KiB). Request bodies are skipped.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+
+/// One client connection.
+struct Connection {
+    stream: TcpStream,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    written: usize,
+    skip: usize,
+    close: bool,
+}
+
+/// Listens on two free loopback ports, prints them as `PORT PORT` and serves until the process is ended.
+///
+/// # Errors
+/// When it cannot listen or poll.
+pub fn run() -> io::Result<()> {
+    let mut poll = Poll::new()?;
+    let mut events = Events::with_capacity(1024);
+    let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let mut listeners = [TcpListener::bind(any)?, TcpListener::bind(any)?];
+    for (index, listener) in listeners.iter_mut().enumerate() {
+        poll.registry().register(listener, Token(index), Interest::READABLE)?;
+    }
+    println!("{} {}", listeners[0].local_addr()?.port(), listeners[1].local_addr()?.port());
+    io::stdout().flush()?;
+    let answers: Vec<(&[u8], Vec<u8>)> = [(&b"/0"[..], 0), (b"/1k", 1 << 10), (b"/64k", 64 << 10), (b"/1m", 1 << 20)]
+        .into_iter()
+        .map(|(path, size)| (path, answer(size)))
+        .collect();
+    let mut connections: HashMap<Token, Connection> = HashMap::new();
+    let mut next = listeners.len();
+    loop {
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        }
+        for event in &events {
+            if let Some(listener) = listeners.get(event.token().0) {
+                while let Ok((mut stream, _)) = listener.accept() {
+                    stream.set_nodelay(true)?;
+                    let token = Token(next);
+                    next += 1;
+                    poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+                    let connection =
+                        Connection { stream, input: Vec::new(), output: Vec::new(), written: 0, skip: 0, close: false };
+                    connections.insert(token, connection);
+                }
+            } else if let Some(connection) = connections.get_mut(&event.token()) {
+                let open = connection.turn(event.is_readable(), &answers);
+                if !open {
+                    connections.remove(&event.token());
+                }
+            }
+        }
+    }
+}
+
+fn answer(size: usize) -> Vec<u8> {
+    let mut bytes = format!(
+        "HTTP/1.1 200 OK\r\nServer: bench\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Type: text/plain\r\n\
+         Cache-Control: no-store\r\nContent-Length: {size}\r\n\r\n"
+    )
+    .into_bytes();
+    bytes.resize(bytes.len() + size, b'x');
+    bytes
+}
+
+impl Connection {
+    /// Reads, answers, writes; false when the connection is over.
+    fn turn(&mut self, readable: bool, answers: &[(&[u8], Vec<u8>)]) -> bool {
+        let mut buffer = [0; 16 << 10];
+        while readable {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return false,
+                Ok(count) => {
+                    self.input.extend_from_slice(&buffer[..count]);
+                    if count < buffer.len() {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => return false,
+            }
+        }
+        self.parse(answers);
+        while self.written < self.output.len() {
+            match self.stream.write(&self.output[self.written..]) {
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(_) => return false,
+            }
+        }
+        self.output.clear();
+        self.written = 0;
+        !self.close
+    }
+
+    fn parse(&mut self, answers: &[(&[u8], Vec<u8>)]) {
+        let mut at = 0;
+        loop {
+            let dropped = self.skip.min(self.input.len() - at);
+            at += dropped;
+            self.skip -= dropped;
+            let Some(end) = memchr::memmem::find(&self.input[at..], b"\r\n\r\n") else { break };
+            let head = &self.input[at..at + end + 2];
+            at += end + 4;
+            let path = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+            let default = &answers[1].1;
+            let bytes = answers.iter().find(|(name, _)| *name == path).map_or(default, |(_, bytes)| bytes);
+            self.output.extend_from_slice(bytes);
+            let lower = head.to_ascii_lowercase();
+            if let Some(found) = memchr::memmem::find(&lower, b"\r\ncontent-length:") {
+                let value = &lower[found + 17..];
+                let digits: Vec<u8> =
+                    value.iter().copied().skip_while(|b| *b == b' ').take_while(u8::is_ascii_digit).collect();
+                self.skip = String::from_utf8_lossy(&digits).parse().unwrap_or(0);
+            }
+            self.close |= memchr::memmem::find(&lower, b"\r\nconnection: close").is_some();
+        }
+        self.input.drain(..at);
+    }
+}

@@ -1,0 +1,135 @@
+//! The proxies under comparison, with settings that let each do its best and do the same work.
+
+use std::fs;
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use super::process::Process;
+
+/// A running proxy and the port it serves on.
+pub struct Peer {
+    /// Its name in the tables.
+    pub name: &'static str,
+    /// Its process.
+    pub process: Process,
+    /// The port it listens on.
+    pub port: u16,
+}
+
+/// A port that was free a moment ago, for peers that cannot pick one themselves.
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Where a program is, searched in the usual folders.
+pub fn find(program: &str) -> Option<PathBuf> {
+    ["/usr/sbin", "/usr/bin", "/usr/local/bin"]
+        .iter()
+        .map(|dir| Path::new(dir).join(program))
+        .find(|path| path.exists())
+}
+
+/// Writes a Service with the backend pair, `extra_routes` two-rule routes of one host each, and on demand one for all
+/// other hosts.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write_routes(dir: &Path, backends: [u16; 2], extra_routes: usize, catch_all: bool) -> io::Result<()> {
+    let slice = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: bench}}\nspec:\n  ports: [{{name: http, port: 80}}]\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: bench-1\n  labels: \
+         {{kubernetes.io/service-name: bench}}\naddressType: IPv4\nports: [{{name: http, port: {}}}]\nendpoints: \
+         [{{addresses: [127.0.0.1]}}]\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: \
+         bench-2\n  labels: {{kubernetes.io/service-name: bench}}\naddressType: IPv4\nports: [{{name: http, port: {}}}]\n\
+         endpoints: [{{addresses: [127.0.0.1]}}]\n",
+        backends[0], backends[1]
+    );
+    fs::write(dir.join("service.yaml"), slice)?;
+    let route = "apiVersion: tidegate.dev/v1alpha1\nkind: GatewayRoute\nmetadata: {name: bench}\nspec:\n  rules:\n  - \
+                 backendRefs: [{name: bench, port: 80}]\n    loadBalancer: {algorithm: LeastRequest}\n";
+    if catch_all {
+        fs::write(dir.join("route.yaml"), route)?;
+    }
+    for file in 0..extra_routes.div_ceil(100) {
+        let mut text = String::new();
+        for index in (file * 100)..((file + 1) * 100).min(extra_routes) {
+            text.push_str(&format!(
+                "---\napiVersion: tidegate.dev/v1alpha1\nkind: GatewayRoute\nmetadata: {{name: route-{index}}}\nspec:\n  \
+                 hostnames: [\"host-{index}.example.com\"]\n  rules:\n  - matches: [{{path: {{type: PathPrefix, value: \
+                 /api}}}}]\n    backendRefs: [{{name: bench, port: 80}}]\n  - backendRefs: [{{name: bench, port: 80}}]\n"
+            ));
+        }
+        fs::write(dir.join(format!("routes-{file}.yaml")), text)?;
+    }
+    Ok(())
+}
+
+/// tidegate in standalone mode with one data worker.
+///
+/// # Errors
+/// When it cannot be started or prints no ready line.
+pub fn tidegate(binary: &Path, dir: &Path, core: Option<usize>) -> io::Result<(Peer, u16)> {
+    let args = ["standalone", "--config", &dir.to_string_lossy(), "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let rest = ["--workers", "1", "--access-log", "off"];
+    let args: Vec<String> = args.iter().chain(&rest).map(|arg| (*arg).to_owned()).collect();
+    let mut process = Process::start("tidegate", core, binary, &args, false)?;
+    let line = process.first_line()?;
+    let ready: serde_json::Value = serde_json::from_str(&line)?;
+    let port = |value: &serde_json::Value| {
+        let address = value.as_str().and_then(|text| text.rsplit_once(':')).map(|(_, port)| port.to_owned());
+        address.and_then(|port| port.parse::<u16>().ok()).ok_or_else(|| io::Error::other(format!("ready line {line}")))
+    };
+    let admin = port(&ready["admin"])?;
+    Ok((Peer { name: "tidegate", port: port(&ready["listeners"]["http"])?, process }, admin))
+}
+
+/// nginx with one worker, upstream keep-alive and the forwarding fields that tidegate sends.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn nginx(program: &Path, dir: &Path, backends: [u16; 2], core: usize) -> io::Result<Peer> {
+    let port = free_port()?;
+    let config = format!(
+        "worker_processes 1; daemon off; pid {dir}/nginx.pid; error_log {dir}/nginx.log crit; worker_rlimit_nofile 65536;\n\
+         events {{ worker_connections 16384; multi_accept on; }}\n\
+         http {{ access_log off; tcp_nodelay on; keepalive_requests 1000000000; keepalive_timeout 600s;\n\
+         client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi;\n\
+         uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi; proxy_buffers 16 16k; proxy_buffer_size 16k;\n\
+         upstream bench {{ server 127.0.0.1:{}; server 127.0.0.1:{}; keepalive 512; keepalive_requests 1000000000; }}\n\
+         server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ proxy_pass http://bench; proxy_http_version 1.1;\n\
+         proxy_set_header Connection \"\"; proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr;\n\
+         proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Forwarded-Host $http_host;\n\
+         proxy_read_timeout 600s; proxy_send_timeout 600s; }} }} }}\n",
+        backends[0],
+        backends[1],
+        dir = dir.display()
+    );
+    let file = dir.join("nginx.conf");
+    fs::write(&file, config)?;
+    let args =
+        ["-c".to_owned(), file.display().to_string(), "-e".to_owned(), dir.join("nginx.log").display().to_string()];
+    let process = Process::start("nginx", Some(core), program, &args, true)?;
+    Ok(Peer { name: "nginx", process, port })
+}
+
+/// HAProxy with one thread and shared upstream connections.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn haproxy(program: &Path, dir: &Path, backends: [u16; 2], core: usize) -> io::Result<Peer> {
+    let port = free_port()?;
+    let config = format!(
+        "global\n nbthread 1\n maxconn 8000\ndefaults\n mode http\n option http-keep-alive\n http-reuse always\n timeout \
+         connect 5s\n timeout client 600s\n timeout server 600s\n timeout tunnel 600s\nfrontend f\n bind \
+         127.0.0.1:{port}\n default_backend b\nbackend b\n balance roundrobin\n option forwardfor\n http-request set-header \
+         X-Forwarded-Proto http\n http-request set-header X-Forwarded-Host %[req.hdr(host)]\n server a 127.0.0.1:{} \
+         pool-max-conn 512\n server b 127.0.0.1:{} pool-max-conn 512\n",
+        backends[0], backends[1]
+    );
+    let file = dir.join("haproxy.cfg");
+    fs::write(&file, config)?;
+    let args = ["-db".to_owned(), "-f".to_owned(), file.display().to_string()];
+    let process = Process::start("haproxy", Some(core), program, &args, true)?;
+    Ok(Peer { name: "haproxy", process, port })
+}

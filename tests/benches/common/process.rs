@@ -1,0 +1,151 @@
+//! Child processes of a benchmark: started pinned, measured through `/proc`, ended by their id.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A child process that is ended when it goes out of scope.
+pub struct Process {
+    child: Child,
+    name: String,
+}
+
+impl Process {
+    /// Starts `program` with `args`, pinned to `core` when one is given.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start(name: &str, core: Option<usize>, program: &Path, args: &[String], quiet: bool) -> io::Result<Self> {
+        let mut command = match core {
+            Some(core) => {
+                let mut command = Command::new("taskset");
+                command.arg("-c").arg(core.to_string()).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stderr(if quiet { Stdio::null() } else { Stdio::inherit() });
+        Ok(Self { child: command.spawn()?, name: name.to_owned() })
+    }
+
+    /// Process id; `taskset` replaces itself, so it is the program's own.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The first line that the process prints.
+    ///
+    /// # Errors
+    /// When it ends without a line.
+    pub fn first_line(&mut self) -> io::Result<String> {
+        let stdout = self.child.stdout.take().ok_or_else(|| io::Error::other("standard output was taken already"))?;
+        let mut line = String::new();
+        let mut reader = BufReader::new(stdout);
+        reader.read_line(&mut line)?;
+        // The rest is read and dropped, so that the process never blocks on a full pipe.
+        std::thread::spawn(move || io::copy(&mut reader, &mut io::sink()));
+        if line.is_empty() {
+            return Err(io::Error::other(format!("{} ended without a line", self.name)));
+        }
+        Ok(line)
+    }
+
+    /// CPU time of all threads of the process and its children so far, user and kernel.
+    pub fn cpu(&self) -> Duration {
+        Duration::from_nanos(tree(self.pid()).into_iter().map(cpu_nanos).sum())
+    }
+
+    /// User and kernel time of the process and its children in clock ticks.
+    pub fn ticks(&self) -> (u64, u64) {
+        tree(self.pid()).into_iter().filter_map(ticks).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
+    /// Proportional set size of the process and its children in KiB.
+    pub fn pss_kib(&self) -> u64 {
+        tree(self.pid()).into_iter().map(|pid| smaps(pid, "Pss:")).sum()
+    }
+
+    /// Resident set size of the process and its children in KiB.
+    pub fn rss_kib(&self) -> u64 {
+        tree(self.pid()).into_iter().map(|pid| smaps(pid, "Rss:")).sum()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SIGTERM first, so that nginx's master ends its workers.
+        let _ = Command::new("kill").arg(self.pid().to_string()).stderr(Stdio::null()).status();
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < deadline {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Busy, stolen and total time of one core in clock ticks.
+pub fn core_ticks(core: usize) -> io::Result<(u64, u64, u64)> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let prefix = format!("cpu{core} ");
+    let line = stat.lines().find(|line| line.starts_with(&prefix)).ok_or_else(|| io::Error::other("no such core"))?;
+    let fields: Vec<u64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    let total: u64 = fields.iter().take(8).sum();
+    let idle = fields.get(3).copied().unwrap_or(0) + fields.get(4).copied().unwrap_or(0);
+    Ok((total - idle, fields.get(7).copied().unwrap_or(0), total))
+}
+
+/// A process and all its descendants.
+fn tree(root: u32) -> Vec<u32> {
+    let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter_map(|pid| Some((pid, parent(pid)?)))
+        .collect();
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        found.extend(parents.iter().filter(|(_, parent)| *parent == pid).map(|(child, _)| *child));
+        next += 1;
+    }
+    found
+}
+
+fn stat_fields(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold spaces; the fields begin behind it.
+    let rest = stat.rsplit_once(')')?.1;
+    Some(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    stat_fields(pid)?.get(1)?.parse().ok()
+}
+
+fn ticks(pid: u32) -> Option<(u64, u64)> {
+    let fields = stat_fields(pid)?;
+    Some((fields.get(11)?.parse().ok()?, fields.get(12)?.parse().ok()?))
+}
+
+fn cpu_nanos(pid: u32) -> u64 {
+    fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok())
+        .filter_map(|text| text.split_whitespace().next()?.parse::<u64>().ok())
+        .sum()
+}
+
+fn smaps(pid: u32, field: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    text.lines().find_map(|line| line.strip_prefix(field)?.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,169 @@
+//! Deadlines of an exchange, in paused time: 504 before the head, a visible cut behind it.
+
+use std::time::Duration;
+
+use tidegate::model::policy::Timeouts;
+use tidegate::settings::Deadlines;
+use tokio::time::Instant;
+
+use super::bed::{Endpoints, GET, Gateway, OK, Options, Served, run_paused};
+
+const fn secs(seconds: u64) -> Option<Duration> {
+    Some(Duration::from_secs(seconds))
+}
+
+async fn silent() -> Endpoints {
+    Endpoints::script(|mut served: Served| async move {
+        served.request().await;
+        served.until_closed().await;
+    })
+    .await
+}
+
+/// Sends a head and a part of the body, then nothing.
+async fn stalling() -> Endpoints {
+    Endpoints::script(|mut served: Served| async move {
+        served.request().await;
+        served.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart").await;
+        served.until_closed().await;
+    })
+    .await
+}
+
+const NONE: Timeouts = Timeouts { request: None, backend_request: None, connect: None, idle: None };
+
+#[test]
+fn before_the_head_a_deadline_is_504() {
+    let table = [
+        (NONE, 60, "response_head"),
+        (Timeouts { request: secs(7), ..NONE }, 7, "request"),
+        (Timeouts { backend_request: secs(5), request: secs(7), ..NONE }, 5, "backend_request"),
+        (Timeouts { idle: secs(3), ..NONE }, 3, "exchange_idle"),
+    ];
+    run_paused(async || {
+        for (timeouts, seconds, reason) in table {
+            let backend = silent().await;
+            let gateway = Gateway::start(Options { timeouts, ..Options::to(&[backend.addr]) }).await;
+            let began = Instant::now();
+            assert_eq!(gateway.ask(GET).await.verdict(), (504, Some(reason)));
+            assert_eq!(began.elapsed().as_secs(), seconds, "{reason}");
+            super::bed::until(|| backend.closed.get() == 1).await;
+        }
+        let deadlines = Deadlines { response_head: Duration::from_secs(2), ..Deadlines::default() };
+        let backend = silent().await;
+        let gateway = Gateway::start(Options { deadlines, ..Options::to(&[backend.addr]) }).await;
+        let began = Instant::now();
+        assert_eq!(gateway.ask(GET).await.verdict(), (504, Some("response_head")));
+        assert_eq!(began.elapsed().as_secs(), 2);
+    });
+}
+
+#[test]
+fn behind_the_head_a_deadline_is_a_visible_cut() {
+    let table = [
+        (Timeouts { request: secs(7), ..NONE }, 7),
+        (Timeouts { backend_request: secs(5), ..NONE }, 5),
+        (Timeouts { idle: secs(3), ..NONE }, 3),
+    ];
+    run_paused(async || {
+        for (timeouts, seconds) in table {
+            let backend = stalling().await;
+            let gateway = Gateway::start(Options { timeouts, ..Options::to(&[backend.addr]) }).await;
+            let began = Instant::now();
+            let answer = gateway.ask(GET).await;
+            assert_eq!((answer.status, answer.complete, answer.body.as_slice()), (200, false, b"part".as_slice()));
+            assert_eq!(began.elapsed().as_secs(), seconds);
+            super::bed::until(|| backend.closed.get() == 1).await;
+        }
+    });
+}
+
+#[test]
+fn the_wait_for_a_head_begins_with_the_last_request_byte() {
+    run_paused(async || {
+        let backend = silent().await;
+        let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+        let mut client = gateway.client().await;
+        let began = Instant::now();
+        client.send("POST /p HTTP/1.1\r\nhost: a.test\r\ncontent-length: 40000\r\n\r\n").await;
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            client.send(vec![b'a'; 10_000]).await;
+        }
+        assert_eq!(client.answer().await.verdict(), (504, Some("response_head")));
+        assert_eq!(began.elapsed().as_secs(), 100);
+    });
+}
+
+#[test]
+fn bytes_in_either_direction_keep_an_exchange_alive() {
+    run_paused(async || {
+        let backend = Endpoints::script(|mut served: Served| async move {
+            served.request().await;
+            served.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n").await;
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                served.send("x").await;
+            }
+        })
+        .await;
+        let timeouts = Timeouts { idle: secs(3), ..NONE };
+        let gateway = Gateway::start(Options { timeouts, ..Options::to(&[backend.addr]) }).await;
+        let began = Instant::now();
+        let answer = gateway.ask(GET).await;
+        assert!(answer.complete && answer.body == b"xxxxxxxxxx");
+        assert_eq!(began.elapsed().as_secs(), 20);
+    });
+}
+
+#[test]
+fn idle_pooled_connections_are_closed_by_the_sweep() {
+    run_paused(async || {
+        let backend = Endpoints::answering(OK).await;
+        let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+        tokio::task::spawn_local(std::rc::Rc::clone(&gateway.worker).maintain());
+        assert_eq!(gateway.ask(GET).await.status, 200);
+        assert_eq!(gateway.worker.pools().idle(), 1);
+        let began = Instant::now();
+        super::bed::until(|| backend.closed.get() == 1).await;
+        assert!((4..=5).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        assert_eq!(gateway.worker.pools().idle(), 0);
+    });
+}
+
+#[test]
+fn a_reused_connection_has_its_own_deadlines() {
+    run_paused(async || {
+        let backend = Endpoints::script(|mut served: Served| async move {
+            while let Some((head, _)) = served.request().await {
+                if head.starts_with("GET /p/slow") {
+                    tokio::time::sleep(Duration::from_secs(59)).await;
+                }
+                served.send(OK).await;
+            }
+        })
+        .await;
+        let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+        let mut client = gateway.client().await;
+        for _ in 0..3 {
+            client.send("GET /p/slow HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
+            assert_eq!(client.answer().await.status, 200, "the timer of the first is not that of the second");
+        }
+        assert_eq!(backend.connections.get(), 1);
+    });
+}
+
+#[test]
+fn an_endpoint_that_ignores_expect_gets_the_body_after_a_second() {
+    run_paused(async || {
+        let backend = Endpoints::answering(OK).await;
+        let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+        let mut client = gateway.client().await;
+        let began = Instant::now();
+        client.send("POST /p HTTP/1.1\r\nhost: a.test\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, 100);
+        assert_eq!(began.elapsed().as_secs(), 1);
+        client.send("hi").await;
+        assert_eq!(client.answer().await.status, 200);
+    });
+}

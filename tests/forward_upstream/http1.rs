@@ -1,0 +1,394 @@
+//! HTTP/1.1 endpoints: the canonical request, hostile responses (RS1 to RS10), own answers.
+
+use tidegate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey};
+use tokio::io::AsyncWriteExt;
+
+use super::bed::{Endpoints, GET, Gateway, OK, Options, run, until};
+
+#[test]
+fn a_request_goes_through_in_canonical_form_and_connections_are_reused() {
+    run(async || {
+        let backend = Endpoints::answering(
+            b"HTTP/1.1 200 Fine\r\nX-Own: 1\r\nConnection: x-hop\r\nX-Hop: 1\r\nContent-Length: 2\r\n\r\nok",
+        )
+        .await;
+        let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+        let mut client = gateway.client().await;
+        for _ in 0..3 {
+            client.send("GET /p/%7ex?q=1 HTTP/1.1\r\nHost: A.test\r\nX-B: 1\r\nConnection: keep-alive, x-c\r\nX-C: 2\r\nTE: trailers\r\n\r\n").await;
+            let answer = client.answer().await;
+            assert_eq!((answer.status, answer.body.as_slice()), (200, b"ok".as_slice()));
+            assert_eq!(answer.field("x-own"), Some("1"));
+            assert_eq!((answer.field("x-hop"), answer.field("connection")), (None, None));
+        }
+        assert_eq!(backend.connections.get(), 1);
+        assert_eq!(gateway.worker.pools().idle(), 1);
+        let head = &backend.heads()[0];
+        let id = head.split("x-request-id: ").nth(1).unwrap().trim_end();
+        assert_eq!(id.len(), 32);
+        let port = gateway.addr.port();
+        assert_eq!(
+            *head,
+            format!(
+                "GET /p/~x?q=1 HTTP/1.1\r\nhost: A.test\r\nx-b: 1\r\nx-forwarded-for: 127.0.0.1\r\nx-forwarded-proto: http\r\n\
+                 x-forwarded-host: A.test\r\nx-forwarded-port: {port}\r\nvia: 1.1 tidegate\r\nx-request-id: {id}\r\n\r\n"
+            )
+        );
+        assert_eq!(gateway.metric("tidegate_requests_total{route=\"ns/r\",rule=\"0\",method=\"GET\",code=\"2xx\"}"), 3);
+        assert_eq!(gateway.metric("tidegate_upstream_connects_total{result=\"ok\"}"), 1);
+        assert_eq!(gateway.metric("tidegate_upstream_connections_open"), 1);
+        drop(client);
+        until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+    });
+}
+
+#[test]
+fn own_answers_have_status_and_reason() {
+    run(async || {
+        let backend = Endpoints::answering(OK).await;
+        let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+        let table = [
+            ("GET /p HTTP/1.1\r\nhost: b.test\r\n\r\n", (404, Some("no_host"))),
+            ("GET /q HTTP/1.1\r\nhost: a.test\r\n\r\n", (404, Some("no_path"))),
+            ("GET /p HTTP/1.1\r\nhost: a.test\r\nvia: 1.1 tidegate, 1.1 tidegate\r\n\r\n", (508, Some("loop"))),
+            ("GET /p HTTP/1.1\r\nhost: a.test\r\nvia: 1.1 tidegate\r\n\r\n", (200, None)),
+        ];
+        for (request, expected) in table {
+            assert_eq!(gateway.ask(request).await.verdict(), expected, "{request}");
+        }
+        let mut client = gateway.client().await;
+        client.send("HEAD /q HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
+        let answer = client.answer_to(true).await;
+        assert_eq!((answer.status, answer.field("content-length")), (404, Some("10")));
+        client
+            .send("POST /q HTTP/1.1\r\nhost: a.test\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\n\r\n")
+            .await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.field("grpc-status")), (200, Some("12")));
+
+        let gateway = Gateway::start(Options::to(&[])).await;
+        let answer = gateway.ask(GET).await;
+        assert_eq!(answer.verdict(), (503, Some("no_endpoints")));
+        assert_eq!(answer.field("retry-after"), Some("1"));
+        assert_eq!(gateway.metric("tidegate_own_answers_total{reason=\"no_endpoints\"}"), 1);
+
+        let gateway = Gateway::start(Options { backend: false, ..Options::to(&[backend.addr]) }).await;
+        assert_eq!(gateway.ask(GET).await.verdict(), (500, Some("no_backend")));
+
+        let algorithm = Algorithm::ConsistentHash(ConsistentHash {
+            keys: vec![HashKey::Cookie("k".into())],
+            on_missing: OnMissingKey::Reject,
+            bounded_load_percent: None,
+            table_size: None,
+        });
+        let gateway = Gateway::start(Options { algorithm, ..Options::to(&[backend.addr]) }).await;
+        assert_eq!(gateway.ask(GET).await.verdict(), (400, Some("missing_key")));
+        let keyed = "GET /p HTTP/1.1\r\nhost: a.test\r\ncookie: k=1\r\n\r\n";
+        assert_eq!(gateway.ask(keyed).await.status, 200);
+    });
+}
+
+/// RS1 to RS4: what is malformed is 502, and its connection is gone.
+#[test]
+fn malformed_responses_are_502_and_close_the_endpoint() {
+    let table: [(&str, &[u8]); 14] = [
+        ("RS1", b"HTTP/1.2 200 OK\r\ncontent-length: 0\r\n\r\n"),
+        ("RS1", b"HTTP/1.1 99 OK\r\ncontent-length: 0\r\n\r\n"),
+        ("RS1", b"nonsense\r\n\r\n"),
+        ("RS2", b"HTTP/1.1 200 OK\ncontent-length: 0\n\n"),
+        ("RS2", b"HTTP/1.1 200 OK\r\na: b\r\n folded\r\ncontent-length: 0\r\n\r\n"),
+        ("RS2", b"HTTP/1.1 200 OK\r\na : b\r\ncontent-length: 0\r\n\r\n"),
+        ("RS2", b"HTTP/1.1 200 OK\r\na: b\0\r\ncontent-length: 0\r\n\r\n"),
+        ("RS3", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ("RS3", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\ncontent-length: 0\r\n\r\n"),
+        ("RS3", b"HTTP/1.1 200 OK\r\ncontent-length: +0\r\n\r\n"),
+        ("RS3", b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        ("RS4", b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"),
+        ("RS4", b"HTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\n"),
+        ("chunks", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n"),
+    ];
+    run(async || {
+        for (rule, response) in table {
+            let backend = Endpoints::answering(response).await;
+            let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+            let mut client = gateway.client().await;
+            client.send(GET).await;
+            let answer = client.answer().await;
+            assert_eq!(answer.verdict(), (502, Some("bad_response")), "{rule}: {}", response.escape_ascii());
+            until(|| backend.closed.get() == 1).await;
+            assert_eq!(gateway.worker.pools().idle(), 0);
+            // The client's connection is not to blame.
+            client.send("GET /q HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
+            assert_eq!(client.answer().await.status, 404);
+        }
+        let large = Endpoints::script(|mut served| async move {
+            served.request().await;
+            served.send("HTTP/1.1 200 OK\r\n").await;
+            served.send("a: ".to_owned() + &"b".repeat(40 << 10)).await;
+            served.until_closed().await;
+        });
+        let gateway = Gateway::start(Options::to(&[large.await.addr])).await;
+        assert_eq!(gateway.ask(GET).await.verdict(), (502, Some("bad_response")), "RS4: head over 32 KiB");
+    });
+}
+
+/// RS5: no body follows these, whatever the fields say.
+#[test]
+fn head_204_and_304_have_no_body() {
+    run(async || {
+        for (method, response) in [
+            ("HEAD", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"),
+            ("GET", "HTTP/1.1 204 No Content\r\ncontent-length: 2\r\n\r\n"),
+            ("GET", "HTTP/1.1 304 Not Modified\r\ntransfer-encoding: chunked\r\netag: x\r\n\r\n"),
+        ] {
+            let backend = Endpoints::answering(response.as_bytes()).await;
+            let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+            let mut client = gateway.client().await;
+            for _ in 0..2 {
+                client.send(format!("{method} /p HTTP/1.1\r\nhost: a.test\r\n\r\n")).await;
+                let answer = client.answer_to(method == "HEAD").await;
+                assert_eq!(answer.head[9..12], response[9..12]);
+                if method == "HEAD" {
+                    assert_eq!(answer.field("content-length"), Some("2"), "HEAD says what GET would send");
+                }
+            }
+            assert_eq!(backend.connections.get(), 1, "{response}");
+        }
+    });
+}
+
+/// RS6 and RS3 to RS8: a poisoned exchange never shows in the next one on the same pool.
+#[test]
+fn victims_never_see_a_poisoned_exchange() {
+    const POISON: [&str; 7] = [
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison",
+        "HTTP/1.1 204 No\r\ncontent-length: 6\r\n\r\npoison",
+        "HTTP/1.1 304 No\r\n\r\npoison",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\npoison",
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 8\r\n\r\nokpoison",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nokpoison\r\n0\r\n\r\n",
+        "HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 101 Switching\r\n\r\npoison",
+    ];
+    run(async || {
+        let backend = Endpoints::script(|mut served| async move {
+            let mut poison = POISON.iter().cycle();
+            while let Some((head, _)) = served.request().await {
+                let answer = match head.strip_prefix("GET /p/poison/") {
+                    Some(rest) => {
+                        let index: usize = rest.split(' ').next().unwrap().parse().unwrap();
+                        POISON[index % POISON.len()]
+                    }
+                    None => "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nvictim",
+                };
+                let _ = poison.next();
+                served.send(answer).await;
+            }
+        })
+        .await;
+        let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+        for round in 0..1_000 {
+            let mut client = gateway.client().await;
+            client.send(format!("GET /p/poison/{round} HTTP/1.1\r\nhost: a.test\r\n\r\n")).await;
+            let mut victim = gateway.client().await;
+            let poisoned = client.answer().await;
+            assert!(!poisoned.body.windows(6).any(|window| window == b"poison") || poisoned.status == 200, "{round}");
+            victim.send(GET).await;
+            let answer = victim.answer().await;
+            assert_eq!((answer.status, answer.body.as_slice()), (200, b"victim".as_slice()), "round {round}");
+        }
+        assert!(gateway.worker.pools().idle() >= 1);
+    });
+}
+
+/// RS7: a response that is cut stays visibly cut.
+#[test]
+fn truncated_responses_are_visibly_cut() {
+    run(async || {
+        for response in [
+            &b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\npart"[..],
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n0\r\n",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npartX",
+        ] {
+            let backend = Endpoints::script(move |mut served| async move {
+                served.request().await;
+                served.send(response).await;
+            })
+            .await;
+            let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+            let mut client = gateway.client().await;
+            client.send(GET).await;
+            let answer = client.answer().await;
+            assert_eq!(answer.status, 200);
+            assert!(!answer.complete, "{}", response.escape_ascii());
+            assert!(client.is_closed().await);
+        }
+    });
+}
+
+/// RS9 and RS10: an HTTP/1.0 client gets a plain body.
+#[test]
+fn http10_clients_get_no_chunks() {
+    run(async || {
+        let backend = Endpoints::answering(
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nkeep-alive: 5\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        )
+        .await;
+        let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+        let answer = gateway.ask("GET /p HTTP/1.0\r\nhost: a.test\r\n\r\n").await;
+        assert_eq!((answer.status, answer.body.as_slice()), (200, b"ok".as_slice()));
+        assert_eq!((answer.field("transfer-encoding"), answer.field("keep-alive")), (None, None));
+    });
+}
+
+/// Trailers pass when the client takes them and the endpoint announced them.
+#[test]
+fn trailers_pass_when_both_sides_agree() {
+    run(async || {
+        let backend = Endpoints::answering(
+            b"HTTP/1.1 200 OK\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-sum: 7\r\nhost: evil\r\n\r\n",
+        )
+        .await;
+        let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+        let request = "GET /p HTTP/1.1\r\nhost: a.test\r\nte: trailers\r\nconnection: te\r\n\r\n";
+        let answer = gateway.ask(request).await;
+        let body = String::from_utf8(answer.body).unwrap();
+        assert!(body.ends_with("0\r\nx-sum: 7\r\n\r\n"), "{body}");
+        let answer = gateway.ask(GET).await;
+        let body = String::from_utf8(answer.body).unwrap();
+        assert!(body.ends_with("0\r\n\r\n") && !body.contains("x-sum"), "{body}");
+        assert_eq!(backend.connections.get(), 1, "the trailers belong to the message");
+    });
+}
+
+/// RS8: a final status overtakes the upload; the endpoint's connection is not used again.
+#[test]
+fn early_responses_do_not_deadlock() {
+    run(async || {
+        let backend = Endpoints::script(|mut served| async move {
+            if served.head().await.is_some() {
+                served.send("HTTP/1.1 413 Too Big\r\ncontent-length: 3\r\n\r\nbig").await;
+                // Reads nothing more, and lets nobody think it had closed.
+                std::future::pending::<()>().await;
+            }
+        })
+        .await;
+        let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+        let client = gateway.client().await.stream;
+        let (read, mut write) = client.into_split();
+        let upload = tokio::task::spawn_local(async move {
+            write.write_all(b"POST /p HTTP/1.1\r\nhost: a.test\r\ncontent-length: 67108864\r\n\r\n").await.unwrap();
+            let chunk = vec![b'a'; 64 << 10];
+            while write.write_all(&chunk).await.is_ok() {}
+        });
+        let mut received = Vec::new();
+        let mut read = read;
+        while !received.ends_with(b"\r\n\r\nbig") {
+            let n = tokio::io::AsyncReadExt::read_buf(&mut read, &mut received).await.unwrap();
+            assert!(n > 0, "{}", received.escape_ascii());
+        }
+        let head = String::from_utf8_lossy(&received).to_lowercase();
+        assert!(head.starts_with("http/1.1 413 ") && head.contains("connection: close\r\n"), "{head}");
+        upload.await.unwrap();
+        assert_eq!(gateway.worker.pools().idle(), 0);
+    });
+}
+
+#[test]
+fn interim_responses_are_dropped_and_counted() {
+    run(async || {
+        let backend = Endpoints::answering(
+            b"HTTP/1.1 102 P\r\n\r\nHTTP/1.1 103 E\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        )
+        .await;
+        let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+        let answer = gateway.ask(GET).await;
+        assert_eq!((answer.status, answer.field("link")), (200, None));
+        assert_eq!(gateway.metric("tidegate_interim_responses_dropped_total"), 2);
+    });
+}
+
+#[test]
+fn bodies_keep_their_framing_and_length() {
+    run(async || {
+        let backend = Endpoints::script(|mut served| async move {
+            while let Some((head, body)) = served.request().await {
+                let framing = if head.contains("\r\ntransfer-encoding: chunked\r\n") { "chunked" } else { "length" };
+                let length = framing.len() + 1 + body.len();
+                served.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{framing}:")).await;
+                served.send(&body).await;
+            }
+        })
+        .await;
+        let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+        let mut client = gateway.client().await;
+        client.send("POST /p HTTP/1.1\r\nhost: a.test\r\ncontent-length: 005\r\n\r\nhello").await;
+        assert_eq!(client.answer().await.body, b"length:hello");
+        client.send("POST /p HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n3;x\r\nhel\r\n").await;
+        client.send("2\r\nlo\r\n0\r\nx-t: 1\r\n\r\n").await;
+        let body = String::from_utf8(client.answer().await.body).unwrap();
+        assert!(
+            body == "chunked:3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n" || body == "chunked:5\r\nhello\r\n0\r\n\r\n",
+            "{body}"
+        );
+        client.send("POST /p HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
+        assert_eq!(client.answer().await.body, b"length:");
+        assert_eq!(backend.connections.get(), 1);
+    });
+}
+
+/// The backend never sees a complete message of a client that goes wrong or away in the middle.
+#[test]
+fn a_broken_upload_is_aborted() {
+    run(async || {
+        for (framing, start, rest) in
+            [("transfer-encoding: chunked", "5\r\nhello\r\n", Some("ZZ\r\n")), ("content-length: 9", "hello", None)]
+        {
+            let complete = std::rc::Rc::new(std::cell::Cell::new(false));
+            let flag = std::rc::Rc::clone(&complete);
+            let backend = Endpoints::script(move |mut served| {
+                let flag = std::rc::Rc::clone(&flag);
+                async move { flag.set(served.request().await.is_some()) }
+            })
+            .await;
+            let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+            let mut client = gateway.client().await;
+            client.send(format!("POST /p HTTP/1.1\r\nhost: a.test\r\n{framing}\r\n\r\n{start}")).await;
+            until(|| backend.count() == 1).await;
+            match rest {
+                Some(rest) => {
+                    client.send(rest).await;
+                    assert_eq!(client.answer().await.verdict(), (400, Some("chunk")));
+                    assert!(client.is_closed().await);
+                }
+                None => client.stream.shutdown().await.unwrap(),
+            }
+            until(|| backend.closed.get() == 1).await;
+            assert!(!complete.get(), "{framing}");
+            assert_eq!(gateway.worker.pools().idle(), 0);
+            until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+        }
+    });
+}
+
+/// CO5: the unread body of an own answer is dropped, never parsed as a request; a large one closes the connection.
+#[test]
+fn unread_bodies_are_dropped_within_a_bound() {
+    run(async || {
+        let backend = Endpoints::answering(OK).await;
+        let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+        let mut client = gateway.client().await;
+        let inner = "GET /p/inner HTTP/1.1\r\nhost: a.test\r\n\r\n";
+        let padding = "x".repeat(1_000 - inner.len());
+        client.send(format!("POST /q HTTP/1.1\r\nhost: a.test\r\ncontent-length: 1000\r\n\r\n{inner}{padding}")).await;
+        assert_eq!(client.answer().await.status, 404);
+        client.send(GET).await;
+        assert_eq!(client.answer().await.status, 200);
+        assert_eq!(backend.heads().iter().filter(|head| head.contains("inner")).count(), 0);
+
+        client.send("POST /q HTTP/1.1\r\nhost: a.test\r\ncontent-length: 10485760\r\n\r\n").await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.field("connection")), (404, Some("close")));
+        assert!(client.is_closed().await);
+    });
+}

@@ -1,0 +1,339 @@
+//! HTTP/2 with prior knowledge to endpoints: shared connections, trailers, gRPC.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use tidegate::model::backend::Protocol;
+use tidegate::model::policy::Timeouts;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::bed::{GET, Gateway, Options, run, run_paused};
+
+#[derive(Clone, Copy)]
+struct Local;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+struct Io(TcpStream);
+
+impl hyper::rt::Read for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut cursor: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut buffer = [0; 4096];
+        let room = cursor.remaining().min(buffer.len());
+        let mut read = tokio::io::ReadBuf::new(&mut buffer[..room]);
+        ready!(Pin::new(&mut self.0).poll_read(cx, &mut read))?;
+        cursor.put_slice(read.filled());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl hyper::rt::Write for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, data)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// A body of ready frames; with a gate it fails at its end, once the gate is opened.
+struct Frames(std::vec::IntoIter<Frame<Bytes>>, Option<Pin<Box<dyn Future<Output = ()>>>>);
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match (self.0.next(), &mut self.1) {
+            (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
+            (None, Some(gate)) => {
+                ready!(gate.as_mut().poll(cx));
+                Poll::Ready(Some(Err(io::ErrorKind::Other.into())))
+            }
+            (None, None) => Poll::Ready(None),
+        }
+    }
+}
+
+/// What the server saw of a request.
+#[derive(Clone, Debug)]
+struct Seen {
+    parts: String,
+    headers: HeaderMap,
+    body: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+struct Server {
+    addr: SocketAddr,
+    connections: Rc<Cell<usize>>,
+    seen: Rc<RefCell<Vec<Seen>>>,
+    /// Ends the present connection with GOAWAY when it is raised.
+    goaway: Rc<tokio::sync::Notify>,
+    /// Lets bodies of `/p/cut` fail.
+    cut: Rc<tokio::sync::Notify>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let this = Self {
+            addr: listener.local_addr().unwrap(),
+            connections: Rc::default(),
+            seen: Rc::default(),
+            goaway: Rc::default(),
+            cut: Rc::default(),
+        };
+        let (connections, seen) = (Rc::clone(&this.connections), Rc::clone(&this.seen));
+        let (goaway, cut) = (Rc::clone(&this.goaway), Rc::clone(&this.cut));
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.set(connections.get() + 1);
+                let (seen, goaway, cut) = (Rc::clone(&seen), Rc::clone(&goaway), Rc::clone(&cut));
+                tokio::task::spawn_local(async move {
+                    let service = service_fn(move |request| answer(Rc::clone(&seen), Rc::clone(&cut), request));
+                    let connection =
+                        hyper::server::conn::http2::Builder::new(Local).serve_connection(Io(stream), service);
+                    let mut connection = std::pin::pin!(connection);
+                    tokio::select! {
+                        _ = connection.as_mut() => return,
+                        () = goaway.notified() => connection.as_mut().graceful_shutdown(),
+                    }
+                    let _ = connection.await;
+                });
+            }
+        });
+        this
+    }
+}
+
+async fn answer(
+    seen: Rc<RefCell<Vec<Seen>>>,
+    cut: Rc<tokio::sync::Notify>,
+    request: Request<Incoming>,
+) -> Result<Response<Frames>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path().to_owned();
+    let mut response = Response::new(Frames(Vec::new().into_iter(), None));
+    if path == "/p/silent" {
+        std::future::pending::<()>().await;
+    }
+    let Ok(collected) = body.collect().await else {
+        return Ok(response);
+    };
+    let trailers = collected.trailers().cloned();
+    let body = collected.to_bytes();
+    seen.borrow_mut().push(Seen {
+        parts: format!("{} {}", parts.method, parts.uri),
+        headers: parts.headers,
+        body: body.clone(),
+        trailers,
+    });
+    response.headers_mut().insert("x-own", HeaderValue::from_static("1"));
+    let mut end = HeaderMap::new();
+    end.insert("grpc-status", HeaderValue::from_static("0"));
+    end.insert("host", HeaderValue::from_static("evil"));
+    let frames = match path.as_str() {
+        "/p/cut" => vec![Frame::data(Bytes::from_static(b"part"))],
+        "/p/trailers" => vec![Frame::data(body), Frame::trailers(end)],
+        _ => vec![Frame::data(if body.is_empty() { Bytes::from_static(b"ok") } else { body })],
+    };
+    let gate =
+        (path == "/p/cut").then(|| Box::pin(async move { cut.notified().await }) as Pin<Box<dyn Future<Output = ()>>>);
+    *response.body_mut() = Frames(frames.into_iter(), gate);
+    Ok(response)
+}
+
+fn options(server: &Server) -> Options {
+    Options { protocol: Protocol::H2c, http2: true, ..Options::to(&[server.addr]) }
+}
+
+/// A client that speaks HTTP/2 with prior knowledge to the gateway.
+async fn client(gateway: &Gateway) -> hyper::client::conn::http2::SendRequest<Frames> {
+    let stream = TcpStream::connect(gateway.addr).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(Local).handshake(Io(stream)).await.unwrap();
+    tokio::task::spawn_local(connection);
+    sender
+}
+
+fn grpc(path: &str, frames: Vec<Frame<Bytes>>) -> Request<Frames> {
+    Request::post(format!("http://a.test{path}"))
+        .header("te", "trailers")
+        .header("content-type", "application/grpc")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .body(Frames(frames.into_iter(), None))
+        .unwrap()
+}
+
+#[test]
+fn http1_clients_reach_http2_endpoints_over_one_connection() {
+    run(async || {
+        let server = Server::start().await;
+        let gateway = Gateway::start(options(&server)).await;
+        let (a, b) = tokio::join!(gateway.ask(GET), gateway.ask(GET));
+        assert_eq!((a.status, b.status), (200, 200));
+        let answer = gateway
+            .ask(
+                "POST /p/x?q=1 HTTP/1.1\r\nhost: A.test\r\nconnection: x-c\r\nx-c: 1\r\ncontent-length: 5\r\n\r\nhello",
+            )
+            .await;
+        assert_eq!((answer.status, answer.field("x-own")), (200, Some("1")));
+        assert!(answer.body.windows(5).any(|window| window == b"hello"));
+        assert_eq!(server.connections.get(), 1);
+        let seen = server.seen.borrow()[2].clone();
+        assert_eq!(seen.parts, "POST http://A.test/p/x?q=1");
+        assert_eq!(seen.body, "hello");
+        assert_eq!(seen.headers["x-forwarded-for"], "127.0.0.1");
+        assert_eq!(seen.headers["via"], "1.1 tidegate");
+        assert_eq!(seen.headers["content-length"], "5");
+        for gone in ["connection", "x-c", "host", "te"] {
+            assert!(!seen.headers.contains_key(gone), "{gone}");
+        }
+    });
+}
+
+#[test]
+fn grpc_passes_with_trailers_both_ways() {
+    run(async || {
+        let server = Server::start().await;
+        let gateway = Gateway::start(options(&server)).await;
+        let mut client = client(&gateway).await;
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", HeaderValue::from_static("1"));
+        trailers.insert("x-forwarded-for", HeaderValue::from_static("1.1.1.1"));
+        let frames = vec![Frame::data(Bytes::from_static(b"question")), Frame::trailers(trailers)];
+        let response = client.send_request(grpc("/p/trailers", frames)).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let collected = response.into_body().collect().await.unwrap();
+        let end = collected.trailers().cloned().unwrap();
+        assert_eq!(end["grpc-status"], "0");
+        assert!(!end.contains_key("host"));
+        assert_eq!(collected.to_bytes(), "question");
+        let seen = server.seen.borrow()[0].clone();
+        assert_eq!(seen.headers["te"], "trailers");
+        assert_eq!(seen.headers.get_all("cookie").iter().count(), 2, "crumbs may stay crumbs");
+        let trailers = seen.trailers.unwrap();
+        assert_eq!((trailers.len(), &trailers["x-sum"]), (1, &HeaderValue::from_static("1")));
+    });
+}
+
+#[test]
+fn grpc_clients_get_grpc_errors() {
+    run(async || {
+        let server = Server::start().await;
+        let gateway = Gateway::start(Options { endpoints: Vec::new(), ..options(&server) }).await;
+        let mut client = client(&gateway).await;
+        let response = client.send_request(grpc("/p", Vec::new())).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(response.headers()["x-tidegate-reason"], "no_endpoints");
+    });
+}
+
+#[test]
+fn a_goaway_makes_a_new_connection_and_loses_nothing() {
+    run(async || {
+        let server = Server::start().await;
+        let gateway = Gateway::start(options(&server)).await;
+        for round in 1..=5 {
+            assert_eq!(gateway.ask(GET).await.status, 200);
+            assert_eq!(server.connections.get(), round);
+            server.goaway.notify_waiters();
+            // Whatever state the old connection is met in, each request is answered.
+            while server.connections.get() == round {
+                assert_eq!(gateway.ask(GET).await.status, 200);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_cut_stream_is_a_visible_cut() {
+    run(async || {
+        let server = Server::start().await;
+        let gateway = Gateway::start(options(&server)).await;
+        let mut plain = gateway.client().await;
+        plain.send("GET /p/cut HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
+        assert!(plain.more().await);
+        server.cut.notify_one();
+        let answer = plain.answer().await;
+        assert_eq!((answer.status, answer.complete), (200, false));
+
+        let mut client = client(&gateway).await;
+        let response = client.send_request(grpc("/p/cut", Vec::new())).await.unwrap();
+        server.cut.notify_one();
+        assert!(response.into_body().collect().await.is_err());
+        assert_eq!(gateway.ask(GET).await.status, 200);
+        assert_eq!(server.connections.get(), 1, "only the stream was lost");
+    });
+}
+
+#[test]
+fn a_refused_endpoint_is_502_and_another_one_takes_over() {
+    run(async || {
+        let server = Server::start().await;
+        let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let gateway = Gateway::start(Options { endpoints: vec![dead], ..options(&server) }).await;
+        assert_eq!(gateway.ask(GET).await.verdict(), (502, Some("connect")));
+        let gateway = Gateway::start(Options { endpoints: vec![dead, server.addr], ..options(&server) }).await;
+        for _ in 0..4 {
+            let post = "POST /p HTTP/1.1\r\nhost: a.test\r\ncontent-length: 2\r\n\r\nhi";
+            assert_eq!(gateway.ask(post).await.status, 200);
+        }
+        assert_eq!(server.seen.borrow().len(), 4);
+        assert!(server.seen.borrow().iter().all(|seen| seen.body == "hi"));
+    });
+}
+
+#[test]
+fn an_endpoint_that_speaks_http1_only_is_502() {
+    run(async || {
+        let http1 = super::bed::Endpoints::script(|mut served| async move {
+            served.head().await;
+            served.send("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+        })
+        .await;
+        let gateway = Gateway::start(Options { protocol: Protocol::H2c, ..Options::to(&[http1.addr]) }).await;
+        assert_eq!(gateway.ask(GET).await.status, 502);
+    });
+}
+
+#[test]
+fn deadlines_hold_for_streams() {
+    run_paused(async || {
+        let server = Server::start().await;
+        let timeouts = Timeouts { request: Some(std::time::Duration::from_secs(7)), ..Timeouts::default() };
+        let gateway = Gateway::start(Options { timeouts, ..options(&server) }).await;
+        let answer = gateway.ask("GET /p/silent HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
+        assert_eq!(answer.verdict(), (504, Some("request")));
+        assert_eq!(gateway.ask(GET).await.status, 200);
+        assert_eq!(server.connections.get(), 1);
+    });
+}

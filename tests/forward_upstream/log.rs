@@ -1,0 +1,84 @@
+//! Each request leaves one line in the access log, however it ends.
+
+use serde_json::Value;
+use tidegate::telemetry::access_log::{self, AccessLogHandle, AccessLogWriter, Output};
+use tidegate::telemetry::metrics::{Metrics, MetricsOptions};
+
+use super::bed::{Endpoints, Gateway, OK, Options, Served, run, until};
+
+struct Log {
+    handle: AccessLogHandle,
+    writer: AccessLogWriter,
+    _dir: tempfile::TempDir,
+    path: std::path::PathBuf,
+}
+
+impl Log {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 10 });
+        let (handle, writer) = access_log::start(Output::File(path.clone()), metrics).unwrap();
+        Self { handle, writer, _dir: dir, path }
+    }
+
+    /// Everything that was logged; the senders must be gone.
+    fn lines(self) -> Vec<Value> {
+        drop(self.handle);
+        self.writer.join();
+        let text = std::fs::read_to_string(&self.path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+#[test]
+fn one_line_for_each_request() {
+    let log = Log::new();
+    let sender = log.handle.sender();
+    run(async move || {
+        let backend = Endpoints::script(|mut served: Served| async move {
+            while let Some((head, _)) = served.request().await {
+                if head.starts_with("GET /p/wait") {
+                    served.until_closed().await;
+                    return;
+                }
+                if head.starts_with("GET /p/cut") {
+                    served.send("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\npart").await;
+                    return;
+                }
+                served.send(OK).await;
+            }
+        })
+        .await;
+        let gateway = Gateway::start(Options { access_log: Some(sender), ..Options::to(&[backend.addr]) }).await;
+        let mut client = gateway.client().await;
+        client.send("POST /p/a?secret=1 HTTP/1.1\r\nhost: A.test:80\r\ncontent-length: 3\r\n\r\nabc").await;
+        assert_eq!(client.answer().await.status, 200);
+        client.send("GET /q HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, 404);
+        client.send("GET /p/wait HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
+        until(|| backend.count() == 2).await;
+        drop(client);
+        until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+        assert!(!gateway.ask("GET /p/cut HTTP/1.1\r\nhost: a.test\r\n\r\n").await.complete);
+        until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+    });
+    let lines = log.lines();
+    let column = |name: &str| lines.iter().map(|line| line[name].clone()).collect::<Vec<_>>();
+    assert_eq!(column("status"), [200, 404, 499, 200]);
+    assert_eq!(column("reason"), [Value::Null, "no_path".into(), "client_gone".into(), "reset".into()]);
+    assert_eq!(column("path"), ["/p/a", "/q", "/p/wait", "/p/cut"]);
+    assert_eq!(column("received_bytes"), [3, 0, 0, 0]);
+    assert_eq!(column("attempts"), [1, 0, 1, 1]);
+    assert_eq!(column("sent_bytes")[0], 2);
+    assert_eq!(column("route"), ["ns/r".into(), Value::Null, "ns/r".into(), "ns/r".into()]);
+    let first = &lines[0];
+    assert_eq!(first["backend"], "ns/s:80");
+    assert_eq!(first["pod"], "s-0");
+    assert_eq!(first["host"], "a.test");
+    assert_eq!(first["listener"], "web");
+    assert_eq!(first["protocol"], "HTTP/1.1");
+    assert_eq!(first["request_id"].as_str().unwrap().len(), 32);
+    assert!(first["connect_seconds"].is_number() && first["upstream_seconds"].is_number());
+    assert!(lines[2]["connect_seconds"].is_null(), "a pooled connection");
+}

@@ -1,0 +1,163 @@
+//! The wire cases of `http1.json` against a gateway, and the pure scanners against every split of them.
+
+#[path = "support/http1_bed.rs"]
+mod http1_bed;
+#[path = "support/http1_gateway.rs"]
+mod http1_gateway;
+#[path = "support/http1_reference.rs"]
+mod http1_reference;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use http1_bed::{Backend, Case, Cases, Delivery, Step};
+use http1_gateway::Gateway;
+
+/// Cases that need WebSockets.
+const LATER: [&str; 1] = ["F-handshake"];
+
+/// Byte by byte the head is on its way before the seventeenth zero comes: the backend sees an incomplete request, which
+/// neither alternative of the case allows.
+const NOT_BY_BYTES: [&str; 1] = ["B-17-zeros"];
+
+/// Gateways with a backend each that work in parallel; nearly all of a case is waiting.
+const BEDS: usize = 12;
+
+/// Runs `cases` and returns what failed, in their order.
+fn run(all: &Cases, cases: &[&Case], ipv6: bool, delivery: Delivery) -> Vec<(String, String)> {
+    let next = Mutex::new(cases.iter().enumerate());
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..BEDS.min(cases.len()) {
+            scope.spawn(|| {
+                let backend = Backend::start(all.scripts.clone());
+                let gateway = Gateway::start(backend.address, http1_bed::loopback(ipv6));
+                check_bed(gateway.address(), &backend);
+                loop {
+                    let Some((index, case)) = next.lock().expect("not poisoned").next() else { break };
+                    let seen = http1_bed::run(gateway.address(), &backend, &case.send, delivery);
+                    if let Err(text) = http1_bed::judge(case, &seen) {
+                        failed.lock().expect("not poisoned").push((index, case.id.clone(), text));
+                    }
+                }
+            });
+        }
+    });
+    let mut failed = failed.into_inner().expect("not poisoned");
+    failed.sort();
+    failed.into_iter().map(|(_, id, text)| (id, text)).collect()
+}
+
+fn check_bed(gateway: SocketAddr, backend: &Backend) {
+    let steps = [Step::Bytes(b"GET /bed HTTP/1.1\r\nHost: a.test\r\n\r\n".to_vec())];
+    let seen = http1_bed::run(gateway, backend, &steps, Delivery::Whole);
+    assert_eq!((seen.requests.len(), &seen.statuses[..]), (1, &[200][..]), "a plain GET does not reach the backend");
+}
+
+#[track_caller]
+fn assert_none(what: &str, count: usize, failed: &[(String, String)]) {
+    let texts: Vec<&str> = failed.iter().map(|(_, text)| &text[..]).collect();
+    assert!(failed.is_empty(), "{} of {count} {what} failed:\n{}", failed.len(), texts.join("\n"));
+    println!("{count} {what} passed");
+}
+
+fn required(all: &Cases) -> Vec<&Case> {
+    all.cases.iter().filter(|case| !LATER.contains(&&case.id[..])).collect()
+}
+
+#[test]
+fn cases_over_ipv4() {
+    let Some(all) = http1_bed::load() else { return };
+    let ids: BTreeSet<&str> = all.cases.iter().map(|case| &case.id[..]).collect();
+    assert!(LATER.iter().chain(&NOT_BY_BYTES).all(|id| ids.contains(id)), "a listed case does not exist");
+    let cases: Vec<&Case> = all.cases.iter().collect();
+    let failed = run(&all, &cases, false, Delivery::Whole);
+    let (later, failed): (Vec<_>, Vec<_>) = failed.into_iter().partition(|(id, _)| LATER.contains(&&id[..]));
+    println!("{} of {} later cases pass already", LATER.len() - later.len(), LATER.len());
+    assert_none("cases over IPv4", cases.len() - LATER.len(), &failed);
+}
+
+#[test]
+fn cases_over_ipv6() {
+    let Some(all) = http1_bed::load() else { return };
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        println!("skipped: this machine has no ::1");
+        return;
+    }
+    let cases = required(&all);
+    let failed = run(&all, &cases, true, Delivery::Whole);
+    assert_none("cases over IPv6", cases.len(), &failed);
+}
+
+#[test]
+fn cases_byte_by_byte() {
+    let Some(all) = http1_bed::load() else { return };
+    let mut cases = required(&all);
+    cases.retain(|case| !NOT_BY_BYTES.contains(&&case.id[..]));
+    fastrand::Rng::with_seed(1).shuffle(&mut cases);
+    cases.truncate(48);
+    let failed = run(&all, &cases, false, Delivery::Bytes);
+    assert_none("cases byte by byte", cases.len(), &failed);
+}
+
+#[test]
+fn cases_behind_a_forwarded_request() {
+    let Some(all) = http1_bed::load() else { return };
+    let cases = required(&all);
+    let failed = run(&all, &cases, false, Delivery::Behind);
+    assert_none("cases behind a forwarded request", cases.len(), &failed);
+}
+
+/// The bytes that a case sends, as one stream.
+fn stream(case: &Case) -> Vec<u8> {
+    let bytes = case.send.iter().filter_map(|step| match step {
+        Step::Bytes(bytes) => Some(&bytes[..]),
+        Step::HalfClose => None,
+    });
+    bytes.collect::<Vec<_>>().concat()
+}
+
+#[test]
+fn scanners_judge_every_split_alike() {
+    let Some(all) = http1_bed::load() else { return };
+    let mut splits = 0;
+    for case in &all.cases {
+        let bytes = stream(case);
+        let whole = http1_reference::understand(&[&bytes]);
+        // Long cases are long by repetition: every 61st place stands for its neighbours.
+        let step = if bytes.len() > 2048 { 61 } else { 1 };
+        for at in (1..bytes.len()).step_by(step) {
+            let (front, back) = bytes.split_at(at);
+            assert_eq!(http1_reference::understand(&[front, back]), whole, "{} split at {at}", case.id);
+            splits += 1;
+        }
+        if bytes.len() <= 2048 {
+            let bytes: Vec<&[u8]> = bytes.chunks(1).collect();
+            assert_eq!(http1_reference::understand(&bytes), whole, "{} byte by byte", case.id);
+        }
+    }
+    println!("{splits} splits of {} cases", all.cases.len());
+}
+
+#[test]
+fn scanners_agree_with_a_reference_on_mutated_cases() {
+    let Some(all) = http1_bed::load() else { return };
+    let mut rng = fastrand::Rng::with_seed(20);
+    let (mut accepted, mut refused) = (0, 0);
+    for round in 0..1000 {
+        let case = &all.cases[rng.usize(..all.cases.len())];
+        let mut bytes = stream(case);
+        bytes.truncate(4096);
+        for _ in 0..rng.usize(1..4) {
+            http1_reference::mutate(&mut bytes, &mut rng);
+        }
+        let ours = http1_reference::understand(&[&bytes]);
+        let text = format!("round {round}, {}: {}", case.id, bytes.escape_ascii());
+        http1_reference::compare(&bytes, &ours).unwrap_or_else(|why| panic!("{why}\n{text}\n{ours:?}"));
+        accepted += usize::from(!ours.messages.is_empty());
+        refused += usize::from(ours.refused);
+    }
+    println!("1000 mutations: {accepted} with an accepted head, {refused} refused");
+    assert!(accepted > 100 && refused > 100, "the mutations reach both verdicts");
+}

@@ -1,0 +1,396 @@
+//! The router against a naive one: a million generated requests must find the same winner in both.
+//!
+//! The naive router asks every candidate and takes the least by a tuple that is written down from the API's text; it
+//! shares no code with the real one. `ROUTER_PROPERTY_SETS` sets the number of route sets (2,000 by default).
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use tidegate::model::ids::RuleId;
+use tidegate::model::matching::{
+    Candidate, CompiledRegex, Hostname, Miss, PathMatch, RequestView, Router, Template, ValueMatch, ValueTest,
+};
+use tidegate::model::path::{CanonicalPath, Slashes};
+
+const REQUESTS_PER_SET: usize = 500;
+
+/// Every pattern that is generated, compiled for the router and, by another crate, for the naive one.
+static PATTERNS: LazyLock<Vec<(Arc<CompiledRegex>, regex::bytes::Regex)>> = LazyLock::new(|| {
+    let patterns = [
+        "/a.*",
+        "/(a|b)/.*",
+        ".*/b",
+        "/[a-c]+/[^/]+",
+        "/",
+        "/a/b?.*",
+        "/a/b/.+",
+        "/b/.*",
+        "/b/(a|b)",
+        "v+",
+        "v|w",
+        "v.*w?",
+        "",
+        "[vw ]{2}",
+    ];
+    let naive = |pattern| regex::bytes::RegexBuilder::new(&format!("^(?:{pattern})$")).unicode(false).build();
+    patterns
+        .map(|pattern| (CompiledRegex::compile(pattern).expect("good").into(), naive(pattern).expect("good")))
+        .into()
+});
+
+static NAIVE_PATTERNS: LazyLock<HashMap<&'static str, &'static regex::bytes::Regex>> =
+    LazyLock::new(|| PATTERNS.iter().map(|(compiled, naive)| (compiled.pattern(), naive)).collect());
+
+/// An owned request.
+#[derive(Debug)]
+struct Request {
+    host: Option<String>,
+    method: Method,
+    path: String,
+    query: Option<String>,
+    headers: HeaderMap,
+}
+
+impl Request {
+    fn view(&self) -> RequestView<'_> {
+        let (host, query) = (self.host.as_deref(), self.query.as_deref());
+        RequestView { host, method: &self.method, path: &self.path, query, headers: &self.headers }
+    }
+}
+
+#[test]
+fn equals_a_naive_router() {
+    let sets = std::env::var("ROUTER_PROPERTY_SETS").map_or(2_000, |sets| sets.parse().expect("a number"));
+    // Wins by kind of path: a generator whose requests seldom fit something would prove little.
+    let mut wins = [0; 4];
+    for seed in 0..sets {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let candidates = candidates(&mut rng);
+        let router = Router::build(candidates.clone());
+        for _ in 0..REQUESTS_PER_SET {
+            let request = request(&mut rng);
+            let expected = naive(&candidates, &request);
+            if real(&router, &request) != expected {
+                let (candidates, expected) = shrink(candidates, &request);
+                let actual = real(&Router::build(candidates.clone()), &request);
+                panic!("seed {seed}: {request:#?}\nof {candidates:#?}\nfound {actual:?}, expected {expected:?}");
+            }
+            if let Ok(found) = router.find(&request.view()) {
+                wins[kind(&router.candidate(found).expect("its own candidate").path)] += 1;
+            }
+        }
+    }
+    let all = sets * REQUESTS_PER_SET as u64;
+    assert!(wins.iter().all(|wins| wins * 50 > all), "of {all} requests, wins by kind of path: {wins:?}");
+}
+
+/// Whatever a client writes, a path that the router gives to an open route is not read as another one behind it, by
+/// RFC 3986 or by a backend that decodes `%2F` and `%5C` and drops path parameters.
+#[test]
+fn a_backend_reads_every_path_under_the_route_that_was_chosen() {
+    let prefixes = ["/api", "/admin"];
+    let candidate =
+        |n: u32| Candidate { path: PathMatch::prefix(prefixes[n as usize]), ..Candidate::any(RuleId(n), n) };
+    let router = Router::build((0..2).map(candidate).collect());
+    let pieces = [
+        "/", "/", "/", "//", "api", "admin", "api", "admin", "..", ".", "%2e", "%2E%2e", "%2f", "%5C", ";", ";x=1",
+        "%61dmin", "x", "%252e", "%252f", "\\", "...",
+    ];
+    let mut rng = fastrand::Rng::with_seed(5);
+    let mut chosen = [0; 2];
+    for _ in 0..40_000 {
+        let raw: String = (0..rng.usize(1..10)).map(|_| one(&mut rng, &pieces)).collect();
+        let raw = format!("/{}{raw}", one(&mut rng, &["api", "admin", "", "x"]));
+        let Ok(path) = CanonicalPath::parse(raw.as_bytes(), one(&mut rng, &[Slashes::Merge, Slashes::Keep])) else {
+            continue;
+        };
+        let headers = HeaderMap::new();
+        let view =
+            RequestView { host: None, method: &Method::GET, path: path.as_str(), query: None, headers: &headers };
+        let Ok(found) = router.find(&view) else { continue };
+        let lenient = path.as_str().replace("%2F", "/").replace("%5C", "/");
+        let lenient: Vec<&str> = lenient.split('/').map(|segment| segment.split(';').next().unwrap_or("")).collect();
+        let prefix = prefixes[found.rule.0 as usize];
+        for read in [path.as_str(), &lenient.join("/")] {
+            let mut stack = Vec::new();
+            for segment in read.split('/').filter(|segment| !segment.is_empty()) {
+                match segment {
+                    "." => {}
+                    ".." => drop(stack.pop()),
+                    _ => stack.push(segment),
+                }
+            }
+            assert_eq!(
+                stack.first(),
+                Some(&&prefix[1..]),
+                "{raw} was routed to {prefix} as {path} and is read as {read}"
+            );
+        }
+        chosen[found.rule.0 as usize] += 1;
+    }
+    assert!(chosen.iter().all(|&chosen| chosen > 1_000), "{chosen:?}");
+}
+
+fn kind(path: &PathMatch) -> usize {
+    match path {
+        PathMatch::Exact(_) => 0,
+        PathMatch::Template(_) => 1,
+        PathMatch::Prefix(_) => 2,
+        PathMatch::Regex(_) => 3,
+    }
+}
+
+/// What a router says, by rank, with the path parameters of the winner.
+type Answer = Result<(u32, RuleId, Vec<(String, String)>), Miss>;
+
+fn real(router: &Router, request: &Request) -> Answer {
+    let found = router.find(&request.view())?;
+    let candidate = router.candidate(found).expect("its own candidate");
+    let param =
+        |name: &str| router.path_param(found, &request.path, name).expect("every variable has a value").to_owned();
+    let params = candidate.path_params().map(|name| (name.to_owned(), param(name))).collect();
+    Ok((candidate.rank, found.rule, params))
+}
+
+/// Takes candidates away as long as the two routers differ.
+fn shrink(mut candidates: Vec<Candidate>, request: &Request) -> (Vec<Candidate>, Answer) {
+    let mut at = 0;
+    while at < candidates.len() {
+        let mut fewer = candidates.clone();
+        fewer.remove(at);
+        if real(&Router::build(fewer.clone()), request) == naive(&fewer, request) {
+            at += 1;
+        } else {
+            candidates = fewer;
+        }
+    }
+    let answer = naive(&candidates, request);
+    (candidates, answer)
+}
+
+// The naive router.
+
+fn naive(candidates: &[Candidate], request: &Request) -> Answer {
+    let of_host: Vec<_> = candidates.iter().filter(|c| host_fits(&c.hostname, request.host.as_deref())).collect();
+    if of_host.is_empty() {
+        return Err(Miss::NoHost);
+    }
+    let winner = of_host.into_iter().filter(|c| fits(c, request)).min_by_key(|c| specificity(c)).ok_or(Miss::NoPath)?;
+    let params = match &winner.path {
+        PathMatch::Template(template) => template_params(template.as_str(), &request.path).expect("it fits"),
+        _ => Vec::new(),
+    };
+    Ok((winner.rank, winner.rule, params))
+}
+
+fn specificity(candidate: &Candidate) -> impl Ord + use<> {
+    let host = match &candidate.hostname {
+        Hostname::Exact(_) => (0, Reverse(0)),
+        Hostname::Wildcard(suffix) => (1, Reverse(suffix.len())),
+        Hostname::Any => (2, Reverse(0)),
+    };
+    let path = match &candidate.path {
+        PathMatch::Exact(_) => (0, Reverse(0), false, Reverse(0)),
+        PathMatch::Template(template) => {
+            let elements: Vec<&str> = template.as_str()[1..].split('/').collect();
+            let literals = elements.iter().filter(|element| !element.contains('{')).count();
+            (1, Reverse(literals), template.as_str().contains("*}"), Reverse(elements.len() - literals))
+        }
+        PathMatch::Prefix(prefix) => (2, Reverse(prefix.len()), false, Reverse(0)),
+        PathMatch::Regex(regex) => (3, Reverse(regex.pattern().len()), false, Reverse(0)),
+    };
+    let counts = [candidate.headers.len(), candidate.cookies.len(), candidate.query_params.len()];
+    (host, Reverse(candidate.priority), path, Reverse(candidate.method.is_some()), counts.map(Reverse), candidate.rank)
+}
+
+fn host_fits(hostname: &Hostname, host: Option<&str>) -> bool {
+    match (hostname, host) {
+        (Hostname::Any, _) => true,
+        (Hostname::Exact(name), Some(host)) => **name == *host,
+        (Hostname::Wildcard(suffix), Some(host)) => {
+            host.len() > suffix.len() + 1 && host.ends_with(&format!(".{suffix}"))
+        }
+        (_, None) => false,
+    }
+}
+
+fn fits(candidate: &Candidate, request: &Request) -> bool {
+    let path = request.path.as_str();
+    let path_fits = match &candidate.path {
+        PathMatch::Exact(exact) => **exact == *path,
+        PathMatch::Template(template) => template_params(template.as_str(), path).is_some(),
+        PathMatch::Prefix(prefix) => **prefix == *path || path.starts_with(&format!("{prefix}/")),
+        PathMatch::Regex(regex) => NAIVE_PATTERNS[regex.pattern()].is_match(path.as_bytes()),
+    };
+    path_fits
+        && candidate.method.as_ref().is_none_or(|method| *method == request.method)
+        && candidate.headers.iter().all(|m| {
+            let lines = request.headers.get_all(&*m.name).iter();
+            value_fits(&m.test, &lines.map(|line| line.as_bytes().to_vec()).collect::<Vec<_>>())
+        })
+        && candidate.cookies.iter().all(|m| value_fits(&m.test, &cookies(&request.headers, &m.name)))
+        && candidate.query_params.iter().all(|m| value_fits(&m.test, &params(request.query.as_deref(), &m.name)))
+}
+
+fn value_fits(test: &ValueTest, values: &[Vec<u8>]) -> bool {
+    let only = if values.len() == 1 { Some(&values[0]) } else { None };
+    match test {
+        ValueTest::Exact(expected) => only.is_some_and(|value| value == expected.as_bytes()),
+        ValueTest::Prefix(prefix) => only.is_some_and(|value| value.starts_with(prefix.as_bytes())),
+        ValueTest::Regex(regex) => only.is_some_and(|value| NAIVE_PATTERNS[regex.pattern()].is_match(value)),
+        ValueTest::Present => !values.is_empty(),
+        ValueTest::Absent => values.is_empty(),
+    }
+}
+
+fn cookies(headers: &HeaderMap, name: &str) -> Vec<Vec<u8>> {
+    let lines = headers.get_all("cookie").iter().map(|line| line.to_str().expect("generated"));
+    let pairs = lines.flat_map(|line| line.split("; ")).filter_map(|pair| pair.split_once('='));
+    pairs.filter(|pair| pair.0 == name).map(|pair| pair.1.as_bytes().to_vec()).collect()
+}
+
+fn params(query: Option<&str>, name: &str) -> Vec<Vec<u8>> {
+    let decode = |text: &str| {
+        let text = text.replace('+', " ");
+        let mut parts = text.split('%');
+        let mut decoded = parts.next().unwrap_or("").as_bytes().to_vec();
+        for part in parts {
+            decoded.push(u8::from_str_radix(&part[..2], 16).expect("generated"));
+            decoded.extend_from_slice(&part.as_bytes()[2..]);
+        }
+        decoded
+    };
+    let pairs = query.into_iter().flat_map(|query| query.split('&'));
+    let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(n, v)| (decode(n), decode(v)));
+    pairs.filter(|pair| pair.0 == name.as_bytes()).map(|pair| pair.1).collect()
+}
+
+fn template_params(template: &str, path: &str) -> Option<Vec<(String, String)>> {
+    let mut segments: Vec<&str> = path[1..].split('/').collect();
+    let mut params = Vec::new();
+    for element in template[1..].split('/') {
+        if segments.is_empty() {
+            return None;
+        }
+        let (name, value) = match element.strip_prefix('{') {
+            None if segments.remove(0) == element => continue,
+            None => return None,
+            Some(name) if name.ends_with("*}") => (&name[..name.len() - 2], std::mem::take(&mut segments).join("/")),
+            Some(name) => (&name[..name.len() - 1], segments.remove(0).to_owned()),
+        };
+        if value.is_empty() {
+            return None;
+        }
+        params.push((name.to_owned(), value));
+    }
+    segments.is_empty().then_some(params)
+}
+
+// Generation: few names, so that much competes.
+
+fn one<T: Clone>(rng: &mut fastrand::Rng, of: &[T]) -> T {
+    of[rng.usize(..of.len())].clone()
+}
+
+fn path(rng: &mut fastrand::Rng, elements: &[&str], max: usize) -> String {
+    let depth = rng.usize(0..=max);
+    (0..depth).fold(String::new(), |path, _| path + "/" + one(rng, elements))
+}
+
+fn candidates(rng: &mut fastrand::Rng) -> Vec<Candidate> {
+    // Some sets have one host, some one path, so that tables of every shape are filled.
+    let (one_host, one_path, priorities) = (rng.u8(..3) == 0, rng.u8(..8) == 0, rng.u8(..4) == 0);
+    let count = if one_path { rng.usize(16..160) } else { rng.usize(1..40) };
+    let common_path = path_match(rng);
+    let mut ranks: Vec<u32> = (0..count as u32).collect();
+    rng.shuffle(&mut ranks);
+    let mut candidates: Vec<_> = (0..count)
+        .map(|at| Candidate {
+            rule: RuleId(rng.u32(..50)),
+            hostname: if one_host { Hostname::Any } else { hostname(rng) },
+            priority: if priorities { rng.i32(-1..=1) } else { 0 },
+            path: if one_path { common_path.clone() } else { path_match(rng) },
+            method: (rng.u8(..4) == 0).then(|| one(rng, &[Method::GET, Method::POST])),
+            headers: conditions(rng, &["h1", "h2"], one_path),
+            query_params: conditions(rng, &["q 1", "q2"], one_path),
+            cookies: conditions(rng, &["c1", "c2"], one_path),
+            rank: ranks[at],
+        })
+        .collect();
+    rng.shuffle(&mut candidates);
+    candidates
+}
+
+fn hostname(rng: &mut fastrand::Rng) -> Hostname {
+    match rng.u8(..3) {
+        0 => Hostname::Exact((one(rng, &["a.test", "b.a.test", "c.b.a.test", "x"])).into()),
+        1 => Hostname::Wildcard((one(rng, &["test", "a.test", "b.a.test", "x"])).into()),
+        _ => Hostname::Any,
+    }
+}
+
+fn path_match(rng: &mut fastrand::Rng) -> PathMatch {
+    match rng.u8(..8) {
+        0 | 1 => PathMatch::Exact(match path(rng, &["a", "b", "c", "a%2Fb", ""], 4) {
+            empty if empty.is_empty() => "/".into(),
+            path => path.into(),
+        }),
+        2 | 3 => PathMatch::prefix(&path(rng, &["a", "b", "c", "aa"], 4)),
+        4..=6 => {
+            let mut template = String::new();
+            for at in 0..rng.usize(1..4) {
+                let variable = format!("{{v{at}}}");
+                template = template + "/" + one(rng, &["a", "b", variable.as_str(), variable.as_str()]);
+            }
+            template += one(rng, &["", "", "/", "/{rest*}"]);
+            PathMatch::Template(Template::parse(&template).expect("generated").into())
+        }
+        _ => PathMatch::Regex(one(rng, &PATTERNS[..9]).0),
+    }
+}
+
+fn conditions(rng: &mut fastrand::Rng, names: &[&str], many: bool) -> Vec<ValueMatch> {
+    let mut conditions = Vec::new();
+    for &name in names {
+        if rng.u8(..if many { 2 } else { 8 }) == 0 {
+            conditions.push(ValueMatch { name: name.into(), test: value_test(rng) });
+        }
+    }
+    conditions
+}
+
+fn value_test(rng: &mut fastrand::Rng) -> ValueTest {
+    match rng.u8(..8) {
+        0..=3 => ValueTest::Exact((one(rng, &["v", "w", "vv", "v w", ""])).into()),
+        4 => ValueTest::Prefix((one(rng, &["v", "w", "v ", ""])).into()),
+        5 => ValueTest::Regex(one(rng, &PATTERNS[9..]).0),
+        6 => ValueTest::Present,
+        _ => ValueTest::Absent,
+    }
+}
+
+fn request(rng: &mut fastrand::Rng) -> Request {
+    let host =
+        one(rng, &["a.test", "b.a.test", "c.b.a.test", "d.c.b.a.test", ".a.test", "test", "x", "y.x", "other", ""]);
+    let path = match path(rng, &["a", "a", "b", "b", "c", "aa", "a%2Fb", "d", ""], 4) {
+        empty if empty.is_empty() => "/".to_owned(),
+        path => path,
+    };
+    let mut headers = HeaderMap::new();
+    for name in ["h1", "h1", "h2"] {
+        if rng.u8(..3) == 0 {
+            let value = HeaderValue::from_static(one(rng, &["v", "w", "vv", "v w", "", "z"]));
+            headers.append(HeaderName::from_static(name), value);
+        }
+    }
+    for _ in 0..rng.u8(..3) {
+        let line = one(rng, &["c1=v", "c1=v w; c2=", "c2=vv; x=c1=v", "c1=w; c2=w", "c2=v; c2=v", "c1"]);
+        headers.append(http::header::COOKIE, HeaderValue::from_static(line));
+    }
+    let pieces = ["q+1=v", "q2=v", "q%201=v+w", "q2=%76%20w", "q2", "x=q2", "", "q2=vv", "q%31=v", "%71+1=w"];
+    let query = (rng.u8(..4) != 0).then(|| (0..rng.u8(..4)).map(|_| one(rng, &pieces)).collect::<Vec<_>>().join("&"));
+    let method = one(rng, &[Method::GET, Method::GET, Method::POST, Method::PUT]);
+    Request { host: Some(host.to_owned()).filter(|host| !host.is_empty()), method, path, query, headers }
+}

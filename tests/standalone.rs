@@ -1,0 +1,152 @@
+//! The whole program on files: routing, edits under load, last good state, answers with reasons, drain.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use support::backend::Backend;
+use support::client::Client;
+use support::gateway::{Gateway, route, service};
+
+#[test]
+fn routes_by_host_and_explains_every_own_answer() {
+    let backend = Backend::start("a");
+    let gateway = Gateway::start(&[
+        ("services.yaml", &format!("{}---\n{}", service("a", &[backend.port]), service("empty", &[]))),
+        (
+            "routes.yaml",
+            &format!(
+                "{}---\n{}---\n{}---\napiVersion: tidegate.dev/v1alpha1\nkind: GatewayRoute\nmetadata: {{name: \
+                 one-path}}\nspec:\n  hostnames: [path.test]\n  rules:\n  - matches: [{{path: {{type: Exact, value: \
+                 /only}}}}]\n    backendRefs: [{{name: a, port: 80}}]\n",
+                route("a", "a.test", "a"),
+                route("empty", "empty.test", "empty"),
+                route("missing", "missing.test", "nowhere"),
+            ),
+        ),
+        ("settings.ignored", ""),
+    ]);
+    assert_eq!(gateway.get("a.test", "/").body, "a");
+    let cases = [
+        ("unknown.test", "/", 404),
+        ("path.test", "/other", 404),
+        ("empty.test", "/", 503),
+        ("missing.test", "/", 500),
+    ];
+    for (host, path, status) in cases {
+        assert_eq!(gateway.get(host, path).status, status, "{host}{path}");
+    }
+    assert!(gateway.get("empty.test", "/").field("retry-after").is_some());
+    let metrics = gateway.admin("/metrics").body;
+    for reason in ["no_host", "no_path", "no_endpoints", "no_backend"] {
+        assert!(metrics.contains(&format!("reason=\"{reason}\"")), "{reason} is not in the metrics:\n{metrics}");
+    }
+}
+
+#[test]
+fn edits_under_constant_load_cost_no_request() {
+    let (first, second) = (Backend::start("first"), Backend::start("second"));
+    let gateway = Gateway::start(&[
+        ("services.yaml", &format!("{}---\n{}", service("first", &[first.port]), service("second", &[second.port]))),
+        ("route.yaml", &route("edited", "a.test", "first")),
+    ]);
+    let (stop, sent, failed) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = Client::connect(gateway.http);
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = client.request("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+                    sent.fetch_add(1, Ordering::Relaxed);
+                    if !answer.is_ok_and(|answer| answer.status == 200) {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        return;
+                    }
+                }
+            });
+        }
+        for edit in 0..40 {
+            let target = if edit % 2 == 0 { "second" } else { "first" };
+            gateway.write("route.yaml", &route("edited", "a.test", target));
+            let answer = gateway.wait_for("a.test", "/", |answer| answer.body == target);
+            assert_eq!(answer.body, target, "edit {edit} did not reach the traffic");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(failed.load(Ordering::Relaxed), 0, "of {} requests", sent.load(Ordering::Relaxed));
+    assert!(sent.load(Ordering::Relaxed) > 100);
+}
+
+#[test]
+fn a_broken_file_keeps_its_last_good_state_and_harms_no_other() {
+    let backend = Backend::start("a");
+    let gateway = Gateway::start(&[
+        ("service.yaml", &service("a", &[backend.port])),
+        ("one.yaml", &route("one", "one.test", "a")),
+        ("two.yaml", &route("two", "two.test", "a")),
+    ]);
+    gateway.write("one.yaml", "apiVersion: [unclosed");
+    gateway.write("two.yaml", &route("two", "moved.test", "a"));
+    assert_eq!(gateway.wait_for("moved.test", "/", |answer| answer.status == 200).status, 200);
+    assert_eq!(gateway.get("one.test", "/").status, 200, "the last good content serves on");
+    assert_eq!(gateway.wait_for("two.test", "/", |answer| answer.status == 404).status, 404);
+}
+
+#[test]
+fn ready_only_when_serving_and_not_while_draining() {
+    let backend = Backend::start("a");
+    let mut gateway = Gateway::start_with(
+        &[("service.yaml", &service("a", &[backend.port])), ("route.yaml", &route("a", "a.test", "a"))],
+        &["--drain-delay", "500ms"],
+    );
+    assert_eq!(gateway.admin("/readyz").status, 200);
+    assert_eq!(gateway.admin("/livez").status, 200);
+    gateway.terminate();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while gateway.admin("/readyz").status == 200 {
+        assert!(Instant::now() < deadline, "readiness stays after SIGTERM");
+    }
+    assert_eq!(gateway.get("a.test", "/").status, 200, "it still accepts during the drain delay");
+    assert!(gateway.wait().success());
+}
+
+#[test]
+fn drain_under_constant_keep_alive_load_loses_no_request() {
+    let backend = Backend::start("a");
+    let mut gateway = Gateway::start_with(
+        &[("service.yaml", &service("a", &[backend.port])), ("route.yaml", &route("a", "a.test", "a"))],
+        &["--drain-delay", "300ms"],
+    );
+    let (answered, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let http = gateway.http;
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                // A well-behaved client: follows `connection: close` and ends when nobody accepts any more.
+                while let Ok(mut client) = Client::try_connect(http) {
+                    loop {
+                        match client.request("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n") {
+                            Ok(answer) if answer.status == 200 => {
+                                answered.fetch_add(1, Ordering::Relaxed);
+                                if answer.field("connection") == Some("close") {
+                                    break;
+                                }
+                            }
+                            other => {
+                                lost.fetch_add(1, Ordering::Relaxed);
+                                eprintln!("lost: {other:?}");
+                                return;
+                            }
+                        }
+                    }
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        gateway.terminate();
+        assert!(gateway.wait().success());
+    });
+    assert_eq!(lost.load(Ordering::Relaxed), 0, "of {}", answered.load(Ordering::Relaxed));
+    assert!(answered.load(Ordering::Relaxed) > 100);
+}

@@ -1,0 +1,151 @@
+//! The real binary as a child process, with a folder of its own and free ports.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::client::{Answer, Client};
+
+/// A running `tidegate standalone` (or `demo`) that ends with the value.
+pub struct Gateway {
+    child: Child,
+    /// The folder with its manifests.
+    pub dir: tempfile::TempDir,
+    /// Port of the listener `http`.
+    pub http: u16,
+    /// Port of the admin server.
+    pub admin: u16,
+}
+
+impl Gateway {
+    /// Starts it on a new folder with these files and waits for the ready line.
+    pub fn start(files: &[(&str, &str)]) -> Self {
+        Self::start_with(files, &[])
+    }
+
+    /// As [`start`](Self::start), with further arguments.
+    pub fn start_with(files: &[(&str, &str)], args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).expect("a file in the temporary folder");
+        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["standalone", "--config"]).arg(dir.path());
+        command.args(["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--access-log", "off"]).args(args);
+        let (child, ready) = spawn(&mut command);
+        let http = port(&ready["listeners"]["http"]);
+        Self { child, dir, http, admin: port(&ready["admin"]) }
+    }
+
+    /// Replaces a file of the folder by renaming, as editors and kubelets do.
+    pub fn write(&self, name: &str, text: &str) {
+        let temporary = self.dir.path().join(format!(".{name}.tmp"));
+        fs::write(&temporary, text).expect("a file in the temporary folder");
+        fs::rename(&temporary, self.dir.path().join(name)).expect("a rename in the temporary folder");
+    }
+
+    /// One GET over a connection of its own.
+    pub fn get(&self, host: &str, path: &str) -> Answer {
+        Client::connect(self.http).get(host, path)
+    }
+
+    /// One GET on the admin port.
+    pub fn admin(&self, path: &str) -> Answer {
+        Client::connect(self.admin).get("localhost", path)
+    }
+
+    /// Asks until the answer satisfies the condition; the last answer when it does not within 10 s.
+    pub fn wait_for(&self, host: &str, path: &str, condition: impl Fn(&Answer) -> bool) -> Answer {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let answer = self.get(host, path);
+            if condition(&answer) || Instant::now() > deadline {
+                return answer;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Sends SIGTERM; the process goes on until it has drained.
+    pub fn terminate(&self) {
+        let status = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill runs");
+        assert!(status.success());
+    }
+
+    /// Waits for the end of the process.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the gateway did not end within 30 s of SIGTERM");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts a serving command and reads its ready line.
+pub fn spawn(command: &mut Command) -> (Child, serde_json::Value) {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the binary starts");
+    let mut reader = BufReader::new(child.stdout.take().expect("standard output is piped"));
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("a ready line");
+    assert!(!line.is_empty(), "the gateway ended before it was ready");
+    std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+    let ready = serde_json::from_str(&line).expect("the ready line is JSON");
+    (child, ready)
+}
+
+/// The port of an address in the ready line.
+pub fn port(value: &serde_json::Value) -> u16 {
+    let address = value.as_str().expect("an address in the ready line");
+    address.rsplit_once(':').expect("address and port").1.parse().expect("a port")
+}
+
+/// A Service `name` on port 80 with one slice of loopback endpoints.
+pub fn service(name: &str, ports: &[u16]) -> String {
+    use std::fmt::Write;
+    let mut text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  ports: [{{name: http, port: 80}}]\n"
+    );
+    for (index, port) in ports.iter().enumerate() {
+        write!(
+            text,
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}-{index}\n  labels: \
+             {{kubernetes.io/service-name: {name}}}\naddressType: IPv4\nports: [{{name: http, port: {port}}}]\nendpoints: \
+             [{{addresses: [127.0.0.1]}}]\n"
+        )
+        .expect("writing to a string");
+    }
+    text
+}
+
+/// A route `name` for one host that sends everything to one Service.
+pub fn route(name: &str, host: &str, service: &str) -> String {
+    format!(
+        "apiVersion: tidegate.dev/v1alpha1\nkind: GatewayRoute\nmetadata: {{name: {name}}}\nspec:\n  hostnames: \
+         [{host}]\n  rules:\n  - backendRefs: [{{name: {service}, port: 80}}]\n"
+    )
+}
+
+/// A program of the system that a test needs; `None` says in one line that the test is skipped, but with `CI=true`
+/// its absence is a failure.
+pub fn program(name: &str) -> Option<std::path::PathBuf> {
+    let found =
+        ["/usr/sbin", "/usr/bin", "/usr/local/bin"].iter().map(|dir| Path::new(dir).join(name)).find(|p| p.exists());
+    if found.is_none() {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{name} is not installed");
+        println!("skipped: {name} is not installed");
+    }
+    found
+}

@@ -1,0 +1,134 @@
+//! A gateway of listener, connections and a worker with one route, for the wire cases.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate::drain::{self, Drain, DrainControl, Phase};
+use tidegate::live::{self, Feed};
+use tidegate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
+use tidegate::model::ids::{BackendId, EndpointKey, ListenerId, ObjectName, RouteId, RuleId};
+use tidegate::model::matching::{Candidate, Hostname, Router};
+use tidegate::model::policy::{Algorithm, Timeouts};
+use tidegate::model::route::{Route, Rule, WeightedBackend};
+use tidegate::model::snapshot::Snapshot;
+use tidegate::proxy::connection::{ConnectionContext, WorkerDrain};
+use tidegate::proxy::listener::{self, BoundListener};
+use tidegate::proxy::worker::{Worker, WorkerParts};
+use tidegate::settings::{self, Settings};
+use tidegate::telemetry::metrics::{Metrics, MetricsOptions, WorkerMetrics};
+use tokio::task::LocalSet;
+
+/// A running gateway; stops when dropped.
+pub struct Gateway {
+    address: SocketAddr,
+    control: DrainControl,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Gateway {
+    /// Starts one on a free port of `ip` that forwards the host `a.test` to `backend`.
+    pub fn start(backend: SocketAddr, ip: IpAddr) -> Self {
+        let bound = listener::bind("cases", SocketAddr::new(ip, 0), 1).expect("a free port");
+        let address = bound.address;
+        let (control, drain) = drain::channel();
+        let name: Arc<str> = "cases".into();
+        let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: vec![name], max_series: 10 });
+        let (mut publisher, mut feeds) = live::channel(1, Arc::clone(&metrics));
+        publisher.publish(snapshot(backend));
+        let (feed, cells) = (feeds.remove(0), metrics.worker(0).expect("one worker"));
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            LocalSet::new().block_on(&runtime, serve(bound, feed, cells, drain));
+        });
+        Self { address, control, thread: Some(thread) }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.control.advance(Phase::Ended);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the gateway did not panic");
+        }
+    }
+}
+
+/// One worker with one listener.
+async fn serve(bound: BoundListener, feed: Feed, metrics: Arc<WorkerMetrics>, drain: Drain) {
+    let settings = Arc::new(settings(bound.address));
+    let handler = Worker::new(WorkerParts {
+        settings: Arc::clone(&settings),
+        live: feed.into_cache(0),
+        metrics: Arc::clone(&metrics),
+        epoch: tokio::time::Instant::now(),
+        seed: 1,
+        access_log: None,
+    });
+    tokio::task::spawn_local(Rc::clone(&handler).maintain());
+    let worker = WorkerDrain::new();
+    tokio::task::spawn_local(listener::follow_drain(drain.clone(), Rc::clone(&worker)));
+    let (name, listener) = settings.listeners.iter().next().expect("one listener");
+    let context = Rc::new(ConnectionContext::new(
+        (ListenerId(0), name.as_str().into()),
+        listener,
+        (&settings.deadlines, &settings.limits, &settings.forwarding),
+        handler,
+        metrics,
+        worker,
+    ));
+    let socket = bound.sockets.into_iter().next().expect("one worker");
+    listener::accept(context, socket, drain).await.expect("a listener");
+}
+
+/// The defaults.
+fn settings(address: SocketAddr) -> Settings {
+    let listener = settings::Listener {
+        address,
+        http2_prior_knowledge: false,
+        trusted_forwarders: Vec::new(),
+        health_path: None,
+        allowed_namespaces: None,
+    };
+    Settings {
+        listeners: BTreeMap::from([("cases".to_owned(), listener)]),
+        deadlines: settings::Deadlines::default(),
+        limits: settings::Limits::default(),
+        forwarding: settings::Forwarding::default(),
+        metrics: settings::MetricsSettings::default(),
+        access_log: settings::AccessLog::Off,
+        drain: settings::Drain { delay: Duration::ZERO, timeout: Duration::from_secs(1) },
+        controller: settings::Controller::default(),
+        admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+        debug_allow: Vec::new(),
+        workers: 1,
+    }
+}
+
+/// One route: host `a.test`, every path, one endpoint.
+fn snapshot(backend: SocketAddr) -> Snapshot {
+    let rule = Rule {
+        route: RouteId(0),
+        name: "0".into(),
+        timeouts: Timeouts::default(),
+        algorithm: Algorithm::RoundRobin,
+        backend_refs: vec![WeightedBackend { weight: 1, tier: 0, backend: Some(BackendId(0)) }],
+    };
+    let key = BackendKey { service: ObjectName::new("default", "backend"), port: 80, protocol: Protocol::Http };
+    let endpoint = Endpoint { key: EndpointKey { addr: backend, uid: None }, fallback: None, pod: None };
+    let candidate = Candidate { hostname: Hostname::Exact("a.test".into()), ..Candidate::any(RuleId(0), 0) };
+    Snapshot {
+        version: 0,
+        routes: vec![Route { name: ObjectName::new("default", "cases"), label: "default/cases".into() }],
+        rules: vec![rule],
+        backends: vec![Backend { key, endpoints: [endpoint].into() }],
+        routers: vec![Arc::new(Router::build(vec![candidate]))],
+    }
+}

@@ -1,0 +1,6 @@
+//! What the whole-program tests share. Each test file uses its part.
+#![allow(dead_code, missing_docs, clippy::unwrap_used)]
+
+pub mod backend;
+pub mod client;
+pub mod gateway;
