@@ -32,7 +32,7 @@ inside "$e2e" -test.parallel=3 -test.timeout=20m ${CLUSTER_VERBOSE:+-test.v}
 echo "control plane: $((SECONDS - began)) s"
 if [ "${CLUSTER_BENCH:-}" != off ]; then
   # The promises are for an idle machine; only what is far off fails here.
-  "$controlplane" bench --rounds=30 --check=30
+  "$controlplane" bench --rounds=30 --check=100
 fi
 began=$SECONDS
 inside cargo test --locked --offline --test cluster -- --nocapture

@@ -134,8 +134,8 @@ func (c *cluster) balancer(t *testing.T, namespace, service string) string {
 
 func TestReadyInTime(t *testing.T) {
 	t.Logf("ready after %d ms (its own count), %d ms (seen from outside); parts: %v", shared.Millis["total"], shared.took.Milliseconds(), shared.Millis)
-	// 10 s is the promise for an idle machine; a machine that runs tests beside builds gets six times as much.
-	if shared.took > time.Minute {
+	// 10 s is the promise for an idle machine; a machine that runs tests beside builds gets twelve times as much.
+	if shared.took > 2*time.Minute {
 		t.Errorf("ready after %s", shared.took)
 	}
 	if out := shared.kubectl(t, "", "version"); !strings.Contains(out, "Server Version: v1.36.3") || !strings.Contains(out, "Client Version: v1.36.3") {
@@ -146,7 +146,7 @@ func TestReadyInTime(t *testing.T) {
 func TestReplicasAnswerAndDrain(t *testing.T) {
 	t.Parallel()
 	ns := shared.namespace(t)
-	shared.deployment(t, ns, "web", 3, map[string]string{"fakenode/terminate": "5s"})
+	shared.deployment(t, ns, "web", 3, map[string]string{"fakenode/terminate": "8s"})
 	all := shared.waitForStates(t, ns, "web", map[string]int{"true/true/false": 3})
 	zones := map[string]bool{}
 	for _, e := range all {
@@ -274,9 +274,10 @@ func TestServiceAccountsAndRoles(t *testing.T) {
 }
 
 func TestFaultsOfEachPart(t *testing.T) {
-	c := own(t)
+	c := own(t, "--image", "in-pod="+os.Args[0])
 	ns := c.namespace(t)
 	c.deployment(t, ns, "web", 1, nil)
+	program := c.processPod(t, ns, "program", "", "")
 	c.waitForStates(t, ns, "web", map[string]int{"true/true/false": 1})
 	replicas := 1
 	more := func(after string) {
@@ -314,6 +315,8 @@ func TestFaultsOfEachPart(t *testing.T) {
 		c.must(t, "start "+part)
 		more("kill and start of " + part)
 	}
+	// The programs of pods die with the node part; a new one starts them again at the same address.
+	mustGet(t, "http://"+program.Status.PodIP+":8080/me")
 	if ok, why := c.say(t, "start kcm"); ok || !strings.Contains(why, "runs already") {
 		t.Errorf("start of a running part: %t %q", ok, why)
 	}
@@ -580,9 +583,9 @@ func TestWithoutRoot(t *testing.T) {
 		return string(out)
 	}
 	manifest := filepath.Join(dir, "pods.yaml")
-	text := podManifest("default", "program", "  securityContext: {runAsUser: 1234, runAsNonRoot: true}\n", "    env: [{name: LISTEN, value: ':8080'}]\n    readinessProbe: {httpGet: {path: /me, port: 8080}, periodSeconds: 1}\n") +
-		"---\n" + podManifest("default", "asked", "  securityContext: {runAsUser: 1234}\n", "    env: [{name: LISTEN, value: ':8080'}]\n    readinessProbe: {exec: {command: [sh, -c, 'test $(id -u) = 1234']}, periodSeconds: 1}\n") +
-		"---\n" + podManifest("default", "rooted", "", "    env: [{name: LISTEN, value: ':80'}]\n    readinessProbe: {exec: {command: [sh, -c, 'test $(id -u) = 0']}, periodSeconds: 1}\n") +
+	text := podManifest("default", "program", "  securityContext: {runAsUser: 1234, runAsNonRoot: true}\n", "    env: [{name: LISTEN, value: ':8080'}]\n    readinessProbe: {httpGet: {path: /me, port: 8080}, timeoutSeconds: 20}\n") +
+		"---\n" + podManifest("default", "asked", "  securityContext: {runAsUser: 1234}\n", "    env: [{name: LISTEN, value: ':8080'}]\n    readinessProbe: {exec: {command: [sh, -c, 'test $(id -u) = 1234']}, timeoutSeconds: 20}\n") +
+		"---\n" + podManifest("default", "rooted", "", "    env: [{name: LISTEN, value: ':80'}]\n    readinessProbe: {exec: {command: [sh, -c, 'test $(id -u) = 0']}, timeoutSeconds: 20}\n") +
 		"---\napiVersion: v1\nkind: Pod\nmetadata: {name: fake}\nspec: {containers: [{name: c, image: x}]}\n"
 	if err := os.WriteFile(manifest, []byte(text), 0o644); err != nil {
 		t.Fatal(err)

@@ -165,9 +165,9 @@ func TestProcessPodProbesAndEnd(t *testing.T) {
 	pod := shared.processPod(t, ns, "probed", "", `    env: [{name: LISTEN, value: ":8080"}]
     ports: [{name: http, containerPort: 8080}]
     startupProbe: {tcpSocket: {port: http}, periodSeconds: 1, failureThreshold: 60}
-    readinessProbe: {httpGet: {path: /ready, port: http}, periodSeconds: 1, failureThreshold: 1}
-    livenessProbe: {httpGet: {path: /alive, port: http}, periodSeconds: 1, failureThreshold: 2}
-    lifecycle: {preStop: {sleep: {seconds: 1}}}
+    readinessProbe: {httpGet: {path: /ready, port: http}, periodSeconds: 1, failureThreshold: 1, timeoutSeconds: 20}
+    livenessProbe: {httpGet: {path: /alive, port: http}, periodSeconds: 1, failureThreshold: 2, timeoutSeconds: 20}
+    lifecycle: {preStop: {sleep: {seconds: 5}}}
 `)
 	shared.kubectl(t, fmt.Sprintf(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"probed","namespace":%q},"spec":{"type":"LoadBalancer","selector":{"app":"probed"},"ports":[{"port":80,"targetPort":"http"}]}}`, ns), "create", "-f", "-")
 	base := "http://" + pod.Status.PodIP + ":8080"
@@ -192,7 +192,7 @@ func TestProcessPodProbesAndEnd(t *testing.T) {
 	mustGet(t, base+"/become-ready")
 	shared.waitReady(t, ns, "probed", true)
 
-	// Deletion: preStop sleeps a second, then SIGTERM, and the program drains for a second; it serves all the while.
+	// Deletion: preStop sleeps for five seconds, then SIGTERM, and the program drains for a second; it serves all the while.
 	follow := exec.Command(binary, "kubectl", "--kubeconfig", shared.Kubeconfig, "-n", ns, "logs", "-f", "probed")
 	followed := &safeBuffer{}
 	follow.Stdout = followed
@@ -212,8 +212,8 @@ func TestProcessPodProbesAndEnd(t *testing.T) {
 		t.Errorf("while it drains: %v", err)
 	}
 	shared.waitForStates(t, ns, "probed", map[string]int{})
-	if took := time.Since(began); took < 2*time.Second {
-		t.Errorf("preStop and drain take two seconds, the pod was gone after %s", took)
+	if took := time.Since(began); took < 5500*time.Millisecond {
+		t.Errorf("preStop and drain take six seconds, the pod was gone after %s", took)
 	}
 	_ = follow.Wait()
 	if !strings.Contains(followed.String(), "got SIGTERM") {
@@ -299,14 +299,14 @@ spec:
     restartPolicy: Always
     args: [serve-in-pod]
     env: [{name: LISTEN, value: ":9000"}]
-    startupProbe: {exec: {command: [sh, -c, "test $(id -u) = 0"]}, periodSeconds: 1}
+    startupProbe: {exec: {command: [sh, -c, "test $(id -u) = 0"]}, periodSeconds: 1, failureThreshold: 60, timeoutSeconds: 20}
   containers:
   - {name: app, image: whatever, ports: [{containerPort: 8080}]}
   - name: neighbour
     image: in-pod
     command: [sh, -c, "exec /in-pod serve-in-pod"]
     env: [{name: LISTEN, value: "127.0.0.1:9001"}]
-    readinessProbe: {exec: {command: [sh, -c, "exec 3<>/dev/null; test -e /proc/1"]}, periodSeconds: 1}
+    readinessProbe: {exec: {command: [sh, -c, "exec 3<>/dev/null; test -e /proc/1"]}, timeoutSeconds: 20}
 `, ns), "create", "-f", "-")
 	shared.waitReady(t, ns, "both", true)
 	pod := shared.pod(t, ns, "both")

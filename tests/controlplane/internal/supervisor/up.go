@@ -563,21 +563,34 @@ func removeAll(path string) {
 
 const dirPrefix = "tidegate-controlplane-"
 
-// lockDir marks a folder as in use for as long as the file is open.
+// lockDir marks a folder as in use for as long as the file is open. The lock gets its name when it is held already, so
+// that sweep cannot take it in between.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	name := filepath.Join(dir, "lock")
+	if old, err := os.OpenFile(name, os.O_RDWR, 0); err == nil {
+		err = syscall.Flock(int(old.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		_ = old.Close()
+		if err != nil {
+			return nil, fmt.Errorf("%s is in use by another cluster: %w", dir, err)
+		}
+	}
+	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		err = os.Rename(name+".new", name)
+	}
+	if err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("%s is in use by another cluster: %w", dir, err)
+		return nil, err
 	}
 	return f, nil
 }
 
-// sweep removes the temporary folders of clusters whose supervisor was killed. A folder younger than a minute without a
-// lock file may belong to one that is just starting.
+// sweep removes the temporary folders of clusters whose supervisor was killed. A folder without a lock belongs to one
+// that is just starting.
 func sweep(tmp string) {
 	dirs, err := filepath.Glob(filepath.Join(tmp, dirPrefix+"*"))
 	if err != nil {
