@@ -77,7 +77,7 @@ impl Cluster {
             Self::start(Options::default().image("tidegate", env!("CARGO_BIN_EXE_tidegate")))
         });
         if shared.is_none() {
-            say_skipped("there is no cluster: tests/cluster.sh builds one and sets TIDEGATE_CONTROLPLANE");
+            say_skipped("there is no cluster");
         }
         shared.as_ref()
     }
@@ -95,8 +95,12 @@ impl Cluster {
     /// A cluster for one test, which may break it. `None`, and said, when there is no control plane or an existing
     /// cluster shall be used.
     pub fn start(options: Options) -> Option<Self> {
-        let Some(program) = control_plane().filter(|_| !use_existing()) else {
-            say_skipped("a cluster of our own needs TIDEGATE_CONTROLPLANE");
+        if use_existing() {
+            say_skipped("an existing cluster shall be used, and this test needs one of its own");
+            return None;
+        }
+        let Some(program) = control_plane() else {
+            say_skipped("there is no control plane: tests/cluster.sh builds one and sets TIDEGATE_CONTROLPLANE");
             return None;
         };
         let mut child = Command::new(&program)
