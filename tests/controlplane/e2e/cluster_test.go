@@ -170,6 +170,17 @@ func TestReplicasAnswerAndDrain(t *testing.T) {
 			t.Errorf("%s answers %s", ip, text)
 		}
 	}
+	// A load balancer keeps the client's address.
+	from := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(10, 245, 7, 7)}}
+	client := http.Client{Timeout: patience, Transport: &http.Transport{DialContext: from.DialContext, DisableKeepAlives: true}}
+	response, err := client.Get("http://" + shared.balancer(t, ns, "web") + "/from-afar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	if logs := shared.kubectl(t, "", "-n", ns, "logs", "-l", "app=web"); !strings.Contains(logs, "/from-afar to client (10.245.7.7:") {
+		t.Errorf("the client's address is lost: %s", logs)
+	}
 	shared.scale(t, ns, "web", 1)
 	for _, e := range shared.waitForStates(t, ns, "web", map[string]int{"true/true/false": 1, "false/true/true": 2}) {
 		if ptr.Deref(e.Conditions.Terminating, false) {
@@ -215,6 +226,15 @@ func TestBehaviourByAnnotation(t *testing.T) {
 	if took := time.Since(began); took < time.Second {
 		t.Errorf("a pod that starts late was ready after %s", took)
 	}
+	// A readiness gate is opened by somebody else.
+	gated := `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"gated"},"spec":{"readinessGates":[{"conditionType":"example.com/gate"}],"containers":[{"name":"c","image":"x"}]}}`
+	shared.kubectl(t, gated, "-n", ns, "create", "-f", "-")
+	shared.kubectl(t, "", "-n", ns, "wait", "--for=condition=ContainersReady", "pod/gated", "--timeout=120s")
+	if isReady(shared.pod(t, ns, "gated")) {
+		t.Error("a pod is ready although its gate is closed")
+	}
+	shared.kubectl(t, "", "-n", ns, "patch", "pod", "gated", "--subresource=status", "-p", `{"status":{"conditions":[{"type":"example.com/gate","status":"True"}]}}`)
+	shared.kubectl(t, "", "-n", ns, "wait", "--for=condition=Ready", "pod/gated", "--timeout=120s")
 	// An annotation of a living pod counts at once.
 	pods, err := shared.client.CoreV1().Pods(ns).List(context.Background(), metav1.ListOptions{LabelSelector: "app=not-ready"})
 	if err != nil || len(pods.Items) != 1 {
@@ -324,6 +344,20 @@ func TestFaultsOfEachPart(t *testing.T) {
 		if ok, why := c.say(t, nonsense); ok || !strings.Contains(why, "unknown") {
 			t.Errorf("%q: %t %q", nonsense, ok, why)
 		}
+	}
+}
+
+// TestFlagsReachTheParts meets both kinds of API server that a watch must live with: one that streams the initial list,
+// and one that refuses to.
+func TestFlagsReachTheParts(t *testing.T) {
+	t.Parallel()
+	const watch = "/api/v1/namespaces?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=2"
+	if out := shared.kubectl(t, "", "get", "--raw", watch); !strings.Contains(out, `"k8s.io/initial-events-end":"true"`) {
+		t.Errorf("the initial list has no end: %s", out)
+	}
+	c := own(t, "--nodes=0", "--apiserver-args=--feature-gates=WatchList=false")
+	if out, err := c.tryKubectl("", "get", "--raw", watch); err == nil || !strings.Contains(err.Error(), "sendInitialEvents is forbidden") {
+		t.Errorf("without WatchList: %q %v", out, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -160,6 +161,46 @@ spec:
 	_ = ws.SetReadDeadline(time.Now().Add(patience))
 	if _, _, err := ws.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseGoingAway) {
 		t.Errorf("the socket of a deleted pod ends with %v", err)
+	}
+}
+
+// TestLinesAndDatagrams asks the echo image's servers below HTTP.
+func TestLinesAndDatagrams(t *testing.T) {
+	t.Parallel()
+	ns := shared.namespace(t)
+	shared.kubectl(t, `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"lines"},"spec":{"containers":[{"name":"c","image":"echo-basic:1","env":[{"name":"L4_ECHO_SERVER","value":"1"},{"name":"POD_NAME","value":"me"}]}]}}`, "-n", ns, "create", "-f", "-")
+	shared.waitReady(t, ns, "lines", true)
+	ip := shared.pod(t, ns, "lines").Status.PodIP
+	c, err := net.Dial("tcp", ip+":3000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(c, "PING\nIS_TLS\nTEST\n"); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(c)
+	var got []string
+	for len(got) < 4 && lines.Scan() {
+		got = append(got, lines.Text())
+	}
+	if len(got) != 4 || got[1] != "PONG" || got[2] != "false" || !strings.Contains(got[3], `"pod":"me"`) {
+		t.Errorf("lines: %q", got)
+	}
+	u, err := net.Dial("udp", ip+":8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = u.Close() }()
+	_ = u.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(u, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 1000)
+	n, err := u.Read(answer)
+	if err != nil || !strings.Contains(string(answer[:n]), `"request":"hello"`) || !strings.Contains(string(answer[:n]), `"pod":"me"`) {
+		t.Errorf("datagram: %q %v", answer[:n], err)
 	}
 }
 

@@ -369,20 +369,25 @@ func (p *pod) report() {
 	var sent v1.PodStatus
 	for {
 		o := p.object()
+		var again <-chan time.Time
 		if status := p.status(); !equality.Semantic.DeepEqual(sent, status) {
-			p.agent.patchStatus(o, status)
-			sent = status
+			if p.agent.patchStatus(o, status) {
+				sent = status
+			} else {
+				again = time.After(100 * time.Millisecond)
+			}
 		}
 		select {
 		case <-p.kick:
+		case <-again:
 		case <-p.gone:
 			return
 		case <-p.finished:
 			p.mu.Lock()
 			ended := p.phase != ""
 			p.mu.Unlock()
-			if ended {
-				p.agent.patchStatus(p.object(), p.status())
+			for ended && !p.agent.patchStatus(p.object(), p.status()) {
+				time.Sleep(100 * time.Millisecond)
 			}
 			return
 		}

@@ -122,21 +122,16 @@ func (a *agent) sayUnschedulable(p *v1.Pod) {
 	}}})
 }
 
-// patchStatus merges conditions by type, so that what others have written (readiness gates) stays.
-func (a *agent) patchStatus(p *v1.Pod, status v1.PodStatus) {
+// patchStatus merges conditions by type, so that what others have written (readiness gates) stays. It says whether the
+// status needs no further try: it is written, the pod is gone, or the API server will never take it.
+func (a *agent) patchStatus(p *v1.Pod, status v1.PodStatus) bool {
 	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": p.UID}, "status": status})
-	if err != nil {
-		logf("encode the status of %s/%s: %v", p.Namespace, p.Name, err)
-		return
-	}
-	for try := 0; ; try++ {
+	if err == nil {
 		_, err = a.client.CoreV1().Pods(p.Namespace).Patch(context.Background(), p.Name, types.StrategicMergePatchType, body, metav1.PatchOptions{}, "status")
-		if err == nil || errors.IsNotFound(err) || errors.IsConflict(err) || errors.IsInvalid(err) || try == 100 {
-			break
-		}
-		time.Sleep(100 * time.Millisecond)
 	}
-	if err != nil && !errors.IsNotFound(err) && !errors.IsConflict(err) {
-		logf("status of %s/%s: %v", p.Namespace, p.Name, err)
+	if err == nil || errors.IsNotFound(err) || errors.IsConflict(err) {
+		return true
 	}
+	logf("status of %s/%s: %v", p.Namespace, p.Name, err)
+	return errors.IsInvalid(err)
 }
