@@ -43,8 +43,16 @@ pub enum Verdict {
 /// Name of standard input among paths.
 const STDIN: &str = "-";
 
-/// Reasons that name an object which may be elsewhere: in the cluster, say.
-const UNRESOLVED: &[&str] = &["BackendNotFound", "NoMatchingParent", "RefNotPermitted"];
+/// True for a reference to an object that is not among the files but may be elsewhere: in the cluster, say. An object
+/// that is there without the port or rule that a reference names is not such a case.
+fn is_unresolved(finding: &Diagnostic) -> bool {
+    match finding.reason {
+        "BackendNotFound" => !finding.path.ends_with(".port"),
+        "NoMatchingParent" => finding.found.starts_with("no GatewayRoute "),
+        "RefNotPermitted" => true,
+        _ => false,
+    }
+}
 
 /// Checks manifests against the listeners and the class of `base`. Findings go to `out`, the count of them (and why a
 /// path cannot be checked) to `err`.
@@ -134,7 +142,7 @@ fn findings(readings: Vec<(PathBuf, Reading)>, base: Inputs, allow_unresolved: b
         String::from_utf8(bytes).ok()
     });
     findings.extend(compiled);
-    findings.retain(|finding| !(allow_unresolved && UNRESOLVED.contains(&finding.reason)));
+    findings.retain(|finding| !(allow_unresolved && is_unresolved(finding)));
     findings.sort_by(|a, b| (&a.origin, &a.path).cmp(&(&b.origin, &b.path)));
     findings
 }

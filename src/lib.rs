@@ -35,6 +35,7 @@ pub mod check;
 pub mod cli;
 pub mod compile;
 pub mod connections;
+pub mod demo;
 pub mod drain;
 pub mod filter;
 pub mod http1;

@@ -7,12 +7,14 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use tidegate::cli::{Check, Cli, Command, LogFormat, OutputFormat, Serve, Standalone};
 use tidegate::telemetry::logging::{self, Format};
-use tidegate::{api, app, check, telemetry};
+use tidegate::{api, app, check, demo, telemetry};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Standalone(standalone) => serve(&standalone).map(|()| ExitCode::SUCCESS),
-        Command::Demo(_) => Ok(ExitCode::SUCCESS),
+        Command::Demo(command) => {
+            start_log(&command.serve).and_then(|()| demo::run(&command)).map(|()| ExitCode::SUCCESS)
+        }
         Command::Check(check) => run_check(&check),
         Command::Crd => print(&api::crd::crd_yaml()),
         Command::Metrics => print(&telemetry::table()),

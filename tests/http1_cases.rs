@@ -8,8 +8,10 @@ mod http1_gateway;
 mod http1_reference;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use http1_bed::{Backend, Case, Cases, Delivery, Step};
 use http1_gateway::Gateway;
@@ -109,6 +111,16 @@ fn cases_behind_a_forwarded_request() {
     assert_none("cases behind a forwarded request", cases.len(), &failed);
 }
 
+#[test]
+fn a_request_behind_a_refused_case_is_never_seen() {
+    let Some(all) = http1_bed::load() else { return };
+    let mut cases = required(&all);
+    cases.retain(|case| case.accept.iter().all(|alternative| alternative["reject"]["close"] == true));
+    let failed = run(&all, &cases, false, Delivery::Ahead);
+    assert_none("refused cases ahead of a request", cases.len(), &failed);
+    assert!(cases.len() > 50, "most refusals close");
+}
+
 /// The bytes that a case sends, as one stream.
 fn stream(case: &Case) -> Vec<u8> {
     let bytes = case.send.iter().filter_map(|step| match step {
@@ -160,4 +172,39 @@ fn scanners_agree_with_a_reference_on_mutated_cases() {
     }
     println!("1000 mutations: {accepted} with an accepted head, {refused} refused");
     assert!(accepted > 100 && refused > 100, "the mutations reach both verdicts");
+}
+
+#[test]
+fn an_idle_connection_costs_little_memory() {
+    const CLIENTS: usize = 64;
+    let backend = Backend::start(Vec::new());
+    let parts = http1_gateway::Parts::new(backend.address, http1_bed::loopback(false));
+    let address = parts.bound.address;
+    let (_control, drain) = tidegate::drain::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let local = tokio::task::LocalSet::new();
+    local.spawn_local(parts.serve(drain));
+    let mut clients = Vec::with_capacity(2 * CLIENTS);
+    let mut round = || {
+        allocation_counter::measure(|| {
+            for _ in 0..CLIENTS {
+                let mut client = TcpStream::connect(address).expect("accepted");
+                client.set_nonblocking(true).expect("a socket");
+                client.write_all(b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n").expect("written");
+                local.block_on(&runtime, async {
+                    let mut answer = [0; 1024];
+                    while client.read(&mut answer).is_err() {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+                });
+                clients.push(client);
+            }
+        })
+    };
+    // The first round also makes what the worker keeps for all connections.
+    round();
+    let each = round().bytes_current / CLIENTS as i64;
+    println!("an idle HTTP/1.1 connection keeps {each} bytes of heap");
+    assert!((1..=24 << 10).contains(&each), "{each} bytes a connection");
 }

@@ -27,7 +27,8 @@ use crate::http1::guard::GuardError;
 use crate::model::backend::Protocol;
 use crate::reason::Reason;
 
-/// How long an endpoint may keep silent after `expect: 100-continue` before the body goes out anyway (RFC 9110 §10.1.1 lets a client do so).
+/// How long an endpoint may keep silent after `expect: 100-continue` before the body goes out anyway, as RFC 9110
+/// §10.1.1 lets a client do.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// A failed try.
@@ -46,6 +47,9 @@ impl From<ProxyError> for Failure {
 impl Exchange {
     /// Tries one endpoint.
     pub(super) async fn attempt(&mut self, picked: &Picked) -> Result<Response<ForwardBody>, Failure> {
+        if let Some(entry) = &mut self.account.entry {
+            entry.attempts += 1;
+        }
         let protocol = self.account.live.snapshot().backend(picked.backend).map(|backend| backend.key.protocol);
         match protocol {
             Some(Protocol::Http) => self.attempt_http1(picked).await,
@@ -216,20 +220,20 @@ impl Exchange {
         self.account.upstream_sent += upload.written();
         self.account.upstream_received += connection.read_bytes();
 
-        // An endpoint that reads on while it answers gets the rest; one that refuses, or never said 100, does not (RS8).
+        // An endpoint that reads on while it answers gets the rest; one that refuses, or never said 100, does not: RS8.
         let goes_on = upload.is_sending() && head.status.as_u16() < 300;
         let mut unread = None;
         let worker = &self.account.worker;
         let body = if connection.is_complete() {
             unread = upload.take_body();
             if upload.is_done() {
-                worker.release(&picked.endpoint, connection);
+                worker.release(&picked.endpoint, connection, now);
             }
             ForwardBody::empty()
         } else if let Some(data) = connection.take_buffered_body() {
             unread = upload.take_body();
             if upload.is_done() {
-                worker.release(&picked.endpoint, connection);
+                worker.release(&picked.endpoint, connection, now);
             }
             ForwardBody::full(data)
         } else {
@@ -457,7 +461,7 @@ fn deadline_error(reason: Reason) -> ProxyError {
 }
 
 /// Finds out what was wrong with the client's body: the guard says so inside the error that hyper hands on.
-fn request_body_error(source: Box<dyn Error + Send + Sync>) -> ProxyError {
+pub(super) fn request_body_error(source: Box<dyn Error + Send + Sync>) -> ProxyError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(source.as_ref());
     while let Some(error) = cause {
         // An io::Error hides its own payload from the chain.

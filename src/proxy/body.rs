@@ -1,4 +1,5 @@
-//! Bodies of responses on their way to the client: streamed with backpressure, cut visibly when they cannot be completed.
+//! Bodies of responses on their way to the client: streamed with backpressure, cut visibly when they cannot be
+//! completed.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +11,9 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::account::Account;
+use super::attempt::request_body_error;
 use super::deadlines::Deadlines;
+use super::error::ProxyError;
 use super::headers;
 use super::http2::Progress;
 use super::upstream::Pooled;
@@ -22,9 +25,12 @@ use crate::telemetry::metrics::Side;
 /// Why a response was cut after its head went out.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// The HTTP/1 endpoint broke off or sent nonsense, or the client's upload failed.
+    /// The HTTP/1 endpoint broke off or sent nonsense.
     #[error("response could not be completed")]
     Http1(#[source] ClientError),
+    /// The client's body failed while the response was under way.
+    #[error("response was cut with its request")]
+    Upload(#[source] Box<ProxyError>),
     /// The HTTP/2 stream of the endpoint failed.
     #[error("response could not be completed")]
     Http2(#[source] hyper::Error),
@@ -165,8 +171,10 @@ impl Http1Body {
                 let result = self.connection.poll_upload(upload, buffers, cx);
                 account.upstream_sent += upload.written() - before;
                 account.bytes_in = upload.body_read();
-                if let Err(err) = result {
-                    return Poll::Ready(Step::Cut(Reason::ClientGone, BodyError::Http1(err)));
+                if let Err(ClientError::RequestBody(source)) = result {
+                    // The client broke its own request off; the answer to it cannot be trusted to fit.
+                    let error = request_body_error(source);
+                    return Poll::Ready(Step::Cut(error.reason(), BodyError::Upload(Box::new(error))));
                 }
                 if upload.is_done() {
                     self.sent = true;
@@ -208,7 +216,7 @@ impl Http1Body {
     /// Puts the connection back if it can carry another exchange.
     fn release(self, account: &Account) {
         if self.sent {
-            account.worker.release(&self.endpoint, self.connection);
+            account.worker.release(&self.endpoint, self.connection, Instant::now());
         }
     }
 }
@@ -313,5 +321,16 @@ impl Body for ForwardBody {
             Kind::Http2(body) => body.body.size_hint(),
             Kind::Cut(_) => SizeHint::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// hyper keeps room for a body in every connection, idle ones included.
+    #[test]
+    fn bodies_are_small() {
+        assert!(size_of::<ForwardBody>() <= 512, "{}", size_of::<ForwardBody>());
     }
 }

@@ -1,7 +1,7 @@
 //! What can go wrong with a request, and the answers that tidegate makes itself.
 //!
-//! Total tables: each [`ProxyError`] has one status, one reason, one party at fault and one verdict on sending again; each
-//! status has one text. Texts are short and fixed, without version, address or echo (RS10).
+//! Total tables: each [`ProxyError`] has one status, one reason, one party at fault and one verdict on sending again;
+//! each status has one text. Texts are short and fixed, without version, address or echo (RS10).
 
 use std::error::Error;
 use std::io;
@@ -9,6 +9,7 @@ use std::io;
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
+use rustix::io::Errno;
 
 use super::body::ForwardBody;
 use super::downstream::OwnAnswer;
@@ -145,7 +146,7 @@ impl ProxyError {
         }
     }
 
-    /// Whether another endpoint may be asked, as far as the kind of failure goes; how far the request got decides the rest.
+    /// Whether it may be sent again, as far as the kind of failure goes; how far the request got decides the rest.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -185,6 +186,14 @@ impl ProxyError {
             | Self::Loop
             | Self::RequestBody { .. } => false,
         }
+    }
+
+    /// The failure is for want of sockets or ports here: it says nothing about the endpoint.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        let Self::Connect(err) = self else { return false };
+        let errno = err.raw_os_error().map(Errno::from_raw_os_error);
+        matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::ADDRNOTAVAIL | Errno::NOBUFS | Errno::NOMEM))
     }
 
     /// The own answer; a failed request body leaves the connection in no state to go on.
@@ -295,7 +304,8 @@ impl AnswerForm {
                 .strip_prefix(b"application/grpc")
                 .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
         };
-        if headers.get(header::CONTENT_TYPE).is_some_and(grpc) {
+        // gRPC requests are always POST: the others need no look at their fields.
+        if method == Method::POST && headers.get(header::CONTENT_TYPE).is_some_and(grpc) {
             Self::Grpc
         } else if method == Method::HEAD {
             Self::HeadOnly
@@ -354,6 +364,14 @@ mod tests {
 
     fn answer(status: u16, reason: Reason) -> OwnAnswer {
         OwnAnswer { status: StatusCode::from_u16(status).unwrap(), reason, close: false }
+    }
+
+    #[test]
+    fn want_of_sockets_is_not_the_endpoints_fault() {
+        let connect = |errno: Errno| ProxyError::Connect(io::Error::from(errno));
+        assert!(connect(Errno::MFILE).is_local());
+        assert!(!connect(Errno::CONNREFUSED).is_local());
+        assert!(!ProxyError::ConnectTimeout.is_local());
     }
 
     #[test]

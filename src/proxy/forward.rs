@@ -141,6 +141,10 @@ impl Exchange {
             entry.route = snapshot.route(rule.route).map(|route| Arc::clone(&route.label));
             entry.rule = Some(Arc::clone(&rule.name));
         }
+        if rule.delegates {
+            // A request of the parent's prefix that no child took.
+            return Err(ProxyError::NoPath);
+        }
         Ok(found)
     }
 
@@ -175,7 +179,6 @@ impl Exchange {
         };
         self.account.in_flight = Some(picked.endpoint.begin());
         if let Some(entry) = &mut self.account.entry {
-            entry.attempts += 1;
             entry.endpoint = Some(picked.endpoint.key.addr);
             if let Some(backend) = self.account.live.snapshot().backend(picked.backend) {
                 entry.backend = Some(BackendText {
@@ -209,7 +212,7 @@ impl Exchange {
             Verdict::GiveUp
         };
         // A connection that the endpoint closed while it was idle says nothing about the endpoint.
-        if verdict != Verdict::FreshConnection && error.is_endpoint_failure() {
+        if verdict != Verdict::FreshConnection && error.is_endpoint_failure() && !error.is_local() {
             let since_epoch = worker.since_epoch(now);
             picked.endpoint.failed(since_epoch);
             if matches!(error, ProxyError::Connect(_) | ProxyError::ConnectTimeout) {
@@ -226,9 +229,6 @@ impl Exchange {
             Verdict::GiveUp => return Err(error),
             Verdict::FreshConnection => {
                 self.fresh = true;
-                if let Some(entry) = &mut self.account.entry {
-                    entry.attempts += 1;
-                }
                 picked
             }
             Verdict::OtherEndpoint => {
@@ -310,4 +310,20 @@ fn first_entry(
         head: None,
         request_id: String::from_utf8_lossy(&id).into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// hyper keeps room for a request's future in every connection, idle ones included.
+    #[test]
+    fn the_future_is_small() {
+        let size = size_of_future(forward);
+        assert!(size <= 2 << 10, "{size}");
+    }
 }

@@ -340,7 +340,9 @@ impl Guard {
                 break;
             }
         }
-        self.read_waiting && (self.accepted > self.start || self.is_terminal())
+        let readable = self.accepted > self.start || self.is_terminal();
+        // Told once: hyper may have lost interest since it waited, and then it must not be asked again and again.
+        readable && std::mem::take(&mut self.read_waiting)
     }
 
     fn is_terminal(&self) -> bool {
@@ -533,6 +535,7 @@ impl Guard {
 
     /// Refuses the body. When hyper has no byte of the message yet, the whole message is refused instead.
     fn body_refused(&mut self, error: GuardError) {
+        self.body_clock = RateClock::default();
         if self.message_handed {
             self.state = State::Broken(error);
         } else {
@@ -597,9 +600,9 @@ impl Guard {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, cursor: hyper::rt::ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        self.read_waiting = false;
         loop {
             if self.accepted > self.start {
-                self.read_waiting = false;
                 self.hand_over(cursor);
                 return Poll::Ready(Ok(()));
             }

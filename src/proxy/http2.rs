@@ -31,7 +31,7 @@ const SEND_BUFFER: usize = 32 << 10;
 /// Response head, as the limit of HTTP/1 (RS4).
 const HEADER_LIST: u32 = 32 << 10;
 /// One read of the shared connection takes at most this much.
-const READ_BUFFER: usize = 16 << 10;
+const READ_BUFFER: usize = 64 << 10;
 
 /// Runs hyper's connection tasks on the worker's own thread.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +95,7 @@ impl Http2Slot {
         self.sender = result.ok();
     }
 
-    /// Gives up a connection that was not used for `idle`; running streams keep theirs until they end. True when it did.
+    /// Gives up a connection that was not used for `idle`; running streams keep it until they end. True when it did.
     pub fn sweep(&mut self, now: Instant, idle: Duration) -> bool {
         let closed = self.sender.as_ref().is_some_and(SendRequest::is_closed);
         let overdue = !idle.is_zero() && self.last_used.is_some_and(|used| now.saturating_duration_since(used) >= idle);

@@ -181,9 +181,9 @@ impl Worker {
     }
 
     /// Puts a connection back after an exchange whose request was sent completely, if it can carry another one.
-    pub(super) fn release(&self, endpoint: &Arc<EndpointState>, connection: Pooled) {
+    pub(super) fn release(&self, endpoint: &Arc<EndpointState>, connection: Pooled, now: Instant) {
         if connection.is_reusable() {
-            self.pools.push(endpoint, connection, Instant::now());
+            self.pools.push(endpoint, connection, now);
         }
     }
 

@@ -57,6 +57,8 @@ pub struct Options {
     pub http2: bool,
     /// The rule refers to a backend.
     pub backend: bool,
+    /// The rule leaves its prefix to children, of which there are none.
+    pub delegates: bool,
 }
 
 impl Default for Options {
@@ -72,6 +74,7 @@ impl Default for Options {
             access_log: None,
             http2: false,
             backend: true,
+            delegates: false,
         }
     }
 }
@@ -172,6 +175,7 @@ fn snapshot(options: &Options) -> Snapshot {
         name: Arc::from("0"),
         timeouts: options.timeouts,
         algorithm: options.algorithm.clone(),
+        delegates: options.delegates,
         backend_refs: if options.backend { backend_refs } else { Vec::new() },
     };
     let endpoint = |&addr: &SocketAddr| Endpoint {

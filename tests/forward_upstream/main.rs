@@ -1,7 +1,10 @@
 //! The upstream half of the data plane, end to end over loopback: a real client connection in front, scripted endpoints
 //! behind, everything on one thread.
 
+#![allow(clippy::unwrap_used, reason = "in tests a failed expectation is the point")]
+
 mod bed;
+mod cost;
 mod deadlines;
 mod http1;
 mod http2;

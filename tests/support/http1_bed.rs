@@ -48,8 +48,11 @@ pub struct Cases {
 /// where there is none.
 pub fn load() -> Option<Cases> {
     let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/cases");
-    let path = std::env::var_os("TIDEGATE_CASES").map_or_else(beside, PathBuf::from).join("http1.json");
+    let named = std::env::var_os("TIDEGATE_CASES").map(PathBuf::from);
+    let must_exist = named.is_some();
+    let path = named.unwrap_or_else(beside).join("http1.json");
     let Ok(text) = std::fs::read_to_string(&path) else {
+        assert!(!must_exist, "{} cannot be read", path.display());
         println!("skipped: {} is not there", path.display());
         return None;
     };
@@ -400,6 +403,8 @@ pub enum Delivery {
     Bytes,
     /// Behind a plain request that is written with the first step.
     Behind,
+    /// With a plain request written behind the last step.
+    Ahead,
 }
 
 /// What was seen of a case.
@@ -413,7 +418,7 @@ pub struct Observation {
     pub peer: String,
 }
 
-/// What a case is put behind with [`Delivery::Behind`].
+/// What a case is put behind with [`Delivery::Behind`], or ahead of with [`Delivery::Ahead`].
 const FIRST: &[u8] = b"GET /first HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
 struct Client {
@@ -474,6 +479,9 @@ pub fn run(gateway: SocketAddr, backend: &Backend, steps: &[Step], delivery: Del
         match step {
             Step::Bytes(bytes) if delivery == Delivery::Behind && index == 0 => {
                 client.write(&[FIRST, bytes].concat(), false);
+            }
+            Step::Bytes(bytes) if delivery == Delivery::Ahead && index + 1 == steps.len() => {
+                client.write(&[bytes, FIRST].concat(), false);
             }
             Step::Bytes(bytes) => client.write(bytes, delivery == Delivery::Bytes),
             Step::HalfClose => {

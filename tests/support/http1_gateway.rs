@@ -31,17 +31,12 @@ pub struct Gateway {
 impl Gateway {
     /// Starts one on a free port of `ip` that forwards the host `a.test` to `backend`.
     pub fn start(backend: SocketAddr, ip: IpAddr) -> Self {
-        let bound = listener::bind("cases", SocketAddr::new(ip, 0), 1).expect("a free port");
-        let address = bound.address;
+        let parts = Parts::new(backend, ip);
+        let address = parts.bound.address;
         let (control, drain) = drain::channel();
-        let name: Arc<str> = "cases".into();
-        let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: vec![name], max_series: 10 });
-        let (mut publisher, mut feeds) = live::channel(1, Arc::clone(&metrics));
-        publisher.publish(snapshot(backend));
-        let (feed, cells) = (feeds.remove(0), metrics.worker(0).expect("one worker"));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            LocalSet::new().block_on(&runtime, serve(bound, feed, cells, drain));
+            LocalSet::new().block_on(&runtime, parts.serve(drain));
         });
         Self { address, control, thread: Some(thread) }
     }
@@ -61,7 +56,30 @@ impl Drop for Gateway {
     }
 }
 
-/// One worker with one listener.
+/// A gateway that is not running yet.
+pub struct Parts {
+    pub bound: BoundListener,
+    feed: Feed,
+    metrics: Arc<WorkerMetrics>,
+}
+
+impl Parts {
+    /// As [`Gateway::start`].
+    pub fn new(backend: SocketAddr, ip: IpAddr) -> Self {
+        let bound = listener::bind("cases", SocketAddr::new(ip, 0), 1).expect("a free port");
+        let name: Arc<str> = "cases".into();
+        let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: vec![name], max_series: 10 });
+        let (mut publisher, mut feeds) = live::channel(1, Arc::clone(&metrics));
+        publisher.publish(snapshot(backend));
+        Self { bound, feed: feeds.remove(0), metrics: metrics.worker(0).expect("one worker") }
+    }
+
+    /// Runs it as one worker with one listener, on a `LocalSet`, until `drain` closes listeners.
+    pub async fn serve(self, drain: Drain) {
+        serve(self.bound, self.feed, self.metrics, drain).await;
+    }
+}
+
 async fn serve(bound: BoundListener, feed: Feed, metrics: Arc<WorkerMetrics>, drain: Drain) {
     let settings = Arc::new(settings(bound.address));
     let handler = Worker::new(WorkerParts {
@@ -119,6 +137,7 @@ fn snapshot(backend: SocketAddr) -> Snapshot {
         name: "0".into(),
         timeouts: Timeouts::default(),
         algorithm: Algorithm::RoundRobin,
+        delegates: false,
         backend_refs: vec![WeightedBackend { weight: 1, tier: 0, backend: Some(BackendId(0)) }],
     };
     let key = BackendKey { service: ObjectName::new("default", "backend"), port: 80, protocol: Protocol::Http };

@@ -67,6 +67,7 @@ impl Snapshots {
                 name: rule.as_str().into(),
                 timeouts: Timeouts::default(),
                 algorithm: algorithm.clone(),
+                delegates: false,
                 backend_refs: refs
                     .iter()
                     .map(|(name, weight, tier)| WeightedBackend {

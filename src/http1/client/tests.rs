@@ -120,7 +120,9 @@ async fn exchanges_follow_each_other_on_one_connection() {
 
 #[tokio::test]
 async fn framing_decides_about_body_and_reuse() {
-    let table: [(&str, &[u8], bool, (u16, &[u8], bool)); 7] = [
+    /// Status, body, whether the connection may be used again.
+    type Expected = (u16, &'static [u8], bool);
+    let table: [(&str, &[u8], bool, Expected); 7] = [
         (
             "chunked",
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2;a\r\nok\r\n0\r\n\r\n",

@@ -157,12 +157,11 @@ fn who_keeps_the_connection() {
     }
 }
 
-/// Decodes `input`, given in pieces of `piece` bytes: data, trailers, left-over bytes, and whether the end was reached.
-fn decode(
-    framing: Framing,
-    input: &[u8],
-    piece: usize,
-) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>, bool), &'static str> {
+/// Data, trailers, left-over bytes, and whether the end was reached.
+type Whole = (Vec<u8>, Option<HeaderMap>, Vec<u8>, bool);
+
+/// Decodes `input`, given in pieces of `piece` bytes.
+fn decode(framing: Framing, input: &[u8], piece: usize) -> Result<Whole, &'static str> {
     let mut decoder = BodyDecoder::new(framing, &CHUNKS);
     let mut buf = BytesMut::new();
     let (mut data, mut trailers, mut ended) = (Vec::new(), None, false);

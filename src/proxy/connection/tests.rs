@@ -90,6 +90,9 @@ impl Handler for Script {
                 Err(error) => {
                     let error = guard_error(&error).expect("the guard's verdict");
                     self.body_errors.borrow_mut().push(error);
+                    if path == "/late" {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
                     let answer = OwnAnswer { status: error.status, reason: error.reason, close: true };
                     self.own_answer(&downstream, answer)
                 }
@@ -260,7 +263,7 @@ fn an_idle_connection_is_closed() {
 fn a_slow_body_is_answered_408_and_a_steady_one_is_not() {
     on_paused_time(async {
         let bed = Bed::plain().await;
-        let head = "POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 30000\r\n\r\n";
+        let head = "POST /late HTTP/1.1\r\nhost: a\r\ncontent-length: 30000\r\n\r\n";
         let mut steady = bed.connect().await;
         steady.write_all(head.as_bytes()).await.expect("written");
         let mut slow = bed.connect().await;
@@ -271,7 +274,7 @@ fn a_slow_body_is_answered_408_and_a_steady_one_is_not() {
             steady.write_all(&[b'x'; 300]).await.expect("written");
             let _ = slow.write_all(&[b'x'; 200]).await;
         }
-        assert!(until(&mut steady, "/a 30000").await.starts_with("HTTP/1.1 200 "));
+        assert!(until(&mut steady, "/late 30000").await.starts_with("HTTP/1.1 200 "));
         let answer = rest(&mut slow).await;
         assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
         assert!(start.elapsed() < Duration::from_secs(101));
@@ -386,7 +389,7 @@ fn a_body_is_refused_behind_the_bytes_before_it() {
         {
             let mut stream = bed.connect().await;
             let begun = bed.script.begun.get();
-            let head = "POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+            let head = "POST /late HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
             stream.write_all(head.as_bytes()).await.expect("written");
             while bed.script.begun.get() == begun {
                 bed.script.changed.notified().await;
@@ -577,5 +580,41 @@ impl hyper::rt::Write for ClientIo {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[test]
+fn an_idle_connection_costs_little_memory() {
+    const CLIENTS: usize = 64;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let local = LocalSet::new();
+    let bed = local.block_on(&runtime, Bed::plain());
+    let mut clients = Vec::with_capacity(CLIENTS);
+    let mut round = |count: usize| {
+        allocation_counter::measure(|| {
+            for _ in 0..count {
+                let mut client = std::net::TcpStream::connect(bed.address).expect("accepted");
+                io::Write::write_all(&mut client, GET.as_bytes()).expect("written");
+                clients.push(client);
+            }
+            local.block_on(&runtime, async {
+                let wanted = bed.script.begun.get() as usize + count;
+                while (bed.script.begun.get() as usize) < wanted || bed.drain.wakers.borrow().len() < wanted {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            });
+        })
+    };
+    // What the thread keeps for all connections.
+    round(8);
+    let info = round(CLIENTS);
+    let each = info.bytes_current / CLIENTS as i64;
+    println!("idle HTTP/1.1 connection after one request: {each} bytes of heap");
+    assert!((1..=24 << 10).contains(&each), "{each} bytes a connection");
+    for client in &mut clients {
+        let mut answer = [0; 15];
+        io::Read::read_exact(client, &mut answer).expect("answered");
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
     }
 }

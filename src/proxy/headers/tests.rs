@@ -188,7 +188,8 @@ fn the_second_own_mark_is_a_loop() {
 #[test]
 fn the_client_is_the_right_most_stranger() {
     let trusted = ["192.0.2.0/24".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
-    let table: [(bool, &[(&str, &str)], &str); 7] = [
+    type Lines = &'static [(&'static str, &'static str)];
+    let table: [(bool, Lines, &str); 7] = [
         (false, &[("x-forwarded-for", "1.1.1.1")], "192.0.2.7"),
         (true, &[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 10.1.1.1")], "2.2.2.2"),
         (true, &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "10.1.1.1")], "1.1.1.1"),

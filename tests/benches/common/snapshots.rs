@@ -43,6 +43,7 @@ pub fn snapshot(routes: u32, endpoints: u32, algorithm: &Algorithm) -> Snapshot 
                 name: rule.into(),
                 timeouts: Timeouts::default(),
                 algorithm: algorithm.clone(),
+                delegates: false,
                 backend_refs: vec![WeightedBackend { weight: 1, tier: 0, backend: Some(BackendId(index)) }],
             });
         }

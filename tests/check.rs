@@ -1,0 +1,189 @@
+//! `check`: paths, output, verdicts; the words are those of the log.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tidegate::check::{Options, Verdict, run};
+use tidegate::compile::inputs::{Inputs, StaticListener};
+
+const GOOD: &str = "apiVersion: tidegate.dev/v1alpha1
+kind: GatewayRoute
+metadata: {name: a}
+spec:
+  hostnames: [a.test]
+  rules:
+  - backendRefs: [{name: a, port: 80}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: a}
+spec:
+  ports: [{name: http, port: 80}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: a-1, labels: {kubernetes.io/service-name: a}}
+addressType: IPv4
+ports: [{name: http, port: 8000}]
+endpoints: [{addresses: [127.0.0.1]}]
+";
+
+struct Result {
+    verdict: Verdict,
+    out: String,
+    err: String,
+}
+
+fn check(paths: &[&Path], stdin: &str, change: impl FnOnce(&mut Options)) -> Result {
+    let mut options = Options { paths: paths.iter().map(PathBuf::from).collect(), ..Options::default() };
+    change(&mut options);
+    let base = Inputs {
+        listeners: vec![StaticListener { name: "http".into(), allowed_namespaces: None }],
+        gateway_class_name: "tidegate".into(),
+        controller_name: "tidegate.dev/controller".into(),
+        ..Inputs::default()
+    };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let verdict = run(&options, base, &mut stdin.as_bytes(), &mut out, &mut err).expect("vectors take everything");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    Result { verdict, out: text(out), err: text(err) }
+}
+
+fn stdin(text: &str) -> Result {
+    check(&[Path::new("-")], text, |_| ())
+}
+
+#[test]
+fn good_manifests_are_clean() {
+    let result = stdin(GOOD);
+    assert_eq!(
+        (result.verdict, result.out.as_str(), result.err.as_str()),
+        (Verdict::Clean, "", "0 errors, 0 warnings\n")
+    );
+    assert_eq!(stdin("").verdict, Verdict::Clean, "nothing is wrong with nothing");
+}
+
+#[test]
+fn everything_wrong_is_told_with_its_place() {
+    // What is replaced in the good file, the line, and what is said.
+    let cases = [
+        ("metadata: {name: a}", "metadata: {name: [a}", 3, "YamlSyntax"),
+        ("hostnames: [a.test]", "hostnames: a.test", 5, "Invalid"),
+        ("hostnames: [a.test]", "hostnames: [A.test]", 5, "Invalid"),
+        ("hostnames: [a.test]", "hostname: [a.test]", 5, "Invalid"),
+        ("  rules:\n", "  rules:\n  - {backendRefs: [{name: a}]}\n", 7, "Invalid"),
+        ("name: a, port: 80}]", "name: b, port: 80}]", 7, "BackendNotFound"),
+        ("name: a, port: 80}]", "name: a, port: 81}]", 7, "BackendNotFound"),
+        ("name: a, port: 80}]", "name: a, namespace: other, port: 80}]", 7, "RefNotPermitted"),
+        (
+            "  rules:\n",
+            "  parentRefs: [{group: tidegate.dev, kind: Listener, name: nope}]\n  rules:\n",
+            6,
+            "NoMatchingParent",
+        ),
+        ("kind: Service\n", "kind: Servise\n", 10, "Invalid"),
+        ("  rules:\n", "  tls: {certificateRefs: [{name: x}]}\n  rules:\n", 6, "UnsupportedValue"),
+    ];
+    for (good, bad, line, reason) in cases {
+        assert!(GOOD.contains(good), "{good}");
+        let result = stdin(&GOOD.replacen(good, bad, 1));
+        assert_eq!(result.verdict, Verdict::Findings, "{bad}");
+        let told = result
+            .out
+            .lines()
+            .any(|told| told.starts_with(&format!("error: <stdin>:{line}:")) && told.contains(reason));
+        assert!(told, "{bad}: no {reason} at line {line} in\n{}", result.out);
+    }
+}
+
+#[test]
+fn a_duplicate_names_both_places() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::write(dir.path().join("a.yaml"), GOOD).expect("a file");
+    fs::write(dir.path().join("b.yaml"), GOOD.replacen("a.test", "b.test", 1)).expect("a file");
+    let result = check(&[dir.path()], "", |_| ());
+    assert_eq!(result.verdict, Verdict::Findings);
+    let (a, b) = (dir.path().join("a.yaml"), dir.path().join("b.yaml"));
+    for (line, kind) in [(1, "GatewayRoute default/a"), (9, "Service default/a"), (15, "EndpointSlice default/a-1")] {
+        let told = format!("{}:{line}:1: {kind}: Duplicate", b.display());
+        let first = format!("the first is at {}:{line}", a.display());
+        assert!(result.out.lines().any(|line| line.contains(&told) && line.contains(&first)), "{told}\n{}", result.out);
+    }
+}
+
+#[test]
+fn unresolved_references_are_findings_unless_allowed() {
+    let route = GOOD.split("---\n").next().expect("the first document");
+    assert_eq!(stdin(route).verdict, Verdict::Findings);
+    let result = check(&[Path::new("-")], route, |options| options.allow_unresolved = true);
+    assert_eq!((result.verdict, result.out.as_str()), (Verdict::Clean, ""));
+    // What is there but is not as the reference says stays a finding.
+    let lenient = |text: &str| check(&[Path::new("-")], text, |options| options.allow_unresolved = true).verdict;
+    assert_eq!(lenient(&GOOD.replacen("name: a, port: 80}]", "name: a, port: 81}]", 1)), Verdict::Findings, "port");
+    let parent = "  parentRefs: [{group: tidegate.dev, kind: GatewayRoute, name: NAME, sectionName: x}]\n  rules:\n";
+    let child = |name: &str| {
+        GOOD.replacen("name: a}", "name: child}", 1).replacen("  rules:\n", &parent.replace("NAME", name), 1)
+    };
+    assert_eq!(lenient(&child("elsewhere")), Verdict::Clean, "the parent may be elsewhere");
+    assert_eq!(lenient(&format!("{}---\n{route}", child("a"))), Verdict::Findings, "the parent has no such rule");
+    let broken = route.replace("a.test", "A.test");
+    let result = check(&[Path::new("-")], &broken, |options| options.allow_unresolved = true);
+    assert_eq!(result.verdict, Verdict::Findings, "everything else still counts");
+}
+
+#[test]
+fn paths_are_files_directories_or_standard_input() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let documents: Vec<&str> = GOOD.split("---\n").collect();
+    fs::write(dir.path().join("route.yaml"), documents[0]).expect("a file");
+    fs::write(dir.path().join(".ignored.yaml"), "a: [").expect("a file");
+    fs::write(dir.path().join("notes.txt"), "a: [").expect("a file");
+    fs::create_dir(dir.path().join("sub.yaml")).expect("a folder");
+    let outside = tempfile::tempdir().expect("a folder");
+    let service = outside.path().join("service.manifest");
+    fs::write(&service, documents[1]).expect("a file");
+    let result = check(&[dir.path(), &service, Path::new("-")], documents[2], |_| ());
+    assert_eq!((result.verdict, result.out.as_str()), (Verdict::Clean, ""), "{}", result.err);
+    // A file that is named twice is one.
+    let twice = check(&[dir.path(), &dir.path().join("route.yaml"), &service], "", |_| ());
+    assert!(!twice.out.contains("Duplicate"), "{}", twice.out);
+    let json = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": 1}}"#;
+    let result = stdin(json);
+    assert!(result.out.starts_with("error: <stdin>.json:1:"), "{}", result.out);
+}
+
+#[test]
+fn what_cannot_be_read_is_usage() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let missing = dir.path().join("missing.yaml");
+    let result = check(&[&missing], "", |_| ());
+    assert_eq!((result.verdict, result.out.as_str()), (Verdict::Usage, ""));
+    assert!(result.err.contains(&missing.display().to_string()), "{}", result.err);
+    assert_eq!(result.err.lines().count(), 1);
+}
+
+#[test]
+fn json_has_a_member_for_every_part() {
+    let bad = GOOD.replacen("hostnames: [a.test]", "hostnames: [A.test]", 1);
+    let result = check(&[Path::new("-")], &bad, |options| options.json = true);
+    let report: serde_json::Value = serde_json::from_str(&result.out).expect("JSON");
+    assert_eq!((result.verdict, &report["errors"], &report["warnings"]), (Verdict::Findings, &1.into(), &0.into()));
+    let finding = &report["findings"][0];
+    let expected = serde_json::json!({
+        "severity": "error", "reason": "Invalid", "file": "<stdin>", "document": 0, "line": 5, "column": 15,
+        "kind": "GatewayRoute", "namespace": "default", "name": "a", "path": "spec.hostnames[0]",
+        "found": finding["found"], "expected": finding["expected"], "effect": "it is left out"
+    });
+    assert_eq!(*finding, expected);
+    assert!(finding["found"].as_str().is_some_and(|found| found.contains("A.test")), "{finding}");
+    let clean = check(&[Path::new("-")], GOOD, |options| options.json = true);
+    let report: serde_json::Value = serde_json::from_str(&clean.out).expect("JSON");
+    assert_eq!(report, serde_json::json!({"errors": 0, "warnings": 0, "findings": []}));
+}
+
+#[test]
+fn the_demo_is_clean() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/demo");
+    let result = check(&[&demo], "", |_| ());
+    assert_eq!((result.verdict, result.out.as_str()), (Verdict::Clean, ""), "{}", result.err);
+}
