@@ -108,12 +108,14 @@ fn the_crd_installs_and_all_examples_are_accepted() {
     }
     let files = yaml_files("manifests/examples");
     assert!(!files.is_empty(), "manifests/examples holds examples");
+    let mut made = Vec::new();
     for file in &files {
         let text = fs::read_to_string(file).unwrap();
         // Namespaces are made for real: a dry run in one that is not there is refused.
         for name in namespaces_in(&text) {
             if cluster.try_kubectl(&["get", "namespace", &name]).is_err() {
                 cluster.kubectl(&["create", "namespace", &name]);
+                made.push(name);
             }
         }
         let documents = text.split("\n---").filter(|document| document.contains("\nkind:")).count();
@@ -121,6 +123,9 @@ fn the_crd_installs_and_all_examples_are_accepted() {
         let created =
             wait_for(path, || cluster.try_kubectl(&["create", "--dry-run=server", "--validate=strict", "-f", path]));
         assert_eq!(created.matches("created (server dry run)").count(), documents, "{path}: {created}");
+    }
+    for name in made {
+        cluster.kubectl(&["delete", "namespace", &name, "--wait=false"]);
     }
     // What kubectl tells about a field is the doc comment of its type.
     let explained = cluster.kubectl(&["explain", "gatewayroute.spec.rules.backendRefs.weight"]);

@@ -16,6 +16,11 @@ if ! command -v go >/dev/null 2>&1; then
   exit 0
 fi
 
+unformatted=$(gofmt -l tests/controlplane)
+if [ -n "$unformatted" ]; then
+  echo "gofmt would change: $unformatted"
+  exit 1
+fi
 controlplane=$(tests/controlplane/build.sh controlplane)
 helm=$(tests/controlplane/build.sh helm)
 e2e=$(tests/controlplane/build.sh e2e)

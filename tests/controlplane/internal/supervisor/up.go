@@ -157,6 +157,8 @@ func (s *supervisor) run() int {
 		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 		s.events <- event{kind: "end", text: (<-signals).String()}
 	}()
+	// Without this, an answer to a reader that is gone would kill the supervisor before it could clean up.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	go whenParentGone(func() { s.events <- event{kind: "end", text: "the parent process is gone"} })
 	if !s.ignoreStdin {
 		go s.readCommands()
