@@ -41,7 +41,7 @@ impl<'a> Blocks<'a> {
                 spec,
                 path,
                 "timeouts",
-                |rule| rule.timeouts.as_ref(),
+                |rule| rule.timeouts.as_deref(),
                 |spec: &GatewayRouteSpec| spec.defaults.as_ref().and_then(|defaults| defaults.timeouts.as_ref()),
             )
         };
@@ -51,7 +51,7 @@ impl<'a> Blocks<'a> {
                 spec,
                 path,
                 "loadBalancer",
-                |rule| rule.load_balancer.as_ref(),
+                |rule| rule.load_balancer.as_deref(),
                 |spec: &GatewayRouteSpec| spec.defaults.as_ref().and_then(|defaults| defaults.load_balancer.as_ref()),
             )
         };
