@@ -47,9 +47,12 @@ impl Class {
     }
 }
 
+type NamedSlice<'a> = (&'a ObjectName, &'a Sourced<EndpointSlice>);
+
 /// Slices by the Service that they belong to, found once a compilation.
 pub(super) struct EndpointIndex<'a> {
-    slices: FxHashMap<(&'a str, &'a str), Vec<(&'a ObjectName, &'a Sourced<EndpointSlice>)>>,
+    /// By namespace and name of the Service.
+    slices: FxHashMap<(&'a str, &'a str), Vec<NamedSlice<'a>>>,
     legacy: &'a BTreeMap<ObjectName, Sourced<Endpoints>>,
     allow_loopback: bool,
 }

@@ -32,8 +32,8 @@ pub(super) fn compile(inputs: &Inputs, version: u64) -> Output {
     drop(regexes);
     let attached = attach(inputs, &mut routes);
     let mut table = Table::new(&attached);
-    for position in 0..routes.len() {
-        table.add_route(position, &mut routes, &attached[position], &backends);
+    for (position, attached) in attached.iter().enumerate() {
+        table.add_route(position, &mut routes, attached, &backends);
     }
     table.rank(&routes, &attached);
     let (routers, conflicts) = table.routers(inputs.listeners.len(), &attached);
