@@ -1,6 +1,8 @@
 //! Manifests through the compiler: each one that it alone refuses is refused for its one reason, and the examples do
 //! what they say as far as they are in force.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -5,6 +5,8 @@
 //! * What is served is what a slow reading of the precedence rules serves.
 //! * A broken rule changes no answer but its own.
 
+#![allow(clippy::unwrap_used)]
+
 use std::cmp::Reverse;
 use std::sync::Arc;
 

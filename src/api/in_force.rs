@@ -145,9 +145,9 @@ impl<'a> From<&'a RouteRule> for Blocks<'a> {
         Self {
             retry: rule.retry.is_some(),
             outlier_detection: rule.outlier_detection.is_some(),
-            connection: rule.connection.as_ref(),
-            upgrades: rule.upgrades.as_ref(),
-            load_balancer: rule.load_balancer.as_ref(),
+            connection: rule.connection.as_deref(),
+            upgrades: rule.upgrades.as_deref(),
+            load_balancer: rule.load_balancer.as_deref(),
         }
     }
 }
@@ -175,7 +175,7 @@ pub fn not_in_force(spec: &GatewayRouteSpec) -> Vec<NotInForce> {
         }
     }
     findings.filters(&spec.filters, || "spec.filters".to_owned());
-    if let Some(defaults) = &spec.defaults {
+    if let Some(defaults) = spec.defaults.as_deref() {
         findings.blocks(&Blocks::from(defaults), || "spec.defaults".to_owned(), Scope::Defaults);
     }
     for (index, rule) in spec.rules.iter().enumerate() {

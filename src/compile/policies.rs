@@ -29,7 +29,7 @@ impl Policies<'_, '_, '_> {
     }
 
     pub(super) fn timeouts(&mut self) -> Option<Timeouts> {
-        let block = self.rule.timeouts_or(self.spec.defaults.as_ref())?;
+        let block = self.rule.timeouts_or(self.spec.defaults.as_deref())?;
         let own = FieldPath::SPEC.item("rules", self.index);
         let defaults = FieldPath::SPEC.field("defaults");
         let at = if self.rule.timeouts.is_some() { own } else { defaults };
@@ -51,7 +51,7 @@ impl Policies<'_, '_, '_> {
     }
 
     pub(super) fn algorithm(&mut self, predicates: &[Predicate]) -> Option<Algorithm> {
-        let block = self.rule.load_balancer_or(self.spec.defaults.as_ref())?;
+        let block = self.rule.load_balancer_or(self.spec.defaults.as_deref())?;
         let own = FieldPath::SPEC.item("rules", self.index);
         let defaults = FieldPath::SPEC.field("defaults");
         let at = if self.rule.load_balancer.is_some() { own } else { defaults };

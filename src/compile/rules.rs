@@ -152,7 +152,7 @@ fn compile_rule<'a>(
         timeouts,
         algorithm,
         shares,
-        delegate: rule.delegate.as_ref(),
+        delegate: rule.delegate.as_deref(),
     };
     if is_broken {
         return None;
