@@ -5,7 +5,6 @@
 //! whoever holds a vanished endpoint for a while does so before this stage.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -48,9 +47,12 @@ impl Class {
     }
 }
 
+type NamedSlice<'a> = (&'a ObjectName, &'a Sourced<EndpointSlice>);
+
 /// Slices by the Service that they belong to, found once a compilation.
 pub(super) struct EndpointIndex<'a> {
-    slices: FxHashMap<(&'a str, &'a str), Vec<(&'a ObjectName, &'a Sourced<EndpointSlice>)>>,
+    /// By namespace and name of the Service.
+    slices: FxHashMap<(&'a str, &'a str), Vec<NamedSlice<'a>>>,
     legacy: &'a BTreeMap<ObjectName, Sourced<Endpoints>>,
     allow_loopback: bool,
 }
@@ -75,7 +77,7 @@ impl<'a> EndpointIndex<'a> {
         port: &ServicePort,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Arc<[Endpoint]> {
-        let mut union = Union { found: BTreeMap::new(), allow_loopback: self.allow_loopback, diagnostics };
+        let mut union = Union { found: Vec::new(), allow_loopback: self.allow_loopback, diagnostics };
         let spec = service.spec.as_ref();
         let has_selector = spec.and_then(|spec| spec.selector.as_ref()).is_some_and(|selector| !selector.is_empty());
         match self.slices.get(&(&*name.namespace, &*name.name)) {
@@ -95,12 +97,15 @@ impl<'a> EndpointIndex<'a> {
     }
 }
 
-/// The union over slices; the better class wins where a key stands twice.
+/// The union over slices; a key may stand there twice until the end.
 struct Union<'a, 'd> {
-    found: BTreeMap<(SocketAddr, Option<&'a str>), Found<'a>>,
+    found: Vec<(Key<'a>, Found<'a>)>,
     allow_loopback: bool,
     diagnostics: &'d mut Vec<Diagnostic>,
 }
+
+/// Address and port, and the uid of the pod.
+type Key<'a> = (SocketAddr, Option<&'a str>);
 
 /// One address of one pod, before the families are told apart.
 #[derive(Clone, Copy)]
@@ -197,30 +202,31 @@ impl<'a> Union<'a, '_> {
     fn add(&mut self, addr: SocketAddr, class: Class, target: Option<&'a ObjectReference>) {
         let uid = target.and_then(|target| target.uid.as_deref()).filter(|uid| !uid.is_empty());
         let pod = target.filter(|target| target.kind.as_deref() == Some("Pod")).and_then(|pod| pod.name.as_deref());
-        match self.found.entry((addr, uid)) {
-            Entry::Vacant(place) => {
-                place.insert(Found { class, pod, identity: uid.or(pod) });
-            }
-            Entry::Occupied(mut known) => known.get_mut().class = known.get().class.min(class),
-        }
+        self.found.push(((addr, uid), Found { class, pod, identity: uid.or(pod) }));
     }
 
     /// Takes the best class that has an endpoint, and one address a pod: of the preferred family where it has one.
     fn into_endpoints(self, prefer_ipv6: bool) -> Arc<[Endpoint]> {
-        let best = self.found.values().map(|found| found.class).min().unwrap_or(Class::Unusable);
+        let mut found = self.found;
+        // The better class wins where a key stands twice.
+        found.sort_unstable_by(|(a, of_a), (b, of_b)| a.cmp(b).then(of_a.class.cmp(&of_b.class)));
+        found.dedup_by(|(later, _), (first, _)| later == first);
+        let best = found.iter().map(|(_, found)| found.class).min().unwrap_or(Class::Unusable);
         if best == Class::Unusable {
             return Arc::from([]);
         }
-        let chosen: Vec<_> = self.found.into_iter().filter(|(_, found)| found.class == best).collect();
+        found.retain(|(_, found)| found.class == best);
         // By pod and port: its first address of the preferred family, and of the other.
         let mut families: FxHashMap<(&str, u16), [Option<SocketAddr>; 2]> = FxHashMap::default();
-        for ((addr, _), found) in &chosen {
+        let has_both =
+            found.iter().any(|((addr, _), _)| addr.is_ipv4()) && found.iter().any(|((addr, _), _)| addr.is_ipv6());
+        for ((addr, _), found) in found.iter().filter(|_| has_both) {
             if let Some(identity) = found.identity {
                 let pair = families.entry((identity, addr.port())).or_default();
                 pair[usize::from(addr.is_ipv6() != prefer_ipv6)].get_or_insert(*addr);
             }
         }
-        let endpoint = |((addr, uid), found): ((SocketAddr, Option<&str>), Found<'_>)| {
+        let endpoint = |((addr, uid), found): (Key<'_>, Found<'_>)| {
             let pair = found.identity.and_then(|identity| families.get(&(identity, addr.port())));
             let [preferred, other] = pair.copied().unwrap_or_default();
             let is_preferred = addr.is_ipv6() == prefer_ipv6;
@@ -231,7 +237,7 @@ impl<'a> Union<'a, '_> {
                 pod: found.pod.map(Arc::from),
             })
         };
-        chosen.into_iter().filter_map(endpoint).collect()
+        found.into_iter().filter_map(endpoint).collect()
     }
 
     fn warn(

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::diagnostics::Diagnostic;
 use super::endpoints::EndpointIndex;
-use super::inputs::Inputs;
+use super::inputs::{Inputs, Sourced};
 use super::report::{About, FieldPath, Report};
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{BackendProtocol, BackendRef, GROUP};
@@ -17,7 +17,7 @@ use crate::model::ids::{BackendId, ObjectName};
 /// Resolves backendRefs and keeps every backend that one leads to.
 pub(super) struct Backends<'a> {
     inputs: &'a Inputs,
-    services: FxHashMap<(&'a str, &'a str), (&'a ObjectName, &'a Service)>,
+    services: FxHashMap<(&'a str, &'a str), Known<'a>>,
     numbers: FxHashMap<(&'a str, &'a str, u16, Protocol), BackendNumber>,
     list: Vec<Target<'a>>,
 }
@@ -25,9 +25,19 @@ pub(super) struct Backends<'a> {
 /// Position of a backend in the order in which references named it.
 pub(super) type BackendNumber = u32;
 
+/// A Service, with its position in the order of names: numbers are compared sooner than names.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    name: &'a ObjectName,
+    service: &'a Service,
+    position: usize,
+}
+
 /// A Service port that a reference leads to.
 struct Target<'a> {
     key: BackendKey,
+    /// Position of the Service in the order of names.
+    position: usize,
     service: &'a Service,
     port: &'a ServicePort,
 }
@@ -37,10 +47,10 @@ type Refusal = (&'static str, ConditionReason, String, String);
 
 impl<'a> Backends<'a> {
     pub(super) fn new(inputs: &'a Inputs) -> Self {
-        let service = |(name, service): (&'a ObjectName, &'a super::inputs::Sourced<Service>)| {
-            ((&*name.namespace, &*name.name), (name, &*service.object))
+        let known = |(position, (name, service)): (usize, (&'a ObjectName, &'a Sourced<Service>))| {
+            ((&*name.namespace, &*name.name), Known { name, service: &service.object, position })
         };
-        let services = inputs.services.iter().map(service).collect();
+        let services = inputs.services.iter().enumerate().map(known).collect();
         Self { inputs, services, numbers: FxHashMap::default(), list: Vec::new() }
     }
 
@@ -78,7 +88,7 @@ impl<'a> Backends<'a> {
                 format!("a ReferenceGrant in namespace {namespace} from GatewayRoute in namespace {from} to Service");
             return Err(("namespace", ConditionReason::RefNotPermitted, found, expected));
         }
-        let Some(&(name, service)) = self.services.get(&(namespace, reference.name.as_str())) else {
+        let Some(&Known { name, service, position }) = self.services.get(&(namespace, reference.name.as_str())) else {
             let found = format!("no Service {namespace}/{}", reference.name);
             return Err(("name", ConditionReason::BackendNotFound, found, "an existing Service".to_owned()));
         };
@@ -102,7 +112,7 @@ impl<'a> Backends<'a> {
             .map_err(|(field, found, expected)| (field, ConditionReason::UnsupportedProtocol, found, expected))?;
         let number = self.numbers.entry((&name.namespace, &name.name, wanted, protocol)).or_insert_with(|| {
             let key = BackendKey { service: name.clone(), port: wanted, protocol };
-            self.list.push(Target { key, service, port });
+            self.list.push(Target { key, position, service, port });
             u32::try_from(self.list.len() - 1).unwrap_or(u32::MAX)
         });
         Ok(*number)
@@ -132,12 +142,16 @@ impl<'a> Backends<'a> {
         let mut order: Vec<BackendNumber> = used.collect();
         order.sort_unstable();
         order.dedup();
-        order.sort_unstable_by(|a, b| self.list[*a as usize].key.cmp(&self.list[*b as usize].key));
+        // The order of keys: Services stand in the order of their names.
+        order.sort_unstable_by_key(|number| {
+            let Target { key, position, .. } = &self.list[*number as usize];
+            (*position, key.port, key.protocol)
+        });
         let index = EndpointIndex::new(self.inputs);
         let mut diagnostics = Vec::new();
         let mut backends: Vec<Backend> = Vec::with_capacity(order.len());
         for (id, number) in (0..).map(BackendId).zip(order) {
-            let Target { key, service, port } = &self.list[number as usize];
+            let Target { key, service, port, .. } = &self.list[number as usize];
             ids[number as usize] = Some(id);
             // Two protocols of one port have the same endpoints.
             let known = backends.last().filter(|last| last.key.service == key.service && last.key.port == key.port);

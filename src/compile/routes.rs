@@ -32,8 +32,8 @@ pub(super) fn compile(inputs: &Inputs, version: u64) -> Output {
     drop(regexes);
     let attached = attach(inputs, &mut routes);
     let mut table = Table::new(&attached);
-    for (position, own) in attached.iter().enumerate() {
-        table.add_route(position, &mut routes, own, &backends);
+    for (position, attached) in attached.iter().enumerate() {
+        table.add_route(position, &mut routes, attached, &backends);
     }
     table.rank(&routes, &attached);
     let (routers, conflicts) = table.routers(inputs.listeners.len(), &attached);
