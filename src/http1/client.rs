@@ -420,6 +420,8 @@ pub struct Connection {
     timer: Option<Pin<Box<Sleep>>>,
     /// When the socket was put aside.
     idle_since: Option<Instant>,
+    /// The task was registered to be woken by the socket's next byte, and nothing was awaited since.
+    watched: bool,
 }
 
 impl Connection {
@@ -440,6 +442,7 @@ impl Connection {
             track_activity: false,
             timer: None,
             idle_since: None,
+            watched: false,
         })
     }
 
@@ -525,7 +528,10 @@ impl Connection {
     /// stale connections is for that.
     pub fn poll_alive(&mut self, cx: &mut Context<'_>) -> bool {
         match self.stream.poll_read_ready(cx) {
-            Poll::Pending => true,
+            Poll::Pending => {
+                self.watched = true;
+                true
+            }
             Poll::Ready(Err(_)) => false,
             Poll::Ready(Ok(())) => {
                 let mut byte = [0; 1];
@@ -586,6 +592,11 @@ impl Connection {
                         return Poll::Ready(Ok(ResponseHead { status, length }));
                     }
                 }
+            }
+            // Just found silent by `poll_alive`, which left word with the reactor: the answer cannot be here yet, and if
+            // it is, it wakes the task.
+            if std::mem::take(&mut self.watched) {
+                return Poll::Pending;
             }
             match ready!(self.poll_fill(HEAD_READ, buffers, cx)) {
                 Ok(0) => return Poll::Ready(Err(ClientError::Closed)),

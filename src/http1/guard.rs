@@ -177,7 +177,7 @@ pub struct ResponseFacts {
     pub fields: usize,
 }
 
-const TOKEN: u8 = 1;
+pub(super) const TOKEN: u8 = 1;
 const TARGET_PATH: u8 = 2;
 const TARGET_QUERY: u8 = 4;
 const VALUE: u8 = 8;
@@ -247,13 +247,13 @@ pub fn is_target(target: &[u8]) -> bool {
 }
 
 /// The first index in `from..to` whose byte is not of `class`, else `to`. `to` is at most `buf.len()`.
-fn skip(buf: &[u8], from: usize, to: usize, class: u8) -> usize {
+pub(super) fn skip(buf: &[u8], from: usize, to: usize, class: u8) -> usize {
     let Some(part) = buf.get(from..to) else { return from };
     part.iter().position(|&b| CLASS[b as usize] & class == 0).map_or(to, |at| from + at)
 }
 
 /// As [`skip`] for field values, eight bytes at a time.
-fn skip_value(buf: &[u8], from: usize, to: usize) -> usize {
+pub(super) fn skip_value(buf: &[u8], from: usize, to: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
     let Some(part) = buf.get(from..to) else { return from };
@@ -382,6 +382,17 @@ impl RequestScanner {
         if done { self.facts(buf).map(Scan::Done) } else { Ok(Scan::More) }
     }
 
+    /// Takes the end of nearly every request line at once, unless it crosses `limit`; other ends are taken byte by byte.
+    fn usual_version(&mut self, buf: &[u8], limit: usize) {
+        const USUAL: &[u8; 10] = b"HTTP/1.1\r\n";
+        let rest = buf.get(self.at..).unwrap_or_default();
+        if rest.first_chunk() == Some(USUAL) && self.at + USUAL.len() - 2 <= limit {
+            (self.major, self.minor) = (b'1', b'1');
+            self.at += USUAL.len();
+            self.state = RequestState::Fields;
+        }
+    }
+
     /// Takes `byte`, which stands at `self.at`, and what follows it of the same element.
     fn line_byte(&mut self, buf: &[u8], byte: u8, limits: &HeadLimits) -> Result<(), GuardError> {
         let limit = self.line_start.saturating_add(limits.start_line);
@@ -439,6 +450,7 @@ impl RequestScanner {
                         self.target = Span::new(self.target_start, self.at);
                         self.at += 1;
                         self.state = RequestState::Version(0);
+                        self.usual_version(buf, limit);
                     }
                     // No version at all, or LF without CR.
                     Some(b'\r' | b'\n' | b'\t') => return Err(LINE),

@@ -3,7 +3,7 @@
 //! Pure functions over bytes. What a message with two readings would be is refused, never repaired.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{HeaderName, HeaderValue};
+use http::header::{self, CONTENT_LENGTH, HeaderName, HeaderValue, TRAILER};
 use http::{HeaderMap, StatusCode};
 
 use super::client::Expected;
@@ -75,14 +75,11 @@ pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> 
     }
     let mut fields = Fields::default();
     headers.clear();
-    loop {
-        let end = memchr::memchr(b'\n', &head[at..]).map_or(head.len(), |n| at + n);
-        let line_end = end.saturating_sub(1);
-        if line_end <= at {
-            break;
-        }
-        fields.parse_line(head, at, line_end, headers, expected)?;
-        at = end + 1;
+    while head.get(at) != Some(&b'\r') {
+        at = fields.parse_line(head, at, headers, expected)?;
+    }
+    if head.get(at..) != Some(b"\r\n") {
+        return Err("field name is malformed");
     }
     if status.is_informational() {
         headers.clear();
@@ -129,12 +126,55 @@ fn parse_status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), &'static 
     if !matches!(digits[0], b'1'..=b'5') || !digits.iter().all(u8::is_ascii_digit) {
         return Err(BROKEN);
     }
-    let plain = |&b: &u8| b == b'\t' || (b >= b' ' && b != 0x7f);
-    if !(reason.is_empty() || reason[0] == b' ') || !reason.iter().all(plain) {
+    if !(reason.is_empty() || reason[0] == b' ') || guard::skip_value(reason, 0, reason.len()) != reason.len() {
         return Err(BROKEN);
     }
     let status = StatusCode::from_bytes(digits).map_err(|_| BROKEN)?;
     Ok((status, http11, end + 1))
+}
+
+/// What becomes of a field, by its name.
+enum Name {
+    /// Sent on under this name.
+    Kept(HeaderName),
+    /// `content-length`.
+    Length,
+    /// `transfer-encoding`.
+    Coding,
+    /// `connection`.
+    Connection,
+    /// `trailer`.
+    Trailer,
+    /// Another field of this connection only.
+    HopByHop,
+}
+
+impl Name {
+    /// `None` when it is no name. The spellings that nearly all servers use are recognised without folding case.
+    fn of(raw: &[u8]) -> Option<Self> {
+        Some(match raw {
+            b"Date" | b"date" => Name::Kept(header::DATE),
+            b"ETag" | b"etag" => Name::Kept(header::ETAG),
+            b"Vary" | b"vary" => Name::Kept(header::VARY),
+            b"Server" | b"server" => Name::Kept(header::SERVER),
+            b"Content-Type" | b"content-type" => Name::Kept(header::CONTENT_TYPE),
+            b"Cache-Control" | b"cache-control" => Name::Kept(header::CACHE_CONTROL),
+            b"Content-Length" | b"content-length" => Name::Length,
+            b"Connection" | b"connection" => Name::Connection,
+            b"Transfer-Encoding" | b"transfer-encoding" => Name::Coding,
+            _ => {
+                let name = HeaderName::from_bytes(raw).ok()?;
+                match name.as_str() {
+                    "content-length" => Name::Length,
+                    "transfer-encoding" => Name::Coding,
+                    "connection" => Name::Connection,
+                    "trailer" => Name::Trailer,
+                    "keep-alive" | "proxy-connection" | "upgrade" | "te" | "http2-settings" => Name::HopByHop,
+                    _ => Name::Kept(name),
+                }
+            }
+        })
+    }
 }
 
 /// Facts of the field lines seen so far.
@@ -149,53 +189,57 @@ struct Fields {
 }
 
 impl Fields {
-    /// Takes the line `head[start..end]`, without its CRLF.
+    /// Takes the line at `start`; the start of the next one.
     fn parse_line(
         &mut self,
         head: &Bytes,
         start: usize,
-        end: usize,
         headers: &mut HeaderMap,
         expected: Expected,
-    ) -> Result<(), &'static str> {
-        let line = &head[start..end];
-        let colon = memchr::memchr(b':', line).ok_or("field line without a colon")?;
-        // Refuses white space as well: before the name (obs-fold) and between name and colon.
-        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| "field name is malformed")?;
-        let (from, to) = trim(head, start + colon + 1, end);
-        let raw = &head[from..to];
-        match name.as_str() {
-            "content-length" => {
+    ) -> Result<usize, &'static str> {
+        let colon = guard::skip(head, start, head.len(), guard::TOKEN);
+        let raw_name = head.get(start..colon).unwrap_or_default();
+        match head.get(colon) {
+            Some(b':') if colon > start => {}
+            Some(b'\r') | None => return Err("field line without a colon"),
+            // White space as well: before the name (obs-fold) and between name and colon.
+            Some(_) => return Err("field name is malformed"),
+        }
+        // Stops at control bytes, at a CR above all, so that a bare CR cannot hide in a value.
+        let end = guard::skip_value(head, colon + 1, head.len());
+        if head.get(end..end + 2) != Some(b"\r\n") {
+            return Err("field value is malformed");
+        }
+        let (from, to) = trim(head, colon + 1, end);
+        let name = match Name::of(raw_name).ok_or("field name is malformed")? {
+            Name::Kept(name) => name,
+            Name::Length => {
                 if self.length.is_some() {
                     return Err("two content-length fields");
                 }
-                self.length = Some(guard::parse_length(raw).ok_or("content-length is malformed")?);
+                self.length = Some(guard::parse_length(&head[from..to]).ok_or("content-length is malformed")?);
                 if !expected.head_request {
-                    return Ok(());
+                    return Ok(end + 2);
                 }
+                CONTENT_LENGTH
             }
-            "transfer-encoding" => {
-                if self.chunked || !raw.eq_ignore_ascii_case(b"chunked") {
+            Name::Coding => {
+                if self.chunked || !head[from..to].eq_ignore_ascii_case(b"chunked") {
                     return Err("transfer-encoding other than chunked");
                 }
                 self.chunked = true;
-                return Ok(());
+                return Ok(end + 2);
             }
-            "connection" => {
-                self.connection(raw);
-                // Checked like any other value, though it is not kept.
-                return HeaderValue::from_bytes(raw).map(drop).map_err(|_| "field value is malformed");
+            Name::Connection => {
+                self.connection(&head[from..to]);
+                return Ok(end + 2);
             }
-            "trailer" if expected.trailers => {}
-            "keep-alive" | "proxy-connection" | "upgrade" | "te" | "trailer" | "http2-settings" => {
-                return HeaderValue::from_bytes(raw).map(drop).map_err(|_| "field value is malformed");
-            }
-            _ => {}
-        }
-        // Refuses control bytes, a CR above all, so that a bare CR cannot hide in a value.
+            Name::Trailer if expected.trailers => TRAILER,
+            Name::Trailer | Name::HopByHop => return Ok(end + 2),
+        };
         let value = HeaderValue::from_maybe_shared(head.slice(from..to)).map_err(|_| "field value is malformed")?;
         headers.try_append(name, value).map_err(|_| "too many fields")?;
-        Ok(())
+        Ok(end + 2)
     }
 
     fn connection(&mut self, value: &[u8]) {

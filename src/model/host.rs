@@ -97,7 +97,12 @@ pub fn normalize_host(host: &str) -> Cow<'_, str> {
     } else {
         memchr::memchr(b':', host.as_bytes()).unwrap_or(host.len())
     };
-    let name = &host[..name_end];
+    normalize_name(&host[..name_end])
+}
+
+/// As [`normalize_host`], of a name that is known to have no port: [`Authority::host`].
+#[must_use]
+pub fn normalize_name(name: &str) -> Cow<'_, str> {
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(name.to_ascii_lowercase())

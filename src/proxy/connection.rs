@@ -8,6 +8,7 @@ mod http2;
 mod timer;
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -303,10 +304,11 @@ impl<H: Handler> Driver<H> {
     async fn run_http1(&mut self) -> End {
         let shared = Rc::clone(&self.shared);
         let guard = Rc::clone(&self.guard);
+        let room = Room::new();
         let service = service_fn(move |request: Request<Incoming>| {
             let accepted = guard.borrow_mut().next_head();
             let exchange = Exchange::begin(&shared, Protocol::Http1);
-            async move { Ok::<_, std::convert::Infallible>(answer_http1(exchange, request, accepted).await) }
+            answer_http1(exchange, request, accepted, H::handle, &room)
         });
         let max_head = self.shared.context.guard.max_head();
         let mut builder = hyper::server::conn::http1::Builder::new();
@@ -615,32 +617,93 @@ fn bind<H: Handler>(
 }
 
 /// Answers one HTTP/1 request.
-async fn answer_http1<H: Handler>(
+fn answer_http1<H, F>(
     exchange: Exchange<H>,
     request: Request<Incoming>,
     accepted: Option<AcceptedHead>,
-) -> Response<impl Body<Data = bytes::Bytes, Error = BodyError>> {
-    let mut response = match accepted {
-        Some(accepted) => answer(&exchange, request, accepted.facts, accepted.raw_target.as_deref()).await,
+    begin: Begin<H, F>,
+    room: &Rc<Room<F>>,
+) -> impl Future<Output = Result<Response<impl Body<Data = bytes::Bytes, Error = BodyError> + use<H, F>>, Infallible>>
++ use<H, F>
+where
+    H: Handler,
+    F: Future<Output = Response<H::Body>>,
+{
+    let mut answering = match accepted {
+        Some(accepted) => answer(&exchange, request, accepted.facts, accepted.raw_target.as_deref(), begin, room),
         // hyper found a request where the guard saw none: the one answer to a disagreement is to end.
         None => {
             let answer = OwnAnswer { status: StatusCode::BAD_REQUEST, reason: Reason::Line, close: true };
-            refuse(&exchange, answer)
+            Answering::Done(Some(refuse(&exchange, answer)))
         }
     };
-    if exchange.shared.context.drain.phase() > Phase::Serving {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let mut exchange = Some(exchange);
+    poll_fn(move |cx| {
+        let Some(running) = &exchange else { return Poll::Pending };
+        let mut response = ready!(answering.poll(cx, running));
+        if running.shared.context.drain.phase() > Phase::Serving {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        match exchange.take() {
+            Some(exchange) => Poll::Ready(Ok(bind(response, exchange))),
+            None => Poll::Pending,
+        }
+    })
+}
+
+/// Begins a request at the handler: [`Handler::handle`].
+type Begin<H, F> = fn(Rc<H>, Rc<Downstream>, CheckedHead, Request<Incoming>) -> F;
+
+/// Memory for a handler's future, reused by the requests of a connection.
+struct Room<F>(Cell<Option<Pin<Box<Option<F>>>>>);
+
+impl<F> Room<F> {
+    fn new() -> Rc<Self> {
+        Rc::new(Self(Cell::new(None)))
     }
-    bind(response, exchange)
+}
+
+/// A request whose head was judged: answered at once, or by the handler. Small, since hyper moves it and keeps a place
+/// for it in every connection.
+enum Answering<B, F> {
+    /// The answer, until it is taken.
+    Done(Option<Response<B>>),
+    /// The handler's future, and where its memory goes back to.
+    Handled(Option<Pin<Box<Option<F>>>>, Rc<Room<F>>),
+}
+
+impl<B, F: Future<Output = Response<B>>> Answering<B, F> {
+    /// The response; a panic of the handler becomes one, too. Pending for ever once it was given.
+    fn poll<H: Handler<Body = B>>(&mut self, cx: &mut Context<'_>, exchange: &Exchange<H>) -> Poll<Response<B>> {
+        match self {
+            Self::Done(response) => response.take().map_or(Poll::Pending, Poll::Ready),
+            Self::Handled(memory, room) => {
+                let Some(future) = memory.as_mut().and_then(|memory| memory.as_mut().as_pin_mut()) else {
+                    return Poll::Pending;
+                };
+                let Ok(poll) = catch_unwind(AssertUnwindSafe(|| future.poll(cx))) else {
+                    return Poll::Ready(panicked(exchange));
+                };
+                let response = ready!(poll);
+                if let Some(mut memory) = memory.take() {
+                    memory.set(None);
+                    room.0.set(Some(memory));
+                }
+                Poll::Ready(response)
+            }
+        }
+    }
 }
 
 /// Checks a head, answers what is the gateway's own to answer, and leaves the rest to the handler.
-async fn answer<H: Handler>(
+fn answer<H: Handler, F>(
     exchange: &Exchange<H>,
     mut request: Request<Incoming>,
     facts: HeadFacts,
     raw_target: Option<&[u8]>,
-) -> Response<H::Body> {
+    begin: Begin<H, F>,
+    room: &Rc<Room<F>>,
+) -> Answering<H::Body, F> {
     let Shared { context, downstream, .. } = &*exchange.shared;
     let checked = match head::check(&mut request, facts, raw_target, context.guard.policy) {
         Ok(checked) => {
@@ -652,30 +715,31 @@ async fn answer<H: Handler>(
         Err(mut answer) => {
             let waits = request.headers().contains_key(EXPECT);
             answer.close |= drop_unread(request.into_body(), waits, context.unread_body);
-            return refuse(exchange, answer);
+            return Answering::Done(Some(refuse(exchange, answer)));
         }
     };
     if context.health_path.is_some()
         && let Some(mut answer) = health(context, &checked.head, &request)
     {
         answer.close |= drop_unread(request.into_body(), checked.head.expect_continue, context.unread_body);
-        return context.handler.own_answer(downstream, answer);
+        return Answering::Done(Some(context.handler.own_answer(downstream, answer)));
     }
     let handler = Rc::clone(&context.handler);
-    let mut handled = pin!(async { handler.handle(Rc::clone(downstream), checked.head, request).await });
-    let caught = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| handled.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(Some),
-        Err(_) => Poll::Ready(None),
-    });
-    match caught.await {
-        Some(response) => response,
-        None => {
-            context.metrics.panicked(Where::Request);
-            let close = exchange.protocol == Protocol::Http1;
-            let answer = OwnAnswer { status: StatusCode::INTERNAL_SERVER_ERROR, reason: Reason::Panic, close };
-            context.handler.own_answer(downstream, answer)
-        }
+    let mut memory = room.0.take().unwrap_or_else(|| Box::pin(None));
+    let begun = AssertUnwindSafe(|| memory.set(Some(begin(handler, Rc::clone(downstream), checked.head, request))));
+    match catch_unwind(begun) {
+        Ok(()) => Answering::Handled(Some(memory), Rc::clone(room)),
+        Err(_) => Answering::Done(Some(panicked(exchange))),
     }
+}
+
+/// The answer of a request whose handler panicked.
+fn panicked<H: Handler>(exchange: &Exchange<H>) -> Response<H::Body> {
+    let Shared { context, downstream, .. } = &*exchange.shared;
+    context.metrics.panicked(Where::Request);
+    let close = exchange.protocol == Protocol::Http1;
+    let answer = OwnAnswer { status: StatusCode::INTERNAL_SERVER_ERROR, reason: Reason::Panic, close };
+    context.handler.own_answer(downstream, answer)
 }
 
 /// The answer of the listener's health path, if that is what the request asks for.

@@ -32,14 +32,13 @@ pub struct Downstream {
     pub trusted: bool,
 }
 
-/// A valid host in the form that routes are found by; shares the bytes of the authority where that has this form.
+/// A valid host in the form that routes are found by.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostName(Bytes);
+pub struct HostName(Box<str>);
 
 impl HostName {
-    /// Wraps a normalised host, which is ASCII.
-    pub(super) fn new(normalized: Bytes) -> Self {
-        debug_assert!(normalized.is_ascii());
+    /// Wraps a normalised host.
+    pub(super) fn new(normalized: Box<str>) -> Self {
         Self(normalized)
     }
 }
@@ -48,8 +47,7 @@ impl std::ops::Deref for HostName {
     type Target = str;
 
     fn deref(&self) -> &str {
-        // Never empty-by-error: a valid host is ASCII (HO2).
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        &self.0
     }
 }
 

@@ -3,6 +3,7 @@
 //! One [`Exchange`] holds a request from its head to its response; what outlives that, the accounting, moves into the
 //! response's body. Nothing here waits but for the endpoint and the client.
 
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -29,16 +30,20 @@ use crate::model::route::Rule;
 use crate::telemetry::access_log::{BackendText, Entry};
 
 /// Answers one request.
-pub async fn forward(
+///
+/// The exchange begins with the call, so that its parts are not kept twice, as arguments and as an exchange.
+pub fn forward(
     worker: Rc<Worker>,
     downstream: Rc<Downstream>,
     head: CheckedHead,
     request: Request<Incoming>,
-) -> Response<ForwardBody> {
+) -> impl Future<Output = Response<ForwardBody>> {
     let mut exchange = Exchange::new(worker, downstream, head, request);
-    match exchange.run().await {
-        Ok(response) => response.map(|body| body.with_account(exchange.account)),
-        Err(error) => exchange.answer(&error),
+    async move {
+        match exchange.run().await {
+            Ok(response) => response.map(|body| body.with_account(exchange.account)),
+            Err(error) => exchange.answer(&error),
+        }
     }
 }
 

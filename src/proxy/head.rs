@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 
 use super::downstream::{CheckedHead, HostName, OwnAnswer};
 use crate::http1::guard::{RequestFacts, is_target, list};
-use crate::model::host::{Authority, normalize_host, parse_authority};
+use crate::model::host::{Authority, normalize_name, parse_authority};
 use crate::model::path::{CanonicalPath, Slashes};
 use crate::reason::Reason;
 
@@ -153,7 +153,7 @@ pub fn check<B>(
     let removed_underscores = if facts.underscore { remove_underscores(request.headers_mut()) } else { 0 };
     check_method(request.method(), &facts)?;
     let http2 = request.version() == Version::HTTP_2;
-    let authority = if http2 { http2_authority(request, policy)? } else { host_field(request)? };
+    let (authority, host) = if http2 { http2_authority(request, policy)? } else { host_field(request)? }.unzip();
     if let Some(target) = raw_target.filter(|target| *target != b"*") {
         let (named, rest) = absolute_form(target, policy)?;
         let host = authority.as_deref().map(parse_authority).and_then(Result::ok);
@@ -171,7 +171,6 @@ pub fn check<B>(
     }
     let expect_continue = facts.expect && check_expect(request, facts.body)?;
     let path = canonical_path(request, http2, policy)?;
-    let host = authority.as_ref().map(host_name);
     let head = CheckedHead { host, authority, path, websocket: facts.websocket, expect_continue };
     Ok(Checked { head, removed_underscores })
 }
@@ -200,7 +199,7 @@ fn check_method(method: &Method, facts: &HeadFacts) -> Result<(), OwnAnswer> {
 }
 
 /// The Host field of an HTTP/1 request: exactly one, and valid; HTTP/1.0 may lack it (HO1, HO2, HO5).
-fn host_field<B>(request: &Request<B>) -> Result<Option<Bytes>, OwnAnswer> {
+fn host_field<B>(request: &Request<B>) -> Result<Option<(Bytes, HostName)>, OwnAnswer> {
     let mut lines = request.headers().get_all(HOST).iter();
     let Some(line) = lines.next() else {
         return if request.version() == Version::HTTP_10 { Ok(None) } else { Err(HOST_FIELD) };
@@ -208,12 +207,11 @@ fn host_field<B>(request: &Request<B>) -> Result<Option<Bytes>, OwnAnswer> {
     if lines.next().is_some() {
         return Err(HOST_FIELD);
     }
-    parse_authority(line.as_bytes()).map_err(|_| HOST_FIELD)?;
-    Ok(Some(Bytes::copy_from_slice(line.as_bytes())))
+    take_authority(line.as_bytes()).map(Some)
 }
 
 /// Scheme, target bytes and authority of an HTTP/2 request (HT2, HT3, HT5, HT7).
-fn http2_authority<B>(request: &Request<B>, policy: HeadPolicy) -> Result<Option<Bytes>, OwnAnswer> {
+fn http2_authority<B>(request: &Request<B>, policy: HeadPolicy) -> Result<Option<(Bytes, HostName)>, OwnAnswer> {
     let uri = request.uri();
     if let Some(scheme) = uri.scheme_str() {
         check_scheme(scheme.as_bytes(), policy)?;
@@ -233,8 +231,7 @@ fn http2_authority<B>(request: &Request<B>, policy: HeadPolicy) -> Result<Option
         (Some(authority), _) | (None, Some(authority)) => authority,
         (None, None) => return Err(HOST_FIELD),
     };
-    parse_authority(authority).map_err(|_| HOST_FIELD)?;
-    Ok(Some(Bytes::copy_from_slice(authority)))
+    take_authority(authority).map(Some)
 }
 
 /// Whether two authorities name the same host and port; a missing port is the scheme's.
@@ -290,13 +287,10 @@ fn canonical_path<B>(request: &Request<B>, http2: bool, policy: HeadPolicy) -> R
     Ok(canonical.is_changed().then(|| canonical.as_str().into()))
 }
 
-/// The host in the form that routes are found by; shares `authority` where it has this form already (HO3).
-fn host_name(authority: &Bytes) -> HostName {
-    let text = std::str::from_utf8(authority).unwrap_or_default();
-    match normalize_host(text) {
-        std::borrow::Cow::Borrowed(host) => HostName::new(authority.slice_ref(host.as_bytes())),
-        std::borrow::Cow::Owned(host) => HostName::new(Bytes::from(host)),
-    }
+/// A valid authority as received, and its host in the form that routes are found by (HO2, HO3).
+fn take_authority(raw: &[u8]) -> Result<(Bytes, HostName), OwnAnswer> {
+    let authority = parse_authority(raw).map_err(|_| HOST_FIELD)?;
+    Ok((Bytes::copy_from_slice(raw), HostName::new(normalize_name(authority.host).into())))
 }
 
 #[cfg(test)]

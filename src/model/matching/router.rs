@@ -157,7 +157,8 @@ impl Router {
     /// The first levels of the wildcards that a host is under, longest first.
     fn wildcards(&self, host: &str) -> impl Iterator<Item = u32> {
         // The name in front of the suffix must not be empty.
-        let suffixes = host.match_indices('.').filter(|&(dot, _)| dot > 0).map(move |(dot, _)| &host[dot + 1..]);
+        let dots = host.bytes().enumerate().skip(1).filter(|&(_, byte)| byte == b'.');
+        let suffixes = dots.map(move |(dot, _)| &host[dot + 1..]);
         suffixes
             .filter(|suffix| self.hosts.has_length(suffix))
             .filter_map(|suffix| self.host(&self.hosts.wildcards, suffix))

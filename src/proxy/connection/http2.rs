@@ -12,7 +12,7 @@ use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use tokio::time::Instant;
 
-use super::{BodyError, Driver, End, Exchange, Protocol, answer, bind, refuse};
+use super::{Begin, BodyError, Driver, End, Exchange, Protocol, Room, answer, bind, refuse};
 use crate::drain::Phase;
 use crate::proxy::downstream::{Handler, OwnAnswer};
 use crate::proxy::guarded_io::GuardedIo;
@@ -48,9 +48,11 @@ where
 impl<H: Handler> Driver<H> {
     pub(super) async fn run_http2(&mut self) -> End {
         let shared = Rc::clone(&self.shared);
+        let room = Room::new();
         let service = service_fn(move |request: Request<Incoming>| {
             let exchange = Exchange::begin(&shared, Protocol::Http2);
-            async move { Ok::<_, Infallible>(answer_http2(exchange, request).await) }
+            let room = Rc::clone(&room);
+            async move { Ok::<_, Infallible>(answer_http2(exchange, request, H::handle, room).await) }
         });
         let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
         builder
@@ -88,16 +90,23 @@ impl<H: Handler> Driver<H> {
 }
 
 /// Answers one HTTP/2 request.
-async fn answer_http2<H: Handler>(
+async fn answer_http2<H, F>(
     exchange: Exchange<H>,
     request: Request<Incoming>,
-) -> Response<impl Body<Data = bytes::Bytes, Error = BodyError>> {
+    begin: Begin<H, F>,
+    room: Rc<Room<F>>,
+) -> Response<impl Body<Data = bytes::Bytes, Error = BodyError>>
+where
+    H: Handler,
+    F: Future<Output = Response<H::Body>>,
+{
     let facts = HeadFacts::of_http2(request.headers(), !request.body().is_end_stream());
     let response = if is_too_large(&exchange, &request) {
         let status = StatusCode::PAYLOAD_TOO_LARGE;
         refuse(&exchange, OwnAnswer { status, reason: Reason::Size, close: false })
     } else {
-        answer(&exchange, request, facts, None).await
+        let mut answering = answer(&exchange, request, facts, None, begin, &room);
+        poll_fn(|cx| answering.poll(cx, &exchange)).await
     };
     bind(response, exchange)
 }
