@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -76,8 +77,14 @@ func inside() error {
 	if err := os.Chdir(dir); err != nil {
 		return fmt.Errorf("working directory: %w", err)
 	}
+	// The signal at the parent's end belongs to a thread and is cleared by a change of user: set again by the thread that
+	// becomes the program, so that no container outlives its node.
+	runtime.LockOSThread()
 	if err := spec.giveUpPrivileges(); err != nil {
 		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("signal at the end of the node: %w", err)
 	}
 	for _, e := range spec.Env {
 		if path, ok := strings.CutPrefix(e, "PATH="); ok {
