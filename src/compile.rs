@@ -10,11 +10,13 @@ pub mod inputs;
 
 mod attach;
 mod endpoints;
+mod filters;
 mod matches;
 mod policies;
 mod references;
 mod report;
 mod routes;
+mod upgrades;
 
 pub use attach::ParentStatus;
 pub use endpoints::SERVICE_NAME;

@@ -12,6 +12,7 @@ pub mod guarded_io;
 pub mod head;
 pub mod headers;
 mod http2;
+mod layers;
 pub mod listener;
 pub mod retry;
 pub mod tunnel;

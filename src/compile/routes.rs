@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use super::attach::{Attacher, Attachment, ParentStatus};
 use super::diagnostics::Diagnostic;
+use super::filters::{self, List};
 use super::inputs::{Inputs, Sourced};
 use super::matches::Predicate;
 use super::policies::Blocks;
 use super::references::Backends;
 use super::report::{Report, effect, reason};
+use super::upgrades;
 use crate::api::gateway_route::{GatewayRoute, GatewayRouteSpec, RouteRule};
 use crate::api::in_force::{NotInForce, Scope, not_in_force};
 use crate::model::backend::BackendKey;
+use crate::model::filter::Filter;
 use crate::model::ids::{ListenerId, ObjectName, RouteId, RuleId};
 use crate::model::matching::{Candidate, PredicateKey, Router};
-use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts};
+use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts, Upgrades};
 use crate::model::route::{Route, Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
@@ -41,14 +44,25 @@ pub struct RouteStatus {
     pub conflicted: Option<String>,
 }
 
+/// A backendRef before its backend has a number.
+#[derive(Clone)]
+struct PendingBackend {
+    weight: u32,
+    tier: u8,
+    key: Option<BackendKey>,
+    filters: Arc<[Filter]>,
+}
+
 /// A rule before its backends have numbers.
 struct PendingRule {
     route: usize,
     index: usize,
     name: Arc<str>,
     timeouts: Timeouts,
+    upgrades: Upgrades,
+    filters: Arc<[Filter]>,
     algorithm: Algorithm,
-    backends: Vec<(u32, u8, Option<BackendKey>)>,
+    backends: Vec<PendingBackend>,
     delegates: bool,
 }
 
@@ -58,6 +72,8 @@ impl PendingRule {
         self.route == other.route
             && self.index == other.index
             && self.timeouts == other.timeouts
+            && self.upgrades == other.upgrades
+            && self.filters == other.filters
             && self.algorithm == other.algorithm
     }
 }
@@ -162,7 +178,9 @@ impl<'a> Routes<'a> {
                 .filter_map(|(number, one)| Predicate::compile(one, &format!("{path}.matches[{number}]"), report))
                 .collect();
             dropped |= report.findings.len() > before;
-            let backends = self.backend_refs(name, rule, &path, report);
+            let backends = self.backend_refs(name, rule, &path, &predicates, report);
+            dropped |= backends.is_none();
+            let backends = backends.unwrap_or_default();
             let unheard = &mut Report::new(name, None);
             for (number, attachment) in attachments.iter().enumerate() {
                 // Findings about blocks are the same for every attachment: the first speaks.
@@ -175,6 +193,8 @@ impl<'a> Routes<'a> {
                 let blocks = Blocks::of(&route.spec, rule, &path, &[]);
                 let _ = blocks.timeouts(report);
                 let _ = blocks.algorithm(&predicates, report);
+                let _ = upgrades::compile(&route.spec, rule, &path, &[], report);
+                let _ = own_filters(&[], &route.spec, rule, &path, &predicates, report);
             }
         }
     }
@@ -184,17 +204,26 @@ impl<'a> Routes<'a> {
         name: &ObjectName,
         rule: &RouteRule,
         path: &str,
+        predicates: &[Predicate],
         report: &mut Report,
-    ) -> Vec<(u32, u8, Option<BackendKey>)> {
+    ) -> Option<Vec<PendingBackend>> {
         let mut backends = Vec::with_capacity(rule.backend_refs.len());
+        let mut sound = true;
         for (number, backend_ref) in rule.backend_refs.iter().enumerate() {
-            let key =
-                self.backends.resolve(&name.namespace, backend_ref, &format!("{path}.backendRefs[{number}]"), report);
+            let at = format!("{path}.backendRefs[{number}]");
+            let key = self.backends.resolve(&name.namespace, backend_ref, &at, report);
+            let list_path = format!("{at}.filters");
+            let list = List { filters: &backend_ref.filters, path: &list_path, predicates: Some(predicates) };
+            let Some(filters) = filters::compile(&[], &[list], report) else {
+                sound = false;
+                continue;
+            };
             if backend_ref.weight > 0 {
-                backends.push((backend_ref.weight, backend_ref.tier, key));
+                let filters = filters.into();
+                backends.push(PendingBackend { weight: backend_ref.weight, tier: backend_ref.tier, key, filters });
             }
         }
-        backends
+        sound.then_some(backends)
     }
 
     /// One rule on one attachment, or `None` after a report that drops it.
@@ -206,7 +235,7 @@ impl<'a> Routes<'a> {
         index: usize,
         attachment: &Attachment,
         predicates: &[Predicate],
-        backends: &[(u32, u8, Option<BackendKey>)],
+        backends: &[PendingBackend],
         report: &mut Report,
     ) -> Option<PendingRule> {
         let rule = route.spec.rules.get(index)?;
@@ -223,9 +252,18 @@ impl<'a> Routes<'a> {
         let blocks = Blocks::of(&route.spec, rule, &path, &above);
         let before = report.findings.len();
         let timeouts = blocks.timeouts(report);
+        let upgrades = upgrades::compile(&route.spec, rule, &path, &above, report);
+        let outer = self.outer_filters(attachment, &path, report);
+        let filters = outer.and_then(|outer| {
+            own_filters(&outer, &route.spec, rule, &path, predicates, report).map(|own| (outer, own))
+        });
         let mut algorithm = blocks.algorithm(predicates, report)?;
-        let affine =
-            backends.iter().filter_map(|(_, _, key)| key.as_ref()).any(|key| self.backends.has_client_affinity(key));
+        let (outer, own) = filters?;
+        let filters: Arc<[Filter]> = outer.into_iter().chain(own).collect();
+        let affine = backends
+            .iter()
+            .filter_map(|backend| backend.key.as_ref())
+            .any(|key| self.backends.has_client_affinity(key));
         if affine && !blocks.names_algorithm() {
             algorithm = Algorithm::ConsistentHash(ConsistentHash {
                 keys: vec![HashKey::SourceIp],
@@ -239,10 +277,33 @@ impl<'a> Routes<'a> {
             index,
             name: rule.name.as_deref().map_or_else(|| index.to_string().into(), Arc::from),
             timeouts,
+            upgrades,
+            filters,
             algorithm,
             backends: backends.to_vec(),
             delegates: rule.delegate.is_some(),
         })
+    }
+
+    /// The layers of the delegating rules and their routes, outermost first. A child never serves without one of them:
+    /// when a delegating rule's filters are not in force, neither are the rules below it.
+    fn outer_filters(&self, attachment: &Attachment, path: &str, report: &mut Report) -> Option<Vec<Filter>> {
+        let mut layers = Vec::new();
+        for (name, index) in attachment.delegation.iter().flat_map(|delegation| &delegation.rules).rev() {
+            let spec = &self.inputs.routes.get(name)?.object.spec;
+            let rule = spec.rules.get(*index)?;
+            let unheard = &mut Report::new(name, None);
+            let matches = rule.matches_or_default();
+            let predicates: Vec<Predicate> =
+                matches.iter().filter_map(|one| Predicate::compile(one, "", unheard)).collect();
+            let Some(own) = own_filters(&layers, spec, rule, "", &predicates, unheard) else {
+                let found = format!("filters of GatewayRoute {name} that are not in force");
+                report.drop_rule(path.to_owned(), found, "a delegating rule whose filters are in force");
+                return None;
+            };
+            layers.extend(own);
+        }
+        Some(layers)
     }
 
     /// Adds the candidates of one rule on one attachment.
@@ -387,7 +448,7 @@ impl<'a> Routes<'a> {
     /// Numbers everything and puts it together.
     fn snapshot(self, version: u64, routers: Vec<Arc<Router>>) -> (Snapshot, Vec<Diagnostic>, Vec<RouteStatus>) {
         let used: HashSet<&BackendKey> =
-            self.rules.iter().flat_map(|rule| &rule.backends).filter_map(|(_, _, key)| key.as_ref()).collect();
+            self.rules.iter().flat_map(|rule| &rule.backends).filter_map(|backend| backend.key.as_ref()).collect();
         let mut diagnostics: Vec<Diagnostic> = self.reports.into_iter().flat_map(|report| report.findings).collect();
         let mut slices = self.backends.diagnostics.clone();
         slices.sort();
@@ -408,15 +469,18 @@ impl<'a> Routes<'a> {
             .rules
             .iter()
             .filter_map(|rule| {
-                let backend_refs = rule.backends.iter().map(|(weight, tier, key)| WeightedBackend {
-                    weight: *weight,
-                    tier: *tier,
-                    backend: key.as_ref().and_then(|key| ids.get(key)).copied(),
+                let backend_refs = rule.backends.iter().map(|backend| WeightedBackend {
+                    weight: backend.weight,
+                    tier: backend.tier,
+                    backend: backend.key.as_ref().and_then(|key| ids.get(key)).copied(),
+                    filters: Arc::clone(&backend.filters),
                 });
                 Some(Rule {
                     route: *numbers.get(&rule.route)?,
                     name: Arc::clone(&rule.name),
                     timeouts: rule.timeouts,
+                    upgrades: rule.upgrades,
+                    filters: Arc::clone(&rule.filters),
                     algorithm: rule.algorithm.clone(),
                     backend_refs: backend_refs.collect(),
                     delegates: rule.delegates,
@@ -426,6 +490,24 @@ impl<'a> Routes<'a> {
         diagnostics.dedup();
         (Snapshot { version, routes, rules, backends, routers }, diagnostics, self.statuses)
     }
+}
+
+/// The layers of a route and of one of its rules, behind the outer ones.
+fn own_filters(
+    outer: &[Filter],
+    spec: &GatewayRouteSpec,
+    rule: &RouteRule,
+    path: &str,
+    predicates: &[Predicate],
+    report: &mut Report,
+) -> Option<Vec<Filter>> {
+    if spec.filters.is_empty() && rule.filters.is_empty() {
+        return Some(Vec::new());
+    }
+    let rule_path = format!("{path}.filters");
+    let of_route = List { filters: &spec.filters, path: "spec.filters", predicates: None };
+    let of_rule = List { filters: &rule.filters, path: &rule_path, predicates: Some(predicates) };
+    filters::compile(outer, &[of_route, of_rule], report)
 }
 
 /// Reports the findings of one scope; whether there are some.

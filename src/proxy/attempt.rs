@@ -13,7 +13,7 @@ use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
-use super::body::{ForwardBody, Http1Body, Http2Body};
+use super::body::{ClientBody, ForwardBody, Http1Body, Http2Body};
 use super::downstream::drop_unread;
 use super::error::ProxyError;
 use super::forward::Exchange;
@@ -116,7 +116,7 @@ impl Exchange {
     }
 
     /// Encodes the head, or makes what is left of a failed try ready to be sent again.
-    fn prepare_upload(&mut self) -> Upload<Incoming> {
+    fn prepare_upload(&mut self) -> Upload<ClientBody> {
         let buffers = self.account.worker.buffers();
         let Some(mut upload) = self.upload.take() else {
             let framing = framing(self.body.as_ref());
@@ -141,10 +141,11 @@ impl Exchange {
         headers::encode_request(
             out,
             &RequestHead {
-                method: &self.account.method,
+                method: self.method(),
                 path: self.path(),
                 query: self.uri.query(),
-                authority: self.head.authority.as_deref(),
+                authority: self.authority(),
+                received_authority: self.head.authority.as_deref(),
                 headers: &self.headers,
                 downstream: &self.downstream,
                 request_id: &self.request_id,
@@ -159,12 +160,12 @@ impl Exchange {
     fn poll_head(
         &mut self,
         connection: &mut Pooled,
-        upload: &mut Upload<Incoming>,
+        upload: &mut Upload<ClientBody>,
         sent: &mut Option<Instant>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, ProxyError>> {
         let worker = &self.account.worker;
-        let expected = Expected { head_request: self.account.method == http::Method::HEAD, trailers: self.trailers };
+        let expected = Expected { head_request: *self.method() == http::Method::HEAD, trailers: self.trailers };
         loop {
             let result = connection.poll_head(
                 upload,
@@ -206,7 +207,7 @@ impl Exchange {
         &mut self,
         picked: &Picked,
         mut connection: Pooled,
-        mut upload: Upload<Incoming>,
+        mut upload: Upload<ClientBody>,
         head: ResponseHead,
     ) -> Response<ForwardBody> {
         let now = Instant::now();
@@ -252,7 +253,7 @@ impl Exchange {
         *response.headers_mut() = std::mem::take(&mut self.headers);
         if let Some(rest) = unread {
             let limit = self.account.worker.settings().limits.unread_body;
-            let close = drop_unread(rest, self.head.expect_continue, limit);
+            let close = drop_unread(rest.into(), self.head.expect_continue, limit);
             if close && self.version <= Version::HTTP_11 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -324,8 +325,8 @@ impl Exchange {
     /// Turns the client's head into an HTTP/2 request; the fields move into it.
     fn http2_request(&mut self, progress: &Rc<http2::Progress>) -> Request<RequestBody> {
         let mut fields = std::mem::take(&mut self.headers);
-        let authority = self.head.authority.as_deref();
-        headers::edit_for_http2(&mut fields, authority, &self.downstream, &self.request_id);
+        let received = self.head.authority.as_deref();
+        headers::edit_for_http2(&mut fields, received, &self.downstream, &self.request_id);
         let mut target = String::with_capacity(self.path().len() + 16);
         target.push_str(self.path());
         if let Some(query) = self.uri.query() {
@@ -334,13 +335,13 @@ impl Exchange {
         }
         let uri = Uri::builder()
             .scheme("http")
-            .authority(authority.unwrap_or(b"localhost"))
+            .authority(self.authority().unwrap_or(b"localhost"))
             .path_and_query(target)
             .build()
             .unwrap_or_else(|_| self.uri.clone());
         let body = RequestBody::new(self.body.take(), Rc::clone(progress), self.trailers);
         let mut request = Request::new(body);
-        *request.method_mut() = self.account.method.clone();
+        *request.method_mut() = self.method().clone();
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = fields;
@@ -365,7 +366,7 @@ impl Exchange {
             if let Poll::Ready(result) = sending.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(|mut err| {
                     if let Some(failed) = progress.failed.take() {
-                        return Unanswered::Failed(request_body_error(failed.into()));
+                        return Unanswered::Failed(request_body_error(failed));
                     }
                     let unsent = err.take_message().map(Box::new);
                     Unanswered::Broken { unsent, error: ProxyError::Reset(err.into_error().into()) }
@@ -392,7 +393,7 @@ impl Exchange {
         self.account.bytes_in = progress.bytes.get();
         let mut fields = parts.headers;
         headers::clean_response(&mut fields, self.trailers);
-        if self.account.method != http::Method::HEAD {
+        if *self.method() != http::Method::HEAD {
             // The server side states the length that the body knows.
             fields.remove(header::CONTENT_LENGTH);
         }
@@ -433,7 +434,7 @@ fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
 }
 
 /// How a body will be framed upstream.
-fn framing(body: Option<&Incoming>) -> RequestFraming {
+fn framing(body: Option<&ClientBody>) -> RequestFraming {
     match body {
         None => RequestFraming::Empty,
         Some(body) => body.size_hint().exact().map_or(RequestFraming::Chunked, RequestFraming::Length),
