@@ -16,5 +16,6 @@ mod layers;
 pub mod listener;
 pub mod retry;
 pub mod tunnel;
+mod upgrade;
 pub mod upstream;
 pub mod worker;

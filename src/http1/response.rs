@@ -3,7 +3,7 @@
 //! Pure functions over bytes. What a message with two readings would be is refused, never repaired.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 
 use super::client::Expected;
@@ -28,6 +28,11 @@ pub enum Framing {
 pub enum ParsedHead {
     /// An interim response; its fields were checked and dropped.
     Interim(StatusCode),
+    /// A `101` that was asked for; the connection leaves HTTP. Its end-to-end fields are kept.
+    Switching {
+        /// It switches to WebSocket, as both fields must say: `connection: upgrade` and `upgrade: websocket`.
+        websocket: bool,
+    },
     /// The final response.
     Final {
         /// 200 to 599.
@@ -70,7 +75,7 @@ pub fn head_length(buf: &[u8], limit: usize) -> Result<Option<usize>, &'static s
 /// The rule that the head breaks (RS1 to RS5).
 pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> Result<ParsedHead, &'static str> {
     let (status, http11, mut at) = parse_status_line(head)?;
-    if status == StatusCode::SWITCHING_PROTOCOLS {
+    if status == StatusCode::SWITCHING_PROTOCOLS && !expected.websocket {
         return Err("101 without an upgrade");
     }
     let mut fields = Fields::default();
@@ -83,6 +88,13 @@ pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> 
         }
         fields.parse_line(head, at, line_end, headers, expected)?;
         at = end + 1;
+    }
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        let websocket = http11 && fields.upgrade_websocket && fields.nominated.contains(&header::UPGRADE);
+        for name in &fields.nominated {
+            headers.remove(name);
+        }
+        return Ok(ParsedHead::Switching { websocket });
     }
     if status.is_informational() {
         headers.clear();
@@ -143,6 +155,9 @@ struct Fields {
     chunked: bool,
     close: bool,
     keep_alive: bool,
+    upgrade_lines: u32,
+    /// `upgrade: websocket`, and nothing else.
+    upgrade_websocket: bool,
     /// Fields that Connection names; rare, so usually without allocation.
     nominated: Vec<HeaderName>,
 }
@@ -186,7 +201,12 @@ impl Fields {
                 return HeaderValue::from_bytes(raw).map(drop).map_err(|_| "field value is malformed");
             }
             "trailer" if expected.trailers => {}
-            "keep-alive" | "proxy-connection" | "upgrade" | "te" | "trailer" | "http2-settings" => {
+            "upgrade" => {
+                self.upgrade_lines += 1;
+                self.upgrade_websocket = self.upgrade_lines == 1 && raw.eq_ignore_ascii_case(b"websocket");
+                return HeaderValue::from_bytes(raw).map(drop).map_err(|_| "field value is malformed");
+            }
+            "keep-alive" | "proxy-connection" | "te" | "trailer" | "http2-settings" => {
                 return HeaderValue::from_bytes(raw).map(drop).map_err(|_| "field value is malformed");
             }
             _ => {}

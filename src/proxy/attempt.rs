@@ -74,6 +74,7 @@ impl Exchange {
         let mut sent = None;
         let head = poll_fn(|cx| self.poll_head(&mut connection, &mut upload, &mut sent, cx)).await;
         match head {
+            Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => self.switch(picked, connection, &upload),
             Ok(head) => Ok(self.respond_http1(picked, connection, upload, head)),
             Err(error) => {
                 let progress = Progress {
@@ -151,6 +152,7 @@ impl Exchange {
                 request_id: &self.request_id,
                 framing,
                 expect_continue,
+                websocket: self.handshake.is_some(),
             },
         );
         expect_continue
@@ -165,7 +167,11 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, ProxyError>> {
         let worker = &self.account.worker;
-        let expected = Expected { head_request: *self.method() == http::Method::HEAD, trailers: self.trailers };
+        let expected = Expected {
+            head_request: *self.method() == http::Method::HEAD,
+            trailers: self.trailers,
+            websocket: self.handshake.is_some(),
+        };
         loop {
             let result = connection.poll_head(
                 upload,
@@ -262,7 +268,7 @@ impl Exchange {
     }
 
     /// Enters what a response head tells about the endpoint and the exchange.
-    fn note_head(&mut self, picked: &Picked, status: StatusCode, now: Instant) {
+    pub(super) fn note_head(&mut self, picked: &Picked, status: StatusCode, now: Instant) {
         let took = now.saturating_duration_since(self.deadlines.try_began);
         picked.endpoint.observe_latency(took, self.account.worker.since_epoch(now));
         picked.endpoint.succeeded();
@@ -274,6 +280,8 @@ impl Exchange {
 
     /// A try over HTTP/2: the same phases on a shared connection.
     async fn attempt_http2(&mut self, picked: &Picked) -> Result<Response<ForwardBody>, Failure> {
+        // Handshakes of HTTP/1 mean nothing there.
+        self.handshake = None;
         let progress = Rc::new(http2::Progress::default());
         if self.body.is_none() {
             progress.done.set(Some(self.deadlines.try_began));
@@ -419,7 +427,7 @@ enum Unanswered {
 }
 
 /// Progress of a try that must not be repeated elsewhere.
-fn sent_progress() -> Progress {
+pub(super) fn sent_progress() -> Progress {
     Progress { written: 1, ..Progress::default() }
 }
 
@@ -445,6 +453,7 @@ fn framing(body: Option<&ClientBody>) -> RequestFraming {
 fn head_error(error: ClientError) -> ProxyError {
     match error {
         ClientError::Malformed(_) => ProxyError::BadResponse(error.into()),
+        ClientError::Handshake => ProxyError::Handshake,
         ClientError::RequestBody(source) => request_body_error(source),
         ClientError::Io(_) | ClientError::Closed | ClientError::Truncated => ProxyError::Reset(error.into()),
     }

@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use self::timer::Timer;
-use super::downstream::{CheckedHead, Downstream, Handler, OwnAnswer, drop_unread};
+use super::downstream::{CheckedHead, Downstream, Handler, OwnAnswer, UpgradeSlot, Upgraded, drop_unread};
 use super::error::own_answer_bytes;
 use super::guarded_io::{AcceptedHead, Guard, GuardError, GuardSettings, GuardedIo};
 use super::head::{self, HeadFacts};
@@ -113,6 +113,7 @@ impl<H> ConnectionContext<H> {
 pub struct WorkerDrain {
     phase: Cell<Phase>,
     since: Cell<Instant>,
+    closing_since: Cell<Option<Instant>>,
     /// One waker a connection, at the index it registered.
     wakers: RefCell<Vec<Option<Waker>>>,
     free: RefCell<Vec<usize>>,
@@ -125,6 +126,7 @@ impl WorkerDrain {
         Rc::new(Self {
             phase: Cell::default(),
             since: Cell::new(Instant::now()),
+            closing_since: Cell::new(None),
             wakers: RefCell::default(),
             free: RefCell::default(),
         })
@@ -136,11 +138,19 @@ impl WorkerDrain {
         self.phase.get()
     }
 
+    /// Since when connections are asked to close; the present before that.
+    fn closing_since(&self) -> Instant {
+        self.closing_since.get().unwrap_or_else(Instant::now)
+    }
+
     /// Moves on and wakes every connection.
     pub fn advance(&self, phase: Phase) {
         if phase > self.phase.get() {
             self.phase.set(phase);
             self.since.set(Instant::now());
+            if phase >= Phase::Closing && self.closing_since.get().is_none() {
+                self.closing_since.set(Some(Instant::now()));
+            }
             self.wakers.borrow().iter().flatten().for_each(Waker::wake_by_ref);
         }
     }
@@ -191,6 +201,8 @@ struct Shared<H> {
     downstream: Rc<Downstream>,
     /// Requests between their accepted head and the end of their response.
     exchanges: Rc<Cell<u32>>,
+    /// What runs behind a `101`.
+    upgrade: UpgradeSlot,
     /// When the last exchange ended, at first when the connection was accepted.
     idle_since: Cell<Instant>,
 }
@@ -229,6 +241,8 @@ enum End {
     Finished,
     /// hyper failed, or must not go on: everything is dropped as it is.
     Dropped,
+    /// A handshake was answered with `101`: the connection leaves HTTP.
+    Upgraded,
     /// A deadline: closed without an answer.
     Closed(Reason),
 }
@@ -254,11 +268,14 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: TcpStr
         }),
         context: Rc::clone(&context),
         exchanges,
+        upgrade: UpgradeSlot::default(),
         idle_since: Cell::new(Instant::now()),
     });
     let mut driver = Driver { guard, shared, registration, timer: Timer::default(), watched: false, leaving: None };
-    let end = driver.run().await;
-    driver.finish(end).await;
+    match driver.run().await {
+        End::Upgraded => driver.tunnel().await,
+        end => driver.finish(end).await,
+    }
     context.metrics.connection_closed(listener);
 }
 
@@ -304,9 +321,16 @@ impl<H: Handler> Driver<H> {
         let shared = Rc::clone(&self.shared);
         let guard = Rc::clone(&self.guard);
         let service = service_fn(move |request: Request<Incoming>| {
-            let accepted = guard.borrow_mut().next_head();
+            let (accepted, holding) = {
+                let mut guard = guard.borrow_mut();
+                let accepted = guard.next_head();
+                // Requests before a handshake that came with it hold nothing.
+                let holding = accepted.as_ref().is_some_and(|head| head.facts.websocket) && guard.is_holding();
+                (accepted, holding)
+            };
             let exchange = Exchange::begin(&shared, Protocol::Http1);
-            async move { Ok::<_, std::convert::Infallible>(answer_http1(exchange, request, accepted).await) }
+            let guard = holding.then(|| Rc::clone(&guard));
+            async move { Ok::<_, std::convert::Infallible>(answer_http1(exchange, request, accepted, guard).await) }
         });
         let max_head = self.shared.context.guard.max_head();
         let mut builder = hyper::server::conn::http1::Builder::new();
@@ -363,6 +387,7 @@ impl<H: Handler> Driver<H> {
     {
         match catch_unwind(AssertUnwindSafe(|| connection.poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(Ok(()))) if self.guard.borrow().is_holding() => Poll::Ready(End::Upgraded),
             Ok(Poll::Ready(Ok(()))) => Poll::Ready(End::Finished),
             Ok(Poll::Ready(Err(error))) => {
                 tracing::debug!(peer = %self.shared.downstream.peer, error = %error, "connection ended");
@@ -466,6 +491,27 @@ impl<H: Handler> Driver<H> {
         }
     }
 
+    /// Hands the socket over to what runs behind the `101`, until that ends. No deadline of HTTP holds any more.
+    async fn tunnel(self) {
+        let tunnel = self.shared.upgrade.take();
+        let (received, sent) = self.guard.borrow_mut().take_counts();
+        let metrics = Arc::clone(&self.shared.context.metrics);
+        metrics.received(Side::Downstream, received);
+        metrics.sent(Side::Downstream, sent);
+        let socket = self.guard.borrow_mut().take_tunnel();
+        let (Some(tunnel), Some((stream, held))) = (tunnel, socket) else { return };
+        let Self { shared, registration, mut watched, .. } = self;
+        let drain = Rc::clone(&shared.context.drain);
+        let closing = Box::pin(poll_fn(move |cx| {
+            if !std::mem::replace(&mut watched, true) {
+                registration.watch(cx);
+            }
+            if drain.phase() >= Phase::Closing { Poll::Ready(drain.closing_since()) } else { Poll::Pending }
+        }));
+        drop(shared);
+        tunnel(Upgraded { stream, held, closing }).await;
+    }
+
     /// Ends the connection after hyper is gone.
     async fn finish(&mut self, end: End) {
         let Some((refusal, surplus)) = self.settle(end) else { return };
@@ -490,7 +536,7 @@ impl<H: Handler> Driver<H> {
             metrics.refused(error.reason);
         }
         match end {
-            End::Finished => {}
+            End::Finished | End::Upgraded => {}
             End::Dropped => {
                 if guard.has_ended() {
                     metrics.closed(Side::Downstream, Reason::ClientGone);
@@ -619,15 +665,26 @@ async fn answer_http1<H: Handler>(
     exchange: Exchange<H>,
     request: Request<Incoming>,
     accepted: Option<AcceptedHead>,
+    held: Option<Rc<RefCell<Guard>>>,
 ) -> Response<impl Body<Data = bytes::Bytes, Error = BodyError>> {
     let mut response = match accepted {
-        Some(accepted) => answer(&exchange, request, accepted.facts, accepted.raw_target.as_deref()).await,
+        Some(accepted) => {
+            let slot = held.as_ref().map(|_| exchange.shared.upgrade.clone());
+            answer(&exchange, request, accepted.facts, accepted.raw_target.as_deref(), slot).await
+        }
         // hyper found a request where the guard saw none: the one answer to a disagreement is to end.
         None => {
             let answer = OwnAnswer { status: StatusCode::BAD_REQUEST, reason: Reason::Line, close: true };
             refuse(&exchange, answer)
         }
     };
+    if let Some(guard) = held {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return bind(response, exchange);
+        }
+        drop(exchange.shared.upgrade.take());
+        guard.borrow_mut().release_held();
+    }
     if exchange.shared.context.drain.phase() > Phase::Serving {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -640,10 +697,12 @@ async fn answer<H: Handler>(
     mut request: Request<Incoming>,
     facts: HeadFacts,
     raw_target: Option<&[u8]>,
+    upgrade: Option<UpgradeSlot>,
 ) -> Response<H::Body> {
     let Shared { context, downstream, .. } = &*exchange.shared;
     let checked = match head::check(&mut request, facts, raw_target, context.guard.policy) {
-        Ok(checked) => {
+        Ok(mut checked) => {
+            checked.head.upgrade = upgrade.filter(|_| checked.head.websocket);
             if checked.removed_underscores > 0 {
                 context.metrics.underscore_fields_removed.add(checked.removed_underscores as u64);
             }

@@ -54,6 +54,12 @@ pub enum ProxyError {
     /// The response breaks a rule.
     #[error("response refused")]
     BadResponse(#[source] Box<dyn Error + Send + Sync>),
+    /// The endpoint accepted a handshake wrongly.
+    #[error("handshake answered wrongly")]
+    Handshake,
+    /// The rule has as many upgraded connections as it may.
+    #[error("the rule has too many upgraded connections")]
+    MaxConnections,
     /// No response head in time.
     #[error("no response head in time")]
     ResponseHead,
@@ -100,10 +106,10 @@ impl ProxyError {
         match self {
             Self::NoHost | Self::NoPath => StatusCode::NOT_FOUND,
             Self::NoBackend | Self::Panic => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoEndpoints => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoEndpoints | Self::MaxConnections => StatusCode::SERVICE_UNAVAILABLE,
             Self::MissingKey => StatusCode::BAD_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::Connect(_) | Self::Reset(_) | Self::BadResponse(_) => StatusCode::BAD_GATEWAY,
+            Self::Connect(_) | Self::Reset(_) | Self::BadResponse(_) | Self::Handshake => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::ResponseHead | Self::BackendRequest | Self::Request | Self::ExchangeIdle => {
                 StatusCode::GATEWAY_TIMEOUT
             }
@@ -124,6 +130,8 @@ impl ProxyError {
             Self::Connect(_) | Self::ConnectTimeout => Reason::Connect,
             Self::Reset(_) => Reason::Reset,
             Self::BadResponse(_) => Reason::BadResponse,
+            Self::Handshake => Reason::Upgrade,
+            Self::MaxConnections => Reason::MaxConnections,
             Self::ResponseHead => Reason::ResponseHead,
             Self::BackendRequest => Reason::BackendRequest,
             Self::Request => Reason::Request,
@@ -138,11 +146,12 @@ impl ProxyError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::NoHost | Self::NoPath | Self::MissingKey | Self::RequestBody { .. } => Fault::Downstream,
-            Self::NoBackend | Self::NoEndpoints | Self::Loop | Self::Panic => Fault::Internal,
+            Self::NoBackend | Self::NoEndpoints | Self::Loop | Self::MaxConnections | Self::Panic => Fault::Internal,
             Self::Connect(_)
             | Self::ConnectTimeout
             | Self::Reset(_)
             | Self::BadResponse(_)
+            | Self::Handshake
             | Self::ResponseHead
             | Self::BackendRequest
             | Self::Request
@@ -162,6 +171,8 @@ impl ProxyError {
             | Self::MissingKey
             | Self::Loop
             | Self::BadResponse(_)
+            | Self::Handshake
+            | Self::MaxConnections
             | Self::ResponseHead
             | Self::BackendRequest
             | Self::Request
@@ -179,6 +190,7 @@ impl ProxyError {
             | Self::ConnectTimeout
             | Self::Reset(_)
             | Self::BadResponse(_)
+            | Self::Handshake
             | Self::ResponseHead
             | Self::BackendRequest
             | Self::Request
@@ -189,6 +201,7 @@ impl ProxyError {
             | Self::NoEndpoints
             | Self::MissingKey
             | Self::Loop
+            | Self::MaxConnections
             | Self::RequestBody { .. }
             | Self::Panic => false,
         }
@@ -208,7 +221,7 @@ impl ProxyError {
         OwnAnswer {
             status: self.status(),
             reason: self.reason(),
-            close: matches!(self, Self::RequestBody { .. } | Self::Panic),
+            close: matches!(self, Self::RequestBody { .. } | Self::Handshake | Self::Panic),
         }
     }
 }

@@ -24,6 +24,7 @@ use super::error::{AnswerForm, ProxyError, made_response, own_response};
 use super::headers::{self, RequestId};
 use super::layers::{Early, Layers};
 use super::retry::{Tries, Verdict};
+use super::upgrade::Handshake;
 use super::worker::Worker;
 use crate::balance::{self, KeySource, Pick, PickRequest, Picked};
 use crate::http1::client::Upload;
@@ -69,6 +70,8 @@ pub(super) struct Exchange {
     pub(super) uri: Uri,
     /// What filters made of the request; none for most.
     pub(super) layers: Option<Box<Layers>>,
+    /// For a WebSocket handshake that the rule allows.
+    pub(super) handshake: Option<Box<Handshake>>,
     /// The client's fields; the map is filled with the endpoint's when its head comes.
     pub(super) headers: HeaderMap,
     /// The client's body, until an upload has it.
@@ -108,6 +111,7 @@ impl Exchange {
             version: parts.version,
             uri: parts.uri,
             layers: None,
+            handshake: None,
             headers: parts.headers,
             body: (!body.is_end_stream()).then(|| body.into()),
             upload: None,
@@ -125,6 +129,7 @@ impl Exchange {
     async fn run(&mut self) -> Result<Response<ForwardBody>, Early> {
         let found = self.find_route()?;
         self.enter(found)?;
+        self.begin_upgrade(found)?;
         let hash = self.hash_key(found);
         let mut picked = self.pick(found.rule, &PickRequest { hash, avoid: None })?;
         loop {
@@ -214,9 +219,7 @@ impl Exchange {
                     name: Arc::clone(&backend.key.service.name),
                     port: backend.key.port,
                 });
-                let key = &picked.endpoint.key;
-                let found = backend.endpoints.binary_search_by(|endpoint| endpoint.key.cmp(key)).ok();
-                entry.pod = found.and_then(|at| backend.endpoints[at].pod.clone());
+                entry.pod = backend.pod_of(&picked.endpoint.key);
             }
         }
         Ok(picked)

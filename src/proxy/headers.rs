@@ -149,6 +149,8 @@ pub struct RequestHead<'a> {
     pub framing: RequestFraming,
     /// `expect: 100-continue` goes out.
     pub expect_continue: bool,
+    /// A WebSocket handshake: it goes out with `connection: upgrade` and `upgrade: websocket` (UP1).
+    pub websocket: bool,
 }
 
 /// What becomes of a request field.
@@ -244,6 +246,9 @@ pub fn encode_request(out: &mut Vec<u8>, request: &RequestHead<'_>) {
             continue;
         }
         write_field(out, name.as_str(), value.as_bytes());
+    }
+    if request.websocket {
+        out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
     }
     if request.expect_continue {
         out.extend_from_slice(b"expect: 100-continue\r\n");

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::connections::Entry;
 use crate::http1::websocket::{Follower, close_frame};
 use crate::reason::Reason;
+use crate::telemetry::metrics::{self, WorkerMetrics};
 
 /// Size of the worker's read buffer: what 16 KiB messages like best, measured (12.0 against 17.3 us with 8 KiB).
 pub const BUFFER: usize = 64 << 10;
@@ -38,6 +39,15 @@ pub struct Limits {
     pub close_code: u16,
     /// Key that masks the close frame to the endpoint; random in production.
     pub mask: [u8; 4],
+}
+
+/// Where a tunnel counts its bytes while it is open.
+#[derive(Clone, Copy, Debug)]
+pub struct Meter<'a> {
+    /// The socket's entry in the registry.
+    pub entry: &'a Entry,
+    /// The cells of the worker that runs it.
+    pub metrics: &'a WorkerMetrics,
 }
 
 /// Why a tunnel ended.
@@ -75,7 +85,7 @@ pub async fn run(
     endpoint: TcpStream,
     from_client: Bytes,
     from_endpoint: Bytes,
-    entry: &Entry,
+    meter: Meter<'_>,
     limits: Limits,
     buffer: &RefCell<Box<[u8]>>,
     drain: impl Future<Output = ()>,
@@ -85,14 +95,14 @@ pub async fn run(
         endpoint,
         up: Direction::glued(from_client),
         down: Direction::glued(from_endpoint),
-        entry,
+        meter,
         buffer,
         active: Instant::now(),
     };
     let opened = Instant::now();
     let wake = limits.idle.or(limits.lifetime).map(|after| Box::pin(tokio::time::sleep(after)));
     let mut wake = wake;
-    let (mut drain, mut asked) = (pin!(drain), pin!(entry.closed()));
+    let (mut drain, mut asked) = (pin!(drain), pin!(meter.entry.closed()));
     let why = poll_fn(|cx| {
         if let Poll::Ready(end) = tunnel.poll(cx) {
             return Poll::Ready(Err(end));
@@ -138,7 +148,7 @@ struct Tunnel<'a> {
     endpoint: TcpStream,
     up: Direction,
     down: Direction,
-    entry: &'a Entry,
+    meter: Meter<'a>,
     buffer: &'a RefCell<Box<[u8]>>,
     active: Instant,
 }
@@ -146,14 +156,17 @@ struct Tunnel<'a> {
 impl Tunnel<'_> {
     /// Moves what can be moved; ready when both directions have ended, or one of them broke.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let Self { client, endpoint, up, down, entry, buffer, active } = self;
+        let Self { client, endpoint, up, down, meter, buffer, active } = self;
         let mut moved = |bytes: usize, to_client: bool| {
             let now = Instant::now();
             *active = now;
+            let Meter { entry, metrics } = *meter;
             if to_client {
                 entry.sent_to_client(bytes, now.into_std());
+                metrics.socket_moved(metrics::Direction::ToClient, bytes as u64);
             } else {
                 entry.sent_to_endpoint(bytes, now.into_std());
+                metrics.socket_moved(metrics::Direction::ToEndpoint, bytes as u64);
             }
         };
         let upwards = up.poll(cx, client, endpoint, buffer, |bytes| moved(bytes, false));

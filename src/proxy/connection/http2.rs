@@ -97,7 +97,7 @@ async fn answer_http2<H: Handler>(
         let status = StatusCode::PAYLOAD_TOO_LARGE;
         refuse(&exchange, OwnAnswer { status, reason: Reason::Size, close: false })
     } else {
-        answer(&exchange, request, facts, None).await
+        answer(&exchange, request, facts, None, None).await
     };
     bind(response, exchange)
 }

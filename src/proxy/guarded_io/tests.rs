@@ -60,8 +60,8 @@ async fn bytes_behind_a_handshake_are_held_for_the_tunnel() {
     assert!(guard.next_head().is_some_and(|head| head.facts.websocket));
     assert_eq!(read(&mut guard).await, None);
     read_ahead(&mut guard, 7).await;
-    let (_, held) = guard.into_tunnel().expect("the socket");
-    assert_eq!(held, b"\x01frames");
+    let (_, held) = guard.take_tunnel().expect("the socket");
+    assert_eq!(held, b"\x01frames"[..]);
 }
 
 #[tokio::test]

@@ -47,6 +47,9 @@ fn touch_everything(metrics: &Metrics) {
         worker.own_answer(reason);
         Side::ALL.iter().for_each(|&side| worker.closed(side, reason));
     }
+    worker.socket_opened();
+    worker.socket_moved(Direction::ToClient, 7);
+    SocketEnd::ALL.iter().for_each(|&end| worker.socket_closed(end, 100 * MS));
     for &side in Side::ALL {
         worker.received(side, 10);
         worker.sent(side, 20);
@@ -91,7 +94,7 @@ fn the_page_has_exactly_the_names_of_the_table() {
         assert_eq!(found, expected, "{sample}");
     }
     // The values of closed labels are those that the table lists.
-    for label in ["method", "code", "side", "result", "where", "severity", "kind", "le"] {
+    for label in ["method", "code", "side", "result", "where", "severity", "kind", "direction", "end", "le"] {
         let (_, listed) = LABELS.iter().find(|(name, _)| *name == label).expect("label");
         for sample in samples(&page).keys() {
             let sample = sample.replace('{', ",");
