@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
 use super::matches::Predicate;
-use super::report::Report;
+use super::report::RuleReport;
 use crate::api::filter as api;
 use crate::api::filter::FilterType;
 use crate::api::open_enum::{KnownValue, OpenEnum};
@@ -65,9 +65,9 @@ pub(super) struct List<'a> {
     pub(super) predicates: Option<&'a [Predicate]>,
 }
 
-/// Compiles lists, outermost first, behind layers that are there already. `None` when a filter is not in force; what is
+/// Compiles lists, outermost first. `None` when a filter is not in force; what is
 /// wrong is reported, unless the filter's type is not in force or unknown, which is found elsewhere.
-pub(super) fn compile(outer: &[Filter], lists: &[List<'_>], report: &mut Report) -> Option<Vec<Filter>> {
+pub(super) fn compile(lists: &[List<'_>], report: &mut RuleReport<'_, '_>) -> Option<Vec<Filter>> {
     let mut layers = Vec::new();
     let mut sound = true;
     for list in lists {
@@ -88,7 +88,7 @@ pub(super) fn compile(outer: &[Filter], lists: &[List<'_>], report: &mut Report)
                 sound = false;
                 continue;
             };
-            if changes_prefix(&layer) && outer.iter().chain(&layers).any(changes_path) {
+            if changes_prefix(&layer) && layers.iter().any(changes_path) {
                 let expected =
                     "ReplaceFullPath, ReplaceTemplate or ReplaceRegularExpression behind another path change";
                 report.drop_rule(format!("{at}.{}.path.type", kind.member()), "ReplacePrefixMatch", expected);
@@ -101,6 +101,11 @@ pub(super) fn compile(outer: &[Filter], lists: &[List<'_>], report: &mut Report)
         }
     }
     sound.then_some(layers)
+}
+
+/// Whether a prefix is to be replaced in layers that stand behind a path change of outer ones.
+pub(super) fn lose_prefix(outer: &[Filter], layers: &[Filter]) -> bool {
+    outer.iter().any(changes_path) && layers.iter().any(changes_prefix)
 }
 
 /// The edit works on the prefix that the rule matched, which must still be there.
@@ -123,7 +128,7 @@ fn layer(
     filter: &api::Filter,
     at: &str,
     predicates: Option<&[Predicate]>,
-    report: &mut Report,
+    report: &mut RuleReport<'_, '_>,
 ) -> Option<Filter> {
     let path = format!("{at}.{}", kind.member());
     let layer = match kind {
@@ -165,8 +170,13 @@ fn layer(
     layer.flatten()
 }
 
-fn edits(modifier: &api::HeaderModifier, path: &str, request: bool, report: &mut Report) -> Option<HeaderEdits> {
-    let before = report.findings.len();
+fn edits(
+    modifier: &api::HeaderModifier,
+    path: &str,
+    request: bool,
+    report: &mut RuleReport<'_, '_>,
+) -> Option<HeaderEdits> {
+    let before = report.refusals();
     let mut edits = HeaderEdits::default();
     for (list, name, out) in [(&modifier.set, "set", &mut edits.set), (&modifier.add, "add", &mut edits.add)] {
         for (index, entry) in list.iter().enumerate() {
@@ -194,11 +204,11 @@ fn edits(modifier: &api::HeaderModifier, path: &str, request: bool, report: &mut
         }
         edits.remove.push(field);
     }
-    (report.findings.len() == before).then_some(edits)
+    (report.refusals() == before).then_some(edits)
 }
 
 /// A name that filters may touch.
-fn field_name(name: &str, path: &str, request: bool, report: &mut Report) -> Option<HeaderName> {
+fn field_name(name: &str, path: &str, request: bool, report: &mut RuleReport<'_, '_>) -> Option<HeaderName> {
     let Ok(field) = HeaderName::from_bytes(name.as_bytes()) else {
         report.drop_rule(path.to_owned(), format!("{name:?}"), "a header name");
         return None;
@@ -224,9 +234,9 @@ fn redirect(
     redirect: &api::RequestRedirect,
     path: &str,
     predicates: Option<&[Predicate]>,
-    report: &mut Report,
+    report: &mut RuleReport<'_, '_>,
 ) -> Option<Redirect> {
-    let before = report.findings.len();
+    let before = report.refusals();
     let scheme = redirect.scheme.as_ref().and_then(|scheme| match scheme.known() {
         Some(api::RedirectScheme::Http) => Some("http"),
         Some(api::RedirectScheme::Https) => Some("https"),
@@ -252,7 +262,7 @@ fn redirect(
     }
     let hostname = hostname(redirect.hostname.as_deref(), path, report);
     let edit = redirect.path.as_ref().and_then(|edit| path_edit(edit, &format!("{path}.path"), predicates, report));
-    (report.findings.len() == before).then_some(Redirect {
+    (report.refusals() == before).then_some(Redirect {
         scheme,
         hostname,
         path: edit,
@@ -265,18 +275,18 @@ fn rewrite(
     rewrite: &api::UrlRewrite,
     path: &str,
     predicates: Option<&[Predicate]>,
-    report: &mut Report,
+    report: &mut RuleReport<'_, '_>,
 ) -> Option<Rewrite> {
-    let before = report.findings.len();
+    let before = report.refusals();
     if rewrite.hostname.is_none() && rewrite.path.is_none() {
         report.drop_rule(path.to_owned(), "no change", "hostname or path");
     }
     let hostname = hostname(rewrite.hostname.as_deref(), path, report);
     let edit = rewrite.path.as_ref().and_then(|edit| path_edit(edit, &format!("{path}.path"), predicates, report));
-    (report.findings.len() == before).then_some(Rewrite { hostname, path: edit })
+    (report.refusals() == before).then_some(Rewrite { hostname, path: edit })
 }
 
-fn hostname(name: Option<&str>, path: &str, report: &mut Report) -> Option<Arc<str>> {
+fn hostname(name: Option<&str>, path: &str, report: &mut RuleReport<'_, '_>) -> Option<Arc<str>> {
     let name = name?;
     // A port here would become part of a name; the schema has none either.
     if crate::model::host::parse_authority(name.as_bytes()).is_err() || name.contains(':') {
@@ -291,7 +301,7 @@ fn path_edit(
     modifier: &api::PathModifier,
     path: &str,
     predicates: Option<&[Predicate]>,
-    report: &mut Report,
+    report: &mut RuleReport<'_, '_>,
 ) -> Option<PathEdit> {
     let (member, missing) = match modifier.r#type.known() {
         Some(api::PathModifierType::ReplaceFullPath) => ("replaceFullPath", modifier.replace_full_path.is_none()),
@@ -327,7 +337,7 @@ fn path_edit(
 }
 
 /// A path as it will be sent.
-fn canonical(text: &str, path: &str, report: &mut Report) -> Option<Arc<str>> {
+fn canonical(text: &str, path: &str, report: &mut RuleReport<'_, '_>) -> Option<Arc<str>> {
     match normalize_route_path(text) {
         Ok(text) => Some(text.as_ref().into()),
         Err(error) => {
@@ -341,7 +351,7 @@ fn replace_prefix(
     replacement: &str,
     path: &str,
     predicates: Option<&[Predicate]>,
-    report: &mut Report,
+    report: &mut RuleReport<'_, '_>,
 ) -> Option<PathEdit> {
     let Some([Predicate { path: PathMatch::Prefix(matched), .. }]) = predicates else {
         report.drop_rule(
@@ -360,7 +370,7 @@ fn replace_template(
     text: &str,
     path: &str,
     predicates: Option<&[Predicate]>,
-    report: &mut Report,
+    report: &mut RuleReport<'_, '_>,
 ) -> Option<Vec<TemplatePart>> {
     let predicates = predicates.unwrap_or_default();
     let template = |predicate: &Predicate| matches!(predicate.path, PathMatch::Template(_));
@@ -406,7 +416,7 @@ fn replace_template(
     Some(parts)
 }
 
-fn replace_regex(pattern: &str, substitution: &str, path: &str, report: &mut Report) -> Option<PathEdit> {
+fn replace_regex(pattern: &str, substitution: &str, path: &str, report: &mut RuleReport<'_, '_>) -> Option<PathEdit> {
     let compiled = match SearchRegex::compile(pattern) {
         Ok(compiled) => compiled,
         Err(error) => {
@@ -452,7 +462,11 @@ fn one_line(error: &regex::Error) -> String {
     text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
-fn direct_response(direct: &api::DirectResponse, path: &str, report: &mut Report) -> Option<DirectResponse> {
+fn direct_response(
+    direct: &api::DirectResponse,
+    path: &str,
+    report: &mut RuleReport<'_, '_>,
+) -> Option<DirectResponse> {
     let Some(status) = StatusCode::from_u16(direct.status_code).ok().filter(|status| status.as_u16() >= 200) else {
         report.drop_rule(format!("{path}.statusCode"), direct.status_code.to_string(), "200 to 599");
         return None;
@@ -471,8 +485,8 @@ fn direct_response(direct: &api::DirectResponse, path: &str, report: &mut Report
     Some(DirectResponse { status, content_type, body: body.into() })
 }
 
-fn cors(cors: &api::Cors, path: &str, report: &mut Report) -> Option<Cors> {
-    let before = report.findings.len();
+fn cors(cors: &api::Cors, path: &str, report: &mut RuleReport<'_, '_>) -> Option<Cors> {
+    let before = report.refusals();
     let mut origins = Vec::with_capacity(cors.allow_origins.len());
     for (index, text) in cors.allow_origins.iter().enumerate() {
         match origin(text) {
@@ -483,7 +497,7 @@ fn cors(cors: &api::Cors, path: &str, report: &mut Report) -> Option<Cors> {
             }
         }
     }
-    if origins.is_empty() && report.findings.len() == before {
+    if origins.is_empty() && report.refusals() == before {
         report.drop_rule(format!("{path}.allowOrigins"), "none", "at least one origin: without one nothing is allowed");
     }
     let method = |text: &str| Method::from_bytes(text.as_bytes()).is_ok();
@@ -491,7 +505,7 @@ fn cors(cors: &api::Cors, path: &str, report: &mut Report) -> Option<Cors> {
     let (methods, any_method) = names(&cors.allow_methods, &format!("{path}.allowMethods"), method, report);
     let (headers, any_header) = names(&cors.allow_headers, &format!("{path}.allowHeaders"), header, report);
     let (expose, _) = names(&cors.expose_headers, &format!("{path}.exposeHeaders"), header, report);
-    (report.findings.len() == before).then(|| Cors {
+    (report.refusals() == before).then(|| Cors {
         origins,
         credentials: cors.allow_credentials.unwrap_or_default(),
         methods,
@@ -508,7 +522,7 @@ fn names(
     list: &[String],
     path: &str,
     valid: impl Fn(&str) -> bool,
-    report: &mut Report,
+    report: &mut RuleReport<'_, '_>,
 ) -> (Option<HeaderValue>, bool) {
     let any = list.iter().any(|name| name == "*");
     for (index, name) in list.iter().enumerate() {
@@ -551,8 +565,8 @@ fn origin(text: &str) -> Option<OriginMatch> {
     })
 }
 
-fn ip_access(access: &api::IpAccess, path: &str, report: &mut Report) -> Option<IpAccess> {
-    let before = report.findings.len();
+fn ip_access(access: &api::IpAccess, path: &str, report: &mut RuleReport<'_, '_>) -> Option<IpAccess> {
+    let before = report.refusals();
     if access.allow.is_empty() && access.deny.is_empty() {
         report.drop_rule(path.to_owned(), "neither allow nor deny", "at least one address in one of them");
     }
@@ -568,7 +582,7 @@ fn ip_access(access: &api::IpAccess, path: &str, report: &mut Report) -> Option<
         parsed.collect()
     };
     let access = IpAccess { allow: networks(&access.allow, "allow"), deny: networks(&access.deny, "deny") };
-    (report.findings.len() == before).then_some(access)
+    (report.refusals() == before).then_some(access)
 }
 
 /// An address or a network; IPv4 inside IPv6 is what it stands for, as clients are (RFC 4291 §2.5.5.2).

@@ -1,34 +1,27 @@
-//! Upgrades of a rule: its own block, else its route's defaults, else those of delegating rules.
+//! Upgrades of a rule: its own block, else its route's defaults.
 
 use std::time::Duration;
 
-use super::report::Report;
+use super::report::{FieldPath, RuleReport};
 use crate::api::gateway_route::{DurationText, GatewayRouteSpec, RouteRule};
 use crate::api::policy::Upgrades as ApiUpgrades;
 use crate::model::policy::Upgrades;
 
-/// Compiles the block that holds for a rule; faults are reported and drop it. `above` are the delegating rules with their
-/// routes, innermost first.
+/// Compiles the block that holds for a rule; faults are reported and drop it. `None` where neither the rule nor the
+/// defaults of its route have the block: a delegating rule may have it.
 pub(super) fn compile(
     spec: &GatewayRouteSpec,
     rule: &RouteRule,
-    rule_path: &str,
-    above: &[(&GatewayRouteSpec, &RouteRule)],
-    report: &mut Report,
-) -> Upgrades {
-    let own = rule.upgrades.as_ref().map(|block| (block, format!("{rule_path}.upgrades")));
-    let inherited = |spec: &GatewayRouteSpec| spec.defaults.as_ref().and_then(|defaults| defaults.upgrades.clone());
-    if let Some((block, path)) = own {
-        return upgrades(block, &path, report);
-    }
-    if let Some(block) = inherited(spec) {
-        return upgrades(&block, "spec.defaults.upgrades", report);
-    }
-    let outer = above.iter().find_map(|(spec, rule)| rule.upgrades.clone().or_else(|| inherited(spec)));
-    outer.map_or_else(Upgrades::default, |block| upgrades(&block, "parent.upgrades", report))
+    rule_path: FieldPath<'_>,
+    report: &mut RuleReport<'_, '_>,
+) -> Option<Upgrades> {
+    let block = rule.upgrades_or(spec.defaults.as_deref())?;
+    let at = if rule.upgrades.is_some() { rule_path } else { FieldPath::SPEC.field("defaults") };
+    let path = at.field("upgrades").to_string();
+    Some(upgrades(block, &path, report))
 }
 
-fn upgrades(block: &ApiUpgrades, path: &str, report: &mut Report) -> Upgrades {
+fn upgrades(block: &ApiUpgrades, path: &str, report: &mut RuleReport<'_, '_>) -> Upgrades {
     let usual = Upgrades::default();
     let mut duration = |text: Option<&DurationText>, name: &str| {
         let text = text?;

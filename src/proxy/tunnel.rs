@@ -80,6 +80,7 @@ struct Direction {
 ///
 /// `from_client` and `from_endpoint` are bytes that came glued to the heads; they go first. `drain` resolves when the
 /// process wants the socket gone, at the moment meant for this one. Dropping the future closes both streams.
+#[expect(clippy::too_many_arguments, reason = "two ends with what came glued to each, and what governs them")]
 pub async fn run(
     client: TcpStream,
     endpoint: TcpStream,
