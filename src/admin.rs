@@ -132,7 +132,9 @@ impl Admin {
             match pair.split_once('=') {
                 Some(("route", value)) if !value.is_empty() && route.is_none() => route = Some(unescape(value)),
                 Some(("pod", value)) if !value.is_empty() && pod.is_none() => pod = Some(unescape(value)),
-                _ => return text(StatusCode::BAD_REQUEST, format!("{pair:?}: only route=namespace/name and pod=name\n")),
+                _ => {
+                    return text(StatusCode::BAD_REQUEST, format!("{pair:?}: only route=namespace/name and pod=name\n"));
+                }
             }
         }
         if route.is_none() && pod.is_none() {

@@ -144,12 +144,7 @@ impl Connections {
     ///
     /// # Errors
     /// [`Full`] when the rule already has `max` of them, open or about to open.
-    pub fn reserve(
-        self: &Arc<Self>,
-        route: &Arc<str>,
-        rule: &Arc<str>,
-        max: Option<u32>,
-    ) -> Result<Reservation, Full> {
+    pub fn reserve(self: &Arc<Self>, route: &Arc<str>, rule: &Arc<str>, max: Option<u32>) -> Result<Reservation, Full> {
         let rule = (Arc::clone(route), Arc::clone(rule));
         let mut state = self.lock();
         let open = state.by_rule.entry(rule.clone()).or_insert(0);
@@ -266,8 +261,14 @@ mod tests {
 
     fn info(route: &str, pod: &str) -> SocketInfo {
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
-        SocketInfo { route: route.into(), rule: "0".into(), pod: Some(pod.into()), endpoint: address, client: address,
-            drain_window: Duration::from_secs(30) }
+        SocketInfo {
+            route: route.into(),
+            rule: "0".into(),
+            pod: Some(pod.into()),
+            endpoint: address,
+            client: address,
+            drain_window: Duration::from_secs(30),
+        }
     }
 
     #[test]

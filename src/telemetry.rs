@@ -177,9 +177,19 @@ pub const METRICS: &[Metric] = &[
     metric("tidegate_upstream_connects_total", Counter, &["result"], "Attempts to connect to an endpoint."),
     metric("tidegate_upstream_retries_total", Counter, &[], "Requests that were sent a second time."),
     metric("tidegate_sockets_open", Gauge, &[], "Upgraded connections that are open."),
-    metric("tidegate_socket_bytes_total", Counter, &["direction"], "Bytes that upgraded connections carried, counted while they are open."),
+    metric(
+        "tidegate_socket_bytes_total",
+        Counter,
+        &["direction"],
+        "Bytes that upgraded connections carried, counted while they are open.",
+    ),
     metric("tidegate_sockets_closed_total", Counter, &["end"], "Upgraded connections that ended, by what ended them."),
-    metric("tidegate_socket_duration_seconds", Histogram, &[], "How long upgraded connections lasted, from the 101 on."),
+    metric(
+        "tidegate_socket_duration_seconds",
+        Histogram,
+        &[],
+        "How long upgraded connections lasted, from the 101 on.",
+    ),
     metric(
         "tidegate_interim_responses_dropped_total",
         Counter,
@@ -232,14 +242,20 @@ pub const LABELS: &[(&str, &str)] = &[
     ("listener", "the static listener's name"),
     ("side", "`downstream` (clients) `upstream` (endpoints) `admin`"),
     ("direction", "`to_client` `to_endpoint`"),
-    ("end", "`finished` (both ends), `reset` (one end), `tunnel_idle` `tunnel_lifetime` `drain` `admin` (tidegate), `dropped` (its worker ended)"),
+    (
+        "end",
+        "`finished` (both ends), `reset` (one end), `tunnel_idle` `tunnel_lifetime` `drain` `admin` (tidegate), `dropped` (its worker ended)",
+    ),
     ("result", "`ok` `refused` `timeout` `error`"),
     ("where", "`request` `connection` `control`"),
     ("severity", "`error` `warning`"),
     ("kind", "`route` `rule` `backend` `endpoint`"),
     ("reason", "a reason, as in the access log"),
     ("version", "the program's version"),
-    ("le", "`0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections"),
+    (
+        "le",
+        "`0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections",
+    ),
 ];
 
 /// Every field of an access-log line, in its order.
@@ -265,9 +281,17 @@ pub const ACCESS_LOG: &[Field] = &[
     field("endpoint", "string?", "Address and port of the endpoint that was used last."),
     field("pod", "string?", "Name of the endpoint's pod."),
     field("attempts", "number", "How often the request was sent to an endpoint."),
-    field("received_bytes", "number", "Bytes of the request's body; of an upgraded connection all that went to the endpoint."),
+    field(
+        "received_bytes",
+        "number",
+        "Bytes of the request's body; of an upgraded connection all that went to the endpoint.",
+    ),
     field("sent_bytes", "number", "Bytes of the answer's body; of an upgraded connection all that went to the client."),
-    field("duration_seconds", "number", "From the first byte of the request's head to the last of the answer; to its end for an upgraded connection."),
+    field(
+        "duration_seconds",
+        "number",
+        "From the first byte of the request's head to the last of the answer; to its end for an upgraded connection.",
+    ),
     field("connect_seconds", "number?", "Time to connect to the endpoint; absent on a pooled connection."),
     field("upstream_seconds", "number?", "From sending the request to the endpoint's response head, in the last try."),
 ];

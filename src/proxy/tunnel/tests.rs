@@ -31,8 +31,14 @@ impl Bed {
         let (endpoint, inner_endpoint) = pair().await;
         let connections = Arc::new(Connections::default());
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let info = SocketInfo { route: "a/a".into(), rule: "0".into(), pod: None, endpoint: address, client: address,
-            drain_window: Duration::ZERO };
+        let info = SocketInfo {
+            route: "a/a".into(),
+            rule: "0".into(),
+            pod: None,
+            endpoint: address,
+            client: address,
+            drain_window: Duration::ZERO,
+        };
         let registration = connections.reserve(&info.route, &info.rule, None).unwrap().open(info);
         let options = MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 1 };
         let metrics = Metrics::new(options).worker(0).unwrap();
