@@ -133,7 +133,10 @@ impl Admin {
                 Some(("route", value)) if !value.is_empty() && route.is_none() => route = Some(unescape(value)),
                 Some(("pod", value)) if !value.is_empty() && pod.is_none() => pod = Some(unescape(value)),
                 _ => {
-                    return text(StatusCode::BAD_REQUEST, format!("{pair:?}: only route=namespace/name and pod=name\n"));
+                    return text(
+                        StatusCode::BAD_REQUEST,
+                        format!("{pair:?}: only route=namespace/name and pod=name\n"),
+                    );
                 }
             }
         }

@@ -41,6 +41,19 @@ pub struct Limits {
     pub mask: [u8; 4],
 }
 
+/// The two ends of a tunnel.
+#[derive(Debug)]
+pub struct Ends {
+    /// The client's socket.
+    pub client: TcpStream,
+    /// The endpoint's socket.
+    pub endpoint: TcpStream,
+    /// What came glued to the handshake; goes first.
+    pub from_client: Bytes,
+    /// What came glued to the `101`; goes first.
+    pub from_endpoint: Bytes,
+}
+
 /// Where a tunnel counts its bytes while it is open.
 #[derive(Clone, Copy, Debug)]
 pub struct Meter<'a> {
@@ -78,18 +91,16 @@ struct Direction {
 
 /// Runs the tunnel between a client and an endpoint.
 ///
-/// `from_client` and `from_endpoint` are bytes that came glued to the heads; they go first. `drain` resolves when the
+/// `drain` resolves when the
 /// process wants the socket gone, at the moment meant for this one. Dropping the future closes both streams.
 pub async fn run(
-    client: TcpStream,
-    endpoint: TcpStream,
-    from_client: Bytes,
-    from_endpoint: Bytes,
+    ends: Ends,
     meter: Meter<'_>,
     limits: Limits,
     buffer: &RefCell<Box<[u8]>>,
     drain: impl Future<Output = ()>,
 ) -> End {
+    let Ends { client, endpoint, from_client, from_endpoint } = ends;
     let mut tunnel = Tunnel {
         client,
         endpoint,

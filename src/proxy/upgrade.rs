@@ -18,7 +18,7 @@ use super::body::{ClientBody, ForwardBody};
 use super::downstream::{UpgradeSlot, Upgraded};
 use super::error::ProxyError;
 use super::forward::Exchange;
-use super::tunnel::{self, End, Limits, Meter};
+use super::tunnel::{self, End, Ends, Limits, Meter};
 use super::upstream::{Open, Pooled};
 use super::worker::Worker;
 use crate::balance::{InFlight, Picked};
@@ -152,7 +152,8 @@ impl Socket {
             tokio::time::sleep_until(since + drain_window.mul_f64(share)).await;
         };
         let meter = Meter { entry: self.registration.entry(), metrics: self.worker.metrics() };
-        let end = tunnel::run(stream, endpoint, held, glued, meter, limits, self.worker.tunnel_buffer(), drain).await;
+        let ends = Ends { client: stream, endpoint, from_client: held, from_endpoint: glued };
+        let end = tunnel::run(ends, meter, limits, self.worker.tunnel_buffer(), drain).await;
         (self.end, self.reason) = match end {
             End::Finished => (SocketEnd::Finished, None),
             End::Reset => (SocketEnd::Reset, Some(Reason::Reset)),

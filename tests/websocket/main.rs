@@ -6,6 +6,7 @@
 mod support;
 
 mod bed;
+mod chat;
 mod drain;
 mod handshake;
 mod limits;

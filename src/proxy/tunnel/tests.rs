@@ -54,7 +54,7 @@ impl Bed {
             let (client, endpoint) = (inner_client, inner_endpoint);
             let (up, down) = (Bytes::from_static(from_client), Bytes::from_static(from_endpoint));
             let meter = Meter { entry: registration.entry(), metrics: &metrics };
-            run(client, endpoint, up, down, meter, limits, &buffer, drained).await
+            run(Ends { client, endpoint, from_client: up, from_endpoint: down }, meter, limits, &buffer, drained).await
         });
         Self { client, endpoint, connections, drain: Some(drain), end }
     }
