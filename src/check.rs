@@ -48,7 +48,7 @@ const STDIN: &str = "-";
 fn is_unresolved(finding: &Diagnostic) -> bool {
     match finding.reason {
         "BackendNotFound" => !finding.path.ends_with(".port"),
-        "NoMatchingParent" => finding.found.starts_with("no "),
+        "NoMatchingParent" => finding.found.starts_with("no GatewayRoute "),
         "RefNotPermitted" => true,
         _ => false,
     }

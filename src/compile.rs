@@ -1,29 +1,31 @@
 //! One pure function from all objects to an immutable snapshot and diagnostics.
 //!
 //! No clock, no io, no state: the same objects give an equal snapshot, in whatever order they came. A broken rule harms
-//! only itself, a reference that leads nowhere only its share of the requests. The order of work: [`inputs`] →
-//! attachment (which listeners, which delegating rules) → rules (predicates, policies, references, endpoints) → ranks and
-//! duplicates → one router a listener.
-
-pub mod diagnostics;
-pub mod inputs;
+//! only itself, a reference that leads nowhere only its share of the requests. The order of work:
+//!
+//! 1. [`inputs`], and from them each route by itself: predicates, policies, references.
+//! 2. Attachment: which listeners a route is bound to, by itself and by delegating rules.
+//! 3. The table of all matches on all hostnames: ranks, duplicates, one router a listener.
+//! 4. [`endpoints`] of the backends that are used.
+//! 5. [`status`]: what became of each route, derived from the findings that [`diagnostics`] tell.
 
 mod attach;
-mod endpoints;
+pub mod diagnostics;
+pub mod endpoints;
 mod filters;
+pub mod inputs;
 mod matches;
 mod policies;
 mod references;
 mod report;
 mod routes;
+mod rules;
+pub mod status;
 mod upgrades;
-
-pub use attach::ParentStatus;
-pub use endpoints::SERVICE_NAME;
-pub use routes::RouteStatus;
 
 use diagnostics::Diagnostic;
 use inputs::Inputs;
+use status::RouteStatus;
 
 use crate::model::snapshot::Snapshot;
 
@@ -32,7 +34,7 @@ use crate::model::snapshot::Snapshot;
 pub struct Output {
     /// What is in force.
     pub snapshot: Snapshot,
-    /// Everything that is not in force as written, or strange: by route in the order of names, then slices.
+    /// Everything that is not in force as written, or strange: by route in the order of names, then slices and Endpoints.
     pub diagnostics: Vec<Diagnostic>,
     /// One entry for every route of the class, in the order of names.
     pub statuses: Vec<RouteStatus>,
@@ -41,6 +43,8 @@ pub struct Output {
 /// Compiles everything; `version` is only put into the snapshot.
 #[must_use]
 pub fn compile(inputs: &Inputs, version: u64) -> Output {
-    let (snapshot, diagnostics, statuses) = routes::Routes::new(inputs).compile(version);
-    Output { snapshot, diagnostics, statuses }
+    routes::compile(inputs, version)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,10 @@ use tidegate::cli::{Check, Cli, Command, LogFormat, OutputFormat, Serve, Standal
 use tidegate::telemetry::logging::{self, Format};
 use tidegate::{api, app, check, demo, telemetry};
 
+/// Gives free memory back to the system, which the C library's allocator keeps; options in `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Standalone(standalone) => serve(&standalone).map(|()| ExitCode::SUCCESS),

@@ -352,7 +352,8 @@ mod tests {
             let (_, values) = LABELS.iter().find(|(name, _)| *name == label).expect("label");
             values.split('`').skip(1).step_by(2).map(str::to_owned).collect()
         };
-        assert_eq!(listed("side"), Side::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        let sides = Side::ALL.iter().map(|value| value.as_str()).chain(["admin"]);
+        assert_eq!(listed("side"), sides.collect::<Vec<_>>());
         assert_eq!(listed("result"), ConnectResult::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("direction"), Direction::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("end"), SocketEnd::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());

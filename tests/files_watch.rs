@@ -219,7 +219,7 @@ fn a_file_without_permission_keeps_its_content() {
     fs::write(&path, service("a", 1)).expect("a file");
     let (_source, mut receiver) = start(dir.path());
     // Root reads everything: a name that is no file any more is the same for both.
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).expect("no permission");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).expect("no permission");
     let root = fs::read(&path).is_ok();
     if root {
         fs::remove_file(&path).expect("removed");

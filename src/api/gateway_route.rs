@@ -109,7 +109,7 @@ pub struct GatewayRouteSpec {
     /// TLS of the hostnames on static listeners.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "RouteTls")]
-    pub tls: Option<RouteTls>,
+    pub tls: Option<Box<RouteTls>>,
     /// Filters around every rule.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "RouteFilters")]
@@ -117,7 +117,7 @@ pub struct GatewayRouteSpec {
     /// Blocks for rules that do not have their own; a block of a rule replaces the whole block here.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "RouteDefaults")]
-    pub defaults: Option<RouteDefaults>,
+    pub defaults: Option<Box<RouteDefaults>>,
     /// What is done with which requests.
     #[schemars(
         with = "schema::AtomicSome<RouteRule, 16>",
@@ -282,6 +282,7 @@ pub struct RouteDefaults {
     pub upgrades: Option<Upgrades>,
 }
 
+// Blocks are boxed: most rules have none of them, and thousands of rules are held.
 /// What is done with some requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -308,39 +309,39 @@ pub struct RouteRule {
     /// Leaves the rule to GatewayRoutes that name it as their parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Delegate")]
-    pub delegate: Option<Delegate>,
+    pub delegate: Option<Box<Delegate>>,
     /// Deadlines of one exchange.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Timeouts")]
-    pub timeouts: Option<Timeouts>,
+    pub timeouts: Option<Box<Timeouts>>,
     /// Further tries of failed requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Retry")]
-    pub retry: Option<Retry>,
+    pub retry: Option<Box<Retry>>,
     /// Keeps a client at one endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "SessionPersistence")]
-    pub session_persistence: Option<SessionPersistence>,
+    pub session_persistence: Option<Box<SessionPersistence>>,
     /// How an endpoint is chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "LoadBalancer")]
-    pub load_balancer: Option<LoadBalancer>,
+    pub load_balancer: Option<Box<LoadBalancer>>,
     /// When an endpoint that fails is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "OutlierDetection")]
-    pub outlier_detection: Option<OutlierDetection>,
+    pub outlier_detection: Option<Box<OutlierDetection>>,
     /// Active checks of endpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "HealthCheck")]
-    pub health_check: Option<HealthCheck>,
+    pub health_check: Option<Box<HealthCheck>>,
     /// Limits towards endpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Connection")]
-    pub connection: Option<Connection>,
+    pub connection: Option<Box<Connection>>,
     /// Connections that leave HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Upgrades")]
-    pub upgrades: Option<Upgrades>,
+    pub upgrades: Option<Box<Upgrades>>,
 }
 
 const RULE_RULES: &[(&str, &str)] = &[
@@ -402,17 +403,17 @@ impl RouteRule {
 
     /// The rule's own block, else that of `spec.defaults`.
     pub fn timeouts_or<'a>(&'a self, defaults: Option<&'a RouteDefaults>) -> Option<&'a Timeouts> {
-        self.timeouts.as_ref().or_else(|| defaults?.timeouts.as_ref())
+        self.timeouts.as_deref().or_else(|| defaults?.timeouts.as_ref())
     }
 
     /// The rule's own block, else that of `spec.defaults`.
     pub fn load_balancer_or<'a>(&'a self, defaults: Option<&'a RouteDefaults>) -> Option<&'a LoadBalancer> {
-        self.load_balancer.as_ref().or_else(|| defaults?.load_balancer.as_ref())
+        self.load_balancer.as_deref().or_else(|| defaults?.load_balancer.as_ref())
     }
 
     /// The rule's own block, else that of `spec.defaults`.
     pub fn upgrades_or<'a>(&'a self, defaults: Option<&'a RouteDefaults>) -> Option<&'a Upgrades> {
-        self.upgrades.as_ref().or_else(|| defaults?.upgrades.as_ref())
+        self.upgrades.as_deref().or_else(|| defaults?.upgrades.as_ref())
     }
 }
 

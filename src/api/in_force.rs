@@ -145,9 +145,9 @@ impl<'a> From<&'a RouteRule> for Blocks<'a> {
         Self {
             retry: rule.retry.is_some(),
             outlier_detection: rule.outlier_detection.is_some(),
-            connection: rule.connection.as_ref(),
-            upgrades: rule.upgrades.as_ref(),
-            load_balancer: rule.load_balancer.as_ref(),
+            connection: rule.connection.as_deref(),
+            upgrades: rule.upgrades.as_deref(),
+            load_balancer: rule.load_balancer.as_deref(),
         }
     }
 }
@@ -174,9 +174,9 @@ pub fn not_in_force(spec: &GatewayRouteSpec) -> Vec<NotInForce> {
             findings.field(format!("spec.{name}"), name);
         }
     }
-    findings.filters(&spec.filters, "spec.filters");
-    if let Some(defaults) = &spec.defaults {
-        findings.blocks(&Blocks::from(defaults), "spec.defaults", Scope::Defaults);
+    findings.filters(&spec.filters, || "spec.filters".to_owned());
+    if let Some(defaults) = spec.defaults.as_deref() {
+        findings.blocks(&Blocks::from(defaults), || "spec.defaults".to_owned(), Scope::Defaults);
     }
     for (index, rule) in spec.rules.iter().enumerate() {
         findings.scope = Scope::Rule(index);
@@ -214,34 +214,35 @@ impl Findings {
     }
 
     fn rule(&mut self, rule: &RouteRule, index: usize) {
-        let at = format!("spec.rules[{index}]");
+        // Paths become text only for what is found: nearly all rules are in force.
+        let rule_at = || format!("spec.rules[{index}]");
         for (position, part) in rule.matches.iter().enumerate() {
-            let at = format!("{at}.matches[{position}]");
-            self.value(|| format!("{at}.path.type"), &part.path.r#type, KnownValue::ALL);
+            let at = || format!("{}.matches[{position}]", rule_at());
+            self.value(|| format!("{}.path.type", at()), &part.path.r#type, KnownValue::ALL);
             for (list, name) in
                 [(&part.headers, "headers"), (&part.query_params, "queryParams"), (&part.cookies, "cookies")]
             {
                 for (position, part) in list.iter().enumerate() {
-                    self.value(|| format!("{at}.{name}[{position}].type"), &part.r#type, KnownValue::ALL);
+                    self.value(|| format!("{}.{name}[{position}].type", at()), &part.r#type, KnownValue::ALL);
                 }
             }
             if let Some(method) = &part.method {
-                self.value(|| format!("{at}.method"), method, KnownValue::ALL);
+                self.value(|| format!("{}.method", at()), method, KnownValue::ALL);
             }
             if let Some(grpc) = &part.grpc {
-                self.value(|| format!("{at}.grpc.type"), &grpc.r#type, KnownValue::ALL);
+                self.value(|| format!("{}.grpc.type", at()), &grpc.r#type, KnownValue::ALL);
             }
         }
-        self.filters(&rule.filters, &format!("{at}.filters"));
+        self.filters(&rule.filters, || format!("{}.filters", rule_at()));
         for (position, backend) in rule.backend_refs.iter().enumerate() {
-            let at = format!("{at}.backendRefs[{position}]");
+            let at = || format!("{}.backendRefs[{position}]", rule_at());
             if let Some(protocol) = &backend.protocol {
-                self.value(|| format!("{at}.protocol"), protocol, PROTOCOLS);
+                self.value(|| format!("{}.protocol", at()), protocol, PROTOCOLS);
             }
-            self.filters(&backend.filters, &format!("{at}.filters"));
+            self.filters(&backend.filters, || format!("{}.filters", at()));
         }
         if let Some(delegate) = &rule.delegate {
-            let at = format!("{at}.delegate.namespaces");
+            let at = format!("{}.delegate.namespaces", rule_at());
             self.value(|| format!("{at}.from"), &delegate.namespaces.from, KnownValue::ALL);
             let selector = delegate.namespaces.selector.iter().flat_map(|selector| &selector.match_expressions);
             for (position, requirement) in selector.enumerate() {
@@ -251,46 +252,46 @@ impl Findings {
         }
         for (name, asks) in RULE_FIELDS {
             if asks(rule) {
-                self.field(format!("{at}.{name}"), name);
+                self.field(format!("{}.{name}", rule_at()), name);
             }
         }
-        self.blocks(&Blocks::from(rule), &at, |_| Scope::Rule(index));
+        self.blocks(&Blocks::from(rule), rule_at, |_| Scope::Rule(index));
     }
 
-    fn blocks(&mut self, blocks: &Blocks<'_>, at: &str, scope: impl Fn(Block) -> Scope) {
+    fn blocks(&mut self, blocks: &Blocks<'_>, at: impl Fn() -> String, scope: impl Fn(Block) -> Scope) {
         for (block, field, asks) in BLOCK_FIELDS {
             if asks(blocks) {
                 self.scope = scope(*block);
                 let name = block.name();
                 match *field {
-                    "" => self.field(format!("{at}.{name}"), name),
-                    field => self.field(format!("{at}.{name}.{field}"), &format!("{name}.{field}")),
+                    "" => self.field(format!("{}.{name}", at()), name),
+                    field => self.field(format!("{}.{name}.{field}", at()), &format!("{name}.{field}")),
                 }
             }
         }
         if let Some(upgrades) = blocks.upgrades {
             self.scope = scope(Block::Upgrades);
             for (position, protocol) in upgrades.allow.iter().enumerate() {
-                self.value(|| format!("{at}.upgrades.allow[{position}]"), protocol, KnownValue::ALL);
+                self.value(|| format!("{}.upgrades.allow[{position}]", at()), protocol, KnownValue::ALL);
             }
         }
         if let Some(load_balancer) = blocks.load_balancer {
             self.scope = scope(Block::LoadBalancer);
-            let at = format!("{at}.loadBalancer");
-            self.value(|| format!("{at}.onMissingKey"), &load_balancer.on_missing_key, KnownValue::ALL);
-            self.keys(&load_balancer.hash_keys, &format!("{at}.hashKeys"));
+            let at = || format!("{}.loadBalancer", at());
+            self.value(|| format!("{}.onMissingKey", at()), &load_balancer.on_missing_key, KnownValue::ALL);
+            self.keys(&load_balancer.hash_keys, || format!("{}.hashKeys", at()));
         }
     }
 
-    fn keys(&mut self, keys: &[RequestKey], at: &str) {
+    fn keys(&mut self, keys: &[RequestKey], at: impl Fn() -> String) {
         for (position, key) in keys.iter().enumerate() {
-            self.value(|| format!("{at}[{position}].type"), &key.r#type, HASH_KEYS);
+            self.value(|| format!("{}[{position}].type", at()), &key.r#type, HASH_KEYS);
         }
     }
 
-    fn filters(&mut self, filters: &[Filter], at: &str) {
+    fn filters(&mut self, filters: &[Filter], at: impl Fn() -> String) {
         for (position, filter) in filters.iter().enumerate() {
-            self.value(|| format!("{at}[{position}].type"), &filter.r#type, FILTERS);
+            self.value(|| format!("{}[{position}].type", at()), &filter.r#type, FILTERS);
         }
     }
 }

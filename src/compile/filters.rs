@@ -10,7 +10,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
 use super::matches::Predicate;
-use super::report::Report;
+use super::report::{About, Report};
+use crate::api::conditions::ConditionReason;
 use crate::api::filter as api;
 use crate::api::filter::FilterType;
 use crate::api::open_enum::{KnownValue, OpenEnum};
@@ -54,6 +55,30 @@ const REQUEST_FIELDS: &[&str] = &[
 /// Fields of responses that the gateway checked against the request (RFC 6455 §4.2.2).
 const RESPONSE_FIELDS: &[&str] = &["sec-websocket-accept"];
 
+/// Faults of one rule's filters, and how many.
+pub(super) struct Faults<'m, 'r> {
+    report: &'m mut Report<'r>,
+    /// The rule's position.
+    rule: usize,
+    count: usize,
+}
+
+impl<'m, 'r> Faults<'m, 'r> {
+    pub(super) fn new(report: &'m mut Report<'r>, rule: usize) -> Self {
+        Self { report, rule, count: 0 }
+    }
+
+    /// Drops the rule; filters of a route are all its rules', so what is wrong with them is said once.
+    fn drop_rule(&mut self, path: String, found: impl Into<String>, expected: impl Into<String>) {
+        self.count += 1;
+        if !path.starts_with("spec.filters") {
+            self.report.unsupported(self.rule, path, found, expected);
+        } else if !self.report.has(&path) {
+            self.report.add(About::Heirs, ConditionReason::UnsupportedValue, path, found, expected);
+        }
+    }
+}
+
 /// One list of filters with its place in the object.
 #[derive(Clone, Copy)]
 pub(super) struct List<'a> {
@@ -65,9 +90,9 @@ pub(super) struct List<'a> {
     pub(super) predicates: Option<&'a [Predicate]>,
 }
 
-/// Compiles lists, outermost first, behind layers that are there already. `None` when a filter is not in force; what is
+/// Compiles lists, outermost first. `None` when a filter is not in force; what is
 /// wrong is reported, unless the filter's type is not in force or unknown, which is found elsewhere.
-pub(super) fn compile(outer: &[Filter], lists: &[List<'_>], report: &mut Report) -> Option<Vec<Filter>> {
+pub(super) fn compile(lists: &[List<'_>], report: &mut Faults<'_, '_>) -> Option<Vec<Filter>> {
     let mut layers = Vec::new();
     let mut sound = true;
     for list in lists {
@@ -88,7 +113,7 @@ pub(super) fn compile(outer: &[Filter], lists: &[List<'_>], report: &mut Report)
                 sound = false;
                 continue;
             };
-            if changes_prefix(&layer) && outer.iter().chain(&layers).any(changes_path) {
+            if changes_prefix(&layer) && layers.iter().any(changes_path) {
                 let expected =
                     "ReplaceFullPath, ReplaceTemplate or ReplaceRegularExpression behind another path change";
                 report.drop_rule(format!("{at}.{}.path.type", kind.member()), "ReplacePrefixMatch", expected);
@@ -101,6 +126,12 @@ pub(super) fn compile(outer: &[Filter], lists: &[List<'_>], report: &mut Report)
         }
     }
     sound.then_some(layers)
+}
+
+/// Whether layers that stand outside of others leave them nothing to work on: a prefix that the rule matched and that they
+/// have replaced.
+pub(super) fn spoil(outer: &[Filter], inner: &[Filter]) -> bool {
+    inner.iter().any(changes_prefix) && outer.iter().any(changes_path)
 }
 
 /// The edit works on the prefix that the rule matched, which must still be there.
@@ -123,7 +154,7 @@ fn layer(
     filter: &api::Filter,
     at: &str,
     predicates: Option<&[Predicate]>,
-    report: &mut Report,
+    report: &mut Faults<'_, '_>,
 ) -> Option<Filter> {
     let path = format!("{at}.{}", kind.member());
     let layer = match kind {
@@ -165,8 +196,13 @@ fn layer(
     layer.flatten()
 }
 
-fn edits(modifier: &api::HeaderModifier, path: &str, request: bool, report: &mut Report) -> Option<HeaderEdits> {
-    let before = report.findings.len();
+fn edits(
+    modifier: &api::HeaderModifier,
+    path: &str,
+    request: bool,
+    report: &mut Faults<'_, '_>,
+) -> Option<HeaderEdits> {
+    let before = report.count;
     let mut edits = HeaderEdits::default();
     for (list, name, out) in [(&modifier.set, "set", &mut edits.set), (&modifier.add, "add", &mut edits.add)] {
         for (index, entry) in list.iter().enumerate() {
@@ -194,11 +230,11 @@ fn edits(modifier: &api::HeaderModifier, path: &str, request: bool, report: &mut
         }
         edits.remove.push(field);
     }
-    (report.findings.len() == before).then_some(edits)
+    (report.count == before).then_some(edits)
 }
 
 /// A name that filters may touch.
-fn field_name(name: &str, path: &str, request: bool, report: &mut Report) -> Option<HeaderName> {
+fn field_name(name: &str, path: &str, request: bool, report: &mut Faults<'_, '_>) -> Option<HeaderName> {
     let Ok(field) = HeaderName::from_bytes(name.as_bytes()) else {
         report.drop_rule(path.to_owned(), format!("{name:?}"), "a header name");
         return None;
@@ -224,9 +260,9 @@ fn redirect(
     redirect: &api::RequestRedirect,
     path: &str,
     predicates: Option<&[Predicate]>,
-    report: &mut Report,
+    report: &mut Faults<'_, '_>,
 ) -> Option<Redirect> {
-    let before = report.findings.len();
+    let before = report.count;
     let scheme = redirect.scheme.as_ref().and_then(|scheme| match scheme.known() {
         Some(api::RedirectScheme::Http) => Some("http"),
         Some(api::RedirectScheme::Https) => Some("https"),
@@ -252,31 +288,25 @@ fn redirect(
     }
     let hostname = hostname(redirect.hostname.as_deref(), path, report);
     let edit = redirect.path.as_ref().and_then(|edit| path_edit(edit, &format!("{path}.path"), predicates, report));
-    (report.findings.len() == before).then_some(Redirect {
-        scheme,
-        hostname,
-        path: edit,
-        port: redirect.port,
-        status: status?,
-    })
+    (report.count == before).then_some(Redirect { scheme, hostname, path: edit, port: redirect.port, status: status? })
 }
 
 fn rewrite(
     rewrite: &api::UrlRewrite,
     path: &str,
     predicates: Option<&[Predicate]>,
-    report: &mut Report,
+    report: &mut Faults<'_, '_>,
 ) -> Option<Rewrite> {
-    let before = report.findings.len();
+    let before = report.count;
     if rewrite.hostname.is_none() && rewrite.path.is_none() {
         report.drop_rule(path.to_owned(), "no change", "hostname or path");
     }
     let hostname = hostname(rewrite.hostname.as_deref(), path, report);
     let edit = rewrite.path.as_ref().and_then(|edit| path_edit(edit, &format!("{path}.path"), predicates, report));
-    (report.findings.len() == before).then_some(Rewrite { hostname, path: edit })
+    (report.count == before).then_some(Rewrite { hostname, path: edit })
 }
 
-fn hostname(name: Option<&str>, path: &str, report: &mut Report) -> Option<Arc<str>> {
+fn hostname(name: Option<&str>, path: &str, report: &mut Faults<'_, '_>) -> Option<Arc<str>> {
     let name = name?;
     // A port here would become part of a name; the schema has none either.
     if crate::model::host::parse_authority(name.as_bytes()).is_err() || name.contains(':') {
@@ -291,7 +321,7 @@ fn path_edit(
     modifier: &api::PathModifier,
     path: &str,
     predicates: Option<&[Predicate]>,
-    report: &mut Report,
+    report: &mut Faults<'_, '_>,
 ) -> Option<PathEdit> {
     let (member, missing) = match modifier.r#type.known() {
         Some(api::PathModifierType::ReplaceFullPath) => ("replaceFullPath", modifier.replace_full_path.is_none()),
@@ -327,7 +357,7 @@ fn path_edit(
 }
 
 /// A path as it will be sent.
-fn canonical(text: &str, path: &str, report: &mut Report) -> Option<Arc<str>> {
+fn canonical(text: &str, path: &str, report: &mut Faults<'_, '_>) -> Option<Arc<str>> {
     match normalize_route_path(text) {
         Ok(text) => Some(text.as_ref().into()),
         Err(error) => {
@@ -341,7 +371,7 @@ fn replace_prefix(
     replacement: &str,
     path: &str,
     predicates: Option<&[Predicate]>,
-    report: &mut Report,
+    report: &mut Faults<'_, '_>,
 ) -> Option<PathEdit> {
     let Some([Predicate { path: PathMatch::Prefix(matched), .. }]) = predicates else {
         report.drop_rule(
@@ -360,7 +390,7 @@ fn replace_template(
     text: &str,
     path: &str,
     predicates: Option<&[Predicate]>,
-    report: &mut Report,
+    report: &mut Faults<'_, '_>,
 ) -> Option<Vec<TemplatePart>> {
     let predicates = predicates.unwrap_or_default();
     let template = |predicate: &Predicate| matches!(predicate.path, PathMatch::Template(_));
@@ -406,7 +436,7 @@ fn replace_template(
     Some(parts)
 }
 
-fn replace_regex(pattern: &str, substitution: &str, path: &str, report: &mut Report) -> Option<PathEdit> {
+fn replace_regex(pattern: &str, substitution: &str, path: &str, report: &mut Faults<'_, '_>) -> Option<PathEdit> {
     let compiled = match SearchRegex::compile(pattern) {
         Ok(compiled) => compiled,
         Err(error) => {
@@ -452,7 +482,7 @@ fn one_line(error: &regex::Error) -> String {
     text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
-fn direct_response(direct: &api::DirectResponse, path: &str, report: &mut Report) -> Option<DirectResponse> {
+fn direct_response(direct: &api::DirectResponse, path: &str, report: &mut Faults<'_, '_>) -> Option<DirectResponse> {
     let Some(status) = StatusCode::from_u16(direct.status_code).ok().filter(|status| status.as_u16() >= 200) else {
         report.drop_rule(format!("{path}.statusCode"), direct.status_code.to_string(), "200 to 599");
         return None;
@@ -471,8 +501,8 @@ fn direct_response(direct: &api::DirectResponse, path: &str, report: &mut Report
     Some(DirectResponse { status, content_type, body: body.into() })
 }
 
-fn cors(cors: &api::Cors, path: &str, report: &mut Report) -> Option<Cors> {
-    let before = report.findings.len();
+fn cors(cors: &api::Cors, path: &str, report: &mut Faults<'_, '_>) -> Option<Cors> {
+    let before = report.count;
     let mut origins = Vec::with_capacity(cors.allow_origins.len());
     for (index, text) in cors.allow_origins.iter().enumerate() {
         match origin(text) {
@@ -483,7 +513,7 @@ fn cors(cors: &api::Cors, path: &str, report: &mut Report) -> Option<Cors> {
             }
         }
     }
-    if origins.is_empty() && report.findings.len() == before {
+    if origins.is_empty() && report.count == before {
         report.drop_rule(format!("{path}.allowOrigins"), "none", "at least one origin: without one nothing is allowed");
     }
     let method = |text: &str| Method::from_bytes(text.as_bytes()).is_ok();
@@ -491,7 +521,7 @@ fn cors(cors: &api::Cors, path: &str, report: &mut Report) -> Option<Cors> {
     let (methods, any_method) = names(&cors.allow_methods, &format!("{path}.allowMethods"), method, report);
     let (headers, any_header) = names(&cors.allow_headers, &format!("{path}.allowHeaders"), header, report);
     let (expose, _) = names(&cors.expose_headers, &format!("{path}.exposeHeaders"), header, report);
-    (report.findings.len() == before).then(|| Cors {
+    (report.count == before).then(|| Cors {
         origins,
         credentials: cors.allow_credentials.unwrap_or_default(),
         methods,
@@ -508,7 +538,7 @@ fn names(
     list: &[String],
     path: &str,
     valid: impl Fn(&str) -> bool,
-    report: &mut Report,
+    report: &mut Faults<'_, '_>,
 ) -> (Option<HeaderValue>, bool) {
     let any = list.iter().any(|name| name == "*");
     for (index, name) in list.iter().enumerate() {
@@ -551,8 +581,8 @@ fn origin(text: &str) -> Option<OriginMatch> {
     })
 }
 
-fn ip_access(access: &api::IpAccess, path: &str, report: &mut Report) -> Option<IpAccess> {
-    let before = report.findings.len();
+fn ip_access(access: &api::IpAccess, path: &str, report: &mut Faults<'_, '_>) -> Option<IpAccess> {
+    let before = report.count;
     if access.allow.is_empty() && access.deny.is_empty() {
         report.drop_rule(path.to_owned(), "neither allow nor deny", "at least one address in one of them");
     }
@@ -568,7 +598,7 @@ fn ip_access(access: &api::IpAccess, path: &str, report: &mut Report) -> Option<
         parsed.collect()
     };
     let access = IpAccess { allow: networks(&access.allow, "allow"), deny: networks(&access.deny, "deny") };
-    (report.findings.len() == before).then_some(access)
+    (report.count == before).then_some(access)
 }
 
 /// An address or a network; IPv4 inside IPv6 is what it stands for, as clients are (RFC 4291 §2.5.5.2).

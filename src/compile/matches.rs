@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use super::report::Report;
+use rustc_hash::FxHashMap;
+
+use super::report::{FieldPath, Report};
 use crate::api::gateway_route::{
-    GrpcMatch, GrpcMatchType, MatchMethod, OpenEnum, PathMatchType, RouteMatch, ValueMatch as ApiValueMatch,
-    ValueMatchType,
+    GrpcMatch, GrpcMatchType, MatchMethod, OpenEnum, PathMatch as ApiPathMatch, PathMatchType, RouteMatch,
+    ValueMatch as ApiValueMatch, ValueMatchType,
 };
-use crate::model::matching::{CompiledRegex, PathMatch, Template, ValueMatch, ValueTest};
+use crate::model::matching::{CompiledRegex, PathMatch, RegexError, Template, TemplateError, ValueMatch, ValueTest};
 use crate::model::path::normalize_route_path;
 
 /// What one match asks of a request, hostname and priority aside.
@@ -20,39 +22,45 @@ pub(super) struct Predicate {
     pub(super) cookies: Vec<ValueMatch>,
 }
 
+/// Expressions by their text: compiling one takes longer than everything else about a rule, and many are alike.
+#[derive(Debug, Default)]
+pub(super) struct Regexes<'a>(FxHashMap<std::borrow::Cow<'a, str>, Result<Arc<CompiledRegex>, RegexError>>);
+
+impl<'a> Regexes<'a> {
+    fn get(&mut self, pattern: impl Into<std::borrow::Cow<'a, str>>) -> Result<Arc<CompiledRegex>, RegexError> {
+        let pattern = pattern.into();
+        if let Some(known) = self.0.get(&pattern) {
+            return known.clone();
+        }
+        let compiled = CompiledRegex::compile(&pattern).map(Arc::new);
+        self.0.insert(pattern, compiled.clone());
+        compiled
+    }
+}
+
 impl Predicate {
-    /// The predicate of a match, or `None` after a report that drops the rule. `path` is the field path of the match.
-    pub(super) fn compile(route_match: &RouteMatch, path: &str, report: &mut Report) -> Option<Self> {
-        let before = report.findings.len();
-        let route_path = match &route_match.grpc {
-            None => compile_path(route_match, path, report),
-            Some(grpc) => compile_grpc(route_match, grpc, path, report),
-        };
-        let method = match route_match.method.as_ref().map(|method| (method, method.known())) {
-            None => None,
-            Some((_, Some(method))) => Some(http_method(method)),
-            Some((found, None)) => {
-                let expected = OpenEnum::<MatchMethod>::expected();
-                report.drop_rule(format!("{path}.method"), found.as_str(), expected);
-                None
-            }
-        };
-        let headers = values(&route_match.headers, &format!("{path}.headers"), true, report);
-        let query_params = values(&route_match.query_params, &format!("{path}.queryParams"), false, report);
-        let cookies = values(&route_match.cookies, &format!("{path}.cookies"), false, report);
-        let sound = report.findings.len() == before;
-        route_path.filter(|_| sound).map(|path| Self { path, method, headers, query_params, cookies })
+    /// Every request.
+    pub(super) fn any() -> Self {
+        let none = Vec::new;
+        Self { path: PathMatch::prefix("/"), method: None, headers: none(), query_params: none(), cookies: none() }
     }
 
-    /// Adds what a delegating rule asks: both must hold. `None` when they cannot.
+    /// Adds what a delegating rule asks: both must hold. `None` when they name different methods.
     pub(super) fn and(mut self, outer: &Self) -> Option<Self> {
         self.method = match (self.method, &outer.method) {
             (Some(own), Some(outer)) if own != *outer => return None,
             (own, outer) => own.or_else(|| outer.clone()),
         };
-        self.headers.extend(outer.headers.iter().cloned());
-        self.query_params.extend(outer.query_params.iter().cloned());
-        self.cookies.extend(outer.cookies.iter().cloned());
+        let lists = [
+            (&mut self.headers, &outer.headers),
+            (&mut self.query_params, &outer.query_params),
+            (&mut self.cookies, &outer.cookies),
+        ];
+        for (own, outer) in lists {
+            // The same condition twice would count twice in precedence.
+            let new: Vec<_> = outer.iter().filter(|condition| !own.contains(condition)).cloned().collect();
+            own.extend(new);
+        }
         Some(self)
     }
 
@@ -62,125 +70,172 @@ impl Predicate {
             PathMatch::Exact(path) | PathMatch::Prefix(path) => path,
             PathMatch::Template(template) => template.as_str(),
             // What an expression matches cannot be told from its text.
-            PathMatch::Regex(_) => return prefix.is_empty(),
+            PathMatch::Regex(_) => return false,
         };
         path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
-fn compile_path(route_match: &RouteMatch, path: &str, report: &mut Report) -> Option<PathMatch> {
-    let value = route_match.path.value.as_str();
-    let field = format!("{path}.path.value");
-    let Some(kind) = route_match.path.r#type.known() else {
-        let expected = OpenEnum::<PathMatchType>::expected();
-        report.drop_rule(format!("{path}.path.type"), route_match.path.r#type.as_str(), expected);
-        return None;
-    };
-    if kind == PathMatchType::RegularExpression {
-        return regex(value, &field, report).map(PathMatch::Regex);
-    }
-    let canonical = match normalize_route_path(value) {
-        Ok(canonical) => canonical,
-        Err(error) => {
-            report.drop_rule(field, format!("{value:?}"), format!("a path in canonical form: {error}"));
-            return None;
-        }
-    };
-    match kind {
-        PathMatchType::Exact => Some(PathMatch::Exact(canonical.as_ref().into())),
-        PathMatchType::PathPrefix => Some(PathMatch::prefix(&canonical)),
-        PathMatchType::Template | PathMatchType::RegularExpression => template(&canonical, field, report),
-    }
+/// Compiles the matches of one rule; what is wrong drops the rule.
+pub(super) struct Matches<'m, 'a, 'r> {
+    /// The rule's position.
+    pub(super) rule: usize,
+    pub(super) regexes: &'m mut Regexes<'a>,
+    pub(super) report: &'m mut Report<'r>,
+    /// Something was refused.
+    pub(super) is_broken: bool,
 }
 
-fn template(value: &str, field: String, report: &mut Report) -> Option<PathMatch> {
-    match Template::parse(value) {
-        Ok(template) => Some(PathMatch::Template(Arc::new(template))),
-        Err(error) => {
-            report.drop_rule(field, format!("{value:?}"), format!("a template: {error}"));
-            None
-        }
+impl<'a> Matches<'_, 'a, '_> {
+    /// The predicate of a match at `at`; one that is not whole, or none, after a report.
+    pub(super) fn compile(&mut self, one: &'a RouteMatch, at: FieldPath<'_>) -> Option<Predicate> {
+        let path = match &one.grpc {
+            None => self.path(&one.path, at.field("path")),
+            Some(grpc) => self.grpc(one, grpc, at),
+        };
+        let method = one.method.as_ref().and_then(|method| match method.known() {
+            Some(method) => Some(http_method(method)),
+            None => self.unknown(at.field("method"), method),
+        });
+        let headers = self.values(&one.headers, at, "headers");
+        let query_params = self.values(&one.query_params, at, "queryParams");
+        let cookies = self.values(&one.cookies, at, "cookies");
+        path.map(|path| Predicate { path, method, headers, query_params, cookies })
     }
-}
 
-/// gRPC calls are paths: `/service/method` (decision 8 of the design).
-fn compile_grpc(route_match: &RouteMatch, grpc: &GrpcMatch, path: &str, report: &mut Report) -> Option<PathMatch> {
-    if route_match.path != crate::api::gateway_route::PathMatch::default() {
-        let found = format!("{} {:?}", route_match.path.r#type, route_match.path.value);
-        report.drop_rule(format!("{path}.path"), found, "no path beside grpc");
-        return None;
+    fn refuse<T>(&mut self, at: FieldPath<'_>, found: impl Into<String>, expected: impl Into<String>) -> Option<T> {
+        self.report.unsupported(self.rule, at, found, expected);
+        self.is_broken = true;
+        None
     }
-    let field = format!("{path}.grpc");
-    let plain = |name: &Option<String>| name.as_deref().filter(|name| !name.is_empty()).map(str::to_owned);
-    let (service, method) = (plain(&grpc.service), plain(&grpc.method));
-    match grpc.r#type.known() {
-        Some(GrpcMatchType::Exact) => {
-            for (name, part) in [("service", &service), ("method", &method)] {
-                if part.as_ref().is_some_and(|part| part.contains(['/', '{', '}', '?', '#', '%'])) {
-                    let found = format!("{:?}", part.as_deref().unwrap_or_default());
-                    report.drop_rule(format!("{field}.{name}"), found, "a name of letters, digits, '.' and '_'");
-                    return None;
-                }
+
+    fn unknown<T: crate::api::gateway_route::KnownValue, R>(
+        &mut self,
+        at: FieldPath<'_>,
+        value: &OpenEnum<T>,
+    ) -> Option<R> {
+        self.refuse(at, format!("{value}, which this version does not know"), OpenEnum::<T>::expected())
+    }
+
+    fn path(&mut self, path: &'a ApiPathMatch, at: FieldPath<'_>) -> Option<PathMatch> {
+        let value = path.value.as_str();
+        let kind = match path.r#type.known() {
+            None => return self.unknown(at.field("type"), &path.r#type),
+            Some(PathMatchType::RegularExpression) => {
+                return self.regex(value, at.field("value")).map(PathMatch::Regex);
             }
-            match (service, method) {
-                (Some(service), Some(method)) => Some(PathMatch::Exact(format!("/{service}/{method}").into())),
-                (Some(service), None) => Some(PathMatch::prefix(&format!("/{service}"))),
-                (None, Some(method)) => template(&format!("/{{service}}/{method}"), format!("{field}.method"), report),
-                (None, None) => {
-                    report.drop_rule(field, "neither service nor method", "one of them");
-                    None
-                }
+            Some(kind) => kind,
+        };
+        let canonical = match normalize_route_path(value) {
+            Ok(canonical) => canonical,
+            Err(error) => return self.refuse(at.field("value"), value, format!("a canonical path: {error}")),
+        };
+        match kind {
+            PathMatchType::Exact => Some(PathMatch::Exact(canonical.as_ref().into())),
+            PathMatchType::PathPrefix => Some(PathMatch::prefix(&canonical)),
+            PathMatchType::Template | PathMatchType::RegularExpression => {
+                self.template(&canonical, value, at.field("value"))
             }
         }
-        Some(GrpcMatchType::RegularExpression) => {
-            let part = |name: Option<String>| name.map_or_else(|| "[^/]+".to_owned(), |name| format!("(?:{name})"));
-            regex(&format!("/{}/{}", part(service), part(method)), &field, report).map(PathMatch::Regex)
-        }
-        None => {
-            let expected = OpenEnum::<GrpcMatchType>::expected();
-            report.drop_rule(format!("{field}.type"), grpc.r#type.as_str(), expected);
-            None
-        }
     }
-}
 
-fn values(list: &[ApiValueMatch], path: &str, headers: bool, report: &mut Report) -> Vec<ValueMatch> {
-    let mut compiled: Vec<ValueMatch> = Vec::with_capacity(list.len());
-    for (index, value_match) in list.iter().enumerate() {
-        let at = format!("{path}[{index}]");
-        let name = if headers { value_match.name.to_ascii_lowercase() } else { value_match.name.clone() };
-        if compiled.iter().any(|other| *other.name == *name) {
-            let expected = if headers { "names that differ beyond their case" } else { "names that differ" };
-            report.drop_rule(format!("{at}.name"), format!("{:?} again", value_match.name), expected);
-            continue;
-        }
-        let text = || value_match.value.as_deref().unwrap_or_default();
-        let test = match value_match.r#type.known() {
-            Some(ValueMatchType::Exact) => ValueTest::Exact(text().into()),
-            Some(ValueMatchType::Prefix) => ValueTest::Prefix(text().into()),
-            Some(ValueMatchType::Present) => ValueTest::Present,
-            Some(ValueMatchType::Absent) => ValueTest::Absent,
-            Some(ValueMatchType::RegularExpression) => match regex(text(), &format!("{at}.value"), report) {
-                Some(regex) => ValueTest::Regex(regex),
-                None => continue,
-            },
-            None => {
-                let expected = OpenEnum::<ValueMatchType>::expected();
-                report.drop_rule(format!("{at}.type"), value_match.r#type.as_str(), expected);
-                continue;
+    fn template(&mut self, canonical: &str, written: &str, at: FieldPath<'_>) -> Option<PathMatch> {
+        let expected = match Template::parse(canonical) {
+            Ok(template) => return Some(PathMatch::Template(Arc::new(template))),
+            Err(TemplateError::RestNotLast(_)) => "{name*} only as the last segment".to_owned(),
+            Err(TemplateError::Twice(name)) => format!("distinct variables, not {{{name}}} twice"),
+            Err(error @ (TemplateError::NotAbsolute | TemplateError::Element(_) | TemplateError::Name(_))) => {
+                format!("a template: {error}")
             }
         };
-        compiled.push(ValueMatch { name: name.into(), test });
+        self.refuse(at, written, expected)
     }
-    compiled
-}
 
-fn regex(pattern: &str, field: &str, report: &mut Report) -> Option<Arc<CompiledRegex>> {
-    match CompiledRegex::compile(pattern) {
-        Ok(regex) => Some(Arc::new(regex)),
-        Err(error) => {
-            report.drop_rule(field.to_owned(), format!("{pattern:?}"), format!("a regular expression: {error}"));
-            None
+    /// A gRPC call is a path, `/service/method` (gRPC over HTTP2, Requests).
+    fn grpc(&mut self, one: &RouteMatch, grpc: &GrpcMatch, at: FieldPath<'_>) -> Option<PathMatch> {
+        if one.path != ApiPathMatch::default() {
+            let found = format!("{} {}", one.path.r#type, one.path.value);
+            return self.refuse(at.field("path"), found, "no path beside grpc");
+        }
+        let at = at.field("grpc");
+        let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+        let parts = [("service", named(&grpc.service)), ("method", named(&grpc.method))];
+        match grpc.r#type.known() {
+            None => self.unknown(at.field("type"), &grpc.r#type),
+            Some(GrpcMatchType::RegularExpression) => {
+                let mut whole = String::new();
+                for (name, part) in parts {
+                    // Each must be an expression by itself, lest `a)|(b` reach over its place.
+                    match part {
+                        Some(part) => {
+                            self.regex(part.clone(), at.field(name))?;
+                            whole += &format!("/(?:{part})");
+                        }
+                        None => whole += "/[^/]+",
+                    }
+                }
+                self.regex(whole, at).map(PathMatch::Regex)
+            }
+            Some(GrpcMatchType::Exact) => {
+                for (name, part) in &parts {
+                    let Some(part) = part else { continue };
+                    let is_segment = !part.contains(['/', '%', '{', '}'])
+                        && normalize_route_path(&format!("/{part}")).is_ok_and(|path| path[1..] == **part);
+                    if !is_segment {
+                        return self.refuse(at.field(name), part, "a name that is one segment of a path");
+                    }
+                }
+                match parts.map(|(_, part)| part) {
+                    [Some(service), Some(method)] => Some(PathMatch::Exact(format!("/{service}/{method}").into())),
+                    [Some(service), None] => Some(PathMatch::prefix(&format!("/{service}"))),
+                    [None, Some(method)] => {
+                        let template = format!("/{{service}}/{method}");
+                        self.template(&template, &method, at.field("method"))
+                    }
+                    [None, None] => self.refuse(at, "neither service nor method", "one of them"),
+                }
+            }
+        }
+    }
+
+    fn values(&mut self, list: &'a [ApiValueMatch], at: FieldPath<'_>, name: &'static str) -> Vec<ValueMatch> {
+        let are_headers = name == "headers";
+        let mut compiled: Vec<ValueMatch> = Vec::with_capacity(list.len());
+        for (index, one) in list.iter().enumerate() {
+            let at = at.item(name, index);
+            let key = if are_headers { one.name.to_ascii_lowercase() } else { one.name.clone() };
+            if compiled.iter().any(|other| *other.name == *key) {
+                let expected =
+                    if are_headers { "distinct names, which are case-insensitive" } else { "distinct names" };
+                self.refuse::<()>(at.field("name"), &one.name, expected);
+                continue;
+            }
+            let text = one.value.as_deref().unwrap_or_default();
+            let test = match one.r#type.known() {
+                Some(ValueMatchType::Exact) => Some(ValueTest::Exact(text.into())),
+                Some(ValueMatchType::Prefix) => Some(ValueTest::Prefix(text.into())),
+                Some(ValueMatchType::Present) => Some(ValueTest::Present),
+                Some(ValueMatchType::Absent) => Some(ValueTest::Absent),
+                Some(ValueMatchType::RegularExpression) => self.regex(text, at.field("value")).map(ValueTest::Regex),
+                None => self.unknown(at.field("type"), &one.r#type),
+            };
+            compiled.extend(test.map(|test| ValueMatch { name: key.into(), test }));
+        }
+        compiled
+    }
+
+    fn regex(
+        &mut self,
+        pattern: impl Into<std::borrow::Cow<'a, str>>,
+        at: FieldPath<'_>,
+    ) -> Option<Arc<CompiledRegex>> {
+        let pattern = pattern.into();
+        match self.regexes.get(pattern.clone()) {
+            Ok(regex) => Some(regex),
+            Err(RegexError::TooLarge) => self.refuse(at, pattern, "a regular expression of at most 64 KiB compiled"),
+            Err(RegexError::Syntax(error)) => {
+                self.refuse(at, pattern, format!("a regular expression (RE2 syntax, no look-around): {error}"))
+            }
         }
     }
 }

@@ -1,163 +1,197 @@
 //! References from routes to Services: who may refer to what, and what a reference leads to.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
+use rustc_hash::FxHashMap;
 
 use super::diagnostics::Diagnostic;
 use super::endpoints::EndpointIndex;
-use super::inputs::Inputs;
-use super::report::{Report, effect, reason};
+use super::inputs::{Inputs, Sourced};
+use super::report::{About, FieldPath, Report};
+use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{BackendProtocol, BackendRef, GROUP};
-use crate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
+use crate::model::backend::{Backend, BackendKey, Protocol};
 use crate::model::ids::{BackendId, ObjectName};
 
 /// Resolves backendRefs and keeps every backend that one leads to.
 pub(super) struct Backends<'a> {
     inputs: &'a Inputs,
-    index: EndpointIndex<'a>,
-    found: BTreeMap<BackendKey, Arc<[Endpoint]>>,
-    /// Findings about slices and Endpoints, each object once.
-    pub(super) diagnostics: Vec<Diagnostic>,
+    services: FxHashMap<(&'a str, &'a str), Known<'a>>,
+    numbers: FxHashMap<(&'a str, &'a str, u16, Protocol), BackendNumber>,
+    list: Vec<Target<'a>>,
 }
+
+/// Position of a backend in the order in which references named it.
+pub(super) type BackendNumber = u32;
+
+/// A Service, with its position in the order of names: numbers are compared sooner than names.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    name: &'a ObjectName,
+    service: &'a Service,
+    position: usize,
+}
+
+/// A Service port that a reference leads to.
+struct Target<'a> {
+    key: BackendKey,
+    /// Position of the Service in the order of names.
+    position: usize,
+    service: &'a Service,
+    port: &'a ServicePort,
+}
+
+/// Why a reference leads nowhere: the field it is about, reason, found and expected.
+type Refusal = (&'static str, ConditionReason, String, String);
 
 impl<'a> Backends<'a> {
     pub(super) fn new(inputs: &'a Inputs) -> Self {
-        Self { inputs, index: EndpointIndex::new(inputs), found: BTreeMap::new(), diagnostics: Vec::new() }
+        let known = |(position, (name, service)): (usize, (&'a ObjectName, &'a Sourced<Service>))| {
+            ((&*name.namespace, &*name.name), Known { name, service: &service.object, position })
+        };
+        let services = inputs.services.iter().enumerate().map(known).collect();
+        Self { inputs, services, numbers: FxHashMap::default(), list: Vec::new() }
     }
 
-    /// The backend of a reference in a route of `namespace`; `None` is reported: its share answers 500.
+    /// The backend of a reference at `at` in a rule of a route in `namespace`; `None` is reported: its share answers 500.
     pub(super) fn resolve(
         &mut self,
-        namespace: &Arc<str>,
-        backend_ref: &BackendRef,
-        path: &str,
-        report: &mut Report,
-    ) -> Option<BackendKey> {
-        if !backend_ref.group.is_empty() || backend_ref.kind != "Service" {
-            let found = format!("{}/{}", backend_ref.group, backend_ref.kind);
-            report.error(
-                format!("{path}.kind"),
-                reason::INVALID_KIND,
-                found,
-                "Service of the core group",
-                effect::SHARE_500,
-            );
-            return None;
-        }
-        let target = backend_ref.namespace.as_deref().map_or_else(|| Arc::clone(namespace), Arc::from);
-        let name = ObjectName::new(target, backend_ref.name.as_str());
-        if !self.permitted(namespace, &name) {
-            let found = format!("Service {name} without a grant");
-            let expected =
-                format!("a ReferenceGrant in {} from GatewayRoute in {namespace} to Service", name.namespace);
-            report.error(format!("{path}.namespace"), reason::REF_NOT_PERMITTED, found, expected, effect::SHARE_500);
-            return None;
-        }
-        let Some(service) = self.inputs.services.get(&name) else {
-            let found = format!("no Service {name}");
-            report.error(
-                format!("{path}.name"),
-                reason::BACKEND_NOT_FOUND,
-                found,
-                "an existing Service",
-                effect::SHARE_500,
-            );
-            return None;
-        };
-        let service = Arc::clone(&service.object);
-        let spec = service.spec.as_ref();
-        if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
-            let found = format!("Service {name} of type ExternalName");
-            let expected = "a Service with endpoints of its own";
-            report.error(format!("{path}.name"), reason::INVALID_KIND, found, expected, effect::SHARE_500);
-            return None;
-        }
-        let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
-        let wanted = backend_ref.port.unwrap_or(0);
-        let Some(port) = ports.iter().find(|port| port.port == i32::from(wanted)) else {
-            let known: Vec<String> = ports.iter().map(|port| port.port.to_string()).collect();
-            let expected = format!(
-                "a port of Service {name}: {}",
-                if known.is_empty() { "it has none".to_owned() } else { known.join(", ") }
-            );
-            report.error(
-                format!("{path}.port"),
-                reason::BACKEND_NOT_FOUND,
-                format!("port {wanted}"),
-                expected,
-                effect::SHARE_500,
-            );
-            return None;
-        };
-        let protocol = match protocol(backend_ref, port) {
-            Ok(protocol) => protocol,
-            Err(found) => {
-                let expected = "HTTP or HTTP/2 in clear text";
-                report.error(format!("{path}.port"), reason::UNSUPPORTED_PROTOCOL, found, expected, effect::SHARE_500);
-                return None;
+        namespace: &str,
+        reference: &BackendRef,
+        (rule, at): (usize, FieldPath<'_>),
+        report: &mut Report<'_>,
+    ) -> Option<BackendNumber> {
+        match self.lookup(namespace, reference) {
+            Ok(number) => Some(number),
+            Err((field, reason, found, expected)) => {
+                let path = at.field(field).to_string();
+                // A protocol that is not in force has dropped the rule before.
+                if !report.has(&path) {
+                    report.add(About::Reference(rule), reason, path, found, expected);
+                }
+                None
             }
-        };
-        let key = BackendKey { service: name, port: wanted, protocol };
-        if !self.found.contains_key(&key) {
-            let endpoints = self.index.endpoints(&key.service, &service, port, &mut self.diagnostics);
-            self.found.insert(key.clone(), endpoints);
         }
-        Some(key)
     }
 
-    /// The Service asks for session affinity by client address.
-    pub(super) fn has_client_affinity(&self, key: &BackendKey) -> bool {
-        let service: Option<&Arc<Service>> = self.inputs.services.get(&key.service).map(|service| &service.object);
-        let spec = service.and_then(|service| service.spec.as_ref());
+    fn lookup(&mut self, from: &str, reference: &BackendRef) -> Result<BackendNumber, Refusal> {
+        if !reference.group.is_empty() || reference.kind != "Service" {
+            let of = if reference.group.is_empty() { "" } else { " of group " };
+            let found = format!("{}{of}{}", reference.kind, reference.group);
+            return Err(("kind", ConditionReason::InvalidKind, found, "Service, of the core group".to_owned()));
+        }
+        let namespace = reference.namespace.as_deref().unwrap_or(from);
+        if namespace != from && !self.is_granted(from, namespace, &reference.name) {
+            let found = format!("Service {namespace}/{} without consent", reference.name);
+            let expected =
+                format!("a ReferenceGrant in namespace {namespace} from GatewayRoute in namespace {from} to Service");
+            return Err(("namespace", ConditionReason::RefNotPermitted, found, expected));
+        }
+        let Some(&Known { name, service, position }) = self.services.get(&(namespace, reference.name.as_str())) else {
+            let found = format!("no Service {namespace}/{}", reference.name);
+            return Err(("name", ConditionReason::BackendNotFound, found, "an existing Service".to_owned()));
+        };
+        let spec = service.spec.as_ref();
+        if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
+            // It names any host, the cluster's own included: whoever may write it could reach what we can reach.
+            let found = format!("Service {name} of type ExternalName");
+            return Err(("name", ConditionReason::InvalidKind, found, "a Service with endpoints".to_owned()));
+        }
+        let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+        let wanted = reference.port.unwrap_or(0);
+        let is_http = |port: &&ServicePort| matches!(port.protocol.as_deref(), None | Some("TCP" | ""));
+        let with_number = || ports.iter().filter(|port| port.port == i32::from(wanted));
+        let Some(port) = with_number().find(is_http).or_else(|| with_number().next()) else {
+            let numbers: Vec<_> = ports.iter().map(|port| port.port.to_string()).collect();
+            let numbers = if numbers.is_empty() { "which has none".to_owned() } else { numbers.join(", ") };
+            let (found, expected) = (format!("port {wanted}"), format!("a port of Service {name}: {numbers}"));
+            return Err(("port", ConditionReason::BackendNotFound, found, expected));
+        };
+        let protocol = protocol(reference, port)
+            .map_err(|(field, found, expected)| (field, ConditionReason::UnsupportedProtocol, found, expected))?;
+        let number = self.numbers.entry((&name.namespace, &name.name, wanted, protocol)).or_insert_with(|| {
+            let key = BackendKey { service: name.clone(), port: wanted, protocol };
+            self.list.push(Target { key, position, service, port });
+            u32::try_from(self.list.len() - 1).unwrap_or(u32::MAX)
+        });
+        Ok(*number)
+    }
+
+    /// References inside a namespace are free; others need the consent of the target's namespace.
+    fn is_granted(&self, from: &str, namespace: &str, service: &str) -> bool {
+        let first = ObjectName::new(namespace, "");
+        let grants = self.inputs.grants.range(first..).take_while(|(name, _)| *name.namespace == *namespace);
+        let (from, to) = ((GROUP, "GatewayRoute", from), ("", "Service", service));
+        grants.map(|(_, grant)| grant).any(|grant| grant.object.allows(from, to))
+    }
+
+    /// Whether the Service asks for affinity by client address.
+    pub(super) fn has_client_affinity(&self, number: BackendNumber) -> bool {
+        let spec = self.list.get(number as usize).and_then(|target| target.service.spec.as_ref());
         spec.and_then(|spec| spec.session_affinity.as_deref()) == Some("ClientIP")
     }
 
-    /// All backends sorted by key, and where each stands; only those that `used` says yes to.
-    pub(super) fn into_list(
+    /// The backends of some numbers, sorted by key, with their endpoints; the id of each number; and what is strange
+    /// about slices and Endpoints, each once.
+    pub(super) fn finish(
         self,
-        used: impl Fn(&BackendKey) -> bool,
-    ) -> (Vec<Backend>, BTreeMap<BackendKey, BackendId>) {
-        let list: Vec<Backend> = self
-            .found
-            .into_iter()
-            .filter(|(key, _)| used(key))
-            .map(|(key, endpoints)| Backend { key, endpoints })
-            .collect();
-        let ids = (0..).map(BackendId).zip(&list).map(|(id, backend)| (backend.key.clone(), id)).collect();
-        (list, ids)
-    }
-
-    /// References inside a namespace are free; others need the target owner's consent.
-    fn permitted(&self, from: &str, to: &ObjectName) -> bool {
-        if *to.namespace == *from {
-            return true;
+        used: impl Iterator<Item = BackendNumber>,
+    ) -> (Vec<Backend>, Vec<Option<BackendId>>, Vec<Diagnostic>) {
+        let mut ids = vec![None; self.list.len()];
+        let mut order: Vec<BackendNumber> = used.collect();
+        order.sort_unstable();
+        order.dedup();
+        // The order of keys: Services stand in the order of their names.
+        order.sort_unstable_by_key(|number| {
+            let Target { key, position, .. } = &self.list[*number as usize];
+            (*position, key.port, key.protocol)
+        });
+        let index = EndpointIndex::new(self.inputs);
+        let mut diagnostics = Vec::new();
+        let mut backends: Vec<Backend> = Vec::with_capacity(order.len());
+        for (id, number) in (0..).map(BackendId).zip(order) {
+            let Target { key, service, port, .. } = &self.list[number as usize];
+            ids[number as usize] = Some(id);
+            // Two protocols of one port have the same endpoints.
+            let known = backends.last().filter(|last| last.key.service == key.service && last.key.port == key.port);
+            let endpoints = match known {
+                Some(same) => Arc::clone(&same.endpoints),
+                None => index.endpoints(&key.service, service, port, &mut diagnostics),
+            };
+            backends.push(Backend { key: key.clone(), endpoints });
         }
-        let first = ObjectName::new(Arc::clone(&to.namespace), "");
-        let grants = self.inputs.grants.range(first..).take_while(|(name, _)| name.namespace == to.namespace);
-        grants
-            .map(|(_, grant)| grant)
-            .any(|grant| grant.object.allows((GROUP, "GatewayRoute", from), ("", "Service", &to.name)))
+        diagnostics.sort();
+        diagnostics.dedup();
+        (backends, ids, diagnostics)
     }
 }
 
 /// `backendRefs[].protocol` decides, else the port's appProtocol.
-fn protocol(backend_ref: &BackendRef, port: &ServicePort) -> Result<Protocol, String> {
-    if let Some(transport) = port.protocol.as_deref().filter(|transport| *transport != "TCP") {
-        return Err(format!("a {transport} port"));
+///
+/// # Errors
+/// The field, what was found and what is expected.
+fn protocol(reference: &BackendRef, port: &ServicePort) -> Result<Protocol, (&'static str, String, String)> {
+    if let Some(transport) = port.protocol.as_deref().filter(|transport| !matches!(*transport, "TCP" | "")) {
+        return Err(("port", format!("a port of protocol {transport}"), "a port of protocol TCP".to_owned()));
     }
-    if let Some(stated) = &backend_ref.protocol {
+    if let Some(stated) = &reference.protocol {
         return match stated.known() {
             Some(BackendProtocol::Http) => Ok(Protocol::Http),
             Some(BackendProtocol::H2c) => Ok(Protocol::H2c),
-            Some(BackendProtocol::Https | BackendProtocol::H2) | None => Err(format!("protocol {stated}")),
+            Some(BackendProtocol::Https | BackendProtocol::H2) | None => {
+                Err(("protocol", stated.to_string(), "HTTP or H2C".to_owned()))
+            }
         };
     }
-    match port.app_protocol.as_deref() {
+    match port.app_protocol.as_deref().unwrap_or_default() {
         // gRPC has no HTTP/1.1 form: the name can only mean HTTP/2.
-        Some("kubernetes.io/h2c" | "grpc") => Ok(Protocol::H2c),
-        Some(secure @ ("kubernetes.io/wss" | "https" | "grpcs")) => Err(format!("appProtocol {secure}")),
-        Some(_) | None => Ok(Protocol::Http),
+        "kubernetes.io/h2c" | "grpc" => Ok(Protocol::H2c),
+        secure @ ("kubernetes.io/wss" | "https" | "grpcs") => {
+            let expected = "an appProtocol without TLS: TLS to endpoints is not in force yet".to_owned();
+            Err(("port", format!("appProtocol {secure}"), expected))
+        }
+        // `kubernetes.io/ws` is HTTP/1.1 with upgrades; names that we do not know say nothing against HTTP/1.1.
+        _ => Ok(Protocol::Http),
     }
 }

@@ -1,526 +1,451 @@
-//! Routes: rules and candidates out of objects, in the order of precedence, duplicates told apart.
+//! The table of all rules and matches in force, in the order of precedence, duplicates told apart.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::attach::{Attacher, Attachment, ParentStatus};
+use rustc_hash::FxHashMap;
+
+use super::Output;
+use super::attach::{Attached, Delegation, Listeners, Way, attach};
 use super::diagnostics::Diagnostic;
-use super::filters::{self, List};
-use super::inputs::{Inputs, Sourced};
-use super::matches::Predicate;
-use super::policies::Blocks;
+use super::filters;
+use super::inputs::Inputs;
+use super::matches::Regexes;
 use super::references::Backends;
-use super::report::{Report, effect, reason};
-use super::upgrades;
-use crate::api::gateway_route::{GatewayRoute, GatewayRouteSpec, RouteRule};
-use crate::api::in_force::{NotInForce, Scope, not_in_force};
-use crate::model::backend::BackendKey;
+use super::report::{About, FieldPath};
+use super::rules::{OwnRoute, OwnRule};
+use super::status;
+use crate::api::conditions::ConditionReason;
 use crate::model::filter::Filter;
-use crate::model::ids::{ListenerId, ObjectName, RouteId, RuleId};
-use crate::model::matching::{Candidate, PredicateKey, Router};
+use crate::model::ids::{ListenerId, RouteId, RuleId};
+use crate::model::matching::{Candidate, Hostname, PredicateKey, Router};
 use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts, Upgrades};
 use crate::model::route::{Route, Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
-/// The most matches that one route may have.
-const MAX_MATCHES: usize = 512;
-
-/// What became of one route, for whoever writes its status.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteStatus {
-    /// The route.
-    pub name: ObjectName,
-    /// `metadata.generation` of the object that was compiled.
-    pub generation: Option<i64>,
-    /// Its parents that are ours, in the order of the object, or all static listeners sorted.
-    pub parents: Vec<ParentStatus>,
-    /// Rules in force.
-    pub rules: usize,
-    /// First finding about a reference: reason and message.
-    pub unresolved: Option<(&'static str, String)>,
-    /// Why rules were dropped, if some were.
-    pub dropped: Option<String>,
-    /// Which match lost to which route, if one did.
-    pub conflicted: Option<String>,
+/// Compiles everything.
+pub(super) fn compile(inputs: &Inputs, version: u64) -> Output {
+    let mut regexes = Regexes::default();
+    let mut backends = Backends::new(inputs);
+    let of_class = |route: &str| *inputs.gateway_class_name == *route;
+    let objects = inputs.routes.iter().filter(|(_, route)| of_class(&route.object.spec.gateway_class_name));
+    let mut routes: Vec<OwnRoute<'_>> =
+        objects.map(|(name, route)| OwnRoute::compile(name, route, &mut regexes, &mut backends)).collect();
+    drop(regexes);
+    let attached = attach(inputs, &mut routes);
+    let mut table = Table::new(&attached);
+    for (position, attached) in attached.iter().enumerate() {
+        table.add_route(position, &mut routes, attached, &backends);
+    }
+    table.rank(&routes, &attached);
+    let (routers, conflicts) = table.routers(inputs.listeners.len(), &attached);
+    let conflicted = report_conflicts(&conflicts, &mut routes, &attached);
+    let statuses = routes
+        .iter()
+        .zip(&attached)
+        .enumerate()
+        .map(|(position, (route, attached))| {
+            status::derive(route, attached, &table.served[position], &conflicted[position])
+        })
+        .collect();
+    let (snapshot, slices) = table.snapshot(version, &routes, backends, routers);
+    let mut diagnostics: Vec<Diagnostic> = Vec::new();
+    for route in routes {
+        diagnostics.extend(route.report.findings.into_iter().map(|finding| finding.diagnostic));
+    }
+    diagnostics.extend(slices);
+    Output { snapshot, diagnostics, statuses }
 }
 
-/// A backendRef before its backend has a number.
-#[derive(Clone)]
-struct PendingBackend {
-    weight: u32,
-    tier: u8,
-    key: Option<BackendKey>,
-    filters: Arc<[Filter]>,
+/// All rules and candidates of all routes; routes and rules are numbered by position.
+struct Table {
+    rules: Vec<PendingRule>,
+    candidates: Vec<PendingCandidate>,
+    /// How many rules of a route are in force at each of its parents.
+    served: Vec<Vec<usize>>,
 }
 
-/// A rule before its backends have numbers.
+/// A rule in force, as it is where it hangs: what it does not say itself comes from delegating rules.
 struct PendingRule {
     route: usize,
-    index: usize,
-    name: Arc<str>,
+    rule: usize,
     timeouts: Timeouts,
     upgrades: Upgrades,
     filters: Arc<[Filter]>,
     algorithm: Algorithm,
-    backends: Vec<PendingBackend>,
     delegates: bool,
-}
-
-impl PendingRule {
-    /// Equal but for the way that led to it.
-    fn same(&self, other: &Self) -> bool {
-        self.route == other.route
-            && self.index == other.index
-            && self.timeouts == other.timeouts
-            && self.upgrades == other.upgrades
-            && self.filters == other.filters
-            && self.algorithm == other.algorithm
-    }
 }
 
 /// A candidate with what ranks and names it.
 struct PendingCandidate {
-    listeners: Vec<ListenerId>,
-    match_index: usize,
+    route: usize,
     rule: usize,
+    one: usize,
+    way: usize,
+    listeners: Listeners,
+    /// Taken out by the last router that has it.
     candidate: Candidate,
 }
 
-/// All routes of the class on their way into the snapshot.
-pub(super) struct Routes<'a> {
-    inputs: &'a Inputs,
-    names: Vec<(&'a ObjectName, &'a Sourced<GatewayRoute>)>,
-    backends: Backends<'a>,
-    rules: Vec<PendingRule>,
-    candidates: Vec<PendingCandidate>,
-    reports: Vec<Report>,
-    statuses: Vec<RouteStatus>,
+/// A match that another one always beats: position of its route, rule and match, and of the winner's route and rule.
+type Lost = (usize, usize, usize, usize, usize);
+
+/// On which hostname first, and where: by listeners, and by parents that delegate.
+struct Conflict {
+    hostname: Hostname,
+    parents: BTreeSet<usize>,
 }
 
-impl<'a> Routes<'a> {
-    pub(super) fn new(inputs: &'a Inputs) -> Self {
-        let class = |route: &GatewayRoute| *route.spec.gateway_class_name == *inputs.gateway_class_name;
-        let names: Vec<_> = inputs.routes.iter().filter(|(_, route)| class(&route.object)).collect();
-        Self {
-            inputs,
-            backends: Backends::new(inputs),
-            rules: Vec::with_capacity(names.len() * 2),
-            candidates: Vec::with_capacity(names.len() * 2),
-            reports: Vec::with_capacity(names.len()),
-            statuses: Vec::with_capacity(names.len()),
-            names,
-        }
+impl Table {
+    fn new(attached: &[Attached]) -> Self {
+        let served = attached.iter().map(|attached| vec![0; attached.parents.len()]).collect();
+        let least = attached.len() * 2;
+        Self { rules: Vec::with_capacity(least), candidates: Vec::with_capacity(least), served }
     }
 
-    /// Compiles all routes.
-    pub(super) fn compile(mut self, version: u64) -> (Snapshot, Vec<Diagnostic>, Vec<RouteStatus>) {
-        let mut attacher = Attacher::new(self.inputs);
-        for (position, (name, route)) in self.names.clone().into_iter().enumerate() {
-            let mut report = Report::new(name, route.origin.clone());
-            let attached = attacher.attach(name, &route.object, &mut report);
-            let before = self.rules.len();
-            self.rules(position, name, &route.object, &attached.attachments, &mut report);
-            let refs = [
-                reason::REF_NOT_PERMITTED,
-                reason::INVALID_KIND,
-                reason::BACKEND_NOT_FOUND,
-                reason::UNSUPPORTED_PROTOCOL,
-            ];
-            let unresolved = report.findings.iter().find(|finding| refs.contains(&finding.reason));
-            let dropped = report.findings.iter().find(|finding| finding.effect == effect::RULE_DROPPED);
-            self.statuses.push(RouteStatus {
-                name: (*name).clone(),
-                generation: route.object.metadata.generation,
-                parents: attached.parents,
-                rules: self.rules.len() - before,
-                unresolved: unresolved.map(|finding| (finding.reason, sentence(finding))),
-                dropped: dropped.map(|finding| format!("Dropped Rule: {}", sentence(finding))),
-                conflicted: None,
-            });
-            self.reports.push(report);
-        }
-        self.rank();
-        let routers = self.routers();
-        self.snapshot(version, routers)
-    }
-
-    /// The rules of one route, once for every attachment that makes a difference.
-    fn rules(
+    /// Adds the rules of one route, each on every way to the route.
+    fn add_route(
         &mut self,
         position: usize,
-        name: &ObjectName,
-        route: &'a GatewayRoute,
-        attachments: &[Attachment],
-        report: &mut Report,
+        routes: &mut [OwnRoute<'_>],
+        attached: &Attached,
+        backends: &Backends<'_>,
     ) {
-        let refused = not_in_force(&route.spec);
-        let route_refused = refuse(&refused, Scope::Route, effect::ROUTE_REFUSED, report);
-        let mut matches = 0;
-        for (index, rule) in route.spec.rules.iter().enumerate() {
-            let path = format!("spec.rules[{index}]");
-            let covering =
-                refused.iter().filter(|finding| finding.scope != Scope::Route && finding.scope.covers(index, rule));
-            let mut dropped = false;
-            for finding in covering {
-                dropped = true;
-                report.drop_rule(finding.path.clone(), finding.found.clone(), finding.expected.clone());
-            }
-            let before = report.findings.len();
-            matches += rule.matches.len().max(1);
-            if matches > MAX_MATCHES {
-                let found = format!("{matches} matches up to this rule");
-                report.drop_rule(format!("{path}.matches"), found, format!("at most {MAX_MATCHES} matches a route"));
-            }
-            let own_matches = rule.matches_or_default();
-            let predicates: Vec<Predicate> = own_matches
-                .iter()
-                .enumerate()
-                .filter_map(|(number, one)| Predicate::compile(one, &format!("{path}.matches[{number}]"), report))
-                .collect();
-            dropped |= report.findings.len() > before;
-            let backends = self.backend_refs(name, rule, &path, &predicates, report);
-            dropped |= backends.is_none();
-            let backends = backends.unwrap_or_default();
-            let unheard = &mut Report::new(name, None);
-            for (number, attachment) in attachments.iter().enumerate() {
-                // Findings about blocks are the same for every attachment: the first speaks.
-                let heard = if number == 0 { &mut *report } else { &mut *unheard };
-                let pending = self.rule(position, route, index, attachment, &predicates, &backends, heard);
-                let Some(pending) = pending.filter(|_| !dropped && !route_refused) else { continue };
-                self.attach(pending, attachment, &predicates, rule, report);
-            }
-            if attachments.is_empty() {
-                let blocks = Blocks::of(&route.spec, rule, &path, &[]);
-                let _ = blocks.timeouts(report);
-                let _ = blocks.algorithm(&predicates, report);
-                let _ = upgrades::compile(&route.spec, rule, &path, &[], report);
-                let _ = own_filters(&[], &route.spec, rule, &path, &predicates, report);
-            }
+        if routes[position].report.findings.iter().any(|finding| finding.about == About::Route) {
+            return;
         }
-    }
-
-    fn backend_refs(
-        &mut self,
-        name: &ObjectName,
-        rule: &RouteRule,
-        path: &str,
-        predicates: &[Predicate],
-        report: &mut Report,
-    ) -> Option<Vec<PendingBackend>> {
-        let mut backends = Vec::with_capacity(rule.backend_refs.len());
-        let mut sound = true;
-        for (number, backend_ref) in rule.backend_refs.iter().enumerate() {
-            let at = format!("{path}.backendRefs[{number}]");
-            let key = self.backends.resolve(&name.namespace, backend_ref, &at, report);
-            let list_path = format!("{at}.filters");
-            let list = List { filters: &backend_ref.filters, path: &list_path, predicates: Some(predicates) };
-            let Some(filters) = filters::compile(&[], &[list], report) else {
-                sound = false;
-                continue;
-            };
-            if backend_ref.weight > 0 {
-                let filters = filters.into();
-                backends.push(PendingBackend { weight: backend_ref.weight, tier: backend_ref.tier, key, filters });
-            }
-        }
-        sound.then_some(backends)
-    }
-
-    /// One rule on one attachment, or `None` after a report that drops it.
-    #[expect(clippy::too_many_arguments, reason = "one caller, which has them all as locals")]
-    fn rule(
-        &self,
-        position: usize,
-        route: &'a GatewayRoute,
-        index: usize,
-        attachment: &Attachment,
-        predicates: &[Predicate],
-        backends: &[PendingBackend],
-        report: &mut Report,
-    ) -> Option<PendingRule> {
-        let rule = route.spec.rules.get(index)?;
-        let above: Vec<(&GatewayRouteSpec, &RouteRule)> = attachment
-            .delegation
-            .iter()
-            .flat_map(|delegation| &delegation.rules)
-            .filter_map(|(name, index)| {
-                let spec = &self.inputs.routes.get(name)?.object.spec;
-                Some((spec, spec.rules.get(*index)?))
-            })
-            .collect();
-        let path = format!("spec.rules[{index}]");
-        let blocks = Blocks::of(&route.spec, rule, &path, &above);
-        let before = report.findings.len();
-        let timeouts = blocks.timeouts(report);
-        let upgrades = upgrades::compile(&route.spec, rule, &path, &above, report);
-        let outer = self.outer_filters(attachment, &path, report);
-        let filters = outer.and_then(|outer| {
-            own_filters(&outer, &route.spec, rule, &path, predicates, report).map(|own| (outer, own))
-        });
-        let mut algorithm = blocks.algorithm(predicates, report)?;
-        let (outer, own) = filters?;
-        let filters: Arc<[Filter]> = outer.into_iter().chain(own).collect();
-        let affine = backends
-            .iter()
-            .filter_map(|backend| backend.key.as_ref())
-            .any(|key| self.backends.has_client_affinity(key));
-        if affine && !blocks.names_algorithm() {
-            algorithm = Algorithm::ConsistentHash(ConsistentHash {
-                keys: vec![HashKey::SourceIp],
-                on_missing: OnMissingKey::Random,
-                bounded_load_percent: None,
-                table_size: None,
-            });
-        }
-        (report.findings.len() == before).then(|| PendingRule {
-            route: position,
-            index,
-            name: rule.name.as_deref().map_or_else(|| index.to_string().into(), Arc::from),
-            timeouts,
-            upgrades,
-            filters,
-            algorithm,
-            backends: backends.to_vec(),
-            delegates: rule.delegate.is_some(),
-        })
-    }
-
-    /// The layers of the delegating rules and their routes, outermost first. A child never serves without one of them:
-    /// when a delegating rule's filters are not in force, neither are the rules below it.
-    fn outer_filters(&self, attachment: &Attachment, path: &str, report: &mut Report) -> Option<Vec<Filter>> {
-        let mut layers = Vec::new();
-        for (name, index) in attachment.delegation.iter().flat_map(|delegation| &delegation.rules).rev() {
-            let spec = &self.inputs.routes.get(name)?.object.spec;
-            let rule = spec.rules.get(*index)?;
-            let unheard = &mut Report::new(name, None);
-            let matches = rule.matches_or_default();
-            let predicates: Vec<Predicate> =
-                matches.iter().filter_map(|one| Predicate::compile(one, "", unheard)).collect();
-            let Some(own) = own_filters(&layers, spec, rule, "", &predicates, unheard) else {
-                let found = format!("filters of GatewayRoute {name} that are not in force");
-                report.drop_rule(path.to_owned(), found, "a delegating rule whose filters are in force");
-                return None;
-            };
-            layers.extend(own);
-        }
-        Some(layers)
-    }
-
-    /// Adds the candidates of one rule on one attachment.
-    fn attach(
-        &mut self,
-        pending: PendingRule,
-        attachment: &Attachment,
-        predicates: &[Predicate],
-        rule: &RouteRule,
-        report: &mut Report,
-    ) {
-        let (index, delegates) = (pending.index, pending.delegates);
-        let known = self.rules.last().is_some_and(|last| last.same(&pending));
-        let rule_position = if known { self.rules.len() - 1 } else { self.rules.len() };
-        let mut fits = false;
-        for (match_index, predicate) in predicates.iter().enumerate() {
-            let (predicate, priority) = match &attachment.delegation {
-                None => (predicate.clone(), rule.priority),
-                Some(delegation) => {
-                    if !predicate.is_under(&delegation.prefix) {
-                        let path = format!("spec.rules[{index}].matches[{match_index}].path.value");
-                        let prefix = if delegation.prefix.is_empty() { "/" } else { &delegation.prefix };
-                        let found = format!("{:?}", predicate.path.value());
-                        report.drop_rule(path, found, format!("a path under the delegated prefix {prefix}"));
-                        continue;
-                    }
-                    let Some(both) = predicate.clone().and(&delegation.outer) else { continue };
-                    (both, rule.priority.max(delegation.priority))
+        for rule in 0..routes[position].rules.len() {
+            for (number, way) in attached.ways.iter().enumerate() {
+                let Some(own) = &routes[position].rules[rule] else { continue };
+                let outside = match &way.delegation {
+                    Some(delegation) => outside(own, delegation),
+                    None => None,
+                };
+                if let (Some((one, found, expected)), Some(delegation)) = (outside, &way.delegation) {
+                    let spec = FieldPath::SPEC;
+                    let (at_rule, reason) = (spec.item("rules", rule), ConditionReason::UnsupportedValue);
+                    let at = at_rule.item("matches", one);
+                    let path = at.to_string();
+                    let about = About::RuleAt(delegation.parent, rule);
+                    routes[position].report.add(about, reason, path, found, expected);
+                } else if let Some(delegation) = &way.delegation
+                    && filters::spoil(&outer_filters(routes, delegation), &own.filters)
+                {
+                    let (about, reason) = (About::RuleAt(delegation.parent, rule), ConditionReason::UnsupportedValue);
+                    let path = FieldPath::SPEC.item("rules", rule).field("filters").to_string();
+                    let found = "ReplacePrefixMatch behind a path change of a delegating rule";
+                    let expected = "ReplaceFullPath, ReplaceTemplate or ReplaceRegularExpression there";
+                    routes[position].report.add(about, reason, path, found, expected);
+                } else if !way.hostnames.is_empty() {
+                    self.add_rule((position, rule, number), own, way, routes, backends);
+                    self.count_served(position, attached, way);
                 }
-            };
-            fits = true;
-            for hostname in &attachment.hostnames {
-                self.candidates.push(PendingCandidate {
-                    listeners: attachment.listeners.clone(),
-                    match_index,
-                    rule: rule_position,
-                    candidate: Candidate {
-                        rule: RuleId(u32::try_from(rule_position).unwrap_or(u32::MAX)),
-                        hostname: hostname.clone(),
-                        priority,
-                        path: predicate.path.clone(),
-                        method: predicate.method.clone(),
-                        headers: predicate.headers.clone(),
-                        query_params: predicate.query_params.clone(),
-                        cookies: predicate.cookies.clone(),
-                        rank: 0,
-                    },
-                });
             }
-        }
-        if fits && !known {
-            debug_assert!(!delegates || pending.backends.is_empty(), "the schema keeps delegate and backendRefs apart");
-            self.rules.push(pending);
         }
     }
 
-    /// Precedence 5: the older object, then its name, then rule and match order. The answer of a delegating rule to what
-    /// no child matches comes behind everything.
-    fn rank(&mut self) {
-        let age = |candidate: &PendingCandidate| {
-            let rule = self.rules.get(candidate.rule);
-            let route = rule.and_then(|rule| self.names.get(rule.route)).map(|(_, route)| &route.object.metadata);
-            let created = route.and_then(|metadata| metadata.creation_timestamp.as_ref()).map(|time| time.0);
-            (rule.is_some_and(|rule| rule.delegates), created, rule.map(|rule| rule.route), rule.map(|rule| rule.index))
+    fn count_served(&mut self, position: usize, attached: &Attached, way: &Way) {
+        for (parent, served) in self.served[position].iter_mut().enumerate() {
+            let is_direct = || attached.parents[parent].listener.is_some_and(|id| way.listeners.contains(id));
+            let is_here = way.delegation.as_ref().map_or_else(is_direct, |delegation| delegation.parent == parent);
+            *served += usize::from(is_here);
+        }
+    }
+
+    fn add_rule(
+        &mut self,
+        (route, rule, number): (usize, usize, usize),
+        own: &OwnRule<'_>,
+        way: &Way,
+        routes: &[OwnRoute<'_>],
+        backends: &Backends<'_>,
+    ) {
+        let above = way.delegation.iter().flat_map(|delegation| &delegation.rules);
+        let above: Vec<&OwnRule<'_>> = above.filter_map(|(route, rule)| routes[*route].rules[*rule].as_ref()).collect();
+        let inherited = || above.iter().find_map(|rule| rule.timeouts);
+        let timeouts = own.timeouts.or_else(inherited).unwrap_or_default();
+        let inherited = || above.iter().find_map(|rule| rule.algorithm.as_ref());
+        let algorithm = match own.algorithm.as_ref().or_else(inherited) {
+            Some(algorithm) => algorithm.clone(),
+            None if own.shares.iter().filter_map(|share| share.backend).any(|id| backends.has_client_affinity(id)) => {
+                Algorithm::ConsistentHash(ConsistentHash {
+                    keys: vec![HashKey::SourceIp],
+                    on_missing: OnMissingKey::Random,
+                    bounded_load_percent: None,
+                    table_size: None,
+                })
+            }
+            None => Algorithm::RoundRobin,
         };
-        let mut order: Vec<usize> = (0..self.candidates.len()).collect();
-        order.sort_by_cached_key(|position| {
-            self.candidates.get(*position).map(|candidate| (age(candidate), candidate.match_index))
+        let inherited = || above.iter().find_map(|rule| rule.upgrades);
+        let upgrades = own.upgrades.or_else(inherited).unwrap_or_default();
+        let filters = match &way.delegation {
+            Some(delegation) if above.iter().any(|rule| !rule.filters.is_empty()) => {
+                outer_filters(routes, delegation).into_iter().chain(own.filters.iter().cloned()).collect()
+            }
+            Some(_) | None => Arc::clone(&own.filters),
+        };
+        let delegates = own.delegate.is_some();
+        let pending = PendingRule { route, rule, timeouts, upgrades, filters, algorithm, delegates };
+        // Ways that hand down the same make one rule.
+        let of_rule =
+            self.rules.iter().enumerate().rev().take_while(|(_, other)| (other.route, other.rule) == (route, rule));
+        let mut same = of_rule.filter(|(_, other)| {
+            other.timeouts == pending.timeouts
+                && other.upgrades == pending.upgrades
+                && other.filters == pending.filters
+                && other.algorithm == pending.algorithm
         });
-        for (rank, position) in (0..).zip(order) {
-            if let Some(candidate) = self.candidates.get_mut(position) {
-                candidate.candidate.rank = rank;
+        let id = match same.next() {
+            Some((id, _)) => id,
+            None => {
+                self.rules.push(pending);
+                self.rules.len() - 1
+            }
+        };
+        let id = RuleId(u32::try_from(id).unwrap_or(u32::MAX));
+        for (one, predicate) in own.predicates.iter().enumerate() {
+            let (predicate, priority) = match &way.delegation {
+                None => (predicate.clone(), own.priority),
+                Some(delegation) => match predicate.clone().and(&delegation.outer) {
+                    Some(both) => (both, own.priority.max(delegation.priority)),
+                    None => continue,
+                },
+            };
+            let mut add = |hostname: &Hostname, predicate: super::matches::Predicate| {
+                let candidate = Candidate {
+                    rule: id,
+                    hostname: hostname.clone(),
+                    priority,
+                    path: predicate.path,
+                    method: predicate.method,
+                    headers: predicate.headers,
+                    query_params: predicate.query_params,
+                    cookies: predicate.cookies,
+                    rank: 0,
+                };
+                let listeners = way.listeners;
+                self.candidates.push(PendingCandidate { route, rule, one, way: number, listeners, candidate });
+            };
+            if let Some((last, hostnames)) = way.hostnames.split_last() {
+                hostnames.iter().for_each(|hostname| add(hostname, predicate.clone()));
+                add(last, predicate);
             }
         }
-        self.candidates.sort_by_key(|candidate| candidate.candidate.rank);
     }
 
-    /// One router a listener; those with the same candidates share one.
-    fn routers(&mut self) -> Vec<Arc<Router>> {
-        let mut built: Vec<(Vec<u32>, Arc<Router>)> = Vec::new();
-        let mut conflicts = HashSet::new();
-        let mut routers = Vec::with_capacity(self.inputs.listeners.len());
-        for listener in (0..).map(ListenerId).take(self.inputs.listeners.len()) {
-            let bound: Vec<usize> =
-                (0..self.candidates.len()).filter(|at| self.candidates[*at].listeners.contains(&listener)).collect();
-            let winners = self.winners(&bound, &mut conflicts);
-            let ranks: Vec<u32> = winners.iter().map(|at| self.candidates[*at].candidate.rank).collect();
-            let router = match built.iter().find(|(known, _)| *known == ranks) {
-                Some((_, router)) => Arc::clone(router),
-                None => {
-                    let candidates = winners.iter().map(|at| self.candidates[*at].candidate.clone()).collect();
-                    let router = Arc::new(Router::build(candidates));
-                    built.push((ranks, Arc::clone(&router)));
-                    router
-                }
-            };
-            routers.push(router);
+    /// Precedence 5: the older object, then its name, then the order of rules and matches.
+    ///
+    /// A child has the age of the root that delegates to it: what the root has won is the root's to hand down. What a
+    /// delegating rule answers itself (404) comes behind what its children do.
+    fn rank(&mut self, routes: &[OwnRoute<'_>], attached: &[Attached]) {
+        let age = |position: usize| {
+            let route = &routes[position];
+            let created = route.object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+            (created, Arc::clone(&route.label))
+        };
+        let mut by_age: Vec<usize> = (0..routes.len()).collect();
+        by_age.sort_by_cached_key(|position| age(*position));
+        let mut ages = vec![0usize; routes.len()];
+        by_age.into_iter().enumerate().for_each(|(age, position)| ages[position] = age);
+        let key = |pending: &PendingCandidate| {
+            let way = &attached[pending.route].ways[pending.way];
+            let root = way.delegation.as_ref().and_then(|delegation| delegation.rules.last()).map(|(route, _)| *route);
+            let delegates = self.rules.get(pending.candidate.rule.index()).is_some_and(|rule| rule.delegates);
+            let own = (ages[pending.route], pending.rule, pending.one, pending.way);
+            (ages[root.unwrap_or(pending.route)], delegates, own)
+        };
+        // The sort is stable: hostnames of one match stay in their order.
+        self.candidates.sort_by_cached_key(key);
+        for (rank, pending) in (0..).zip(&mut self.candidates) {
+            pending.candidate.rank = rank;
         }
-        routers
     }
 
-    /// The candidates of a listener without those that another one always beats.
-    fn winners(&mut self, bound: &[usize], conflicts: &mut HashSet<(usize, usize)>) -> Vec<usize> {
-        let mut first: HashMap<PredicateKey, usize> = HashMap::with_capacity(bound.len());
-        let mut winners = Vec::with_capacity(bound.len());
-        for &at in bound {
-            match first.entry(self.candidates[at].candidate.predicate_key()) {
-                std::collections::hash_map::Entry::Vacant(place) => {
-                    place.insert(at);
-                    winners.push(at);
-                }
-                std::collections::hash_map::Entry::Occupied(winner) => {
-                    let winner = *winner.get();
-                    let (loser_rule, winner_rule) = (self.candidates[at].rule, self.candidates[winner].rule);
-                    // A route that two parents lead to, or a delegating rule behind its child, loses nothing.
-                    let same = loser_rule == winner_rule || self.rules[loser_rule].delegates;
-                    if !same && conflicts.insert((at, winner)) {
-                        self.conflict(at, winner);
-                    }
-                }
+    /// One router a listener, shared by those with the same candidates; and what lost to what. Takes the candidates.
+    fn routers(&mut self, listeners: usize, attached: &[Attached]) -> (Vec<Arc<Router>>, BTreeMap<Lost, Conflict>) {
+        let sets: BTreeSet<Listeners> = self.candidates.iter().map(|pending| pending.listeners).collect();
+        let mut groups: BTreeMap<Vec<bool>, Vec<ListenerId>> = BTreeMap::new();
+        for id in (0..).map(ListenerId).take(listeners) {
+            groups.entry(sets.iter().map(|set| set.contains(id)).collect()).or_default().push(id);
+        }
+        let mut candidates: Vec<Option<PendingCandidate>> =
+            std::mem::take(&mut self.candidates).into_iter().map(Some).collect();
+        let mut routers: Vec<Arc<Router>> = vec![Arc::default(); listeners];
+        let mut conflicts = BTreeMap::new();
+        let mut left = groups.len();
+        for group in groups.into_values() {
+            left -= 1;
+            let bound = |pending: &PendingCandidate| group.first().is_some_and(|id| pending.listeners.contains(*id));
+            let winners = self.winners(&candidates, bound, &group, attached, &mut conflicts);
+            let won = winners.into_iter().filter_map(|at| match left {
+                0 => candidates[at].take().map(|pending| pending.candidate),
+                _ => candidates[at].as_ref().map(|pending| pending.candidate.clone()),
+            });
+            let router = Arc::new(Router::build(won.collect()));
+            group.into_iter().for_each(|id| routers[id.index()] = Arc::clone(&router));
+        }
+        (routers, conflicts)
+    }
+
+    /// The candidates of some listeners without those that another one always beats.
+    fn winners(
+        &self,
+        candidates: &[Option<PendingCandidate>],
+        bound: impl Fn(&PendingCandidate) -> bool,
+        listeners: &[ListenerId],
+        attached: &[Attached],
+        conflicts: &mut BTreeMap<Lost, Conflict>,
+    ) -> Vec<usize> {
+        let mut first: FxHashMap<PredicateKey, usize> = FxHashMap::default();
+        first.reserve(candidates.len());
+        let mut winners = Vec::with_capacity(candidates.len());
+        for (at, pending) in candidates.iter().enumerate() {
+            let Some(pending) = pending.as_ref().filter(|pending| bound(pending)) else { continue };
+            let winner = *first.entry(pending.candidate.predicate_key()).or_insert(at);
+            if winner == at {
+                winners.push(at);
+                continue;
+            }
+            let Some(winner) = &candidates[winner] else { continue };
+            if !self.is_family(pending, winner, attached) {
+                let lost = (pending.route, pending.rule, pending.one, winner.route, winner.rule);
+                let hostname = || pending.candidate.hostname.clone();
+                let conflict = conflicts
+                    .entry(lost)
+                    .or_insert_with(|| Conflict { hostname: hostname(), parents: BTreeSet::new() });
+                conflict.parents.extend(parents_of(pending, listeners, attached));
             }
         }
         winners
     }
 
-    fn conflict(&mut self, loser: usize, winner: usize) {
-        let winning = &self.rules[self.candidates[winner].rule];
-        let name = self.names[winning.route].0;
-        let found = format!("the same match as rule {} of GatewayRoute {name}", winning.name);
-        let losing = &self.rules[self.candidates[loser].rule];
-        let path = format!("spec.rules[{}].matches[{}]", losing.index, self.candidates[loser].match_index);
-        let route = losing.route;
-        if let Some(status) = self.statuses.get_mut(route) {
-            status.conflicted.get_or_insert_with(|| format!("{path}: {found}"));
-        }
-        if let Some(report) = self.reports.get_mut(route) {
-            let expected = "a match that no older route has";
-            report.error(path, reason::DUPLICATE_MATCH, found, expected, effect::MATCH_LOST);
-        }
+    /// Whether a loss costs nothing: the same rule by another way, or a delegating rule and its own child.
+    fn is_family(&self, loser: &PendingCandidate, winner: &PendingCandidate, attached: &[Attached]) -> bool {
+        let above = |pending: &PendingCandidate| {
+            let delegation = attached[pending.route].ways[pending.way].delegation.as_ref();
+            delegation.map_or(&[][..], |delegation| &delegation.rules)
+        };
+        (loser.route, loser.rule) == (winner.route, winner.rule)
+            || above(winner).contains(&(loser.route, loser.rule))
+            || above(loser).contains(&(winner.route, winner.rule))
     }
 
-    /// Numbers everything and puts it together.
-    fn snapshot(self, version: u64, routers: Vec<Arc<Router>>) -> (Snapshot, Vec<Diagnostic>, Vec<RouteStatus>) {
-        let used: HashSet<&BackendKey> =
-            self.rules.iter().flat_map(|rule| &rule.backends).filter_map(|backend| backend.key.as_ref()).collect();
-        let mut diagnostics: Vec<Diagnostic> = self.reports.into_iter().flat_map(|report| report.findings).collect();
-        let mut slices = self.backends.diagnostics.clone();
-        slices.sort();
-        slices.dedup();
-        diagnostics.extend(slices);
-        let (backends, ids) = self.backends.into_list(|key| used.contains(key));
-        let mut numbers: BTreeMap<usize, RouteId> = BTreeMap::new();
-        let mut routes = Vec::new();
-        for rule in &self.rules {
-            numbers.entry(rule.route).or_insert_with(|| {
-                let name = self.names[rule.route].0.clone();
-                let label = name.to_string().into();
-                routes.push(Route { name, label });
-                RouteId(u32::try_from(routes.len() - 1).unwrap_or(u32::MAX))
+    /// Numbers everything and puts it together; and what is strange about slices.
+    fn snapshot(
+        self,
+        version: u64,
+        own: &[OwnRoute<'_>],
+        backends: Backends<'_>,
+        routers: Vec<Arc<Router>>,
+    ) -> (Snapshot, Vec<Diagnostic>) {
+        let own_rule = |rule: &PendingRule| own[rule.route].rules[rule.rule].as_ref();
+        let used = self.rules.iter().filter_map(own_rule).flat_map(|rule| &rule.shares);
+        let (backends, ids, diagnostics) = backends.finish(used.filter_map(|share| share.backend));
+        let mut snapshot = Snapshot { version, backends, routers, ..Snapshot::default() };
+        let mut last = None;
+        snapshot.rules.reserve_exact(self.rules.len());
+        for pending in self.rules {
+            let route = &own[pending.route];
+            if last.replace(pending.route) != Some(pending.route) {
+                snapshot.routes.push(Route { name: route.name.clone(), label: Arc::clone(&route.label) });
+            }
+            let Some(rule) = &route.rules[pending.rule] else { continue };
+            let backend_refs = rule.shares.iter().map(|share| WeightedBackend {
+                weight: share.weight,
+                tier: share.tier,
+                backend: share.backend.and_then(|number| ids[number as usize]),
+                filters: Arc::clone(&share.filters),
+            });
+            snapshot.rules.push(Rule {
+                route: RouteId(u32::try_from(snapshot.routes.len() - 1).unwrap_or(u32::MAX)),
+                name: Arc::clone(&rule.name),
+                timeouts: pending.timeouts,
+                upgrades: pending.upgrades,
+                filters: pending.filters,
+                algorithm: pending.algorithm,
+                backend_refs: backend_refs.collect(),
+                delegates: pending.delegates,
             });
         }
-        let rules = self
-            .rules
-            .iter()
-            .filter_map(|rule| {
-                let backend_refs = rule.backends.iter().map(|backend| WeightedBackend {
-                    weight: backend.weight,
-                    tier: backend.tier,
-                    backend: backend.key.as_ref().and_then(|key| ids.get(key)).copied(),
-                    filters: Arc::clone(&backend.filters),
-                });
-                Some(Rule {
-                    route: *numbers.get(&rule.route)?,
-                    name: Arc::clone(&rule.name),
-                    timeouts: rule.timeouts,
-                    upgrades: rule.upgrades,
-                    filters: Arc::clone(&rule.filters),
-                    algorithm: rule.algorithm.clone(),
-                    backend_refs: backend_refs.collect(),
-                    delegates: rule.delegates,
-                })
-            })
-            .collect();
-        diagnostics.dedup();
-        (Snapshot { version, routes, rules, backends, routers }, diagnostics, self.statuses)
+        snapshot.routes.shrink_to_fit();
+        (snapshot, diagnostics)
     }
 }
 
-/// The layers of a route and of one of its rules, behind the outer ones.
-fn own_filters(
-    outer: &[Filter],
-    spec: &GatewayRouteSpec,
-    rule: &RouteRule,
-    path: &str,
-    predicates: &[Predicate],
-    report: &mut Report,
-) -> Option<Vec<Filter>> {
-    if spec.filters.is_empty() && rule.filters.is_empty() {
-        return Some(Vec::new());
-    }
-    let rule_path = format!("{path}.filters");
-    let of_route = List { filters: &spec.filters, path: "spec.filters", predicates: None };
-    let of_rule = List { filters: &rule.filters, path: &rule_path, predicates: Some(predicates) };
-    filters::compile(outer, &[of_route, of_rule], report)
+/// The layers of delegating rules and their routes, outermost first. All are in force: a child of a rule that is not has no
+/// way.
+fn outer_filters(routes: &[OwnRoute<'_>], delegation: &Delegation) -> Vec<Filter> {
+    let above = delegation.rules.iter().rev();
+    let rules = above.filter_map(|(route, rule)| routes[*route].rules[*rule].as_ref());
+    rules.flat_map(|rule| rule.filters.iter().cloned()).collect()
 }
 
-/// Reports the findings of one scope; whether there are some.
-fn refuse(findings: &[NotInForce], scope: Scope, effect: &str, report: &mut Report) -> bool {
-    let of_scope: Vec<_> = findings.iter().filter(|finding| finding.scope == scope).collect();
-    for finding in &of_scope {
-        let (found, expected) = (finding.found.clone(), finding.expected.clone());
-        report.error(finding.path.clone(), reason::UNSUPPORTED_VALUE, found, expected, effect);
-    }
-    !of_scope.is_empty()
+/// The first match of a child's rule that is not for what was delegated: position, found and expected.
+fn outside(own: &OwnRule<'_>, delegation: &Delegation) -> Option<(usize, String, String)> {
+    own.predicates.iter().enumerate().find_map(|(one, predicate)| {
+        let prefix = if delegation.prefix.is_empty() { "/" } else { &delegation.prefix };
+        if !predicate.is_under(&delegation.prefix) {
+            let found = format!("path {}", predicate.path.value());
+            // An expression cannot be shown to stay under a prefix.
+            return Some((one, found, format!("an Exact, PathPrefix or Template path under the delegated {prefix}")));
+        }
+        match (&predicate.method, &delegation.outer.method) {
+            (Some(own), Some(outer)) if own != outer => {
+                Some((one, format!("method {own}"), format!("method {outer}, which alone is delegated")))
+            }
+            _ => None,
+        }
+    })
 }
 
-/// A finding as one sentence of a condition's message.
-fn sentence(finding: &Diagnostic) -> String {
-    format!("{}: found {}, expected {}", finding.path, finding.found, finding.expected)
+/// The parents, as positions in the status, at which a candidate hangs on one of some listeners.
+fn parents_of<'p>(
+    pending: &PendingCandidate,
+    listeners: &'p [ListenerId],
+    attached: &'p [Attached],
+) -> impl Iterator<Item = usize> + 'p {
+    let attached = &attached[pending.route];
+    let way = &attached.ways[pending.way];
+    attached.parents.iter().enumerate().filter_map(move |(position, parent)| {
+        let is_direct = || parent.listener.is_some_and(|id| listeners.contains(&id));
+        let is_here = way.delegation.as_ref().map_or_else(is_direct, |delegation| delegation.parent == position);
+        is_here.then_some(position)
+    })
+}
+
+/// Reports what lost; gives for each route its parents at which something lost to another object.
+fn report_conflicts(
+    conflicts: &BTreeMap<Lost, Conflict>,
+    routes: &mut [OwnRoute<'_>],
+    attached: &[Attached],
+) -> Vec<BTreeMap<usize, String>> {
+    let mut conflicted: Vec<BTreeMap<usize, String>> = vec![BTreeMap::new(); attached.len()];
+    for ((route, rule, one, winner_route, winner_rule), Conflict { hostname, parents }) in conflicts {
+        let winner = &routes[*winner_route];
+        let rule_name = winner.rules[*winner_rule].as_ref().map_or("", |rule| &rule.name);
+        let host = match hostname {
+            Hostname::Exact(name) => format!("host {name}"),
+            Hostname::Wildcard(suffix) => format!("host *.{suffix}"),
+            Hostname::Any => "any host".to_owned(),
+        };
+        let is_own = route == winner_route;
+        let (about, expected) = match is_own {
+            true => (About::Part, "a match that no earlier rule of the route has"),
+            false => (About::Conflict, "a match that no older route has"),
+        };
+        let found = format!("the match of rule {rule_name} of GatewayRoute {} for {host}", winner.name);
+        let spec = FieldPath::SPEC;
+        let at_rule = spec.item("rules", *rule);
+        let path = at_rule.item("matches", *one).to_string();
+        if !is_own {
+            for parent in parents {
+                let message = conflicted[*route].entry(*parent).or_default();
+                let semicolon = if message.is_empty() { "" } else { "; " };
+                *message += &format!("{semicolon}{path}: found {found}, which wins");
+            }
+        }
+        routes[*route].report.add(about, ConditionReason::DuplicateMatch, path, found, expected);
+    }
+    conflicted
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Write;
-use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -247,45 +246,43 @@ async fn answer(
 }
 
 /// Answers with what was asked: JSON for those who accept it by name, else text.
-fn echo(
+async fn echo(
     request: Request<Incoming>,
     address: SocketAddr,
     pod: String,
-) -> impl Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send {
-    async move {
-        let (head, mut body) = request.into_parts();
-        let mut received = 0_u64;
-        while let Some(Ok(frame)) = body.frame().await {
-            received += frame.data_ref().map_or(0, |data| data.len() as u64);
-        }
-        let accepts_json =
-            head.headers.get_all(header::ACCEPT).iter().any(|value| value.as_bytes().windows(4).any(|w| w == b"json"));
-        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-        let version = format!("{:?}", head.version);
-        let (text, media_type) = if accepts_json {
-            let answer = serde_json::json!({
-                "pod": pod, "address": address, "method": head.method.as_str(), "path": target,
-                "version": version, "headers": headers(&head.headers), "bodyBytes": received,
-            });
-            (format!("{answer}\n"), "application/json")
-        } else {
-            let mut text = format!("{pod} ({address})\n{} {target} {version}\n", head.method);
-            for (name, value) in headers(&head.headers) {
-                // Writing to a string does not fail.
-                let _ = writeln!(text, "{name}: {value}");
-            }
-            if received > 0 {
-                let _ = writeln!(text, "({received} bytes)");
-            }
-            (text, "text/plain; charset=utf-8")
-        };
-        let mut response = Response::new(Full::new(Bytes::from(text)));
-        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media_type));
-        if let Ok(name) = header::HeaderValue::try_from(pod) {
-            response.headers_mut().insert("x-pod", name);
-        }
-        Ok(response)
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, mut body) = request.into_parts();
+    let mut received = 0_u64;
+    while let Some(Ok(frame)) = body.frame().await {
+        received += frame.data_ref().map_or(0, |data| data.len() as u64);
     }
+    let accepts_json =
+        head.headers.get_all(header::ACCEPT).iter().any(|value| value.as_bytes().windows(4).any(|w| w == b"json"));
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let version = format!("{:?}", head.version);
+    let (text, media_type) = if accepts_json {
+        let answer = serde_json::json!({
+            "pod": pod, "address": address, "method": head.method.as_str(), "path": target,
+            "version": version, "headers": headers(&head.headers), "bodyBytes": received,
+        });
+        (format!("{answer}\n"), "application/json")
+    } else {
+        let mut text = format!("{pod} ({address})\n{} {target} {version}\n", head.method);
+        for (name, value) in headers(&head.headers) {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{name}: {value}");
+        }
+        if received > 0 {
+            let _ = writeln!(text, "({received} bytes)");
+        }
+        (text, "text/plain; charset=utf-8")
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media_type));
+    if let Ok(name) = header::HeaderValue::try_from(pod) {
+        response.headers_mut().insert("x-pod", name);
+    }
+    Ok(response)
 }
 
 /// Fields by name; the values of one name joined, bytes that are no text replaced.

@@ -1,4 +1,4 @@
-//! Our side of one HTTP/1.1 connection to an endpoint (RFC 9112): sends requests, reads responses, trusts nothing it reads.
+//! Our side of one HTTP/1.1 connection to an endpoint (RFC 9112): sends requests, reads responses, trusts nothing.
 //!
 //! Knows bytes, not routes: it is handed an encoded request head and a body, and gives back a checked response head and
 //! owned body chunks. Sending and receiving are polled together, so that an early response ends an upload instead of
@@ -151,7 +151,8 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    /// Queues an encoded head with the body behind it; `wait_for_continue` holds the body back until [`resume`](Self::resume).
+    /// Queues an encoded head with the body behind it; `wait_for_continue` holds the body back until
+    /// [`resume`](Self::resume).
     ///
     /// Without a body the framing must be [`RequestFraming::Empty`], and the other way round.
     pub fn new(head: Vec<u8>, framing: RequestFraming, body: Option<B>, wait_for_continue: bool) -> Self {

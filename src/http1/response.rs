@@ -67,9 +67,9 @@ pub fn head_length(buf: &[u8], limit: usize) -> Result<Option<usize>, &'static s
 
 /// Parses a complete head whose length [`head_length`] found.
 ///
-/// The end-to-end fields of a final response replace the contents of `headers`, without copying their values. Left out are
-/// hop-by-hop fields, what Connection names, and the length, which is in the framing; for HEAD the length is kept, since it
-/// says what GET would send.
+/// The end-to-end fields of a final response replace the contents of `headers`, without copying their values. Left out
+/// are hop-by-hop fields, what Connection names, and the length, which is in the framing; for HEAD the length is kept,
+/// since it says what GET would send.
 ///
 /// # Errors
 /// The rule that the head breaks (RS1 to RS5).
@@ -124,7 +124,8 @@ pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> 
     Ok(ParsedHead::Final { status, framing, keep_alive })
 }
 
-/// `HTTP/1.x SP 3DIGIT [SP reason] CRLF`: status, version is 1.1, start of the next line. The reason is checked and dropped.
+/// `HTTP/1.x SP 3DIGIT [SP reason] CRLF`: status, version is 1.1, start of the next line. The reason is checked and
+/// dropped.
 fn parse_status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), &'static str> {
     const BROKEN: &str = "status line is malformed";
     let end = memchr::memchr(b'\n', head).ok_or(BROKEN)?;
@@ -348,7 +349,7 @@ impl BodyDecoder {
 
     /// How much room a read should have when `adapted` is the present read size.
     ///
-    /// One byte more than announced: surplus then shows at once, and the read comes back short, which spares the next one.
+    /// One byte more than announced: surplus then shows at once, and the read comes back short, which spares the next.
     #[must_use]
     pub fn read_size(&self, adapted: usize) -> usize {
         match self.state {

@@ -28,9 +28,14 @@ impl Snapshot {
     /// Allocates nothing; logarithmic at worst in the number of routes.
     ///
     /// # Errors
-    /// [`Miss::NoHost`] when no route of the listener has the host, [`Miss::NoPath`] when some have but no match fits.
+    /// [`Miss::NoHost`] when no route of the listener has the host; [`Miss::NoPath`] when some have but no match fits, or
+    /// a delegating rule has the request and none of its children takes it.
     pub fn find_route(&self, listener: ListenerId, request: &RequestView<'_>) -> Result<Found, Miss> {
-        self.routers.get(listener.index()).map_or(Err(Miss::NoHost), |router| router.find(request))
+        let found = self.routers.get(listener.index()).map_or(Err(Miss::NoHost), |router| router.find(request))?;
+        match self.rule(found.rule) {
+            Some(rule) if rule.delegates => Err(Miss::NoPath),
+            _ => Ok(found),
+        }
     }
 
     /// The route of an id of this snapshot.

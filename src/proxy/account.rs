@@ -1,7 +1,7 @@
 //! What one request leaves behind: counts, latency, its line in the access log.
 //!
-//! A drop guard, held by the request and then by its response's body. However the exchange ends, cancellation included, it
-//! is entered once.
+//! A drop guard, held by the request and then by its response's body. However the exchange ends, cancellation included,
+//! it is entered once.
 
 use std::rc::Rc;
 

@@ -27,7 +27,8 @@ use crate::http1::guard::GuardError;
 use crate::model::backend::Protocol;
 use crate::reason::Reason;
 
-/// How long an endpoint may keep silent after `expect: 100-continue` before the body goes out anyway (RFC 9110 §10.1.1 lets a client do so).
+/// How long an endpoint may keep silent after `expect: 100-continue` before the body goes out anyway, as RFC 9110
+/// §10.1.1 lets a client do.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// A failed try.
@@ -226,7 +227,7 @@ impl Exchange {
         self.account.upstream_sent += upload.written();
         self.account.upstream_received += connection.read_bytes();
 
-        // An endpoint that reads on while it answers gets the rest; one that refuses, or never said 100, does not (RS8).
+        // An endpoint that reads on while it answers gets the rest; one that refuses, or never said 100, does not: RS8.
         let goes_on = upload.is_sending() && head.status.as_u16() < 300;
         let mut unread = None;
         let worker = &self.account.worker;

@@ -1,4 +1,5 @@
-//! Bodies of responses on their way to the client: streamed with backpressure, cut visibly when they cannot be completed.
+//! Bodies of responses on their way to the client: streamed with backpressure, cut visibly when they cannot be
+//! completed.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -61,7 +61,8 @@ impl Deadlines {
         }
     }
 
-    /// The next deadline before the response head; `sent` is when the last request byte went out, `activity` when the last byte moved.
+    /// The next deadline before the response head; `sent` is when the last request byte went out, `activity` when the
+    /// last byte moved.
     #[must_use]
     pub fn before_head(&self, sent: Option<Instant>, activity: Option<Instant>) -> Option<(Instant, Reason)> {
         let head = sent.zip(self.response_head).map(|(sent, after)| (sent + after, Reason::ResponseHead));

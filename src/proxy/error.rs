@@ -1,7 +1,7 @@
 //! What can go wrong with a request, and the answers that tidegate makes itself.
 //!
-//! Total tables: each [`ProxyError`] has one status, one reason, one party at fault and one verdict on sending again; each
-//! status has one text. Texts are short and fixed, without version, address or echo (RS10).
+//! Total tables: each [`ProxyError`] has one status, one reason, one party at fault and one verdict on sending again;
+//! each status has one text. Texts are short and fixed, without version, address or echo (RS10).
 
 use std::error::Error;
 use std::io;
@@ -159,7 +159,7 @@ impl ProxyError {
         }
     }
 
-    /// Whether another endpoint may be asked, as far as the kind of failure goes; how far the request got decides the rest.
+    /// Whether it may be sent again, as far as the kind of failure goes; how far the request got decides the rest.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

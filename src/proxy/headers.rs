@@ -1,7 +1,7 @@
-//! Request and response fields on their way through: hop-by-hop removal, forwarded identity, the canonical form upstream.
+//! Request and response fields on their way through: hop-by-hop removal, forwarded identity, the canonical form.
 //!
-//! One pass writes hyper's header map straight into the send buffer (HTTP/1), or edits it in place (HTTP/2). What a field
-//! means to routing is not known here.
+//! One pass writes hyper's header map straight into the send buffer (HTTP/1), or edits it in place (HTTP/2). What a
+//! field means to routing is not known here.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -194,7 +194,7 @@ fn fate(name: &str) -> Fate {
     }
 }
 
-/// Fields that Connection names, beside the two options everybody sends; nearly always empty and then without allocation.
+/// Fields that Connection names, beside the two options everybody sends; nearly always none, then without allocation.
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for value in headers.get_all(header::CONNECTION) {
@@ -288,7 +288,7 @@ fn write_cookies(out: &mut Vec<u8>, headers: &HeaderMap) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends forwarded identity, hop mark and request id; `kept` says which of proto, host and port came from a trusted peer.
+/// Appends forwarded identity, hop mark and request id; `kept` says which of proto, host and port a trusted peer sent.
 fn write_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, kept: [bool; 3]) {
     let downstream = request.downstream;
     let [proto, host, port] = kept;
@@ -342,7 +342,7 @@ fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
     }
 }
 
-/// Edits the client's fields for an HTTP/2 endpoint, where a field may pass more than over HTTP/1: `te: trailers` stays.
+/// Edits the client's fields for an HTTP/2 endpoint, where one more may pass than over HTTP/1: `te: trailers`.
 pub fn edit_for_http2(headers: &mut HeaderMap, authority: Option<&[u8]>, downstream: &Downstream, id: &RequestId) {
     let trailers = accepts_trailers(headers);
     let length = headers.remove(header::CONTENT_LENGTH);

@@ -95,7 +95,7 @@ impl Http2Slot {
         self.sender = result.ok();
     }
 
-    /// Gives up a connection that was not used for `idle`; running streams keep theirs until they end. True when it did.
+    /// Gives up a connection that was not used for `idle`; running streams keep it until they end. True when it did.
     pub fn sweep(&mut self, now: Instant, idle: Duration) -> bool {
         let closed = self.sender.as_ref().is_some_and(SendRequest::is_closed);
         let overdue = !idle.is_zero() && self.last_used.is_some_and(|used| now.saturating_duration_since(used) >= idle);

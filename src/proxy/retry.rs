@@ -44,8 +44,8 @@ impl Tries {
     ///
     /// A request of which no byte was sent may go to another endpoint, whatever its method. When a *reused* connection
     /// fails before a response byte, the endpoint most likely closed it while idle: the request may go once more to the
-    /// same endpoint on a fresh connection, if no byte of it was written, or if the method is idempotent and no body byte was read (`any_method`
-    /// lifts the condition on the method).
+    /// same endpoint on a fresh connection, if no byte of it was written, or if the method is idempotent and no body
+    /// byte was read (`any_method` lifts the condition on the method).
     pub fn decide(&mut self, method: &Method, progress: Progress, any_method: bool) -> Verdict {
         if progress.received {
             return Verdict::GiveUp;

@@ -93,6 +93,7 @@ struct Direction {
 ///
 /// `drain` resolves when the
 /// process wants the socket gone, at the moment meant for this one. Dropping the future closes both streams.
+#[expect(clippy::too_many_arguments, reason = "two ends with what came glued to each, and what governs them")]
 pub async fn run(
     ends: Ends,
     meter: Meter<'_>,

@@ -1,7 +1,7 @@
 //! Connections to endpoints: one worker's pools, connecting, and the HTTP/2 connections that exchanges share.
 //!
-//! A pool holds bare sockets, last in first out, so that a quiet endpoint keeps few. An endpoint that left every snapshot
-//! leaves no trace once its idle connections have run out.
+//! A pool holds bare sockets, last in first out, so that a quiet endpoint keeps few. An endpoint that left every
+//! snapshot leaves no trace once its idle connections have run out.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -175,7 +175,7 @@ impl Pools {
         self.entries.borrow().values().map(|entry| entry.idle.len()).sum()
     }
 
-    /// Connects to an endpoint's preferred address, then to its fallback, each within `timeout` and both before `deadline`.
+    /// Connects to an endpoint's preferred address, then to its fallback, each within `timeout`, both before `deadline`.
     ///
     /// # Errors
     /// The last attempt's failure.

@@ -146,12 +146,16 @@ macro_rules! block {
         impl $name {
             fn overlay(self, target: &mut $target) {
                 $(if let Some(value) = self.$field {
-                    let convert: fn($kind) -> _ = $value;
-                    target.$field = convert(value);
+                    target.$field = apply(value, $value);
                 })+
             }
         }
     };
+}
+
+/// Gives the closures of `block!` their type.
+fn apply<K, V>(value: K, convert: fn(K) -> V) -> V {
+    convert(value)
 }
 
 block! {

@@ -1,7 +1,8 @@
 //! The access log: one JSON object a line for each request, its fields in [`ACCESS_LOG`](super::ACCESS_LOG).
 //!
-//! Workers collect entries in batches and hand them over without ever waiting; a thread of the control half serialises and
-//! writes. When it falls behind, lines are dropped and counted: a blocked pipe or a full disk costs lines, not requests.
+//! Workers collect entries in batches and hand them over without ever waiting; a thread of the control half serialises
+//! and writes. When it falls behind, lines are dropped and counted: a blocked pipe or a full disk costs lines, not
+//! requests.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -173,7 +174,7 @@ fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_FIELD)]
 }
 
-/// Writes compact JSON in which nothing can disturb a terminal: control and bidirectional characters are escaped as well.
+/// Writes compact JSON in which nothing can disturb a terminal: control and bidirectional characters are escaped, too.
 struct PlainFormatter;
 
 impl Formatter for PlainFormatter {
@@ -188,9 +189,14 @@ impl Formatter for PlainFormatter {
     }
 }
 
-/// DEL and C1 controls (JSON escapes only C0), line separators, and what changes the direction of text. All below U+10000.
+/// DEL and C1 controls (JSON escapes only C0), line separators, and what changes the direction of text.
+///
+/// All below U+10000, so that one escape is enough.
 fn must_escape(c: char) -> bool {
-    matches!(c, '\u{7f}'..='\u{9f}' | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    let control = matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}');
+    let direction =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    control || direction
 }
 
 /// Appends the line of an entry.

@@ -91,6 +91,12 @@ fn own_answers_have_status_and_reason() {
     });
 }
 
+/// More interim responses than are taken (RS4).
+const INTERIM_FLOOD: &[u8] =
+    b"HTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\n\
+    HTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\n\
+    HTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
 /// RS1 to RS4: what is malformed is 502, and its connection is gone.
 #[test]
 fn malformed_responses_are_502_and_close_the_endpoint() {
@@ -107,7 +113,7 @@ fn malformed_responses_are_502_and_close_the_endpoint() {
         ("RS3", b"HTTP/1.1 200 OK\r\ncontent-length: +0\r\n\r\n"),
         ("RS3", b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
         ("RS4", b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"),
-        ("RS4", b"HTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\n"),
+        ("RS4", INTERIM_FLOOD),
         ("chunks", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n"),
     ];
     run(async || {
@@ -174,7 +180,6 @@ fn victims_never_see_a_poisoned_exchange() {
     ];
     run(async || {
         let backend = Endpoints::script(|mut served| async move {
-            let mut poison = POISON.iter().cycle();
             while let Some((head, _)) = served.request().await {
                 let answer = match head.strip_prefix("GET /p/poison/") {
                     Some(rest) => {
@@ -183,7 +188,6 @@ fn victims_never_see_a_poisoned_exchange() {
                     }
                     None => "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nvictim",
                 };
-                let _ = poison.next();
                 served.send(answer).await;
             }
         })
@@ -194,7 +198,7 @@ fn victims_never_see_a_poisoned_exchange() {
             client.send(format!("GET /p/poison/{round} HTTP/1.1\r\nhost: a.test\r\n\r\n")).await;
             let mut victim = gateway.client().await;
             let poisoned = client.answer().await;
-            assert!(!poisoned.body.windows(6).any(|window| window == b"poison") || poisoned.status == 200, "{round}");
+            assert!(!poisoned.body.windows(6).any(|window| window == b"poison"), "round {round}");
             victim.send(GET).await;
             let answer = victim.answer().await;
             assert_eq!((answer.status, answer.body.as_slice()), (200, b"victim".as_slice()), "round {round}");

@@ -174,7 +174,7 @@ fn reference_head(text: &[u8]) -> Option<Message> {
             let length = if digits.is_empty() { 0 } else { digits.parse::<i64>().ok()? };
             Framing::Length(u64::try_from(length).ok()?)
         }
-        ([], [coding]) if http11 && coding.to_ascii_lowercase() == b"chunked" => Framing::Chunked,
+        ([], [coding]) if http11 && coding.eq_ignore_ascii_case(b"chunked") => Framing::Chunked,
         _ => return None,
     };
     let connection = values("connection")?.join(&b","[..]).to_ascii_lowercase();

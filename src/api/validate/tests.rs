@@ -90,7 +90,7 @@ fn rust_defaults_are_the_schema_defaults() {
     let from_schema: GatewayRouteSpec = serde_json::from_value(admitted(spec.clone())).expect("a spec");
     let from_rust: GatewayRouteSpec = serde_json::from_value(spec).expect("a spec");
     assert_eq!(from_rust, from_schema);
-    assert_ne!(from_rust.defaults, Some(RouteDefaults::default()));
+    assert_ne!(from_rust.defaults, Some(Box::new(RouteDefaults::default())));
     assert_eq!(
         serde_json::from_value::<GatewayRouteSpec>(admitted(json!({}))).expect("a spec"),
         GatewayRouteSpec::default()

@@ -32,7 +32,7 @@ fn encode(method: &Method, headers: &HeaderMap, trusted: bool, framing: RequestF
         path: "/p/x",
         query: Some("q=%20?"),
         websocket: false,
-        received_authority: Some(b"a.test:8080"),
+        received_authority: Some(b"A.test:80"),
         authority: Some(b"A.test:80"),
         headers,
         downstream: &downstream,

@@ -68,14 +68,13 @@ pub fn split(text: &str, format: Format) -> Vec<Document<'_>> {
 fn split_yaml(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1, 0);
-    let mut line_number = 1;
     let mut push = |from: usize, to: usize, line: u32| {
         let text = &text[from..to];
         if has_content(text) {
             documents.push(Document { text, line });
         }
     };
-    for line in text.split_inclusive('\n') {
+    for (line_number, line) in (1..).zip(text.split_inclusive('\n')) {
         // In YAML these markers separate documents wherever they stand at the begin of a line, block scalars included.
         if is_marker(line, "---") && offset > start {
             push(start, offset, start_line);
@@ -85,7 +84,6 @@ fn split_yaml(text: &str) -> Vec<Document<'_>> {
             (start, start_line) = (offset + line.len(), line_number + 1);
         }
         offset += line.len();
-        line_number += 1;
     }
     push(start, text.len(), start_line);
     documents
@@ -275,7 +273,7 @@ impl Places {
     /// of the document begins there.
     #[must_use]
     pub fn find_in(&self, object: (u32, u32), path: &str) -> Option<(u32, u32)> {
-        fn search<'a>(node: &'a Spanned<Node>, object: (u32, u32)) -> Option<&'a Spanned<Node>> {
+        fn search(node: &Spanned<Node>, object: (u32, u32)) -> Option<&Spanned<Node>> {
             if position(&node.referenced) == object {
                 return Some(node);
             }

@@ -153,7 +153,7 @@ fn workers_are_summed() {
         (r#"tidegate_connections_open{listener="internal"}"#, 2.0),
         (r#"tidegate_connections_accepted_total{listener="internal"}"#, 3.0),
         (r#"tidegate_connections_open{listener="http"}"#, 1.0),
-        (r#"tidegate_received_bytes_total{side="upstream"}"#, 310.0),
+        (r#"tidegate_received_bytes_total{side="upstream"}"#, 317.0),
         (r#"tidegate_panics_total{where="request"}"#, 2.0),
         (r#"tidegate_panics_total{where="control"}"#, 2.0),
         ("tidegate_config_version", 4.0),

@@ -78,19 +78,8 @@ fn answer(size: usize) -> Vec<u8> {
 impl Connection {
     /// Reads, answers, writes; false when the connection is over.
     fn turn(&mut self, readable: bool, answers: &[(&[u8], Vec<u8>)]) -> bool {
-        let mut buffer = [0; 16 << 10];
-        while readable {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return false,
-                Ok(count) => {
-                    self.input.extend_from_slice(&buffer[..count]);
-                    if count < buffer.len() {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => return false,
-            }
+        if readable && !self.receive() {
+            return false;
         }
         self.parse(answers);
         while self.written < self.output.len() {
@@ -103,6 +92,24 @@ impl Connection {
         self.output.clear();
         self.written = 0;
         !self.close
+    }
+
+    /// Reads what is there; false at its end.
+    fn receive(&mut self) -> bool {
+        let mut buffer = [0; 16 << 10];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return false,
+                Ok(count) => {
+                    self.input.extend_from_slice(&buffer[..count]);
+                    if count < buffer.len() {
+                        return true;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(_) => return false,
+            }
+        }
     }
 
     fn parse(&mut self, answers: &[(&[u8], Vec<u8>)]) {

@@ -45,6 +45,7 @@ pub fn snapshot(routes: u32, endpoints: u32, algorithm: &Algorithm) -> Snapshot 
                 upgrades: Upgrades::default(),
                 filters: Arc::default(),
                 algorithm: algorithm.clone(),
+                delegates: false,
                 backend_refs: vec![WeightedBackend {
                     weight: 1,
                     tier: 0,

@@ -1,0 +1,241 @@
+//! What a route says by itself, wherever it is attached: its hostnames and its rules, each checked on its own.
+
+use std::sync::Arc;
+
+use super::filters::{self, Faults, List};
+use super::inputs::Sourced;
+use super::matches::{Matches, Predicate, Regexes};
+use super::policies::Policies;
+use super::references::{BackendNumber, Backends};
+use super::report::{About, FieldPath, Report};
+use super::upgrades;
+use crate::api::conditions::ConditionReason;
+use crate::api::gateway_route::{Delegate, GatewayRoute, RouteRule};
+use crate::api::in_force::{NotInForce, Scope, not_in_force};
+use crate::model::filter::Filter;
+use crate::model::host::{normalize_host, parse_authority};
+use crate::model::ids::ObjectName;
+use crate::model::matching::{Hostname, PathMatch};
+use crate::model::policy::{Algorithm, Timeouts, Upgrades};
+
+/// The most matches that one route may have.
+const MAX_MATCHES: usize = 512;
+
+/// A route of the class, before it is attached.
+pub(super) struct OwnRoute<'a> {
+    pub(super) name: &'a ObjectName,
+    pub(super) label: Arc<str>,
+    pub(super) object: &'a GatewayRoute,
+    /// Its hostnames, each once; `Any` alone when it names none; empty when all are wrong.
+    pub(super) hostnames: Arc<[Hostname]>,
+    /// By position; `None` for a rule that is left out.
+    pub(super) rules: Vec<Option<OwnRule<'a>>>,
+    pub(super) report: Report<'a>,
+}
+
+/// A rule that is in force wherever its route is.
+pub(super) struct OwnRule<'a> {
+    /// Its name, or its position.
+    pub(super) name: Arc<str>,
+    pub(super) priority: i32,
+    /// One for each match; at least one.
+    pub(super) predicates: Vec<Predicate>,
+    /// `None` when neither the rule nor its route has the block.
+    pub(super) timeouts: Option<Timeouts>,
+    /// `None` when neither the rule nor its route has the block.
+    pub(super) algorithm: Option<Algorithm>,
+    /// `None` when neither the rule nor its route has the block.
+    pub(super) upgrades: Option<Upgrades>,
+    /// The layers of its route and its own, outermost first.
+    pub(super) filters: Arc<[Filter]>,
+    pub(super) shares: Vec<Share>,
+    /// For a rule that leaves its requests to other routes; its one predicate has a prefix.
+    pub(super) delegate: Option<&'a Delegate>,
+}
+
+/// A backendRef with a weight above 0.
+#[derive(Clone)]
+pub(super) struct Share {
+    pub(super) weight: u32,
+    pub(super) tier: u8,
+    /// `None` when the reference leads nowhere.
+    pub(super) backend: Option<BackendNumber>,
+    /// The layers of the reference.
+    pub(super) filters: Arc<[Filter]>,
+}
+
+impl OwnRule<'_> {
+    /// The prefix of a delegating rule, held without a trailing slash.
+    pub(super) fn delegated_prefix(&self) -> Option<(&Predicate, &Arc<str>)> {
+        match (self.delegate, self.predicates.as_slice()) {
+            (Some(_), [only]) => match &only.path {
+                PathMatch::Prefix(prefix) => Some((only, prefix)),
+                PathMatch::Exact(_) | PathMatch::Template(_) | PathMatch::Regex(_) => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl<'a> OwnRoute<'a> {
+    pub(super) fn compile(
+        name: &'a ObjectName,
+        route: &'a Sourced<GatewayRoute>,
+        regexes: &mut Regexes<'a>,
+        backends: &mut Backends<'a>,
+    ) -> Self {
+        let object = &*route.object;
+        let mut report = Report::new(name, route.origin.as_ref());
+        let hostnames = hostnames(object, &mut report);
+        let refused = refuse_not_in_force(object, &mut report);
+        let mut rules = Vec::with_capacity(object.spec.rules.len());
+        let mut matches = 0;
+        for (index, rule) in object.spec.rules.iter().enumerate() {
+            matches += rule.matches.len().max(1);
+            let sound = compile_rule(name, object, index, regexes, backends, &mut report);
+            let dropped = matches > MAX_MATCHES || refused.iter().any(|finding| finding.scope.covers(index, rule));
+            rules.push(sound.filter(|_| !dropped));
+        }
+        if matches > MAX_MATCHES {
+            let expected = format!("at most {MAX_MATCHES} matches; the rules up to there serve");
+            let found = format!("{matches} matches");
+            report.add(About::Heirs, ConditionReason::UnsupportedValue, "spec.rules", found, expected);
+        }
+        Self { name, label: name.to_string().into(), object, hostnames, rules, report }
+    }
+}
+
+/// Reports what is not in force yet, and gives it back.
+fn refuse_not_in_force(route: &GatewayRoute, report: &mut Report<'_>) -> Vec<NotInForce> {
+    let refused = not_in_force(&route.spec);
+    for NotInForce { scope, path, found, expected } in &refused {
+        let has_heirs = || route.spec.rules.iter().enumerate().any(|(index, rule)| scope.covers(index, rule));
+        let about = match scope {
+            Scope::Route => About::Route,
+            Scope::Rule(index) => About::Rule(*index),
+            Scope::Defaults(_) if has_heirs() => About::Heirs,
+            Scope::Defaults(_) => About::Part,
+        };
+        report.add(about, ConditionReason::UnsupportedValue, path, found, expected);
+    }
+    refused
+}
+
+/// One rule, or `None` after a report that drops it.
+fn compile_rule<'a>(
+    name: &ObjectName,
+    route: &'a GatewayRoute,
+    index: usize,
+    regexes: &mut Regexes<'a>,
+    backends: &mut Backends<'a>,
+    report: &mut Report<'_>,
+) -> Option<OwnRule<'a>> {
+    let rule: &'a RouteRule = route.spec.rules.get(index)?;
+    let spec = FieldPath::SPEC;
+    let at = spec.item("rules", index);
+    let mut predicates = Vec::with_capacity(rule.matches.len().max(1));
+    let mut matches = Matches { rule: index, regexes, report, is_broken: false };
+    for (position, one) in rule.matches.iter().enumerate() {
+        predicates.extend(matches.compile(one, at.item("matches", position)));
+    }
+    if rule.matches.is_empty() {
+        predicates.push(Predicate::any());
+    }
+    let has_broken_match = matches.is_broken;
+    let mut policies = Policies { spec: &route.spec, rule, index, report, is_broken: false };
+    let timeouts = policies.timeouts();
+    let algorithm = policies.algorithm(&predicates);
+    let mut is_broken = has_broken_match || policies.is_broken;
+    let upgrades = match upgrades::compile(&route.spec, rule, index, report) {
+        upgrades::Compiled::Said(upgrades) => Some(upgrades),
+        upgrades::Compiled::Unsaid => None,
+        upgrades::Compiled::Broken => {
+            is_broken = true;
+            None
+        }
+    };
+    let filters = rule_filters(route, index, &predicates, report);
+    is_broken |= filters.is_none();
+    let mut shares = Vec::with_capacity(rule.backend_refs.len());
+    for (position, reference) in rule.backend_refs.iter().enumerate() {
+        let at = at.item("backendRefs", position);
+        let backend = backends.resolve(&name.namespace, reference, (index, at), report);
+        let filters = if reference.filters.is_empty() {
+            Some(Arc::default())
+        } else {
+            let path = at.field("filters").to_string();
+            let list = List { filters: &reference.filters, path: &path, predicates: Some(&predicates) };
+            filters::compile(&[list], &mut Faults::new(report, index)).map(Arc::from)
+        };
+        is_broken |= filters.is_none();
+        if reference.weight > 0 {
+            let filters = filters.unwrap_or_default();
+            shares.push(Share { weight: reference.weight, tier: reference.tier, backend, filters });
+        }
+    }
+    let compiled = OwnRule {
+        name: rule.name.as_deref().map_or_else(|| index.to_string().into(), Arc::from),
+        priority: rule.priority,
+        predicates,
+        timeouts,
+        algorithm,
+        upgrades,
+        filters: filters.unwrap_or_default(),
+        shares,
+        delegate: rule.delegate.as_deref(),
+    };
+    if is_broken {
+        return None;
+    }
+    if compiled.delegate.is_some() {
+        if compiled.delegated_prefix().is_none() {
+            report.unsupported(index, at.field("matches"), "other matches", "exactly one PathPrefix beside delegate");
+            return None;
+        }
+        if !rule.backend_refs.is_empty() {
+            report.unsupported(index, at.field("backendRefs"), "backendRefs", "none beside delegate");
+            return None;
+        }
+    }
+    Some(compiled)
+}
+
+/// The layers of a route and of one of its rules; `None` when the rule cannot be in force.
+fn rule_filters(
+    route: &GatewayRoute,
+    index: usize,
+    predicates: &[Predicate],
+    report: &mut Report<'_>,
+) -> Option<Arc<[Filter]>> {
+    let own = &route.spec.rules.get(index)?.filters;
+    if route.spec.filters.is_empty() && own.is_empty() {
+        return Some(Arc::default());
+    }
+    let path = FieldPath::SPEC.item("rules", index).field("filters").to_string();
+    let of_route = List { filters: &route.spec.filters, path: "spec.filters", predicates: None };
+    let of_rule = List { filters: own, path: &path, predicates: Some(predicates) };
+    filters::compile(&[of_route, of_rule], &mut Faults::new(report, index)).map(Arc::from)
+}
+
+/// The hostnames of a route; one that is none is left out after a report.
+fn hostnames(route: &GatewayRoute, report: &mut Report<'_>) -> Arc<[Hostname]> {
+    if route.spec.hostnames.is_empty() {
+        return Arc::from([Hostname::Any]);
+    }
+    let mut names = Vec::with_capacity(route.spec.hostnames.len());
+    for (index, text) in route.spec.hostnames.iter().enumerate() {
+        let (is_wildcard, bare) = text.strip_prefix("*.").map_or((false, text.as_str()), |suffix| (true, suffix));
+        if parse_authority(bare.as_bytes()).is_err() || bare.contains([':', '[']) {
+            let at = FieldPath::SPEC;
+            let expected = "a hostname, with or without \"*.\" before it";
+            report.add(About::Part, ConditionReason::UnsupportedValue, at.item("hostnames", index), text, expected);
+            continue;
+        }
+        let name: Arc<str> = normalize_host(bare).as_ref().into();
+        let hostname = if is_wildcard { Hostname::Wildcard(name) } else { Hostname::Exact(name) };
+        if !names.contains(&hostname) {
+            names.push(hostname);
+        }
+    }
+    names.into()
+}

@@ -1,0 +1,196 @@
+use super::*;
+
+/// One route `r` with one rule `bad` of these fields and one rule `good` for /good.
+fn beside(fields: Value) -> Compiled {
+    let mut bad = json!({ "name": "bad", "backendRefs": [{ "name": "web", "port": 80 }] });
+    fields.as_object().expect("fields").iter().for_each(|(key, value)| bad[key] = value.clone());
+    World::new().route("r", json!({ "parentRefs": [on("http")], "rules": [bad, rule("good", "/good")] })).compile()
+}
+
+#[test]
+fn a_broken_rule_harms_only_itself() {
+    let path = |kind: &str, value: &str| json!({ "matches": [{ "path": { "type": kind, "value": value } }] });
+    let hash = |key: Value| json!({ "loadBalancer": { "algorithm": "ConsistentHash", "hashKeys": [key] } });
+    let grpc = |grpc: Value| json!({ "matches": [{ "grpc": grpc }] });
+    let cases = [
+        (path("Template", "/a/{rest*}/b"), "matches[0].path.value"),
+        (path("Template", "/{a}/{a}"), "matches[0].path.value"),
+        (path("RegularExpression", "/a("), "matches[0].path.value"),
+        (path("RegularExpression", "/(a{900}){900}"), "matches[0].path.value"),
+        (path("Glob", "/a"), "matches[0].path.type"),
+        (path("Exact", "/a/../.."), "matches[0].path.value"),
+        (json!({ "matches": [{ "method": "BREW" }] }), "matches[0].method"),
+        (
+            json!({ "matches": [{ "headers": [{ "name": "X-a", "value": "1" }, { "name": "x-A", "value": "2" }] }] }),
+            "matches[0].headers[1].name",
+        ),
+        (
+            json!({ "matches": [{}, { "cookies": [{ "type": "RegularExpression", "name": "a", "value": "[" }] }] }),
+            "matches[1].cookies[0].value",
+        ),
+        (
+            json!({ "matches": [{ "path": { "type": "Exact", "value": "/a" }, "grpc": { "service": "s" } }] }),
+            "matches[0].path",
+        ),
+        (grpc(json!({ "service": "a/b" })), "matches[0].grpc.service"),
+        (grpc(json!({ "service": ".." })), "matches[0].grpc.service"),
+        (grpc(json!({ "type": "RegularExpression", "service": "a)|(b" })), "matches[0].grpc.service"),
+        (json!({ "loadBalancer": { "algorithm": "Fastest" } }), "loadBalancer.algorithm"),
+        (json!({ "loadBalancer": { "algorithm": "ConsistentHash" } }), "loadBalancer.hashKeys"),
+        (hash(json!({ "type": "PathParam", "name": "id" })), "loadBalancer.hashKeys[0].name"),
+        (hash(json!({ "type": "Header", "name": "a b" })), "loadBalancer.hashKeys[0].name"),
+        (hash(json!({ "type": "Cookie" })), "loadBalancer.hashKeys[0].name"),
+        (hash(json!({ "type": "JWTClaim", "name": "sub" })), "loadBalancer.hashKeys[0].type"),
+        (json!({ "timeouts": { "request": "soon" } }), "timeouts.request"),
+        (json!({ "retry": { "attempts": 1 } }), "retry"),
+        (json!({ "delegate": {}, "backendRefs": [], "matches": [{}, {}] }), "matches"),
+    ];
+    for (fields, at) in cases {
+        let compiled = beside(fields.clone());
+        assert_eq!(compiled.findings(), [format!("UnsupportedValue spec.rules[0].{at}")], "{fields}");
+        assert_eq!(compiled.ask(0, "h/good"), "default/r:good", "{fields}");
+        assert_eq!(compiled.ask(0, "h/bad"), "no path", "{fields}");
+        let parent = compiled.parent("r");
+        assert!(parent.accepted.holds, "{fields}");
+        let partly = parent.partially_invalid.as_ref().expect("some rule is dropped");
+        assert!(partly.message.starts_with("Dropped Rule: spec.rules[0]."), "{partly:?}");
+    }
+    assert_eq!(beside(json!({})).parent("r").partially_invalid, None);
+}
+
+#[test]
+fn a_route_without_a_good_rule_is_not_accepted() {
+    let spec = json!({ "parentRefs": [on("http")], "rules": [{ "loadBalancer": { "algorithm": "Fastest" } }] });
+    let compiled = World::new().route("r", spec).compile();
+    let parent = compiled.parent("r");
+    assert_eq!((parent.accepted.holds, parent.accepted.reason), (false, ConditionReason::UnsupportedValue));
+    assert!(parent.accepted.message.contains("found Fastest"), "{parent:?}");
+    assert_eq!((parent.partially_invalid.as_ref(), compiled.ask(0, "h/")), (None, "no host".to_owned()));
+    let spec = json!({ "parentRefs": [on("http")], "tls": { "certificateRefs": [{ "name": "a" }] }, "rules": [rule("a", "/")] });
+    let compiled = World::new().route("r", spec).compile();
+    assert_eq!(compiled.findings(), ["UnsupportedValue spec.tls"]);
+    assert!(!compiled.parent("r").accepted.holds);
+    assert_eq!(compiled.ask(0, "h/"), "no host");
+}
+
+#[test]
+fn a_block_of_the_defaults_harms_the_rules_that_inherit_it() {
+    let own = json!({ "name": "own", "matches": [{ "path": { "type": "Exact", "value": "/own" } }], "loadBalancer": {}, "retry": null });
+    for (defaults, path) in [
+        (json!({ "loadBalancer": { "algorithm": "Fastest" } }), "spec.defaults.loadBalancer.algorithm"),
+        (json!({ "loadBalancer": { "slowStart": "1s" } }), "spec.defaults.loadBalancer.slowStart"),
+    ] {
+        let rules = json!([rule("a", "/a"), rule("b", "/b"), own]);
+        let spec = json!({ "parentRefs": [on("http")], "defaults": defaults, "rules": rules });
+        let compiled = World::new().route("r", spec).compile();
+        assert_eq!(compiled.findings(), [format!("UnsupportedValue {path}")], "told once");
+        let asked = ["h/a", "h/b", "h/own"].map(|url| compiled.ask(0, url));
+        assert_eq!(asked, ["no path", "no path", "default/r:own"]);
+        assert!(compiled.parent("r").partially_invalid.is_some());
+    }
+}
+
+#[test]
+fn more_than_512_matches_drop_the_rules_beyond() {
+    let rule = |name: usize, count: usize| {
+        let matches: Vec<_> =
+            (0..count).map(|n| json!({ "path": { "type": "Exact", "value": format!("/{name}/{n}") } })).collect();
+        json!({ "name": name.to_string(), "matches": matches })
+    };
+    let rules: Vec<_> = (0..8).map(|name| rule(name, 64)).chain([rule(8, 1)]).collect();
+    let compiled = World::new().route("r", json!({ "rules": rules })).compile();
+    assert_eq!(compiled.findings(), ["UnsupportedValue spec.rules"]);
+    assert_eq!(compiled.ask(0, "h/7/63"), "default/r:7");
+    assert_eq!(compiled.ask(0, "h/8/0"), "no path");
+}
+
+#[test]
+fn policies_come_from_the_rule_or_the_defaults_as_whole_blocks() {
+    let spec = json!({
+        "defaults": { "timeouts": { "request": "5s", "connect": "1s" }, "loadBalancer": { "algorithm": "LeastRequest" } },
+        "rules": [
+            { "name": "inherits", "matches": [{ "path": { "type": "Exact", "value": "/a" } }] },
+            { "name": "own", "timeouts": { "request": "0s", "idle": "1m30s" }, "loadBalancer": { "algorithm": "PeakEWMA" } }
+        ]
+    });
+    let compiled = World::new().route("r", spec).compile();
+    let seconds = |duration: Option<std::time::Duration>| duration.map(|duration| duration.as_secs());
+    let (inherits, own) = (compiled.rule("inherits"), compiled.rule("own"));
+    assert_eq!((seconds(inherits.timeouts.request), seconds(inherits.timeouts.connect)), (Some(5), Some(1)));
+    assert_eq!(
+        (seconds(own.timeouts.request), seconds(own.timeouts.connect), seconds(own.timeouts.idle)),
+        (None, None, Some(90))
+    );
+    assert_eq!((&inherits.algorithm, &own.algorithm), (&Algorithm::LeastRequest, &Algorithm::PeakEwma));
+}
+
+#[test]
+fn every_algorithm_has_its_name() {
+    for name in Algorithm::NAMES {
+        let keys = if *name == "ConsistentHash" { json!([{ "type": "Hostname" }]) } else { json!([]) };
+        let compiled = beside(json!({ "loadBalancer": { "algorithm": name, "hashKeys": keys } }));
+        assert_eq!(compiled.findings(), [""; 0], "{name}");
+        let debug = format!("{:?}", compiled.rule("bad").algorithm);
+        assert!(debug.eq_ignore_ascii_case(name) || debug.starts_with(name), "{name} is {debug}");
+    }
+    let keys = json!([{ "type": "Header", "name": "X-Tenant" }, { "type": "PathParam", "name": "id" }]);
+    let balancer =
+        json!({ "algorithm": "ConsistentHash", "hashKeys": keys, "onMissingKey": "Reject", "boundedLoadPercent": 125 });
+    let matches = json!([{ "path": { "type": "Template", "value": "/a/{id}" } }, { "path": { "type": "Template", "value": "/b/{id}/{x}" } }]);
+    let compiled = beside(json!({ "loadBalancer": balancer, "matches": matches }));
+    let Algorithm::ConsistentHash(hash) = &compiled.rule("bad").algorithm else { panic!("a consistent hash") };
+    let expected = vec![HashKey::Header("x-tenant".parse().expect("a name")), HashKey::PathParam("id".into())];
+    assert_eq!((&hash.keys, hash.bounded_load_percent, hash.table_size), (&expected, Some(125), None));
+}
+
+#[test]
+fn grpc_matches_are_paths() {
+    let spec = json!({ "rules": [
+        { "name": "any", "matches": [{ "grpc": { "method": "Get" } }] },
+        { "name": "service", "matches": [{ "grpc": { "service": "bank.v1.Ledger" } }] },
+        { "name": "both", "matches": [{ "grpc": { "service": "bank.v1.Ledger", "method": "Watch" } }] },
+        { "name": "regex", "matches": [{ "grpc": { "type": "RegularExpression", "service": "shop\\..*|mall", "method": "Buy" } }] }
+    ] });
+    let compiled = World::new().route("r", spec).compile();
+    for (path, rule) in [
+        ("/bank.v1.Ledger/Watch", "both"),
+        ("/bank.v1.Ledger/Other", "service"),
+        ("/bank.v1.Ledger/Get", "any"),
+        ("/else/Get", "any"),
+        ("/shop.v1/Buy", "regex"),
+        ("/mall/Buy", "regex"),
+    ] {
+        assert_eq!(compiled.ask(0, &format!("h{path}")), format!("default/r:{rule}"), "{path}");
+    }
+    for path in ["/bank.v1.LedgerX/Watch", "/a/b/Get", "/mall/Buys", "/xshop.v1/Buy"] {
+        assert_eq!(compiled.ask(0, &format!("h{path}")), "no path", "{path}");
+    }
+}
+
+#[test]
+fn paths_are_compared_in_canonical_form() {
+    let matches = json!([{ "path": { "type": "Exact", "value": "/a%7e%2Cb" } }, { "path": { "type": "Template", "value": "/t/%7Eu/{id}" } }]);
+    let compiled = World::new().route("r", json!({ "rules": [{ "name": "a", "matches": matches }] })).compile();
+    assert_eq!(compiled.ask(0, "h/a~%2Cb"), "default/r:a");
+    assert_eq!(compiled.ask(0, "h/t/~u/1"), "default/r:a");
+}
+
+#[test]
+fn the_snapshot_names_what_is_in_force() {
+    let spec =
+        json!({ "rules": [rule("named", "/a"), { "backendRefs": [{ "name": "web", "port": 80, "weight": 0 }] }] });
+    let compiled = World::new()
+        .route("b/x", spec.clone())
+        .route("a/y", spec.clone())
+        .route("a/other", json!({ "gatewayClassName": "else" }))
+        .compile();
+    let snapshot = &compiled.0.snapshot;
+    assert_eq!(snapshot.version, 3);
+    let labels: Vec<_> = snapshot.routes.iter().map(|route| (&*route.label, route.name.to_string())).collect();
+    assert_eq!(labels, [("a/y", "a/y".to_owned()), ("b/x", "b/x".to_owned())], "sorted, of the class");
+    let rules: Vec<_> =
+        snapshot.rules.iter().map(|rule| (rule.route.0, &*rule.name, rule.backend_refs.len())).collect();
+    assert_eq!(rules, [(0, "named", 1), (0, "1", 0), (1, "named", 1), (1, "1", 0)], "weight 0 is left out");
+    assert_eq!(compiled.0.statuses.len(), 2);
+    assert_eq!(compiled.0.statuses[0].generation, Some(7));
+}

@@ -1,0 +1,289 @@
+//! Against a real API server: the CRD, the manifests of this repository, and tidegate as a container.
+//!
+//! `tests/cluster.sh` builds the control plane and runs this; without one every test says so and skips.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/cluster.rs"]
+mod cluster;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use cluster::{Cluster, Options, PATIENCE, wait_for};
+
+/// The YAML files of a folder of this repository, in order.
+fn yaml_files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let Ok(entries) = fs::read_dir(&folder) else { return Vec::new() };
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.expect("a readable folder").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Installs what is in `crds/` and waits until it is served; tests may call it beside each other.
+fn install_crds(cluster: &Cluster) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap();
+    let files = yaml_files("crds");
+    assert!(!files.is_empty(), "crds/ holds the CRD");
+    for file in &files {
+        let file = file.to_str().expect("a path in UTF-8");
+        cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", file]);
+        let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+        cluster.kubectl(&["wait", "--for=condition=Established", &timeout, "-f", file]);
+    }
+}
+
+#[test]
+fn a_cluster_ends_with_its_value() {
+    let Some(mut cluster) = Cluster::start(Options::default().without_nodes()) else { return };
+    println!("ready after {} ms", cluster.ready()["millis"]["total"]);
+    let version = cluster.kubectl(&["version"]);
+    assert!(version.contains("Server Version: v1.36."), "{version}");
+    // A killed part is gone, and comes back at the same address.
+    cluster.fault("kill apiserver");
+    assert!(cluster.try_kubectl(&["get", "namespaces", "--request-timeout=2s"]).is_err());
+    cluster.fault("start apiserver");
+    cluster.kubectl(&["get", "namespace", "default"]);
+    let folder = PathBuf::from(cluster.ready()["dir"].as_str().unwrap());
+    let supervisor = cluster.ready()["pids"]["supervisor"].as_u64().unwrap();
+    assert!(folder.exists());
+    drop(cluster);
+    assert!(!folder.exists(), "{} is left", folder.display());
+    assert!(!Path::new(&format!("/proc/{supervisor}")).exists(), "the supervisor lives");
+}
+
+#[test]
+fn a_service_account_has_its_rights_and_no_more() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let namespace = cluster.namespace("rights");
+    namespace.kubectl(&["create", "serviceaccount", "gateway"]);
+    namespace.kubectl(&["create", "role", "gateway", "--verb=get,list", "--resource=services"]);
+    let account = format!("--serviceaccount={}:gateway", namespace.name);
+    namespace.kubectl(&["create", "rolebinding", "gateway", "--role=gateway", &account]);
+    let kubeconfig = namespace.kubeconfig_for("gateway");
+    wait_for("the role", || cluster.kubectl_as(&kubeconfig, &["get", "services"]));
+    let refused = cluster.kubectl_as(&kubeconfig, &["get", "secrets"]).expect_err("no right to see secrets");
+    assert!(refused.contains("Forbidden"), "{refused}");
+    let who = cluster.kubectl_as(&kubeconfig, &["auth", "whoami", "--output=json"]).unwrap();
+    assert!(who.contains(&format!("system:serviceaccount:{}:gateway", namespace.name)), "{who}");
+}
+
+/// The kind that the examples name beside our own. The real one comes with Gateway API's bundle; without that, a
+/// stand-in lets the examples be created as they are.
+const REFERENCE_GRANT: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: referencegrants.gateway.networking.k8s.io
+  annotations: {api-approved.kubernetes.io: "unapproved, a stand-in of tests"}
+spec:
+  group: gateway.networking.k8s.io
+  scope: Namespaced
+  names: {kind: ReferenceGrant, listKind: ReferenceGrantList, plural: referencegrants, singular: referencegrant}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema:
+      openAPIV3Schema: {type: object, properties: {spec: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+"#;
+
+#[test]
+fn the_crd_installs_and_all_examples_are_accepted() {
+    let Some(cluster) = Cluster::shared() else { return };
+    install_crds(cluster);
+    if cluster.try_kubectl(&["get", "crd", "referencegrants.gateway.networking.k8s.io"]).is_err() {
+        cluster.apply(REFERENCE_GRANT);
+        let crd = "crd/referencegrants.gateway.networking.k8s.io";
+        cluster.kubectl(&["wait", "--for=condition=Established", &format!("--timeout={}s", PATIENCE.as_secs()), crd]);
+    }
+    let files = yaml_files("manifests/examples");
+    assert!(!files.is_empty(), "manifests/examples holds examples");
+    let mut made = Vec::new();
+    for file in &files {
+        let text = fs::read_to_string(file).unwrap();
+        // Namespaces are made for real: a dry run in one that is not there is refused.
+        for name in namespaces_in(&text) {
+            if cluster.try_kubectl(&["get", "namespace", &name]).is_err() {
+                cluster.kubectl(&["create", "namespace", &name]);
+                made.push(name);
+            }
+        }
+        let documents = text.split("\n---").filter(|document| document.contains("\nkind:")).count();
+        let path = file.to_str().unwrap();
+        let created =
+            wait_for(path, || cluster.try_kubectl(&["create", "--dry-run=server", "--validate=strict", "-f", path]));
+        assert_eq!(created.matches("created (server dry run)").count(), documents, "{path}: {created}");
+    }
+    for name in made {
+        cluster.kubectl(&["delete", "namespace", &name, "--wait=false"]);
+    }
+    // What kubectl tells about a field is the doc comment of its type.
+    let explained = cluster.kubectl(&["explain", "gatewayroute.spec.rules.backendRefs.weight"]);
+    assert!(explained.contains("FIELD: weight"), "{explained}");
+}
+
+/// The namespaces that a manifest names, in block or flow style.
+fn namespaces_in(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .flat_map(|line| line.split("namespace: ").skip(1))
+        .filter_map(|rest| rest.split([',', '}', ' ', '#']).next())
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_api_server_refuses_exactly_the_manifests_marked_schema() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let files = yaml_files("tests/data/bad-manifests");
+    if files.is_empty() {
+        println!("skipped: tests/data/bad-manifests is empty");
+        return;
+    }
+    install_crds(cluster);
+    let proxy = cluster.proxy();
+    let mut wrong = Vec::new();
+    let (mut refused, mut accepted) = (0, 0);
+    for file in &files {
+        let text = fs::read_to_string(file).unwrap();
+        let marked = match text.lines().next().and_then(|line| line.strip_prefix("# ")?.split_once(": ")) {
+            Some(("schema", _)) => true,
+            Some(("compiler", _)) => false,
+            _ => panic!("{}: the first line says neither schema nor compiler", file.display()),
+        };
+        let (status, said) = create(proxy.port, &text);
+        match (marked, status) {
+            (true, 400 | 422) => refused += 1,
+            (false, 201) => accepted += 1,
+            _ => wrong.push(format!("{}: marked schema: {marked}, answered {status}: {said}", file.display())),
+        }
+    }
+    println!("{refused} refused, {accepted} accepted");
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), files.len(), wrong.join("\n"));
+}
+
+/// Creates a GatewayRoute by dry run, as strictly as kubectl asks for it; the status and, if refused, the message.
+fn create(port: u16, manifest: &str) -> (u16, String) {
+    let path = "/apis/tidegate.dev/v1alpha1/namespaces/default/gatewayroutes?dryRun=All&fieldValidation=Strict";
+    let length = manifest.len();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/yaml\r\n");
+    let request =
+        format!("{head}accept: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{manifest}");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the proxy accepts");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request.as_bytes()).expect("the proxy reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
+    (status, answer.split_once("\"message\":").map(|(_, rest)| rest.chars().take(600).collect()).unwrap_or_default())
+}
+
+/// The gateway as its users will run it: a container with a read-only root and no privileges, probed by a kubelet, and
+/// behind a Service, in front of pods that come from an EndpointSlice written as a controller would.
+#[test]
+fn tidegate_serves_from_a_container() {
+    let Some(cluster) = Cluster::shared_with_pods() else { return };
+    let namespace = cluster.namespace("container");
+    let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+    namespace.apply(
+        "{apiVersion: v1, kind: Pod, metadata: {name: web, labels: {app: web}}, spec: {containers: [{name: web, image: web, \
+         ports: [{containerPort: 8080}]}]}}",
+    );
+    namespace.kubectl(&["wait", "--for=condition=Ready", "pod/web", &timeout]);
+    let backend = namespace.kubectl(&["get", "pod", "web", "--output=jsonpath={.status.podIP}"]);
+    let manifests = format!(
+        r#"
+apiVersion: tidegate.dev/v1alpha1
+kind: GatewayRoute
+metadata: {{name: web}}
+spec: {{hostnames: [web.test], rules: [{{backendRefs: [{{name: web, port: 80}}]}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec: {{ports: [{{name: http, port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+ports: [{{name: http, port: 8080}}]
+endpoints: [{{addresses: ["{backend}"]}}]
+"#
+    );
+    let file = cluster.file("routes.yaml", &manifests);
+    namespace.kubectl(&["create", "configmap", "routes", &format!("--from-file=all.yaml={file}")]);
+    namespace.apply(GATEWAY);
+    namespace.kubectl(&["rollout", "status", "deployment/gateway", &timeout]);
+    let address = wait_for("the address of the Service", || {
+        let address =
+            namespace.kubectl(&["get", "service", "gateway", "--output=jsonpath={.status.loadBalancer.ingress[0].ip}"]);
+        if address.is_empty() { Err("none yet".to_owned()) } else { Ok(address) }
+    });
+    let answer = wait_for("an answer through the gateway", || get(&address, "web.test"));
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"pod\": \"web\""), "{answer}");
+    // A rolling restart ends every pod by its grace, and the Service answers all the while.
+    namespace.kubectl(&["rollout", "restart", "deployment/gateway"]);
+    namespace.kubectl(&["rollout", "status", "deployment/gateway", &timeout]);
+    assert!(wait_for("an answer of the new pod", || get(&address, "web.test")).starts_with("HTTP/1.1 200"));
+    let restarts = "--output=jsonpath={.items[*].status.containerStatuses[*].restartCount}";
+    assert_eq!(
+        namespace.kubectl(&["get", "pods", "--selector=app=gateway,!gone", restarts]).replace(['0', ' '], ""),
+        ""
+    );
+}
+
+const GATEWAY: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: gateway}
+spec:
+  replicas: 2
+  strategy: {rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
+  selector: {matchLabels: {app: gateway}}
+  template:
+    metadata: {labels: {app: gateway}}
+    spec:
+      terminationGracePeriodSeconds: 20
+      securityContext: {runAsNonRoot: true, runAsUser: 65532, runAsGroup: 65532, seccompProfile: {type: RuntimeDefault}}
+      volumes: [{name: routes, configMap: {name: routes}}]
+      containers:
+      - name: tidegate
+        image: registry.example/tidegate:test
+        args: [standalone, --config, /etc/tidegate/routes, --http, "0.0.0.0:8080", --admin, "0.0.0.0:9090", --drain-delay, 1s]
+        ports: [{name: http, containerPort: 8080}, {name: admin, containerPort: 9090}]
+        securityContext: {readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+        startupProbe: {httpGet: {path: /livez, port: admin}, periodSeconds: 1, failureThreshold: 60}
+        readinessProbe: {httpGet: {path: /readyz, port: admin}, periodSeconds: 1, failureThreshold: 1}
+        livenessProbe: {httpGet: {path: /livez, port: admin}, periodSeconds: 5, failureThreshold: 6, timeoutSeconds: 5}
+        volumeMounts: [{name: routes, mountPath: /etc/tidegate/routes}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: gateway}
+spec: {type: LoadBalancer, selector: {app: gateway}, ports: [{name: http, port: 80, targetPort: http}]}
+"#;
+
+/// One GET at an address of the cluster; the whole answer as text.
+fn get(address: &str, host: &str) -> Result<String, String> {
+    let exchange = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect((address, 80))?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.write_all(format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    exchange().map_err(|error| error.to_string())
+}

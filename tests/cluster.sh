@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Tests against a real Kubernetes API server: the control plane's own tests (Go), then tidegate's (tests/cluster.rs).
+#
+# Builds and caches what it needs (tests/controlplane/build.sh): cold 10 to 15 minutes on 2 cores, warm 3 minutes in all.
+# Without Go it says so and is skipped; with CI=true that is a failure. With USE_EXISTING_CLUSTER=true only the Rust
+# tests run, against the cluster of the current kubeconfig. CLUSTER_BENCH=off leaves the benchmark out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ "${USE_EXISTING_CLUSTER:-}" = true ]; then
+  exec cargo test --locked --test cluster -- --nocapture
+fi
+if ! command -v go >/dev/null 2>&1; then
+  echo "cluster suite skipped: Go is missing (1.26 or newer builds the control plane)"
+  if [ "${CI:-}" = true ]; then exit 1; fi
+  exit 0
+fi
+
+unformatted=$(gofmt -l tests/controlplane)
+if [ -n "$unformatted" ]; then
+  echo "gofmt would change: $unformatted"
+  exit 1
+fi
+controlplane=$(tests/controlplane/build.sh controlplane)
+helm=$(tests/controlplane/build.sh helm)
+e2e=$(tests/controlplane/build.sh e2e)
+cargo test --locked --test cluster --no-run
+export TIDEGATE_CONTROLPLANE=$controlplane TIDEGATE_HELM=$helm
+
+# Pods have addresses that exist only inside such a namespace, and there is no other network in it.
+inside() { "$controlplane" netns -- "$@"; }
+inside true
+
+began=$SECONDS
+(cd tests/controlplane && CGO_ENABLED=0 GOTOOLCHAIN=local nice go test -trimpath ./internal/addr ./internal/images)
+inside "$e2e" -test.parallel=3 -test.timeout=20m ${CLUSTER_VERBOSE:+-test.v}
+echo "control plane: $((SECONDS - began)) s"
+if [ "${CLUSTER_BENCH:-}" != off ]; then
+  # The promises are for an idle machine; only what is far off fails here.
+  "$controlplane" bench --rounds=30 --check=100
+fi
+began=$SECONDS
+inside cargo test --locked --offline --test cluster -- --nocapture
+echo "tidegate in a cluster: $((SECONDS - began)) s"

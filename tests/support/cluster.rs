@@ -1,0 +1,330 @@
+//! A real Kubernetes API server for tests: `tests/controlplane`, or the cluster of the current kubeconfig.
+//!
+//! The path of the control plane comes from `TIDEGATE_CONTROLPLANE` (`tests/cluster.sh` builds it and sets the variable);
+//! with `USE_EXISTING_CLUSTER=true` the current kubeconfig is used instead, and tests that need pods that answer or
+//! faults on command skip. Everything is asked through kubectl, so that no client of ours is judged by itself.
+#![allow(dead_code, missing_docs)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// Bounds every wait. Only reached when something is broken: machines that run tests may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a cluster of our own is started with.
+#[derive(Default)]
+pub struct Options {
+    /// Further arguments of `controlplane up`.
+    pub args: Vec<String>,
+}
+
+impl Options {
+    /// Containers of this image run the local program.
+    pub fn image(mut self, name: &str, program: &str) -> Self {
+        self.args.extend(["--image".to_owned(), format!("{name}={program}")]);
+        self
+    }
+
+    /// No nodes: nothing but an API server with its controllers, which starts quicker.
+    pub fn without_nodes(mut self) -> Self {
+        self.args.push("--nodes=0".to_owned());
+        self
+    }
+}
+
+/// A cluster. One of our own ends with the value.
+pub struct Cluster {
+    kubectl: Vec<String>,
+    kubeconfig: Option<PathBuf>,
+    own: Option<Own>,
+    scratch: tempfile::TempDir,
+    made: AtomicU32,
+}
+
+/// The process of a cluster of our own.
+struct Own {
+    child: Child,
+    /// Open for as long as the cluster shall live.
+    stdin: Option<ChildStdin>,
+    answers: Mutex<Receiver<Value>>,
+    ready: Value,
+}
+
+fn control_plane() -> Option<String> {
+    std::env::var("TIDEGATE_CONTROLPLANE").ok().filter(|path| !path.is_empty())
+}
+
+fn use_existing() -> bool {
+    std::env::var("USE_EXISTING_CLUSTER").is_ok_and(|value| value == "true")
+}
+
+impl Cluster {
+    /// The cluster that the tests of this program share. Without one it says so and is `None`.
+    pub fn shared() -> Option<&'static Self> {
+        static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
+        let shared = SHARED.get_or_init(|| {
+            if use_existing() {
+                return Some(Self::existing());
+            }
+            Self::start(Options::default().image("tidegate", env!("CARGO_BIN_EXE_tidegate")))
+        });
+        if shared.is_none() {
+            say_skipped("there is no cluster");
+        }
+        shared.as_ref()
+    }
+
+    /// The shared cluster if it is one of our own, whose pods answer and whose addresses are reached from here.
+    pub fn shared_with_pods() -> Option<&'static Self> {
+        let shared = Self::shared()?;
+        if shared.own.is_none() {
+            say_skipped("pods of an existing cluster need not be reachable from here");
+            return None;
+        }
+        Some(shared)
+    }
+
+    /// A cluster for one test, which may break it. `None`, and said, when there is no control plane or an existing
+    /// cluster shall be used.
+    pub fn start(options: Options) -> Option<Self> {
+        if use_existing() {
+            say_skipped("an existing cluster shall be used, and this test needs one of its own");
+            return None;
+        }
+        let Some(program) = control_plane() else {
+            say_skipped("there is no control plane: tests/cluster.sh builds one and sets TIDEGATE_CONTROLPLANE");
+            return None;
+        };
+        let mut child = Command::new(&program)
+            .arg("up")
+            .args(&options.args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}"));
+        let stdin = child.stdin.take();
+        let answers = read_lines(child.stdout.take().expect("standard output is piped"));
+        let ready = match answers.recv_timeout(2 * PATIENCE) {
+            Ok(ready) => ready,
+            Err(RecvTimeoutError::Timeout) => panic!("{program} up is not ready after {:?}", 2 * PATIENCE),
+            // It has said why on standard error.
+            Err(RecvTimeoutError::Disconnected) => panic!("{program} up ended: {:?}", child.wait()),
+        };
+        let text = |key: &str| ready[key].as_str().unwrap_or_else(|| panic!("no {key} in {ready}")).to_owned();
+        Some(Self {
+            kubectl: vec![program, "kubectl".to_owned()],
+            kubeconfig: Some(text("kubeconfig").into()),
+            own: Some(Own { child, stdin, answers: Mutex::new(answers), ready }),
+            scratch: tempfile::tempdir().expect("a temporary folder"),
+            made: AtomicU32::new(0),
+        })
+    }
+
+    fn existing() -> Self {
+        let kubectl =
+            control_plane().map_or_else(|| vec!["kubectl".to_owned()], |program| vec![program, "kubectl".to_owned()]);
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        Self { kubectl, kubeconfig: None, own: None, scratch, made: AtomicU32::new(0) }
+    }
+
+    /// What the control plane said when it was ready; only of a cluster of our own.
+    pub fn ready(&self) -> &Value {
+        &self.own.as_ref().expect("a cluster of our own").ready
+    }
+
+    /// Sends a fault command (`stop apiserver`) and waits for its answer, which must say that it was carried out.
+    pub fn fault(&mut self, command: &str) -> Value {
+        let own = self.own.as_mut().expect("a cluster of our own");
+        let stdin = own.stdin.as_mut().expect("open until the end");
+        writeln!(stdin, "{command}").expect("the control plane reads");
+        let answer = own.answers.lock().expect("no panic while it was held").recv_timeout(PATIENCE).expect("an answer");
+        assert_eq!(answer["ok"], true, "{command}: {answer}");
+        answer
+    }
+
+    /// A kubectl command for the cluster, as its administrator.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.kubectl[0]);
+        command.args(&self.kubectl[1..]);
+        if let Some(kubeconfig) = &self.kubeconfig {
+            command.arg("--kubeconfig").arg(kubeconfig);
+        }
+        command.args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// What kubectl prints; it must succeed.
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        self.try_kubectl(args).unwrap_or_else(|error| panic!("kubectl {}: {error}", args.join(" ")))
+    }
+
+    /// What kubectl prints, or what it complains about.
+    pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
+        run(&mut self.command(args))
+    }
+
+    /// Applies manifests, server-side.
+    pub fn apply(&self, manifests: &str) -> String {
+        let file = self.file("apply.yaml", manifests);
+        self.kubectl(&["apply", "--server-side", "-f", &file])
+    }
+
+    /// Writes a file that lives as long as the cluster, and returns its path.
+    pub fn file(&self, name: &str, text: &str) -> String {
+        let path = self.scratch.path().join(format!("{}-{name}", self.made.fetch_add(1, Ordering::Relaxed)));
+        fs::write(&path, text).expect("a file in the temporary folder");
+        path.to_str().expect("a temporary folder in UTF-8").to_owned()
+    }
+
+    /// A new namespace, usable at once, that is given back with the value.
+    pub fn namespace(&self, prefix: &str) -> Namespace<'_> {
+        let name = format!("{prefix}-{:08x}", fastrand::u32(..));
+        self.kubectl(&["create", "namespace", &name]);
+        // Pods are refused before their namespace has its service account.
+        wait_for("the default service account", || {
+            self.try_kubectl(&["--namespace", &name, "get", "serviceaccount", "default", "--output=name"])
+        });
+        Namespace { cluster: self, name }
+    }
+
+    /// A kubeconfig with a token of a service account, and nothing of the administrator's.
+    pub fn kubeconfig_for(&self, namespace: &str, service_account: &str) -> PathBuf {
+        let token = self.kubectl(&["--namespace", namespace, "create", "token", service_account, "--duration=1h"]);
+        let view: Value =
+            serde_json::from_str(&self.kubectl(&["config", "view", "--raw", "--minify", "--flatten", "--output=json"]))
+                .expect("kubectl prints JSON");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": view["clusters"][0]["cluster"]}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}],
+            "users": [{"name": "test", "user": {"token": token.trim()}}],
+        });
+        self.file(&format!("{service_account}.kubeconfig"), &config.to_string()).into()
+    }
+
+    /// kubectl with another kubeconfig.
+    pub fn kubectl_as(&self, kubeconfig: &Path, args: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(&self.kubectl[0]);
+        run(command.args(&self.kubectl[1..]).arg("--kubeconfig").arg(kubeconfig).args(args).stdin(Stdio::null()))
+    }
+
+    /// Opens the API server on a plain port of 127.0.0.1, as the administrator, for as long as the value lives.
+    pub fn proxy(&self) -> Proxy {
+        let mut child = self.command(&["proxy", "--port=0"]).stdout(Stdio::piped()).spawn().expect("kubectl starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("standard output is piped")).read_line(&mut line).expect("a line");
+        let port = line.trim().rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        Proxy { port: port.unwrap_or_else(|| panic!("kubectl proxy says {line:?}")), child }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let Some(own) = &mut self.own else { return };
+        drop(own.stdin.take());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while matches!(own.child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                let _ = own.child.kill();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// A namespace of one test. Its end is not waited for: a namespace dies slowly.
+pub struct Namespace<'a> {
+    cluster: &'a Cluster,
+    /// The name, which no other test has.
+    pub name: String,
+}
+
+impl Namespace<'_> {
+    /// What kubectl prints in this namespace; it must succeed.
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        self.cluster.kubectl(&[&["--namespace", self.name.as_str()], args].concat())
+    }
+
+    /// What kubectl prints in this namespace, or what it complains about.
+    pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
+        self.cluster.try_kubectl(&[&["--namespace", self.name.as_str()], args].concat())
+    }
+
+    /// Applies manifests that name no namespace, server-side.
+    pub fn apply(&self, manifests: &str) -> String {
+        let file = self.cluster.file("apply.yaml", manifests);
+        self.kubectl(&["apply", "--server-side", "-f", &file])
+    }
+
+    /// A kubeconfig with a token of a service account of this namespace.
+    pub fn kubeconfig_for(&self, service_account: &str) -> PathBuf {
+        self.cluster.kubeconfig_for(&self.name, service_account)
+    }
+}
+
+impl Drop for Namespace<'_> {
+    fn drop(&mut self) {
+        let _ = self.cluster.try_kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
+    }
+}
+
+/// A running `kubectl proxy`.
+pub struct Proxy {
+    child: Child,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Calls until it succeeds and returns that; panics with the last error when it does not in time.
+pub fn wait_for<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(error) => assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn say_skipped(why: &str) {
+    println!("skipped: {why}");
+}
+
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{}: {error}", command.get_program().to_string_lossy()))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+/// Reads lines of JSON in the background until the stream ends.
+fn read_lines(stdout: ChildStdout) -> Receiver<Value> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            let value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+            if sender.send(value).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
