@@ -2,7 +2,7 @@
 //!
 //! It runs on the control runtime and never shares a port with traffic. `/livez`, `/readyz` and `/metrics` answer
 //! everyone; `/debug/…` answers loopback and the networks of `--debug-allow` only. It reads what is published and changes
-//! nothing.
+//! nothing, but for live sockets that somebody asks it to close.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +19,7 @@ use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use crate::connections::Connections;
 use crate::live::LiveView;
 use crate::readiness::Readiness;
 use crate::settings::Settings;
@@ -39,6 +40,8 @@ pub struct Admin {
     pub listeners: Vec<Arc<str>>,
     /// The settings of the process.
     pub settings: Arc<Settings>,
+    /// The registry of live sockets.
+    pub connections: Arc<Connections>,
     /// The epoch that the data workers measure time by.
     pub epoch: std::time::Instant,
 }
@@ -83,11 +86,14 @@ impl Admin {
         }
     }
 
-    /// One answer; nothing of the request but method and path matters.
+    /// One answer; nothing of the request but method, path and query matters.
     fn answer<B>(&self, request: &Request<B>, peer: SocketAddr) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         if path.starts_with("/debug/") && !self.may_debug(peer.ip()) {
             return text(StatusCode::FORBIDDEN, "debug answers loopback and --debug-allow only\n");
+        }
+        if let Some(rest) = path.strip_prefix("/debug/connections") {
+            return self.connections(request.method(), rest, request.uri().query());
         }
         let answer = match path {
             "/livez" => text(StatusCode::OK, "ok\n"),
@@ -101,9 +107,48 @@ impl Admin {
         if matches!(*request.method(), Method::GET | Method::HEAD) {
             return answer;
         }
-        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "");
-        refused.headers_mut().insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
-        refused
+        not_allowed("GET, HEAD")
+    }
+
+    /// `/debug/connections`: lists live sockets (GET), closes one by its id or all of a route or pod (DELETE).
+    fn connections(&self, method: &Method, rest: &str, query: Option<&str>) -> Response<Full<Bytes>> {
+        let listing = matches!(*method, Method::GET | Method::HEAD);
+        match (rest.strip_prefix('/'), query) {
+            (None, _) if rest.is_empty() && listing => json(&debug::connections(&self.connections)),
+            (None, query) if rest.is_empty() && *method == Method::DELETE => self.close_all(query.unwrap_or_default()),
+            (None, _) if rest.is_empty() => not_allowed("GET, HEAD, DELETE"),
+            (Some(id), _) if *method == Method::DELETE => match id.parse() {
+                Ok(id) if self.connections.close(id) => json(&debug::Closed { closed: 1 }),
+                Ok(_) | Err(_) => text(StatusCode::NOT_FOUND, format!("no connection {id:?}\n")),
+            },
+            (Some(_), _) => not_allowed("DELETE"),
+            (None, _) => text(StatusCode::NOT_FOUND, ""),
+        }
+    }
+
+    fn close_all(&self, query: &str) -> Response<Full<Bytes>> {
+        let (mut route, mut pod) = (None, None);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("route", value)) if !value.is_empty() && route.is_none() => route = Some(unescape(value)),
+                Some(("pod", value)) if !value.is_empty() && pod.is_none() => pod = Some(unescape(value)),
+                _ => {
+                    return text(
+                        StatusCode::BAD_REQUEST,
+                        format!("{pair:?}: only route=namespace/name and pod=name\n"),
+                    );
+                }
+            }
+        }
+        if route.is_none() && pod.is_none() {
+            // Closing everything is never a slip of the hand.
+            return text(StatusCode::BAD_REQUEST, "say which: an id in the path, route=namespace/name or pod=name\n");
+        }
+        let closed = self.connections.close_all(|info| {
+            route.as_deref().is_none_or(|route| *route == *info.route)
+                && pod.as_deref().is_none_or(|pod| info.pod.as_deref() == Some(pod))
+        });
+        json(&debug::Closed { closed })
     }
 
     fn may_debug(&self, peer: IpAddr) -> bool {
@@ -125,6 +170,17 @@ impl Admin {
         response.headers_mut().insert(CONTENT_TYPE, kind);
         response
     }
+}
+
+fn not_allowed(methods: &'static str) -> Response<Full<Bytes>> {
+    let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "");
+    refused.headers_mut().insert(ALLOW, http::HeaderValue::from_static(methods));
+    refused
+}
+
+/// A query value with its `%2F` undone: a route's label has a slash, other escapes never stand in names.
+fn unescape(value: &str) -> String {
+    value.replace("%2F", "/").replace("%2f", "/")
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

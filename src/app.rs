@@ -23,6 +23,7 @@ use crate::admin::Admin;
 use crate::compile::compile;
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::inputs::{Inputs, StaticListener};
+use crate::connections::Connections;
 use crate::drain::{self, DrainControl, Phase};
 use crate::live::{self, Publisher};
 use crate::proxy::listener::{self, BoundListener};
@@ -37,6 +38,9 @@ mod workers;
 
 /// How long closing everything may take once the time for requests is over.
 const LAST_CALL: Duration = Duration::from_secs(1);
+
+/// How long sockets may take to say goodbye at the end of their window.
+const LAST_CALL_OF_SOCKETS: Duration = Duration::from_secs(3);
 
 /// Where the gateway serves: the line on standard output.
 #[derive(Clone, Debug, Serialize)]
@@ -57,6 +61,7 @@ pub struct Running {
     runtime: Runtime,
     readiness: Readiness,
     control: DrainControl,
+    connections: Arc<Connections>,
     settings: Arc<Settings>,
     access_log: Option<(AccessLogHandle, AccessLogWriter)>,
     // Held so that it goes on watching.
@@ -113,7 +118,9 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
         listeners: settings.listeners.keys().cloned().zip(bound.iter().map(|listener| listener.address)).collect(),
         admin: admin_socket.address,
     };
+    let connections = Arc::new(Connections::default());
     let admin = Admin {
+        connections: Arc::clone(&connections),
         live: publisher.view(),
         readiness: readiness.clone(),
         metrics: Arc::clone(&metrics),
@@ -134,10 +141,17 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
     runtime.block_on(view.reached(1)).context("the first version was not published")?;
     snapshot_ready.ready();
     let (control, drain) = drain::channel();
-    let parts = workers::Parts { settings: Arc::clone(&settings), listeners, metrics, epoch, drain };
+    let parts = workers::Parts {
+        settings: Arc::clone(&settings),
+        listeners,
+        metrics,
+        connections: Arc::clone(&connections),
+        epoch,
+        drain,
+    };
     workers::start(&parts, bound, feeds, access_log.as_ref().map(|(handle, _)| handle))?;
     drop(parts);
-    Ok(Running { ready, updates, runtime, readiness, control, settings, access_log, _source: source })
+    Ok(Running { ready, updates, runtime, readiness, control, connections, settings, access_log, _source: source })
 }
 
 impl Running {
@@ -156,14 +170,14 @@ impl Running {
     /// # Errors
     /// When signals cannot be listened for.
     pub fn wait(self) -> Result<()> {
-        let Self { runtime, readiness, control, settings, access_log, .. } = self;
+        let Self { runtime, readiness, control, connections, settings, access_log, .. } = self;
         let handle = access_log.as_ref().map(|(handle, _)| handle);
         runtime.block_on(async {
             let mut signals = Signals::new()?;
             signals.stop(handle).await;
             tracing::info!("draining: not ready, still accepting");
             readiness.drain();
-            let drained = drain(&control, settings.drain.delay, settings.drain.timeout);
+            let drained = drain(&control, &connections, settings.drain.delay, settings.drain.timeout);
             tokio::select! {
                 () = drained => tracing::info!("drained"),
                 () = signals.stop(handle) => {
@@ -183,17 +197,30 @@ impl Running {
     }
 }
 
-/// The order of the stop: still accepting for `delay`, then finish what is in flight within `timeout`.
-async fn drain(control: &DrainControl, delay: Duration, timeout: Duration) {
+/// The order of the stop: still accepting for `delay`, then requests finish within `timeout` while sockets leave within the
+/// windows of their rules; the process ends when all are gone.
+async fn drain(control: &DrainControl, connections: &Connections, delay: Duration, timeout: Duration) {
     control.advance(Phase::NotReady);
     tokio::time::sleep(delay).await;
     control.advance(Phase::Closing);
-    if tokio::time::timeout(timeout, control.joined()).await.is_err() {
-        tracing::warn!("requests are still in flight at the end of the drain timeout: closing them");
-        control.advance(Phase::Ended);
-        // What does not end now ends with the process.
-        let _ = tokio::time::timeout(LAST_CALL, control.joined()).await;
+    let closing = Instant::now();
+    if tokio::time::timeout(timeout, control.joined()).await.is_ok() {
+        return;
     }
+    tracing::warn!(sockets = connections.len(), "the drain timeout is over: closing requests that are still in flight");
+    control.advance(Phase::Ended);
+    // Sockets have a time of their own. What does not end after that ends with the process.
+    while let Some(window) = connections.longest_drain() {
+        let last = closing + window + LAST_CALL_OF_SOCKETS;
+        if Instant::now() >= last {
+            break;
+        }
+        let soon = last.min(Instant::now() + LAST_CALL);
+        if tokio::time::timeout_at(soon, control.joined()).await.is_ok() {
+            return;
+        }
+    }
+    let _ = tokio::time::timeout(LAST_CALL, control.joined()).await;
 }
 
 /// The signals that the process follows.

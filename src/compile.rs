@@ -12,6 +12,7 @@
 mod attach;
 pub mod diagnostics;
 pub mod endpoints;
+mod filters;
 pub mod inputs;
 mod matches;
 mod policies;
@@ -20,6 +21,7 @@ mod report;
 mod routes;
 mod rules;
 pub mod status;
+mod upgrades;
 
 use diagnostics::Diagnostic;
 use inputs::Inputs;

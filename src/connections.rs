@@ -25,6 +25,8 @@ pub struct SocketInfo {
     pub endpoint: SocketAddr,
     /// The client.
     pub client: SocketAddr,
+    /// How long the socket may go on once the process stops.
+    pub drain_window: Duration,
 }
 
 /// One live socket.
@@ -118,11 +120,19 @@ struct State {
     by_rule: HashMap<(Arc<str>, Arc<str>), u32>,
 }
 
+/// A place for a socket of a rule that is about to open; leaving scope gives it back.
+#[derive(Debug)]
+pub struct Reservation {
+    /// Label of the route and name of the rule.
+    rule: (Arc<str>, Arc<str>),
+    owner: Arc<Connections>,
+}
+
 /// A socket's place in the registry; leaving scope takes it out.
 #[derive(Debug)]
 pub struct Registration {
     entry: Arc<Entry>,
-    owner: Arc<Connections>,
+    reservation: Reservation,
 }
 
 /// The rule has as many sockets as it may.
@@ -130,31 +140,25 @@ pub struct Registration {
 pub struct Full;
 
 impl Connections {
-    /// Enters a socket.
+    /// Keeps a place for a socket of a rule, so that no endpoint is asked for one that may not open.
     ///
     /// # Errors
-    /// [`Full`] when the rule already has `max` of them.
-    pub fn register(self: &Arc<Self>, info: SocketInfo, max: Option<u32>) -> Result<Registration, Full> {
+    /// [`Full`] when the rule already has `max` of them, open or about to open.
+    pub fn reserve(self: &Arc<Self>, route: &Arc<str>, rule: &Arc<str>, max: Option<u32>) -> Result<Reservation, Full> {
+        let rule = (Arc::clone(route), Arc::clone(rule));
         let mut state = self.lock();
-        let open = state.by_rule.entry((Arc::clone(&info.route), Arc::clone(&info.rule))).or_insert(0);
+        let open = state.by_rule.entry(rule.clone()).or_insert(0);
         if max.is_some_and(|max| *open >= max) {
             return Err(Full);
         }
         *open += 1;
-        state.next += 1;
-        let entry = Arc::new(Entry {
-            id: state.next,
-            info,
-            since: SystemTime::now(),
-            opened: Instant::now(),
-            to_client: AtomicU64::new(0),
-            to_endpoint: AtomicU64::new(0),
-            active_millis: AtomicU64::new(0),
-            closing: AtomicBool::new(false),
-            close: Notify::new(),
-        });
-        state.entries.insert(entry.id, Arc::clone(&entry));
-        Ok(Registration { entry, owner: Arc::clone(self) })
+        Ok(Reservation { rule, owner: Arc::clone(self) })
+    }
+
+    /// The longest time that an open socket may go on once the process stops; `None` when there is none.
+    #[must_use]
+    pub fn longest_drain(&self) -> Option<Duration> {
+        self.lock().entries.values().map(|entry| entry.info.drain_window).max()
     }
 
     /// Live sockets, oldest first.
@@ -197,6 +201,29 @@ impl Connections {
     }
 }
 
+impl Reservation {
+    /// Enters the socket that took the place.
+    #[must_use]
+    pub fn open(self, info: SocketInfo) -> Registration {
+        let mut state = self.owner.lock();
+        state.next += 1;
+        let entry = Arc::new(Entry {
+            id: state.next,
+            info,
+            since: SystemTime::now(),
+            opened: Instant::now(),
+            to_client: AtomicU64::new(0),
+            to_endpoint: AtomicU64::new(0),
+            active_millis: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            close: Notify::new(),
+        });
+        state.entries.insert(entry.id, Arc::clone(&entry));
+        drop(state);
+        Registration { entry, reservation: self }
+    }
+}
+
 impl Registration {
     /// The socket's entry.
     #[must_use]
@@ -207,13 +234,17 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        self.reservation.owner.lock().entries.remove(&self.entry.id);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
         let mut state = self.owner.lock();
-        state.entries.remove(&self.entry.id);
-        let key = (Arc::clone(&self.entry.info.route), Arc::clone(&self.entry.info.rule));
-        if let Some(open) = state.by_rule.get_mut(&key) {
+        if let Some(open) = state.by_rule.get_mut(&self.rule) {
             *open -= 1;
             if *open == 0 {
-                state.by_rule.remove(&key);
+                state.by_rule.remove(&self.rule);
             }
         }
     }
@@ -223,9 +254,22 @@ impl Drop for Registration {
 mod tests {
     use super::*;
 
+    impl Connections {
+        fn register(self: &Arc<Self>, info: SocketInfo, max: Option<u32>) -> Result<Registration, Full> {
+            Ok(self.reserve(&info.route, &info.rule, max)?.open(info))
+        }
+    }
+
     fn info(route: &str, pod: &str) -> SocketInfo {
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
-        SocketInfo { route: route.into(), rule: "0".into(), pod: Some(pod.into()), endpoint: address, client: address }
+        SocketInfo {
+            route: route.into(),
+            rule: "0".into(),
+            pod: Some(pod.into()),
+            endpoint: address,
+            client: address,
+            drain_window: Duration::from_secs(30),
+        }
     }
 
     #[test]

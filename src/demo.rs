@@ -4,6 +4,7 @@
 //! follow the files: an endpoint that is added gets a backend at once.
 
 mod backend;
+mod chat;
 mod guide;
 
 pub use backend::Backends;
@@ -22,6 +23,7 @@ use crate::cli;
 
 /// The example, as it stands in the repository.
 const EMBEDDED: &[(&str, &str)] = &[
+    ("chat.yaml", include_str!("../manifests/demo/chat.yaml")),
     ("empty.yaml", include_str!("../manifests/demo/empty.yaml")),
     ("maps.yaml", include_str!("../manifests/demo/maps.yaml")),
     ("portal.yaml", include_str!("../manifests/demo/portal.yaml")),

@@ -101,8 +101,8 @@ pub struct Answer {
     pub status: StatusCode,
     /// Its fields.
     pub headers: HeaderMap,
-    /// Its body.
-    pub body: Bytes,
+    /// Its body; `None`: the table of own answers says what goes with the status.
+    pub body: Option<Bytes>,
     /// Why the answer is the gateway's and not the backend's.
     pub reason: Reason,
 }
@@ -171,6 +171,13 @@ impl Chain {
         }
     }
 
+    /// Takes back the innermost layers of a try that failed, so that others can be entered in their place; `layers` is the
+    /// number that stay entered.
+    pub fn retreat(&mut self, layers: usize) {
+        self.entered = self.entered.min(layers);
+        self.memories.retain(|(position, _)| *position < layers);
+    }
+
     /// Runs the response side of the layer at `position`, the innermost that is still entered.
     fn leave(&mut self, position: usize, layer: &Filter, view: &mut ResponseView<'_>) {
         self.entered = position;
@@ -198,9 +205,9 @@ fn body_limit(bytes: u64, director: &mut Director<'_, '_>) -> Flow {
     Flow::Continue
 }
 
-/// An answer without a body of its own: the table of own answers supplies it.
+/// A refusal: its wording is that of every own answer.
 fn refuse(status: StatusCode, reason: Reason) -> Flow {
-    Flow::Respond(Answer { status, headers: HeaderMap::new(), body: Bytes::new(), reason })
+    Flow::Respond(Answer { status, headers: HeaderMap::new(), body: None, reason })
 }
 
 #[cfg(test)]

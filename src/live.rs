@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::balance::{Balancers, EndpointRegistry, Pick, PickRequest, Previous, RuleState};
 use crate::model::ids::RuleId;
+use crate::model::route::WeightedBackend;
 use crate::model::snapshot::Snapshot;
 use crate::telemetry::metrics::{ConfigObjects, Metrics, RuleSeries};
 
@@ -350,19 +351,41 @@ impl WorkerLive {
     ///
     /// Takes no lock, and allocates only with a rule's first pick on this worker.
     pub fn pick(&self, rule: RuleId, request: &PickRequest<'_>, now: Duration, rng: &mut fastrand::Rng) -> Pick {
+        match self.state(rule) {
+            Some((state, refs)) => state.pick(refs, request, now, rng),
+            None => Pick::NoBackend,
+        }
+    }
+
+    /// As [`pick`](Self::pick), but of one reference of the rule, by its position, whatever the split says.
+    pub fn pick_of(
+        &self,
+        (rule, backend_ref): (RuleId, usize),
+        request: &PickRequest<'_>,
+        now: Duration,
+        rng: &mut fastrand::Rng,
+    ) -> Pick {
+        match self.state(rule) {
+            Some((state, refs)) => state.pick_of(backend_ref, refs, request, now, rng),
+            None => Pick::NoBackend,
+        }
+    }
+
+    /// This worker's balancers of a rule, made with its first pick, and the rule's references.
+    #[inline]
+    fn state(&self, rule: RuleId) -> Option<(&RuleState, &[WeightedBackend])> {
         let live = self.live();
-        let (Some(slot), Some(data)) = (self.rules.get(rule.index()), live.snapshot.rule(rule)) else {
-            return Pick::NoBackend;
-        };
+        let slot = self.rules.get(rule.index())?;
+        let data = live.snapshot.rule(rule)?;
         let state = match slot.get() {
             Some(state) => state,
             None => {
-                let Some(targets) = live.balancers.rule(rule) else { return Pick::NoBackend };
+                let targets = live.balancers.rule(rule)?;
                 self.touched.borrow_mut().push(rule);
                 slot.get_or_init(|| Rc::new(RuleState::new(Arc::clone(targets), self.start)))
             }
         };
-        state.pick(&data.backend_refs, request, now, rng)
+        Some((state, &data.backend_refs))
     }
 
     /// Counts an answered request of a rule of this snapshot, and its time from the first byte of its head to the last

@@ -85,6 +85,8 @@ reasons! {
     Expect => "expect",
     /// A broken upgrade handshake (UP2, UP4, UP5).
     Upgrade => "upgrade",
+    /// The rule has as many upgraded connections as it may (`upgrades.maxConnections`).
+    MaxConnections => "max_connections",
     /// Too many unproductive frames or resets on a connection (HT14 to HT16).
     Flood => "flood",
     /// The endpoint's response is malformed (RS1 to RS4).

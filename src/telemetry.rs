@@ -17,6 +17,10 @@
 //! | `tidegate_upstream_connections_open` | gauge |  | Connections to endpoints that are open, in use or idle. |
 //! | `tidegate_upstream_connects_total` | counter | `result` | Attempts to connect to an endpoint. |
 //! | `tidegate_upstream_retries_total` | counter |  | Requests that were sent a second time. |
+//! | `tidegate_sockets_open` | gauge |  | Upgraded connections that are open. |
+//! | `tidegate_socket_bytes_total` | counter | `direction` | Bytes that upgraded connections carried, counted while they are open. |
+//! | `tidegate_sockets_closed_total` | counter | `end` | Upgraded connections that ended, by what ended them. |
+//! | `tidegate_socket_duration_seconds` | histogram |  | How long upgraded connections lasted, from the 101 on. |
 //! | `tidegate_interim_responses_dropped_total` | counter |  | Interim answers of endpoints that were not passed on. |
 //! | `tidegate_underscore_fields_removed_total` | counter |  | Request fields that were removed because their name has an underscore. |
 //! | `tidegate_accept_pauses_total` | counter |  | Times a listener stopped accepting because few file descriptors were left. |
@@ -37,13 +41,15 @@
 //! | `code` | `1xx` `2xx` `3xx` `4xx` `5xx` |
 //! | `listener` | the static listener's name |
 //! | `side` | `downstream` (clients) `upstream` (endpoints) `admin` |
+//! | `direction` | `to_client` `to_endpoint` |
+//! | `end` | `finished` (both ends), `reset` (one end), `tunnel_idle` `tunnel_lifetime` `drain` `admin` (tidegate), `dropped` (its worker ended) |
 //! | `result` | `ok` `refused` `timeout` `error` |
 //! | `where` | `request` `connection` `control` |
 //! | `severity` | `error` `warning` |
 //! | `kind` | `route` `rule` `backend` `endpoint` |
 //! | `reason` | a reason, as in the access log |
 //! | `version` | the program's version |
-//! | `le` | `0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds |
+//! | `le` | `0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections |
 //!
 //! | access-log field | type | meaning |
 //! |---|---|---|
@@ -64,9 +70,9 @@
 //! | `endpoint` | string? | Address and port of the endpoint that was used last. |
 //! | `pod` | string? | Name of the endpoint's pod. |
 //! | `attempts` | number | How often the request was sent to an endpoint. |
-//! | `received_bytes` | number | Bytes of the request's body. |
-//! | `sent_bytes` | number | Bytes of the answer's body. |
-//! | `duration_seconds` | number | From the first byte of the request's head to the last of the answer. |
+//! | `received_bytes` | number | Bytes of the request's body; of an upgraded connection all that went to the endpoint. |
+//! | `sent_bytes` | number | Bytes of the answer's body; of an upgraded connection all that went to the client. |
+//! | `duration_seconds` | number | From the first byte of the request's head to the last of the answer; to its end for an upgraded connection. |
 //! | `connect_seconds` | number? | Time to connect to the endpoint; absent on a pooled connection. |
 //! | `upstream_seconds` | number? | From sending the request to the endpoint's response head, in the last try. |
 
@@ -170,6 +176,20 @@ pub const METRICS: &[Metric] = &[
     metric("tidegate_upstream_connections_open", Gauge, &[], "Connections to endpoints that are open, in use or idle."),
     metric("tidegate_upstream_connects_total", Counter, &["result"], "Attempts to connect to an endpoint."),
     metric("tidegate_upstream_retries_total", Counter, &[], "Requests that were sent a second time."),
+    metric("tidegate_sockets_open", Gauge, &[], "Upgraded connections that are open."),
+    metric(
+        "tidegate_socket_bytes_total",
+        Counter,
+        &["direction"],
+        "Bytes that upgraded connections carried, counted while they are open.",
+    ),
+    metric("tidegate_sockets_closed_total", Counter, &["end"], "Upgraded connections that ended, by what ended them."),
+    metric(
+        "tidegate_socket_duration_seconds",
+        Histogram,
+        &[],
+        "How long upgraded connections lasted, from the 101 on.",
+    ),
     metric(
         "tidegate_interim_responses_dropped_total",
         Counter,
@@ -221,13 +241,21 @@ pub const LABELS: &[(&str, &str)] = &[
     ("code", "`1xx` `2xx` `3xx` `4xx` `5xx`"),
     ("listener", "the static listener's name"),
     ("side", "`downstream` (clients) `upstream` (endpoints) `admin`"),
+    ("direction", "`to_client` `to_endpoint`"),
+    (
+        "end",
+        "`finished` (both ends), `reset` (one end), `tunnel_idle` `tunnel_lifetime` `drain` `admin` (tidegate), `dropped` (its worker ended)",
+    ),
     ("result", "`ok` `refused` `timeout` `error`"),
     ("where", "`request` `connection` `control`"),
     ("severity", "`error` `warning`"),
     ("kind", "`route` `rule` `backend` `endpoint`"),
     ("reason", "a reason, as in the access log"),
     ("version", "the program's version"),
-    ("le", "`0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds"),
+    (
+        "le",
+        "`0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections",
+    ),
 ];
 
 /// Every field of an access-log line, in its order.
@@ -253,9 +281,17 @@ pub const ACCESS_LOG: &[Field] = &[
     field("endpoint", "string?", "Address and port of the endpoint that was used last."),
     field("pod", "string?", "Name of the endpoint's pod."),
     field("attempts", "number", "How often the request was sent to an endpoint."),
-    field("received_bytes", "number", "Bytes of the request's body."),
-    field("sent_bytes", "number", "Bytes of the answer's body."),
-    field("duration_seconds", "number", "From the first byte of the request's head to the last of the answer."),
+    field(
+        "received_bytes",
+        "number",
+        "Bytes of the request's body; of an upgraded connection all that went to the endpoint.",
+    ),
+    field("sent_bytes", "number", "Bytes of the answer's body; of an upgraded connection all that went to the client."),
+    field(
+        "duration_seconds",
+        "number",
+        "From the first byte of the request's head to the last of the answer; to its end for an upgraded connection.",
+    ),
     field("connect_seconds", "number?", "Time to connect to the endpoint; absent on a pooled connection."),
     field("upstream_seconds", "number?", "From sending the request to the endpoint's response head, in the last try."),
 ];
@@ -283,7 +319,7 @@ pub fn table() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::{ConnectResult, Side, Where};
+    use crate::telemetry::metrics::{ConnectResult, Direction, Side, SocketEnd, Where};
 
     #[test]
     fn the_docs_have_the_tables() {
@@ -319,6 +355,8 @@ mod tests {
         let sides = Side::ALL.iter().map(|value| value.as_str()).chain(["admin"]);
         assert_eq!(listed("side"), sides.collect::<Vec<_>>());
         assert_eq!(listed("result"), ConnectResult::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("direction"), Direction::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("end"), SocketEnd::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("where"), Where::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
     }
 }

@@ -16,9 +16,6 @@ use std::time::Duration;
 use http1_bed::{Backend, Case, Cases, Delivery, Step};
 use http1_gateway::Gateway;
 
-/// Cases that need WebSockets.
-const LATER: [&str; 1] = ["F-handshake"];
-
 /// Byte by byte the head is on its way before the seventeenth zero comes: the backend sees an incomplete request, which
 /// neither alternative of the case allows.
 const NOT_BY_BYTES: [&str; 1] = ["B-17-zeros"];
@@ -64,20 +61,14 @@ fn assert_none(what: &str, count: usize, failed: &[(String, String)]) {
     println!("{count} {what} passed");
 }
 
-fn required(all: &Cases) -> Vec<&Case> {
-    all.cases.iter().filter(|case| !LATER.contains(&&case.id[..])).collect()
-}
-
 #[test]
 fn cases_over_ipv4() {
     let Some(all) = http1_bed::load() else { return };
     let ids: BTreeSet<&str> = all.cases.iter().map(|case| &case.id[..]).collect();
-    assert!(LATER.iter().chain(&NOT_BY_BYTES).all(|id| ids.contains(id)), "a listed case does not exist");
+    assert!(NOT_BY_BYTES.iter().all(|id| ids.contains(id)), "a listed case does not exist");
     let cases: Vec<&Case> = all.cases.iter().collect();
     let failed = run(&all, &cases, false, Delivery::Whole);
-    let (later, failed): (Vec<_>, Vec<_>) = failed.into_iter().partition(|(id, _)| LATER.contains(&&id[..]));
-    println!("{} of {} later cases pass already", LATER.len() - later.len(), LATER.len());
-    assert_none("cases over IPv4", cases.len() - LATER.len(), &failed);
+    assert_none("cases over IPv4", cases.len(), &failed);
 }
 
 #[test]
@@ -87,7 +78,7 @@ fn cases_over_ipv6() {
         println!("skipped: this machine has no ::1");
         return;
     }
-    let cases = required(&all);
+    let cases: Vec<&Case> = all.cases.iter().collect();
     let failed = run(&all, &cases, true, Delivery::Whole);
     assert_none("cases over IPv6", cases.len(), &failed);
 }
@@ -95,7 +86,7 @@ fn cases_over_ipv6() {
 #[test]
 fn cases_byte_by_byte() {
     let Some(all) = http1_bed::load() else { return };
-    let mut cases = required(&all);
+    let mut cases: Vec<&Case> = all.cases.iter().collect();
     cases.retain(|case| !NOT_BY_BYTES.contains(&&case.id[..]));
     fastrand::Rng::with_seed(1).shuffle(&mut cases);
     cases.truncate(48);
@@ -106,7 +97,7 @@ fn cases_byte_by_byte() {
 #[test]
 fn cases_behind_a_forwarded_request() {
     let Some(all) = http1_bed::load() else { return };
-    let cases = required(&all);
+    let cases: Vec<&Case> = all.cases.iter().collect();
     let failed = run(&all, &cases, false, Delivery::Behind);
     assert_none("cases behind a forwarded request", cases.len(), &failed);
 }
@@ -114,7 +105,7 @@ fn cases_behind_a_forwarded_request() {
 #[test]
 fn a_request_behind_a_refused_case_is_never_seen() {
     let Some(all) = http1_bed::load() else { return };
-    let mut cases = required(&all);
+    let mut cases: Vec<&Case> = all.cases.iter().collect();
     cases.retain(|case| case.accept.iter().all(|alternative| alternative["reject"]["close"] == true));
     let failed = run(&all, &cases, false, Delivery::Ahead);
     assert_none("refused cases ahead of a request", cases.len(), &failed);

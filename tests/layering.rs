@@ -47,7 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("demo", &["api", "app", "cli", "settings", "source", "compile", "model"]),
+    ("demo", &["api", "app", "http1", "cli", "settings", "source", "compile", "model"]),
 ];
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {

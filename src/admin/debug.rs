@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::connections::{Connections, Entry};
 use crate::live::Live;
 use crate::model::backend::Protocol;
 use crate::model::ids::{ListenerId, RuleId};
@@ -75,6 +76,39 @@ struct BackendRow {
     weight: u32,
     tier: u8,
     endpoints: usize,
+}
+
+/// `/debug/connections`: one entry a live socket, oldest first.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ConnectionRow {
+    /// Its number, unique in the life of the process; `DELETE /debug/connections/{id}` closes it.
+    id: u64,
+    /// `namespace/name` of the route.
+    route: String,
+    /// Name or index of the rule.
+    rule: String,
+    /// Name of the pod, `null` when the endpoint has none.
+    pod: Option<String>,
+    /// Address and port of the endpoint.
+    endpoint: String,
+    /// Address and port of the client's end.
+    client: String,
+    /// When it opened: RFC 3339, UTC.
+    since: String,
+    /// How long it has been open.
+    age_seconds: f64,
+    /// How long no byte went either way.
+    idle_seconds: f64,
+    bytes_to_client: u64,
+    bytes_to_endpoint: u64,
+}
+
+/// The answer to a close.
+#[derive(Serialize)]
+pub(super) struct Closed {
+    /// How many sockets were asked to close.
+    pub(super) closed: usize,
 }
 
 /// `/debug/endpoints`: one entry a backend.
@@ -188,6 +222,24 @@ fn backends(snapshot: &Snapshot, rule: RuleId) -> Vec<BackendRow> {
             }
         })
         .collect()
+}
+
+pub(super) fn connections(connections: &Connections) -> Vec<ConnectionRow> {
+    let now = std::time::Instant::now();
+    let row = |entry: &Arc<Entry>| ConnectionRow {
+        id: entry.id,
+        route: entry.info.route.to_string(),
+        rule: entry.info.rule.to_string(),
+        pod: entry.info.pod.as_deref().map(str::to_owned),
+        endpoint: entry.info.endpoint.to_string(),
+        client: entry.info.client.to_string(),
+        since: jiff::Timestamp::try_from(entry.since).map(|time| format!("{time:.3}")).unwrap_or_default(),
+        age_seconds: entry.age(now).as_secs_f64(),
+        idle_seconds: entry.idle(now).as_secs_f64(),
+        bytes_to_client: entry.bytes_to_client(),
+        bytes_to_endpoint: entry.bytes_to_endpoint(),
+    };
+    connections.list().iter().map(row).collect()
 }
 
 /// `now` is the time since the epoch that the data workers measure by.

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
+use crate::connections::Connections;
 use crate::drain::{self, Drain, Phase};
 use crate::live::Feed;
 use crate::model::ids::ListenerId;
@@ -24,6 +25,8 @@ pub(super) struct Parts {
     /// Names of the listeners, in the order of their ids.
     pub(super) listeners: Vec<Arc<str>>,
     pub(super) metrics: Arc<Metrics>,
+    /// The registry of live sockets.
+    pub(super) connections: Arc<Connections>,
     pub(super) epoch: Instant,
     /// Held by every worker until its last connection has ended.
     pub(super) drain: Drain,
@@ -35,6 +38,7 @@ struct Own {
     names: Vec<Arc<str>>,
     sockets: Vec<StdListener>,
     metrics: Arc<Metrics>,
+    connections: Arc<Connections>,
     index: usize,
     epoch: Instant,
     feed: Feed,
@@ -57,6 +61,7 @@ pub(super) fn start(
             names: parts.listeners.clone(),
             sockets: sockets.iter_mut().filter_map(Iterator::next).collect(),
             metrics: Arc::clone(&parts.metrics),
+            connections: Arc::clone(&parts.connections),
             index,
             epoch: parts.epoch,
             feed,
@@ -77,7 +82,7 @@ pub(super) fn start(
 
 impl Own {
     async fn run(self) {
-        let Self { settings, names, sockets, metrics, index, epoch, feed, access_log, drain } = self;
+        let Self { settings, names, sockets, metrics, connections, index, epoch, feed, access_log, drain } = self;
         let Some(cells) = metrics.worker(index) else { return };
         let worker = Worker::new(WorkerParts {
             settings: Arc::clone(&settings),
@@ -86,6 +91,7 @@ impl Own {
             epoch,
             seed: fastrand::u64(..),
             access_log,
+            connections,
         });
         let maintenance = tokio::task::spawn_local(Rc::clone(&worker).maintain());
         let following = tokio::task::spawn_local({

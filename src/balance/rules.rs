@@ -392,6 +392,33 @@ impl RuleState {
         }
     }
 
+    /// Chooses an endpoint of one reference, by its position in the rule, whatever the split says. One that is not in the
+    /// tier in use has none.
+    pub fn pick_of(
+        &self,
+        backend_ref: usize,
+        refs: &[WeightedBackend],
+        request: &PickRequest<'_>,
+        now: std::time::Duration,
+        rng: &mut fastrand::Rng,
+    ) -> Pick {
+        let turn = self.rule.targets.iter().position(|target| target.backend_ref as usize == backend_ref);
+        let Some((target, balancer)) = turn.and_then(|turn| self.rule.targets.get(turn).zip(self.balancers.get(turn)))
+        else {
+            return if refs.get(backend_ref).is_some() { Pick::NoEndpoints } else { Pick::NoBackend };
+        };
+        let (Some(backend), Some(balancer)) = (&target.backend, balancer) else { return Pick::NoBackend };
+        let choice = Choice { now, avoid: request.avoid };
+        let of_backend = |endpoint: &Arc<EndpointState>| backend.endpoints.iter().any(|own| Arc::ptr_eq(own, endpoint));
+        let by_key = request.hash.zip(self.rule.ring.as_ref()).and_then(|(key, ring)| {
+            ring.pick(key, |endpoint| of_backend(endpoint) && choice.usable(endpoint))?.endpoint.as_ref()
+        });
+        match by_key.or_else(|| balancer.pick(&choice, rng)) {
+            Some(endpoint) => picked(refs, backend_ref, endpoint),
+            None => Pick::NoEndpoints,
+        }
+    }
+
     /// An endpoint of another reference than that of `turn` which a retry need not avoid.
     fn pick_elsewhere(
         &self,

@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 use super::Output;
 use super::attach::{Attached, Delegation, Listeners, Way, attach};
 use super::diagnostics::Diagnostic;
+use super::filters;
 use super::inputs::Inputs;
 use super::matches::Regexes;
 use super::references::Backends;
@@ -15,9 +16,10 @@ use super::report::{About, FieldPath};
 use super::rules::{OwnRoute, OwnRule};
 use super::status;
 use crate::api::conditions::ConditionReason;
+use crate::model::filter::Filter;
 use crate::model::ids::{ListenerId, RouteId, RuleId};
 use crate::model::matching::{Candidate, Hostname, PredicateKey, Router};
-use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts};
+use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts, Upgrades};
 use crate::model::route::{Route, Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
@@ -68,6 +70,8 @@ struct PendingRule {
     route: usize,
     rule: usize,
     timeouts: Timeouts,
+    upgrades: Upgrades,
+    filters: Arc<[Filter]>,
     algorithm: Algorithm,
     delegates: bool,
 }
@@ -124,6 +128,14 @@ impl Table {
                     let path = at.to_string();
                     let about = About::RuleAt(delegation.parent, rule);
                     routes[position].report.add(about, reason, path, found, expected);
+                } else if let Some(delegation) = &way.delegation
+                    && filters::spoil(&outer_filters(routes, delegation), &own.filters)
+                {
+                    let (about, reason) = (About::RuleAt(delegation.parent, rule), ConditionReason::UnsupportedValue);
+                    let path = FieldPath::SPEC.item("rules", rule).field("filters").to_string();
+                    let found = "ReplacePrefixMatch behind a path change of a delegating rule";
+                    let expected = "ReplaceFullPath, ReplaceTemplate or ReplaceRegularExpression there";
+                    routes[position].report.add(about, reason, path, found, expected);
                 } else if !way.hostnames.is_empty() {
                     self.add_rule((position, rule, number), own, way, routes, backends);
                     self.count_served(position, attached, way);
@@ -165,12 +177,25 @@ impl Table {
             }
             None => Algorithm::RoundRobin,
         };
-        let pending = PendingRule { route, rule, timeouts, algorithm, delegates: own.delegate.is_some() };
+        let inherited = || above.iter().find_map(|rule| rule.upgrades);
+        let upgrades = own.upgrades.or_else(inherited).unwrap_or_default();
+        let filters = match &way.delegation {
+            Some(delegation) if above.iter().any(|rule| !rule.filters.is_empty()) => {
+                outer_filters(routes, delegation).into_iter().chain(own.filters.iter().cloned()).collect()
+            }
+            Some(_) | None => Arc::clone(&own.filters),
+        };
+        let delegates = own.delegate.is_some();
+        let pending = PendingRule { route, rule, timeouts, upgrades, filters, algorithm, delegates };
         // Ways that hand down the same make one rule.
         let of_rule =
             self.rules.iter().enumerate().rev().take_while(|(_, other)| (other.route, other.rule) == (route, rule));
-        let mut same =
-            of_rule.filter(|(_, other)| other.timeouts == pending.timeouts && other.algorithm == pending.algorithm);
+        let mut same = of_rule.filter(|(_, other)| {
+            other.timeouts == pending.timeouts
+                && other.upgrades == pending.upgrades
+                && other.filters == pending.filters
+                && other.algorithm == pending.algorithm
+        });
         let id = match same.next() {
             Some((id, _)) => id,
             None => {
@@ -330,11 +355,14 @@ impl Table {
                 weight: share.weight,
                 tier: share.tier,
                 backend: share.backend.and_then(|number| ids[number as usize]),
+                filters: Arc::clone(&share.filters),
             });
             snapshot.rules.push(Rule {
                 route: RouteId(u32::try_from(snapshot.routes.len() - 1).unwrap_or(u32::MAX)),
                 name: Arc::clone(&rule.name),
                 timeouts: pending.timeouts,
+                upgrades: pending.upgrades,
+                filters: pending.filters,
                 algorithm: pending.algorithm,
                 backend_refs: backend_refs.collect(),
                 delegates: pending.delegates,
@@ -343,6 +371,14 @@ impl Table {
         snapshot.routes.shrink_to_fit();
         (snapshot, diagnostics)
     }
+}
+
+/// The layers of delegating rules and their routes, outermost first. All are in force: a child of a rule that is not has no
+/// way.
+fn outer_filters(routes: &[OwnRoute<'_>], delegation: &Delegation) -> Vec<Filter> {
+    let above = delegation.rules.iter().rev();
+    let rules = above.filter_map(|(route, rule)| routes[*route].rules[*rule].as_ref());
+    rules.flat_map(|rule| rule.filters.iter().cloned()).collect()
 }
 
 /// The first match of a child's rule that is not for what was delegated: position, found and expected.

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
+use super::filters::{self, Faults, List};
 use super::inputs::Sourced;
 use super::matches::{Matches, Predicate, Regexes};
 use super::policies::Policies;
 use super::references::{BackendNumber, Backends};
 use super::report::{About, FieldPath, Report};
+use super::upgrades;
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{Delegate, GatewayRoute, RouteRule};
 use crate::api::in_force::{NotInForce, Scope, not_in_force};
+use crate::model::filter::Filter;
 use crate::model::host::{normalize_host, parse_authority};
 use crate::model::ids::ObjectName;
 use crate::model::matching::{Hostname, PathMatch};
-use crate::model::policy::{Algorithm, Timeouts};
+use crate::model::policy::{Algorithm, Timeouts, Upgrades};
 
 /// The most matches that one route may have.
 const MAX_MATCHES: usize = 512;
@@ -41,18 +44,24 @@ pub(super) struct OwnRule<'a> {
     pub(super) timeouts: Option<Timeouts>,
     /// `None` when neither the rule nor its route has the block.
     pub(super) algorithm: Option<Algorithm>,
+    /// `None` when neither the rule nor its route has the block.
+    pub(super) upgrades: Option<Upgrades>,
+    /// The layers of its route and its own, outermost first.
+    pub(super) filters: Arc<[Filter]>,
     pub(super) shares: Vec<Share>,
     /// For a rule that leaves its requests to other routes; its one predicate has a prefix.
     pub(super) delegate: Option<&'a Delegate>,
 }
 
 /// A backendRef with a weight above 0.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Share {
     pub(super) weight: u32,
     pub(super) tier: u8,
     /// `None` when the reference leads nowhere.
     pub(super) backend: Option<BackendNumber>,
+    /// The layers of the reference.
+    pub(super) filters: Arc<[Filter]>,
 }
 
 impl OwnRule<'_> {
@@ -136,13 +145,32 @@ fn compile_rule<'a>(
     let mut policies = Policies { spec: &route.spec, rule, index, report, is_broken: false };
     let timeouts = policies.timeouts();
     let algorithm = policies.algorithm(&predicates);
-    let is_broken = has_broken_match || policies.is_broken;
+    let mut is_broken = has_broken_match || policies.is_broken;
+    let upgrades = match upgrades::compile(&route.spec, rule, index, report) {
+        upgrades::Compiled::Said(upgrades) => Some(upgrades),
+        upgrades::Compiled::Unsaid => None,
+        upgrades::Compiled::Broken => {
+            is_broken = true;
+            None
+        }
+    };
+    let filters = rule_filters(route, index, &predicates, report);
+    is_broken |= filters.is_none();
     let mut shares = Vec::with_capacity(rule.backend_refs.len());
     for (position, reference) in rule.backend_refs.iter().enumerate() {
         let at = at.item("backendRefs", position);
         let backend = backends.resolve(&name.namespace, reference, (index, at), report);
+        let filters = if reference.filters.is_empty() {
+            Some(Arc::default())
+        } else {
+            let path = at.field("filters").to_string();
+            let list = List { filters: &reference.filters, path: &path, predicates: Some(&predicates) };
+            filters::compile(&[list], &mut Faults::new(report, index)).map(Arc::from)
+        };
+        is_broken |= filters.is_none();
         if reference.weight > 0 {
-            shares.push(Share { weight: reference.weight, tier: reference.tier, backend });
+            let filters = filters.unwrap_or_default();
+            shares.push(Share { weight: reference.weight, tier: reference.tier, backend, filters });
         }
     }
     let compiled = OwnRule {
@@ -151,6 +179,8 @@ fn compile_rule<'a>(
         predicates,
         timeouts,
         algorithm,
+        upgrades,
+        filters: filters.unwrap_or_default(),
         shares,
         delegate: rule.delegate.as_deref(),
     };
@@ -168,6 +198,23 @@ fn compile_rule<'a>(
         }
     }
     Some(compiled)
+}
+
+/// The layers of a route and of one of its rules; `None` when the rule cannot be in force.
+fn rule_filters(
+    route: &GatewayRoute,
+    index: usize,
+    predicates: &[Predicate],
+    report: &mut Report<'_>,
+) -> Option<Arc<[Filter]>> {
+    let own = &route.spec.rules.get(index)?.filters;
+    if route.spec.filters.is_empty() && own.is_empty() {
+        return Some(Arc::default());
+    }
+    let path = FieldPath::SPEC.item("rules", index).field("filters").to_string();
+    let of_route = List { filters: &route.spec.filters, path: "spec.filters", predicates: None };
+    let of_rule = List { filters: own, path: &path, predicates: Some(predicates) };
+    filters::compile(&[of_route, of_rule], &mut Faults::new(report, index)).map(Arc::from)
 }
 
 /// The hostnames of a route; one that is none is left out after a report.

@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
 use super::DemoError;
+use super::chat::{self, Rooms};
 use crate::compile::inputs::Inputs;
 use crate::source::files::Update;
 
@@ -171,11 +172,11 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts until the address has been out of the files for [`LINGER`].
 async fn serve(listener: TcpListener, address: SocketAddr, pods: Pods) {
-    let mut misses = 0;
+    let (mut misses, rooms) = (0, Rooms::default());
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => drop(tokio::spawn(connection(stream, address, Arc::clone(&pods)))),
+                Ok((stream, _)) => drop(tokio::spawn(connection(stream, address, Arc::clone(&pods), rooms.clone()))),
                 // Out of file descriptors, say: later is better than never.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
@@ -190,15 +191,19 @@ async fn serve(listener: TcpListener, address: SocketAddr, pods: Pods) {
     }
 }
 
-async fn connection(stream: TcpStream, address: SocketAddr, pods: Pods) {
+async fn connection(stream: TcpStream, address: SocketAddr, pods: Pods, rooms: Rooms) {
     let http2 = is_http2(&stream).await;
-    let service = service_fn(move |request| echo(request, address, pod(&pods, address)));
+    let service = service_fn(move |request| answer(request, address, pod(&pods, address), rooms.clone()));
     let io = TokioIo::new(stream);
     // A client that breaks off is no news.
     let _ = if http2 {
         hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
     } else {
-        hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(io, service).await
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .serve_connection(io, service)
+            .with_upgrades()
+            .await
     };
 }
 
@@ -219,6 +224,25 @@ async fn is_http2(stream: &TcpStream) -> bool {
             Err(_) => return false,
         }
     }
+}
+
+/// A WebSocket handshake opens the chat, `/chat.html` is its page, everything else is told back.
+async fn answer(
+    mut request: Request<Incoming>,
+    address: SocketAddr,
+    pod: String,
+    rooms: Rooms,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    if let Some(response) = chat::upgrade(&mut request, &rooms, &pod) {
+        return Ok(response);
+    }
+    if request.uri().path() == "/chat.html" {
+        let mut response = Response::new(Full::new(Bytes::from_static(chat::PAGE.as_bytes())));
+        let html = header::HeaderValue::from_static("text/html; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, html);
+        return Ok(response);
+    }
+    echo(request, address, pod).await
 }
 
 /// Answers with what was asked: JSON for those who accept it by name, else text.

@@ -20,7 +20,8 @@ pub(super) fn request(cors: &Cors, director: &Director<'_, '_>) -> (Flow, Memory
     let wanted = director.headers.get(ACCESS_CONTROL_REQUEST_METHOD);
     if let (&Method::OPTIONS, Some(wanted)) = (&*director.method, wanted) {
         let headers = if admitted { preflight(cors, origin, wanted, director.headers) } else { HeaderMap::new() };
-        let answer = Answer { status: StatusCode::NO_CONTENT, headers, body: Bytes::new(), reason: Reason::Preflight };
+        let answer =
+            Answer { status: StatusCode::NO_CONTENT, headers, body: Some(Bytes::new()), reason: Reason::Preflight };
         return (Flow::Respond(answer), Memory::Preflight);
     }
     (Flow::Continue, if admitted { Memory::Origin(origin.clone()) } else { Memory::None })

@@ -12,5 +12,6 @@ pub(super) fn request(direct: &DirectResponse) -> Flow {
     if !direct.body.is_empty() {
         headers.insert(CONTENT_TYPE, direct.content_type.clone());
     }
-    Flow::Respond(Answer { status: direct.status, headers, body: direct.body.clone(), reason: Reason::DirectResponse })
+    let body = Some(direct.body.clone());
+    Flow::Respond(Answer { status: direct.status, headers, body, reason: Reason::DirectResponse })
 }

@@ -2,9 +2,11 @@
 
 use super::Facts;
 use crate::model::filter::{PathEdit, TemplatePart};
+use crate::model::path::{CanonicalPath, Slashes};
 
-/// The edited path; it begins with exactly one `/` (rule PA7).
-pub(super) fn edit(edit: &PathEdit, path: &str, facts: &Facts<'_>) -> String {
+/// The edited path; it begins with exactly one `/` (rule PA7). `None` when the request's own text makes something of it
+/// that is no path, such as one that climbs.
+pub(super) fn edit(edit: &PathEdit, path: &str, facts: &Facts<'_>) -> Option<String> {
     let edited = match edit {
         PathEdit::Full(full) => full.to_string(),
         PathEdit::Prefix { matched, replacement } => {
@@ -21,7 +23,16 @@ pub(super) fn edit(edit: &PathEdit, path: &str, facts: &Facts<'_>) -> String {
             .collect(),
         PathEdit::Regex { pattern, substitution } => pattern.replace_all(path, substitution).into_owned(),
     };
-    one_leading_slash(edited)
+    let edited = one_leading_slash(edited);
+    match edit {
+        // Made of whole elements of two canonical paths.
+        PathEdit::Full(_) | PathEdit::Prefix { .. } => Some(edited),
+        // Text of the request next to text of the rule can become a dot segment.
+        PathEdit::Template(_) | PathEdit::Regex { .. } => {
+            let canonical = CanonicalPath::parse(edited.as_bytes(), Slashes::Keep).ok()?;
+            Some(canonical.into_inner().into_owned())
+        }
+    }
 }
 
 /// Makes the text begin with exactly one slash, so that it is never read as an authority.

@@ -21,7 +21,10 @@ pub(super) fn request(redirect: &Redirect, director: &Director<'_, '_>) -> Flow 
     let well_known = if scheme == "https" { 443 } else { 80 };
     let port = redirect.port.unwrap_or(if redirect.scheme.is_some() { well_known } else { facts.port });
     let path = match &redirect.path {
-        Some(edit) => Cow::Owned(path::edit(edit, director.path, facts)),
+        Some(edit) => match path::edit(edit, director.path, facts) {
+            Some(path) => Cow::Owned(path),
+            None => return refuse(StatusCode::BAD_REQUEST, Reason::Target),
+        },
         None => Cow::Borrowed(&**director.path),
     };
     let mut target = format!("{scheme}://{host}");
@@ -40,5 +43,6 @@ pub(super) fn request(redirect: &Redirect, director: &Director<'_, '_>) -> Flow 
     };
     let mut headers = HeaderMap::new();
     headers.insert(LOCATION, location);
-    Flow::Respond(Answer { status: redirect.status, headers, body: bytes::Bytes::new(), reason: Reason::Redirect })
+    let body = Some(bytes::Bytes::new());
+    Flow::Respond(Answer { status: redirect.status, headers, body, reason: Reason::Redirect })
 }

@@ -2,18 +2,21 @@
 
 use std::borrow::Cow;
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 
-use super::{Director, Flow, path};
+use super::{Director, Flow, path, refuse};
 use crate::model::filter::Rewrite;
+use crate::reason::Reason;
 
 pub(super) fn request(rewrite: &Rewrite, director: &mut Director<'_, '_>) -> Flow {
     if let Some(value) = rewrite.hostname.as_deref().and_then(|name| HeaderValue::from_str(name).ok()) {
         *director.host = Some(value);
     }
     if let Some(edit) = &rewrite.path {
-        let edited = path::edit(edit, director.path, director.facts);
-        *director.path = Cow::Owned(edited);
+        match path::edit(edit, director.path, director.facts) {
+            Some(edited) => *director.path = Cow::Owned(edited),
+            None => return refuse(StatusCode::BAD_REQUEST, Reason::Target),
+        }
     }
     Flow::Continue
 }

@@ -88,6 +88,9 @@ pub enum ClientError {
     /// The response breaks a rule; the text says which.
     #[error("response is malformed: {0}")]
     Malformed(&'static str),
+    /// A `101` that does not accept the handshake as RFC 6455 §4.2.2 asks.
+    #[error("handshake is answered wrongly")]
+    Handshake,
     /// The response ended before its announced end.
     #[error("response body ended too early")]
     Truncated,
@@ -387,12 +390,14 @@ pub struct Expected {
     pub head_request: bool,
     /// The client said `te: trailers`: a `trailer` field is kept.
     pub trailers: bool,
+    /// The request is a WebSocket handshake: `101` is an answer to it.
+    pub websocket: bool,
 }
 
 /// A response head whose fields stand in the header map that was handed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseHead {
-    /// The final status, 200 to 599.
+    /// The final status: 101 for an accepted handshake, else 200 to 599.
     pub status: StatusCode,
     /// How long the body is, when that is known.
     pub length: Option<u64>,
@@ -444,6 +449,12 @@ impl Connection {
             idle_since: None,
             watched: false,
         })
+    }
+
+    /// Ends HTTP on the connection behind a `101`: the socket, and the bytes that came behind the head.
+    #[must_use]
+    pub fn into_tunnel(self) -> (TcpStream, Bytes) {
+        (self.stream, self.buf.freeze())
     }
 
     /// Begins an exchange: forgets what is left of the previous one.
@@ -580,6 +591,11 @@ impl Connection {
                         }
                         continue;
                     }
+                    ParsedHead::Switching { websocket: true } => {
+                        let status = StatusCode::SWITCHING_PROTOCOLS;
+                        return Poll::Ready(Ok(ResponseHead { status, length: None }));
+                    }
+                    ParsedHead::Switching { websocket: false } => return Poll::Ready(Err(ClientError::Handshake)),
                     ParsedHead::Final { status, framing, keep_alive } => {
                         self.keep_alive = keep_alive;
                         self.decoder = BodyDecoder::new(framing, &limits.chunks);

@@ -28,6 +28,11 @@ pub enum Framing {
 pub enum ParsedHead {
     /// An interim response; its fields were checked and dropped.
     Interim(StatusCode),
+    /// A `101` that was asked for; the connection leaves HTTP. Its end-to-end fields are kept.
+    Switching {
+        /// It switches to WebSocket, as both fields must say: `connection: upgrade` and `upgrade: websocket`.
+        websocket: bool,
+    },
     /// The final response.
     Final {
         /// 200 to 599.
@@ -70,7 +75,7 @@ pub fn head_length(buf: &[u8], limit: usize) -> Result<Option<usize>, &'static s
 /// The rule that the head breaks (RS1 to RS5).
 pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> Result<ParsedHead, &'static str> {
     let (status, http11, mut at) = parse_status_line(head)?;
-    if status == StatusCode::SWITCHING_PROTOCOLS {
+    if status == StatusCode::SWITCHING_PROTOCOLS && !expected.websocket {
         return Err("101 without an upgrade");
     }
     let mut fields = Fields::default();
@@ -80,6 +85,13 @@ pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> 
     }
     if head.get(at..) != Some(b"\r\n") {
         return Err("field name is malformed");
+    }
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        let websocket = http11 && fields.upgrade_websocket && fields.nominated.contains(&header::UPGRADE);
+        for name in &fields.nominated {
+            headers.remove(name);
+        }
+        return Ok(ParsedHead::Switching { websocket });
     }
     if status.is_informational() {
         headers.clear();
@@ -145,6 +157,8 @@ enum Name {
     Connection,
     /// `trailer`.
     Trailer,
+    /// `upgrade`.
+    Upgrade,
     /// Another field of this connection only.
     HopByHop,
 }
@@ -169,7 +183,8 @@ impl Name {
                     "transfer-encoding" => Name::Coding,
                     "connection" => Name::Connection,
                     "trailer" => Name::Trailer,
-                    "keep-alive" | "proxy-connection" | "upgrade" | "te" | "http2-settings" => Name::HopByHop,
+                    "upgrade" => Name::Upgrade,
+                    "keep-alive" | "proxy-connection" | "te" | "http2-settings" => Name::HopByHop,
                     _ => Name::Kept(name),
                 }
             }
@@ -184,6 +199,9 @@ struct Fields {
     chunked: bool,
     close: bool,
     keep_alive: bool,
+    upgrade_lines: u32,
+    /// `upgrade: websocket`, and nothing else.
+    upgrade_websocket: bool,
     /// Fields that Connection names; rare, so usually without allocation.
     nominated: Vec<HeaderName>,
 }
@@ -232,6 +250,11 @@ impl Fields {
             }
             Name::Connection => {
                 self.connection(&head[from..to]);
+                return Ok(end + 2);
+            }
+            Name::Upgrade => {
+                self.upgrade_lines += 1;
+                self.upgrade_websocket = self.upgrade_lines == 1 && head[from..to].eq_ignore_ascii_case(b"websocket");
                 return Ok(end + 2);
             }
             Name::Trailer if expected.trailers => TRAILER,

@@ -4,6 +4,8 @@
 //! can be put between two frames and never inside one. [`Follower`] knows bytes, not sockets; it judges nothing: opcodes,
 //! reserved bits and masks pass as they are.
 
+use sha1::{Digest, Sha1};
+
 /// Follows one direction of a socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Follower {
@@ -113,6 +115,23 @@ pub fn close_frame(code: u16, mask: Option<[u8; 4]>) -> Vec<u8> {
     frame
 }
 
+/// The `sec-websocket-accept` that answers a `sec-websocket-key` (RFC 6455 §4.2.2).
+#[must_use]
+pub fn accept(key: &[u8]) -> [u8; 28] {
+    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
+    // Twenty bytes in base64: six groups of three, one of two with its padding (RFC 4648 §4).
+    let mut text = [b'='; 28];
+    for (group, out) in digest.chunks(3).zip(text.chunks_exact_mut(4)) {
+        let bits = group.iter().fold(0, |bits, byte| (bits << 8) | u32::from(*byte)) << (8 * (3 - group.len()));
+        for (place, letter) in out.iter_mut().take(group.len() + 1).enumerate() {
+            *letter = ALPHABET[(bits >> (18 - 6 * place)) as usize & 63];
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -185,6 +204,12 @@ mod tests {
         let mut follower = Follower::default();
         follower.follow(&[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0]);
         assert!(follower.is_lost() && !follower.at_boundary());
+    }
+
+    #[test]
+    fn the_accept_is_that_of_the_standard() {
+        // The example of RFC 6455 §1.3.
+        assert_eq!(&accept(b"dGhlIHNhbXBsZSBub25jZQ=="), b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]

@@ -35,6 +35,15 @@ pub struct Backend {
     pub endpoints: Arc<[Endpoint]>,
 }
 
+impl Backend {
+    /// The name of the pod behind an endpoint of this backend, if it has one.
+    #[must_use]
+    pub fn pod_of(&self, key: &EndpointKey) -> Option<Arc<str>> {
+        let found = self.endpoints.binary_search_by(|endpoint| endpoint.key.cmp(key)).ok()?;
+        self.endpoints.get(found)?.pod.clone()
+    }
+}
+
 /// One address that requests can be sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {

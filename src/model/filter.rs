@@ -98,6 +98,13 @@ impl SearchRegex {
         regex::bytes::RegexBuilder::new(pattern).size_limit(64 << 10).unicode(false).build().map(Self)
     }
 
+    /// Whether the pattern has this group, by number or by name.
+    #[must_use]
+    pub fn has_group(&self, name: &str) -> bool {
+        let numbered = name.parse::<usize>().is_ok_and(|number| number < self.0.captures_len());
+        numbered || self.0.capture_names().flatten().any(|own| own == name)
+    }
+
     /// The text with every match replaced; borrowed when nothing matches.
     #[must_use]
     pub fn replace_all<'t>(&self, text: &'t str, substitution: &str) -> Cow<'t, str> {

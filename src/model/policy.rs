@@ -1,4 +1,4 @@
-//! Policies of a rule as plain values: timeouts and load balancing.
+//! Policies of a rule as plain values: timeouts, load balancing, upgrades.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,37 @@ pub struct Timeouts {
     pub connect: Option<Duration>,
     /// No byte in either direction of one exchange.
     pub idle: Option<Duration>,
+}
+
+/// What a rule says about upgraded connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upgrades {
+    /// WebSocket handshakes are passed on; else they are plain requests (rule UP3).
+    pub websocket: bool,
+    /// No byte in either direction for this long ends the connection; `None`: no limit.
+    pub idle_timeout: Option<Duration>,
+    /// The longest life of a connection; `None`: no limit.
+    pub max_lifetime: Option<Duration>,
+    /// Connections open at the same time, in this process; `None`: no limit.
+    pub max_connections: Option<u32>,
+    /// At a drain each connection ends at a random time inside this window.
+    pub drain_window: Duration,
+    /// Code of the close frames that tidegate sends.
+    pub close_code: u16,
+}
+
+impl Default for Upgrades {
+    fn default() -> Self {
+        Self {
+            websocket: true,
+            idle_timeout: None,
+            max_lifetime: None,
+            max_connections: None,
+            drain_window: Duration::from_secs(30),
+            // Service Restart: clients come back by themselves (IANA WebSocket close codes).
+            close_code: 1012,
+        }
+    }
 }
 
 /// How one endpoint of a backend is chosen.

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::filter::Filter;
 use super::ids::{BackendId, ObjectName, RouteId};
-use super::policy::{Algorithm, Timeouts};
+use super::policy::{Algorithm, Timeouts, Upgrades};
 
 /// One GatewayRoute in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,10 @@ pub struct Rule {
     pub name: Arc<str>,
     /// Deadlines.
     pub timeouts: Timeouts,
+    /// What may happen behind a `101`.
+    pub upgrades: Upgrades,
+    /// Its layers, outermost first: delegating rules and their routes, its route, itself. Empty for most rules.
+    pub filters: Arc<[Filter]>,
     /// How endpoints are chosen.
     pub algorithm: Algorithm,
     /// Where requests go, in the order of the object; refs with weight 0 are left out. Empty: every request gets 500.
@@ -40,4 +45,6 @@ pub struct WeightedBackend {
     pub tier: u8,
     /// The backend; `None` when the reference cannot be resolved: its share answers 500.
     pub backend: Option<BackendId>,
+    /// The innermost layers, run once this reference is chosen.
+    pub filters: Arc<[Filter]>,
 }

@@ -13,7 +13,7 @@ use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
-use super::body::{ForwardBody, Http1Body, Http2Body};
+use super::body::{ClientBody, ForwardBody, Http1Body, Http2Body};
 use super::downstream::drop_unread;
 use super::error::ProxyError;
 use super::forward::Exchange;
@@ -75,6 +75,7 @@ impl Exchange {
         let mut sent = None;
         let head = poll_fn(|cx| self.poll_head(&mut connection, &mut upload, &mut sent, cx)).await;
         match head {
+            Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => self.switch(picked, connection, &upload),
             Ok(head) => Ok(self.respond_http1(picked, connection, upload, head)),
             Err(error) => {
                 let progress = Progress {
@@ -117,7 +118,7 @@ impl Exchange {
     }
 
     /// Encodes the head, or makes what is left of a failed try ready to be sent again.
-    fn prepare_upload(&mut self) -> Upload<Incoming> {
+    fn prepare_upload(&mut self) -> Upload<ClientBody> {
         let buffers = self.account.worker.buffers();
         let Some(mut upload) = self.upload.take() else {
             let framing = framing(self.body.as_ref());
@@ -142,15 +143,17 @@ impl Exchange {
         headers::encode_request(
             out,
             &RequestHead {
-                method: &self.account.method,
+                method: self.method(),
                 path: self.path(),
                 query: self.uri.query(),
-                authority: self.head.authority.as_deref(),
+                authority: self.authority(),
+                received_authority: self.head.authority.as_deref(),
                 headers: &self.headers,
                 downstream: &self.downstream,
                 request_id: &self.request_id,
                 framing,
                 expect_continue,
+                websocket: self.handshake.is_some(),
             },
         );
         expect_continue
@@ -160,12 +163,16 @@ impl Exchange {
     fn poll_head(
         &mut self,
         connection: &mut Pooled,
-        upload: &mut Upload<Incoming>,
+        upload: &mut Upload<ClientBody>,
         sent: &mut Option<Instant>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, ProxyError>> {
         let worker = &self.account.worker;
-        let expected = Expected { head_request: self.account.method == http::Method::HEAD, trailers: self.trailers };
+        let expected = Expected {
+            head_request: *self.method() == http::Method::HEAD,
+            trailers: self.trailers,
+            websocket: self.handshake.is_some(),
+        };
         loop {
             let result = connection.poll_head(
                 upload,
@@ -207,7 +214,7 @@ impl Exchange {
         &mut self,
         picked: &Picked,
         mut connection: Pooled,
-        mut upload: Upload<Incoming>,
+        mut upload: Upload<ClientBody>,
         head: ResponseHead,
     ) -> Response<ForwardBody> {
         let now = Instant::now();
@@ -253,7 +260,7 @@ impl Exchange {
         *response.headers_mut() = std::mem::take(&mut self.headers);
         if let Some(rest) = unread {
             let limit = self.account.worker.settings().limits.unread_body;
-            let close = drop_unread(rest, self.head.expect_continue, limit);
+            let close = drop_unread(rest.into(), self.head.expect_continue, limit);
             if close && self.version <= Version::HTTP_11 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -262,7 +269,7 @@ impl Exchange {
     }
 
     /// Enters what a response head tells about the endpoint and the exchange.
-    fn note_head(&mut self, picked: &Picked, status: StatusCode, now: Instant) {
+    pub(super) fn note_head(&mut self, picked: &Picked, status: StatusCode, now: Instant) {
         let took = now.saturating_duration_since(self.deadlines.try_began);
         picked.endpoint.observe_latency(took, self.account.worker.since_epoch(now));
         picked.endpoint.succeeded();
@@ -274,6 +281,8 @@ impl Exchange {
 
     /// A try over HTTP/2: the same phases on a shared connection.
     async fn attempt_http2(&mut self, picked: &Picked) -> Result<Response<ForwardBody>, Failure> {
+        // Handshakes of HTTP/1 mean nothing there.
+        self.handshake = None;
         let progress = Rc::new(http2::Progress::default());
         if self.body.is_none() {
             progress.done.set(Some(self.deadlines.try_began));
@@ -325,8 +334,8 @@ impl Exchange {
     /// Turns the client's head into an HTTP/2 request; the fields move into it.
     fn http2_request(&mut self, progress: &Rc<http2::Progress>) -> Request<RequestBody> {
         let mut fields = std::mem::take(&mut self.headers);
-        let authority = self.head.authority.as_deref();
-        headers::edit_for_http2(&mut fields, authority, &self.downstream, &self.request_id);
+        let received = self.head.authority.as_deref();
+        headers::edit_for_http2(&mut fields, received, &self.downstream, &self.request_id);
         let mut target = String::with_capacity(self.path().len() + 16);
         target.push_str(self.path());
         if let Some(query) = self.uri.query() {
@@ -335,13 +344,13 @@ impl Exchange {
         }
         let uri = Uri::builder()
             .scheme("http")
-            .authority(authority.unwrap_or(b"localhost"))
+            .authority(self.authority().unwrap_or(b"localhost"))
             .path_and_query(target)
             .build()
             .unwrap_or_else(|_| self.uri.clone());
         let body = RequestBody::new(self.body.take(), Rc::clone(progress), self.trailers);
         let mut request = Request::new(body);
-        *request.method_mut() = self.account.method.clone();
+        *request.method_mut() = self.method().clone();
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = fields;
@@ -366,7 +375,7 @@ impl Exchange {
             if let Poll::Ready(result) = sending.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(|mut err| {
                     if let Some(failed) = progress.failed.take() {
-                        return Unanswered::Failed(request_body_error(failed.into()));
+                        return Unanswered::Failed(request_body_error(failed));
                     }
                     let unsent = err.take_message().map(Box::new);
                     Unanswered::Broken { unsent, error: ProxyError::Reset(err.into_error().into()) }
@@ -393,7 +402,7 @@ impl Exchange {
         self.account.bytes_in = progress.bytes.get();
         let mut fields = parts.headers;
         headers::clean_response(&mut fields, self.trailers);
-        if self.account.method != http::Method::HEAD {
+        if *self.method() != http::Method::HEAD {
             // The server side states the length that the body knows.
             fields.remove(header::CONTENT_LENGTH);
         }
@@ -419,7 +428,7 @@ enum Unanswered {
 }
 
 /// Progress of a try that must not be repeated elsewhere.
-fn sent_progress() -> Progress {
+pub(super) fn sent_progress() -> Progress {
     Progress { written: 1, ..Progress::default() }
 }
 
@@ -434,7 +443,7 @@ fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
 }
 
 /// How a body will be framed upstream.
-fn framing(body: Option<&Incoming>) -> RequestFraming {
+fn framing(body: Option<&ClientBody>) -> RequestFraming {
     match body {
         None => RequestFraming::Empty,
         Some(body) => body.size_hint().exact().map_or(RequestFraming::Chunked, RequestFraming::Length),
@@ -445,6 +454,7 @@ fn framing(body: Option<&Incoming>) -> RequestFraming {
 fn head_error(error: ClientError) -> ProxyError {
     match error {
         ClientError::Malformed(_) => ProxyError::BadResponse(error.into()),
+        ClientError::Handshake => ProxyError::Handshake,
         ClientError::RequestBody(source) => request_body_error(source),
         ClientError::Io(_) | ClientError::Closed | ClientError::Truncated => ProxyError::Reset(error.into()),
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
@@ -18,7 +20,9 @@ use super::headers;
 use super::http2::Progress;
 use super::upstream::Pooled;
 use crate::balance::EndpointState;
+use crate::filter::{BodyStage, BodyStream};
 use crate::http1::client::{self, ClientError, Upload};
+use crate::http1::guard::GuardError;
 use crate::reason::Reason;
 use crate::telemetry::metrics::Side;
 
@@ -34,10 +38,68 @@ pub enum BodyError {
     /// The HTTP/2 stream of the endpoint failed.
     #[error("response could not be completed")]
     Http2(#[source] hyper::Error),
+    /// A stage of a filter, or the body inside it, failed.
+    #[error("response could not be completed")]
+    Staged(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A deadline passed.
     #[error("deadline {0} passed within the response")]
     Deadline(Reason),
 }
+
+/// The client's request body, cut where a limit is passed.
+#[derive(Debug)]
+pub struct ClientBody {
+    incoming: Incoming,
+    /// How many bytes may still come.
+    left: Option<u64>,
+}
+
+impl From<Incoming> for ClientBody {
+    fn from(incoming: Incoming) -> Self {
+        Self { incoming, left: None }
+    }
+}
+
+impl From<ClientBody> for Incoming {
+    fn from(body: ClientBody) -> Self {
+        body.incoming
+    }
+}
+
+impl ClientBody {
+    /// Lets no more than so many bytes of a body pass of which nothing was read yet; `None`: no limit.
+    pub fn limit(&mut self, bytes: Option<u64>) {
+        self.left = bytes;
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        if let (Some(left), Some(Ok(frame))) = (&mut self.left, &frame) {
+            let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+            match left.checked_sub(length) {
+                Some(rest) => *left = rest,
+                None => return Poll::Ready(Some(Err(TOO_LARGE.into()))),
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// A body that passed a limit of its route (BodyLimit).
+const TOO_LARGE: GuardError = GuardError::new(StatusCode::PAYLOAD_TOO_LARGE, Reason::Size);
 
 /// The body of every response that the proxy gives.
 #[derive(Debug)]
@@ -57,8 +119,19 @@ enum Kind {
     Http1(Http1Body),
     /// From an HTTP/2 stream.
     Http2(Box<Http2Body>),
+    /// Through stages of filters; the body inside has the account.
+    Staged(Staged),
     /// Cut; the error comes with the next poll.
     Cut(Box<BodyError>),
+}
+
+/// A stream behind the stages of filters.
+struct Staged(BodyStream);
+
+impl std::fmt::Debug for Staged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Staged").finish_non_exhaustive()
+    }
 }
 
 /// A body that is being read from an HTTP/1 connection.
@@ -69,7 +142,7 @@ pub struct Http1Body {
     /// Where it belongs.
     pub endpoint: Arc<EndpointState>,
     /// A request body that is still being sent, for endpoints that answer while they read.
-    pub upload: Option<Box<Upload<Incoming>>>,
+    pub upload: Option<Box<Upload<ClientBody>>>,
     /// The request was sent completely, so that the connection may be used again.
     pub sent: bool,
     /// The client takes trailers.
@@ -126,6 +199,17 @@ impl ForwardBody {
         account.complete = matches!(self.kind, Kind::Empty);
         self.account = Some(account);
         self
+    }
+
+    /// Puts the body through the stages of filters, the innermost first.
+    #[must_use]
+    pub fn through(self, stages: Vec<BodyStage>) -> Self {
+        if stages.is_empty() {
+            return self;
+        }
+        let inner: BodyStream = Box::pin(self.map_err(Into::into));
+        let stream = stages.into_iter().fold(inner, |stream, stage| stage(stream));
+        Self { kind: Kind::Staged(Staged(stream)), account: None }
     }
 
     /// The body came to its clean end.
@@ -241,6 +325,11 @@ impl Http2Body {
                 }
                 Poll::Ready(None) => return Poll::Ready(Step::End),
                 Poll::Ready(Some(Err(err))) => {
+                    // The client's body may be what made the stream fail.
+                    if let Some(source) = self.progress.failed.take() {
+                        let error = request_body_error(source);
+                        return Poll::Ready(Step::Cut(error.reason(), BodyError::Upload(Box::new(error))));
+                    }
                     return Poll::Ready(Step::Cut(Reason::Reset, BodyError::Http2(err)));
                 }
                 Poll::Pending => {
@@ -283,6 +372,9 @@ impl Body for ForwardBody {
                 this.finish();
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
+            (Kind::Staged(Staged(stream)), _) => {
+                return stream.as_mut().poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Staged)));
+            }
             (Kind::Http1(body), Some(account)) => ready!(body.poll(account, cx)),
             (Kind::Http2(body), Some(account)) => ready!(body.poll(account, cx)),
             // A streamed body gets its account where it is made.
@@ -310,7 +402,11 @@ impl Body for ForwardBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.kind, Kind::Empty)
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Staged(Staged(stream)) => stream.is_end_stream(),
+            Kind::Full(_) | Kind::Http1(_) | Kind::Http2(_) | Kind::Cut(_) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -319,6 +415,7 @@ impl Body for ForwardBody {
             Kind::Full(data) => SizeHint::with_exact(data.len() as u64),
             Kind::Http1(body) => body.connection.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
             Kind::Http2(body) => body.body.size_hint(),
+            Kind::Staged(Staged(stream)) => stream.size_hint(),
             Kind::Cut(_) => SizeHint::new(),
         }
     }

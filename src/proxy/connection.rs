@@ -29,7 +29,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use self::timer::Timer;
-use super::downstream::{CheckedHead, Downstream, Handler, OwnAnswer, drop_unread};
+use super::downstream::{CheckedHead, Downstream, Handler, OwnAnswer, UpgradeSlot, Upgraded, drop_unread};
 use super::error::own_answer_bytes;
 use super::guarded_io::{AcceptedHead, Guard, GuardError, GuardSettings, GuardedIo};
 use super::head::{self, HeadFacts};
@@ -114,6 +114,7 @@ impl<H> ConnectionContext<H> {
 pub struct WorkerDrain {
     phase: Cell<Phase>,
     since: Cell<Instant>,
+    closing_since: Cell<Option<Instant>>,
     /// One waker a connection, at the index it registered.
     wakers: RefCell<Vec<Option<Waker>>>,
     free: RefCell<Vec<usize>>,
@@ -126,6 +127,7 @@ impl WorkerDrain {
         Rc::new(Self {
             phase: Cell::default(),
             since: Cell::new(Instant::now()),
+            closing_since: Cell::new(None),
             wakers: RefCell::default(),
             free: RefCell::default(),
         })
@@ -137,11 +139,19 @@ impl WorkerDrain {
         self.phase.get()
     }
 
+    /// Since when connections are asked to close; the present before that.
+    fn closing_since(&self) -> Instant {
+        self.closing_since.get().unwrap_or_else(Instant::now)
+    }
+
     /// Moves on and wakes every connection.
     pub fn advance(&self, phase: Phase) {
         if phase > self.phase.get() {
             self.phase.set(phase);
             self.since.set(Instant::now());
+            if phase >= Phase::Closing && self.closing_since.get().is_none() {
+                self.closing_since.set(Some(Instant::now()));
+            }
             self.wakers.borrow().iter().flatten().for_each(Waker::wake_by_ref);
         }
     }
@@ -192,6 +202,8 @@ struct Shared<H> {
     downstream: Rc<Downstream>,
     /// Requests between their accepted head and the end of their response.
     exchanges: Rc<Cell<u32>>,
+    /// What runs behind a `101`.
+    upgrade: UpgradeSlot,
     /// When the last exchange ended, at first when the connection was accepted.
     idle_since: Cell<Instant>,
 }
@@ -230,6 +242,8 @@ enum End {
     Finished,
     /// hyper failed, or must not go on: everything is dropped as it is.
     Dropped,
+    /// A handshake was answered with `101`: the connection leaves HTTP.
+    Upgraded,
     /// A deadline: closed without an answer.
     Closed(Reason),
 }
@@ -255,11 +269,14 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: TcpStr
         }),
         context: Rc::clone(&context),
         exchanges,
+        upgrade: UpgradeSlot::default(),
         idle_since: Cell::new(Instant::now()),
     });
     let mut driver = Driver { guard, shared, registration, timer: Timer::default(), watched: false, leaving: None };
-    let end = driver.run().await;
-    driver.finish(end).await;
+    match driver.run().await {
+        End::Upgraded => driver.tunnel().await,
+        end => driver.finish(end).await,
+    }
     context.metrics.connection_closed(listener);
 }
 
@@ -306,9 +323,16 @@ impl<H: Handler> Driver<H> {
         let guard = Rc::clone(&self.guard);
         let room = Room::new();
         let service = service_fn(move |request: Request<Incoming>| {
-            let accepted = guard.borrow_mut().next_head();
+            let (accepted, holding) = {
+                let mut guard = guard.borrow_mut();
+                let accepted = guard.next_head();
+                // Requests before a handshake that came with it hold nothing.
+                let holding = accepted.as_ref().is_some_and(|head| head.facts.websocket) && guard.is_holding();
+                (accepted, holding)
+            };
             let exchange = Exchange::begin(&shared, Protocol::Http1);
-            answer_http1(exchange, request, accepted, H::handle, &room)
+            let held = holding.then(|| Rc::clone(&guard));
+            answer_http1(exchange, request, accepted, held, H::handle, &room)
         });
         let max_head = self.shared.context.guard.max_head();
         let mut builder = hyper::server::conn::http1::Builder::new();
@@ -365,6 +389,7 @@ impl<H: Handler> Driver<H> {
     {
         match catch_unwind(AssertUnwindSafe(|| connection.poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(Ok(()))) if self.guard.borrow().is_holding() => Poll::Ready(End::Upgraded),
             Ok(Poll::Ready(Ok(()))) => Poll::Ready(End::Finished),
             Ok(Poll::Ready(Err(error))) => {
                 tracing::debug!(peer = %self.shared.downstream.peer, error = %error, "connection ended");
@@ -468,6 +493,27 @@ impl<H: Handler> Driver<H> {
         }
     }
 
+    /// Hands the socket over to what runs behind the `101`, until that ends. No deadline of HTTP holds any more.
+    async fn tunnel(self) {
+        let tunnel = self.shared.upgrade.take();
+        let (received, sent) = self.guard.borrow_mut().take_counts();
+        let metrics = Arc::clone(&self.shared.context.metrics);
+        metrics.received(Side::Downstream, received);
+        metrics.sent(Side::Downstream, sent);
+        let socket = self.guard.borrow_mut().take_tunnel();
+        let (Some(tunnel), Some((stream, held))) = (tunnel, socket) else { return };
+        let Self { shared, registration, mut watched, .. } = self;
+        let drain = Rc::clone(&shared.context.drain);
+        let closing = Box::pin(poll_fn(move |cx| {
+            if !std::mem::replace(&mut watched, true) {
+                registration.watch(cx);
+            }
+            if drain.phase() >= Phase::Closing { Poll::Ready(drain.closing_since()) } else { Poll::Pending }
+        }));
+        drop(shared);
+        tunnel(Upgraded { stream, held, closing }).await;
+    }
+
     /// Ends the connection after hyper is gone.
     async fn finish(&mut self, end: End) {
         let Some((refusal, surplus)) = self.settle(end) else { return };
@@ -492,7 +538,7 @@ impl<H: Handler> Driver<H> {
             metrics.refused(error.reason);
         }
         match end {
-            End::Finished => {}
+            End::Finished | End::Upgraded => {}
             End::Dropped => {
                 if guard.has_ended() {
                     metrics.closed(Side::Downstream, Reason::ClientGone);
@@ -621,6 +667,7 @@ fn answer_http1<H, F>(
     exchange: Exchange<H>,
     request: Request<Incoming>,
     accepted: Option<AcceptedHead>,
+    held: Option<Rc<RefCell<Guard>>>,
     begin: Begin<H, F>,
     room: &Rc<Room<F>>,
 ) -> impl Future<Output = Result<Response<impl Body<Data = bytes::Bytes, Error = BodyError> + use<H, F>>, Infallible>>
@@ -629,8 +676,9 @@ where
     H: Handler,
     F: Future<Output = Response<H::Body>>,
 {
+    let slot = held.as_ref().map(|_| exchange.shared.upgrade.clone());
     let mut answering = match accepted {
-        Some(accepted) => answer(&exchange, request, accepted.facts, accepted.raw_target.as_deref(), begin, room),
+        Some(accepted) => answer(&exchange, request, accepted.facts, accepted.raw_target.as_deref(), slot, begin, room),
         // hyper found a request where the guard saw none: the one answer to a disagreement is to end.
         None => {
             let answer = OwnAnswer { status: StatusCode::BAD_REQUEST, reason: Reason::Line, close: true };
@@ -638,10 +686,17 @@ where
         }
     };
     let mut exchange = Some(exchange);
+    let mut held = held;
     poll_fn(move |cx| {
         let Some(running) = &exchange else { return Poll::Pending };
         let mut response = ready!(answering.poll(cx, running));
-        if running.shared.context.drain.phase() > Phase::Serving {
+        let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if let Some(guard) = held.take().filter(|_| !switching) {
+            // What came behind the handshake is the next request.
+            drop(running.shared.upgrade.take());
+            guard.borrow_mut().release_held();
+        }
+        if !switching && running.shared.context.drain.phase() > Phase::Serving {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         match exchange.take() {
@@ -701,12 +756,14 @@ fn answer<H: Handler, F>(
     mut request: Request<Incoming>,
     facts: HeadFacts,
     raw_target: Option<&[u8]>,
+    upgrade: Option<UpgradeSlot>,
     begin: Begin<H, F>,
     room: &Rc<Room<F>>,
 ) -> Answering<H::Body, F> {
     let Shared { context, downstream, .. } = &*exchange.shared;
     let checked = match head::check(&mut request, facts, raw_target, context.guard.policy) {
-        Ok(checked) => {
+        Ok(mut checked) => {
+            checked.head.upgrade = upgrade.filter(|_| checked.head.websocket);
             if checked.removed_underscores > 0 {
                 context.metrics.underscore_fields_removed.add(checked.removed_underscores as u64);
             }

@@ -3,8 +3,11 @@
 //! `connection` drives the wire and hands over requests whose head was accepted as a whole; a [`Handler`] answers them.
 //! Nothing here knows routes, backends or hyper's connection types.
 
+use std::cell::Cell;
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,6 +16,8 @@ use http::StatusCode;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::model::ids::ListenerId;
 use crate::reason::Reason;
@@ -51,6 +56,41 @@ impl std::ops::Deref for HostName {
     }
 }
 
+/// A client's connection that has left HTTP.
+pub struct Upgraded {
+    /// The client's socket, behind the `101`.
+    pub stream: TcpStream,
+    /// What the client sent behind its handshake.
+    pub held: Bytes,
+    /// Resolves when the process stops, with the time since when it does.
+    pub closing: Pin<Box<dyn Future<Output = Instant>>>,
+}
+
+/// What runs on a connection that has left HTTP; dropping it before or while it runs closes both sides.
+pub type Tunnel = Box<dyn FnOnce(Upgraded) -> Pin<Box<dyn Future<Output = ()>>>>;
+
+/// Where a handler that answers a handshake with `101` leaves what runs behind it.
+#[derive(Clone, Default)]
+pub struct UpgradeSlot(Rc<Cell<Option<Tunnel>>>);
+
+impl UpgradeSlot {
+    /// Leaves a tunnel; the handler's answer must be `101`.
+    pub fn put(&self, tunnel: Tunnel) {
+        self.0.set(Some(tunnel));
+    }
+
+    /// Takes what was left.
+    pub fn take(&self) -> Option<Tunnel> {
+        self.0.take()
+    }
+}
+
+impl fmt::Debug for UpgradeSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpgradeSlot").finish_non_exhaustive()
+    }
+}
+
 /// What the head check found out about an accepted request; the request's own URI and Host are not consulted again.
 #[derive(Clone, Debug)]
 pub struct CheckedHead {
@@ -62,6 +102,9 @@ pub struct CheckedHead {
     pub path: Option<Box<str>>,
     /// A well-formed WebSocket handshake (UP1).
     pub websocket: bool,
+    /// For such a handshake, when the connection can leave HTTP: where to leave what runs behind a `101`. Without it, or
+    /// where it is not used, the request is a plain one (UP3).
+    pub upgrade: Option<UpgradeSlot>,
     /// The request has `expect: 100-continue` and a body.
     pub expect_continue: bool,
 }

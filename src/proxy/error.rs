@@ -54,6 +54,12 @@ pub enum ProxyError {
     /// The response breaks a rule.
     #[error("response refused")]
     BadResponse(#[source] Box<dyn Error + Send + Sync>),
+    /// The endpoint accepted a handshake wrongly.
+    #[error("handshake answered wrongly")]
+    Handshake,
+    /// The rule has as many upgraded connections as it may.
+    #[error("the rule has too many upgraded connections")]
+    MaxConnections,
     /// No response head in time.
     #[error("no response head in time")]
     ResponseHead,
@@ -77,6 +83,9 @@ pub enum ProxyError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// Working on it panicked.
+    #[error("the request made tidegate panic")]
+    Panic,
 }
 
 /// Who is to blame; decides which counter and log level.
@@ -96,11 +105,11 @@ impl ProxyError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NoHost | Self::NoPath => StatusCode::NOT_FOUND,
-            Self::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoEndpoints => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoBackend | Self::Panic => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoEndpoints | Self::MaxConnections => StatusCode::SERVICE_UNAVAILABLE,
             Self::MissingKey => StatusCode::BAD_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::Connect(_) | Self::Reset(_) | Self::BadResponse(_) => StatusCode::BAD_GATEWAY,
+            Self::Connect(_) | Self::Reset(_) | Self::BadResponse(_) | Self::Handshake => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::ResponseHead | Self::BackendRequest | Self::Request | Self::ExchangeIdle => {
                 StatusCode::GATEWAY_TIMEOUT
             }
@@ -121,11 +130,14 @@ impl ProxyError {
             Self::Connect(_) | Self::ConnectTimeout => Reason::Connect,
             Self::Reset(_) => Reason::Reset,
             Self::BadResponse(_) => Reason::BadResponse,
+            Self::Handshake => Reason::Upgrade,
+            Self::MaxConnections => Reason::MaxConnections,
             Self::ResponseHead => Reason::ResponseHead,
             Self::BackendRequest => Reason::BackendRequest,
             Self::Request => Reason::Request,
             Self::ExchangeIdle => Reason::ExchangeIdle,
             Self::RequestBody { reason, .. } => *reason,
+            Self::Panic => Reason::Panic,
         }
     }
 
@@ -134,11 +146,12 @@ impl ProxyError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::NoHost | Self::NoPath | Self::MissingKey | Self::RequestBody { .. } => Fault::Downstream,
-            Self::NoBackend | Self::NoEndpoints | Self::Loop => Fault::Internal,
+            Self::NoBackend | Self::NoEndpoints | Self::Loop | Self::MaxConnections | Self::Panic => Fault::Internal,
             Self::Connect(_)
             | Self::ConnectTimeout
             | Self::Reset(_)
             | Self::BadResponse(_)
+            | Self::Handshake
             | Self::ResponseHead
             | Self::BackendRequest
             | Self::Request
@@ -158,11 +171,14 @@ impl ProxyError {
             | Self::MissingKey
             | Self::Loop
             | Self::BadResponse(_)
+            | Self::Handshake
+            | Self::MaxConnections
             | Self::ResponseHead
             | Self::BackendRequest
             | Self::Request
             | Self::ExchangeIdle
-            | Self::RequestBody { .. } => false,
+            | Self::RequestBody { .. }
+            | Self::Panic => false,
         }
     }
 
@@ -174,6 +190,7 @@ impl ProxyError {
             | Self::ConnectTimeout
             | Self::Reset(_)
             | Self::BadResponse(_)
+            | Self::Handshake
             | Self::ResponseHead
             | Self::BackendRequest
             | Self::Request
@@ -184,7 +201,9 @@ impl ProxyError {
             | Self::NoEndpoints
             | Self::MissingKey
             | Self::Loop
-            | Self::RequestBody { .. } => false,
+            | Self::MaxConnections
+            | Self::RequestBody { .. }
+            | Self::Panic => false,
         }
     }
 
@@ -199,7 +218,11 @@ impl ProxyError {
     /// The own answer; a failed request body leaves the connection in no state to go on.
     #[must_use]
     pub fn answer(&self) -> OwnAnswer {
-        OwnAnswer { status: self.status(), reason: self.reason(), close: matches!(self, Self::RequestBody { .. }) }
+        OwnAnswer {
+            status: self.status(),
+            reason: self.reason(),
+            close: matches!(self, Self::RequestBody { .. } | Self::Handshake | Self::Panic),
+        }
     }
 }
 
@@ -213,6 +236,7 @@ pub const fn own_body(status: StatusCode) -> &'static str {
         200 => "ok\n",
         204 => "",
         400 => "bad request\n",
+        403 => "forbidden\n",
         404 => "not found\n",
         405 => "method not allowed\n",
         408 => "request timeout\n",
@@ -355,6 +379,33 @@ pub fn own_response(answer: OwnAnswer, form: AnswerForm, reason_header: bool) ->
     response
 }
 
+/// Makes the response of a filter that answers with a head and a body of its own.
+#[must_use]
+pub fn made_response(
+    made: crate::filter::Answer,
+    answer: OwnAnswer,
+    form: AnswerForm,
+    reason_header: bool,
+) -> Response<ForwardBody> {
+    let body = made.body.unwrap_or_default();
+    let mut response = Response::new(ForwardBody::empty());
+    *response.status_mut() = made.status;
+    *response.headers_mut() = made.headers;
+    let headers = response.headers_mut();
+    if reason_header {
+        headers.insert(REASON_HEADER, HeaderValue::from_static(answer.reason.as_str()));
+    }
+    if answer.close {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if form == AnswerForm::HeadOnly {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    } else {
+        *response.body_mut() = ForwardBody::full(body);
+    }
+    response
+}
+
 #[cfg(test)]
 mod tests {
     use http_body::Body as _;
@@ -410,7 +461,7 @@ mod tests {
     #[test]
     fn raw_answers_are_well_formed_and_close() {
         let limits = HeadLimits { start_line: 100, field: 200, fields_total: 1000, field_count: 10 };
-        for status in [204, 400, 404, 405, 408, 413, 414, 417, 421, 431, 500, 501, 502, 503, 504, 505, 508] {
+        for status in [204, 400, 403, 404, 405, 408, 413, 414, 417, 421, 431, 500, 501, 502, 503, 504, 505, 508] {
             let status = StatusCode::from_u16(status).expect("a status");
             let answer = OwnAnswer { status, reason: Reason::Line, close: true };
             let bytes = own_answer_bytes(answer, "Thu, 01 Jan 1970 00:00:00 GMT", true);

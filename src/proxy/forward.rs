@@ -1,11 +1,14 @@
-//! The request path, as phases: match, pick, connect, send, respond.
+//! The request path, as phases: match, filters in, pick, connect, send, filters out, respond.
 //!
 //! One [`Exchange`] holds a request from its head to its response; what outlives that, the accounting, moves into the
 //! response's body. Nothing here waits but for the endpoint and the client.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::SystemTime;
 
 use http::{HeaderMap, Request, Response, Uri, Version, header};
@@ -14,12 +17,14 @@ use tokio::time::Instant;
 
 use super::account::Account;
 use super::attempt::Failure;
-use super::body::ForwardBody;
+use super::body::{ClientBody, ForwardBody};
 use super::deadlines::Deadlines;
-use super::downstream::{CheckedHead, Downstream, drop_unread};
-use super::error::{AnswerForm, ProxyError, own_response};
+use super::downstream::{CheckedHead, Downstream, OwnAnswer, drop_unread};
+use super::error::{AnswerForm, ProxyError, made_response, own_response};
 use super::headers::{self, RequestId};
+use super::layers::{Early, Layers};
 use super::retry::{Tries, Verdict};
+use super::upgrade::Handshake;
 use super::worker::Worker;
 use crate::balance::{self, KeySource, Pick, PickRequest, Picked};
 use crate::http1::client::Upload;
@@ -27,7 +32,9 @@ use crate::model::ids::RuleId;
 use crate::model::matching::{Found, Miss, RequestView};
 use crate::model::policy::{Algorithm, Timeouts};
 use crate::model::route::Rule;
+use crate::reason::Reason;
 use crate::telemetry::access_log::{BackendText, Entry};
+use crate::telemetry::metrics::Where;
 
 /// Answers one request.
 ///
@@ -40,11 +47,21 @@ pub fn forward(
 ) -> impl Future<Output = Response<ForwardBody>> {
     let mut exchange = Exchange::new(worker, downstream, head, request);
     async move {
-        match exchange.run().await {
-            Ok(response) => response.map(|body| body.with_account(exchange.account)),
-            Err(error) => exchange.answer(&error),
+        match unwinding(exchange.run()).await {
+            Ok(response) => exchange.respond(response),
+            Err(early) => exchange.answer(early),
         }
     }
+}
+
+/// Turns a panic into a failure of this one request, so that its answer goes out through the filters like any other.
+async fn unwinding<T>(run: impl Future<Output = Result<T, Early>>) -> Result<T, Early> {
+    let mut run = pin!(run);
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(cx)));
+        polled.unwrap_or_else(|_| Poll::Ready(Err(ProxyError::Panic.into())))
+    })
+    .await
 }
 
 /// A request on its way to a response.
@@ -54,12 +71,16 @@ pub(super) struct Exchange {
     pub(super) head: CheckedHead,
     pub(super) version: Version,
     pub(super) uri: Uri,
+    /// What filters made of the request; none for most.
+    pub(super) layers: Option<Box<Layers>>,
+    /// For a WebSocket handshake that the rule allows.
+    pub(super) handshake: Option<Box<Handshake>>,
     /// The client's fields; the map is filled with the endpoint's when its head comes.
     pub(super) headers: HeaderMap,
     /// The client's body, until an upload has it.
-    pub(super) body: Option<Incoming>,
+    pub(super) body: Option<ClientBody>,
     /// What is being sent; kept between tries.
-    pub(super) upload: Option<Upload<Incoming>>,
+    pub(super) upload: Option<Upload<ClientBody>>,
     pub(super) request_id: RequestId,
     pub(super) timeouts: Timeouts,
     pub(super) deadlines: Deadlines,
@@ -92,8 +113,10 @@ impl Exchange {
             head,
             version: parts.version,
             uri: parts.uri,
+            layers: None,
+            handshake: None,
             headers: parts.headers,
-            body: (!body.is_end_stream()).then_some(body),
+            body: (!body.is_end_stream()).then(|| body.into()),
             upload: None,
             request_id,
             timeouts: Timeouts::default(),
@@ -105,12 +128,15 @@ impl Exchange {
         }
     }
 
-    /// The phases. Filters of the request belong between match and pick, those of the response behind the attempt.
-    async fn run(&mut self) -> Result<Response<ForwardBody>, ProxyError> {
+    /// The phases up to the endpoint's response; those behind it are in [`respond`](Self::respond).
+    async fn run(&mut self) -> Result<Response<ForwardBody>, Early> {
         let found = self.find_route()?;
+        self.enter(found)?;
+        self.begin_upgrade(found)?;
         let hash = self.hash_key(found);
         let mut picked = self.pick(found.rule, &PickRequest { hash, avoid: None })?;
         loop {
+            self.enter_backend(found, &picked)?;
             let failure = match self.attempt(&picked).await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
@@ -129,7 +155,7 @@ impl Exchange {
         let view = RequestView {
             host: self.head.host.as_deref(),
             method: &self.account.method,
-            path: self.path(),
+            path: self.received_path(),
             query: self.uri.query(),
             headers: &self.headers,
         };
@@ -160,7 +186,7 @@ impl Exchange {
             return None;
         };
         let router = snapshot.routers.get(self.downstream.listener.index());
-        let path = self.path();
+        let path = self.received_path();
         let forwarders = self.account.worker.forwarders(self.downstream.listener);
         let source = KeySource {
             client_ip: headers::client_address(&self.downstream, forwarders, &self.headers),
@@ -176,7 +202,12 @@ impl Exchange {
     fn pick(&mut self, rule: RuleId, request: &PickRequest<'_>) -> Result<Picked, ProxyError> {
         let worker = &self.account.worker;
         let now = worker.since_epoch(self.deadlines.try_began);
-        let picked = match self.account.live.pick(rule, request, now, &mut worker.rng().borrow_mut()) {
+        let rng = &mut worker.rng().borrow_mut();
+        let pick = match self.chosen_backend() {
+            None => self.account.live.pick(rule, request, now, rng),
+            Some(backend_ref) => self.account.live.pick_of((rule, backend_ref), request, now, rng),
+        };
+        let picked = match pick {
             Pick::Endpoint(picked) => picked,
             Pick::NoEndpoints => return Err(ProxyError::NoEndpoints),
             Pick::NoBackend => return Err(ProxyError::NoBackend),
@@ -191,9 +222,7 @@ impl Exchange {
                     name: Arc::clone(&backend.key.service.name),
                     port: backend.key.port,
                 });
-                let key = &picked.endpoint.key;
-                let found = backend.endpoints.binary_search_by(|endpoint| endpoint.key.cmp(key)).ok();
-                entry.pod = found.and_then(|at| backend.endpoints[at].pod.clone());
+                entry.pod = backend.pod_of(&picked.endpoint.key);
             }
         }
         Ok(picked)
@@ -251,29 +280,45 @@ impl Exchange {
         Ok(next)
     }
 
-    /// Respond: the own answer to a failure.
-    fn answer(mut self, error: &ProxyError) -> Response<ForwardBody> {
-        let mut answer = error.answer();
+    /// Filters out, respond: hands the endpoint's response on.
+    fn respond(mut self, mut response: Response<ForwardBody>) -> Response<ForwardBody> {
+        let stages = self.leave(&mut response);
+        response.map(|body| body.with_account(self.account).through(stages))
+    }
+
+    /// Filters out, respond: the own answer to a failure, or that of a filter.
+    fn answer(mut self, early: Early) -> Response<ForwardBody> {
+        let mut answer = match &early {
+            Early::Failed(error) => error.answer(),
+            Early::Filtered(made) => OwnAnswer { status: made.status, reason: made.reason, close: false },
+        };
+        if answer.reason == Reason::Panic {
+            self.account.worker.metrics().panicked(Where::Request);
+        }
         if let Some(upload) = &mut self.upload {
             self.account.bytes_in = upload.body_read();
             self.body = upload.take_body();
         }
-        let mut account = self.account;
-        if let Some(body) = self.body.filter(|_| !answer.close) {
-            let limit = account.worker.settings().limits.unread_body;
-            answer.close = drop_unread(body, self.head.expect_continue, limit);
+        if let Some(body) = self.body.take().filter(|_| !answer.close) {
+            let limit = self.account.worker.settings().limits.unread_body;
+            answer.close = drop_unread(body.into(), self.head.expect_continue, limit);
         }
         answer.close &= self.version <= Version::HTTP_11;
+        let account = &mut self.account;
         account.worker.metrics().own_answer(answer.reason);
         account.in_flight = None;
         account.status = answer.status.as_u16();
         account.reason = Some(answer.reason);
         let reason_header = account.worker.settings().forwarding.reason_header;
-        own_response(answer, self.form, reason_header).map(|body| body.with_account(account))
+        let response = match early {
+            Early::Filtered(made) if made.body.is_some() => made_response(*made, answer, self.form, reason_header),
+            Early::Filtered(_) | Early::Failed(_) => own_response(answer, self.form, reason_header),
+        };
+        self.respond(response)
     }
 
-    /// The canonical path.
-    pub(super) fn path(&self) -> &str {
+    /// The canonical path of the client's request.
+    pub(super) fn received_path(&self) -> &str {
         self.head.path.as_deref().unwrap_or_else(|| self.uri.path())
     }
 }

@@ -18,6 +18,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -90,7 +91,7 @@ impl GuardSettings {
             },
             body: limits.body,
             upgrade_held: limits.upgrade_held,
-            hold_upgrades: false,
+            hold_upgrades: true,
             policy: HeadPolicy {
                 slashes: if forwarding.merge_slashes { Slashes::Merge } else { Slashes::Keep },
                 https: false,
@@ -287,16 +288,27 @@ impl Guard {
     /// The handshake was answered with something else than `101`: what was held is the next request (UP4).
     pub fn release_held(&mut self) {
         if matches!(self.state, State::Held) {
-            self.next_message();
+            self.message_done();
             self.advance();
         }
     }
 
-    /// Ends the guard behind an accepted `101`: the socket, and the bytes that came behind the handshake (UP4). `None` when
-    /// the socket was taken before.
+    /// Whether bytes behind a handshake are held.
     #[must_use]
-    pub fn into_tunnel(mut self) -> Option<(TcpStream, Vec<u8>)> {
-        let held = self.data.get(self.accepted..self.end).unwrap_or_default().to_vec();
+    pub fn is_holding(&self) -> bool {
+        matches!(self.state, State::Held)
+    }
+
+    /// Ends the guard behind an accepted `101`: the socket, and the bytes that came behind the handshake (UP4). `None` when
+    /// the socket was taken before, or no handshake is under way.
+    pub fn take_tunnel(&mut self) -> Option<(TcpStream, Bytes)> {
+        if !self.is_holding() {
+            return None;
+        }
+        let held = Bytes::copy_from_slice(self.data.get(self.accepted..self.end).unwrap_or_default());
+        self.end = self.accepted;
+        self.start = self.end;
+        self.release_buffer();
         self.stream.take().map(|stream| (stream, held))
     }
 
@@ -328,7 +340,7 @@ impl Guard {
                         return false;
                     }
                 }
-                State::Held if self.end - self.accepted > self.settings.upgrade_held => return false,
+                State::Held if self.end - self.accepted >= self.settings.upgrade_held => return false,
                 State::Raw | State::Ended => return false,
                 State::Head(_) | State::Length(_) | State::Chunked(..) | State::Held => {
                     if self.end - self.start >= READ_AHEAD {
@@ -472,12 +484,8 @@ impl Guard {
                         self.message_done();
                     }
                 }
-                State::Held => {
-                    if self.end - self.accepted > self.settings.upgrade_held {
-                        self.refuse(HELD_TOO_MUCH);
-                    }
-                    return;
-                }
+                // What is too much is left in the kernel.
+                State::Held => return,
                 State::Discard => {
                     self.discarded += self.end - self.accepted;
                     self.end = self.accepted;
@@ -648,9 +656,6 @@ impl Guard {
 
 /// A body above the limit (ML3).
 const TOO_LARGE: GuardError = GuardError::new(StatusCode::PAYLOAD_TOO_LARGE, Reason::Size);
-
-/// More bytes behind a handshake than are held for it (UP4).
-const HELD_TOO_MUCH: OwnAnswer = OwnAnswer { status: StatusCode::BAD_REQUEST, reason: Reason::Upgrade, close: true };
 
 fn answer_of(error: GuardError) -> OwnAnswer {
     OwnAnswer { status: error.status, reason: error.reason, close: true }

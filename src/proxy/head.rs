@@ -171,7 +171,7 @@ pub fn check<B>(
     }
     let expect_continue = facts.expect && check_expect(request, facts.body)?;
     let path = canonical_path(request, http2, policy)?;
-    let head = CheckedHead { host, authority, path, websocket: facts.websocket, expect_continue };
+    let head = CheckedHead { host, authority, path, websocket: facts.websocket, upgrade: None, expect_continue };
     Ok(Checked { head, removed_underscores })
 }
 

@@ -27,7 +27,7 @@ const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port")
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Scheme of the listeners in the forwarded identity.
-const SCHEME: &str = "http";
+pub(super) const SCHEME: &str = "http";
 
 /// The id that a request carries through log and backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,8 +135,10 @@ pub struct RequestHead<'a> {
     pub path: &'a str,
     /// The query as received.
     pub query: Option<&'a str>,
-    /// Host as received; `None` for HTTP/1.0 without Host.
+    /// Host for the endpoint; `None` for HTTP/1.0 without Host.
     pub authority: Option<&'a [u8]>,
+    /// Host as received: what `x-forwarded-host` says, whatever the endpoint's host is.
+    pub received_authority: Option<&'a [u8]>,
     /// The client's fields.
     pub headers: &'a HeaderMap,
     /// Where the request came from.
@@ -147,6 +149,8 @@ pub struct RequestHead<'a> {
     pub framing: RequestFraming,
     /// `expect: 100-continue` goes out.
     pub expect_continue: bool,
+    /// A WebSocket handshake: it goes out with `connection: upgrade` and `upgrade: websocket` (UP1).
+    pub websocket: bool,
 }
 
 /// What becomes of a request field.
@@ -243,6 +247,9 @@ pub fn encode_request(out: &mut Vec<u8>, request: &RequestHead<'_>) {
         }
         write_field(out, name.as_str(), value.as_bytes());
     }
+    if request.websocket {
+        out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+    }
     if request.expect_continue {
         out.extend_from_slice(b"expect: 100-continue\r\n");
     }
@@ -294,7 +301,7 @@ fn write_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, kept: [bool; 3])
         out.extend_from_slice(b"\r\nx-forwarded-proto: ");
         out.extend_from_slice(SCHEME.as_bytes());
     }
-    if !host && let Some(authority) = request.authority {
+    if !host && let Some(authority) = request.received_authority {
         out.extend_from_slice(b"\r\nx-forwarded-host: ");
         out.extend_from_slice(authority);
     }
@@ -389,6 +396,17 @@ pub fn clean_response(headers: &mut HeaderMap, trailers: bool) {
     headers.remove("proxy-connection");
     if !trailers {
         headers.remove(header::TRAILER);
+    }
+}
+
+/// Removes the fields that Connection names (RFC 9110 §7.6.1) before anything of ours is added under such a name; `te`
+/// stays, for HTTP/2 endpoints.
+pub(super) fn remove_nominated(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        for name in nominated(headers).into_iter().filter(|name| *name != header::TE) {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
     }
 }
 

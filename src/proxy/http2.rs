@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::body::ClientBody;
 use super::headers;
 use super::upstream::ConnectError;
 
@@ -192,7 +192,7 @@ pub struct Progress {
     /// When the body ended.
     pub done: Cell<Option<Instant>>,
     /// What the body failed with.
-    pub failed: Cell<Option<hyper::Error>>,
+    pub failed: Cell<Option<Box<dyn std::error::Error + Send + Sync>>>,
 }
 
 impl std::fmt::Debug for Progress {
@@ -204,7 +204,7 @@ impl std::fmt::Debug for Progress {
 /// The client's request body on its way to an HTTP/2 endpoint.
 #[derive(Debug)]
 pub struct RequestBody {
-    body: Option<Incoming>,
+    body: Option<ClientBody>,
     progress: Rc<Progress>,
     trailers: bool,
 }
@@ -217,7 +217,7 @@ pub struct BodyFailed;
 impl RequestBody {
     /// Wraps a body; trailers go on only when the client announced them.
     #[must_use]
-    pub fn new(body: Option<Incoming>, progress: Rc<Progress>, trailers: bool) -> Self {
+    pub fn new(body: Option<ClientBody>, progress: Rc<Progress>, trailers: bool) -> Self {
         Self { body, progress, trailers }
     }
 
@@ -229,7 +229,7 @@ impl RequestBody {
 
     /// Gives the client's body back.
     #[must_use]
-    pub fn into_inner(self) -> Option<Incoming> {
+    pub fn into_inner(self) -> Option<ClientBody> {
         self.body
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::connections::Entry;
 use crate::http1::websocket::{Follower, close_frame};
 use crate::reason::Reason;
+use crate::telemetry::metrics::{self, WorkerMetrics};
 
 /// Size of the worker's read buffer: what 16 KiB messages like best, measured (12.0 against 17.3 us with 8 KiB).
 pub const BUFFER: usize = 64 << 10;
@@ -38,6 +39,28 @@ pub struct Limits {
     pub close_code: u16,
     /// Key that masks the close frame to the endpoint; random in production.
     pub mask: [u8; 4],
+}
+
+/// The two ends of a tunnel.
+#[derive(Debug)]
+pub struct Ends {
+    /// The client's socket.
+    pub client: TcpStream,
+    /// The endpoint's socket.
+    pub endpoint: TcpStream,
+    /// What came glued to the handshake; goes first.
+    pub from_client: Bytes,
+    /// What came glued to the `101`; goes first.
+    pub from_endpoint: Bytes,
+}
+
+/// Where a tunnel counts its bytes while it is open.
+#[derive(Clone, Copy, Debug)]
+pub struct Meter<'a> {
+    /// The socket's entry in the registry.
+    pub entry: &'a Entry,
+    /// The cells of the worker that runs it.
+    pub metrics: &'a WorkerMetrics,
 }
 
 /// Why a tunnel ended.
@@ -68,32 +91,30 @@ struct Direction {
 
 /// Runs the tunnel between a client and an endpoint.
 ///
-/// `from_client` and `from_endpoint` are bytes that came glued to the heads; they go first. `drain` resolves when the
+/// `drain` resolves when the
 /// process wants the socket gone, at the moment meant for this one. Dropping the future closes both streams.
 #[expect(clippy::too_many_arguments, reason = "two ends with what came glued to each, and what governs them")]
 pub async fn run(
-    client: TcpStream,
-    endpoint: TcpStream,
-    from_client: Bytes,
-    from_endpoint: Bytes,
-    entry: &Entry,
+    ends: Ends,
+    meter: Meter<'_>,
     limits: Limits,
     buffer: &RefCell<Box<[u8]>>,
     drain: impl Future<Output = ()>,
 ) -> End {
+    let Ends { client, endpoint, from_client, from_endpoint } = ends;
     let mut tunnel = Tunnel {
         client,
         endpoint,
         up: Direction::glued(from_client),
         down: Direction::glued(from_endpoint),
-        entry,
+        meter,
         buffer,
         active: Instant::now(),
     };
     let opened = Instant::now();
     let wake = limits.idle.or(limits.lifetime).map(|after| Box::pin(tokio::time::sleep(after)));
     let mut wake = wake;
-    let (mut drain, mut asked) = (pin!(drain), pin!(entry.closed()));
+    let (mut drain, mut asked) = (pin!(drain), pin!(meter.entry.closed()));
     let why = poll_fn(|cx| {
         if let Poll::Ready(end) = tunnel.poll(cx) {
             return Poll::Ready(Err(end));
@@ -139,7 +160,7 @@ struct Tunnel<'a> {
     endpoint: TcpStream,
     up: Direction,
     down: Direction,
-    entry: &'a Entry,
+    meter: Meter<'a>,
     buffer: &'a RefCell<Box<[u8]>>,
     active: Instant,
 }
@@ -147,14 +168,17 @@ struct Tunnel<'a> {
 impl Tunnel<'_> {
     /// Moves what can be moved; ready when both directions have ended, or one of them broke.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let Self { client, endpoint, up, down, entry, buffer, active } = self;
+        let Self { client, endpoint, up, down, meter, buffer, active } = self;
         let mut moved = |bytes: usize, to_client: bool| {
             let now = Instant::now();
             *active = now;
+            let Meter { entry, metrics } = *meter;
             if to_client {
                 entry.sent_to_client(bytes, now.into_std());
+                metrics.socket_moved(metrics::Direction::ToClient, bytes as u64);
             } else {
                 entry.sent_to_endpoint(bytes, now.into_std());
+                metrics.socket_moved(metrics::Direction::ToEndpoint, bytes as u64);
             }
         };
         let upwards = up.poll(cx, client, endpoint, buffer, |bytes| moved(bytes, false));

@@ -34,7 +34,17 @@ pub struct PoolLimits {
 #[derive(Debug)]
 pub struct Pooled {
     connection: Box<Connection>,
-    metrics: Arc<WorkerMetrics>,
+    open: Open,
+}
+
+/// Counts a connection to an endpoint as open while it lives.
+#[derive(Debug)]
+pub struct Open(Arc<WorkerMetrics>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.upstream_connections_open.dec();
+    }
 }
 
 impl Pooled {
@@ -42,13 +52,14 @@ impl Pooled {
     #[must_use]
     pub fn new(stream: TcpStream, metrics: Arc<WorkerMetrics>) -> Self {
         metrics.upstream_connections_open.inc();
-        Self { connection: Connection::new(stream), metrics }
+        Self { connection: Connection::new(stream), open: Open(metrics) }
     }
-}
 
-impl Drop for Pooled {
-    fn drop(&mut self) {
-        self.metrics.upstream_connections_open.dec();
+    /// Ends HTTP on the connection behind a `101`: the socket, the bytes behind the head, and what counts it as open.
+    #[must_use]
+    pub fn into_tunnel(self) -> (TcpStream, bytes::Bytes, Open) {
+        let (stream, glued) = self.connection.into_tunnel();
+        (stream, glued, self.open)
     }
 }
 

@@ -18,8 +18,10 @@ use super::body::ForwardBody;
 use super::downstream::{CheckedHead, Downstream, Handler, OwnAnswer};
 use super::error::{AnswerForm, own_response};
 use super::forward;
+use super::tunnel;
 use super::upstream::{PoolLimits, Pooled, Pools};
 use crate::balance::EndpointState;
+use crate::connections::Connections;
 use crate::http1::client::{Buffers, ResponseLimits};
 use crate::http1::framing::ChunkLimits;
 use crate::live::LiveCache;
@@ -46,6 +48,8 @@ pub struct WorkerParts {
     pub seed: u64,
     /// Where access-log entries go; `None`: nowhere.
     pub access_log: Option<AccessLogSender>,
+    /// The registry of live sockets.
+    pub connections: Arc<Connections>,
 }
 
 /// One worker of the data plane.
@@ -57,6 +61,9 @@ pub struct Worker {
     epoch: Instant,
     rng: RefCell<fastrand::Rng>,
     access_log: Option<AccessLogSender>,
+    connections: Arc<Connections>,
+    /// Lent to tunnels for one read.
+    tunnel_buffer: RefCell<Box<[u8]>>,
     pools: Rc<Pools>,
     buffers: Buffers,
     response_limits: ResponseLimits,
@@ -68,7 +75,7 @@ impl Worker {
     /// Makes a worker, to be used on one thread inside a `LocalSet`.
     #[must_use]
     pub fn new(parts: WorkerParts) -> Rc<Self> {
-        let WorkerParts { settings, live, metrics, epoch, seed, access_log } = parts;
+        let WorkerParts { settings, live, metrics, epoch, seed, access_log, connections } = parts;
         let limits = &settings.limits;
         let response_limits = ResponseLimits {
             head: limits.response_head,
@@ -94,6 +101,9 @@ impl Worker {
             epoch,
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
             access_log,
+            connections,
+            // Zeroed pages cost nothing before the first tunnel reads.
+            tunnel_buffer: RefCell::new(vec![0; tunnel::BUFFER].into_boxed_slice()),
             pools,
             buffers: Buffers::default(),
             response_limits,
@@ -158,6 +168,16 @@ impl Worker {
     #[must_use]
     pub fn forwarders(&self, listener: ListenerId) -> &[IpNet] {
         self.forwarders.get(listener.index()).map_or(&[], AsRef::as_ref)
+    }
+
+    /// The registry of live sockets.
+    pub(super) fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+
+    /// The buffer that tunnels read into.
+    pub(super) fn tunnel_buffer(&self) -> &RefCell<Box<[u8]>> {
+        &self.tunnel_buffer
     }
 
     /// Requests leave a line in the access log.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-pub use cells::{Cell, ConnectResult, Side, Where, WorkerMetrics};
+pub use cells::{Cell, ConnectResult, Direction, Side, SocketEnd, Where, WorkerMetrics};
 pub use series::{RouteSeries, RuleSeries};
 
 use page::Page;
@@ -206,8 +206,24 @@ impl Metrics {
             };
             page.add("tidegate_panics_total", &[place.as_str()], count + control as f64);
         }
+        for &direction in Direction::ALL {
+            let bytes = self.sum(|worker| worker.socket_bytes[direction as usize].get());
+            page.add("tidegate_socket_bytes_total", &[direction.as_str()], bytes);
+        }
+        for &end in SocketEnd::ALL {
+            let count = self.sum(|worker| worker.sockets_closed[end as usize].get());
+            if count > 0.0 {
+                page.add("tidegate_sockets_closed_total", &[end.as_str()], count);
+            }
+        }
+        let durations: [u64; cells::SOCKET_BUCKETS.len() + 1] =
+            std::array::from_fn(|at| self.workers.iter().map(|worker| worker.socket_durations[at].get()).sum());
+        let seconds = self.sum(|worker| worker.socket_duration_sum.get()) / 1e3;
+        let bounds = cells::SOCKET_BUCKETS.iter().map(|bound| *bound as f64);
+        page.add_histogram("tidegate_socket_duration_seconds", &[], bounds, &durations, seconds);
         for (name, cell) in [
             ("tidegate_requests_in_flight", (|worker| &worker.requests_in_flight) as fn(&WorkerMetrics) -> &Cell),
+            ("tidegate_sockets_open", |worker| &worker.sockets_open),
             ("tidegate_upstream_retries_total", |worker| &worker.upstream_retries),
             ("tidegate_upstream_connections_open", |worker| &worker.upstream_connections_open),
             ("tidegate_interim_responses_dropped_total", |worker| &worker.interim_responses_dropped),

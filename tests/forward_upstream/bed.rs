@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use tidegate::live;
 use tidegate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
+use tidegate::model::filter::Filter;
 use tidegate::model::ids::{BackendId, EndpointKey, ListenerId, ObjectName, RouteId, RuleId};
 use tidegate::model::matching::{Candidate, Hostname, PathMatch, Router};
-use tidegate::model::policy::{Algorithm, Timeouts};
+use tidegate::model::policy::{Algorithm, Timeouts, Upgrades};
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
 use tidegate::proxy::connection::{ConnectionContext, WorkerDrain, serve};
@@ -59,6 +60,9 @@ pub struct Options {
     pub backend: bool,
     /// The rule leaves its prefix to children, of which there are none.
     pub delegates: bool,
+    pub filters: Vec<Filter>,
+    pub backend_filters: Vec<Filter>,
+    pub upgrades: Upgrades,
 }
 
 impl Default for Options {
@@ -75,6 +79,9 @@ impl Default for Options {
             http2: false,
             backend: true,
             delegates: false,
+            filters: Vec::new(),
+            backend_filters: Vec::new(),
+            upgrades: Upgrades::default(),
         }
     }
 }
@@ -127,6 +134,7 @@ impl Gateway {
             epoch: Instant::now(),
             seed: 1,
             access_log: options.access_log,
+            connections: Arc::default(),
         });
         let context = Rc::new(ConnectionContext::new(
             (ListenerId(0), name),
@@ -169,11 +177,14 @@ impl Gateway {
 
 fn snapshot(options: &Options) -> Snapshot {
     let route = Route { name: ObjectName::new("ns", "r"), label: Arc::from("ns/r") };
-    let backend_refs = vec![WeightedBackend { weight: 1, tier: 0, backend: Some(BackendId(0)) }];
+    let filters = options.backend_filters.clone().into();
+    let backend_refs = vec![WeightedBackend { weight: 1, tier: 0, backend: Some(BackendId(0)), filters }];
     let rule = Rule {
         route: RouteId(0),
         name: Arc::from("0"),
         timeouts: options.timeouts,
+        upgrades: options.upgrades,
+        filters: options.filters.clone().into(),
         algorithm: options.algorithm.clone(),
         delegates: options.delegates,
         backend_refs: if options.backend { backend_refs } else { Vec::new() },
@@ -236,6 +247,11 @@ impl Answer {
 impl Client {
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// What came and was not taken as an answer yet.
+    pub fn seen(&self) -> String {
+        String::from_utf8_lossy(&self.received).into_owned()
     }
 
     /// Reads more; false at the end.

@@ -337,3 +337,16 @@ fn deadlines_hold_for_streams() {
         assert_eq!(server.connections.get(), 1);
     });
 }
+
+#[test]
+fn filters_shape_what_http2_endpoints_see() {
+    run(async || {
+        let server = Server::start().await;
+        let filters = vec![super::filters::rewrite()];
+        let gateway = Gateway::start(Options { filters, ..options(&server) }).await;
+        assert_eq!(gateway.ask("GET /p/a?q HTTP/1.1\r\nhost: a.test\r\n\r\n").await.status, 200);
+        let seen = server.seen.borrow()[0].clone();
+        assert_eq!(seen.parts, "GET http://in.test/new/a?q");
+        assert_eq!(seen.headers["x-forwarded-host"], "a.test");
+    });
+}

@@ -6,6 +6,7 @@
 mod bed;
 mod cost;
 mod deadlines;
+mod filters;
 mod http1;
 mod http2;
 mod log;

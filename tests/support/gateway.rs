@@ -33,7 +33,10 @@ impl Gateway {
         }
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.args(["standalone", "--config"]).arg(dir.path());
-        command.args(["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--access-log", "off"]).args(args);
+        command.args(["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(args);
+        if !args.contains(&"--access-log") {
+            command.args(["--access-log", "off"]);
+        }
         let (child, ready) = spawn(&mut command);
         let http = port(&ready["listeners"]["http"]);
         Self { child, dir, http, admin: port(&ready["admin"]) }
@@ -66,6 +69,13 @@ impl Gateway {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// Memory of the process that is resident and no file, in KiB.
+    pub fn resident_kib(&self) -> usize {
+        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).expect("it runs");
+        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a line");
+        line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
     }
 
     /// Sends SIGTERM; the process goes on until it has drained.

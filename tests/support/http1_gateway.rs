@@ -11,7 +11,7 @@ use tidegate::live::{self, Feed};
 use tidegate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
 use tidegate::model::ids::{BackendId, EndpointKey, ListenerId, ObjectName, RouteId, RuleId};
 use tidegate::model::matching::{Candidate, Hostname, Router};
-use tidegate::model::policy::{Algorithm, Timeouts};
+use tidegate::model::policy::{Algorithm, Timeouts, Upgrades};
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
 use tidegate::proxy::connection::{ConnectionContext, WorkerDrain};
@@ -89,6 +89,7 @@ async fn serve(bound: BoundListener, feed: Feed, metrics: Arc<WorkerMetrics>, dr
         epoch: tokio::time::Instant::now(),
         seed: 1,
         access_log: None,
+        connections: Arc::default(),
     });
     tokio::task::spawn_local(Rc::clone(&handler).maintain());
     let worker = WorkerDrain::new();
@@ -136,9 +137,16 @@ fn snapshot(backend: SocketAddr) -> Snapshot {
         route: RouteId(0),
         name: "0".into(),
         timeouts: Timeouts::default(),
+        upgrades: Upgrades::default(),
+        filters: Arc::default(),
         algorithm: Algorithm::RoundRobin,
         delegates: false,
-        backend_refs: vec![WeightedBackend { weight: 1, tier: 0, backend: Some(BackendId(0)) }],
+        backend_refs: vec![WeightedBackend {
+            weight: 1,
+            tier: 0,
+            backend: Some(BackendId(0)),
+            filters: Arc::default(),
+        }],
     };
     let key = BackendKey { service: ObjectName::new("default", "backend"), port: 80, protocol: Protocol::Http };
     let endpoint = Endpoint { key: EndpointKey { addr: backend, uid: None }, fallback: None, pod: None };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::balance::EndpointState;
 use crate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
 use crate::model::ids::{BackendId, EndpointKey, ObjectName, RouteId};
-use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts};
+use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts, Upgrades};
 use crate::model::route::{Route, Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
@@ -66,6 +66,8 @@ impl Snapshots {
                 route: RouteId(routes.len() as u32 - 1),
                 name: rule.as_str().into(),
                 timeouts: Timeouts::default(),
+                upgrades: Upgrades::default(),
+                filters: Arc::default(),
                 algorithm: algorithm.clone(),
                 delegates: false,
                 backend_refs: refs
@@ -74,6 +76,7 @@ impl Snapshots {
                         weight: *weight,
                         tier: *tier,
                         backend: name.as_ref().map(id),
+                        filters: Arc::default(),
                     })
                     .collect(),
             });

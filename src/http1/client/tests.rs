@@ -58,7 +58,7 @@ impl Bed {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let mut headers = HeaderMap::new();
-        let expected = Expected { head_request, trailers: true };
+        let expected = Expected { head_request, trailers: true, websocket: false };
         let head =
             poll_fn(|cx| self.connection.poll_head(upload, &mut headers, expected, &LIMITS, &self.buffers, cx)).await?;
         Ok((head, headers))
@@ -249,7 +249,7 @@ async fn a_body_that_is_there_goes_out_with_the_head() {
     let mut upload = bed.begin(b"H\r\n\r\n", RequestFraming::Length(5), body, false);
     let pending = poll_fn(|cx| {
         let mut headers = HeaderMap::new();
-        let expected = Expected { head_request: false, trailers: false };
+        let expected = Expected { head_request: false, trailers: false, websocket: false };
         Poll::Ready(
             bed.connection.poll_head(&mut upload, &mut headers, expected, &LIMITS, &bed.buffers, cx).is_pending(),
         )
@@ -326,7 +326,7 @@ async fn the_body_waits_for_100() {
     };
     let Bed { connection, backend: stream, buffers } = &mut bed;
     let mut headers = HeaderMap::new();
-    let expected = Expected { head_request: false, trailers: false };
+    let expected = Expected { head_request: false, trailers: false, websocket: false };
     let head = poll_fn(|cx| connection.poll_head(&mut upload, &mut headers, expected, &LIMITS, buffers, cx));
     let (head, ()) = tokio::join!(head, backend(stream));
     assert_eq!(head.unwrap().status, 204);
@@ -380,7 +380,7 @@ async fn large_bodies_come_in_growing_chunks() {
         read.read_to_end(&mut rest).await.unwrap();
     });
     let mut headers = HeaderMap::new();
-    let expected = Expected { head_request: false, trailers: false };
+    let expected = Expected { head_request: false, trailers: false, websocket: false };
     let head =
         poll_fn(|cx| connection.poll_head(&mut upload, &mut headers, expected, &LIMITS, &buffers, cx)).await.unwrap();
     assert_eq!(head.length, Some(LENGTH as u64));

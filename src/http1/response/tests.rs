@@ -1,6 +1,6 @@
 use super::*;
 
-const EXPECTED: Expected = Expected { head_request: false, trailers: false };
+const EXPECTED: Expected = Expected { head_request: false, trailers: false, websocket: false };
 const CHUNKS: ChunkLimits = ChunkLimits { line: 64, extensions: 128, trailers_total: 256, trailer_count: 4 };
 
 fn parse(head: &str, expected: Expected) -> Result<(ParsedHead, HeaderMap), &'static str> {
@@ -16,7 +16,7 @@ fn parse(head: &str, expected: Expected) -> Result<(ParsedHead, HeaderMap), &'st
 fn framing_of(head: &str) -> Framing {
     match parse(head, EXPECTED).expect(head).0 {
         ParsedHead::Final { framing, .. } => framing,
-        ParsedHead::Interim(status) => panic!("{status} is interim"),
+        other => panic!("{other:?} is not final"),
     }
 }
 
@@ -117,7 +117,7 @@ fn rs4_interim_and_size() {
 
 #[test]
 fn rs5_no_body_whatever_the_fields_say() {
-    let head = Expected { head_request: true, trailers: false };
+    let head = Expected { head_request: true, trailers: false, websocket: false };
     let (parsed, headers) = parse("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", head).unwrap();
     assert!(matches!(parsed, ParsedHead::Final { framing: Framing::None, keep_alive: true, .. }));
     assert_eq!(headers["content-length"], "9", "HEAD says what GET would send");
@@ -137,7 +137,7 @@ fn rs10_hop_by_hop_fields_go() {
     let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
     assert_eq!(names, ["server"]);
     assert!(matches!(parsed, ParsedHead::Final { keep_alive: true, .. }));
-    let (_, headers) = parse(head, Expected { head_request: false, trailers: true }).unwrap();
+    let (_, headers) = parse(head, Expected { head_request: false, trailers: true, websocket: false }).unwrap();
     assert_eq!(headers["trailer"], "x-sum");
 }
 
@@ -224,5 +224,25 @@ fn chunk_sizes_are_written_in_hex() {
         let mut out = Vec::new();
         write_chunk_size(&mut out, length);
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+}
+
+#[test]
+fn rs4_a_101_is_an_answer_to_a_handshake_only() {
+    let handshake = Expected { websocket: true, ..EXPECTED };
+    let head = "HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Accept: x\r\n\r\n";
+    assert!(parse(head, EXPECTED).is_err());
+    let (parsed, headers) = parse(head, handshake).unwrap();
+    assert_eq!(parsed, ParsedHead::Switching { websocket: true });
+    assert_eq!(headers["sec-websocket-accept"], "x");
+    assert!(!headers.contains_key("upgrade"));
+    for broken in [
+        "HTTP/1.1 101 S\r\nUpgrade: websocket\r\n\r\n",
+        "HTTP/1.1 101 S\r\nConnection: upgrade\r\n\r\n",
+        "HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: foo\r\n\r\n",
+        "HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: foo\r\nUpgrade: websocket\r\n\r\n",
+        "HTTP/1.0 101 S\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ] {
+        assert_eq!(parse(broken, handshake).unwrap().0, ParsedHead::Switching { websocket: false }, "{broken}");
     }
 }

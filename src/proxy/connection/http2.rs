@@ -105,7 +105,7 @@ where
         let status = StatusCode::PAYLOAD_TOO_LARGE;
         refuse(&exchange, OwnAnswer { status, reason: Reason::Size, close: false })
     } else {
-        let mut answering = answer(&exchange, request, facts, None, begin, &room);
+        let mut answering = answer(&exchange, request, facts, None, None, begin, &room);
         poll_fn(|cx| answering.poll(cx, &exchange)).await
     };
     bind(response, exchange)

@@ -31,6 +31,8 @@ fn encode(method: &Method, headers: &HeaderMap, trusted: bool, framing: RequestF
         method,
         path: "/p/x",
         query: Some("q=%20?"),
+        websocket: false,
+        received_authority: Some(b"A.test:80"),
         authority: Some(b"A.test:80"),
         headers,
         downstream: &downstream,

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::connections::{Connections, SocketInfo};
+use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
 /// Both outer ends of a tunnel that runs in a task of its own.
 struct Bed {
@@ -30,8 +31,17 @@ impl Bed {
         let (endpoint, inner_endpoint) = pair().await;
         let connections = Arc::new(Connections::default());
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let info = SocketInfo { route: "a/a".into(), rule: "0".into(), pod: None, endpoint: address, client: address };
-        let registration = connections.register(info, None).unwrap();
+        let info = SocketInfo {
+            route: "a/a".into(),
+            rule: "0".into(),
+            pod: None,
+            endpoint: address,
+            client: address,
+            drain_window: Duration::ZERO,
+        };
+        let registration = connections.reserve(&info.route, &info.rule, None).unwrap().open(info);
+        let options = MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 1 };
+        let metrics = Metrics::new(options).worker(0).unwrap();
         let (drain, drained) = oneshot::channel();
         let end = tokio::task::spawn_local(async move {
             let buffer = RefCell::new(vec![0; BUFFER].into_boxed_slice());
@@ -43,7 +53,8 @@ impl Bed {
             };
             let (client, endpoint) = (inner_client, inner_endpoint);
             let (up, down) = (Bytes::from_static(from_client), Bytes::from_static(from_endpoint));
-            run(client, endpoint, up, down, registration.entry(), limits, &buffer, drained).await
+            let meter = Meter { entry: registration.entry(), metrics: &metrics };
+            run(Ends { client, endpoint, from_client: up, from_endpoint: down }, meter, limits, &buffer, drained).await
         });
         Self { client, endpoint, connections, drain: Some(drain), end }
     }

@@ -1,6 +1,7 @@
 //! The cells that one worker alone writes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::reason::Reason;
 
@@ -68,6 +69,36 @@ label! {
 }
 
 label! {
+    /// Which way bytes of an upgraded connection went.
+    Direction {
+        /// From the endpoint to the client.
+        ToClient => "to_client",
+        /// From the client to the endpoint.
+        ToEndpoint => "to_endpoint",
+    }
+}
+
+label! {
+    /// What ended an upgraded connection.
+    SocketEnd {
+        /// Both ends finished.
+        Finished => "finished",
+        /// One end reset it.
+        Reset => "reset",
+        /// `upgrades.idleTimeout`.
+        TunnelIdle => "tunnel_idle",
+        /// `upgrades.maxLifetime`.
+        TunnelLifetime => "tunnel_lifetime",
+        /// The process stops.
+        Drain => "drain",
+        /// Somebody asked over the admin port.
+        Admin => "admin",
+        /// Its worker ended, or its client was gone before it began.
+        Dropped => "dropped",
+    }
+}
+
+label! {
     /// How an attempt to connect to an endpoint ended.
     ConnectResult {
         /// Connected.
@@ -92,6 +123,9 @@ label! {
         Control => "control",
     }
 }
+
+/// Upper bounds of the durations of upgraded connections, in seconds: from a failed start to a day.
+pub(super) const SOCKET_BUCKETS: [u64; 7] = [1, 10, 60, 600, 3_600, 14_400, 86_400];
 
 /// Counters of one listener on one worker.
 #[derive(Debug, Default)]
@@ -119,6 +153,13 @@ pub struct WorkerMetrics {
     pub underscore_fields_removed: Cell,
     /// Times a listener stopped accepting because few file descriptors were left.
     pub accept_pauses: Cell,
+    /// Upgraded connections that are open; incremented and decremented by [`Self::socket_opened`] and [`Self::socket_closed`].
+    pub(super) sockets_open: Cell,
+    pub(super) socket_bytes: [Cell; Direction::ALL.len()],
+    pub(super) sockets_closed: [Cell; SocketEnd::ALL.len()],
+    pub(super) socket_durations: [Cell; SOCKET_BUCKETS.len() + 1],
+    /// Milliseconds.
+    pub(super) socket_duration_sum: Cell,
     pub(super) listeners: Box<[ListenerCells]>,
     pub(super) refused: PerReason,
     pub(super) own_answers: PerReason,
@@ -178,6 +219,31 @@ impl WorkerMetrics {
     /// Counts an attempt to connect to an endpoint.
     pub fn upstream_connect(&self, result: ConnectResult) {
         self.upstream_connects[result as usize].inc();
+    }
+
+    /// Counts an upgraded connection as open until [`Self::socket_closed`].
+    pub fn socket_opened(&self) {
+        self.sockets_open.inc();
+    }
+
+    /// Counts bytes that an upgraded connection carried, on all sides that they passed.
+    pub fn socket_moved(&self, direction: Direction, bytes: u64) {
+        self.socket_bytes[direction as usize].add(bytes);
+        let (from, to) = match direction {
+            Direction::ToClient => (Side::Upstream, Side::Downstream),
+            Direction::ToEndpoint => (Side::Downstream, Side::Upstream),
+        };
+        self.received(from, bytes);
+        self.sent(to, bytes);
+    }
+
+    /// Counts the end of an upgraded connection.
+    pub fn socket_closed(&self, end: SocketEnd, lasted: Duration) {
+        self.sockets_open.dec();
+        self.sockets_closed[end as usize].inc();
+        let bucket = SOCKET_BUCKETS.iter().position(|bound| lasted <= Duration::from_secs(*bound));
+        self.socket_durations[bucket.unwrap_or(SOCKET_BUCKETS.len())].inc();
+        self.socket_duration_sum.add(u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX));
     }
 
     /// Counts a panic that was caught.

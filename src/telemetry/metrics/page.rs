@@ -36,11 +36,24 @@ impl Page {
         });
     }
 
-    /// Adds a histogram.
+    /// Adds a histogram of latencies.
     pub(super) fn add_latencies(&mut self, name: &'static str, labels: &[&str], latencies: &Latencies) {
+        let bounds = BUCKETS.iter().map(|&(bound, _)| bound);
+        self.add_histogram(name, labels, bounds, &latencies.buckets, latencies.sum_nanos as f64 / 1e9);
+    }
+
+    /// Adds a histogram: upper bounds, a count for each and one for what is above, the sum of all values.
+    pub(super) fn add_histogram(
+        &mut self,
+        name: &'static str,
+        labels: &[&str],
+        bounds: impl Iterator<Item = f64>,
+        counts: &[u64],
+        sum: f64,
+    ) {
         let mut count = 0;
-        let mut buckets = Vec::with_capacity(BUCKETS.len());
-        for (&(bound, _), &here) in BUCKETS.iter().zip(&latencies.buckets) {
+        let mut buckets = Vec::with_capacity(counts.len());
+        for (bound, &here) in bounds.zip(counts) {
             count += here;
             let mut bucket = Bucket::default();
             bucket.set_upper_bound(bound);
@@ -49,8 +62,8 @@ impl Page {
         }
         let mut histogram = Histogram::default();
         histogram.set_bucket(buckets);
-        histogram.set_sample_count(latencies.buckets.iter().sum());
-        histogram.set_sample_sum(latencies.sum_nanos as f64 / 1e9);
+        histogram.set_sample_count(counts.iter().sum());
+        histogram.set_sample_sum(sum);
         self.push(name, labels, |metric, kind| {
             debug_assert!(kind == Kind::Histogram, "{name} is not a histogram");
             metric.set_histogram(histogram);

@@ -47,6 +47,9 @@ fn touch_everything(metrics: &Metrics) {
         worker.own_answer(reason);
         Side::ALL.iter().for_each(|&side| worker.closed(side, reason));
     }
+    worker.socket_opened();
+    worker.socket_moved(Direction::ToClient, 7);
+    SocketEnd::ALL.iter().for_each(|&end| worker.socket_closed(end, 100 * MS));
     for &side in Side::ALL {
         worker.received(side, 10);
         worker.sent(side, 20);
@@ -91,7 +94,7 @@ fn the_page_has_exactly_the_names_of_the_table() {
         assert_eq!(found, expected, "{sample}");
     }
     // The values of closed labels are those that the table lists.
-    for label in ["method", "code", "side", "result", "where", "severity", "kind", "le"] {
+    for label in ["method", "code", "side", "result", "where", "severity", "kind", "direction", "end", "le"] {
         let (_, listed) = LABELS.iter().find(|(name, _)| *name == label).expect("label");
         for sample in samples(&page).keys() {
             let sample = sample.replace('{', ",");
@@ -150,7 +153,7 @@ fn workers_are_summed() {
         (r#"tidegate_connections_open{listener="internal"}"#, 2.0),
         (r#"tidegate_connections_accepted_total{listener="internal"}"#, 3.0),
         (r#"tidegate_connections_open{listener="http"}"#, 1.0),
-        (r#"tidegate_received_bytes_total{side="upstream"}"#, 310.0),
+        (r#"tidegate_received_bytes_total{side="upstream"}"#, 317.0),
         (r#"tidegate_panics_total{where="request"}"#, 2.0),
         (r#"tidegate_panics_total{where="control"}"#, 2.0),
         ("tidegate_config_version", 4.0),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidegate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
 use tidegate::model::ids::{BackendId, EndpointKey, ObjectName, RouteId};
-use tidegate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts};
+use tidegate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts, Upgrades};
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
 
@@ -42,9 +42,16 @@ pub fn snapshot(routes: u32, endpoints: u32, algorithm: &Algorithm) -> Snapshot 
                 route: RouteId(index),
                 name: rule.into(),
                 timeouts: Timeouts::default(),
+                upgrades: Upgrades::default(),
+                filters: Arc::default(),
                 algorithm: algorithm.clone(),
                 delegates: false,
-                backend_refs: vec![WeightedBackend { weight: 1, tier: 0, backend: Some(BackendId(index)) }],
+                backend_refs: vec![WeightedBackend {
+                    weight: 1,
+                    tier: 0,
+                    backend: Some(BackendId(index)),
+                    filters: Arc::default(),
+                }],
             });
         }
         snapshot.backends.push(Backend {

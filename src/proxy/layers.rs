@@ -1,0 +1,197 @@
+//! The onion around one exchange: its request's way in through the filters, its response's way out.
+//!
+//! A request whose rule has no filters has no [`Layers`] and pays nothing. What filters make of a request is kept beside
+//! what the client sent: log, metrics and forwarded identity speak of the client's request.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response};
+use hyper::body::Body as _;
+
+use super::body::ForwardBody;
+use super::error::ProxyError;
+use super::forward::Exchange;
+use super::headers;
+use crate::balance::Picked;
+use crate::filter::{Answer, BodyStage, Chain, Director, Facts, Flow, ResponseView};
+use crate::model::filter::Filter;
+use crate::model::matching::Found;
+
+/// Why an exchange turns round before an endpoint has answered.
+#[derive(Debug)]
+pub(super) enum Early {
+    /// It failed.
+    Failed(ProxyError),
+    /// A filter answers.
+    Filtered(Box<Answer>),
+}
+
+impl From<ProxyError> for Early {
+    fn from(error: ProxyError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What filters made of a request, and how deep it is in them.
+#[derive(Debug)]
+pub(super) struct Layers {
+    chain: Chain,
+    /// The layers of the rule, entered once.
+    rule: Arc<[Filter]>,
+    /// The layers of the chosen backendRef, behind them.
+    backend: Arc<[Filter]>,
+    /// Which backendRef that is.
+    entered: Option<usize>,
+    seen: Seen,
+    /// The least body limit so far, in bytes.
+    body_limit: Option<u64>,
+    /// The request outside of the backendRef's layers, for a try at another one.
+    outside: Option<Box<(Seen, HeaderMap)>>,
+}
+
+/// The parts of a request that a backend sees and that filters may change, beside its fields.
+#[derive(Clone, Debug)]
+struct Seen {
+    method: Method,
+    /// `None`: as received.
+    host: Option<HeaderValue>,
+    /// `None`: the canonical path as received.
+    path: Option<String>,
+    /// The backendRef that a filter chose.
+    backend_ref: Option<usize>,
+}
+
+impl Exchange {
+    /// Filters in: the layers of the rule.
+    pub(super) fn enter(&mut self, found: Found) -> Result<(), Early> {
+        let filters = match self.account.live.snapshot().rule(found.rule) {
+            Some(rule) if !rule.filters.is_empty() => Arc::clone(&rule.filters),
+            Some(_) | None => return Ok(()),
+        };
+        let mut layers = self.new_layers();
+        layers.rule = Arc::clone(&filters);
+        self.layers = Some(layers);
+        self.walk(found, &filters)
+    }
+
+    /// Filters in: the layers of the backendRef that was picked.
+    pub(super) fn enter_backend(&mut self, found: Found, picked: &Picked) -> Result<(), Early> {
+        let rule = self.account.live.snapshot().rule(found.rule);
+        let filters = rule.and_then(|rule| rule.backend_refs.get(picked.backend_ref)).map(|backend| &backend.filters);
+        let filters = match (filters, &self.layers) {
+            (Some(filters), Some(layers)) if layers.entered != Some(picked.backend_ref) => Arc::clone(filters),
+            (Some(filters), None) if !filters.is_empty() => Arc::clone(filters),
+            _ => return Ok(()),
+        };
+        let mut layers = self.layers.take().unwrap_or_else(|| self.new_layers());
+        if let Some(outside) = layers.outside.take() {
+            layers.chain.retreat(layers.rule.len());
+            (layers.seen, self.headers) = *outside;
+        }
+        if !filters.is_empty() {
+            layers.outside = Some(Box::new((layers.seen.clone(), self.headers.clone())));
+        }
+        layers.entered = Some(picked.backend_ref);
+        layers.backend = Arc::clone(&filters);
+        self.layers = Some(layers);
+        self.walk(found, &filters)
+    }
+
+    fn new_layers(&mut self) -> Box<Layers> {
+        // What Connection names goes first: else a client could take away what a filter sets.
+        headers::remove_nominated(&mut self.headers);
+        Box::new(Layers {
+            chain: Chain::default(),
+            rule: Arc::default(),
+            backend: Arc::default(),
+            entered: None,
+            seen: Seen { method: self.account.method.clone(), host: None, path: None, backend_ref: None },
+            body_limit: None,
+            outside: None,
+        })
+    }
+
+    /// Runs the request sides of `filters`. The layers stay in place meanwhile: should one panic, the response unwinds
+    /// those before it.
+    fn walk(&mut self, found: Found, filters: &[Filter]) -> Result<(), Early> {
+        let Self { account, downstream, head, uri, headers, body, layers, .. } = self;
+        let Some(layers) = layers else { return Ok(()) };
+        let received = head.path.as_deref().unwrap_or_else(|| uri.path());
+        let router = account.live.snapshot().routers.get(downstream.listener.index());
+        let facts = Facts {
+            client: headers::client_address(downstream, account.worker.forwarders(downstream.listener), headers),
+            scheme: headers::SCHEME,
+            port: downstream.local.port(),
+            hostname: head.host.as_deref(),
+            content_length: body.as_ref().map_or(Some(0), |body| body.size_hint().exact()),
+            path_param: &|name| router.and_then(|router| router.path_param(found, received, name)),
+        };
+        let Layers { chain, seen, body_limit, .. } = &mut **layers;
+        let shared = |bytes: &Bytes| HeaderValue::from_maybe_shared(bytes.clone()).ok();
+        let mut host = seen.host.take().or_else(|| head.authority.as_ref().and_then(shared));
+        let mut path = seen.path.take().map_or(Cow::Borrowed(received), Cow::Owned);
+        let flow = chain.request(
+            filters,
+            &mut Director {
+                method: &mut seen.method,
+                headers,
+                host: &mut host,
+                path: &mut path,
+                query: uri.query(),
+                backend_ref: &mut seen.backend_ref,
+                body_limit,
+                facts: &facts,
+            },
+        );
+        seen.host = host;
+        seen.path = match path {
+            Cow::Owned(path) => Some(path),
+            Cow::Borrowed(_) => None,
+        };
+        if let Some(body) = body {
+            body.limit(*body_limit);
+        }
+        match flow {
+            Flow::Continue => Ok(()),
+            Flow::Respond(answer) => Err(Early::Filtered(Box::new(answer))),
+        }
+    }
+
+    /// Filters out: over the layers that were entered, innermost first. Gives the stages for the body.
+    pub(super) fn leave(&mut self, response: &mut Response<ForwardBody>) -> Vec<BodyStage> {
+        let mut stages = Vec::new();
+        if let Some(layers) = self.layers.take() {
+            let Layers { mut chain, rule, backend, .. } = *layers;
+            let mut status = response.status();
+            let view = &mut ResponseView { status: &mut status, headers: response.headers_mut(), body: &mut stages };
+            chain.response(&[&rule, &backend], view);
+            *response.status_mut() = status;
+            self.account.status = status.as_u16();
+        }
+        stages
+    }
+
+    /// The method that the endpoint sees.
+    pub(super) fn method(&self) -> &Method {
+        self.layers.as_ref().map_or(&self.account.method, |layers| &layers.seen.method)
+    }
+
+    /// The path that the endpoint sees.
+    pub(super) fn path(&self) -> &str {
+        let edited = self.layers.as_ref().and_then(|layers| layers.seen.path.as_deref());
+        edited.unwrap_or_else(|| self.received_path())
+    }
+
+    /// The host that the endpoint sees.
+    pub(super) fn authority(&self) -> Option<&[u8]> {
+        let edited = self.layers.as_ref().and_then(|layers| layers.seen.host.as_ref());
+        edited.map(HeaderValue::as_bytes).or(self.head.authority.as_deref())
+    }
+
+    /// The backendRef that a filter chose.
+    pub(super) fn chosen_backend(&self) -> Option<usize> {
+        self.layers.as_ref().and_then(|layers| layers.seen.backend_ref)
+    }
+}

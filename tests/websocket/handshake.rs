@@ -1,0 +1,144 @@
+//! Handshakes: what reaches the backend, and what comes back when one fails (UP1 to UP5).
+
+use super::bed::{ACCEPT, Echo, KEY, Raw, RawServer, gateway, metric, open, ping, route, run, until};
+
+#[test]
+fn the_handshake_is_canonical_and_its_other_fields_are_those_of_any_request() {
+    let server = RawServer::start();
+    let gateway = gateway(&[server.port], "", &[]);
+    let mut client = Raw::handshake(
+        gateway.http,
+        "Origin: http://a.test\r\nCookie: a=1\r\nAuthorization: Basic eA==\r\nX-Forwarded-For: 192.0.2.1\r\nForwarded: for=x\r\n\
+         Sec-WebSocket-Protocol: one\r\nSec-WebSocket-Protocol: two, three\r\nSec-WebSocket-Extensions: permessage-deflate\r\n",
+        b"",
+    );
+    let mut backend = server.accept();
+    let head = backend.head();
+    let lines: Vec<&str> = head.lines().collect();
+    assert_eq!(&lines[..2], ["GET /socket HTTP/1.1", "host: ws.test"]);
+    for line in [
+        "connection: upgrade",
+        "upgrade: websocket",
+        "origin: http://a.test",
+        "cookie: a=1",
+        "authorization: Basic eA==",
+        "x-forwarded-for: 127.0.0.1",
+        "x-forwarded-host: ws.test",
+        "via: 1.1 tidegate",
+        "sec-websocket-version: 13",
+        &format!("sec-websocket-key: {KEY}"),
+        "sec-websocket-extensions: permessage-deflate",
+    ] {
+        assert_eq!(lines.iter().filter(|own| **own == line).count(), 1, "{line} in {head}");
+    }
+    assert!(!head.contains("forwarded: for"), "{head}");
+    let protocols: Vec<&&str> = lines.iter().filter(|line| line.starts_with("sec-websocket-protocol")).collect();
+    assert_eq!(protocols, [&"sec-websocket-protocol: one", &"sec-websocket-protocol: two, three"]);
+    backend.send(
+        format!(
+            "HTTP/1.1 101 OK\r\nUpgrade: WebSocket\r\nConnection: x-hop, upgrade\r\nX-Hop: 1\r\nX-Own: 1\r\n\
+             Sec-WebSocket-Accept: {ACCEPT}\r\nSec-WebSocket-Protocol: three\r\n\r\n"
+        )
+        .as_bytes(),
+    );
+    let answer = client.head().to_ascii_lowercase();
+    assert!(answer.starts_with("http/1.1 101 switching protocols\r\n"), "{answer}");
+    for line in ["connection: upgrade", "upgrade: websocket", "x-own: 1", "sec-websocket-protocol: three"] {
+        assert!(answer.contains(&format!("\r\n{line}\r\n")), "{line} in {answer}");
+    }
+    assert!(!answer.contains("x-hop") && !answer.contains("content-length") && !answer.contains("transfer-encoding"));
+}
+
+#[test]
+fn a_101_that_does_not_fit_is_502_and_both_sides_close() {
+    let server = RawServer::start();
+    let gateway = gateway(&[server.port], "", &[]);
+    let broken = [
+        "Connection: upgrade\r\nUpgrade: websocket\r\n",
+        "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOp=\r\n",
+        &format!("Upgrade: websocket\r\nSec-WebSocket-Accept: {ACCEPT}\r\n"),
+        &format!("Connection: upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\n"),
+        &format!("Connection: upgrade\r\nUpgrade: foo\r\nSec-WebSocket-Accept: {ACCEPT}\r\n"),
+    ];
+    for (count, fields) in (1..).zip(broken) {
+        let mut client = Raw::handshake(gateway.http, "", b"never forwarded");
+        let mut backend = server.accept();
+        backend.head();
+        backend.send(format!("HTTP/1.1 101 S\r\n{fields}\r\nsurplus").as_bytes());
+        let answer = client.head();
+        assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("connection: close"), "{fields}: {answer}");
+        assert_eq!(client.rest(), b"bad gateway\n", "closed behind it");
+        assert_eq!(backend.rest(), b"", "{fields}: not a byte from behind the handshake");
+        assert_eq!(metric(&gateway, "tidegate_own_answers_total{reason=\"upgrade\"}"), f64::from(count));
+    }
+    assert_eq!(metric(&gateway, "tidegate_sockets_open"), 0.0);
+}
+
+#[test]
+fn another_status_passes_and_the_held_bytes_are_the_next_request() {
+    let server = RawServer::start();
+    let gateway = gateway(&[server.port], "", &[]);
+    let behind = b"GET /next HTTP/1.1\r\nHost: ws.test\r\n\r\nGET /bad HTTP/1.1\r\nHost : ws.test\r\n\r\n";
+    let mut client = Raw::handshake(gateway.http, "", behind);
+    let mut backend = server.accept();
+    backend.head();
+    backend.send(b"HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 8\r\nContent-Length: 3\r\n\r\nold");
+    assert!(client.head().starts_with("HTTP/1.1 426 "));
+    client.expect(b"old");
+    // With all checks: the connection to the endpoint may be the same or another one.
+    let head = backend.head();
+    assert!(head.starts_with("GET /next HTTP/1.1\r\n") && head.contains("x-forwarded-for: 127.0.0.1"), "{head}");
+    backend.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext");
+    assert!(client.head().starts_with("HTTP/1.1 200 "));
+    client.expect(b"next");
+    assert!(client.head().starts_with("HTTP/1.1 400 "), "the third breaks a rule");
+}
+
+#[test]
+fn where_it_is_not_allowed_it_is_a_plain_request() {
+    let server = RawServer::start();
+    let gateway = gateway(&[server.port], "    upgrades: {allow: []}\n", &[]);
+    let mut client = Raw::handshake(gateway.http, "", b"");
+    let mut backend = server.accept();
+    let head = backend.head();
+    assert!(!head.contains("upgrade"), "{head}");
+    backend.accept_handshake(b"");
+    assert!(client.head().starts_with("HTTP/1.1 502 "), "a 101 that nobody asked for");
+}
+
+#[test]
+fn filters_shape_the_handshake_and_its_answer() {
+    let server = RawServer::start();
+    let rule = "    filters:\n    - type: URLRewrite\n      urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /rooms}}\n\
+                \u{20}   - type: ResponseHeaderModifier\n      responseHeaderModifier: {set: [{name: x-layer, value: out}]}\n";
+    let gateway = gateway(&[server.port], rule, &[]);
+    let mut client = Raw::handshake(gateway.http, "", b"");
+    let mut backend = server.accept();
+    assert!(backend.head().starts_with("GET /rooms HTTP/1.1\r\n"));
+    backend.accept_handshake(b"hi");
+    let answer = client.head();
+    assert!(answer.starts_with("HTTP/1.1 101 ") && answer.contains("x-layer: out"), "{answer}");
+    client.expect(b"hi");
+}
+
+#[test]
+fn a_rule_has_no_more_sockets_than_it_may() {
+    let echo = Echo::start();
+    let gateway = gateway(&[echo.port], "    upgrades: {maxConnections: 2}\n", &[]);
+    run(async {
+        let (mut first, _) = open(gateway.http, &[]).await.unwrap();
+        let (_second, _) = open(gateway.http, &[]).await.unwrap();
+        let mut third = Raw::handshake(gateway.http, "", b"");
+        let answer = third.head();
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
+        assert_eq!(echo.heads.try_iter().count(), 2, "the backend is not asked");
+        ping(&mut first, "still").await;
+        drop(first);
+        until("a place is free again", || metric(&gateway, "tidegate_sockets_open") == 1.0);
+        let (mut again, _) = open(gateway.http, &[]).await.unwrap();
+        ping(&mut again, "in").await;
+    });
+    // The limit is that of the present configuration, also for sockets that opened before it.
+    gateway.write("route.yaml", &route("    upgrades: {maxConnections: 1}\n"));
+    assert_eq!(metric(&gateway, "tidegate_own_answers_total{reason=\"max_connections\"}"), 1.0);
+}

@@ -1,0 +1,51 @@
+//! `upgrades.idleTimeout` and `maxLifetime`, and that nothing else ends a socket.
+
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::bed::{Echo, RawServer, gateway, metric, open, ping, run, until};
+
+#[test]
+fn an_idle_socket_ends_at_its_limit_and_a_busy_one_does_not() {
+    let echo = Echo::start();
+    let gateway = gateway(&[echo.port], "    upgrades: {idleTimeout: 600ms}\n", &[]);
+    run(async {
+        let (mut busy, _) = open(gateway.http, &[]).await.unwrap();
+        let (mut idle, _) = open(gateway.http, &[]).await.unwrap();
+        let began = Instant::now();
+        for _ in 0..12 {
+            ping(&mut busy, "tick").await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let close = idle.next().await.unwrap().unwrap();
+        assert!(matches!(&close, Message::Close(Some(frame)) if u16::from(frame.code) == 1012), "{close:?}");
+        assert!(began.elapsed() >= Duration::from_millis(600));
+        ping(&mut busy, "still here").await;
+    });
+    assert_eq!(metric(&gateway, "tidegate_sockets_closed_total{end=\"tunnel_idle\"}"), 1.0);
+}
+
+#[test]
+fn a_socket_ends_at_the_end_of_its_life_between_two_frames() {
+    let server = RawServer::start();
+    let rule =
+        "    upgrades: {maxLifetime: 500ms, drain: {closeCode: 4000}}\n    timeouts: {request: 200ms, idle: 100ms}\n";
+    let gateway = gateway(&[server.port], rule, &[]);
+    let (mut client, mut backend) = server.open(gateway.http, b"", b"");
+    // The end of its life comes inside of this frame: the close waits behind it.
+    backend.send(b"\x82\x05ab");
+    client.expect(b"\x82\x05ab");
+    std::thread::sleep(Duration::from_millis(700));
+    backend.send(b"cde\x81\x01x");
+    client.expect(b"cde\x88\x02\x0f\xa0");
+    // To the backend a masked one.
+    while backend.seen.len() < 8 {
+        assert!(backend.more() > 0);
+    }
+    let mask = &backend.seen[2..6];
+    assert_eq!(backend.seen[..2], [0x88, 0x82]);
+    assert_eq!([backend.seen[6] ^ mask[0], backend.seen[7] ^ mask[1]], 4000_u16.to_be_bytes());
+    until("counted", || metric(&gateway, "tidegate_sockets_closed_total{end=\"tunnel_lifetime\"}") == 1.0);
+}

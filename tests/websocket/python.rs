@@ -1,0 +1,62 @@
+//! The Python package `websockets` on both sides, with permessage-deflate and sub-protocols.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::bed::gateway;
+
+/// The interpreter of a virtual environment below the target folder that has the package, made at first use; `None`, said
+/// in one line, where that cannot be had. With `CI=true` that is a failure.
+fn python() -> Option<PathBuf> {
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("websockets-venv");
+    let python = home.join("bin/python3");
+    let has = || Command::new(&python).args(["-c", "import websockets.asyncio.server"]).output();
+    if has().is_ok_and(|out| out.status.success()) {
+        return Some(python);
+    }
+    let run = |command: &mut Command| command.output().is_ok_and(|out| out.status.success());
+    let made = run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&home))
+        && run(Command::new(&python).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "websockets==15.0.1",
+        ]));
+    if !made {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "no virtual environment with the package websockets");
+        println!("skipped: no virtual environment with the package websockets can be made");
+        return None;
+    }
+    Some(python)
+}
+
+/// Ends with the value.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn python_talks_to_python_as_if_nothing_were_between() {
+    let Some(python) = python() else { return };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/websocket/peer.py");
+    let mut command = Command::new(&python);
+    command.arg(&script).arg("server").stdout(Stdio::piped()).stdin(Stdio::null());
+    let mut server = Server(command.spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let port: u16 = line.trim().parse().unwrap();
+    let gateway = gateway(&[port], "", &[]);
+    for port in [port, gateway.http] {
+        let out = Command::new(&python).arg(&script).args(["client", &port.to_string()]).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stdout);
+        assert!(out.status.success() && said.contains("all the same"), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+}
