@@ -3,8 +3,7 @@
 //! A file in `tests/data/bad-manifests` begins with what is wrong with it:
 //!
 //! * `# schema: PATH | found TEXT | expected TEXT`: an API server refuses it too. Checked here.
-//! * `# compiler: PATH | found TEXT | expected TEXT`: an API server takes it; the compiler does not. Checked here,
-//!   too, as `tidegate check` says it.
+//! * `# compiler: PATH | found TEXT | expected TEXT`: an API server takes it; the compiler does not.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,8 +16,6 @@ use tidegate::api::locate::locate;
 use tidegate::api::object::Object;
 use tidegate::api::schema::VALIDATIONS;
 use tidegate::api::validate::{Validator, Violation};
-use tidegate::check::{Options, Verdict, run};
-use tidegate::compile::inputs::{Inputs, StaticListener};
 
 /// What the first line of a file says.
 #[derive(Debug, PartialEq)]
@@ -154,62 +151,6 @@ fn schema_takes_what_only_the_compiler_refuses() {
         }
     }
     assert!(fields_not_in_force >= 10, "only {fields_not_in_force}");
-}
-
-/// What `tidegate check` says about one file, as JSON.
-fn checked(file: &Path) -> (Verdict, Value) {
-    let options = Options { paths: vec![file.to_owned()], allow_unresolved: true, json: true, ..Options::default() };
-    let base = Inputs {
-        listeners: vec![StaticListener { name: "http".into(), allowed_namespaces: None }],
-        gateway_class_name: "tidegate".into(),
-        controller_name: "tidegate.dev/controller".into(),
-        ..Inputs::default()
-    };
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let verdict = run(&options, base, &mut std::io::empty(), &mut out, &mut err).expect("vectors take everything");
-    (verdict, serde_json::from_slice(&out).expect("JSON"))
-}
-
-#[test]
-fn the_compiler_refuses_each_for_its_one_reason() {
-    let (mut count, mut wrong) = (0, Vec::new());
-    for (file, _, expectation) in bad_manifests().into_iter().filter(|(.., expectation)| !expectation.by_schema) {
-        let name = file.file_name().unwrap().display().to_string();
-        let (verdict, findings) = checked(&file);
-        let as_expected = |finding: &&Value| {
-            let has = |key: &str, text: &str| finding[key].as_str().unwrap_or_default().contains(text);
-            finding["path"] == expectation.path.as_str()
-                && has("found", &expectation.found)
-                && has("expected", &expectation.expected)
-        };
-        let found = findings["findings"].as_array().into_iter().flatten().filter(as_expected).count();
-        if verdict != Verdict::Findings || found != 1 {
-            wrong.push(format!("{name}: {verdict:?} {findings:#}"));
-        }
-        count += 1;
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(count >= 40, "only {count}");
-}
-
-#[test]
-fn examples_of_what_is_in_force_compile() {
-    let validator = Validator::new();
-    let mut compiled = Vec::new();
-    for (file, text) in files("manifests/examples") {
-        let objects = yaml(&file, &text).into_iter().flat_map(|document| Object::parse(&validator, document).unwrap());
-        let in_force = |object: Object| match object {
-            Object::GatewayRoute(route) => not_in_force(&route.spec).is_empty(),
-            _ => true,
-        };
-        if objects.map(in_force).all(|in_force| in_force) {
-            let (verdict, findings) = checked(&file);
-            assert_eq!(verdict, Verdict::Clean, "{}: {findings:#}", file.display());
-            compiled.push(file.file_name().unwrap().display().to_string());
-        }
-    }
-    let expected = ["03-consistent-hash.yaml", "06-redirect-rewrite-headers.yaml", "08-cross-namespace.yaml"];
-    assert!(expected.iter().all(|name| compiled.iter().any(|file| file == name)), "only {compiled:?}");
 }
 
 #[test]
