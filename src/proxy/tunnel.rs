@@ -91,9 +91,8 @@ struct Direction {
 
 /// Runs the tunnel between a client and an endpoint.
 ///
-/// `drain` resolves when the
-/// process wants the socket gone, at the moment meant for this one. Dropping the future closes both streams.
-#[expect(clippy::too_many_arguments, reason = "two ends with what came glued to each, and what governs them")]
+/// `drain` resolves when the process wants the socket gone, at the moment meant for this one. Dropping the future closes
+/// both streams.
 pub async fn run(
     ends: Ends,
     meter: Meter<'_>,
