@@ -9,7 +9,8 @@
 //!                                 │                             │
 //!                            Diagnostics           listener ─► guarded io ─► hyper ─► head check
 //!                                 │                             │
-//!                          log, check, status        match ─► pick ─► connect ─► send ─► respond
+//!                          log, check, status    match ─► filters in ─► pick ─► connect ─► send
+//!                                                                 respond ◄─ filters out ◄──┘
 //! ```
 //!
 //! A configuration change is a value that walks once from a [`source`] to [`live`]; a request is a value that walks once
@@ -20,8 +21,9 @@
 //!
 //! * [`api`]: what users write. [`model`]: what requests are answered from.
 //! * [`compile`]: the one pure function from the first to the second. [`source`]: fills its inputs.
-//! * [`balance`]: chooses endpoints. [`live`]: publishes snapshot and balancers as one.
-//! * [`http1`]: our own wire code. [`proxy`]: the data plane.
+//! * [`balance`]: chooses endpoints. [`filter`]: the layers around a request. [`live`]: publishes snapshot and balancers
+//!   as one.
+//! * [`http1`]: our own wire code. [`proxy`]: the data plane. [`connections`]: the registry of live sockets.
 //! * [`telemetry`], [`admin`], [`readiness`], [`drain`], [`reason`], [`settings`]: what operators see and set.
 //! * [`app`]: the only wiring place. [`cli`], [`check`], [`demo`]: the commands.
 //!
