@@ -13,10 +13,10 @@ use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
-use super::body::{ClientBody, ForwardBody, Http1Body, Http2Body};
+use super::body::{ClientBody, Content, Http1Body, Http2Body};
 use super::downstream::drop_unread;
 use super::error::ProxyError;
-use super::forward::Exchange;
+use super::forward::{Exchange, Reply};
 use super::headers::{self, RequestHead};
 use super::http2::{self, RequestBody, Sender};
 use super::retry::Progress;
@@ -46,7 +46,7 @@ impl From<ProxyError> for Failure {
 
 impl Exchange {
     /// Tries one endpoint.
-    pub(super) async fn attempt(&mut self, picked: &Picked) -> Result<Response<ForwardBody>, Failure> {
+    pub(super) async fn attempt(&mut self, picked: &Picked) -> Result<Reply, Failure> {
         if let Some(entry) = &mut self.account.entry {
             entry.attempts += 1;
         }
@@ -59,7 +59,7 @@ impl Exchange {
         }
     }
 
-    async fn attempt_http1(&mut self, picked: &Picked) -> Result<Response<ForwardBody>, Failure> {
+    async fn attempt_http1(&mut self, picked: &Picked) -> Result<Reply, Failure> {
         let pooled = if self.fresh {
             None
         } else {
@@ -86,7 +86,7 @@ impl Exchange {
                 };
                 self.account.upstream_sent += upload.written();
                 self.account.upstream_received += connection.read_bytes();
-                self.upload = Some(upload);
+                self.upload = Some(Box::new(upload));
                 Err(Failure { error, progress })
             }
         }
@@ -95,7 +95,7 @@ impl Exchange {
     /// Makes a connection; boxed by the caller, since most requests find one in the pool.
     async fn connect(&mut self, picked: &Picked) -> Result<Pooled, ProxyError> {
         let worker = Rc::clone(&self.account.worker);
-        let timeout = self.timeouts.connect.unwrap_or(worker.settings().deadlines.connect);
+        let timeout = self.timeouts().connect.unwrap_or(worker.settings().deadlines.connect);
         let began = Instant::now();
         let result = worker.pools().connect(&picked.endpoint, timeout, self.deadlines.connect()).await;
         if let Some(entry) = &mut self.account.entry {
@@ -120,7 +120,7 @@ impl Exchange {
     /// Encodes the head, or makes what is left of a failed try ready to be sent again.
     fn prepare_upload(&mut self) -> Upload<ClientBody> {
         let buffers = self.account.worker.buffers();
-        let Some(mut upload) = self.upload.take() else {
+        let Some(mut upload) = self.upload.take().map(|upload| *upload) else {
             let framing = framing(self.body.as_ref());
             let mut head = buffers.take_write();
             let waits = self.encode(&mut head, framing);
@@ -209,14 +209,14 @@ impl Exchange {
         }
     }
 
-    /// Respond: hands the endpoint's head on and prepares its body.
+    /// Respond: takes the endpoint's head over and prepares its body.
     fn respond_http1(
         &mut self,
         picked: &Picked,
         mut connection: Pooled,
         mut upload: Upload<ClientBody>,
         head: ResponseHead,
-    ) -> Response<ForwardBody> {
+    ) -> Reply {
         let now = Instant::now();
         self.note_head(picked, head.status, now);
         self.account.bytes_in = upload.body_read();
@@ -231,18 +231,18 @@ impl Exchange {
         let goes_on = upload.is_sending() && head.status.as_u16() < 300;
         let mut unread = None;
         let worker = &self.account.worker;
-        let body = if connection.is_complete() {
+        let content = if connection.is_complete() {
             unread = upload.take_body();
             if upload.is_done() {
                 worker.release(&picked.endpoint, connection, now);
             }
-            ForwardBody::empty()
+            Content::Empty
         } else if let Some(data) = connection.take_buffered_body() {
             unread = upload.take_body();
             if upload.is_done() {
                 worker.release(&picked.endpoint, connection, now);
             }
-            ForwardBody::full(data)
+            Content::full(data)
         } else {
             let sent = upload.is_done();
             let upload = if goes_on {
@@ -253,19 +253,16 @@ impl Exchange {
             };
             let (trailers, deadlines) = (self.trailers, self.deadlines);
             let endpoint = Arc::clone(&picked.endpoint);
-            ForwardBody::http1(Http1Body { connection, endpoint, upload, sent, trailers, deadlines })
+            Content::Http1(Box::new(Http1Body { connection, endpoint, upload, sent, trailers, deadlines }))
         };
-        let mut response = Response::new(body);
-        *response.status_mut() = head.status;
-        *response.headers_mut() = std::mem::take(&mut self.headers);
         if let Some(rest) = unread {
             let limit = self.account.worker.settings().limits.unread_body;
             let close = drop_unread(rest.into(), self.head.expect_continue, limit);
             if close && self.version <= Version::HTTP_11 {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                self.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
         }
-        response
+        Reply { status: head.status, content }
     }
 
     /// Enters what a response head tells about the endpoint and the exchange.
@@ -280,7 +277,7 @@ impl Exchange {
     }
 
     /// A try over HTTP/2: the same phases on a shared connection.
-    async fn attempt_http2(&mut self, picked: &Picked) -> Result<Response<ForwardBody>, Failure> {
+    async fn attempt_http2(&mut self, picked: &Picked) -> Result<Reply, Failure> {
         // Handshakes of HTTP/1 mean nothing there.
         self.handshake = None;
         let progress = Rc::new(http2::Progress::default());
@@ -322,7 +319,7 @@ impl Exchange {
     /// The shared connection to the endpoint.
     async fn http2_sender(&mut self, picked: &Picked) -> Result<Sender, ProxyError> {
         let worker = Rc::clone(&self.account.worker);
-        let timeout = self.timeouts.connect.unwrap_or(worker.settings().deadlines.connect);
+        let timeout = self.timeouts().connect.unwrap_or(worker.settings().deadlines.connect);
         let began = Instant::now();
         let result = worker.pools().http2(&picked.endpoint, timeout, self.deadlines.connect()).await;
         if let Some(entry) = &mut self.account.entry {
@@ -391,31 +388,24 @@ impl Exchange {
         .await
     }
 
-    fn respond_http2(
-        &mut self,
-        picked: &Picked,
-        response: Response<Incoming>,
-        progress: Rc<http2::Progress>,
-    ) -> Response<ForwardBody> {
+    fn respond_http2(&mut self, picked: &Picked, response: Response<Incoming>, progress: Rc<http2::Progress>) -> Reply {
         let (parts, body) = response.into_parts();
         self.note_head(picked, parts.status, Instant::now());
         self.account.bytes_in = progress.bytes.get();
-        let mut fields = parts.headers;
-        headers::clean_response(&mut fields, self.trailers);
+        self.headers = parts.headers;
+        headers::clean_response(&mut self.headers, self.trailers);
         if *self.method() != http::Method::HEAD {
             // The server side states the length that the body knows.
-            fields.remove(header::CONTENT_LENGTH);
+            self.headers.remove(header::CONTENT_LENGTH);
         }
-        let body = if body.is_end_stream() {
-            ForwardBody::empty()
+        let content = if body.is_end_stream() {
+            Content::Empty
         } else {
             let (trailers, deadlines) = (self.trailers, self.deadlines);
-            ForwardBody::http2(Http2Body { body, progress, trailers, deadlines, activity: None, timer: None })
+            let body = Http2Body { body, progress, trailers, deadlines, activity: None, timer: None };
+            Content::Http2(Box::new(body))
         };
-        let mut response = Response::new(body);
-        *response.status_mut() = parts.status;
-        *response.headers_mut() = fields;
-        response
+        Reply { status: parts.status, content }
     }
 }
 

@@ -104,19 +104,20 @@ const TOO_LARGE: GuardError = GuardError::new(StatusCode::PAYLOAD_TOO_LARGE, Rea
 /// The body of every response that the proxy gives.
 #[derive(Debug)]
 pub struct ForwardBody {
-    kind: Kind,
+    content: Content,
     /// Entered when the body is done or dropped; after the connection, which closes first.
     account: Option<Account>,
 }
 
+/// Where a body comes from.
 #[derive(Debug)]
-enum Kind {
+pub(super) enum Content {
     /// Nothing (more) to send.
     Empty,
     /// One piece that is already here.
     Full(Bytes),
     /// From an HTTP/1 connection.
-    Http1(Http1Body),
+    Http1(Box<Http1Body>),
     /// From an HTTP/2 stream.
     Http2(Box<Http2Body>),
     /// Through stages of filters; the body inside has the account.
@@ -125,8 +126,15 @@ enum Kind {
     Cut(Box<BodyError>),
 }
 
+impl Content {
+    /// One piece that is already here.
+    pub(super) fn full(data: Bytes) -> Self {
+        if data.is_empty() { Self::Empty } else { Self::Full(data) }
+    }
+}
+
 /// A stream behind the stages of filters.
-struct Staged(BodyStream);
+pub(super) struct Staged(BodyStream);
 
 impl std::fmt::Debug for Staged {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -172,33 +180,25 @@ impl ForwardBody {
     /// No body.
     #[must_use]
     pub fn empty() -> Self {
-        Self { kind: Kind::Empty, account: None }
+        Self { content: Content::Empty, account: None }
     }
 
     /// A body in one piece.
     #[must_use]
     pub fn full(data: Bytes) -> Self {
-        Self { kind: if data.is_empty() { Kind::Empty } else { Kind::Full(data) }, account: None }
+        Self { content: Content::full(data), account: None }
     }
 
-    /// A body read from an HTTP/1 connection.
+    /// A body whose end enters an account.
     #[must_use]
-    pub fn http1(body: Http1Body) -> Self {
-        Self { kind: Kind::Http1(body), account: None }
+    pub(super) fn new(content: Content, mut account: Account) -> Self {
+        account.complete = matches!(content, Content::Empty);
+        Self { content, account: Some(account) }
     }
 
-    /// A body read from an HTTP/2 stream.
-    #[must_use]
-    pub fn http2(body: Http2Body) -> Self {
-        Self { kind: Kind::Http2(Box::new(body)), account: None }
-    }
-
-    /// Attaches the account that is entered at the end of the body.
-    #[must_use]
-    pub fn with_account(mut self, mut account: Account) -> Self {
-        account.complete = matches!(self.kind, Kind::Empty);
-        self.account = Some(account);
-        self
+    /// Where the body comes from, of one that has no account.
+    pub(super) fn into_content(self) -> Content {
+        self.content
     }
 
     /// Puts the body through the stages of filters, the innermost first.
@@ -209,12 +209,12 @@ impl ForwardBody {
         }
         let inner: BodyStream = Box::pin(self.map_err(Into::into));
         let stream = stages.into_iter().fold(inner, |stream, stage| stage(stream));
-        Self { kind: Kind::Staged(Staged(stream)), account: None }
+        Self { content: Content::Staged(Staged(stream)), account: None }
     }
 
     /// The body came to its clean end.
     fn finish(&mut self) {
-        self.kind = Kind::Empty;
+        self.content = Content::Empty;
         if let Some(account) = &mut self.account {
             account.complete = true;
             // The endpoint is free although the client may still be reading.
@@ -228,7 +228,7 @@ impl ForwardBody {
     /// should see the head and what came before the cut.
     fn cut(&mut self, reason: Reason, error: BodyError, cx: &Context<'_>) {
         tracing::debug!(%reason, error = &error as &dyn std::error::Error, "response cut");
-        self.kind = Kind::Cut(Box::new(error));
+        self.content = Content::Cut(Box::new(error));
         cx.waker().wake_by_ref();
         if let Some(account) = &mut self.account {
             account.reason = Some(reason);
@@ -356,15 +356,15 @@ impl Body for ForwardBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let step = match (&mut this.kind, &mut this.account) {
-            (Kind::Empty, _) => return Poll::Ready(None),
-            (Kind::Cut(_), _) => {
-                return match std::mem::replace(&mut this.kind, Kind::Empty) {
-                    Kind::Cut(error) => Poll::Ready(Some(Err(*error))),
+        let step = match (&mut this.content, &mut this.account) {
+            (Content::Empty, _) => return Poll::Ready(None),
+            (Content::Cut(_), _) => {
+                return match std::mem::replace(&mut this.content, Content::Empty) {
+                    Content::Cut(error) => Poll::Ready(Some(Err(*error))),
                     _ => Poll::Ready(None),
                 };
             }
-            (Kind::Full(data), account) => {
+            (Content::Full(data), account) => {
                 let data = std::mem::take(data);
                 if let Some(account) = account {
                     account.bytes_out += data.len() as u64;
@@ -372,13 +372,13 @@ impl Body for ForwardBody {
                 this.finish();
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            (Kind::Staged(Staged(stream)), _) => {
+            (Content::Staged(Staged(stream)), _) => {
                 return stream.as_mut().poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Staged)));
             }
-            (Kind::Http1(body), Some(account)) => ready!(body.poll(account, cx)),
-            (Kind::Http2(body), Some(account)) => ready!(body.poll(account, cx)),
+            (Content::Http1(body), Some(account)) => ready!(body.poll(account, cx)),
+            (Content::Http2(body), Some(account)) => ready!(body.poll(account, cx)),
             // A streamed body gets its account where it is made.
-            (Kind::Http1(_) | Kind::Http2(_), None) => return Poll::Ready(None),
+            (Content::Http1(_) | Content::Http2(_), None) => return Poll::Ready(None),
         };
         let (frame, last) = match step {
             Step::Frame(frame, last) => (Some(frame), last),
@@ -392,7 +392,7 @@ impl Body for ForwardBody {
             account.bytes_out += data.len() as u64;
         }
         if last {
-            if let (Kind::Http1(body), Some(account)) = (std::mem::replace(&mut this.kind, Kind::Empty), &this.account)
+            if let (Content::Http1(body), Some(account)) = (std::mem::replace(&mut this.content, Content::Empty), &this.account)
             {
                 body.release(account);
             }
@@ -402,21 +402,21 @@ impl Body for ForwardBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Empty => true,
-            Kind::Staged(Staged(stream)) => stream.is_end_stream(),
-            Kind::Full(_) | Kind::Http1(_) | Kind::Http2(_) | Kind::Cut(_) => false,
+        match &self.content {
+            Content::Empty => true,
+            Content::Staged(Staged(stream)) => stream.is_end_stream(),
+            Content::Full(_) | Content::Http1(_) | Content::Http2(_) | Content::Cut(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Empty => SizeHint::with_exact(0),
-            Kind::Full(data) => SizeHint::with_exact(data.len() as u64),
-            Kind::Http1(body) => body.connection.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
-            Kind::Http2(body) => body.body.size_hint(),
-            Kind::Staged(Staged(stream)) => stream.size_hint(),
-            Kind::Cut(_) => SizeHint::new(),
+        match &self.content {
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Full(data) => SizeHint::with_exact(data.len() as u64),
+            Content::Http1(body) => body.connection.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
+            Content::Http2(body) => body.body.size_hint(),
+            Content::Staged(Staged(stream)) => stream.size_hint(),
+            Content::Cut(_) => SizeHint::new(),
         }
     }
 }

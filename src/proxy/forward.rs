@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::SystemTime;
 
-use http::{HeaderMap, Request, Response, Uri, Version, header};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
 use super::account::Account;
 use super::attempt::Failure;
-use super::body::{ClientBody, ForwardBody};
+use super::body::{ClientBody, Content, ForwardBody};
 use super::deadlines::Deadlines;
 use super::downstream::{CheckedHead, Downstream, OwnAnswer, drop_unread};
 use super::error::{AnswerForm, ProxyError, made_response, own_response};
@@ -47,11 +47,25 @@ pub fn forward(
 ) -> impl Future<Output = Response<ForwardBody>> {
     let mut exchange = Exchange::new(worker, downstream, head, request);
     async move {
-        match unwinding(exchange.run()).await {
-            Ok(response) => exchange.respond(response),
+        let mut reply = match unwinding(exchange.run()).await {
+            Ok(reply) => reply,
             Err(early) => exchange.answer(early),
-        }
+        };
+        let stages = exchange.leave(&mut reply);
+        let Reply { status, content } = reply;
+        let mut response = Response::new(ForwardBody::new(content, exchange.account).through(stages));
+        *response.status_mut() = status;
+        *response.headers_mut() = exchange.headers;
+        response
     }
+}
+
+/// A response before it is put together; its fields stand in the exchange's headers, where those of an endpoint's head
+/// were read into.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) content: Content,
 }
 
 /// Turns a panic into a failure of this one request, so that its answer goes out through the filters like any other.
@@ -79,10 +93,9 @@ pub(super) struct Exchange {
     pub(super) headers: HeaderMap,
     /// The client's body, until an upload has it.
     pub(super) body: Option<ClientBody>,
-    /// What is being sent; kept between tries.
-    pub(super) upload: Option<Upload<ClientBody>>,
+    /// What a failed try was sending, for the next one.
+    pub(super) upload: Option<Box<Upload<ClientBody>>>,
     pub(super) request_id: RequestId,
-    pub(super) timeouts: Timeouts,
     pub(super) deadlines: Deadlines,
     pub(super) tries: Tries,
     /// The next try must not take a pooled connection.
@@ -119,7 +132,6 @@ impl Exchange {
             body: (!body.is_end_stream()).then(|| body.into()),
             upload: None,
             request_id,
-            timeouts: Timeouts::default(),
             deadlines,
             tries: Tries::default(),
             fresh: false,
@@ -128,8 +140,8 @@ impl Exchange {
         }
     }
 
-    /// The phases up to the endpoint's response; those behind it are in [`respond`](Self::respond).
-    async fn run(&mut self) -> Result<Response<ForwardBody>, Early> {
+    /// The phases up to the endpoint's response head.
+    async fn run(&mut self) -> Result<Reply, Early> {
         let found = self.find_route()?;
         self.enter(found)?;
         self.begin_upgrade(found)?;
@@ -138,7 +150,7 @@ impl Exchange {
         loop {
             self.enter_backend(found, &picked)?;
             let failure = match self.attempt(&picked).await {
-                Ok(response) => return Ok(response),
+                Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
             picked = self.next_try(found.rule, hash, picked, failure)?;
@@ -164,9 +176,8 @@ impl Exchange {
             Miss::NoPath => ProxyError::NoPath,
         })?;
         let rule = snapshot.rule(found.rule).ok_or(ProxyError::NoBackend)?;
-        self.timeouts = rule.timeouts;
         let response_head = self.account.worker.settings().deadlines.response_head;
-        self.deadlines = Deadlines::new(&self.timeouts, response_head, self.account.started);
+        self.deadlines = Deadlines::new(&rule.timeouts, response_head, self.account.started);
         self.account.rule = Some(found.rule);
         if let Some(entry) = &mut self.account.entry {
             entry.route = snapshot.route(rule.route).map(|route| Arc::clone(&route.label));
@@ -276,18 +287,12 @@ impl Exchange {
             }
         };
         worker.metrics().upstream_retries.inc();
-        self.deadlines.begin_try(&self.timeouts, now);
+        self.deadlines.begin_try(&self.timeouts(), now);
         Ok(next)
     }
 
-    /// Filters out, respond: hands the endpoint's response on.
-    fn respond(mut self, mut response: Response<ForwardBody>) -> Response<ForwardBody> {
-        let stages = self.leave(&mut response);
-        response.map(|body| body.with_account(self.account).through(stages))
-    }
-
-    /// Filters out, respond: the own answer to a failure, or that of a filter.
-    fn answer(mut self, early: Early) -> Response<ForwardBody> {
+    /// Turns round: the own answer to a failure, or that of a filter.
+    fn answer(&mut self, early: Early) -> Reply {
         let mut answer = match &early {
             Early::Failed(error) => error.answer(),
             Early::Filtered(made) => OwnAnswer { status: made.status, reason: made.reason, close: false },
@@ -314,7 +319,15 @@ impl Exchange {
             Early::Filtered(made) if made.body.is_some() => made_response(*made, answer, self.form, reason_header),
             Early::Filtered(_) | Early::Failed(_) => own_response(answer, self.form, reason_header),
         };
-        self.respond(response)
+        let (parts, body) = response.into_parts();
+        self.headers = parts.headers;
+        Reply { status: parts.status, content: body.into_content() }
+    }
+
+    /// The deadlines that the rule sets.
+    pub(super) fn timeouts(&self) -> Timeouts {
+        let rule = self.account.rule.and_then(|rule| self.account.live.snapshot().rule(rule));
+        rule.map(|rule| rule.timeouts).unwrap_or_default()
     }
 
     /// The canonical path of the client's request.

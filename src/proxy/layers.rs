@@ -7,12 +7,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response};
+use http::{HeaderMap, HeaderValue, Method};
 use hyper::body::Body as _;
 
-use super::body::ForwardBody;
 use super::error::ProxyError;
-use super::forward::Exchange;
+use super::forward::{Exchange, Reply};
 use super::headers;
 use crate::balance::Picked;
 use crate::filter::{Answer, BodyStage, Chain, Director, Facts, Flow, ResponseView};
@@ -160,15 +159,16 @@ impl Exchange {
     }
 
     /// Filters out: over the layers that were entered, innermost first. Gives the stages for the body.
-    pub(super) fn leave(&mut self, response: &mut Response<ForwardBody>) -> Vec<BodyStage> {
+    pub(super) fn leave(&mut self, reply: &mut Reply) -> Vec<BodyStage> {
         let mut stages = Vec::new();
         if let Some(layers) = self.layers.take() {
             let Layers { mut chain, rule, backend, .. } = *layers;
-            let mut status = response.status();
-            let view = &mut ResponseView { status: &mut status, headers: response.headers_mut(), body: &mut stages };
-            chain.response(&[&rule, &backend], view);
-            *response.status_mut() = status;
-            self.account.status = status.as_u16();
+            let status = &mut reply.status;
+            chain.response(
+                &[&rule, &backend],
+                &mut ResponseView { status, headers: &mut self.headers, body: &mut stages },
+            );
+            self.account.status = reply.status.as_u16();
         }
         stages
     }

@@ -9,15 +9,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::{Method, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::attempt::{Failure, sent_progress};
-use super::body::{ClientBody, ForwardBody};
+use super::body::{ClientBody, Content};
 use super::downstream::{UpgradeSlot, Upgraded};
 use super::error::ProxyError;
-use super::forward::Exchange;
+use super::forward::{Exchange, Reply};
 use super::tunnel::{self, End, Ends, Limits, Meter};
 use super::upstream::{Open, Pooled};
 use super::worker::Worker;
@@ -90,7 +90,7 @@ impl Exchange {
         picked: &Picked,
         connection: Pooled,
         upload: &Upload<ClientBody>,
-    ) -> Result<Response<ForwardBody>, Failure> {
+    ) -> Result<Reply, Failure> {
         let refused = || Failure { error: ProxyError::Handshake, progress: sent_progress() };
         let handshake = *self.handshake.take().ok_or_else(refused)?;
         let mut lines = self.headers.get_all(header::SEC_WEBSOCKET_ACCEPT).iter();
@@ -128,13 +128,9 @@ impl Exchange {
         };
         socket.worker.metrics().socket_opened();
         handshake.slot.put(Box::new(move |upgraded| Box::pin(socket.run(endpoint, glued, upgraded))));
-        let mut response = Response::new(ForwardBody::empty());
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *response.headers_mut() = std::mem::take(&mut self.headers);
-        let headers = response.headers_mut();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        Ok(response)
+        self.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        self.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        Ok(Reply { status: StatusCode::SWITCHING_PROTOCOLS, content: Content::Empty })
     }
 }
 
