@@ -223,8 +223,8 @@ impl Fields {
             // White space as well: before the name (obs-fold) and between name and colon.
             Some(_) => return Err("field name is malformed"),
         }
-        // Stops at control bytes, at a CR above all, so that a bare CR cannot hide in a value.
-        let end = guard::skip_value(head, colon + 1, head.len());
+        // The first CR ends the line or the message; what else may not stand in a value is found where it is looked at.
+        let end = memchr::memchr(b'\r', &head[colon..]).map_or(head.len(), |n| colon + n);
         if head.get(end..end + 2) != Some(b"\r\n") {
             return Err("field value is malformed");
         }
@@ -250,15 +250,15 @@ impl Fields {
             }
             Name::Connection => {
                 self.connection(&head[from..to]);
-                return Ok(end + 2);
+                return dropped(&head[from..to], end + 2);
             }
             Name::Upgrade => {
                 self.upgrade_lines += 1;
                 self.upgrade_websocket = self.upgrade_lines == 1 && head[from..to].eq_ignore_ascii_case(b"websocket");
-                return Ok(end + 2);
+                return dropped(&head[from..to], end + 2);
             }
             Name::Trailer if expected.trailers => TRAILER,
-            Name::Trailer | Name::HopByHop => return Ok(end + 2),
+            Name::Trailer | Name::HopByHop => return dropped(&head[from..to], end + 2),
         };
         let value = HeaderValue::from_maybe_shared(head.slice(from..to)).map_err(|_| "field value is malformed")?;
         headers.try_append(name, value).map_err(|_| "too many fields")?;
@@ -276,6 +276,11 @@ impl Fields {
             }
         }
     }
+}
+
+/// Checks a value that is not kept as any other; `next` is the start of the next line.
+fn dropped(value: &[u8], next: usize) -> Result<usize, &'static str> {
+    if guard::skip_value(value, 0, value.len()) == value.len() { Ok(next) } else { Err("field value is malformed") }
 }
 
 /// Bounds of the value without spaces and tabs at its ends.

@@ -147,7 +147,7 @@ impl Exchange {
                 path: self.path(),
                 query: self.uri.query(),
                 authority: self.authority(),
-                received_authority: self.head.authority.as_deref(),
+                received_authority: self.head.authority(),
                 headers: &self.headers,
                 downstream: &self.downstream,
                 request_id: &self.request_id,
@@ -331,7 +331,7 @@ impl Exchange {
     /// Turns the client's head into an HTTP/2 request; the fields move into it.
     fn http2_request(&mut self, progress: &Rc<http2::Progress>) -> Request<RequestBody> {
         let mut fields = std::mem::take(&mut self.headers);
-        let received = self.head.authority.as_deref();
+        let received = self.head.authority();
         headers::edit_for_http2(&mut fields, received, &self.downstream, &self.request_id);
         let mut target = String::with_capacity(self.path().len() + 16);
         target.push_str(self.path());

@@ -392,7 +392,8 @@ impl Body for ForwardBody {
             account.bytes_out += data.len() as u64;
         }
         if last {
-            if let (Content::Http1(body), Some(account)) = (std::mem::replace(&mut this.content, Content::Empty), &this.account)
+            if let (Content::Http1(body), Some(account)) =
+                (std::mem::replace(&mut this.content, Content::Empty), &this.account)
             {
                 body.release(account);
             }

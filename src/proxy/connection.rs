@@ -29,10 +29,11 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use self::timer::Timer;
-use super::downstream::{CheckedHead, Downstream, Handler, OwnAnswer, UpgradeSlot, Upgraded, drop_unread};
+use super::downstream::{CheckedHead, Downstream, Handler, Host, OwnAnswer, UpgradeSlot, Upgraded, drop_unread};
 use super::error::own_answer_bytes;
 use super::guarded_io::{AcceptedHead, Guard, GuardError, GuardSettings, GuardedIo};
 use super::head::{self, HeadFacts};
+use super::headers::identity;
 use crate::drain::Phase;
 use crate::model::ids::ListenerId;
 use crate::reason::Reason;
@@ -204,6 +205,8 @@ struct Shared<H> {
     exchanges: Rc<Cell<u32>>,
     /// What runs behind a `101`.
     upgrade: UpgradeSlot,
+    /// The host of the last request, which the next one nearly always repeats.
+    host: RefCell<Option<Rc<Host>>>,
     /// When the last exchange ended, at first when the connection was accepted.
     idle_since: Cell<Instant>,
 }
@@ -261,6 +264,7 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: TcpStr
     let guard = Rc::new(RefCell::new(Guard::new(stream, Rc::clone(&context.guard), Rc::clone(&exchanges))));
     let shared = Rc::new(Shared {
         downstream: Rc::new(Downstream {
+            identity: identity(peer, local),
             peer,
             local,
             listener: context.listener,
@@ -270,6 +274,7 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: TcpStr
         context: Rc::clone(&context),
         exchanges,
         upgrade: UpgradeSlot::default(),
+        host: RefCell::default(),
         idle_since: Cell::new(Instant::now()),
     });
     let mut driver = Driver { guard, shared, registration, timer: Timer::default(), watched: false, leaving: None };
@@ -760,8 +765,8 @@ fn answer<H: Handler, F>(
     begin: Begin<H, F>,
     room: &Rc<Room<F>>,
 ) -> Answering<H::Body, F> {
-    let Shared { context, downstream, .. } = &*exchange.shared;
-    let checked = match head::check(&mut request, facts, raw_target, context.guard.policy) {
+    let Shared { context, downstream, host, .. } = &*exchange.shared;
+    let checked = match head::check(&mut request, facts, raw_target, context.guard.policy, &mut host.borrow_mut()) {
         Ok(mut checked) => {
             checked.head.upgrade = upgrade.filter(|_| checked.head.websocket);
             if checked.removed_underscores > 0 {

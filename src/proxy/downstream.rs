@@ -35,25 +35,18 @@ pub struct Downstream {
     pub listener_name: Arc<str>,
     /// The peer is one of the listener's `trustedForwarders`.
     pub trusted: bool,
+    /// The lines of the forwarded identity that all requests of an untrusted peer have in common:
+    /// [`headers::identity`](super::headers::identity).
+    pub identity: Box<[u8]>,
 }
 
-/// A valid host in the form that routes are found by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostName(Box<str>);
-
-impl HostName {
-    /// Wraps a normalised host.
-    pub(super) fn new(normalized: Box<str>) -> Self {
-        Self(normalized)
-    }
-}
-
-impl std::ops::Deref for HostName {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
-    }
+/// A valid Host field or authority.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Host {
+    /// As received, to be sent on.
+    pub received: Bytes,
+    /// In the form that routes are found by: lower case, without port and trailing dot.
+    pub name: Box<str>,
 }
 
 /// A client's connection that has left HTTP.
@@ -94,10 +87,8 @@ impl fmt::Debug for UpgradeSlot {
 /// What the head check found out about an accepted request; the request's own URI and Host are not consulted again.
 #[derive(Clone, Debug)]
 pub struct CheckedHead {
-    /// Host for matching: lower case, without port and trailing dot; `None` for HTTP/1.0 without Host.
-    pub host: Option<HostName>,
-    /// Host or authority as received, to be sent on; `None` as above.
-    pub authority: Option<Bytes>,
+    /// Host or authority; `None` for HTTP/1.0 without Host.
+    pub host: Option<Rc<Host>>,
     /// The canonical path when it differs from the received one, else `None`: then the URI's path is canonical.
     pub path: Option<Box<str>>,
     /// A well-formed WebSocket handshake (UP1).
@@ -107,6 +98,20 @@ pub struct CheckedHead {
     pub upgrade: Option<UpgradeSlot>,
     /// The request has `expect: 100-continue` and a body.
     pub expect_continue: bool,
+}
+
+impl CheckedHead {
+    /// The host that routes are found by.
+    #[must_use]
+    pub fn hostname(&self) -> Option<&str> {
+        self.host.as_deref().map(|host| &*host.name)
+    }
+
+    /// Host or authority as received.
+    #[must_use]
+    pub fn authority(&self) -> Option<&[u8]> {
+        self.host.as_deref().map(|host| &*host.received)
+    }
 }
 
 /// An answer that tidegate makes itself.

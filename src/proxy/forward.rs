@@ -165,7 +165,7 @@ impl Exchange {
         let live = &self.account.live;
         let snapshot = live.snapshot();
         let view = RequestView {
-            host: self.head.host.as_deref(),
+            host: self.head.hostname(),
             method: &self.account.method,
             path: self.received_path(),
             query: self.uri.query(),
@@ -203,7 +203,7 @@ impl Exchange {
             client_ip: headers::client_address(&self.downstream, forwarders, &self.headers),
             headers: &self.headers,
             query: self.uri.query(),
-            host: self.head.host.as_deref(),
+            host: self.head.hostname(),
             path_param: &|name| router.and_then(|router| router.path_param(found, path, name)),
         };
         balance::hash_key(hash, &source)
@@ -355,7 +355,7 @@ fn first_entry(
         peer: downstream.peer,
         listener: Arc::clone(&downstream.listener_name),
         method: account.method.clone(),
-        host: head.host.as_deref().map(Into::into),
+        host: head.hostname().map(Into::into),
         target: uri.clone(),
         protocol: version,
         status: 0,

@@ -4,11 +4,13 @@
 //! `http` crate says about a target is never believed where it repairs one (`#…` is cut, `?x` becomes `/?x`, userinfo and
 //! port 99999 pass): an HTTP/1 target that is not in origin-form is judged by its received bytes.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, HOST, HeaderName, UPGRADE};
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 
-use super::downstream::{CheckedHead, HostName, OwnAnswer};
+use super::downstream::{CheckedHead, Host, OwnAnswer};
 use crate::http1::guard::{RequestFacts, is_target, list};
 use crate::model::host::{Authority, normalize_name, parse_authority};
 use crate::model::path::{CanonicalPath, Slashes};
@@ -140,7 +142,8 @@ fn check_scheme(scheme: &[u8], policy: HeadPolicy) -> Result<(), OwnAnswer> {
 }
 
 /// Checks the head of `request` and cleans it: names with `_`, Upgrade and a void Expect are removed, an absolute-form
-/// target becomes origin-form. `raw_target` is the received HTTP/1 target when it is not in origin-form.
+/// target becomes origin-form. `raw_target` is the received HTTP/1 target when it is not in origin-form; `last` is the
+/// host of the connection's last request, and becomes that of this one.
 ///
 /// # Errors
 /// The own answer that refuses it, or answers `OPTIONS *`.
@@ -149,14 +152,15 @@ pub fn check<B>(
     facts: HeadFacts,
     raw_target: Option<&[u8]>,
     policy: HeadPolicy,
+    last: &mut Option<Rc<Host>>,
 ) -> Result<Checked, OwnAnswer> {
     let removed_underscores = if facts.underscore { remove_underscores(request.headers_mut()) } else { 0 };
     check_method(request.method(), &facts)?;
     let http2 = request.version() == Version::HTTP_2;
-    let (authority, host) = if http2 { http2_authority(request, policy)? } else { host_field(request)? }.unzip();
+    let host = if http2 { http2_host(request, policy, last)? } else { host_field(request, last)? };
     if let Some(target) = raw_target.filter(|target| *target != b"*") {
         let (named, rest) = absolute_form(target, policy)?;
-        let host = authority.as_deref().map(parse_authority).and_then(Result::ok);
+        let host = host.as_deref().map(|host| parse_authority(&host.received)).and_then(Result::ok);
         if host.is_some_and(|host| !same_authority(named, host, policy)) {
             return Err(HOST_FIELD);
         }
@@ -171,7 +175,7 @@ pub fn check<B>(
     }
     let expect_continue = facts.expect && check_expect(request, facts.body)?;
     let path = canonical_path(request, http2, policy)?;
-    let head = CheckedHead { host, authority, path, websocket: facts.websocket, upgrade: None, expect_continue };
+    let head = CheckedHead { host, path, websocket: facts.websocket, upgrade: None, expect_continue };
     Ok(Checked { head, removed_underscores })
 }
 
@@ -199,7 +203,7 @@ fn check_method(method: &Method, facts: &HeadFacts) -> Result<(), OwnAnswer> {
 }
 
 /// The Host field of an HTTP/1 request: exactly one, and valid; HTTP/1.0 may lack it (HO1, HO2, HO5).
-fn host_field<B>(request: &Request<B>) -> Result<Option<(Bytes, HostName)>, OwnAnswer> {
+fn host_field<B>(request: &Request<B>, last: &mut Option<Rc<Host>>) -> Result<Option<Rc<Host>>, OwnAnswer> {
     let mut lines = request.headers().get_all(HOST).iter();
     let Some(line) = lines.next() else {
         return if request.version() == Version::HTTP_10 { Ok(None) } else { Err(HOST_FIELD) };
@@ -207,11 +211,15 @@ fn host_field<B>(request: &Request<B>) -> Result<Option<(Bytes, HostName)>, OwnA
     if lines.next().is_some() {
         return Err(HOST_FIELD);
     }
-    take_authority(line.as_bytes()).map(Some)
+    take_host(line.as_bytes(), last).map(Some)
 }
 
 /// Scheme, target bytes and authority of an HTTP/2 request (HT2, HT3, HT5, HT7).
-fn http2_authority<B>(request: &Request<B>, policy: HeadPolicy) -> Result<Option<(Bytes, HostName)>, OwnAnswer> {
+fn http2_host<B>(
+    request: &Request<B>,
+    policy: HeadPolicy,
+    last: &mut Option<Rc<Host>>,
+) -> Result<Option<Rc<Host>>, OwnAnswer> {
     let uri = request.uri();
     if let Some(scheme) = uri.scheme_str() {
         check_scheme(scheme.as_bytes(), policy)?;
@@ -231,7 +239,7 @@ fn http2_authority<B>(request: &Request<B>, policy: HeadPolicy) -> Result<Option
         (Some(authority), _) | (None, Some(authority)) => authority,
         (None, None) => return Err(HOST_FIELD),
     };
-    take_authority(authority).map(Some)
+    take_host(authority, last).map(Some)
 }
 
 /// Whether two authorities name the same host and port; a missing port is the scheme's.
@@ -287,10 +295,16 @@ fn canonical_path<B>(request: &Request<B>, http2: bool, policy: HeadPolicy) -> R
     Ok(canonical.is_changed().then(|| canonical.as_str().into()))
 }
 
-/// A valid authority as received, and its host in the form that routes are found by (HO2, HO3).
-fn take_authority(raw: &[u8]) -> Result<(Bytes, HostName), OwnAnswer> {
-    let authority = parse_authority(raw).map_err(|_| HOST_FIELD)?;
-    Ok((Bytes::copy_from_slice(raw), HostName::new(normalize_name(authority.host).into())))
+/// A valid authority, with its host in the form that routes are found by (HO2, HO3). One that is equal to the last is
+/// neither parsed nor copied again.
+fn take_host(received: &[u8], last: &mut Option<Rc<Host>>) -> Result<Rc<Host>, OwnAnswer> {
+    if let Some(last) = last.as_ref().filter(|last| last.received == received) {
+        return Ok(Rc::clone(last));
+    }
+    let authority = parse_authority(received).map_err(|_| HOST_FIELD)?;
+    let name = normalize_name(authority.host).into();
+    let host = Rc::new(Host { received: Bytes::copy_from_slice(received), name });
+    Ok(Rc::clone(last.insert(host)))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! field means to routing is not known here.
 
 use std::io::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
@@ -288,32 +288,48 @@ fn write_cookies(out: &mut Vec<u8>, headers: &HeaderMap) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// The lines of forwarded identity and hop mark that every request of an untrusted peer gets.
+#[must_use]
+pub fn identity(peer: SocketAddr, local: SocketAddr) -> Box<[u8]> {
+    let mut out = Vec::with_capacity(128);
+    write_field(&mut out, X_FORWARDED_FOR.as_str(), peer.ip().to_string().as_bytes());
+    write_field(&mut out, X_FORWARDED_PROTO.as_str(), SCHEME.as_bytes());
+    write_field(&mut out, X_FORWARDED_PORT.as_str(), itoa::Buffer::new().format(local.port()).as_bytes());
+    write_field(&mut out, header::VIA.as_str(), VIA.as_bytes());
+    out.into()
+}
+
 /// Appends forwarded identity, hop mark and request id; `kept` says which of proto, host and port a trusted peer sent.
 fn write_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, kept: [bool; 3]) {
-    let downstream = request.downstream;
     let [proto, host, port] = kept;
-    out.extend_from_slice(b"x-forwarded-for: ");
-    if downstream.trusted {
-        write_chain(out, request.headers);
-    }
-    write_ip(out, downstream.peer.ip());
-    if !proto {
-        out.extend_from_slice(b"\r\nx-forwarded-proto: ");
-        out.extend_from_slice(SCHEME.as_bytes());
+    if request.downstream.trusted {
+        write_trusted_identity(out, request, proto, port);
+    } else {
+        out.extend_from_slice(&request.downstream.identity);
     }
     if !host && let Some(authority) = request.received_authority {
-        out.extend_from_slice(b"\r\nx-forwarded-host: ");
-        out.extend_from_slice(authority);
+        write_field(out, X_FORWARDED_HOST.as_str(), authority);
     }
-    if !port {
-        out.extend_from_slice(b"\r\nx-forwarded-port: ");
-        out.extend_from_slice(itoa::Buffer::new().format(downstream.local.port()).as_bytes());
-    }
-    out.extend_from_slice(b"\r\nvia: ");
-    out.extend_from_slice(VIA.as_bytes());
-    out.extend_from_slice(b"\r\nx-request-id: ");
+    out.extend_from_slice(b"x-request-id: ");
     request.request_id.write(out);
     out.extend_from_slice(b"\r\n");
+}
+
+/// As [`identity`], of a peer that is believed: what it sent stands, and its address joins the chain.
+fn write_trusted_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, proto: bool, port: bool) {
+    let downstream = request.downstream;
+    out.extend_from_slice(b"x-forwarded-for: ");
+    write_chain(out, request.headers);
+    write_ip(out, downstream.peer.ip());
+    out.extend_from_slice(b"\r\n");
+    if !proto {
+        write_field(out, X_FORWARDED_PROTO.as_str(), SCHEME.as_bytes());
+    }
+    if !port {
+        let port = downstream.local.port();
+        write_field(out, X_FORWARDED_PORT.as_str(), itoa::Buffer::new().format(port).as_bytes());
+    }
+    write_field(out, header::VIA.as_str(), VIA.as_bytes());
 }
 
 /// The addresses that a trusted peer sent, each followed by a comma.
@@ -327,19 +343,8 @@ fn write_chain(out: &mut Vec<u8>, headers: &HeaderMap) {
     }
 }
 
-/// Formats an address without the formatting machinery where that is easy.
 fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
-    match ip {
-        IpAddr::V4(ip) => {
-            for (index, octet) in ip.octets().into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b'.');
-                }
-                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
-            }
-        }
-        IpAddr::V6(ip) => write!(out, "{ip}").expect("writing to a Vec does not fail"),
-    }
+    write!(out, "{ip}").expect("writing to a Vec does not fail");
 }
 
 /// Edits the client's fields for an HTTP/2 endpoint, where one more may pass than over HTTP/1: `te: trailers`.

@@ -123,13 +123,13 @@ impl Exchange {
             client: headers::client_address(downstream, account.worker.forwarders(downstream.listener), headers),
             scheme: headers::SCHEME,
             port: downstream.local.port(),
-            hostname: head.host.as_deref(),
+            hostname: head.hostname(),
             content_length: body.as_ref().map_or(Some(0), |body| body.size_hint().exact()),
             path_param: &|name| router.and_then(|router| router.path_param(found, received, name)),
         };
         let Layers { chain, seen, body_limit, .. } = &mut **layers;
         let shared = |bytes: &Bytes| HeaderValue::from_maybe_shared(bytes.clone()).ok();
-        let mut host = seen.host.take().or_else(|| head.authority.as_ref().and_then(shared));
+        let mut host = seen.host.take().or_else(|| head.host.as_ref().and_then(|host| shared(&host.received)));
         let mut path = seen.path.take().map_or(Cow::Borrowed(received), Cow::Owned);
         let flow = chain.request(
             filters,
@@ -187,7 +187,7 @@ impl Exchange {
     /// The host that the endpoint sees.
     pub(super) fn authority(&self) -> Option<&[u8]> {
         let edited = self.layers.as_ref().and_then(|layers| layers.seen.host.as_ref());
-        edited.map(HeaderValue::as_bytes).or(self.head.authority.as_deref())
+        edited.map(HeaderValue::as_bytes).or(self.head.authority())
     }
 
     /// The backendRef that a filter chose.

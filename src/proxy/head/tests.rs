@@ -23,7 +23,7 @@ fn http1(text: &str) -> Result<(Checked, Request<()>), OwnAnswer> {
         builder = builder.header(name, value.trim());
     }
     let mut request = builder.body(()).expect("a request");
-    let checked = check(&mut request, HeadFacts::of_http1(&facts), raw, PLAIN)?;
+    let checked = check(&mut request, HeadFacts::of_http1(&facts), raw, PLAIN, &mut None)?;
     Ok((checked, request))
 }
 
@@ -38,6 +38,17 @@ fn refused<T: std::fmt::Debug>(result: Result<T, OwnAnswer>, status: u16, reason
 }
 
 #[test]
+fn the_host_of_the_last_request_is_taken_again_only_when_it_is_the_same() {
+    let mut last = None;
+    let first = take_host(b"A.test:80", &mut last).expect("valid");
+    assert!(Rc::ptr_eq(&first, &take_host(b"A.test:80", &mut last).expect("valid")));
+    assert!(take_host(b"A.test:80,", &mut last).is_err());
+    let other = take_host(b"a.test:80", &mut last).expect("valid");
+    assert_eq!((&*other.received, &*other.name), (&b"a.test:80"[..], "a.test"));
+    assert!(Rc::ptr_eq(&other, &take_host(b"a.test:80", &mut last).expect("valid")));
+}
+
+#[test]
 fn hosts_are_normalised_and_kept() {
     for (field, host) in [
         ("a.test", "a.test"),
@@ -47,11 +58,11 @@ fn hosts_are_normalised_and_kept() {
         ("1.2.3.4", "1.2.3.4"),
     ] {
         let (checked, _) = get("/", &format!("Host: {field}\r\n")).expect(field);
-        assert_eq!(checked.head.host.as_deref(), Some(host));
-        assert_eq!(checked.head.authority.as_deref(), Some(field.as_bytes()));
+        assert_eq!(checked.head.hostname(), Some(host));
+        assert_eq!(checked.head.authority(), Some(field.as_bytes()));
     }
     let (checked, _) = http1("GET / HTTP/1.0\r\n\r\n").expect("HTTP/1.0 needs no Host");
-    assert!(checked.head.host.is_none() && checked.head.authority.is_none());
+    assert!(checked.head.host.is_none());
     for fields in ["", "Host: a.test\r\nHost: a.test\r\n", "Host:\r\n", "Host: a.test, b\r\n", "Host: u@a.test\r\n"] {
         refused(get("/", fields), 400, Reason::Host, true);
     }
@@ -143,18 +154,18 @@ fn http2(uri: &str, fields: &[(&str, &str)]) -> Result<(Checked, Request<()>), O
     }
     let mut request = builder.body(()).expect("a request");
     let facts = HeadFacts::of_http2(request.headers(), false);
-    let checked = check(&mut request, facts, None, PLAIN)?;
+    let checked = check(&mut request, facts, None, PLAIN, &mut None)?;
     Ok((checked, request))
 }
 
 #[test]
 fn http2_heads_obey_the_same_rules() {
     let (checked, _) = http2("http://A.test/b/../c", &[("x_y", "1")]).expect("accepted");
-    assert_eq!(checked.head.host.as_deref(), Some("a.test"));
+    assert_eq!(checked.head.hostname(), Some("a.test"));
     assert_eq!(checked.head.path.as_deref(), Some("/c"));
     assert_eq!(checked.removed_underscores, 1);
     let (checked, _) = http2("/c", &[("host", "a.test:81")]).expect("host instead of :authority");
-    assert_eq!(checked.head.authority.as_deref(), Some(&b"a.test:81"[..]));
+    assert_eq!(checked.head.authority(), Some(&b"a.test:81"[..]));
     http2("http://a.test/", &[("host", "a.test")]).expect("both, equal");
     refused(http2("http://a.test/", &[("host", "b.test")]), 400, Reason::Host, true);
     refused(http2("/", &[]), 400, Reason::Host, true);

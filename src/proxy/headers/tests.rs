@@ -4,9 +4,11 @@ use super::*;
 use crate::model::ids::ListenerId;
 
 fn downstream(trusted: bool) -> Downstream {
+    let (peer, local) = ("192.0.2.7:4000".parse().unwrap(), "192.0.2.1:8080".parse().unwrap());
     Downstream {
-        peer: "192.0.2.7:4000".parse().unwrap(),
-        local: "192.0.2.1:8080".parse().unwrap(),
+        peer,
+        local,
+        identity: identity(peer, local),
         listener: ListenerId(0),
         listener_name: Arc::from("web"),
         trusted,
@@ -59,8 +61,8 @@ fn the_canonical_head() {
         head,
         format!(
             "GET /p/x?q=%20? HTTP/1.1\r\nhost: A.test:80\r\naccept: a\r\ncookie: a=1; b=2\r\nx-b: 1\r\nx-b: 2\r\n\
-             x-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: http\r\nx-forwarded-host: A.test:80\r\n\
-             x-forwarded-port: 8080\r\nvia: 1.1 tidegate\r\nx-request-id: {ID_TEXT}\r\n\r\n"
+             x-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: http\r\nx-forwarded-port: 8080\r\nvia: 1.1 tidegate\r\n\
+             x-forwarded-host: A.test:80\r\nx-request-id: {ID_TEXT}\r\n\r\n"
         )
     );
 }
