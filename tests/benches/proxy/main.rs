@@ -3,7 +3,7 @@
 //! The proxies run on core 0, backend and load on core 1. Each scenario runs in rounds whose order alternates; a round
 //! reads the CPU time of the proxy's threads around a fixed span of load. What counts is the median of the per-round
 //! ratios; absolute times mean nothing on shared machines. The scenarios and their musts stand in `scenario.rs`:
-//! requests of several sizes, and tunnels.
+//! requests of several sizes, tunnels, and the delay that a tunnel adds.
 //!
 //! `--subject PATH` measures another binary, `--scenario NAME` (repeatable, `all` for every one) picks scenarios,
 //! `--rounds N`, `--seconds N`, `--json FILE` writes the raw rounds. `--contested` keeps core 0 busy beside the proxy: the
@@ -13,6 +13,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod delay;
 mod generator;
 mod load;
 mod scenario;
@@ -47,11 +48,14 @@ struct Options {
 struct Bench {
     /// tidegate first, then the peers that are there.
     proxies: Vec<Peer>,
+    /// One of the backend's two ports.
+    backend_port: u16,
     wrk: PathBuf,
     /// This program: it also makes the load of tunnels.
     own: PathBuf,
     rounds: usize,
     seconds: u64,
+    contested: bool,
     nginx_tunnel_buffer: String,
     report: Vec<serde_json::Value>,
 }
@@ -128,13 +132,24 @@ fn main() -> io::Result<()> {
     let spinner =
         options.contested.then(|| Process::start("spin", Some(PROXY_CORE), &own, &["spin".to_owned()], false));
     let spinner = spinner.transpose()?;
-    let Options { rounds, seconds, json, nginx_tunnel_buffer, .. } = options;
-    let mut bench = Bench { proxies, wrk, own, rounds, seconds, nginx_tunnel_buffer, report: Vec::new() };
+    let Options { rounds, seconds, json, contested, nginx_tunnel_buffer, .. } = options;
+    let mut bench = Bench {
+        proxies,
+        backend_port: ports[0],
+        wrk,
+        own,
+        rounds,
+        seconds,
+        contested,
+        nginx_tunnel_buffer,
+        report: Vec::new(),
+    };
     let mut missed = false;
     for scenario in scenarios {
         missed |= match &scenario.kind {
             Kind::Requests(requests) => load::measure(scenario, requests, &mut bench)?,
             Kind::Tunnels(tunnels) => tunnel::measure(scenario, tunnels, &mut bench)?,
+            Kind::Delay(delay) => delay::measure(scenario, delay, &mut bench)?,
         };
     }
     if let Some(file) = json {

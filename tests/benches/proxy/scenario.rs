@@ -14,6 +14,8 @@ pub enum Kind {
     Requests(Requests),
     /// CPU per round trip through WebSocket tunnels.
     Tunnels(Tunnels),
+    /// Time that a proxy adds to a tunnel's round trip.
+    Delay(Delay),
 }
 
 /// Ratios of CPU time to the peers that tidegate must not exceed; `None`: context only.
@@ -38,6 +40,16 @@ pub struct Tunnels {
     /// Size of a message on the wire, with its frame header.
     pub message_bytes: usize,
     pub musts: Musts,
+}
+
+/// Ping-pong at a given pace, whatever the answers do: tunnels take turns.
+pub struct Delay {
+    pub tunnels: usize,
+    pub message_bytes: usize,
+    /// Of all tunnels together.
+    pub messages_per_second: u32,
+    /// Median that tidegate may add to the round trip, in microseconds.
+    pub added_p50_micros: f64,
 }
 
 const NONE: Musts = Musts { nginx: None, haproxy: None };
@@ -75,4 +87,8 @@ pub const SCENARIOS: &[Scenario] = &[
         }),
     },
     Scenario { name: "tunnel64", kind: Kind::Tunnels(Tunnels { tunnels: 64, message_bytes: 64, musts: NONE }) },
+    Scenario {
+        name: "tunnel-delay",
+        kind: Kind::Delay(Delay { tunnels: 64, message_bytes: 64, messages_per_second: 200, added_p50_micros: 60.0 }),
+    },
 ];
