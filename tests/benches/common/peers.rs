@@ -65,6 +65,36 @@ pub fn write_routes(dir: &Path, backends: [u16; 2], extra_routes: usize, catch_a
     Ok(())
 }
 
+/// Host of the route without filters and of the one with three header edits, which [`write_filter_routes`] writes.
+pub const PLAIN_HOST: &str = "plain.example.com";
+/// See [`PLAIN_HOST`].
+pub const EDITED_HOST: &str = "edited.example.com";
+/// The request field that the filters remove.
+pub const REMOVED_FIELD: &str = "x-bench-removed";
+/// The response field that the filters set.
+pub const SET_FIELD: &str = "x-bench-answer";
+
+/// Writes two routes that differ only in three header edits: two on the request, one on the response.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_filter_routes(dir: &Path) -> io::Result<()> {
+    let filters = format!(
+        "    filters:\n    - type: RequestHeaderModifier\n      requestHeaderModifier:\n        set: [{{name: x-bench-set, \
+         value: edited}}]\n        remove: [{REMOVED_FIELD}]\n    - type: ResponseHeaderModifier\n      \
+         responseHeaderModifier:\n        set: [{{name: {SET_FIELD}, value: edited}}]\n"
+    );
+    let mut text = String::new();
+    for (name, host, filters) in [("plain", PLAIN_HOST, ""), ("edited", EDITED_HOST, filters.as_str())] {
+        text.push_str(&format!(
+            "---\napiVersion: tidegate.dev/v1alpha1\nkind: GatewayRoute\nmetadata: {{name: {name}}}\nspec:\n  hostnames: \
+             [{host}]\n  rules:\n  - backendRefs: [{{name: bench, port: 80}}]\n    loadBalancer: {{algorithm: \
+             LeastRequest}}\n{filters}"
+        ));
+    }
+    fs::write(dir.join("filters.yaml"), text)
+}
+
 /// tidegate in standalone mode with one data worker.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 //! The proxies run on core 0, backend and load on core 1. Each scenario runs in rounds whose order alternates; a round
 //! reads the CPU time of the proxy's threads around a fixed span of load. What counts is the median of the per-round
 //! ratios; absolute times mean nothing on shared machines. The scenarios and their musts stand in `scenario.rs`:
-//! requests of several sizes, tunnels, and the delay that a tunnel adds.
+//! requests of several sizes, tunnels, the delay that a tunnel adds, and what three header edits cost.
 //!
 //! `--subject PATH` measures another binary, `--scenario NAME` (repeatable, `all` for every one) picks scenarios,
 //! `--rounds N`, `--seconds N`, `--json FILE` writes the raw rounds. `--contested` keeps core 0 busy beside the proxy: the
@@ -14,6 +14,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod delay;
+mod filters;
 mod generator;
 mod load;
 mod scenario;
@@ -150,6 +151,7 @@ fn main() -> io::Result<()> {
             Kind::Requests(requests) => load::measure(scenario, requests, &mut bench)?,
             Kind::Tunnels(tunnels) => tunnel::measure(scenario, tunnels, &mut bench)?,
             Kind::Delay(delay) => delay::measure(scenario, delay, &mut bench)?,
+            Kind::Filters(filters) => filters::measure(scenario, filters, &mut bench)?,
         };
     }
     if let Some(file) = json {
@@ -171,6 +173,7 @@ fn start_proxies(options: &Options, folder: &Path, backends: [u16; 2]) -> io::Re
     let routes = folder.join("routes");
     std::fs::create_dir(&routes)?;
     peers::write_routes(&routes, backends, 200, true)?;
+    peers::write_filter_routes(&routes)?;
     let mut proxies = vec![peers::tidegate(&options.subject, &routes, Some(PROXY_CORE))?.0];
     match peers::find("nginx") {
         Some(program) => {

@@ -16,6 +16,8 @@ pub enum Kind {
     Tunnels(Tunnels),
     /// Time that a proxy adds to a tunnel's round trip.
     Delay(Delay),
+    /// CPU per request with header edits, against the same without.
+    Filters(Filters),
 }
 
 /// Ratios of CPU time to the peers that tidegate must not exceed; `None`: context only.
@@ -50,6 +52,14 @@ pub struct Delay {
     pub messages_per_second: u32,
     /// Median that tidegate may add to the round trip, in microseconds.
     pub added_p50_micros: f64,
+}
+
+/// The load of `1k` on a route with three header edits and on one without.
+pub struct Filters {
+    pub connections: usize,
+    pub path: &'static str,
+    /// CPU per request with the edits to CPU without.
+    pub ratio: f64,
 }
 
 const NONE: Musts = Musts { nginx: None, haproxy: None };
@@ -91,4 +101,5 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "tunnel-delay",
         kind: Kind::Delay(Delay { tunnels: 64, message_bytes: 64, messages_per_second: 200, added_p50_micros: 60.0 }),
     },
+    Scenario { name: "filters", kind: Kind::Filters(Filters { connections: 64, path: "/1k", ratio: 1.05 }) },
 ];
