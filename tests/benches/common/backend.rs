@@ -1,6 +1,8 @@
 //! The backend of the benchmarks: one thread, two ports, answers made before the first request.
 //!
 //! `GET /SIZE` answers with SIZE bytes (`/0`, `/1k`, `/64k`, `/1m`; anything else 1 KiB). Request bodies are skipped.
+//! `GET /ws` switches to WebSocket and sends every byte back as it came: frame boundaries stay, only that the echo of a
+//! client's frame is masked, which a proxy has no reason to mind.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -8,6 +10,11 @@ use std::net::SocketAddr;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+
+use super::websocket;
+
+/// Size of the thread's read buffer: a tunnel's largest message in one read.
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// One client connection.
 struct Connection {
@@ -17,6 +24,8 @@ struct Connection {
     written: usize,
     skip: usize,
     close: bool,
+    /// It has switched: all that comes goes back.
+    echo: bool,
 }
 
 /// Listens on two free loopback ports, prints them as `PORT PORT` and serves until the process is ended.
@@ -38,6 +47,7 @@ pub fn run() -> io::Result<()> {
         .map(|(path, size)| (path, answer(size)))
         .collect();
     let mut connections: HashMap<Token, Connection> = HashMap::new();
+    let mut buffer = vec![0; BUFFER_BYTES];
     let mut next = listeners.len();
     loop {
         match poll.poll(&mut events, None) {
@@ -51,12 +61,10 @@ pub fn run() -> io::Result<()> {
                     let token = Token(next);
                     next += 1;
                     poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-                    let connection =
-                        Connection { stream, input: Vec::new(), output: Vec::new(), written: 0, skip: 0, close: false };
-                    connections.insert(token, connection);
+                    connections.insert(token, Connection::new(stream));
                 }
             } else if let Some(connection) = connections.get_mut(&event.token()) {
-                let open = connection.turn(event.is_readable(), &answers);
+                let open = connection.turn(event.is_readable(), &answers, &mut buffer);
                 if !open {
                     connections.remove(&event.token());
                 }
@@ -76,29 +84,67 @@ fn answer(size: usize) -> Vec<u8> {
 }
 
 impl Connection {
+    fn new(stream: TcpStream) -> Self {
+        let (input, output) = (Vec::new(), Vec::new());
+        Self { stream, input, output, written: 0, skip: 0, close: false, echo: false }
+    }
+
     /// Reads, answers, writes; false when the connection is over.
-    fn turn(&mut self, readable: bool, answers: &[(&[u8], Vec<u8>)]) -> bool {
-        if readable && !self.receive() {
-            return false;
+    fn turn(&mut self, readable: bool, answers: &[(&[u8], Vec<u8>)], buffer: &mut [u8]) -> bool {
+        if !self.echo {
+            if readable && !self.receive(buffer) {
+                return false;
+            }
+            self.parse(answers);
         }
-        self.parse(answers);
-        while self.written < self.output.len() {
-            match self.stream.write(&self.output[self.written..]) {
-                Ok(count) => self.written += count,
+        loop {
+            match self.flush() {
+                Ok(true) => {}
+                // The rest goes when there is room; until then a tunnel is not read either.
+                Ok(false) => return true,
+                Err(_) => return false,
+            }
+            if !self.echo {
+                return !self.close;
+            }
+            match self.stream.read(buffer) {
+                Ok(0) => return false,
+                Ok(count) => {
+                    let bytes = &buffer[..count];
+                    let written = match self.stream.write(bytes) {
+                        Ok(written) => written,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                        Err(_) => return false,
+                    };
+                    self.output.extend_from_slice(&bytes[written..]);
+                    if self.output.is_empty() && count < buffer.len() {
+                        return true;
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(_) => return false,
             }
         }
+    }
+
+    /// Writes what there is to write; whether all of it went.
+    fn flush(&mut self) -> io::Result<bool> {
+        while self.written < self.output.len() {
+            match self.stream.write(&self.output[self.written..]) {
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
         self.output.clear();
         self.written = 0;
-        !self.close
+        Ok(true)
     }
 
     /// Reads what is there; false at its end.
-    fn receive(&mut self) -> bool {
-        let mut buffer = [0; 16 << 10];
+    fn receive(&mut self, buffer: &mut [u8]) -> bool {
         loop {
-            match self.stream.read(&mut buffer) {
+            match self.stream.read(buffer) {
                 Ok(0) => return false,
                 Ok(count) => {
                     self.input.extend_from_slice(&buffer[..count]);
@@ -122,6 +168,15 @@ impl Connection {
             let head = &self.input[at..at + end + 2];
             at += end + 4;
             let path = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+            if path == b"/ws"
+                && let Some(answer) = websocket::switching(head)
+            {
+                self.output.extend(answer);
+                self.output.extend_from_slice(&self.input[at..]);
+                self.input = Vec::new();
+                self.echo = true;
+                return;
+            }
             let default = &answers[1].1;
             let bytes = answers.iter().find(|(name, _)| *name == path).map_or(default, |(_, bytes)| bytes);
             self.output.extend_from_slice(bytes);

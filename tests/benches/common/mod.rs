@@ -6,3 +6,4 @@
 pub mod backend;
 pub mod peers;
 pub mod process;
+pub mod websocket;

@@ -65,6 +65,36 @@ pub fn write_routes(dir: &Path, backends: [u16; 2], extra_routes: usize, catch_a
     Ok(())
 }
 
+/// Host of the route without filters and of the one with three header edits, which [`write_filter_routes`] writes.
+pub const PLAIN_HOST: &str = "plain.example.com";
+/// See [`PLAIN_HOST`].
+pub const EDITED_HOST: &str = "edited.example.com";
+/// The request field that the filters remove.
+pub const REMOVED_FIELD: &str = "x-bench-removed";
+/// The response field that the filters set.
+pub const SET_FIELD: &str = "x-bench-answer";
+
+/// Writes two routes that differ only in three header edits: two on the request, one on the response.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_filter_routes(dir: &Path) -> io::Result<()> {
+    let filters = format!(
+        "    filters:\n    - type: RequestHeaderModifier\n      requestHeaderModifier:\n        set: [{{name: x-bench-set, \
+         value: edited}}]\n        remove: [{REMOVED_FIELD}]\n    - type: ResponseHeaderModifier\n      \
+         responseHeaderModifier:\n        set: [{{name: {SET_FIELD}, value: edited}}]\n"
+    );
+    let mut text = String::new();
+    for (name, host, filters) in [("plain", PLAIN_HOST, ""), ("edited", EDITED_HOST, filters.as_str())] {
+        text.push_str(&format!(
+            "---\napiVersion: tidegate.dev/v1alpha1\nkind: GatewayRoute\nmetadata: {{name: {name}}}\nspec:\n  hostnames: \
+             [{host}]\n  rules:\n  - backendRefs: [{{name: bench, port: 80}}]\n    loadBalancer: {{algorithm: \
+             LeastRequest}}\n{filters}"
+        ));
+    }
+    fs::write(dir.join("filters.yaml"), text)
+}
+
 /// tidegate in standalone mode with one data worker.
 ///
 /// # Errors
@@ -84,12 +114,19 @@ pub fn tidegate(binary: &Path, dir: &Path, core: Option<usize>) -> io::Result<(P
     Ok((Peer { name: "tidegate", port: port(&ready["listeners"]["http"])?, process }, admin))
 }
 
-/// nginx with one worker, upstream keep-alive and the forwarding fields that tidegate sends.
+/// nginx with one worker, upstream keep-alive and the forwarding fields that tidegate sends; `/ws` may be upgraded.
+///
+/// `tunnel_buffer` is its buffer for each direction of a tunnel, as nginx writes sizes. The default of 4k splits messages of
+/// 16 KiB into four reads and writes; what fits the buffer takes one of each.
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn nginx(program: &Path, dir: &Path, backends: [u16; 2], core: usize) -> io::Result<Peer> {
+pub fn nginx(program: &Path, dir: &Path, backends: [u16; 2], core: usize, tunnel_buffer: &str) -> io::Result<Peer> {
     let port = free_port()?;
+    // A location of its own for tunnels: other requests do not pay for the two fields of an upgrade.
+    let forward = "proxy_pass http://bench; proxy_http_version 1.1; proxy_set_header Host $http_host; proxy_set_header \
+                   X-Forwarded-For $remote_addr;\n proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header \
+                   X-Forwarded-Host $http_host;\n proxy_read_timeout 600s; proxy_send_timeout 600s;";
     let config = format!(
         "worker_processes 1; daemon off; pid {dir}/nginx.pid; error_log {dir}/nginx.log crit; worker_rlimit_nofile 65536;\n\
          events {{ worker_connections 16384; multi_accept on; }}\n\
@@ -97,10 +134,11 @@ pub fn nginx(program: &Path, dir: &Path, backends: [u16; 2], core: usize) -> io:
          client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi;\n\
          uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi; proxy_buffers 16 16k; proxy_buffer_size 16k;\n\
          upstream bench {{ server 127.0.0.1:{}; server 127.0.0.1:{}; keepalive 512; keepalive_requests 1000000000; }}\n\
-         server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ proxy_pass http://bench; proxy_http_version 1.1;\n\
-         proxy_set_header Connection \"\"; proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr;\n\
-         proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Forwarded-Host $http_host;\n\
-         proxy_read_timeout 600s; proxy_send_timeout 600s; }} }} }}\n",
+         map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}\n\
+         server {{ listen 127.0.0.1:{port} backlog=4096;\n\
+         location / {{ {forward} proxy_set_header Connection \"\"; }}\n\
+         location = /ws {{ {forward} proxy_buffer_size {tunnel_buffer}; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \
+         $connection_upgrade; }} }} }}\n",
         backends[0],
         backends[1],
         dir = dir.display()

@@ -2,6 +2,7 @@
 //!
 //! * resident memory of `standalone` with 5,000 two-rule routes, at rest;
 //! * memory of an idle keep-alive connection;
+//! * memory of an idle WebSocket: an open tunnel that has passed one message each way;
 //! * time from a changed file to changed traffic, with those 5,000 routes loaded.
 //!
 //! Exit code 1: a bound was missed. `--routes N`, `--edits N` and `--subject PATH` change the run.
@@ -15,10 +16,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::peers;
-use common::process::Process;
+use common::process::{self, Process};
+use common::websocket;
 
 const RESIDENT_KIB: u64 = 40 << 10;
 const IDLE_CONNECTION_KIB: f64 = 24.0;
+const IDLE_WEBSOCKET_KIB: f64 = 12.0;
+/// 5,000 sockets of two descriptors each in the gateway, and some to spare.
+const FILES: u64 = 11_000;
 const CHANGE_P99: Duration = Duration::from_millis(100);
 
 fn main() -> io::Result<()> {
@@ -41,6 +46,10 @@ fn main() -> io::Result<()> {
             }
         }
     }
+    let files = process::raise_file_limit();
+    if files < FILES {
+        return Err(io::Error::other(format!("{FILES} open files are needed, the limit is {files}: see prlimit(1)")));
+    }
     let folder = tempfile::tempdir()?;
     let own = std::env::current_exe()?;
     let mut backend = Process::start("backend", None, &own, &["backend".to_owned()], false)?;
@@ -58,6 +67,10 @@ fn main() -> io::Result<()> {
     peers::write_routes(bare.path(), [ports[0], ports[1]], 10, true)?;
     let (peer, _) = peers::tidegate(&subject, bare.path(), None)?;
     met &= idle_connections(&peer.process, peer.port)?;
+    drop(peer);
+    // A fresh process: what the connections before have freed would hide what sockets take.
+    let (peer, _) = peers::tidegate(&subject, bare.path(), None)?;
+    met &= idle_websockets(&peer.process, peer.port)?;
     drop(peer);
     drop(backend);
     std::process::exit(i32::from(!met));
@@ -78,20 +91,39 @@ fn resident(process: &Process) -> bool {
 }
 
 fn idle_connections(process: &Process, port: u16) -> io::Result<bool> {
+    let each = pss_kib_of_each(process, || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        request(&mut stream, "idle.example.com")?;
+        Ok(stream)
+    })?;
+    let value = format!("{each:.2} KiB");
+    Ok(verdict("idle keep-alive connection", value, "24 KiB".to_owned(), each <= IDLE_CONNECTION_KIB))
+}
+
+/// An open WebSocket through the gateway, both its legs together.
+fn idle_websockets(process: &Process, port: u16) -> io::Result<bool> {
+    let message = websocket::client_frame(64);
+    let each = pss_kib_of_each(process, || {
+        let mut stream = websocket::open(port)?;
+        websocket::ping(&mut stream, &message)?;
+        Ok(stream)
+    })?;
+    let value = format!("{each:.2} KiB");
+    Ok(verdict("idle WebSocket", value, "12 KiB".to_owned(), each <= IDLE_WEBSOCKET_KIB))
+}
+
+/// Opens connections and holds them: what each adds to the process's proportional set size from the 1,000th to the 5,000th.
+fn pss_kib_of_each(process: &Process, mut open: impl FnMut() -> io::Result<TcpStream>) -> io::Result<f64> {
     let mut held = Vec::new();
     let mut measured = Vec::new();
     for count in [1_000, 5_000] {
         while held.len() < count {
-            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-            request(&mut stream, "idle.example.com")?;
-            held.push(stream);
+            held.push(open()?);
         }
         std::thread::sleep(Duration::from_secs(4));
         measured.push(process.pss_kib());
     }
-    let each = (measured[1] as f64 - measured[0] as f64) / 4_000.0;
-    let value = format!("{each:.2} KiB");
-    Ok(verdict("idle keep-alive connection", value, "24 KiB".to_owned(), each <= IDLE_CONNECTION_KIB))
+    Ok((measured[1] as f64 - measured[0] as f64) / 4_000.0)
 }
 
 /// Rewrites one file again and again, so that one host goes and another comes, and asks until the answer follows.

@@ -1,0 +1,105 @@
+//! The scenarios, and what each must hold.
+
+/// One thing to measure.
+pub struct Scenario {
+    /// What `--scenario` calls it.
+    pub name: &'static str,
+    /// The load and its bounds.
+    pub kind: Kind,
+}
+
+/// The kinds of load.
+pub enum Kind {
+    /// CPU per request of a proxy.
+    Requests(Requests),
+    /// CPU per round trip through WebSocket tunnels.
+    Tunnels(Tunnels),
+    /// Time that a proxy adds to a tunnel's round trip.
+    Delay(Delay),
+    /// CPU per request with header edits, against the same without.
+    Filters(Filters),
+}
+
+/// Ratios of CPU time to the peers that tidegate must not exceed; `None`: context only.
+#[derive(Default)]
+pub struct Musts {
+    pub nginx: Option<f64>,
+    pub haproxy: Option<f64>,
+}
+
+/// Load by `wrk`: as many requests as a closed loop brings.
+pub struct Requests {
+    pub connections: usize,
+    pub path: &'static str,
+    /// A connection per request.
+    pub close: bool,
+    pub musts: Musts,
+}
+
+/// Ping-pong: each tunnel sends its next message when the echo of the last is there.
+pub struct Tunnels {
+    pub tunnels: usize,
+    /// Size of a message on the wire, with its frame header.
+    pub message_bytes: usize,
+    pub musts: Musts,
+}
+
+/// Ping-pong at a given pace, whatever the answers do: tunnels take turns.
+pub struct Delay {
+    pub tunnels: usize,
+    pub message_bytes: usize,
+    /// Of all tunnels together.
+    pub messages_per_second: u32,
+    /// Median that tidegate may add to the round trip, in microseconds.
+    pub added_p50_micros: f64,
+}
+
+/// The load of `1k` on a route with three header edits and on one without.
+pub struct Filters {
+    pub connections: usize,
+    pub path: &'static str,
+    /// CPU per request with the edits to CPU without.
+    pub ratio: f64,
+}
+
+const NONE: Musts = Musts { nginx: None, haproxy: None };
+
+/// Requests on kept connections without musts of their own.
+const fn requests(connections: usize, path: &'static str) -> Kind {
+    Kind::Requests(Requests { connections, path, close: false, musts: NONE })
+}
+
+/// All scenarios, in the order of `--scenario all`.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "1k",
+        kind: Kind::Requests(Requests {
+            connections: 64,
+            path: "/1k",
+            close: false,
+            musts: Musts { nginx: Some(1.00), haproxy: Some(0.87) },
+        }),
+    },
+    Scenario { name: "c512", kind: requests(512, "/1k") },
+    Scenario { name: "c2k", kind: requests(2000, "/1k") },
+    Scenario { name: "64k", kind: requests(32, "/64k") },
+    Scenario { name: "1m", kind: requests(16, "/1m") },
+    Scenario {
+        name: "close",
+        kind: Kind::Requests(Requests { connections: 64, path: "/1k", close: true, musts: NONE }),
+    },
+    Scenario {
+        name: "tunnel16k",
+        kind: Kind::Tunnels(Tunnels {
+            tunnels: 16,
+            message_bytes: 16 << 10,
+            musts: Musts { nginx: Some(0.75), haproxy: None },
+        }),
+    },
+    Scenario { name: "tunnel64", kind: Kind::Tunnels(Tunnels { tunnels: 64, message_bytes: 64, musts: NONE }) },
+    Scenario {
+        name: "tunnel-delay",
+        kind: Kind::Delay(Delay { tunnels: 64, message_bytes: 64, messages_per_second: 200, added_p50_micros: 60.0 }),
+    },
+    Scenario { name: "filters", kind: Kind::Filters(Filters { connections: 64, path: "/1k", ratio: 1.05 }) },
+];
