@@ -7,9 +7,10 @@
 //!
 //! `--subject PATH` measures another binary, `--scenario NAME` (repeatable, `all` for every one) picks scenarios,
 //! `--rounds N`, `--seconds N`, `--json FILE` writes the raw rounds. `--contested` keeps core 0 busy beside the proxy: the
-//! control for scenarios that end up "client bound". `--nginx-tunnel-buffer SIZE` (16k) is the `proxy_buffer_size` of nginx's
-//! tunnels; whether a message fits into it decides `tunnel16k`, so quote it with the ratio. Exit code 1: a must was missed. Needs Debian's `nginx-light`,
-//! `haproxy` and `wrk`; a peer that is missing is reported as skipped.
+//! control for scenarios that end up "client bound". `--nginx-tunnel-buffer SIZE` is the `proxy_buffer_size` of nginx's
+//! tunnels, by default nginx's own 4k, which few change; whether a message fits into it decides `tunnel16k`, so quote it
+//! with the ratio. Exit code 1: a must was missed. Needs Debian's `nginx-light`, `haproxy` and `wrk`; a peer that is missing
+//! is reported as skipped.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -69,7 +70,7 @@ fn options() -> Options {
         seconds: 3,
         json: None,
         contested: false,
-        nginx_tunnel_buffer: "16k".to_owned(),
+        nginx_tunnel_buffer: "4k".to_owned(),
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
