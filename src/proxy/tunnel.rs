@@ -111,8 +111,8 @@ pub async fn run(
         active: Instant::now(),
     };
     let opened = Instant::now();
-    let wake = limits.idle.or(limits.lifetime).map(|after| Box::pin(tokio::time::sleep(after)));
-    let mut wake = wake;
+    let first = limits.idle.into_iter().chain(limits.lifetime).min();
+    let mut wake = first.map(|after| Box::pin(tokio::time::sleep(after)));
     let (mut drain, mut asked) = (pin!(drain), pin!(meter.entry.closed()));
     let why = poll_fn(|cx| {
         if let Poll::Ready(end) = tunnel.poll(cx) {

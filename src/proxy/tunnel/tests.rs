@@ -209,3 +209,19 @@ fn idle_and_lifetime_limits_end_it() {
         assert_eq!(rest(&mut bed.client).await, close_frame(1012, None));
     });
 }
+
+#[test]
+fn the_shorter_of_two_limits_holds() {
+    let (short, long) = (Some(Duration::from_millis(80)), Some(Duration::from_secs(3600)));
+    for (limits, reason) in [
+        (Limits { idle: long, lifetime: short, ..limits() }, Reason::TunnelLifetime),
+        (Limits { idle: short, lifetime: long, ..limits() }, Reason::TunnelIdle),
+    ] {
+        local(async move {
+            let mut bed = Bed::start(limits, b"", b"").await;
+            assert_eq!(rest(&mut bed.client).await, close_frame(1012, None));
+            drop((bed.client, bed.endpoint));
+            assert_eq!(bed.end.await.unwrap(), End::Closed(reason));
+        });
+    }
+}
