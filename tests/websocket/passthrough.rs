@@ -131,6 +131,8 @@ fn live_sockets_are_listed_counted_and_closed_by_id_route_or_pod() {
         }
         ping(&mut sockets[0], "hello").await;
         let list = || -> Vec<Value> { serde_json::from_str(&gateway.admin("/debug/connections").body).unwrap() };
+        // They are counted when they are written: the client may be quicker.
+        until("the bytes are counted", || list()[0]["bytesToClient"] != 0);
         let listed = list();
         assert_eq!(listed.len(), 3);
         let first = &listed[0];
