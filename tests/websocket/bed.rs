@@ -6,8 +6,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
@@ -47,6 +49,11 @@ pub struct Echo {
 
 impl Echo {
     pub fn start() -> Self {
+        Self::start_with(WebSocketConfig::default())
+    }
+
+    /// One with limits of its own.
+    pub fn start_with(config: WebSocketConfig) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -68,7 +75,10 @@ impl Echo {
                             }
                             Ok(response)
                         };
-                        if let Ok(socket) = tokio_tungstenite::accept_hdr_async(stream, callback).await {
+                        let config = Some(config);
+                        if let Ok(socket) =
+                            tokio_tungstenite::accept_hdr_async_with_config(stream, callback, config).await
+                        {
                             echo(socket).await;
                         }
                     });
@@ -85,6 +95,10 @@ async fn echo(mut socket: WebSocketStream<tokio::net::TcpStream>) {
             return;
         }
     }
+    // Whoever closes a socket with unread bytes sends RST instead of FIN, and which it was would be a matter of luck.
+    let stream = socket.get_mut();
+    let _ = stream.shutdown().await;
+    let _ = tokio::io::copy(stream, &mut tokio::io::sink()).await;
 }
 
 /// Opens a socket through the gateway, with more fields on the handshake.
