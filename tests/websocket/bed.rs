@@ -132,6 +132,13 @@ impl Raw {
         Self { stream, seen: Vec::new() }
     }
 
+    /// A client that has sent these bytes.
+    pub fn request(gateway: u16, text: &str) -> Self {
+        let mut raw = Self::new(TcpStream::connect(("127.0.0.1", gateway)).unwrap());
+        raw.send(text.as_bytes());
+        raw
+    }
+
     /// A client that has sent a handshake with more fields, and bytes behind it.
     pub fn handshake(gateway: u16, fields: &str, behind: &[u8]) -> Self {
         let mut raw = Self::new(TcpStream::connect(("127.0.0.1", gateway)).unwrap());
