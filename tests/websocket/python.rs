@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
-use super::bed::gateway;
+use super::bed::{Raw, gateway};
 
 /// The interpreter of a virtual environment below the target folder that has the package, made at first use; `None`, said
 /// in one line, where that cannot be had. With `CI=true` that is a failure.
@@ -79,4 +80,29 @@ fn python_talks_to_python_as_if_nothing_were_between() {
         let said = String::from_utf8_lossy(&out.stdout);
         assert!(out.status.success() && said.contains("all the same"), "{}", String::from_utf8_lossy(&out.stderr));
     }
+}
+
+#[test]
+fn a_killed_backend_is_seen_within_a_second() {
+    let Some(mut server) = Server::start(&["frames", "1000"]) else { return };
+    let gateway = gateway(&[server.port], "", &[]);
+    let open = || {
+        let mut client = Raw::handshake(gateway.http, "", b"");
+        assert!(client.head().starts_with("HTTP/1.1 101 "));
+        // Masked with zeros.
+        client.send(b"\x81\x82\0\0\0\0hi");
+        client.expect(b"\x81\x02hi");
+        client
+    };
+    // One is idle, one within a frame.
+    let mut clients = [open(), open()];
+    clients[1].send(b"\x81\x82\0\0\0\0h");
+    let began = Instant::now();
+    server.child.kill().unwrap();
+    for client in &mut clients {
+        // FIN, or RST where bytes were unread.
+        let end = std::io::Read::read(&mut client.stream, &mut [0; 8]);
+        assert!(matches!(&end, Ok(0)) || end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset));
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
