@@ -1,7 +1,7 @@
 //! Handshakes: what reaches the backend, and what comes back when one fails (UP1 to UP5).
 
 use std::io::{ErrorKind, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::bed::{ACCEPT, Echo, KEY, Raw, RawServer, gateway, metric, open, ping, route, run, until};
 
@@ -110,6 +110,28 @@ fn a_handshake_is_forwarded_as_the_same_request_without_upgrade() {
     for name in ["sec-websocket-protocol: ", "sec-websocket-extensions: ", "set-cookie: "] {
         assert_eq!(all(&answer, name), all(chosen, name), "{answer}");
     }
+}
+
+#[test]
+fn a_handshake_has_no_body() {
+    let server = RawServer::start();
+    let gateway = gateway(&[server.port], "", &[]);
+    for framing in ["Content-Length: 1", "Transfer-Encoding: chunked", "Content-Length: 65536"] {
+        let mut client = Raw::handshake(gateway.http, &format!("{framing}\r\n"), b"");
+        let answer = client.head();
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("connection: close"), "{framing}: {answer}");
+        // It does not wait for a body that never comes.
+        let began = Instant::now();
+        client.rest();
+        assert!(began.elapsed() < Duration::from_secs(1), "{framing}: {:?}", began.elapsed());
+    }
+    let _client = Raw::handshake(gateway.http, "Content-Length: 0\r\n", b"");
+    let head = server.accept().head();
+    assert!(
+        head.contains("\r\nupgrade: websocket\r\n"),
+        "the first that the backend sees is the one without body: {head}"
+    );
+    assert_eq!(metric(&gateway, "tidegate_own_answers_total{reason=\"upgrade\"}"), 3.0);
 }
 
 #[test]
