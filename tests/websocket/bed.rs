@@ -1,6 +1,6 @@
 //! Servers, clients and frames of the WebSocket tests.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -156,10 +156,20 @@ impl Raw {
         self.stream.write_all(bytes).unwrap();
     }
 
+    /// Reads once, whatever comes. A signal interrupts reads that have a timeout, and other tests have children that end.
+    pub fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            match self.stream.read(bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
     /// Reads once more; 0 at the end.
     pub fn more(&mut self) -> usize {
         let mut bytes = [0; 16 << 10];
-        let count = self.stream.read(&mut bytes).unwrap();
+        let count = self.read(&mut bytes).unwrap();
         self.seen.extend(&bytes[..count]);
         count
     }

@@ -1,6 +1,6 @@
 //! Handshakes: what reaches the backend, and what comes back when one fails (UP1 to UP5).
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};
 
 use super::bed::{ACCEPT, Echo, KEY, Raw, RawServer, gateway, metric, open, ping, route, run, until};
@@ -181,7 +181,7 @@ fn what_comes_behind_a_handshake_waits_for_its_101() {
     }
     backend.stream.set_nonblocking(true).unwrap();
     assert_eq!(backend.seen, b"");
-    assert_eq!(backend.stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "not a byte before the 101");
+    assert_eq!(backend.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "not a byte before the 101");
     backend.stream.set_nonblocking(false).unwrap();
     backend.accept_handshake(b"");
     assert!(client.head().starts_with("HTTP/1.1 101 "));

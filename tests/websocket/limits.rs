@@ -24,7 +24,7 @@ fn an_idle_socket_ends_at_its_limit_and_a_busy_one_does_not() {
         assert!(began.elapsed() >= Duration::from_millis(600));
         ping(&mut busy, "still here").await;
     });
-    assert_eq!(metric(&gateway, "tidegate_sockets_closed_total{end=\"tunnel_idle\"}"), 1.0);
+    until("counted", || metric(&gateway, "tidegate_sockets_closed_total{end=\"tunnel_idle\"}") == 1.0);
 }
 
 #[test]

@@ -75,12 +75,12 @@ fn a_reset_is_passed_on_and_a_dead_backend_is_seen_at_once() {
     let began = Instant::now();
     backend.reset();
     let mut byte = [0];
-    let error = std::io::Read::read(&mut client.stream, &mut byte).unwrap_err();
+    let error = client.read(&mut byte).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
     let (client, mut backend) = server.open(gateway.http, b"", b"");
     client.reset();
-    let error = std::io::Read::read(&mut backend.stream, &mut byte).unwrap_err();
+    let error = backend.read(&mut byte).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     until("both are counted", || metric(&gateway, "tidegate_sockets_closed_total{end=\"reset\"}") == 2.0);
     // What a kernel does for a killed process: the sockets close.
@@ -141,7 +141,7 @@ fn an_end_is_passed_on_within_100_ms() {
                 } else {
                     gone.finish();
                 }
-                let end = std::io::Read::read(&mut other.stream, &mut [0; 8]);
+                let end = other.read(&mut [0; 8]);
                 let as_sent = if reset { end.is_err() } else { matches!(end, Ok(0)) };
                 assert!(as_sent, "reset {reset}, from the client {from_client}");
                 began.elapsed()
