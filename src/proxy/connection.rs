@@ -775,8 +775,11 @@ fn answer<H: Handler, F>(
             checked
         }
         Err(mut answer) => {
-            let waits = request.headers().contains_key(EXPECT);
-            answer.close |= drop_unread(request.into_body(), waits, context.unread_body);
+            // A connection that closes anyway does not wait for a body, which might never come.
+            if !answer.close {
+                let waits = request.headers().contains_key(EXPECT);
+                answer.close = drop_unread(request.into_body(), waits, context.unread_body);
+            }
             return Answering::Done(Some(refuse(exchange, answer)));
         }
     };

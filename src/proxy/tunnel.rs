@@ -2,8 +2,8 @@
 //!
 //! It belongs to its connection, never to the configuration: it holds no snapshot, and no publication reaches it. Bytes
 //! are read into one buffer of the worker and written on at once; only what a short write leaves is kept, so an idle
-//! socket costs its two descriptors and little else. FIN is passed on as FIN, reset as reset. To end a socket gently a
-//! WebSocket close frame is put behind the current frame of each direction.
+//! socket costs its two descriptors and little else. FIN is passed on as FIN, reset as reset, each behind the bytes that came
+//! before it. To end a socket gently a WebSocket close frame is put behind the current frame of each direction.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::connections::Entry;
 use crate::http1::websocket::{Follower, close_frame};
@@ -27,6 +27,9 @@ pub const BUFFER: usize = 64 << 10;
 
 /// How long a gently ended socket may take to finish its current frames and to answer with its own close.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
+/// How long the last bytes of an end that has gone may take to the other one; TU3 wants its reset passed on in 100 ms.
+const LAST_BYTES: Duration = Duration::from_millis(50);
 
 /// Limits of one tunnel.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,6 +77,15 @@ pub enum End {
     Closed(Reason),
 }
 
+/// Where a direction broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    /// Its source has gone, and all that it sent was read.
+    Reading,
+    /// Its target has gone. What that sent before may still wait to be read, by the other direction.
+    Writing(io::ErrorKind),
+}
+
 /// One direction: from the stream it is read from to the stream it is written to.
 #[derive(Debug, Default)]
 struct Direction {
@@ -87,6 +99,9 @@ struct Direction {
     /// The close frame is put behind the current frame; from then on nothing of this direction is passed on.
     close: Option<Vec<u8>>,
     closed: bool,
+    broken: Option<Broken>,
+    /// The source is known to have reset the connection: the kernel says so once only, and then as if it were FIN.
+    reset: bool,
 }
 
 /// Runs the tunnel between a client and an endpoint.
@@ -109,6 +124,7 @@ pub async fn run(
         meter,
         buffer,
         active: Instant::now(),
+        last_bytes: None,
     };
     let opened = Instant::now();
     let first = limits.idle.into_iter().chain(limits.lifetime).min();
@@ -162,12 +178,15 @@ struct Tunnel<'a> {
     meter: Meter<'a>,
     buffer: &'a RefCell<Box<[u8]>>,
     active: Instant,
+    /// Set when a direction could not write: the other one may go on until then.
+    last_bytes: Option<Pin<Box<Sleep>>>,
 }
 
 impl Tunnel<'_> {
-    /// Moves what can be moved; ready when both directions have ended, or one of them broke.
+    /// Moves what can be moved; ready when both directions have ended, or one of them broke and the other has passed on
+    /// what came before.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let Self { client, endpoint, up, down, meter, buffer, active } = self;
+        let Self { client, endpoint, up, down, meter, buffer, active, last_bytes } = self;
         let mut moved = |bytes: usize, to_client: bool| {
             let now = Instant::now();
             *active = now;
@@ -181,13 +200,20 @@ impl Tunnel<'_> {
             }
         };
         let upwards = up.poll(cx, client, endpoint, buffer, |bytes| moved(bytes, false));
-        if let Poll::Ready(Err(_)) = upwards {
-            return Poll::Ready(self.reset());
-        }
+        down.reset = up.wrote_to_reset();
         let downwards = down.poll(cx, endpoint, client, buffer, |bytes| moved(bytes, true));
+        up.reset = down.wrote_to_reset();
         match (upwards, downwards) {
-            (_, Poll::Ready(Err(_))) => Poll::Ready(self.reset()),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Finished),
+            // The kernel says that an end has gone as soon as it is written to, even with bytes of it left to read: a
+            // close frame, say, of a server that does not wait for an answer.
+            (Poll::Ready(Err(Broken::Writing(_))), Poll::Pending)
+            | (Poll::Pending, Poll::Ready(Err(Broken::Writing(_)))) => {
+                let timer = last_bytes.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_BYTES)));
+                ready!(timer.as_mut().poll(cx));
+                Poll::Ready(self.reset())
+            }
+            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(self.reset()),
             _ => Poll::Pending,
         }
     }
@@ -202,6 +228,12 @@ impl Tunnel<'_> {
     }
 }
 
+impl Broken {
+    fn writing(error: io::Error) -> Self {
+        Self::Writing(error.kind())
+    }
+}
+
 impl Direction {
     fn glued(bytes: Bytes) -> Self {
         let mut follower = Follower::default();
@@ -209,18 +241,40 @@ impl Direction {
         Self { pending: bytes, follower, ..Self::default() }
     }
 
-    /// Reads and writes until one of the two would block; ready when FIN was passed on.
+    /// Whether writing failed because the target had reset the connection. It is another error where FIN came before.
+    fn wrote_to_reset(&self) -> bool {
+        self.broken == Some(Broken::Writing(io::ErrorKind::ConnectionReset))
+    }
+
+    /// Reads and writes until one of the two would block; ready when FIN was passed on, or for good when it broke.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut TcpStream,
         to: &mut TcpStream,
         buffer: &RefCell<Box<[u8]>>,
+        moved: impl FnMut(usize),
+    ) -> Poll<Result<(), Broken>> {
+        if let Some(broken) = self.broken {
+            return Poll::Ready(Err(broken));
+        }
+        let ended = ready!(self.poll_unbroken(cx, from, to, buffer, moved));
+        self.broken = ended.err();
+        Poll::Ready(ended)
+    }
+
+    fn poll_unbroken(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        buffer: &RefCell<Box<[u8]>>,
         mut moved: impl FnMut(usize),
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Broken>> {
         loop {
             while !self.pending.is_empty() {
-                let count = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending))?;
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending));
+                let count = written.map_err(Broken::writing)?;
                 self.pending.advance(count);
                 moved(count);
             }
@@ -232,7 +286,7 @@ impl Direction {
                 }
             }
             if (self.ended || self.closed) && !self.shut {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Broken::writing)?;
                 self.shut = true;
             }
             if self.ended {
@@ -250,15 +304,15 @@ impl Direction {
         to: &mut TcpStream,
         buffer: &RefCell<Box<[u8]>>,
         moved: &mut impl FnMut(usize),
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<Result<(), Broken>> {
         // Nothing below re-enters this worker: the borrow ends before the function does.
         let mut buffer = buffer.borrow_mut();
         let mut read = ReadBuf::new(&mut buffer);
-        ready!(Pin::new(from).poll_read(cx, &mut read))?;
+        ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(|_| Broken::Reading)?;
         let bytes = read.filled();
         if bytes.is_empty() {
-            self.ended = true;
-            return Poll::Ready(Ok(()));
+            self.ended = !self.reset;
+            return Poll::Ready(if self.reset { Err(Broken::Reading) } else { Ok(()) });
         }
         if self.closed {
             return Poll::Ready(Ok(()));
@@ -271,7 +325,7 @@ impl Direction {
             bytes
         };
         let written = match Pin::new(to).poll_write(cx, bytes) {
-            Poll::Ready(result) => result?,
+            Poll::Ready(result) => result.map_err(Broken::writing)?,
             Poll::Pending => 0,
         };
         if written > 0 {

@@ -1,13 +1,15 @@
 //! Servers, clients and frames of the WebSocket tests.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
@@ -47,6 +49,11 @@ pub struct Echo {
 
 impl Echo {
     pub fn start() -> Self {
+        Self::start_with(WebSocketConfig::default())
+    }
+
+    /// One with limits of its own.
+    pub fn start_with(config: WebSocketConfig) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -68,7 +75,10 @@ impl Echo {
                             }
                             Ok(response)
                         };
-                        if let Ok(socket) = tokio_tungstenite::accept_hdr_async(stream, callback).await {
+                        let config = Some(config);
+                        if let Ok(socket) =
+                            tokio_tungstenite::accept_hdr_async_with_config(stream, callback, config).await
+                        {
                             echo(socket).await;
                         }
                     });
@@ -85,6 +95,10 @@ async fn echo(mut socket: WebSocketStream<tokio::net::TcpStream>) {
             return;
         }
     }
+    // Whoever closes a socket with unread bytes sends RST instead of FIN, and which it was would be a matter of luck.
+    let stream = socket.get_mut();
+    let _ = stream.shutdown().await;
+    let _ = tokio::io::copy(stream, &mut tokio::io::sink()).await;
 }
 
 /// Opens a socket through the gateway, with more fields on the handshake.
@@ -118,6 +132,13 @@ impl Raw {
         Self { stream, seen: Vec::new() }
     }
 
+    /// A client that has sent these bytes.
+    pub fn request(gateway: u16, text: &str) -> Self {
+        let mut raw = Self::new(TcpStream::connect(("127.0.0.1", gateway)).unwrap());
+        raw.send(text.as_bytes());
+        raw
+    }
+
     /// A client that has sent a handshake with more fields, and bytes behind it.
     pub fn handshake(gateway: u16, fields: &str, behind: &[u8]) -> Self {
         let mut raw = Self::new(TcpStream::connect(("127.0.0.1", gateway)).unwrap());
@@ -135,10 +156,20 @@ impl Raw {
         self.stream.write_all(bytes).unwrap();
     }
 
+    /// Reads once, whatever comes. A signal interrupts reads that have a timeout, and other tests have children that end.
+    pub fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            match self.stream.read(bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
     /// Reads once more; 0 at the end.
     pub fn more(&mut self) -> usize {
         let mut bytes = [0; 16 << 10];
-        let count = self.stream.read(&mut bytes).unwrap();
+        let count = self.read(&mut bytes).unwrap();
         self.seen.extend(&bytes[..count]);
         count
     }

@@ -24,7 +24,7 @@ fn an_idle_socket_ends_at_its_limit_and_a_busy_one_does_not() {
         assert!(began.elapsed() >= Duration::from_millis(600));
         ping(&mut busy, "still here").await;
     });
-    assert_eq!(metric(&gateway, "tidegate_sockets_closed_total{end=\"tunnel_idle\"}"), 1.0);
+    until("counted", || metric(&gateway, "tidegate_sockets_closed_total{end=\"tunnel_idle\"}") == 1.0);
 }
 
 #[test]
@@ -48,4 +48,20 @@ fn a_socket_ends_at_the_end_of_its_life_between_two_frames() {
     assert_eq!(backend.seen[..2], [0x88, 0x82]);
     assert_eq!([backend.seen[6] ^ mask[0], backend.seen[7] ^ mask[1]], 4000_u16.to_be_bytes());
     until("counted", || metric(&gateway, "tidegate_sockets_closed_total{end=\"tunnel_lifetime\"}") == 1.0);
+}
+
+#[test]
+fn where_the_frames_are_lost_the_end_is_fin_alone() {
+    let server = RawServer::start();
+    let gateway = gateway(&[server.port], "    upgrades: {maxLifetime: 300ms}\n", &[]);
+    // A length that no frame can have: from there on nobody knows where a frame ends.
+    let lost = b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff";
+    let (mut client, mut backend) = server.open(gateway.http, b"", b"");
+    client.send(lost);
+    assert_eq!(backend.rest(), lost);
+    assert_eq!(client.rest(), b"\x88\x02\x03\xf4", "the other direction has its close frame, with 1012");
+    let (mut client, mut backend) = server.open(gateway.http, b"", b"");
+    backend.send(lost);
+    assert_eq!(client.rest(), lost);
+    assert_eq!(backend.rest()[..2], [0x88, 0x82]);
 }

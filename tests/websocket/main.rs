@@ -6,7 +6,9 @@
 mod support;
 
 mod bed;
+mod cases;
 mod chat;
+mod conformance;
 mod drain;
 mod handshake;
 mod limits;

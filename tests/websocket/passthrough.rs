@@ -75,12 +75,12 @@ fn a_reset_is_passed_on_and_a_dead_backend_is_seen_at_once() {
     let began = Instant::now();
     backend.reset();
     let mut byte = [0];
-    let error = std::io::Read::read(&mut client.stream, &mut byte).unwrap_err();
+    let error = client.read(&mut byte).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
     let (client, mut backend) = server.open(gateway.http, b"", b"");
     client.reset();
-    let error = std::io::Read::read(&mut backend.stream, &mut byte).unwrap_err();
+    let error = backend.read(&mut byte).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     until("both are counted", || metric(&gateway, "tidegate_sockets_closed_total{end=\"reset\"}") == 2.0);
     // What a kernel does for a killed process: the sockets close.
@@ -99,13 +99,19 @@ fn a_reader_that_stops_stops_the_writer_and_costs_little() {
     let (warm_client, _warm) = server.open(gateway.http, b"", b"");
     drop(warm_client);
     let before = gateway.resident_kib();
-    let mut pairs: Vec<(Raw, Raw)> = (0..SOCKETS).map(|_| server.open(gateway.http, b"", b"")).collect();
+    // Half of them one way, half the other: writer first.
+    let mut pairs: Vec<(Raw, Raw)> = (0..SOCKETS)
+        .map(|at| {
+            let (client, backend) = server.open(gateway.http, b"", b"");
+            if at % 2 == 0 { (backend, client) } else { (client, backend) }
+        })
+        .collect();
     let chunk = vec![0x5a; 256 << 10];
     let mut sent = [0; SOCKETS];
-    for ((_, backend), sent) in pairs.iter_mut().zip(&mut sent) {
+    for ((writer, _), sent) in pairs.iter_mut().zip(&mut sent) {
         // Until nothing is taken for a while: kernel and gateway are full.
-        backend.stream.set_write_timeout(Some(Duration::from_millis(150))).unwrap();
-        while let Ok(count) = std::io::Write::write(&mut backend.stream, &chunk) {
+        writer.stream.set_write_timeout(Some(Duration::from_millis(150))).unwrap();
+        while let Ok(count) = std::io::Write::write(&mut writer.stream, &chunk) {
             *sent += count;
             assert!(*sent < 64 << 20, "the writer never blocks");
         }
@@ -114,10 +120,37 @@ fn a_reader_that_stops_stops_the_writer_and_costs_little() {
     println!("a stalled socket: {each} KiB");
     assert!(each <= 128, "{each} KiB for a stalled socket");
     // Nothing is lost: what was taken arrives when the reader goes on.
-    let (client, backend) = pairs.swap_remove(0);
-    backend.finish();
-    let mut client = client;
-    assert_eq!(client.rest().len(), sent[0]);
+    for ((writer, mut reader), sent) in pairs.into_iter().zip(sent).take(2) {
+        writer.finish();
+        assert_eq!(reader.rest().len(), sent);
+    }
+}
+
+#[test]
+fn an_end_is_passed_on_within_100_ms() {
+    let server = RawServer::start();
+    let gateway = gateway(&[server.port], "", &[]);
+    for (reset, from_client) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut times: Vec<Duration> = (0..9)
+            .map(|_| {
+                let (client, backend) = server.open(gateway.http, b"", b"");
+                let (gone, mut other) = if from_client { (client, backend) } else { (backend, client) };
+                let began = Instant::now();
+                if reset {
+                    gone.reset();
+                } else {
+                    gone.finish();
+                }
+                let end = other.read(&mut [0; 8]);
+                let as_sent = if reset { end.is_err() } else { matches!(end, Ok(0)) };
+                assert!(as_sent, "reset {reset}, from the client {from_client}");
+                began.elapsed()
+            })
+            .collect();
+        // On a machine that does other things, too, one of nine may be late.
+        times.sort();
+        assert!(times[4] < Duration::from_millis(100), "reset {reset}, from the client {from_client}: {times:?}");
+    }
 }
 
 #[test]
@@ -131,6 +164,8 @@ fn live_sockets_are_listed_counted_and_closed_by_id_route_or_pod() {
         }
         ping(&mut sockets[0], "hello").await;
         let list = || -> Vec<Value> { serde_json::from_str(&gateway.admin("/debug/connections").body).unwrap() };
+        // They are counted when they are written: the client may be quicker.
+        until("the bytes are counted", || list()[0]["bytesToClient"] != 0);
         let listed = list();
         assert_eq!(listed.len(), 3);
         let first = &listed[0];

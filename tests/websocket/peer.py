@@ -1,7 +1,8 @@
 """The Python package `websockets` as server or client of the test: compression, sub-protocols, fragments, close codes.
 
-`peer.py server` prints its port and echoes until killed. `peer.py client PORT` talks through the gateway and fails
-loudly when anything differs from a direct connection.
+`peer.py server` prints its port and echoes until killed; `peer.py frames LIMIT` does so in the order of the frames, for
+messages of so many bytes. `peer.py client PORT` talks through the gateway and fails loudly when anything differs from a
+direct connection.
 """
 
 import asyncio
@@ -10,6 +11,9 @@ import sys
 
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
+from websockets.frames import DATA_OPCODES, OP_CONT, OP_TEXT
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 
 
 async def server():
@@ -52,4 +56,51 @@ async def client(port):
     print("all the same", flush=True)
 
 
-asyncio.run(server() if sys.argv[1] == "server" else client(int(sys.argv[2])))
+class Frames(ServerProtocol):
+    """Echoes each message before it looks at the next frame.
+
+    The package's own loop answers pings at once and messages in another task: what comes first is a matter of luck there.
+    """
+
+    def recv_frame(self, frame):
+        super().recv_frame(frame)
+        if frame.opcode not in DATA_OPCODES:
+            return
+        if frame.opcode is not OP_CONT:
+            self.kind, self.message = frame.opcode, b""
+        self.message += frame.data
+        if frame.fin and self.kind is OP_TEXT:
+            # The caller fails the connection with 1007 when this raises.
+            self.message.decode()
+            self.send_text(self.message)
+        elif frame.fin:
+            self.send_binary(self.message)
+
+
+async def frames(limit):
+    async def talk(reader, writer):
+        protocol = Frames(max_size=limit)
+        ended = False
+        while not ended:
+            data = await reader.read(1 << 16)
+            ended = not data
+            protocol.receive_eof() if ended else protocol.receive_data(data)
+            for event in protocol.events_received():
+                if isinstance(event, Request):
+                    protocol.send_response(protocol.accept(event))
+            for piece in protocol.data_to_send():
+                writer.write(piece) if piece else writer.write_eof()
+        writer.close()
+
+    running = await asyncio.start_server(talk, "127.0.0.1", 0)
+    print(running.sockets[0].getsockname()[1], flush=True)
+    await running.serve_forever()
+
+
+match sys.argv[1:]:
+    case ["server"]:
+        asyncio.run(server())
+    case ["frames", limit]:
+        asyncio.run(frames(int(limit)))
+    case ["client", port]:
+        asyncio.run(client(int(port)))

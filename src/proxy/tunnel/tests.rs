@@ -225,3 +225,38 @@ fn the_shorter_of_two_limits_holds() {
         });
     }
 }
+
+/// Writes until the kernel and the tunnel are full, so that the tunnel waits for room at the other end.
+async fn fill(stream: &mut TcpStream) {
+    while tokio::time::timeout(Duration::from_millis(50), stream.write_all(&[0; 1 << 16])).await.is_ok() {}
+}
+
+#[test]
+fn what_an_end_said_before_it_went_arrives() {
+    let said = b"\x88\x02\x03\xe8";
+    local(async {
+        for from_client in [false, true] {
+            let bed = Bed::start(limits(), b"", b"").await;
+            let (gone, mut other) = if from_client { (bed.client, bed.endpoint) } else { (bed.endpoint, bed.client) };
+            fill(&mut other).await;
+            // In one go, so that the tunnel learns of the reset when it writes.
+            gone.try_write(said).unwrap();
+            socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(gone);
+            expect(&mut other, said).await;
+            let error = other.read(&mut [0; 8]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            assert_eq!(bed.end.await.unwrap(), End::Reset);
+            // With FIN, and a reset only as the answer to what comes after it.
+            let bed = Bed::start(limits(), b"", b"").await;
+            let (mut gone, mut other) =
+                if from_client { (bed.client, bed.endpoint) } else { (bed.endpoint, bed.client) };
+            other.write_all(b"x").await.unwrap();
+            expect(&mut gone, b"x").await;
+            gone.try_write(said).unwrap();
+            drop(gone);
+            other.try_write(b"too late").unwrap();
+            assert_eq!(rest(&mut other).await, said);
+        }
+    });
+}
