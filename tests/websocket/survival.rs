@@ -1,6 +1,7 @@
 //! No edit ever closes or disturbs a socket (TU7): sequence numbers over many sockets while routes and endpoints change.
 //!
-//! `TIDEGATE_SURVIVAL=SECONDS` and `TIDEGATE_SURVIVAL_SOCKETS=NUMBER` make it longer and wider.
+//! 200 sockets for a minute in CI, for 20 seconds elsewhere; `TIDEGATE_SURVIVAL=SECONDS` and
+//! `TIDEGATE_SURVIVAL_SOCKETS=NUMBER` make it longer and wider.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -63,7 +64,8 @@ fn edit(step: u64, ours: u16, other: u16) -> (&'static str, String) {
 
 #[test]
 fn sockets_survive_every_edit() {
-    let seconds = number("TIDEGATE_SURVIVAL", 20);
+    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let seconds = number("TIDEGATE_SURVIVAL", if ci { 60 } else { 20 });
     let sockets = number("TIDEGATE_SURVIVAL_SOCKETS", 200);
     let (ours, other) = (Echo::start(), Echo::start());
     let gateway = gateway(&[ours.port], "", &[]);
@@ -100,6 +102,7 @@ fn sockets_survive_every_edit() {
     assert_eq!(failed, Vec::<String>::new(), "of {sockets} sockets");
     let total = total.load(Ordering::Relaxed);
     println!("{sockets} sockets, {edits} edits, {versions} versions, {total} numbers");
-    assert!(versions >= edits as f64 * 0.6, "{versions} versions of {edits} edits");
+    // Edits that come while a busy machine compiles make one version together.
+    assert!(versions >= edits as f64 * 0.3, "{versions} versions of {edits} edits");
     assert!(total > sockets * seconds * 4, "only {total} numbers");
 }
