@@ -215,21 +215,15 @@ impl Fields {
         headers: &mut HeaderMap,
         expected: Expected,
     ) -> Result<usize, &'static str> {
-        let colon = guard::skip(head, start, head.len(), guard::TOKEN);
-        let raw_name = head.get(start..colon).unwrap_or_default();
-        match head.get(colon) {
-            Some(b':') if colon > start => {}
-            Some(b'\r') | None => return Err("field line without a colon"),
-            // White space as well: before the name (obs-fold) and between name and colon.
-            Some(_) => return Err("field name is malformed"),
-        }
+        // A CR or white space before it is found with the name: neither stands in a token.
+        let colon = memchr::memchr(b':', &head[start..]).map(|n| start + n).ok_or("field line without a colon")?;
         // The first CR ends the line or the message; what else may not stand in a value is found where it is looked at.
         let end = memchr::memchr(b'\r', &head[colon..]).map_or(head.len(), |n| colon + n);
         if head.get(end..end + 2) != Some(b"\r\n") {
             return Err("field value is malformed");
         }
         let (from, to) = trim(head, colon + 1, end);
-        let name = match Name::of(raw_name).ok_or("field name is malformed")? {
+        let name = match Name::of(&head[start..colon]).ok_or("field name is malformed")? {
             Name::Kept(name) => name,
             Name::Length => {
                 if self.length.is_some() {
