@@ -54,14 +54,14 @@
 //! | access-log field | type | meaning |
 //! |---|---|---|
 //! | `time` | string | When the request's head was complete: RFC 3339, UTC, milliseconds. |
-//! | `request_id` | string | The request's `x-request-id`. |
+//! | `request_id` | string? | The request's `x-request-id`; absent when the request was refused before it had one. |
 //! | `listener` | string | Name of the listener. |
 //! | `client` | string | The client's address, as its trusted forwarders tell it. |
 //! | `peer` | string | Address and port of the connection's other end. |
-//! | `protocol` | string | `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`. |
-//! | `method` | string | The method as received. |
+//! | `protocol` | string? | `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`; absent when the head was refused unread. |
+//! | `method` | string? | The method as received; absent when the head was refused unread. |
 //! | `host` | string? | The host as matched. |
-//! | `path` | string | The path as received, without query. |
+//! | `path` | string? | The path as received, without query; absent when the head was refused unread. |
 //! | `status` | number | Status of the answer; 499 when the client went away before one. |
 //! | `reason` | string? | Why tidegate answered or ended it itself; absent when an endpoint's answer was complete. |
 //! | `route` | string? | `namespace/name` of the route. |
@@ -261,14 +261,18 @@ pub const LABELS: &[(&str, &str)] = &[
 /// Every field of an access-log line, in its order.
 pub const ACCESS_LOG: &[Field] = &[
     field("time", "string", "When the request's head was complete: RFC 3339, UTC, milliseconds."),
-    field("request_id", "string", "The request's `x-request-id`."),
+    field(
+        "request_id",
+        "string?",
+        "The request's `x-request-id`; absent when the request was refused before it had one.",
+    ),
     field("listener", "string", "Name of the listener."),
     field("client", "string", "The client's address, as its trusted forwarders tell it."),
     field("peer", "string", "Address and port of the connection's other end."),
-    field("protocol", "string", "`HTTP/1.0`, `HTTP/1.1` or `HTTP/2`."),
-    field("method", "string", "The method as received."),
+    field("protocol", "string?", "`HTTP/1.0`, `HTTP/1.1` or `HTTP/2`; absent when the head was refused unread."),
+    field("method", "string?", "The method as received; absent when the head was refused unread."),
     field("host", "string?", "The host as matched."),
-    field("path", "string", "The path as received, without query."),
+    field("path", "string?", "The path as received, without query; absent when the head was refused unread."),
     field("status", "number", "Status of the answer; 499 when the client went away before one."),
     field(
         "reason",

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Request, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::model::ids::ListenerId;
 use crate::reason::Reason;
+use crate::telemetry::access_log::RequestLine;
 
 /// What all requests of one client connection have in common.
 #[derive(Clone, Debug)]
@@ -161,9 +162,13 @@ pub trait Handler: 'static {
         self: Rc<Self>,
         downstream: Rc<Downstream>,
         head: CheckedHead,
-        request: http::Request<Incoming>,
+        request: Request<Incoming>,
     ) -> impl Future<Output = http::Response<Self::Body>> + 'static;
 
     /// Makes a response of an own answer and counts it as such; a refusal is counted as one by the caller.
     fn own_answer(&self, downstream: &Downstream, answer: OwnAnswer) -> http::Response<Self::Body>;
+
+    /// Logs a request that was answered before [`handle`](Self::handle) saw it; `request` is `None` when its head was
+    /// refused unread.
+    fn log_unhandled(&self, downstream: &Downstream, request: Option<RequestLine>, answer: OwnAnswer);
 }

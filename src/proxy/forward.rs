@@ -9,7 +9,6 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::SystemTime;
 
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::{Body as _, Incoming};
@@ -33,7 +32,7 @@ use crate::model::matching::{Found, Miss, RequestView};
 use crate::model::policy::{Algorithm, Timeouts};
 use crate::model::route::Rule;
 use crate::reason::Reason;
-use crate::telemetry::access_log::{BackendText, Entry};
+use crate::telemetry::access_log::{BackendText, Entry, RequestLine};
 use crate::telemetry::metrics::Where;
 
 /// Answers one request.
@@ -347,31 +346,14 @@ fn first_entry(
     request_id: &RequestId,
 ) -> Box<Entry> {
     let forwarders = account.worker.forwarders(downstream.listener);
+    let client = headers::client_address(downstream, forwarders, headers);
+    let line = RequestLine { method: account.method.clone(), target: uri.clone(), protocol: version };
     let mut id = Vec::with_capacity(32);
     request_id.write(&mut id);
     Box::new(Entry {
-        time: SystemTime::now(),
-        client: headers::client_address(downstream, forwarders, headers),
-        peer: downstream.peer,
-        listener: Arc::clone(&downstream.listener_name),
-        method: account.method.clone(),
         host: head.hostname().map(Into::into),
-        target: uri.clone(),
-        protocol: version,
-        status: 0,
-        reason: None,
-        route: None,
-        rule: None,
-        backend: None,
-        endpoint: None,
-        pod: None,
-        attempts: 0,
-        bytes_in: 0,
-        bytes_out: 0,
-        duration: std::time::Duration::ZERO,
-        connect: None,
-        head: None,
-        request_id: String::from_utf8_lossy(&id).into(),
+        request_id: Some(String::from_utf8_lossy(&id).into()),
+        ..Entry::new(Arc::clone(&downstream.listener_name), client, downstream.peer, Some(line))
     })
 }
 

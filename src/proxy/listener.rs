@@ -245,6 +245,7 @@ mod tests {
     use crate::model::ids::ListenerId;
     use crate::proxy::downstream::{CheckedHead, Downstream, OwnAnswer};
     use crate::settings::{Deadlines, Forwarding, Limits, Listener};
+    use crate::telemetry::access_log::RequestLine;
     use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
     #[test]
@@ -290,6 +291,8 @@ mod tests {
         fn own_answer(&self, _: &Downstream, _: OwnAnswer) -> http::Response<Self::Body> {
             http::Response::default()
         }
+
+        fn log_unhandled(&self, _: &Downstream, _: Option<RequestLine>, _: OwnAnswer) {}
     }
 
     #[test]

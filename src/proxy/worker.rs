@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::body::ForwardBody;
 use super::downstream::{CheckedHead, Downstream, Handler, OwnAnswer};
-use super::error::{AnswerForm, own_response};
+use super::error::{AnswerForm, own_body, own_response};
 use super::forward;
 use super::tunnel;
 use super::upstream::{PoolLimits, Pooled, Pools};
@@ -27,7 +27,7 @@ use crate::http1::framing::ChunkLimits;
 use crate::live::LiveCache;
 use crate::model::ids::ListenerId;
 use crate::settings::Settings;
-use crate::telemetry::access_log::{AccessLogSender, Entry};
+use crate::telemetry::access_log::{AccessLogSender, Entry, RequestLine};
 use crate::telemetry::metrics::WorkerMetrics;
 
 /// How often collected log entries are handed over and idle connections looked at.
@@ -236,5 +236,18 @@ impl Handler for Worker {
     fn own_answer(&self, _downstream: &Downstream, answer: OwnAnswer) -> Response<ForwardBody> {
         self.metrics.own_answer(answer.reason);
         own_response(answer, AnswerForm::Text, self.settings.forwarding.reason_header)
+    }
+
+    fn log_unhandled(&self, downstream: &Downstream, request: Option<RequestLine>, answer: OwnAnswer) {
+        if self.logs() {
+            let client = downstream.peer.ip();
+            let listener = Arc::clone(&downstream.listener_name);
+            self.log(Entry {
+                status: answer.status.as_u16(),
+                reason: Some(answer.reason),
+                bytes_out: own_body(answer.status).len() as u64,
+                ..Entry::new(listener, client, downstream.peer, request)
+            });
+        }
     }
 }

@@ -50,14 +50,10 @@ pub struct Entry {
     pub peer: SocketAddr,
     /// Name of the listener.
     pub listener: Arc<str>,
-    /// The method.
-    pub method: http::Method,
+    /// The request line; `None` when the head was refused unread.
+    pub request: Option<RequestLine>,
     /// Host as matched.
     pub host: Option<Box<str>>,
-    /// The target as received; its query is not logged.
-    pub target: http::Uri,
-    /// Protocol of the client.
-    pub protocol: http::Version,
     /// Status that the client got; 499 when it went away before one.
     pub status: u16,
     /// Why tidegate answered, refused or cut the exchange itself.
@@ -84,23 +80,76 @@ pub struct Entry {
     pub connect: Option<Duration>,
     /// From the last try's begin to the endpoint's response head.
     pub head: Option<Duration>,
-    /// The request id that went upstream.
-    pub request_id: Box<str>,
+    /// The request id that goes upstream.
+    pub request_id: Option<Box<str>>,
+}
+
+impl Entry {
+    /// A line of which nothing more is known yet.
+    #[must_use]
+    pub fn new(listener: Arc<str>, client: IpAddr, peer: SocketAddr, request: Option<RequestLine>) -> Self {
+        Self {
+            time: SystemTime::now(),
+            client,
+            peer,
+            listener,
+            request,
+            host: None,
+            status: 0,
+            reason: None,
+            route: None,
+            rule: None,
+            backend: None,
+            endpoint: None,
+            pod: None,
+            attempts: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            duration: Duration::ZERO,
+            connect: None,
+            head: None,
+            request_id: None,
+        }
+    }
+}
+
+/// What the first line of a request says.
+#[derive(Clone, Debug)]
+pub struct RequestLine {
+    /// The method.
+    pub method: http::Method,
+    /// The target as received; its query is not logged.
+    pub target: http::Uri,
+    /// Protocol of the client.
+    pub protocol: http::Version,
+}
+
+impl RequestLine {
+    /// The request line of `request`.
+    #[must_use]
+    pub fn of<B>(request: &http::Request<B>) -> Self {
+        let (method, target) = (request.method().clone(), request.uri().clone());
+        Self { method, target, protocol: request.version() }
+    }
 }
 
 /// A line as serialised. The order of the fields is the order in the line.
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
-    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
     listener: &'a str,
     client: IpAddr,
     peer: SocketAddr,
-    protocol: &'static str,
-    method: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<&'a str>,
-    path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
@@ -126,16 +175,17 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn new(entry: &'a Entry) -> Self {
+        let request = entry.request.as_ref();
         Self {
             time: jiff::Timestamp::try_from(entry.time).map_or_else(|_| String::new(), |time| format!("{time:.3}")),
-            request_id: cut(&entry.request_id),
+            request_id: entry.request_id.as_deref().map(cut),
             listener: cut(&entry.listener),
             client: entry.client,
             peer: entry.peer,
-            protocol: protocol(entry.protocol),
-            method: cut(entry.method.as_str()),
+            protocol: request.map(|line| protocol(line.protocol)),
+            method: request.map(|line| cut(line.method.as_str())),
             host: entry.host.as_deref().map(cut),
-            path: cut(entry.target.path()),
+            path: request.map(|line| cut(line.target.path())),
             status: entry.status,
             reason: entry.reason.map(Reason::as_str),
             route: entry.route.as_deref().map(cut),

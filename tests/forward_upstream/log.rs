@@ -82,3 +82,28 @@ fn one_line_for_each_request() {
     assert!(first["connect_seconds"].is_number() && first["upstream_seconds"].is_number());
     assert!(lines[2]["connect_seconds"].is_null(), "a pooled connection");
 }
+
+#[test]
+fn what_is_refused_before_a_route_sees_it_leaves_a_line_too() {
+    let log = Log::new();
+    let sender = log.handle.sender();
+    run(async move || {
+        let gateway = Gateway::start(Options { access_log: Some(sender), ..Options::to(&[]) }).await;
+        for request in [
+            "GET / HTTP/1.1\nhost: a.test\r\n\r\n",
+            "TRACE /t?secret=1 HTTP/1.1\r\nhost: a.test\r\n\r\n",
+            "GET /h HTTP/1.1\r\nhost: a, b\r\n\r\n",
+            "OPTIONS * HTTP/1.1\r\nhost: a.test\r\n\r\n",
+        ] {
+            gateway.ask(request).await;
+        }
+    });
+    let lines = log.lines();
+    let column = |name: &str| lines.iter().map(|line| line[name].clone()).collect::<Vec<_>>();
+    assert_eq!(column("status"), [400, 405, 400, 204]);
+    assert_eq!(column("reason"), ["line", "method", "host", "options"]);
+    assert_eq!(column("method"), [Value::Null, "TRACE".into(), "GET".into(), "OPTIONS".into()]);
+    assert_eq!(column("path"), [Value::Null, "/t".into(), "/h".into(), "*".into()]);
+    assert_eq!(column("sent_bytes")[3], 0);
+    assert!(lines.iter().all(|line| line["client"] == "127.0.0.1" && line.get("request_id").is_none()));
+}

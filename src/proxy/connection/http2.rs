@@ -12,12 +12,14 @@ use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use tokio::time::Instant;
 
-use super::{Begin, BodyError, Driver, End, Exchange, Protocol, Room, answer, bind, refuse};
+use super::answer::{Begin, BodyError, Room, answer, bind, refuse};
+use super::{Driver, End, Exchange, Protocol};
 use crate::drain::Phase;
 use crate::proxy::downstream::{Handler, OwnAnswer};
 use crate::proxy::guarded_io::GuardedIo;
 use crate::proxy::head::HeadFacts;
 use crate::reason::Reason;
+use crate::telemetry::access_log::RequestLine;
 
 /// Flow control windows: a stream may not fill the connection's, so one blocked stream leaves the others theirs.
 const STREAM_WINDOW: u32 = 256 << 10;
@@ -103,7 +105,8 @@ where
     let facts = HeadFacts::of_http2(request.headers(), !request.body().is_end_stream());
     let response = if is_too_large(&exchange, &request) {
         let status = StatusCode::PAYLOAD_TOO_LARGE;
-        refuse(&exchange, OwnAnswer { status, reason: Reason::Size, close: false })
+        let line = RequestLine::of(&request);
+        refuse(&exchange, Some(line), OwnAnswer { status, reason: Reason::Size, close: false })
     } else {
         let mut answering = answer(&exchange, request, facts, None, None, begin, &room);
         poll_fn(|cx| answering.poll(cx, &exchange)).await

@@ -4,15 +4,20 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Frame;
+use http::Response;
+use http::header::{CONNECTION, HeaderValue};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
+use super::answer::BodyError;
 use super::*;
+use crate::proxy::downstream::{CheckedHead, drop_unread};
 use crate::proxy::error::own_body;
 use crate::proxy::guarded_io::guard_error;
+use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
 /// Answers by path and notes what happens.
@@ -21,6 +26,8 @@ struct Script {
     begun: Cell<u32>,
     cancelled: Cell<u32>,
     own: RefCell<Vec<OwnAnswer>>,
+    /// What was logged without being handled.
+    unhandled: RefCell<Vec<(Option<String>, Reason)>>,
     body_errors: RefCell<Vec<GuardError>>,
     changed: tokio::sync::Notify,
 }
@@ -110,6 +117,11 @@ impl Handler for Script {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    fn log_unhandled(&self, _: &Downstream, request: Option<RequestLine>, answer: OwnAnswer) {
+        let line = request.map(|line| format!("{} {}", line.method, line.target));
+        self.unhandled.borrow_mut().push((line, answer.reason));
     }
 }
 

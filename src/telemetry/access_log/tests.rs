@@ -8,10 +8,12 @@ fn entry(path: &str) -> Entry {
         client: "192.0.2.7".parse().unwrap(),
         peer: "192.0.2.7:4000".parse().unwrap(),
         listener: Arc::from("web"),
-        method: http::Method::GET,
+        request: Some(RequestLine {
+            method: http::Method::GET,
+            target: path.parse().unwrap(),
+            protocol: http::Version::HTTP_11,
+        }),
         host: Some("a.test".into()),
-        target: path.parse().unwrap(),
-        protocol: http::Version::HTTP_11,
         status: 200,
         reason: None,
         route: Some(Arc::from("ns/r")),
@@ -25,7 +27,7 @@ fn entry(path: &str) -> Entry {
         duration: Duration::from_micros(1_234),
         connect: None,
         head: Some(Duration::from_micros(1_000)),
-        request_id: "id".into(),
+        request_id: Some("id".into()),
     }
 }
 

@@ -1,0 +1,215 @@
+//! From an accepted head to a response: the head check, the gateway's own answers, and the handler for the rest.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use http::header::{CONNECTION, EXPECT, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+
+use super::{ConnectionContext, Exchange, Protocol, Shared};
+use crate::drain::Phase;
+use crate::proxy::downstream::{CheckedHead, Downstream, Handler, OwnAnswer, UpgradeSlot, drop_unread};
+use crate::proxy::guarded_io::{AcceptedHead, Guard};
+use crate::proxy::head::{self, HeadFacts};
+use crate::reason::Reason;
+use crate::telemetry::access_log::RequestLine;
+use crate::telemetry::metrics::Where;
+
+/// The error of a response's body.
+pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Binds `exchange` to the life of the response's body.
+pub(super) fn bind<H: Handler>(
+    response: Response<H::Body>,
+    exchange: Exchange<H>,
+) -> Response<impl Body<Data = bytes::Bytes, Error = BodyError>> {
+    response.map(|body| {
+        body.map_err(move |error| {
+            // Held until the body is dropped, whether it fails or not.
+            let _ = &exchange;
+            error.into()
+        })
+    })
+}
+
+/// Answers one HTTP/1 request.
+pub(super) fn answer_http1<H, F>(
+    exchange: Exchange<H>,
+    request: Request<Incoming>,
+    accepted: Option<AcceptedHead>,
+    held: Option<Rc<RefCell<Guard>>>,
+    begin: Begin<H, F>,
+    room: &Rc<Room<F>>,
+) -> impl Future<Output = Result<Response<impl Body<Data = bytes::Bytes, Error = BodyError> + use<H, F>>, Infallible>>
++ use<H, F>
+where
+    H: Handler,
+    F: Future<Output = Response<H::Body>>,
+{
+    let slot = held.as_ref().map(|_| exchange.shared.upgrade.clone());
+    let mut answering = match accepted {
+        Some(accepted) => answer(&exchange, request, accepted.facts, accepted.raw_target.as_deref(), slot, begin, room),
+        // hyper found a request where the guard saw none: the one answer to a disagreement is to end.
+        None => {
+            let answer = OwnAnswer { status: StatusCode::BAD_REQUEST, reason: Reason::Line, close: true };
+            Answering::Done(Some(refuse(&exchange, None, answer)))
+        }
+    };
+    let mut exchange = Some(exchange);
+    let mut held = held;
+    poll_fn(move |cx| {
+        let Some(running) = &exchange else { return Poll::Pending };
+        let mut response = ready!(answering.poll(cx, running));
+        let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if let Some(guard) = held.take().filter(|_| !switching) {
+            // What came behind the handshake is the next request.
+            drop(running.shared.upgrade.take());
+            guard.borrow_mut().release_held();
+        }
+        if !switching && running.shared.context.drain.phase() > Phase::Serving {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        match exchange.take() {
+            Some(exchange) => Poll::Ready(Ok(bind(response, exchange))),
+            None => Poll::Pending,
+        }
+    })
+}
+
+/// Begins a request at the handler: [`Handler::handle`].
+pub(super) type Begin<H, F> = fn(Rc<H>, Rc<Downstream>, CheckedHead, Request<Incoming>) -> F;
+
+/// Memory for a handler's future, reused by the requests of a connection.
+pub(super) struct Room<F>(Cell<Option<Pin<Box<Option<F>>>>>);
+
+impl<F> Room<F> {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Self(Cell::new(None)))
+    }
+}
+
+/// A request whose head was judged: answered at once, or by the handler. Small, since hyper moves it and keeps a place
+/// for it in every connection.
+pub(super) enum Answering<B, F> {
+    /// The answer, until it is taken.
+    Done(Option<Response<B>>),
+    /// The handler's future, and where its memory goes back to.
+    Handled(Option<Pin<Box<Option<F>>>>, Rc<Room<F>>),
+}
+
+impl<B, F: Future<Output = Response<B>>> Answering<B, F> {
+    /// The response; a panic of the handler becomes one, too. Pending for ever once it was given.
+    pub(super) fn poll<H: Handler<Body = B>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        exchange: &Exchange<H>,
+    ) -> Poll<Response<B>> {
+        match self {
+            Self::Done(response) => response.take().map_or(Poll::Pending, Poll::Ready),
+            Self::Handled(memory, room) => {
+                let Some(future) = memory.as_mut().and_then(|memory| memory.as_mut().as_pin_mut()) else {
+                    return Poll::Pending;
+                };
+                let Ok(poll) = catch_unwind(AssertUnwindSafe(|| future.poll(cx))) else {
+                    return Poll::Ready(panicked(exchange));
+                };
+                let response = ready!(poll);
+                if let Some(mut memory) = memory.take() {
+                    memory.set(None);
+                    room.0.set(Some(memory));
+                }
+                Poll::Ready(response)
+            }
+        }
+    }
+}
+
+/// Checks a head, answers what is the gateway's own to answer, and leaves the rest to the handler.
+pub(super) fn answer<H: Handler, F>(
+    exchange: &Exchange<H>,
+    mut request: Request<Incoming>,
+    facts: HeadFacts,
+    raw_target: Option<&[u8]>,
+    upgrade: Option<UpgradeSlot>,
+    begin: Begin<H, F>,
+    room: &Rc<Room<F>>,
+) -> Answering<H::Body, F> {
+    let Shared { context, downstream, host, .. } = &*exchange.shared;
+    let checked = match head::check(&mut request, facts, raw_target, context.guard.policy, &mut host.borrow_mut()) {
+        Ok(mut checked) => {
+            checked.head.upgrade = upgrade.filter(|_| checked.head.websocket);
+            if checked.removed_underscores > 0 {
+                context.metrics.underscore_fields_removed.add(checked.removed_underscores as u64);
+            }
+            checked
+        }
+        Err(mut answer) => {
+            let line = RequestLine::of(&request);
+            // A connection that closes anyway does not wait for a body, which might never come.
+            if !answer.close {
+                let waits = request.headers().contains_key(EXPECT);
+                answer.close = drop_unread(request.into_body(), waits, context.unread_body);
+            }
+            return Answering::Done(Some(refuse(exchange, Some(line), answer)));
+        }
+    };
+    if context.health_path.is_some()
+        && let Some(mut answer) = health(context, &checked.head, &request)
+    {
+        context.handler.log_unhandled(downstream, Some(RequestLine::of(&request)), answer);
+        answer.close |= drop_unread(request.into_body(), checked.head.expect_continue, context.unread_body);
+        return Answering::Done(Some(context.handler.own_answer(downstream, answer)));
+    }
+    let handler = Rc::clone(&context.handler);
+    let mut memory = room.0.take().unwrap_or_else(|| Box::pin(None));
+    let begun = AssertUnwindSafe(|| memory.set(Some(begin(handler, Rc::clone(downstream), checked.head, request))));
+    match catch_unwind(begun) {
+        Ok(()) => Answering::Handled(Some(memory), Rc::clone(room)),
+        Err(_) => Answering::Done(Some(panicked(exchange))),
+    }
+}
+
+/// The answer of a request whose handler panicked.
+fn panicked<H: Handler>(exchange: &Exchange<H>) -> Response<H::Body> {
+    let Shared { context, downstream, .. } = &*exchange.shared;
+    context.metrics.panicked(Where::Request);
+    let close = exchange.protocol == Protocol::Http1;
+    let answer = OwnAnswer { status: StatusCode::INTERNAL_SERVER_ERROR, reason: Reason::Panic, close };
+    context.handler.own_answer(downstream, answer)
+}
+
+/// The answer of the listener's health path, if that is what the request asks for.
+fn health<H>(context: &ConnectionContext<H>, head: &CheckedHead, request: &Request<Incoming>) -> Option<OwnAnswer> {
+    let path = head.path.as_deref().unwrap_or_else(|| request.uri().path());
+    if Some(path) != context.health_path.as_deref() || !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return None;
+    }
+    Some(if context.drain.phase() == Phase::Serving {
+        OwnAnswer { status: StatusCode::OK, reason: Reason::Health, close: false }
+    } else {
+        OwnAnswer { status: StatusCode::SERVICE_UNAVAILABLE, reason: Reason::Drain, close: false }
+    })
+}
+
+/// Makes the answer of a refusal, counts it as one and logs it; the handler counts it as an own answer.
+pub(super) fn refuse<H: Handler>(
+    exchange: &Exchange<H>,
+    request: Option<RequestLine>,
+    mut answer: OwnAnswer,
+) -> Response<H::Body> {
+    let Shared { context, downstream, .. } = &*exchange.shared;
+    if answer.status.is_client_error() {
+        context.metrics.refused(answer.reason);
+    }
+    context.handler.log_unhandled(downstream, request, answer);
+    // A stream of HTTP/2 ends alone.
+    answer.close &= exchange.protocol == Protocol::Http1;
+    context.handler.own_answer(downstream, answer)
+}
