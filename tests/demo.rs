@@ -121,6 +121,8 @@ fn the_guide_has_every_rule_and_lines_that_can_be_tried() {
         "curl -H 'host: maps.localhost' http://127.0.0.1:8080/tiles/2/3",
         "curl -H 'host: portal.localhost' http://127.0.0.1:8080/a/wiki",
         "curl -H 'host: empty.localhost' http://127.0.0.1:8080/",
+        "open http://chat.localhost:8080/ in two browser windows # WebSockets",
+        "chat.localhost /chat and below redirect 301",
         "curl http://127.0.0.1:9090/debug/routes",
     ] {
         assert!(words.iter().any(|line| line == expected), "{expected} is not in\n{guide}");

@@ -44,6 +44,9 @@ impl fmt::Display for Guide<'_> {
         for line in rows.iter().filter_map(|row| row.curl.as_ref()) {
             writeln!(f, "  {line}")?;
         }
+        if let Some(host) = self.socket_host() {
+            writeln!(f, "  open http://{host}:{}/ in two browser windows   # WebSockets", self.http.port())?;
+        }
         writeln!(f, "  curl -i -H 'host: nobody.localhost' http://{}/   # 404: no route has this host", self.http)?;
         writeln!(f, "  curl http://{0}/debug/routes\n  curl http://{0}/metrics\n", self.admin)
     }
@@ -76,6 +79,13 @@ impl Guide<'_> {
             }
         }
         rows
+    }
+
+    /// The host of the first route with a rule about WebSockets; browsers take names below `localhost` for this machine.
+    fn socket_host(&self) -> Option<&str> {
+        let mut routes = self.inputs.routes.values().map(|sourced| &sourced.object.spec);
+        let route = routes.find(|spec| spec.rules.iter().any(|rule| rule.upgrades.is_some()))?;
+        route.hostnames.iter().map(String::as_str).find(|host| host.ends_with(".localhost") && !host.starts_with('*'))
     }
 
     /// The route's own hostnames, else those of the first route that delegates to it.
@@ -119,6 +129,14 @@ fn request(first: &RouteMatch) -> String {
 fn leads_to(rule: &RouteRule) -> String {
     if rule.delegate.is_some() {
         return "delegated".to_owned();
+    }
+    for filter in &rule.filters {
+        if let Some(redirect) = &filter.request_redirect {
+            return format!("redirect {}", redirect.status_code);
+        }
+        if let Some(direct) = &filter.direct_response {
+            return format!("answer {}", direct.status_code);
+        }
     }
     let tier = |backend: &BackendRef| backend.tier;
     let total = |of: u8| -> u64 {
