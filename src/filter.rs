@@ -38,7 +38,7 @@ pub struct Director<'d, 'a> {
     pub method: &'d mut Method,
     /// The fields that the backend sees; hop-by-hop, framing and identity fields are not changed by filters.
     pub headers: &'d mut HeaderMap,
-    /// The host that the backend sees, as received or as changed; `None` for HTTP/1.0 without Host.
+    /// The host that the backend sees where a filter has changed it; `None`: as received.
     pub host: &'d mut Option<HeaderValue>,
     /// The canonical path that the backend sees.
     pub path: &'d mut Cow<'a, str>,

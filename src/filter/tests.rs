@@ -36,7 +36,7 @@ impl Default for Walk {
         Self {
             method: Method::GET,
             headers: HeaderMap::new(),
-            host: Some(HeaderValue::from_static("a.test:8080")),
+            host: None,
             path: "/docs/x".to_owned(),
             query: None,
             client: Ipv4Addr::new(192, 0, 2, 7).into(),

@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 use hyper::body::Body as _;
 
@@ -85,14 +84,17 @@ impl Exchange {
             _ => return Ok(()),
         };
         let mut layers = self.layers.take().unwrap_or_else(|| self.new_layers());
+        layers.entered = Some(picked.backend_ref);
         if let Some(outside) = layers.outside.take() {
             layers.chain.retreat(layers.rule.len());
             (layers.seen, self.headers) = *outside;
         }
-        if !filters.is_empty() {
-            layers.outside = Some(Box::new((layers.seen.clone(), self.headers.clone())));
+        if filters.is_empty() {
+            layers.backend = filters;
+            self.layers = Some(layers);
+            return Ok(());
         }
-        layers.entered = Some(picked.backend_ref);
+        layers.outside = Some(Box::new((layers.seen.clone(), self.headers.clone())));
         layers.backend = Arc::clone(&filters);
         self.layers = Some(layers);
         self.walk(found, &filters)
@@ -128,15 +130,13 @@ impl Exchange {
             path_param: &|name| router.and_then(|router| router.path_param(found, received, name)),
         };
         let Layers { chain, seen, body_limit, .. } = &mut **layers;
-        let shared = |bytes: &Bytes| HeaderValue::from_maybe_shared(bytes.clone()).ok();
-        let mut host = seen.host.take().or_else(|| head.host.as_ref().and_then(|host| shared(&host.received)));
         let mut path = seen.path.take().map_or(Cow::Borrowed(received), Cow::Owned);
         let flow = chain.request(
             filters,
             &mut Director {
                 method: &mut seen.method,
                 headers,
-                host: &mut host,
+                host: &mut seen.host,
                 path: &mut path,
                 query: uri.query(),
                 backend_ref: &mut seen.backend_ref,
@@ -144,7 +144,6 @@ impl Exchange {
                 facts: &facts,
             },
         );
-        seen.host = host;
         seen.path = match path {
             Cow::Owned(path) => Some(path),
             Cow::Borrowed(_) => None,
