@@ -1,9 +1,9 @@
 //! Time that a proxy adds to the round trip of a small message through an open tunnel.
 //!
-//! Messages leave at a modest pace whatever the answers do, so nothing queues: what is seen is the way of one message.
-//! The same is measured straight to the backend and through each proxy, interleaved; the difference of the medians is
-//! what the proxy adds. It stands in this benchmark and not in `gates`, because a time without a peer in the same run says
-//! little on a shared machine: most of it is waking an idle core, for any proxy.
+//! Messages leave at a given pace whatever the answers do, far below what a proxy can carry, but often enough that no core
+//! falls asleep between two: waking one costs more than any proxy does. The same is measured straight to the backend and
+//! through each proxy, interleaved; the difference of the medians is what the proxy adds. It stands in this benchmark and
+//! not in `gates`, because a time without a peer in the same run says little on a shared machine.
 //!
 //! Under `--contested` there is nothing to learn here: every message would wait for the busy loop's slice to end.
 //!
