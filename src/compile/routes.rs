@@ -241,8 +241,7 @@ impl Table {
     fn rank(&mut self, routes: &[OwnRoute<'_>], attached: &[Attached]) {
         let age = |position: usize| {
             let route = &routes[position];
-            let created = route.object.metadata.creation_timestamp.as_ref().map(|time| time.0);
-            (created, Arc::clone(&route.label))
+            (route.object.created, Arc::clone(&route.label))
         };
         let mut by_age: Vec<usize> = (0..routes.len()).collect();
         by_age.sort_by_cached_key(|position| age(*position));

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use super::filters::{self, Faults, List};
 use super::inputs::Sourced;
 use super::matches::{Matches, Predicate, Regexes};
+use super::objects::Route;
 use super::policies::Policies;
 use super::references::{BackendNumber, Backends};
 use super::report::{About, FieldPath, Report};
 use super::upgrades;
 use crate::api::conditions::ConditionReason;
-use crate::api::gateway_route::{Delegate, GatewayRoute, RouteRule};
+use crate::api::gateway_route::{Delegate, RouteRule};
 use crate::api::in_force::{NotInForce, Scope, not_in_force};
 use crate::model::filter::Filter;
 use crate::model::host::{normalize_host, parse_authority};
@@ -25,7 +26,7 @@ const MAX_MATCHES: usize = 512;
 pub(super) struct OwnRoute<'a> {
     pub(super) name: &'a ObjectName,
     pub(super) label: Arc<str>,
-    pub(super) object: &'a GatewayRoute,
+    pub(super) object: &'a Route,
     /// Its hostnames, each once; `Any` alone when it names none; empty when all are wrong.
     pub(super) hostnames: Arc<[Hostname]>,
     /// By position; `None` for a rule that is left out.
@@ -80,7 +81,7 @@ impl OwnRule<'_> {
 impl<'a> OwnRoute<'a> {
     pub(super) fn compile(
         name: &'a ObjectName,
-        route: &'a Sourced<GatewayRoute>,
+        route: &'a Sourced<Route>,
         regexes: &mut Regexes<'a>,
         backends: &mut Backends<'a>,
     ) -> Self {
@@ -106,7 +107,7 @@ impl<'a> OwnRoute<'a> {
 }
 
 /// Reports what is not in force yet, and gives it back.
-fn refuse_not_in_force(route: &GatewayRoute, report: &mut Report<'_>) -> Vec<NotInForce> {
+fn refuse_not_in_force(route: &Route, report: &mut Report<'_>) -> Vec<NotInForce> {
     let refused = not_in_force(&route.spec);
     for NotInForce { scope, path, found, expected } in &refused {
         let has_heirs = || route.spec.rules.iter().enumerate().any(|(index, rule)| scope.covers(index, rule));
@@ -124,7 +125,7 @@ fn refuse_not_in_force(route: &GatewayRoute, report: &mut Report<'_>) -> Vec<Not
 /// One rule, or `None` after a report that drops it.
 fn compile_rule<'a>(
     name: &ObjectName,
-    route: &'a GatewayRoute,
+    route: &'a Route,
     index: usize,
     regexes: &mut Regexes<'a>,
     backends: &mut Backends<'a>,
@@ -202,7 +203,7 @@ fn compile_rule<'a>(
 
 /// The layers of a route and of one of its rules; `None` when the rule cannot be in force.
 fn rule_filters(
-    route: &GatewayRoute,
+    route: &Route,
     index: usize,
     predicates: &[Predicate],
     report: &mut Report<'_>,
@@ -218,7 +219,7 @@ fn rule_filters(
 }
 
 /// The hostnames of a route; one that is none is left out after a report.
-fn hostnames(route: &GatewayRoute, report: &mut Report<'_>) -> Arc<[Hostname]> {
+fn hostnames(route: &Route, report: &mut Report<'_>) -> Arc<[Hostname]> {
     if route.spec.hostnames.is_empty() {
         return Arc::from([Hostname::Any]);
     }

@@ -110,7 +110,7 @@ pub(super) fn derive(
             partially_invalid,
         }
     });
-    RouteStatus { name: route.name.clone(), generation: route.object.metadata.generation, parents: parents.collect() }
+    RouteStatus { name: route.name.clone(), generation: route.object.generation, parents: parents.collect() }
 }
 
 /// A verdict that does not hold when there is a finding of a kind, with the first one's reason and all their sentences.

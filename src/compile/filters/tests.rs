@@ -1,9 +1,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::gateway_route::GatewayRoute;
+
 use crate::compile::compile;
 use crate::compile::inputs::{Inputs, Sourced, StaticListener};
+use crate::compile::objects::Route;
 use crate::model::ids::ObjectName;
 use crate::model::snapshot::Snapshot;
 
@@ -17,7 +18,7 @@ fn compiled(routes: &[(&str, Value)]) -> (Snapshot, Vec<String>) {
     for (name, spec) in routes {
         let object = json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute",
             "metadata": { "name": name, "namespace": "ns" }, "spec": spec });
-        let object: GatewayRoute = serde_json::from_value(object).expect("a route");
+        let object: Route = serde_json::from_value(object).expect("a route");
         inputs.routes.insert(ObjectName::new("ns", *name), Sourced { object: object.into(), origin: None });
     }
     let output = compile(&inputs, 1);
