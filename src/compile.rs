@@ -5,11 +5,13 @@
 //!
 //! 1. [`inputs`], which are reduced [`objects`], and from them each route by itself: predicates, policies, references.
 //! 2. Attachment: which listeners a route is bound to, by itself and by delegating rules.
-//! 3. The table of all matches on all hostnames: ranks, duplicates, one router a listener.
+//! 3. The table of all rules, and the contest of their matches on all hostnames: ranks, duplicates, one router a
+//!    listener.
 //! 4. [`endpoints`] of the backends that are used.
 //! 5. [`status`]: what became of each route, derived from the findings that [`diagnostics`] tell.
 
 mod attach;
+mod contest;
 pub mod diagnostics;
 pub mod endpoints;
 mod filters;

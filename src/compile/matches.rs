@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::report::{FieldPath, Report};
 use crate::api::gateway_route::{
@@ -38,11 +38,40 @@ impl<'a> Regexes<'a> {
     }
 }
 
+/// Texts that many rules have, each held once: names of rules, paths.
+#[derive(Debug, Default)]
+pub(super) struct Texts(FxHashSet<Arc<str>>);
+
+impl Texts {
+    pub(super) fn get(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(text) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = text.into();
+        self.0.insert(Arc::clone(&new));
+        new
+    }
+}
+
+/// What the rules of all routes have in common, made once a compilation.
+#[derive(Debug, Default)]
+pub(super) struct Shared<'a> {
+    pub(super) regexes: Regexes<'a>,
+    pub(super) texts: Texts,
+}
+
 impl Predicate {
     /// Every request.
     pub(super) fn any() -> Self {
         let none = Vec::new;
-        Self { path: PathMatch::prefix("/"), method: None, headers: none(), query_params: none(), cookies: none() }
+        // Nothing is allocated for the empty text.
+        Self {
+            path: PathMatch::Prefix(Arc::default()),
+            method: None,
+            headers: none(),
+            query_params: none(),
+            cookies: none(),
+        }
     }
 
     /// Adds what a delegating rule asks: both must hold. `None` when they name different methods.
@@ -80,7 +109,7 @@ impl Predicate {
 pub(super) struct Matches<'m, 'a, 'r> {
     /// The rule's position.
     pub(super) rule: usize,
-    pub(super) regexes: &'m mut Regexes<'a>,
+    pub(super) shared: &'m mut Shared<'a>,
     pub(super) report: &'m mut Report<'r>,
     /// Something was refused.
     pub(super) is_broken: bool,
@@ -131,8 +160,10 @@ impl<'a> Matches<'_, 'a, '_> {
             Err(error) => return self.refuse(at.field("value"), value, format!("a canonical path: {error}")),
         };
         match kind {
-            PathMatchType::Exact => Some(PathMatch::Exact(canonical.as_ref().into())),
-            PathMatchType::PathPrefix => Some(PathMatch::prefix(&canonical)),
+            PathMatchType::Exact => Some(PathMatch::Exact(self.shared.texts.get(&canonical))),
+            PathMatchType::PathPrefix => {
+                Some(PathMatch::Prefix(self.shared.texts.get(canonical.trim_end_matches('/'))))
+            }
             PathMatchType::Template | PathMatchType::RegularExpression => {
                 self.template(&canonical, value, at.field("value"))
             }
@@ -230,7 +261,7 @@ impl<'a> Matches<'_, 'a, '_> {
         at: FieldPath<'_>,
     ) -> Option<Arc<CompiledRegex>> {
         let pattern = pattern.into();
-        match self.regexes.get(pattern.clone()) {
+        match self.shared.regexes.get(pattern.clone()) {
             Ok(regex) => Some(regex),
             Err(RegexError::TooLarge) => self.refuse(at, pattern, "a regular expression of at most 64 KiB compiled"),
             Err(RegexError::Syntax(error)) => {

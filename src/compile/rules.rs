@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::filters::{self, Faults, List};
 use super::inputs::Sourced;
-use super::matches::{Matches, Predicate, Regexes};
+use super::matches::{Matches, Predicate, Shared};
 use super::objects::Route;
 use super::policies::Policies;
 use super::references::{BackendNumber, Backends};
@@ -82,7 +82,7 @@ impl<'a> OwnRoute<'a> {
     pub(super) fn compile(
         name: &'a ObjectName,
         route: &'a Sourced<Route>,
-        regexes: &mut Regexes<'a>,
+        shared: &mut Shared<'a>,
         backends: &mut Backends<'a>,
     ) -> Self {
         let object = &*route.object;
@@ -93,16 +93,17 @@ impl<'a> OwnRoute<'a> {
         let mut matches = 0;
         for (index, rule) in object.spec.rules.iter().enumerate() {
             matches += rule.matches.len().max(1);
-            let sound = compile_rule(name, object, index, regexes, backends, &mut report);
+            let sound = compile_rule(name, object, index, shared, backends, &mut report);
             let dropped = matches > MAX_MATCHES || refused.iter().any(|finding| finding.scope.covers(index, rule));
-            rules.push(sound.filter(|_| !dropped));
+            rules.push(if dropped { None } else { sound });
         }
         if matches > MAX_MATCHES {
             let expected = format!("at most {MAX_MATCHES} matches; the rules up to there serve");
             let found = format!("{matches} matches");
             report.add(About::Heirs, ConditionReason::UnsupportedValue, "spec.rules", found, expected);
         }
-        Self { name, label: name.to_string().into(), object, hostnames, rules, report }
+        let label = [&*name.namespace, "/", &*name.name].concat().into();
+        Self { name, label, object, hostnames, rules, report }
     }
 }
 
@@ -127,7 +128,7 @@ fn compile_rule<'a>(
     name: &ObjectName,
     route: &'a Route,
     index: usize,
-    regexes: &mut Regexes<'a>,
+    shared: &mut Shared<'a>,
     backends: &mut Backends<'a>,
     report: &mut Report<'_>,
 ) -> Option<OwnRule<'a>> {
@@ -135,7 +136,7 @@ fn compile_rule<'a>(
     let spec = FieldPath::SPEC;
     let at = spec.item("rules", index);
     let mut predicates = Vec::with_capacity(rule.matches.len().max(1));
-    let mut matches = Matches { rule: index, regexes, report, is_broken: false };
+    let mut matches = Matches { rule: index, shared, report, is_broken: false };
     for (position, one) in rule.matches.iter().enumerate() {
         predicates.extend(matches.compile(one, at.item("matches", position)));
     }
@@ -175,7 +176,10 @@ fn compile_rule<'a>(
         }
     }
     let compiled = OwnRule {
-        name: rule.name.as_deref().map_or_else(|| index.to_string().into(), Arc::from),
+        name: match &rule.name {
+            Some(name) => shared.texts.get(name),
+            None => shared.texts.get(&index.to_string()),
+        },
         priority: rule.priority,
         predicates,
         timeouts,
