@@ -194,7 +194,7 @@ impl<'a> Union<'a, '_> {
         effect: &str,
     ) {
         self.diagnostics.push(Diagnostic {
-            object: Some(ObjectRef { kind: kind.into(), name: name.clone() }),
+            object: Some(ObjectRef { kind, name: name.clone() }),
             origin: origin.cloned(),
             path,
             severity: Severity::Warning,

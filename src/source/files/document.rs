@@ -88,7 +88,7 @@ fn object_ref(identity: Identity) -> Option<ObjectRef> {
     let kind = KINDS.into_iter().find(|kind| *kind == identity.kind)?;
     let named = kind == "Namespace" || !identity.namespace.is_empty();
     (named && !identity.name.is_empty())
-        .then(|| ObjectRef { kind: kind.into(), name: ObjectName::new(identity.namespace, identity.name) })
+        .then(|| ObjectRef { kind, name: ObjectName::new(identity.namespace, identity.name) })
 }
 
 /// Keeps of an object what the compiler reads.
