@@ -1,6 +1,9 @@
 //! The table of all rules in force: what each does, and the matches that it competes with.
 
+use std::hash::Hash;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use super::Output;
 use super::attach::{Attached, Delegation, Way, attach};
@@ -35,7 +38,7 @@ pub(super) fn compile(inputs: &Inputs, version: u64) -> Output {
     for (position, attached) in attached.iter().enumerate() {
         table.add_route(position, &mut routes, attached, &backends);
     }
-    let Table { rules, contest, served } = table;
+    let Table { rules, contest, served, .. } = table;
     let (routers, conflicts) = contest.decide(inputs.listeners.len(), &routes, &attached);
     let conflicted = conflicts.report(&mut routes);
     let mut statuses = Statuses::new(&served, &conflicted);
@@ -54,6 +57,9 @@ pub(super) fn compile(inputs: &Inputs, version: u64) -> Output {
 /// All rules and candidates of all routes; routes and rules are numbered by position.
 struct Table {
     rules: Vec<PendingRule>,
+    /// Each kind of block once: thousands of rules have the same few.
+    timeouts: FxHashMap<Timeouts, Arc<Timeouts>>,
+    upgrades: FxHashMap<Upgrades, Arc<Upgrades>>,
     contest: Contest,
     /// Whether a rule is in force at a parent; by [`Attached::first_parent`].
     served: Vec<bool>,
@@ -63,8 +69,8 @@ struct Table {
 struct PendingRule {
     route: usize,
     rule: usize,
-    timeouts: Timeouts,
-    upgrades: Upgrades,
+    timeouts: Arc<Timeouts>,
+    upgrades: Arc<Upgrades>,
     filters: Arc<[Filter]>,
     algorithm: Algorithm,
     delegates: bool,
@@ -75,7 +81,8 @@ impl Table {
         let parents = attached.last().map_or(0, |last| last.first_parent + last.parents.len());
         let least = attached.len() * 2;
         let contest = Contest::with_capacity(least);
-        Self { rules: Vec::with_capacity(least), contest, served: vec![false; parents] }
+        let (timeouts, upgrades) = (FxHashMap::default(), FxHashMap::default());
+        Self { rules: Vec::with_capacity(least), timeouts, upgrades, contest, served: vec![false; parents] }
     }
 
     /// Adds the rules of one route, each on every way to the route.
@@ -139,22 +146,22 @@ impl Table {
         let above = way.delegation.iter().flat_map(|delegation| &delegation.rules);
         let above: Vec<&OwnRule<'_>> = above.filter_map(|(route, rule)| routes[*route].rules[*rule].as_ref()).collect();
         let inherited = || above.iter().find_map(|rule| rule.timeouts);
-        let timeouts = own.timeouts.or_else(inherited).unwrap_or_default();
+        let timeouts = share(&mut self.timeouts, own.timeouts.or_else(inherited).unwrap_or_default());
         let inherited = || above.iter().find_map(|rule| rule.algorithm.as_ref());
         let algorithm = match own.algorithm.as_ref().or_else(inherited) {
             Some(algorithm) => algorithm.clone(),
             None if own.shares.iter().filter_map(|share| share.backend).any(|id| backends.has_client_affinity(id)) => {
-                Algorithm::ConsistentHash(ConsistentHash {
+                Algorithm::ConsistentHash(Arc::new(ConsistentHash {
                     keys: vec![HashKey::SourceIp],
                     on_missing: OnMissingKey::Random,
                     bounded_load_percent: None,
                     table_size: None,
-                })
+                }))
             }
             None => Algorithm::RoundRobin,
         };
         let inherited = || above.iter().find_map(|rule| rule.upgrades);
-        let upgrades = own.upgrades.or_else(inherited).unwrap_or_default();
+        let upgrades = share(&mut self.upgrades, own.upgrades.or_else(inherited).unwrap_or_default());
         let filters = match &way.delegation {
             Some(delegation) if above.iter().any(|rule| !rule.filters.is_empty()) => {
                 outer_filters(routes, delegation).into_iter().chain(own.filters.iter().cloned()).collect()
@@ -209,6 +216,11 @@ impl Table {
             }
         }
     }
+}
+
+/// The one place that all equal values share.
+fn share<T: Copy + Eq + Hash>(known: &mut FxHashMap<T, Arc<T>>, value: T) -> Arc<T> {
+    Arc::clone(known.entry(value).or_insert_with(|| Arc::new(value)))
 }
 
 /// Numbers everything and puts it together; and what is strange about slices.

@@ -164,7 +164,7 @@ impl Exchange {
             Miss::NoPath => ProxyError::NoPath,
         })?;
         let rule = snapshot.rule(found.rule).ok_or(ProxyError::NoBackend)?;
-        self.timeouts = rule.timeouts;
+        self.timeouts = *rule.timeouts;
         let response_head = self.account.worker.settings().deadlines.response_head;
         self.deadlines = Deadlines::new(&self.timeouts, response_head, self.account.started);
         self.account.rule = Some(found.rule);

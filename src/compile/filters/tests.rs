@@ -275,7 +275,7 @@ fn upgrades_come_from_the_rule_its_route_or_a_delegating_rule() {
     below["rules"].as_array_mut().unwrap().push(json!({ "name": "above", "matches": prefix("/a/above") }));
     let (snapshot, findings) = compiled(&[("root", root), ("child", below)]);
     assert_eq!(findings, <[&str; 0]>::default());
-    let rule = |name: &str| snapshot.rules.iter().find(|rule| &*rule.name == name).expect("in force").upgrades;
+    let rule = |name: &str| snapshot.rules.iter().find(|rule| &*rule.name == name).expect("in force").upgrades.clone();
     let seconds = std::time::Duration::from_secs;
     let own = rule("own");
     assert!(!own.websocket);
