@@ -1,5 +1,7 @@
 //! Matches of a rule as predicates of the router.
 
+use std::borrow::{Borrow, Cow};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -11,6 +13,7 @@ use crate::api::gateway_route::{
 };
 use crate::model::matching::{CompiledRegex, PathMatch, RegexError, Template, TemplateError, ValueMatch, ValueTest};
 use crate::model::path::normalize_route_path;
+use crate::model::policy::{Timeouts, Upgrades};
 
 /// What one match asks of a request, hostname and priority aside.
 #[derive(Clone, Debug)]
@@ -24,10 +27,10 @@ pub(super) struct Predicate {
 
 /// Expressions by their text: compiling one takes longer than everything else about a rule, and many are alike.
 #[derive(Debug, Default)]
-pub(super) struct Regexes<'a>(FxHashMap<std::borrow::Cow<'a, str>, Result<Arc<CompiledRegex>, RegexError>>);
+pub(super) struct Regexes<'a>(FxHashMap<Cow<'a, str>, Result<Arc<CompiledRegex>, RegexError>>);
 
 impl<'a> Regexes<'a> {
-    fn get(&mut self, pattern: impl Into<std::borrow::Cow<'a, str>>) -> Result<Arc<CompiledRegex>, RegexError> {
+    fn get(&mut self, pattern: impl Into<Cow<'a, str>>) -> Result<Arc<CompiledRegex>, RegexError> {
         let pattern = pattern.into();
         if let Some(known) = self.0.get(&pattern) {
             return known.clone();
@@ -38,16 +41,22 @@ impl<'a> Regexes<'a> {
     }
 }
 
-/// Texts that many rules have, each held once: names of rules, paths.
-#[derive(Debug, Default)]
-pub(super) struct Texts(FxHashSet<Arc<str>>);
+/// Values that many rules have, each held once.
+#[derive(Debug)]
+pub(super) struct Distinct<T: ?Sized>(FxHashSet<Arc<T>>);
 
-impl Texts {
-    pub(super) fn get(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(text) {
+impl<T: ?Sized> Default for Distinct<T> {
+    fn default() -> Self {
+        Self(FxHashSet::default())
+    }
+}
+
+impl<T: Eq + Hash + ?Sized> Distinct<T> {
+    pub(super) fn get<V: Borrow<T> + Into<Arc<T>>>(&mut self, value: V) -> Arc<T> {
+        if let Some(known) = self.0.get(value.borrow()) {
             return Arc::clone(known);
         }
-        let new: Arc<str> = text.into();
+        let new: Arc<T> = value.into();
         self.0.insert(Arc::clone(&new));
         new
     }
@@ -57,7 +66,10 @@ impl Texts {
 #[derive(Debug, Default)]
 pub(super) struct Shared<'a> {
     pub(super) regexes: Regexes<'a>,
-    pub(super) texts: Texts,
+    /// Names of rules, paths.
+    pub(super) texts: Distinct<str>,
+    pub(super) timeouts: Distinct<Timeouts>,
+    pub(super) upgrades: Distinct<Upgrades>,
 }
 
 impl Predicate {
@@ -160,7 +172,7 @@ impl<'a> Matches<'_, 'a, '_> {
             Err(error) => return self.refuse(at.field("value"), value, format!("a canonical path: {error}")),
         };
         match kind {
-            PathMatchType::Exact => Some(PathMatch::Exact(self.shared.texts.get(&canonical))),
+            PathMatchType::Exact => Some(PathMatch::Exact(self.shared.texts.get(&*canonical))),
             PathMatchType::PathPrefix => {
                 Some(PathMatch::Prefix(self.shared.texts.get(canonical.trim_end_matches('/'))))
             }
@@ -255,11 +267,7 @@ impl<'a> Matches<'_, 'a, '_> {
         compiled
     }
 
-    fn regex(
-        &mut self,
-        pattern: impl Into<std::borrow::Cow<'a, str>>,
-        at: FieldPath<'_>,
-    ) -> Option<Arc<CompiledRegex>> {
+    fn regex(&mut self, pattern: impl Into<Cow<'a, str>>, at: FieldPath<'_>) -> Option<Arc<CompiledRegex>> {
         let pattern = pattern.into();
         match self.shared.regexes.get(pattern.clone()) {
             Ok(regex) => Some(regex),

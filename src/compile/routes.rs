@@ -1,9 +1,6 @@
 //! The table of all rules in force: what each does, and the matches that it competes with.
 
-use std::hash::Hash;
 use std::sync::Arc;
-
-use rustc_hash::FxHashMap;
 
 use super::Output;
 use super::attach::{Attached, Delegation, Way, attach};
@@ -57,9 +54,9 @@ pub(super) fn compile(inputs: &Inputs, version: u64) -> Output {
 /// All rules and candidates of all routes; routes and rules are numbered by position.
 struct Table {
     rules: Vec<PendingRule>,
-    /// Each kind of block once: thousands of rules have the same few.
-    timeouts: FxHashMap<Timeouts, Arc<Timeouts>>,
-    upgrades: FxHashMap<Upgrades, Arc<Upgrades>>,
+    /// For rules that have no such block, themselves or from above.
+    timeouts: Arc<Timeouts>,
+    upgrades: Arc<Upgrades>,
     contest: Contest,
     /// Whether a rule is in force at a parent; by [`Attached::first_parent`].
     served: Vec<bool>,
@@ -81,7 +78,7 @@ impl Table {
         let parents = attached.last().map_or(0, |last| last.first_parent + last.parents.len());
         let least = attached.len() * 2;
         let contest = Contest::with_capacity(least);
-        let (timeouts, upgrades) = (FxHashMap::default(), FxHashMap::default());
+        let (timeouts, upgrades) = (Arc::default(), Arc::default());
         Self { rules: Vec::with_capacity(least), timeouts, upgrades, contest, served: vec![false; parents] }
     }
 
@@ -145,8 +142,8 @@ impl Table {
     ) {
         let above = way.delegation.iter().flat_map(|delegation| &delegation.rules);
         let above: Vec<&OwnRule<'_>> = above.filter_map(|(route, rule)| routes[*route].rules[*rule].as_ref()).collect();
-        let inherited = || above.iter().find_map(|rule| rule.timeouts);
-        let timeouts = share(&mut self.timeouts, own.timeouts.or_else(inherited).unwrap_or_default());
+        let inherited = || above.iter().find_map(|rule| rule.timeouts.as_ref());
+        let timeouts = Arc::clone(own.timeouts.as_ref().or_else(inherited).unwrap_or(&self.timeouts));
         let inherited = || above.iter().find_map(|rule| rule.algorithm.as_ref());
         let algorithm = match own.algorithm.as_ref().or_else(inherited) {
             Some(algorithm) => algorithm.clone(),
@@ -160,8 +157,8 @@ impl Table {
             }
             None => Algorithm::RoundRobin,
         };
-        let inherited = || above.iter().find_map(|rule| rule.upgrades);
-        let upgrades = share(&mut self.upgrades, own.upgrades.or_else(inherited).unwrap_or_default());
+        let inherited = || above.iter().find_map(|rule| rule.upgrades.as_ref());
+        let upgrades = Arc::clone(own.upgrades.as_ref().or_else(inherited).unwrap_or(&self.upgrades));
         let filters = match &way.delegation {
             Some(delegation) if above.iter().any(|rule| !rule.filters.is_empty()) => {
                 outer_filters(routes, delegation).into_iter().chain(own.filters.iter().cloned()).collect()
@@ -216,11 +213,6 @@ impl Table {
             }
         }
     }
-}
-
-/// The one place that all equal values share.
-fn share<T: Copy + Eq + Hash>(known: &mut FxHashMap<T, Arc<T>>, value: T) -> Arc<T> {
-    Arc::clone(known.entry(value).or_insert_with(|| Arc::new(value)))
 }
 
 /// Numbers everything and puts it together; and what is strange about slices.

@@ -42,11 +42,11 @@ pub(super) struct OwnRule<'a> {
     /// One for each match; at least one.
     pub(super) predicates: Vec<Predicate>,
     /// `None` when neither the rule nor its route has the block.
-    pub(super) timeouts: Option<Timeouts>,
+    pub(super) timeouts: Option<Arc<Timeouts>>,
     /// `None` when neither the rule nor its route has the block.
     pub(super) algorithm: Option<Algorithm>,
     /// `None` when neither the rule nor its route has the block.
-    pub(super) upgrades: Option<Upgrades>,
+    pub(super) upgrades: Option<Arc<Upgrades>>,
     /// The layers of its route and its own, outermost first.
     pub(super) filters: Arc<[Filter]>,
     pub(super) shares: Vec<Share>,
@@ -145,11 +145,11 @@ fn compile_rule<'a>(
     }
     let has_broken_match = matches.is_broken;
     let mut policies = Policies { spec: &route.spec, rule, index, report, is_broken: false };
-    let timeouts = policies.timeouts();
+    let timeouts = policies.timeouts().map(|timeouts| shared.timeouts.get(timeouts));
     let algorithm = policies.algorithm(&predicates);
     let mut is_broken = has_broken_match || policies.is_broken;
     let upgrades = match upgrades::compile(&route.spec, rule, index, report) {
-        upgrades::Compiled::Said(upgrades) => Some(upgrades),
+        upgrades::Compiled::Said(upgrades) => Some(shared.upgrades.get(upgrades)),
         upgrades::Compiled::Unsaid => None,
         upgrades::Compiled::Broken => {
             is_broken = true;
@@ -177,8 +177,8 @@ fn compile_rule<'a>(
     }
     let compiled = OwnRule {
         name: match &rule.name {
-            Some(name) => shared.texts.get(name),
-            None => shared.texts.get(&index.to_string()),
+            Some(name) => shared.texts.get(name.as_str()),
+            None => shared.texts.get(index.to_string().as_str()),
         },
         priority: rule.priority,
         predicates,
