@@ -12,7 +12,7 @@ use super::report::{About, FieldPath};
 use super::rules::OwnRoute;
 use crate::api::conditions::ConditionReason;
 use crate::model::ids::ListenerId;
-use crate::model::matching::{Candidate, Hostname, PredicateKey, Router, in_order, is_tied};
+use crate::model::matching::{Candidate, Hostname, PredicateKey, Router, arrange, in_order, is_tied};
 
 /// All matches of all rules on all hostnames, in the order in which they were added.
 #[derive(Default)]
@@ -75,10 +75,16 @@ impl Contest {
         }
         let mut conflicts = Conflicts(BTreeMap::new());
         let mut routers: Vec<Arc<Router>> = vec![Arc::default(); listeners];
+        let mut left = groups.len();
         for group in groups.into_values() {
+            left -= 1;
             let winners = self.winners(&order, &group, attached, &mut conflicts);
-            let won = winners.into_iter().map(|at| self.candidates[at as usize].clone());
-            let router = Arc::new(Router::of_ordered(won.collect()));
+            let won = match left {
+                // Nobody needs them after the last router, which mostly is the only one.
+                0 => arrange(std::mem::take(&mut self.candidates), &winners),
+                _ => winners.into_iter().map(|at| self.candidates[at as usize].clone()).collect(),
+            };
+            let router = Arc::new(Router::of_ordered(won));
             group.into_iter().for_each(|id| routers[id.index()] = Arc::clone(&router));
         }
         (routers, conflicts)

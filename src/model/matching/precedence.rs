@@ -38,6 +38,15 @@ pub fn in_order(candidates: &[Candidate]) -> Vec<u32> {
     keys.into_iter().map(|(_, position)| position).collect()
 }
 
+/// The candidates at some positions, each there once, in the order of those; the others are dropped.
+#[must_use]
+pub fn arrange(candidates: Vec<Candidate>, positions: &[u32]) -> Vec<Candidate> {
+    let mut candidates: Vec<Option<Candidate>> = candidates.into_iter().map(Some).collect();
+    let mut arranged = Vec::with_capacity(positions.len());
+    arranged.extend(positions.iter().filter_map(|at| candidates[*at as usize].take()));
+    arranged
+}
+
 /// Whether two candidates can be duplicates, as far as their order of precedence tells: they are for one hostname and
 /// equal in all that comes before the method. Candidates in their order that can be stand together.
 #[must_use]

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use self::selector::Selector;
 use self::table::{Table, count, hash_of, prefixes};
 use self::templates::{Draft, TemplateTrees, TemplateTreesBuilder};
-use super::{Candidate, Found, Hostname, Miss, PathMatch, RequestView, in_order, precedence, values};
+use super::{Candidate, Found, Hostname, Miss, PathMatch, RequestView, arrange, in_order, precedence, values};
 use crate::model::ids::RuleId;
 
 /// No candidate, node or run; worse than all.
@@ -117,8 +117,7 @@ impl Router {
     #[must_use]
     pub fn build(candidates: Vec<Candidate>) -> Self {
         let order = in_order(&candidates);
-        let mut candidates: Vec<Option<Candidate>> = candidates.into_iter().map(Some).collect();
-        Self::of_ordered(order.into_iter().filter_map(|at| candidates[at as usize].take()).collect())
+        Self::of_ordered(arrange(candidates, &order))
     }
 
     /// Makes the tables of candidates that are in their order of precedence.

@@ -9,6 +9,7 @@ use crate::api::object::{Identity, Item, Object, flatten};
 use crate::api::reference_grant::ReferenceGrant;
 use crate::api::validate::{Validator, Violation};
 use crate::compile::diagnostics::ObjectRef;
+use crate::compile::inputs::{Inputs, Sourced};
 use crate::compile::objects::{EndpointSlice, Endpoints, Route, Service};
 use crate::model::ids::ObjectName;
 
@@ -30,6 +31,25 @@ pub enum Stored {
     Namespace(Arc<Namespace>),
     /// A ReferenceGrant.
     Grant(Arc<ReferenceGrant>),
+}
+
+impl Stored {
+    /// An object of some inputs.
+    pub(super) fn of(inputs: &Inputs, object: &ObjectRef) -> Option<Self> {
+        fn share<T>(sourced: &Sourced<T>) -> Arc<T> {
+            Arc::clone(&sourced.object)
+        }
+        let name = &object.name;
+        match object.kind {
+            "GatewayRoute" => inputs.routes.get(name).map(share).map(Self::Route),
+            "Service" => inputs.services.get(name).map(share).map(Self::Service),
+            "EndpointSlice" => inputs.slices.get(name).map(share).map(Self::Slice),
+            "Endpoints" => inputs.endpoints.get(name).map(share).map(Self::Endpoints),
+            "Namespace" => inputs.namespaces.get(&name.name).map(share).map(Self::Namespace),
+            "ReferenceGrant" => inputs.grants.get(name).map(share).map(Self::Grant),
+            _ => None,
+        }
+    }
 }
 
 /// Line and column in the document, from 1.
