@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::ids::BackendId;
-use crate::model::policy::{Algorithm, ConsistentHash, OnMissingKey};
+use crate::model::policy::{Algorithm, OnMissingKey};
 
 mod consistent_hash;
 pub mod endpoint_state;
@@ -109,7 +109,7 @@ impl Balancer {
             Algorithm::SmoothWeightedRoundRobin => Self::SmoothWeighted(SmoothWeighted::new(backend, start)),
             Algorithm::LeastRequest => Self::LeastRequest(LeastRequest { backend }),
             Algorithm::PeakEwma => Self::PeakEwma(PeakEwma { backend }),
-            Algorithm::ConsistentHash(ConsistentHash { on_missing, .. }) => match on_missing {
+            Algorithm::ConsistentHash(hash) => match hash.on_missing {
                 OnMissingKey::RoundRobin => Self::RoundRobin(RoundRobin::new(backend, start)),
                 OnMissingKey::Random | OnMissingKey::Reject => Self::Random(Random { backend }),
             },

@@ -193,7 +193,7 @@ impl<'a> From<&'a Diagnostic> for Finding<'a> {
             document: origin.map(|origin| origin.document),
             line: origin.map(|origin| origin.line).filter(|line| *line > 0),
             column: origin.map(|origin| origin.column).filter(|column| *column > 0),
-            kind: object.map(|object| &*object.kind),
+            kind: object.map(|object| object.kind),
             namespace: object.map(|object| &*object.name.namespace).filter(|namespace| !namespace.is_empty()),
             name: object.map(|object| &*object.name.name),
             path: &diagnostic.path,

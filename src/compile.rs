@@ -3,18 +3,21 @@
 //! No clock, no io, no state: the same objects give an equal snapshot, in whatever order they came. A broken rule harms
 //! only itself, a reference that leads nowhere only its share of the requests. The order of work:
 //!
-//! 1. [`inputs`], and from them each route by itself: predicates, policies, references.
+//! 1. [`inputs`], which are reduced [`objects`], and from them each route by itself: predicates, policies, references.
 //! 2. Attachment: which listeners a route is bound to, by itself and by delegating rules.
-//! 3. The table of all matches on all hostnames: ranks, duplicates, one router a listener.
+//! 3. The table of all rules, and the contest of their matches on all hostnames: ranks, duplicates, one router a
+//!    listener.
 //! 4. [`endpoints`] of the backends that are used.
 //! 5. [`status`]: what became of each route, derived from the findings that [`diagnostics`] tell.
 
 mod attach;
+mod contest;
 pub mod diagnostics;
 pub mod endpoints;
 mod filters;
 pub mod inputs;
 mod matches;
+pub mod objects;
 mod policies;
 mod references;
 mod report;

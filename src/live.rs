@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
 
 use crate::balance::{Balancers, EndpointRegistry, Pick, PickRequest, Previous, RuleState};
@@ -27,13 +26,9 @@ mod tests;
 pub struct Live {
     snapshot: Snapshot,
     balancers: Balancers,
-    names: Arc<RuleNames>,
-    /// Indexed by [`RuleId`].
+    /// Indexed by [`RuleId`]; the same `Arc` in consecutive versions with the same rules, by name, in the same order.
     series: Arc<[Arc<RuleSeries>]>,
 }
-
-/// Rules by route label and rule name; the same `Arc` in consecutive versions with the same rules in the same order.
-type RuleNames = FxHashMap<(Arc<str>, Arc<str>), RuleId>;
 
 impl Live {
     /// The routing data.
@@ -67,29 +62,15 @@ impl Live {
     fn next(&self, mut snapshot: Snapshot, endpoints: &mut EndpointRegistry, metrics: &Metrics) -> Self {
         snapshot.version = self.version() + 1;
         let unchanged = same_names(&self.snapshot, &snapshot);
-        let before = |rule: RuleId| {
-            if unchanged { Some(rule) } else { self.names.get(&name(&snapshot, rule)?).copied() }
-        };
+        let before = |rule: RuleId| if unchanged { Some(rule) } else { self.snapshot.same_rule(&snapshot, rule) };
         let previous = Previous { snapshot: &self.snapshot, balancers: &self.balancers, rule: &before };
         let balancers = endpoints.build(&snapshot, Some(previous));
-        let (names, series) = if unchanged {
-            (Arc::clone(&self.names), Arc::clone(&self.series))
-        } else {
-            let mut names = RuleNames::with_capacity_and_hasher(snapshot.rules.len(), Default::default());
-            names.extend((0..).map(RuleId).zip(&snapshot.rules).filter_map(|(id, _)| Some((name(&snapshot, id)?, id))));
-            (Arc::new(names), metrics.set_rules(labels(&snapshot)).into())
-        };
-        Self { snapshot, balancers, names, series }
+        let series = if unchanged { Arc::clone(&self.series) } else { metrics.set_rules(labels(&snapshot)).into() };
+        Self { snapshot, balancers, series }
     }
 }
 
-/// Label of its route and name of a rule; `None` for a rule without a route, which no snapshot has.
-fn name(snapshot: &Snapshot, rule: RuleId) -> Option<(Arc<str>, Arc<str>)> {
-    let rule = snapshot.rule(rule)?;
-    Some((Arc::clone(&snapshot.route(rule.route)?.label), Arc::clone(&rule.name)))
-}
-
-/// The same for all rules, by reference.
+/// Label of its route and name of each rule.
 fn labels(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
     static NONE: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(|| Arc::from(""));
     snapshot.rules.iter().map(|rule| (snapshot.route(rule.route).map_or(&*NONE, |route| &route.label), &rule.name))
@@ -306,13 +287,9 @@ impl WorkerLive {
     /// Takes over the cursors of all rules that are still there. Those of an unchanged rule are shared with requests
     /// that still run on the old version.
     fn carry(&self, old: &WorkerLive) {
-        let same = Arc::ptr_eq(&self.live().names, &old.live().names);
+        let same = Arc::ptr_eq(&self.live().series, &old.live().series);
         for &before in old.touched.borrow().iter() {
-            let rule = if same {
-                Some(before)
-            } else {
-                name(&old.live().snapshot, before).and_then(|name| self.live().names.get(&name).copied())
-            };
+            let rule = if same { Some(before) } else { self.live().snapshot.same_rule(&old.live().snapshot, before) };
             let Some(rule) = rule else { continue };
             let targets = self.live().balancers.rule(rule);
             let state = old.rules.get(before.index()).and_then(OnceCell::get);

@@ -6,11 +6,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Namespace;
 use tidegate::api::in_force::not_in_force;
 use tidegate::api::object::Object;
 use tidegate::api::validate::Validator;
 use tidegate::compile::compile;
 use tidegate::compile::inputs::{Inputs, Sourced, StaticListener};
+use tidegate::compile::objects::Service;
 use tidegate::model::ids::{ListenerId, ObjectName};
 use tidegate::model::matching::RequestView;
 
@@ -23,8 +25,8 @@ fn files(dir: &str) -> Vec<(PathBuf, String)> {
     files.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
 }
 
-fn sourced<T>(object: T) -> Sourced<T> {
-    Sourced { object: Arc::new(object), origin: None }
+fn sourced<T>(object: impl Into<T>) -> Sourced<T> {
+    Sourced { object: Arc::new(object.into()), origin: None }
 }
 
 /// Two listeners, and the objects of a text.
@@ -71,7 +73,8 @@ fn add_services(inputs: &mut Inputs) {
     for of_service in wanted.chunk_by(|a, b| a.0 == b.0) {
         let port = |(_, port): &(ObjectName, u16)| serde_json::json!({ "name": format!("p{port}"), "port": port });
         let ports: Vec<_> = of_service.iter().map(port).collect();
-        let service = serde_json::from_value(serde_json::json!({ "spec": { "ports": ports } })).expect("a Service");
+        let service: Service =
+            serde_json::from_value(serde_json::json!({ "spec": { "ports": ports } })).expect("a Service");
         inputs.services.entry(of_service[0].0.clone()).or_insert_with(|| sourced(service));
     }
 }
@@ -112,9 +115,10 @@ fn what_is_in_force_of_the_examples_compiles_and_the_rest_is_named() {
         if let Some(team) = inputs.routes.keys().find(|name| name.namespace.starts_with("team-")) {
             let namespace =
                 serde_json::json!({ "metadata": { "labels": { "team": team.namespace.trim_start_matches("team-") } } });
-            inputs
-                .namespaces
-                .insert(team.namespace.clone(), sourced(serde_json::from_value(namespace).expect("a Namespace")));
+            inputs.namespaces.insert(
+                team.namespace.clone(),
+                sourced(serde_json::from_value::<Namespace>(namespace).expect("a Namespace")),
+            );
         }
         let output = compile(&inputs, 1);
         let known: Vec<String> = inputs

@@ -20,10 +20,8 @@ fn start(dir: &Path) -> (FileSource, Receiver<Update>) {
 
 /// Services as `name:port`, sorted.
 fn services(update: &Update) -> Vec<String> {
-    let ports = update.inputs.services.iter().map(|(name, sourced)| {
-        let spec = sourced.object.spec.as_ref().expect("a spec");
-        format!("{}:{}", name.name, spec.ports.as_ref().expect("ports")[0].port)
-    });
+    let ports =
+        update.inputs.services.iter().map(|(name, sourced)| format!("{}:{}", name.name, sourced.object.ports[0].port));
     ports.collect()
 }
 

@@ -98,7 +98,7 @@ pub struct RouteMatch {
     /// gRPC service and method; becomes the path they are called by, so no other path may stand beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "GrpcMatch")]
-    pub grpc: Option<GrpcMatch>,
+    pub grpc: Option<Box<GrpcMatch>>,
 }
 
 /// A predicate on the canonical path.

@@ -30,7 +30,7 @@ pub enum OpenEnum<T> {
     /// A value that this version knows.
     Known(T),
     /// Anything else, as written.
-    Unknown(String),
+    Unknown(Box<str>),
 }
 
 impl<T: KnownValue> OpenEnum<T> {
@@ -111,7 +111,7 @@ impl<'de, T: KnownValue> Deserialize<'de> for OpenEnum<T> {
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<Self::Value, E> {
-                Ok(T::from_name(name).map_or_else(|| OpenEnum::Unknown(name.to_owned()), OpenEnum::Known))
+                Ok(T::from_name(name).map_or_else(|| OpenEnum::Unknown(name.into()), OpenEnum::Known))
             }
         }
 

@@ -53,7 +53,8 @@ impl Target {
     }
 }
 
-/// What a rule's picks go by; the same `Arc` in consecutive snapshots when nothing of it changed.
+/// What a rule's picks go by; the same `Arc` in consecutive snapshots when nothing of it changed, and for rules that follow
+/// each other and go by the same.
 #[derive(Debug)]
 pub struct RuleTargets {
     algorithm: Algorithm,
@@ -96,6 +97,7 @@ impl EndpointRegistry {
         let backends = self.backends(snapshot, previous);
         self.prune(backends.iter().map(|backend| backend.endpoints.len()).sum());
         let mut rings = FxHashMap::default();
+        let mut last: Option<Arc<RuleTargets>> = None;
         let rules = (0..)
             .zip(&snapshot.rules)
             .map(|(index, rule)| {
@@ -103,8 +105,13 @@ impl EndpointRegistry {
                 let before = previous
                     .and_then(|previous| (previous.rule)(RuleId(index)).map(|rule| (previous, rule)))
                     .and_then(|(previous, rule)| previous.balancers.rule(rule));
-                if let Some(before) = before.filter(|before| before.unchanged(rule, &targets)) {
+                if let Some(before) = before.filter(|before| before.is_for(rule, &targets)) {
+                    last = Some(Arc::clone(before));
                     return Arc::clone(before);
+                }
+                // Rules of one route mostly lead to the same place.
+                if let Some(last) = last.as_ref().filter(|last| last.is_for(rule, &targets)) {
+                    return Arc::clone(last);
                 }
                 let ring = match &rule.algorithm {
                     Algorithm::ConsistentHash(hash) => ring(hash, &targets, &mut rings),
@@ -114,7 +121,8 @@ impl EndpointRegistry {
                     | Algorithm::LeastRequest
                     | Algorithm::PeakEwma => None,
                 };
-                Arc::new(RuleTargets { algorithm: rule.algorithm.clone(), targets, ring })
+                let new = RuleTargets { algorithm: rule.algorithm.clone(), targets, ring };
+                Arc::clone(last.insert(Arc::new(new)))
             })
             .collect();
         Balancers { backends, rules }
@@ -266,7 +274,7 @@ impl Balancers {
 }
 
 impl RuleTargets {
-    fn unchanged(&self, rule: &Rule, targets: &[Target]) -> bool {
+    fn is_for(&self, rule: &Rule, targets: &[Target]) -> bool {
         self.algorithm == rule.algorithm
             && self.targets.len() == targets.len()
             && self.targets.iter().zip(targets).all(|(one, other)| one.same(other))

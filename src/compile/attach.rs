@@ -68,6 +68,13 @@ pub(super) struct Delegation {
     pub(super) rules: Vec<(usize, usize)>,
 }
 
+impl Delegation {
+    /// The position of the route that hangs on listeners itself.
+    pub(super) fn root(&self) -> Option<usize> {
+        self.rules.last().map(|(route, _)| *route)
+    }
+}
+
 /// One parent of a route that is ours to judge.
 #[derive(Clone, Debug)]
 pub(super) struct Parent {
@@ -83,7 +90,10 @@ pub(super) struct Parent {
 /// What attachment found out about one route.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Attached {
-    pub(super) parents: Vec<Parent>,
+    /// The same for all routes that name none and that all listeners admit.
+    pub(super) parents: Arc<[Parent]>,
+    /// The number of parents of all routes before.
+    pub(super) first_parent: usize,
     pub(super) ways: Vec<Way>,
 }
 
@@ -125,19 +135,18 @@ pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attach
     let mut listeners: Vec<Parent> =
         (0..).map(ListenerId).zip(&inputs.listeners).map(|(id, one)| static_listener(id, one)).collect();
     listeners.sort_by(|a, b| a.key.cmp(&b.key));
+    let listeners: Arc<[Parent]> = listeners.into();
+    let mut first_parent = 0;
     let mut attached: Vec<Attached> = Vec::with_capacity(routes.len());
     let mut references = Vec::new();
     for (child, route) in routes.iter_mut().enumerate() {
-        let mut own = Attached::default();
         let parent_refs = &route.object.spec.parent_refs;
-        if parent_refs.is_empty() {
-            to_all_listeners(inputs, &listeners, route, &mut own);
-        }
+        let mut parents = Vec::with_capacity(parent_refs.len());
         for (index, parent_ref) in parent_refs.iter().enumerate() {
             let verdict = match (parent_ref.group.as_str(), parent_ref.kind.as_str()) {
                 (GROUP, "Listener") => to_listener(inputs, parent_ref, &route.name.namespace).map(Some),
                 (GROUP, "GatewayRoute") => {
-                    references.push(Reference { child, parent: own.parents.len(), index });
+                    references.push(Reference { child, parent: parents.len(), index });
                     Ok(None)
                 }
                 (GATEWAY_GROUP, "Gateway" | "ListenerSet") | ("", "Service") => Err((
@@ -150,18 +159,25 @@ pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attach
             };
             let listener = verdict.as_ref().ok().copied().flatten();
             let parent_ref = Arc::new(parent_ref.clone());
-            own.parents.push(Parent { key: key(route, &parent_ref).into(), parent_ref, listener, refused: None });
+            let mut parent = Parent { key: key(route, &parent_ref).into(), parent_ref, listener, refused: None };
             if let Err(refusal) = verdict {
-                let last = own.parents.len() - 1;
-                refuse(route, &mut own, last, index, refusal);
+                refuse(route, &mut parent, parents.len(), index, refusal);
             }
+            parents.push(parent);
         }
+        let parents: Arc<[Parent]> = match parent_refs.is_empty() {
+            true => to_all_listeners(inputs, &listeners, route),
+            false => parents.into(),
+        };
         let mut bound = Listeners::default();
-        own.parents.iter().filter_map(|parent| parent.listener).for_each(|id| bound.insert(id));
+        parents.iter().filter_map(|parent| parent.listener).for_each(|id| bound.insert(id));
+        let mut ways = Vec::new();
         if !bound.is_empty() {
-            own.ways.push(Way { listeners: bound, hostnames: Arc::clone(&route.hostnames), delegation: None });
+            ways = vec![Way { listeners: bound, hostnames: Arc::clone(&route.hostnames), delegation: None }];
         }
-        attached.push(own);
+        let count = parents.len();
+        attached.push(Attached { parents, first_parent, ways });
+        first_parent += count;
     }
     if !references.is_empty() {
         delegate(inputs, routes, &mut attached, references);
@@ -169,13 +185,11 @@ pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attach
     attached
 }
 
-/// Writes down that a parent does not take a route.
-fn refuse(route: &mut OwnRoute<'_>, attached: &mut Attached, parent: usize, index: usize, refusal: Refusal) {
+/// Writes down that a parent, at a position in the status, does not take a route.
+fn refuse(route: &mut OwnRoute<'_>, parent: &mut Parent, position: usize, index: usize, refusal: Refusal) {
     let (reason, found, expected) = refusal;
-    if let Some(parent) = attached.parents.get_mut(parent) {
-        parent.refused = Some((reason, format!("found {found}, expected {expected}")));
-    }
-    route.report.add(About::Parent(parent), reason, FieldPath::SPEC.item("parentRefs", index), found, expected);
+    parent.refused = Some((reason, format!("found {found}, expected {expected}")));
+    route.report.add(About::Parent(position), reason, FieldPath::SPEC.item("parentRefs", index), found, expected);
 }
 
 /// A listener as the parent of routes that name none.
@@ -206,14 +220,17 @@ fn admits(listener: &StaticListener, namespace: &str) -> bool {
     listener.allowed_namespaces.as_ref().is_none_or(|names| names.iter().any(|name| name == namespace))
 }
 
-fn to_all_listeners(inputs: &Inputs, listeners: &[Parent], route: &mut OwnRoute<'_>, attached: &mut Attached) {
+fn to_all_listeners(inputs: &Inputs, listeners: &Arc<[Parent]>, route: &mut OwnRoute<'_>) -> Arc<[Parent]> {
     let namespace = &route.name.namespace;
     let is_admitted = |parent: &Parent| {
         let listener = parent.listener.and_then(|id| inputs.listeners.get(id.index()));
         listener.is_some_and(|listener| admits(listener, namespace))
     };
-    attached.parents = listeners.to_vec();
-    for parent in &mut attached.parents {
+    if listeners.iter().all(is_admitted) {
+        return Arc::clone(listeners);
+    }
+    let mut parents = listeners.to_vec();
+    for parent in &mut parents {
         if !is_admitted(parent) {
             let message = format!("the listener does not admit namespace {namespace}");
             parent.refused = Some((ConditionReason::NotAllowedByListeners, message));
@@ -221,11 +238,12 @@ fn to_all_listeners(inputs: &Inputs, listeners: &[Parent], route: &mut OwnRoute<
         }
     }
     // One that is served somewhere is served as it asks: by all that admit it.
-    if !listeners.is_empty() && attached.parents.iter().all(|parent| parent.refused.is_some()) {
+    if parents.iter().all(|parent| parent.refused.is_some()) {
         let found = format!("namespace {namespace}");
         let reason = ConditionReason::NotAllowedByListeners;
         route.report.add(About::Route, reason, "metadata.namespace", found, "a namespace that a listener admits");
     }
+    parents.into()
 }
 
 fn to_listener(inputs: &Inputs, parent: &ParentRef, namespace: &str) -> Result<ListenerId, Refusal> {
@@ -264,8 +282,9 @@ fn delegate(inputs: &Inputs, routes: &mut [OwnRoute<'_>], attached: &mut [Attach
         match admitted(inputs, routes, &reference, target, &circles) {
             Ok((route, rule)) => edges.push(Edge { reference, route, rule, outcome: Outcome::NoWay }),
             Err(refusal) => {
-                let (child, parent) = (reference.child, reference.parent);
-                refuse(&mut routes[child], &mut attached[child], parent, reference.index, refusal);
+                let (child, position) = (reference.child, reference.parent);
+                let parent = &mut Arc::make_mut(&mut attached[child].parents)[position];
+                refuse(&mut routes[child], parent, position, reference.index, refusal);
             }
         }
     }
@@ -315,8 +334,9 @@ fn delegate(inputs: &Inputs, routes: &mut [OwnRoute<'_>], attached: &mut [Attach
                 (ConditionReason::NotDelegated, "too many ways from listeners".to_owned(), expected)
             }
         };
-        let child = reference.child;
-        refuse(&mut routes[child], &mut attached[child], reference.parent, reference.index, (reason, found, expected));
+        let (child, position) = (reference.child, reference.parent);
+        let parent = &mut Arc::make_mut(&mut attached[child].parents)[position];
+        refuse(&mut routes[child], parent, position, reference.index, (reason, found, expected));
     }
 }
 

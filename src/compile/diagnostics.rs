@@ -19,7 +19,7 @@ pub enum Severity {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectRef {
     /// Kind, such as `GatewayRoute`.
-    pub kind: Arc<str>,
+    pub kind: &'static str,
     /// Namespace and name.
     pub name: ObjectName,
 }

@@ -4,142 +4,118 @@
 //! terminating); when A is empty class B (serving while it terminates), as kube-proxy does; the rest never. Clockless:
 //! whoever holds a vanished endpoint for a while does so before this stage.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Endpoints, ObjectReference, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use rustc_hash::FxHashMap;
 
 use super::diagnostics::{Diagnostic, ObjectRef, Origin, Severity};
 use super::inputs::{Inputs, Sourced};
+use super::objects::{self, Address, Class, EndpointPort, EndpointSlice, Endpoints, Service, ServicePort};
 use crate::model::backend::Endpoint;
 use crate::model::ids::{EndpointKey, ObjectName};
 
-/// The label that names the Service of a slice.
-pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
-
-/// What an endpoint may be used for; the lesser is the better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Class {
-    /// A: ready and not terminating. New requests.
-    Ready,
-    /// B: serving while it terminates. New requests when nothing is ready.
-    Serving,
-    /// C: neither.
-    Unusable,
+/// A slice that belongs to a Service.
+struct OfService<'a> {
+    service: &'a str,
+    name: &'a ObjectName,
+    slice: &'a Sourced<EndpointSlice>,
 }
 
-impl Class {
-    /// The class by the conditions of a slice; those not stated mean ready, serving and not terminating (discovery/v1).
-    #[must_use]
-    pub fn of(conditions: Option<&EndpointConditions>) -> Self {
-        let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
-        let serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(true);
-        let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
-        match (ready, serving, terminating) {
-            (true, _, false) => Self::Ready,
-            (_, true, true) => Self::Serving,
-            (false, _, false) | (_, false, true) => Self::Unusable,
-        }
+impl OfService<'_> {
+    /// Where its Service stands before or behind another one.
+    fn cmp(&self, namespace: &str, service: &str) -> Ordering {
+        self.name.namespace.as_ref().cmp(namespace).then_with(|| self.service.cmp(service))
     }
 }
 
-type NamedSlice<'a> = (&'a ObjectName, &'a Sourced<EndpointSlice>);
-
-/// Slices by the Service that they belong to, found once a compilation.
+/// Slices by the Service that they belong to, gone through once a compilation: in the order of Services.
 pub(super) struct EndpointIndex<'a> {
-    /// By namespace and name of the Service.
-    slices: FxHashMap<(&'a str, &'a str), Vec<NamedSlice<'a>>>,
+    /// Sorted by namespace and Service, then by name.
+    slices: Vec<OfService<'a>>,
+    /// The first slice that does not belong to a Service before the last one that was asked for.
+    next: usize,
     legacy: &'a BTreeMap<ObjectName, Sourced<Endpoints>>,
     allow_loopback: bool,
+    /// What one Service has; empty between two.
+    found: Vec<(Key<'a>, Found<'a>)>,
 }
 
 impl<'a> EndpointIndex<'a> {
     pub(super) fn new(inputs: &'a Inputs) -> Self {
-        let mut slices: FxHashMap<(&str, &str), Vec<_>> = FxHashMap::default();
+        let mut slices = Vec::with_capacity(inputs.slices.len());
         for (name, slice) in &inputs.slices {
-            let labels = slice.object.metadata.labels.as_ref();
-            if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME)) {
-                slices.entry((&name.namespace, service.as_str())).or_default().push((name, slice));
-            }
+            slices.extend(slice.object.service.as_deref().map(|service| OfService { service, name, slice }));
         }
-        Self { slices, legacy: &inputs.endpoints, allow_loopback: inputs.allow_loopback_endpoints }
+        slices.sort_by(|a, b| a.cmp(&b.name.namespace, b.service));
+        let (legacy, allow_loopback) = (&inputs.endpoints, inputs.allow_loopback_endpoints);
+        Self { slices, next: 0, legacy, allow_loopback, found: Vec::new() }
     }
 
     /// The usable endpoints of a Service port, sorted by key; what is strange about them goes to `diagnostics`.
+    ///
+    /// Cheap when Services are asked for in the order of their names: each goes on where the one before ended.
     pub(super) fn endpoints(
-        &self,
+        &mut self,
         name: &ObjectName,
         service: &Service,
         port: &ServicePort,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Arc<[Endpoint]> {
-        let mut union = Union { found: Vec::new(), allow_loopback: self.allow_loopback, diagnostics };
-        let spec = service.spec.as_ref();
-        let has_selector = spec.and_then(|spec| spec.selector.as_ref()).is_some_and(|selector| !selector.is_empty());
-        match self.slices.get(&(&*name.namespace, &*name.name)) {
-            Some(slices) => slices.iter().for_each(|(name, slice)| union.add_slice(name, slice, port)),
+        let place = |slice: &OfService<'_>| slice.cmp(&name.namespace, &name.name);
+        if self.next.checked_sub(1).is_some_and(|before| place(&self.slices[before]).is_ge()) {
+            self.next = 0;
+        }
+        self.next += self.slices[self.next..].iter().take_while(|slice| place(slice).is_lt()).count();
+        let mut slices = self.slices[self.next..].iter().take_while(|slice| place(slice).is_eq()).peekable();
+        let found = &mut self.found;
+        let mut union = Union { found, allow_loopback: self.allow_loopback, diagnostics };
+        if slices.peek().is_some() {
+            slices.for_each(|of_service| union.add_slice(of_service.name, of_service.slice, port));
+        } else if !service.has_selector
+            && let Some(endpoints) = self.legacy.get(name)
+        {
             // A Service with a selector has the slices of the controller or none; Endpoints of others are mirrored into
             // slices where a controller does that, and are read here where none does.
-            None if has_selector => {}
-            None => {
-                let publish = spec.and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
-                if let Some(endpoints) = self.legacy.get(name) {
-                    union.add_legacy(name, endpoints, port, publish);
-                }
-            }
+            union.add_legacy(name, endpoints, port, service.publishes_not_ready);
         }
-        let families = spec.and_then(|spec| spec.ip_families.as_deref()).unwrap_or_default();
-        union.into_endpoints(families.first().is_some_and(|family| family == "IPv6"))
+        take_endpoints(&mut self.found, service.prefers_ipv6)
     }
 }
 
 /// The union over slices; a key may stand there twice until the end.
 struct Union<'a, 'd> {
-    found: Vec<(Key<'a>, Found<'a>)>,
+    found: &'d mut Vec<(Key<'a>, Found<'a>)>,
     allow_loopback: bool,
     diagnostics: &'d mut Vec<Diagnostic>,
 }
 
 /// Address and port, and the uid of the pod.
-type Key<'a> = (SocketAddr, Option<&'a str>);
+type Key<'a> = (SocketAddr, Option<&'a Arc<str>>);
 
 /// One address of one pod, before the families are told apart.
 #[derive(Clone, Copy)]
 struct Found<'a> {
     class: Class,
     /// Name of the pod.
-    pod: Option<&'a str>,
-    /// What two addresses of one pod have in common: uid, else name.
-    identity: Option<&'a str>,
+    pod: Option<&'a Arc<str>>,
 }
 
 impl<'a> Union<'a, '_> {
     fn add_slice(&mut self, name: &ObjectName, slice: &'a Sourced<EndpointSlice>, service_port: &ServicePort) {
         let subject = ("EndpointSlice", name, slice.origin.as_ref());
         let object = &*slice.object;
-        if !matches!(object.address_type.as_str(), "IPv4" | "IPv6") {
-            let expected = "IPv4 or IPv6";
-            self.warn(subject, "addressType".to_owned(), object.address_type.clone(), expected, "the slice is ignored");
+        if let Some(address_type) = &object.foreign_type {
+            let found = address_type.to_string();
+            self.warn(subject, "addressType".to_owned(), found, "IPv4 or IPv6", "the slice is ignored");
             return;
         }
-        let wanted = service_port.name.as_deref().unwrap_or_default();
-        let ports = object.ports.iter().flatten().filter(|port| port.name.as_deref().unwrap_or_default() == wanted);
-        // A port without a number stands for every port: then the Service says which.
-        let number = |port: Option<i32>| port_number(port.unwrap_or_else(|| target_port(service_port)));
-        let numbers: Vec<u16> = ports.filter_map(|port| number(port.port)).collect();
-        for (index, endpoint) in object.endpoints.iter().flatten().enumerate() {
-            // Only the first address has a meaning (discovery/v1).
-            let Some(address) = endpoint.addresses.first() else { continue };
+        for (index, endpoint) in object.endpoints.iter().enumerate() {
             let place = || format!("endpoints[{index}].addresses[0]");
-            let Some(ip) = self.usable(subject, place, address) else { continue };
-            let class = Class::of(endpoint.conditions.as_ref());
-            for number in &numbers {
-                self.add(SocketAddr::new(ip, *number), class, endpoint.target_ref.as_ref());
-            }
+            let Some(ip) = self.usable(subject, place, &endpoint.address) else { continue };
+            self.add(ip, endpoint, endpoint.class, &object.ports, service_port);
         }
     }
 
@@ -151,37 +127,30 @@ impl<'a> Union<'a, '_> {
         publish_not_ready: bool,
     ) {
         let subject = ("Endpoints", name, endpoints.origin.as_ref());
-        let wanted = service_port.name.as_deref().unwrap_or_default();
-        let not_ready = if publish_not_ready { Class::Ready } else { Class::Unusable };
-        for (index, subset) in endpoints.object.subsets.iter().flatten().enumerate() {
-            let ports = subset.ports.iter().flatten().filter(|port| port.name.as_deref().unwrap_or_default() == wanted);
-            let numbers: Vec<u16> = ports.filter_map(|port| port_number(port.port)).collect();
-            let lists = [
-                ("addresses", &subset.addresses, Class::Ready),
-                ("notReadyAddresses", &subset.not_ready_addresses, not_ready),
-            ];
-            for (field, list, class) in lists {
-                for (position, address) in list.iter().flatten().enumerate() {
+        for (index, subset) in endpoints.object.subsets.iter().enumerate() {
+            for (field, list) in [("addresses", &subset.ready), ("notReadyAddresses", &subset.not_ready)] {
+                for (position, endpoint) in list.iter().enumerate() {
                     let place = || format!("subsets[{index}].{field}[{position}].ip");
-                    let Some(ip) = self.usable(subject, place, &address.ip) else { continue };
-                    for number in &numbers {
-                        self.add(SocketAddr::new(ip, *number), class, address.target_ref.as_ref());
-                    }
+                    let Some(ip) = self.usable(subject, place, &endpoint.address) else { continue };
+                    let class = if publish_not_ready { Class::Ready } else { endpoint.class };
+                    self.add(ip, endpoint, class, &subset.ports, service_port);
                 }
             }
         }
     }
 
-    /// The address as requests may use it, or `None` after a warning.
+    /// The address as requests may use it, or `None`: after a warning, unless there is no address.
     fn usable(
         &mut self,
         subject: (&'static str, &ObjectName, Option<&Origin>),
         place: impl Fn() -> String,
-        text: &str,
+        address: &Address,
     ) -> Option<IpAddr> {
-        let expected = match text.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
-            Err(_) => "an IP address",
-            Ok(ip) => {
+        let expected = match address {
+            Address::Missing => return None,
+            Address::Text(_) => "an IP address",
+            Address::Ip(written) => {
+                let ip = written.to_canonical();
                 let (link_local, broadcast) = match ip {
                     IpAddr::V4(ip) => (ip.is_link_local(), ip.is_broadcast()),
                     IpAddr::V6(ip) => (ip.is_unicast_link_local(), false),
@@ -195,49 +164,25 @@ impl<'a> Union<'a, '_> {
                 }
             }
         };
-        self.warn(subject, place(), text.to_owned(), expected, "it is left out, the other addresses serve");
+        self.warn(subject, place(), address.to_string(), expected, "it is left out, the other addresses serve");
         None
     }
 
-    fn add(&mut self, addr: SocketAddr, class: Class, target: Option<&'a ObjectReference>) {
-        let uid = target.and_then(|target| target.uid.as_deref()).filter(|uid| !uid.is_empty());
-        let pod = target.filter(|target| target.kind.as_deref() == Some("Pod")).and_then(|pod| pod.name.as_deref());
-        self.found.push(((addr, uid), Found { class, pod, identity: uid.or(pod) }));
-    }
-
-    /// Takes the best class that has an endpoint, and one address a pod: of the preferred family where it has one.
-    fn into_endpoints(self, prefer_ipv6: bool) -> Arc<[Endpoint]> {
-        let mut found = self.found;
-        // The better class wins where a key stands twice.
-        found.sort_unstable_by(|(a, of_a), (b, of_b)| a.cmp(b).then(of_a.class.cmp(&of_b.class)));
-        found.dedup_by(|(later, _), (first, _)| later == first);
-        let best = found.iter().map(|(_, found)| found.class).min().unwrap_or(Class::Unusable);
-        if best == Class::Unusable {
-            return Arc::from([]);
+    /// Adds an endpoint at each of its ports that is the Service's.
+    fn add(
+        &mut self,
+        ip: IpAddr,
+        endpoint: &'a objects::Endpoint,
+        class: Class,
+        ports: &[EndpointPort],
+        service_port: &ServicePort,
+    ) {
+        for port in ports.iter().filter(|port| port.name == service_port.name) {
+            // A port without a number stands for every port: then the Service says which.
+            let Some(number) = port_number(port.number.unwrap_or(service_port.target)) else { continue };
+            let key = (SocketAddr::new(ip, number), endpoint.uid.as_ref());
+            self.found.push((key, Found { class, pod: endpoint.pod.as_ref() }));
         }
-        found.retain(|(_, found)| found.class == best);
-        // By pod and port: its first address of the preferred family, and of the other.
-        let mut families: FxHashMap<(&str, u16), [Option<SocketAddr>; 2]> = FxHashMap::default();
-        let has_both =
-            found.iter().any(|((addr, _), _)| addr.is_ipv4()) && found.iter().any(|((addr, _), _)| addr.is_ipv6());
-        for ((addr, _), found) in found.iter().filter(|_| has_both) {
-            if let Some(identity) = found.identity {
-                let pair = families.entry((identity, addr.port())).or_default();
-                pair[usize::from(addr.is_ipv6() != prefer_ipv6)].get_or_insert(*addr);
-            }
-        }
-        let endpoint = |((addr, uid), found): (Key<'_>, Found<'_>)| {
-            let pair = found.identity.and_then(|identity| families.get(&(identity, addr.port())));
-            let [preferred, other] = pair.copied().unwrap_or_default();
-            let is_preferred = addr.is_ipv6() == prefer_ipv6;
-            // The other address of a pod that has a preferred one would count the pod twice.
-            (is_preferred || preferred.is_none()).then(|| Endpoint {
-                key: EndpointKey { addr, uid: uid.map(Arc::from) },
-                fallback: other.filter(|_| is_preferred),
-                pod: found.pod.map(Arc::from),
-            })
-        };
-        found.into_iter().filter_map(endpoint).collect()
     }
 
     fn warn(
@@ -249,7 +194,7 @@ impl<'a> Union<'a, '_> {
         effect: &str,
     ) {
         self.diagnostics.push(Diagnostic {
-            object: Some(ObjectRef { kind: kind.into(), name: name.clone() }),
+            object: Some(ObjectRef { kind, name: name.clone() }),
             origin: origin.cloned(),
             path,
             severity: Severity::Warning,
@@ -265,12 +210,49 @@ fn port_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number > 0)
 }
 
-/// The number that a Service port leads to when a slice names none; a named target port is resolved in slices only.
-fn target_port(port: &ServicePort) -> i32 {
-    match &port.target_port {
-        Some(IntOrString::Int(number)) => *number,
-        Some(IntOrString::String(_)) | None => port.port,
+/// Takes the best class that has an endpoint, and one address a pod: of the preferred family where it has one.
+fn take_endpoints(found: &mut Vec<(Key<'_>, Found<'_>)>, prefer_ipv6: bool) -> Arc<[Endpoint]> {
+    // The better class wins where a key stands twice.
+    found.sort_unstable_by(|(a, of_a), (b, of_b)| a.cmp(b).then(of_a.class.cmp(&of_b.class)));
+    found.dedup_by(|(later, _), (first, _)| later == first);
+    let best = found.iter().map(|(_, found)| found.class).min().unwrap_or(Class::Unusable);
+    if best == Class::Unusable {
+        found.clear();
+        return Arc::from([]);
     }
+    found.retain(|(_, found)| found.class == best);
+    let endpoint = |((addr, uid), found): (Key<'_>, Found<'_>), fallback| Endpoint {
+        key: EndpointKey { addr, uid: uid.cloned() },
+        fallback,
+        pod: found.pod.cloned(),
+    };
+    let is_ipv6 = |((addr, _), _): &(Key<'_>, Found<'_>)| addr.is_ipv6();
+    if found.iter().all(is_ipv6) || !found.iter().any(is_ipv6) {
+        return found.drain(..).map(|found| endpoint(found, None)).collect();
+    }
+    // By pod and port: its first address of the preferred family, and of the other.
+    let mut families: FxHashMap<(&str, u16), [Option<SocketAddr>; 2]> = FxHashMap::default();
+    for one in found.iter() {
+        let ((addr, _), _) = *one;
+        if let Some(identity) = identity(*one) {
+            let pair = families.entry((identity, addr.port())).or_default();
+            pair[usize::from(addr.is_ipv6() != prefer_ipv6)].get_or_insert(addr);
+        }
+    }
+    let endpoints = found.drain(..).filter_map(|one| {
+        let ((addr, _), _) = one;
+        let pair = identity(one).and_then(|identity| families.get(&(identity, addr.port())));
+        let [preferred, other] = pair.copied().unwrap_or_default();
+        let is_preferred = addr.is_ipv6() == prefer_ipv6;
+        // The other address of a pod that has a preferred one would count the pod twice.
+        (is_preferred || preferred.is_none()).then(|| endpoint(one, other.filter(|_| is_preferred)))
+    });
+    endpoints.collect()
+}
+
+/// What two addresses of one pod have in common: uid, else name.
+fn identity<'a>(((_, uid), found): (Key<'a>, Found<'a>)) -> Option<&'a str> {
+    uid.or(found.pod).map(|identity| &**identity)
 }
 
 #[cfg(test)]

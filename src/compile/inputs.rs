@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::Namespace;
 
 use super::diagnostics::Origin;
-use crate::api::gateway_route::GatewayRoute;
+use super::objects::{EndpointSlice, Endpoints, Route, Service};
 use crate::api::reference_grant::ReferenceGrant;
 use crate::model::ids::ObjectName;
 
@@ -39,7 +38,7 @@ pub struct Inputs {
     /// `controllerName` of status entries.
     pub controller_name: Arc<str>,
     /// GatewayRoutes.
-    pub routes: BTreeMap<ObjectName, Sourced<GatewayRoute>>,
+    pub routes: BTreeMap<ObjectName, Sourced<Route>>,
     /// Services.
     pub services: BTreeMap<ObjectName, Sourced<Service>>,
     /// EndpointSlices.

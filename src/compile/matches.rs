@@ -1,8 +1,10 @@
 //! Matches of a rule as predicates of the router.
 
+use std::borrow::{Borrow, Cow};
+use std::hash::Hash;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::report::{FieldPath, Report};
 use crate::api::gateway_route::{
@@ -11,6 +13,7 @@ use crate::api::gateway_route::{
 };
 use crate::model::matching::{CompiledRegex, PathMatch, RegexError, Template, TemplateError, ValueMatch, ValueTest};
 use crate::model::path::normalize_route_path;
+use crate::model::policy::{Timeouts, Upgrades};
 
 /// What one match asks of a request, hostname and priority aside.
 #[derive(Clone, Debug)]
@@ -24,10 +27,10 @@ pub(super) struct Predicate {
 
 /// Expressions by their text: compiling one takes longer than everything else about a rule, and many are alike.
 #[derive(Debug, Default)]
-pub(super) struct Regexes<'a>(FxHashMap<std::borrow::Cow<'a, str>, Result<Arc<CompiledRegex>, RegexError>>);
+pub(super) struct Regexes<'a>(FxHashMap<Cow<'a, str>, Result<Arc<CompiledRegex>, RegexError>>);
 
 impl<'a> Regexes<'a> {
-    fn get(&mut self, pattern: impl Into<std::borrow::Cow<'a, str>>) -> Result<Arc<CompiledRegex>, RegexError> {
+    fn get(&mut self, pattern: impl Into<Cow<'a, str>>) -> Result<Arc<CompiledRegex>, RegexError> {
         let pattern = pattern.into();
         if let Some(known) = self.0.get(&pattern) {
             return known.clone();
@@ -38,11 +41,49 @@ impl<'a> Regexes<'a> {
     }
 }
 
+/// Values that many rules have, each held once.
+#[derive(Debug)]
+pub(super) struct Distinct<T: ?Sized>(FxHashSet<Arc<T>>);
+
+impl<T: ?Sized> Default for Distinct<T> {
+    fn default() -> Self {
+        Self(FxHashSet::default())
+    }
+}
+
+impl<T: Eq + Hash + ?Sized> Distinct<T> {
+    pub(super) fn get<V: Borrow<T> + Into<Arc<T>>>(&mut self, value: V) -> Arc<T> {
+        if let Some(known) = self.0.get(value.borrow()) {
+            return Arc::clone(known);
+        }
+        let new: Arc<T> = value.into();
+        self.0.insert(Arc::clone(&new));
+        new
+    }
+}
+
+/// What the rules of all routes have in common, made once a compilation.
+#[derive(Debug, Default)]
+pub(super) struct Shared<'a> {
+    pub(super) regexes: Regexes<'a>,
+    /// Names of rules, paths.
+    pub(super) texts: Distinct<str>,
+    pub(super) timeouts: Distinct<Timeouts>,
+    pub(super) upgrades: Distinct<Upgrades>,
+}
+
 impl Predicate {
     /// Every request.
     pub(super) fn any() -> Self {
         let none = Vec::new;
-        Self { path: PathMatch::prefix("/"), method: None, headers: none(), query_params: none(), cookies: none() }
+        // Nothing is allocated for the empty text.
+        Self {
+            path: PathMatch::Prefix(Arc::default()),
+            method: None,
+            headers: none(),
+            query_params: none(),
+            cookies: none(),
+        }
     }
 
     /// Adds what a delegating rule asks: both must hold. `None` when they name different methods.
@@ -80,7 +121,7 @@ impl Predicate {
 pub(super) struct Matches<'m, 'a, 'r> {
     /// The rule's position.
     pub(super) rule: usize,
-    pub(super) regexes: &'m mut Regexes<'a>,
+    pub(super) shared: &'m mut Shared<'a>,
     pub(super) report: &'m mut Report<'r>,
     /// Something was refused.
     pub(super) is_broken: bool,
@@ -131,8 +172,10 @@ impl<'a> Matches<'_, 'a, '_> {
             Err(error) => return self.refuse(at.field("value"), value, format!("a canonical path: {error}")),
         };
         match kind {
-            PathMatchType::Exact => Some(PathMatch::Exact(canonical.as_ref().into())),
-            PathMatchType::PathPrefix => Some(PathMatch::prefix(&canonical)),
+            PathMatchType::Exact => Some(PathMatch::Exact(self.shared.texts.get(&*canonical))),
+            PathMatchType::PathPrefix => {
+                Some(PathMatch::Prefix(self.shared.texts.get(canonical.trim_end_matches('/'))))
+            }
             PathMatchType::Template | PathMatchType::RegularExpression => {
                 self.template(&canonical, value, at.field("value"))
             }
@@ -224,13 +267,9 @@ impl<'a> Matches<'_, 'a, '_> {
         compiled
     }
 
-    fn regex(
-        &mut self,
-        pattern: impl Into<std::borrow::Cow<'a, str>>,
-        at: FieldPath<'_>,
-    ) -> Option<Arc<CompiledRegex>> {
+    fn regex(&mut self, pattern: impl Into<Cow<'a, str>>, at: FieldPath<'_>) -> Option<Arc<CompiledRegex>> {
         let pattern = pattern.into();
-        match self.regexes.get(pattern.clone()) {
+        match self.shared.regexes.get(pattern.clone()) {
             Ok(regex) => Some(regex),
             Err(RegexError::TooLarge) => self.refuse(at, pattern, "a regular expression of at most 64 KiB compiled"),
             Err(RegexError::Syntax(error)) => {

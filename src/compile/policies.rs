@@ -62,7 +62,9 @@ impl Policies<'_, '_, '_> {
             "SmoothWeightedRoundRobin" => Some(Algorithm::SmoothWeightedRoundRobin),
             "LeastRequest" => Some(Algorithm::LeastRequest),
             "PeakEWMA" => Some(Algorithm::PeakEwma),
-            "ConsistentHash" => self.consistent_hash(block, at, predicates).map(Algorithm::ConsistentHash),
+            "ConsistentHash" => {
+                self.consistent_hash(block, at, predicates).map(|hash| Algorithm::ConsistentHash(hash.into()))
+            }
             unknown => {
                 let (last, names) = Algorithm::NAMES.split_last().unwrap_or((&"", &[]));
                 self.refuse(at.field("algorithm"), unknown, format!("{} or {last}", names.join(", ")))

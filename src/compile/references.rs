@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort};
 use rustc_hash::FxHashMap;
 
 use super::diagnostics::Diagnostic;
 use super::endpoints::EndpointIndex;
-use super::inputs::{Inputs, Sourced};
+use super::inputs::Inputs;
+use super::objects::{Service, ServicePort};
 use super::report::{About, FieldPath, Report};
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{BackendProtocol, BackendRef, GROUP};
@@ -17,20 +17,47 @@ use crate::model::ids::{BackendId, ObjectName};
 /// Resolves backendRefs and keeps every backend that one leads to.
 pub(super) struct Backends<'a> {
     inputs: &'a Inputs,
-    services: FxHashMap<(&'a str, &'a str), Known<'a>>,
-    numbers: FxHashMap<(&'a str, &'a str, u16, Protocol), BackendNumber>,
+    services: Services<'a>,
+    /// By position of the Service.
+    numbers: FxHashMap<(usize, u16, Protocol), BackendNumber>,
     list: Vec<Target<'a>>,
 }
 
 /// Position of a backend in the order in which references named it.
 pub(super) type BackendNumber = u32;
 
-/// A Service, with its position in the order of names: numbers are compared sooner than names.
-#[derive(Clone, Copy)]
-struct Known<'a> {
-    name: &'a ObjectName,
-    service: &'a Service,
-    position: usize,
+/// All Services in the order of their names, with the place of the last one that was looked for.
+///
+/// Routes come in the order of names too, and mostly refer to Services that are named like them: so the next look-up
+/// mostly ends where the last one did, or one further, and is two comparisons instead of a search or a hash.
+struct Services<'a> {
+    list: Vec<(&'a ObjectName, &'a Service)>,
+    last: usize,
+}
+
+impl<'a> Services<'a> {
+    fn new(inputs: &'a Inputs) -> Self {
+        let list = inputs.services.iter().map(|(name, service)| (name, &*service.object)).collect();
+        Self { list, last: 0 }
+    }
+
+    /// The position of a Service; positions are in the order of names.
+    fn find(&mut self, namespace: &str, name: &str) -> Option<usize> {
+        let is_at = |at: usize| {
+            let found = self.list.get(at);
+            found.is_some_and(|(found, _)| *found.name == *name && *found.namespace == *namespace)
+        };
+        let position = match (is_at(self.last), is_at(self.last + 1)) {
+            (true, _) => self.last,
+            (false, true) => self.last + 1,
+            (false, false) => {
+                let key = |(name, _): &(&'a ObjectName, _)| (&*name.namespace, &*name.name);
+                self.list.binary_search_by_key(&(namespace, name), key).ok()?
+            }
+        };
+        self.last = position;
+        Some(position)
+    }
 }
 
 /// A Service port that a reference leads to.
@@ -47,11 +74,7 @@ type Refusal = (&'static str, ConditionReason, String, String);
 
 impl<'a> Backends<'a> {
     pub(super) fn new(inputs: &'a Inputs) -> Self {
-        let known = |(position, (name, service)): (usize, (&'a ObjectName, &'a Sourced<Service>))| {
-            ((&*name.namespace, &*name.name), Known { name, service: &service.object, position })
-        };
-        let services = inputs.services.iter().enumerate().map(known).collect();
-        Self { inputs, services, numbers: FxHashMap::default(), list: Vec::new() }
+        Self { inputs, services: Services::new(inputs), numbers: FxHashMap::default(), list: Vec::new() }
     }
 
     /// The backend of a reference at `at` in a rule of a route in `namespace`; `None` is reported: its share answers 500.
@@ -88,29 +111,28 @@ impl<'a> Backends<'a> {
                 format!("a ReferenceGrant in namespace {namespace} from GatewayRoute in namespace {from} to Service");
             return Err(("namespace", ConditionReason::RefNotPermitted, found, expected));
         }
-        let Some(&Known { name, service, position }) = self.services.get(&(namespace, reference.name.as_str())) else {
+        let Some(position) = self.services.find(namespace, &reference.name) else {
             let found = format!("no Service {namespace}/{}", reference.name);
             return Err(("name", ConditionReason::BackendNotFound, found, "an existing Service".to_owned()));
         };
-        let spec = service.spec.as_ref();
-        if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
+        let (name, service) = self.services.list[position];
+        if service.is_external_name {
             // It names any host, the cluster's own included: whoever may write it could reach what we can reach.
             let found = format!("Service {name} of type ExternalName");
             return Err(("name", ConditionReason::InvalidKind, found, "a Service with endpoints".to_owned()));
         }
-        let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
         let wanted = reference.port.unwrap_or(0);
-        let is_http = |port: &&ServicePort| matches!(port.protocol.as_deref(), None | Some("TCP" | ""));
-        let with_number = || ports.iter().filter(|port| port.port == i32::from(wanted));
-        let Some(port) = with_number().find(is_http).or_else(|| with_number().next()) else {
-            let numbers: Vec<_> = ports.iter().map(|port| port.port.to_string()).collect();
+        let with_number = || service.ports.iter().filter(|port| port.port == i32::from(wanted));
+        let over_tcp = with_number().find(|port| port.transport.is_none());
+        let Some(port) = over_tcp.or_else(|| with_number().next()) else {
+            let numbers: Vec<_> = service.ports.iter().map(|port| port.port.to_string()).collect();
             let numbers = if numbers.is_empty() { "which has none".to_owned() } else { numbers.join(", ") };
             let (found, expected) = (format!("port {wanted}"), format!("a port of Service {name}: {numbers}"));
             return Err(("port", ConditionReason::BackendNotFound, found, expected));
         };
         let protocol = protocol(reference, port)
             .map_err(|(field, found, expected)| (field, ConditionReason::UnsupportedProtocol, found, expected))?;
-        let number = self.numbers.entry((&name.namespace, &name.name, wanted, protocol)).or_insert_with(|| {
+        let number = self.numbers.entry((position, wanted, protocol)).or_insert_with(|| {
             let key = BackendKey { service: name.clone(), port: wanted, protocol };
             self.list.push(Target { key, position, service, port });
             u32::try_from(self.list.len() - 1).unwrap_or(u32::MAX)
@@ -128,8 +150,7 @@ impl<'a> Backends<'a> {
 
     /// Whether the Service asks for affinity by client address.
     pub(super) fn has_client_affinity(&self, number: BackendNumber) -> bool {
-        let spec = self.list.get(number as usize).and_then(|target| target.service.spec.as_ref());
-        spec.and_then(|spec| spec.session_affinity.as_deref()) == Some("ClientIP")
+        self.list.get(number as usize).is_some_and(|target| target.service.has_client_affinity)
     }
 
     /// The backends of some numbers, sorted by key, with their endpoints; the id of each number; and what is strange
@@ -147,7 +168,7 @@ impl<'a> Backends<'a> {
             let Target { key, position, .. } = &self.list[*number as usize];
             (*position, key.port, key.protocol)
         });
-        let index = EndpointIndex::new(self.inputs);
+        let mut index = EndpointIndex::new(self.inputs);
         let mut diagnostics = Vec::new();
         let mut backends: Vec<Backend> = Vec::with_capacity(order.len());
         for (id, number) in (0..).map(BackendId).zip(order) {
@@ -172,7 +193,7 @@ impl<'a> Backends<'a> {
 /// # Errors
 /// The field, what was found and what is expected.
 fn protocol(reference: &BackendRef, port: &ServicePort) -> Result<Protocol, (&'static str, String, String)> {
-    if let Some(transport) = port.protocol.as_deref().filter(|transport| !matches!(*transport, "TCP" | "")) {
+    if let Some(transport) = &port.transport {
         return Err(("port", format!("a port of protocol {transport}"), "a port of protocol TCP".to_owned()));
     }
     if let Some(stated) = &reference.protocol {
@@ -184,7 +205,7 @@ fn protocol(reference: &BackendRef, port: &ServicePort) -> Result<Protocol, (&'s
             }
         };
     }
-    match port.app_protocol.as_deref().unwrap_or_default() {
+    match &*port.app_protocol {
         // gRPC has no HTTP/1.1 form: the name can only mean HTTP/2.
         "kubernetes.io/h2c" | "grpc" => Ok(Protocol::H2c),
         secure @ ("kubernetes.io/wss" | "https" | "grpcs") => {

@@ -85,7 +85,7 @@ impl<'a> Report<'a> {
         expected: impl Into<String>,
     ) {
         let diagnostic = Diagnostic {
-            object: Some(ObjectRef { kind: "GatewayRoute".into(), name: self.name.clone() }),
+            object: Some(ObjectRef { kind: "GatewayRoute", name: self.name.clone() }),
             origin: self.origin.cloned(),
             path: path.to_string(),
             severity: Severity::Error,

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::filters::{self, Faults, List};
 use super::inputs::Sourced;
-use super::matches::{Matches, Predicate, Regexes};
+use super::matches::{Matches, Predicate, Shared};
+use super::objects::Route;
 use super::policies::Policies;
 use super::references::{BackendNumber, Backends};
 use super::report::{About, FieldPath, Report};
 use super::upgrades;
 use crate::api::conditions::ConditionReason;
-use crate::api::gateway_route::{Delegate, GatewayRoute, RouteRule};
+use crate::api::gateway_route::{Delegate, RouteRule};
 use crate::api::in_force::{NotInForce, Scope, not_in_force};
 use crate::model::filter::Filter;
 use crate::model::host::{normalize_host, parse_authority};
@@ -25,7 +26,7 @@ const MAX_MATCHES: usize = 512;
 pub(super) struct OwnRoute<'a> {
     pub(super) name: &'a ObjectName,
     pub(super) label: Arc<str>,
-    pub(super) object: &'a GatewayRoute,
+    pub(super) object: &'a Route,
     /// Its hostnames, each once; `Any` alone when it names none; empty when all are wrong.
     pub(super) hostnames: Arc<[Hostname]>,
     /// By position; `None` for a rule that is left out.
@@ -41,11 +42,11 @@ pub(super) struct OwnRule<'a> {
     /// One for each match; at least one.
     pub(super) predicates: Vec<Predicate>,
     /// `None` when neither the rule nor its route has the block.
-    pub(super) timeouts: Option<Timeouts>,
+    pub(super) timeouts: Option<Arc<Timeouts>>,
     /// `None` when neither the rule nor its route has the block.
     pub(super) algorithm: Option<Algorithm>,
     /// `None` when neither the rule nor its route has the block.
-    pub(super) upgrades: Option<Upgrades>,
+    pub(super) upgrades: Option<Arc<Upgrades>>,
     /// The layers of its route and its own, outermost first.
     pub(super) filters: Arc<[Filter]>,
     pub(super) shares: Vec<Share>,
@@ -80,8 +81,8 @@ impl OwnRule<'_> {
 impl<'a> OwnRoute<'a> {
     pub(super) fn compile(
         name: &'a ObjectName,
-        route: &'a Sourced<GatewayRoute>,
-        regexes: &mut Regexes<'a>,
+        route: &'a Sourced<Route>,
+        shared: &mut Shared<'a>,
         backends: &mut Backends<'a>,
     ) -> Self {
         let object = &*route.object;
@@ -92,21 +93,22 @@ impl<'a> OwnRoute<'a> {
         let mut matches = 0;
         for (index, rule) in object.spec.rules.iter().enumerate() {
             matches += rule.matches.len().max(1);
-            let sound = compile_rule(name, object, index, regexes, backends, &mut report);
+            let sound = compile_rule(name, object, index, shared, backends, &mut report);
             let dropped = matches > MAX_MATCHES || refused.iter().any(|finding| finding.scope.covers(index, rule));
-            rules.push(sound.filter(|_| !dropped));
+            rules.push(if dropped { None } else { sound });
         }
         if matches > MAX_MATCHES {
             let expected = format!("at most {MAX_MATCHES} matches; the rules up to there serve");
             let found = format!("{matches} matches");
             report.add(About::Heirs, ConditionReason::UnsupportedValue, "spec.rules", found, expected);
         }
-        Self { name, label: name.to_string().into(), object, hostnames, rules, report }
+        let label = [&*name.namespace, "/", &*name.name].concat().into();
+        Self { name, label, object, hostnames, rules, report }
     }
 }
 
 /// Reports what is not in force yet, and gives it back.
-fn refuse_not_in_force(route: &GatewayRoute, report: &mut Report<'_>) -> Vec<NotInForce> {
+fn refuse_not_in_force(route: &Route, report: &mut Report<'_>) -> Vec<NotInForce> {
     let refused = not_in_force(&route.spec);
     for NotInForce { scope, path, found, expected } in &refused {
         let has_heirs = || route.spec.rules.iter().enumerate().any(|(index, rule)| scope.covers(index, rule));
@@ -124,9 +126,9 @@ fn refuse_not_in_force(route: &GatewayRoute, report: &mut Report<'_>) -> Vec<Not
 /// One rule, or `None` after a report that drops it.
 fn compile_rule<'a>(
     name: &ObjectName,
-    route: &'a GatewayRoute,
+    route: &'a Route,
     index: usize,
-    regexes: &mut Regexes<'a>,
+    shared: &mut Shared<'a>,
     backends: &mut Backends<'a>,
     report: &mut Report<'_>,
 ) -> Option<OwnRule<'a>> {
@@ -134,7 +136,7 @@ fn compile_rule<'a>(
     let spec = FieldPath::SPEC;
     let at = spec.item("rules", index);
     let mut predicates = Vec::with_capacity(rule.matches.len().max(1));
-    let mut matches = Matches { rule: index, regexes, report, is_broken: false };
+    let mut matches = Matches { rule: index, shared, report, is_broken: false };
     for (position, one) in rule.matches.iter().enumerate() {
         predicates.extend(matches.compile(one, at.item("matches", position)));
     }
@@ -143,11 +145,11 @@ fn compile_rule<'a>(
     }
     let has_broken_match = matches.is_broken;
     let mut policies = Policies { spec: &route.spec, rule, index, report, is_broken: false };
-    let timeouts = policies.timeouts();
+    let timeouts = policies.timeouts().map(|timeouts| shared.timeouts.get(timeouts));
     let algorithm = policies.algorithm(&predicates);
     let mut is_broken = has_broken_match || policies.is_broken;
     let upgrades = match upgrades::compile(&route.spec, rule, index, report) {
-        upgrades::Compiled::Said(upgrades) => Some(upgrades),
+        upgrades::Compiled::Said(upgrades) => Some(shared.upgrades.get(upgrades)),
         upgrades::Compiled::Unsaid => None,
         upgrades::Compiled::Broken => {
             is_broken = true;
@@ -174,7 +176,10 @@ fn compile_rule<'a>(
         }
     }
     let compiled = OwnRule {
-        name: rule.name.as_deref().map_or_else(|| index.to_string().into(), Arc::from),
+        name: match &rule.name {
+            Some(name) => shared.texts.get(name.as_str()),
+            None => shared.texts.get(index.to_string().as_str()),
+        },
         priority: rule.priority,
         predicates,
         timeouts,
@@ -202,7 +207,7 @@ fn compile_rule<'a>(
 
 /// The layers of a route and of one of its rules; `None` when the rule cannot be in force.
 fn rule_filters(
-    route: &GatewayRoute,
+    route: &Route,
     index: usize,
     predicates: &[Predicate],
     report: &mut Report<'_>,
@@ -218,7 +223,7 @@ fn rule_filters(
 }
 
 /// The hostnames of a route; one that is none is left out after a report.
-fn hostnames(route: &GatewayRoute, report: &mut Report<'_>) -> Arc<[Hostname]> {
+fn hostnames(route: &Route, report: &mut Report<'_>) -> Arc<[Hostname]> {
     if route.spec.hostnames.is_empty() {
         return Arc::from([Hostname::Any]);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::attach::Attached;
+use super::attach::{Attached, Parent};
 use super::report::{About, Finding};
 use super::rules::OwnRoute;
 use crate::api::conditions::ConditionReason;
@@ -24,7 +24,8 @@ pub struct RouteStatus {
     /// `metadata.generation` of the object that was compiled.
     pub generation: Option<i64>,
     /// Its parents that are ours to judge: in the order of `spec.parentRefs`, or all static listeners sorted by key.
-    pub parents: Vec<ParentStatus>,
+    /// Most routes share one list: those that name no parents, are served by all, and have nothing to be said about.
+    pub parents: Arc<[ParentStatus]>,
 }
 
 /// What became of a route at one parent.
@@ -61,17 +62,48 @@ impl Verdict {
     }
 }
 
-/// Derives the status of a route; `served` and `conflicted` say for its parents how many rules are in force and what lost.
-pub(super) fn derive(
-    route: &OwnRoute<'_>,
-    attached: &Attached,
-    served: &[usize],
-    conflicted: &BTreeMap<usize, String>,
-) -> RouteStatus {
-    let findings = &route.report.findings;
+/// Derives the statuses of routes, one after the other.
+pub(super) struct Statuses<'a> {
+    /// Whether a rule is in force at a parent; by [`Attached::first_parent`].
+    served: &'a [bool],
+    /// What to say about matches that lost to another object, by positions of route and parent.
+    conflicted: &'a BTreeMap<(usize, usize), String>,
+    /// The last list of parents about which there was nothing to say, and what became of it.
+    plain: Option<(Arc<[Parent]>, Arc<[ParentStatus]>)>,
+}
+
+impl<'a> Statuses<'a> {
+    pub(super) fn new(served: &'a [bool], conflicted: &'a BTreeMap<(usize, usize), String>) -> Self {
+        Self { served, conflicted, plain: None }
+    }
+
+    /// The status of the route at a position.
+    pub(super) fn derive(&mut self, position: usize, route: &OwnRoute<'_>, attached: &Attached) -> RouteStatus {
+        let served = &self.served[attached.first_parent..][..attached.parents.len()];
+        let conflicted = |parent| self.conflicted.get(&(position, parent)).map(String::as_str);
+        // Whatever lost, or was refused, is a finding.
+        let is_plain = route.report.findings.is_empty() && served.iter().all(|served| *served);
+        let parents = match &self.plain {
+            Some((of, parents)) if is_plain && Arc::ptr_eq(of, &attached.parents) => Arc::clone(parents),
+            Some(_) | None => parents(&route.report.findings, &attached.parents, served, conflicted),
+        };
+        if is_plain {
+            self.plain = Some((Arc::clone(&attached.parents), Arc::clone(&parents)));
+        }
+        RouteStatus { name: route.name.clone(), generation: route.object.generation, parents }
+    }
+}
+
+/// What became of a route at its parents, by what was found about it and, for each parent, whether a rule is in force
+/// there and what is to be said about matches that lost.
+fn parents<'c>(
+    findings: &[Finding],
+    parents: &[Parent],
+    served: &[bool],
+    conflicted: impl Fn(usize) -> Option<&'c str>,
+) -> Arc<[ParentStatus]> {
     let resolved_refs = verdict(findings, ConditionReason::ResolvedRefs, |about| matches!(about, About::Reference(_)));
-    let parents = attached.parents.iter().enumerate().map(|(position, parent)| {
-        let is_served = served.get(position).is_some_and(|rules| *rules > 0);
+    let status = |(position, (parent, is_served)): (usize, (&Parent, &bool))| {
         let dropped = |about| match about {
             About::Rule(_) | About::Heirs => true,
             About::RuleAt(at, _) => at == position,
@@ -79,7 +111,7 @@ pub(super) fn derive(
         };
         let accepted = match &parent.refused {
             Some((reason, message)) => Verdict { holds: false, reason: *reason, message: message.clone() },
-            None if is_served => Verdict::plain(true, ConditionReason::Accepted),
+            None if *is_served => Verdict::plain(true, ConditionReason::Accepted),
             None => {
                 let refused = verdict(findings, ConditionReason::Accepted, |about| about == About::Route);
                 let none = || verdict(findings, ConditionReason::Accepted, dropped);
@@ -95,9 +127,9 @@ pub(super) fn derive(
             reason: ConditionReason::UnsupportedValue,
             message: format!("Dropped Rule: {}", verdict.message),
         });
-        let conflicted = match conflicted.get(&position) {
+        let conflicted = match conflicted(position) {
             Some(message) => {
-                Verdict { holds: true, reason: ConditionReason::DuplicateMatch, message: bounded(message.clone()) }
+                Verdict { holds: true, reason: ConditionReason::DuplicateMatch, message: bounded(message.to_owned()) }
             }
             None => Verdict::plain(false, ConditionReason::NoConflicts),
         };
@@ -109,8 +141,8 @@ pub(super) fn derive(
             conflicted,
             partially_invalid,
         }
-    });
-    RouteStatus { name: route.name.clone(), generation: route.object.metadata.generation, parents: parents.collect() }
+    };
+    parents.iter().zip(served).enumerate().map(status).collect()
 }
 
 /// A verdict that does not hold when there is a finding of a kind, with the first one's reason and all their sentences.

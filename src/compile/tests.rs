@@ -9,7 +9,6 @@ use super::inputs::{Sourced, StaticListener};
 use super::status::ParentStatus;
 use super::*;
 use crate::api::conditions::ConditionReason;
-use crate::api::gateway_route::GatewayRoute;
 use crate::model::backend::Protocol;
 use crate::model::ids::{ListenerId, ObjectName};
 use crate::model::matching::{Miss, RequestView};
@@ -58,13 +57,13 @@ impl World {
         let object = named(name);
         let metadata = json!({ "namespace": *object.namespace, "name": *object.name, "generation": 7, "creationTimestamp": created });
         let route = json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute", "metadata": metadata, "spec": spec });
-        self.0.routes.insert(object, read::<GatewayRoute>(route));
+        self.0.routes.insert(object, read(route));
         self
     }
 
     fn service(mut self, name: &str, spec: Value) -> Self {
         let object = named(name);
-        let slice = json!({ "metadata": { "labels": { endpoints::SERVICE_NAME: *object.name } }, "addressType": "IPv4",
+        let slice = json!({ "metadata": { "labels": { objects::SERVICE_NAME: *object.name } }, "addressType": "IPv4",
             "ports": [{ "port": 8080 }], "endpoints": [{ "addresses": ["10.0.0.1"] }] });
         self.0.slices.insert(object.clone(), read(slice));
         self.0.services.insert(object, read(json!({ "spec": spec })));

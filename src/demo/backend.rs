@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use tokio::sync::{oneshot, watch};
 use super::DemoError;
 use super::chat::{self, Rooms};
 use crate::compile::inputs::Inputs;
+use crate::compile::objects::{Address, Endpoint, EndpointPort};
 use crate::source::files::Update;
 
 /// A backend goes on accepting for this time after its endpoint has left the files: workers learn of it a little later.
@@ -90,36 +91,25 @@ impl Drop for Backends {
 /// Loopback endpoints of slices and core Endpoints with the names of their pods, ready or not.
 fn endpoints(inputs: &Inputs) -> BTreeMap<SocketAddr, String> {
     let mut found = BTreeMap::new();
-    let mut add = |address: &str, port: Option<i32>, pod: Option<&String>| {
-        let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
-        if let (Ok(ip), Some(port)) = (address.parse::<IpAddr>(), port)
+    let mut add = |endpoint: &Endpoint, port: &EndpointPort| {
+        let port = port.number.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+        if let (Address::Ip(ip), Some(port)) = (&endpoint.address, port)
             && ip.is_loopback()
         {
-            let address = SocketAddr::new(ip, port);
-            let name = pod.cloned().unwrap_or_else(|| format!("pod at {address}"));
+            let address = SocketAddr::new(*ip, port);
+            let name = endpoint.pod.as_ref().map_or_else(|| format!("pod at {address}"), |pod| pod.to_string());
             // The first one names it; others may be copies that a controller made of it, without the pod.
             found.entry(address).or_insert(name);
         }
     };
     for slice in inputs.slices.values().map(|sourced| &sourced.object) {
-        for endpoint in slice.endpoints.iter().flatten() {
-            let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.as_ref());
-            for (address, port) in endpoint
-                .addresses
-                .iter()
-                .flat_map(|address| slice.ports.iter().flatten().map(move |port| (address, port)))
-            {
-                add(address, port.port, pod);
-            }
+        for endpoint in &slice.endpoints {
+            slice.ports.iter().for_each(|port| add(endpoint, port));
         }
     }
-    for subset in inputs.endpoints.values().flat_map(|sourced| sourced.object.subsets.iter().flatten()) {
-        let addresses = subset.addresses.iter().chain(&subset.not_ready_addresses).flatten();
-        for address in addresses {
-            let pod = address.target_ref.as_ref().and_then(|target| target.name.as_ref());
-            for port in subset.ports.iter().flatten() {
-                add(&address.ip, Some(port.port), pod);
-            }
+    for subset in inputs.endpoints.values().flat_map(|sourced| &sourced.object.subsets) {
+        for endpoint in subset.ready.iter().chain(&subset.not_ready) {
+            subset.ports.iter().for_each(|port| add(endpoint, port));
         }
     }
     found

@@ -4,10 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::api::gateway_route::{
-    BackendRef, GatewayRoute, PathMatch, PathMatchType, RouteMatch, RouteRule, ValueMatch,
-};
+use crate::api::gateway_route::{BackendRef, PathMatch, PathMatchType, RouteMatch, RouteRule, ValueMatch};
 use crate::compile::inputs::Inputs;
+use crate::compile::objects::Route;
 use crate::model::ids::ObjectName;
 
 /// The text on standard error.
@@ -89,7 +88,7 @@ impl Guide<'_> {
     }
 
     /// The route's own hostnames, else those of the first route that delegates to it.
-    fn hostnames<'a>(&'a self, name: &ObjectName, route: &'a GatewayRoute) -> &'a [String] {
+    fn hostnames<'a>(&'a self, name: &ObjectName, route: &'a Route) -> &'a [String] {
         let mut parents = route.spec.parent_refs.iter().filter(|parent| parent.kind == "GatewayRoute");
         let parent = parents.find_map(|parent| {
             let namespace = parent.namespace.as_deref().unwrap_or(&name.namespace);

@@ -12,7 +12,7 @@ mod values;
 
 use std::sync::Arc;
 
-pub use self::precedence::{PredicateKey, precedence};
+pub use self::precedence::{PredicateKey, arrange, in_order, is_tied, precedence};
 pub use self::regex::{CompiledRegex, RegexError};
 pub use self::router::Router;
 pub use self::template::{Element, Template, TemplateError};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Deadlines of one exchange; `None` means off, or the process setting for `connect`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Timeouts {
     /// Whole exchange, retries included; ends at a 101.
     pub request: Option<Duration>,
@@ -17,7 +17,7 @@ pub struct Timeouts {
 }
 
 /// What a rule says about upgraded connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Upgrades {
     /// WebSocket handshakes are passed on; else they are plain requests (rule UP3).
     pub websocket: bool,
@@ -61,7 +61,7 @@ pub enum Algorithm {
     /// The lower product of peak-sensitive latency average and load of two random endpoints.
     PeakEwma,
     /// A ring of virtual nodes over all endpoints of a tier.
-    ConsistentHash(ConsistentHash),
+    ConsistentHash(Arc<ConsistentHash>),
 }
 
 impl Algorithm {

@@ -22,10 +22,10 @@ pub struct Rule {
     pub route: RouteId,
     /// Its name, or its index in the route when it has none; unique in the route.
     pub name: Arc<str>,
-    /// Deadlines.
-    pub timeouts: Timeouts,
-    /// What may happen behind a `101`.
-    pub upgrades: Upgrades,
+    /// Deadlines; rules of a snapshot with equal ones share them.
+    pub timeouts: Arc<Timeouts>,
+    /// What may happen behind a `101`; rules of a snapshot with equal blocks share them.
+    pub upgrades: Arc<Upgrades>,
     /// Its layers, outermost first: delegating rules and their routes, its route, itself. Empty for most rules.
     pub filters: Arc<[Filter]>,
     /// How endpoints are chosen.

@@ -12,7 +12,7 @@ use super::route::{Route, Rule};
 pub struct Snapshot {
     /// Number of the publication, 1 for the first; not part of equality.
     pub version: u64,
-    /// Routes in force, sorted by `namespace/name`.
+    /// Routes in force, sorted by name.
     pub routes: Vec<Route>,
     /// Rules in force, those of one route together and in its order.
     pub rules: Vec<Rule>,
@@ -48,6 +48,23 @@ impl Snapshot {
     #[must_use]
     pub fn rule(&self, id: RuleId) -> Option<&Rule> {
         self.rules.get(id.index())
+    }
+
+    /// The rule that has the same name, in a route of the same name, as a rule of another snapshot.
+    ///
+    /// Logarithmic in the number of routes and rules.
+    #[must_use]
+    pub fn same_rule(&self, other: &Snapshot, id: RuleId) -> Option<RuleId> {
+        let of_other = other.rule(id)?;
+        let name = &other.route(of_other.route)?.name;
+        let route = self.routes.binary_search_by(|route| route.name.cmp(name)).ok()?;
+        let first = self.rules.partition_point(|rule| rule.route.index() < route);
+        let of_route = self.rules.iter().skip(first).take_while(|rule| rule.route.index() == route);
+        (first..)
+            .zip(of_route)
+            .find(|(_, rule)| rule.name == of_other.name)
+            .and_then(|(at, _)| u32::try_from(at).ok())
+            .map(RuleId)
     }
 
     /// The backend of an id of this snapshot.

@@ -326,7 +326,7 @@ impl Exchange {
     /// The deadlines that the rule sets.
     pub(super) fn timeouts(&self) -> Timeouts {
         let rule = self.account.rule.and_then(|rule| self.account.live.snapshot().rule(rule));
-        rule.map(|rule| rule.timeouts).unwrap_or_default()
+        rule.map(|rule| *rule.timeouts).unwrap_or_default()
     }
 
     /// The canonical path of the client's request.

@@ -70,7 +70,7 @@ impl Exchange {
         let (Some(rule), Some(key)) = (snapshot.rule(found.rule), self.headers.get(header::SEC_WEBSOCKET_KEY)) else {
             return Ok(());
         };
-        let upgrades = rule.upgrades;
+        let upgrades = *rule.upgrades;
         if !upgrades.websocket || *self.method() != Method::GET {
             return Ok(());
         }

@@ -201,7 +201,7 @@ mod tests {
 
     fn diagnostic(file: &str, line: u32, path: &str, found: &str) -> Diagnostic {
         Diagnostic {
-            object: Some(ObjectRef { kind: "GatewayRoute".into(), name: ObjectName::new("default", "a") }),
+            object: Some(ObjectRef { kind: "GatewayRoute", name: ObjectName::new("default", "a") }),
             origin: Some(Origin { file: Arc::new(file.into()), document: 0, line, column: 1 }),
             path: path.to_owned(),
             severity: Severity::Error,

@@ -12,10 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
-
-use crate::compile::endpoints::{Class, SERVICE_NAME};
 use crate::compile::inputs::Sourced;
+use crate::compile::objects::{Address, Class, Endpoint, EndpointSlice};
 use crate::model::ids::ObjectName;
 
 /// How long a bare disappearance is held: longer than the parts of one move are apart, too short to matter for a pod
@@ -49,10 +47,10 @@ pub struct Slices {
 }
 
 /// Namespace and name of a Service.
-type Service = (Arc<str>, String);
+type Service = (Arc<str>, Arc<str>);
 
 /// First address and pod uid: what an endpoint is known by in all slices of its Service.
-type Identity = (String, Option<String>);
+type Identity = (Address, Option<Arc<str>>);
 
 /// An endpoint that vanished.
 #[derive(Debug)]
@@ -66,17 +64,15 @@ struct Held {
 }
 
 fn service(name: &ObjectName, slice: &EndpointSlice) -> Option<Service> {
-    let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some((Arc::clone(&name.namespace), service.clone()))
+    Some((Arc::clone(&name.namespace), slice.service.clone()?))
 }
 
 fn identity(endpoint: &Endpoint) -> Option<Identity> {
-    let uid = endpoint.target_ref.as_ref().and_then(|target| target.uid.clone());
-    Some((endpoint.addresses.first()?.clone(), uid))
+    (endpoint.address != Address::Missing).then(|| (endpoint.address.clone(), endpoint.uid.clone()))
 }
 
 fn identities(slice: &EndpointSlice) -> impl Iterator<Item = Identity> {
-    slice.endpoints.iter().flatten().filter_map(identity)
+    slice.endpoints.iter().filter_map(identity)
 }
 
 impl Slices {
@@ -137,12 +133,11 @@ impl Slices {
         let mut slices: BTreeMap<_, _> = present.collect();
         for (number, held) in self.held.iter().enumerate() {
             let (name, from) = &held.slice;
-            let endpoint = from.endpoints.as_ref().and_then(|endpoints| endpoints.get(held.position));
             let slice = EndpointSlice {
-                metadata: from.metadata.clone(),
-                address_type: from.address_type.clone(),
+                service: from.service.clone(),
+                foreign_type: from.foreign_type.clone(),
                 ports: from.ports.clone(),
-                endpoints: Some(endpoint.cloned().into_iter().collect()),
+                endpoints: from.endpoints.get(held.position).cloned().into_iter().collect(),
             };
             // No name of an object has a tilde.
             let name = ObjectName::new(Arc::clone(&name.namespace), format!("{}~{number}", name.name));
@@ -181,9 +176,9 @@ impl Slices {
         let Some(service) = service(name, old).filter(|_| !self.window.is_zero()) else { return };
         let slices = self.of_service.get(&service).into_iter().flatten().filter_map(|name| self.present.get(name));
         let present: BTreeSet<Identity> = slices.flat_map(|slice| identities(slice)).collect();
-        for (position, endpoint) in old.endpoints.iter().flatten().enumerate() {
+        for (position, endpoint) in old.endpoints.iter().enumerate() {
             let Some(identity) = identity(endpoint) else { continue };
-            if Class::of(endpoint.conditions.as_ref()) == Class::Ready && !present.contains(&identity) {
+            if endpoint.class == Class::Ready && !present.contains(&identity) {
                 let (service, slice) = (service.clone(), (name.clone(), Arc::clone(old)));
                 self.held.push(Held { service, identity, slice, position, until: now + self.window });
             }
@@ -196,6 +191,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::compile::objects::SERVICE_NAME;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -226,9 +222,9 @@ mod tests {
     fn classes(slices: &Slices) -> BTreeMap<String, Class> {
         let mut classes = BTreeMap::new();
         for slice in slices.slices().into_values() {
-            for endpoint in slice.object.endpoints.iter().flatten() {
+            for endpoint in slice.object.endpoints.iter() {
                 let (address, uid) = identity(endpoint).expect("an address");
-                let class = Class::of(endpoint.conditions.as_ref());
+                let class = endpoint.class;
                 let known = classes.entry(format!("{address}/{}", uid.expect("a uid"))).or_insert(class);
                 *known = class.min(*known);
             }
@@ -354,7 +350,7 @@ mod tests {
     fn services_are_told_apart() {
         let mut slices = after([apply("x", "1/a")]);
         let mut other = (*slice("1/a")).clone();
-        other.metadata.labels = Some(BTreeMap::from([(SERVICE_NAME.to_owned(), "other".to_owned())]));
+        other.service = Some("other".into());
         slices.change(Change::Apply(name("o"), Arc::new(other.clone())), MS(5));
         slices.change(apply("x", ""), MS(10));
         assert_eq!(slices.next_expiry(), Some(MS(260)), "the same pod in another Service does not count");

@@ -1,7 +1,8 @@
 //! `cargo bench --bench compile`: the time to compile 5,000 two-rule routes with a Service and a slice each.
 //!
-//! Prints the median, the best and what it is made of. Ends with 1 when the median is above 30 ms: a change of one object
-//! compiles everything, and has to be traffic within 100 ms.
+//! Prints the median, the mean and the best. Ends with 1 when the median is above 30 ms: a change of one object compiles
+//! everything, and has to be traffic within 100 ms. The allocator is the one that the program ships with, as in
+//! `src/main.rs`: a compilation is a tenth allocation, and another allocator's numbers would not be the product's.
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -13,6 +14,9 @@ use serde_json::{Value, json};
 use tidegate::compile::compile;
 use tidegate::compile::inputs::{Inputs, Sourced, StaticListener};
 use tidegate::model::ids::ObjectName;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const ROUTES: usize = 5_000;
 
@@ -93,6 +97,10 @@ fn main() -> ExitCode {
         .collect();
     times.sort();
     let (best, median) = (times[0], times[RUNS / 2]);
-    println!("compile of {ROUTES} two-rule routes: median {median:.1?}, best {best:.1?} of CPU (bound {BOUND:?})");
+    // Some kernels count thread time in ticks of 4 ms: the mean tells what the median rounds.
+    let mean = times.iter().sum::<Duration>() / RUNS as u32;
+    println!(
+        "compile of {ROUTES} two-rule routes: median {median:.1?}, mean {mean:.1?}, best {best:.1?} of CPU (bound {BOUND:?})"
+    );
     if median > BOUND { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

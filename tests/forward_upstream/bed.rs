@@ -182,8 +182,8 @@ fn snapshot(options: &Options) -> Snapshot {
     let rule = Rule {
         route: RouteId(0),
         name: Arc::from("0"),
-        timeouts: options.timeouts,
-        upgrades: options.upgrades,
+        timeouts: options.timeouts.into(),
+        upgrades: options.upgrades.into(),
         filters: options.filters.clone().into(),
         algorithm: options.algorithm.clone(),
         delegates: options.delegates,

@@ -78,12 +78,15 @@ fn own_answers_have_status_and_reason() {
         let gateway = Gateway::start(Options { delegates: true, backend: false, ..Options::to(&[]) }).await;
         assert_eq!(gateway.ask(GET).await.verdict(), (404, Some("no_path")));
 
-        let algorithm = Algorithm::ConsistentHash(ConsistentHash {
-            keys: vec![HashKey::Cookie("k".into())],
-            on_missing: OnMissingKey::Reject,
-            bounded_load_percent: None,
-            table_size: None,
-        });
+        let algorithm = Algorithm::ConsistentHash(
+            ConsistentHash {
+                keys: vec![HashKey::Cookie("k".into())],
+                on_missing: OnMissingKey::Reject,
+                bounded_load_percent: None,
+                table_size: None,
+            }
+            .into(),
+        );
         let gateway = Gateway::start(Options { algorithm, ..Options::to(&[backend.addr]) }).await;
         assert_eq!(gateway.ask(GET).await.verdict(), (400, Some("missing_key")));
         let keyed = "GET /p HTTP/1.1\r\nhost: a.test\r\ncookie: k=1\r\n\r\n";

@@ -11,7 +11,7 @@ use tidegate::live::{self, Feed};
 use tidegate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
 use tidegate::model::ids::{BackendId, EndpointKey, ListenerId, ObjectName, RouteId, RuleId};
 use tidegate::model::matching::{Candidate, Hostname, Router};
-use tidegate::model::policy::{Algorithm, Timeouts, Upgrades};
+use tidegate::model::policy::Algorithm;
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
 use tidegate::proxy::connection::{ConnectionContext, WorkerDrain};
@@ -136,8 +136,8 @@ fn snapshot(backend: SocketAddr) -> Snapshot {
     let rule = Rule {
         route: RouteId(0),
         name: "0".into(),
-        timeouts: Timeouts::default(),
-        upgrades: Upgrades::default(),
+        timeouts: Arc::default(),
+        upgrades: Arc::default(),
         filters: Arc::default(),
         algorithm: Algorithm::RoundRobin,
         delegates: false,

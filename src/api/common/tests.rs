@@ -45,7 +45,7 @@ fn selectors_follow_label_semantics() {
 #[test]
 fn unknown_names_survive_reading_and_writing() {
     let key: RequestKey = serde_json::from_value(json!({ "type": "Color", "name": "x" })).expect("a key");
-    assert_eq!(key.r#type, OpenEnum::Unknown("Color".to_owned()));
+    assert_eq!(key.r#type, OpenEnum::Unknown("Color".into()));
     assert_eq!(serde_json::to_value(&key).expect("JSON"), json!({ "type": "Color", "name": "x" }));
     let key: RequestKey = serde_json::from_value(json!({ "type": "SourceIP" })).expect("a key");
     assert!(key.r#type.is(KeyType::SourceIp));

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::balance::consistent_hash::{Member, Ring};
+use crate::model::policy::ConsistentHash;
 
 /// Keys spread over the ring.
 fn keys(count: u64) -> impl Iterator<Item = u64> {
@@ -11,7 +12,7 @@ fn keys(count: u64) -> impl Iterator<Item = u64> {
 fn with(hash: impl FnOnce(&mut ConsistentHash)) -> Algorithm {
     match hash_by_ip() {
         Algorithm::ConsistentHash(mut parameters) => {
-            hash(&mut parameters);
+            hash(Arc::make_mut(&mut parameters));
             Algorithm::ConsistentHash(parameters)
         }
         other => panic!("{other:?}"),

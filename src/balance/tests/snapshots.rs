@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::balance::EndpointState;
 use crate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
 use crate::model::ids::{BackendId, EndpointKey, ObjectName, RouteId};
-use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts, Upgrades};
+use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey};
 use crate::model::route::{Route, Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
@@ -65,8 +65,8 @@ impl Snapshots {
             rules.push(Rule {
                 route: RouteId(routes.len() as u32 - 1),
                 name: rule.as_str().into(),
-                timeouts: Timeouts::default(),
-                upgrades: Upgrades::default(),
+                timeouts: Arc::default(),
+                upgrades: Arc::default(),
                 filters: Arc::default(),
                 algorithm: algorithm.clone(),
                 delegates: false,
@@ -108,10 +108,13 @@ pub(crate) fn number(endpoint: &EndpointState) -> u16 {
 
 /// A consistent hash whose requests without a key go round.
 pub(crate) fn hash_by_ip() -> Algorithm {
-    Algorithm::ConsistentHash(ConsistentHash {
-        keys: vec![HashKey::SourceIp],
-        on_missing: OnMissingKey::RoundRobin,
-        bounded_load_percent: None,
-        table_size: None,
-    })
+    Algorithm::ConsistentHash(
+        ConsistentHash {
+            keys: vec![HashKey::SourceIp],
+            on_missing: OnMissingKey::RoundRobin,
+            bounded_load_percent: None,
+            table_size: None,
+        }
+        .into(),
+    )
 }

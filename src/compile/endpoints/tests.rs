@@ -1,9 +1,9 @@
-use std::collections::BTreeMap;
-
+use k8s_openapi::api::discovery::v1::EndpointConditions;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::compile::inputs::Inputs;
+use crate::compile::objects::SERVICE_NAME;
 
 /// Objects of one Service `ns/web`, and its port `http` (80).
 struct Case {
@@ -42,10 +42,12 @@ impl Case {
     }
 
     fn endpoints_of(&self, port: usize) -> (Arc<[Endpoint]>, Vec<Diagnostic>) {
-        let ports = self.service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).expect("ports");
         let mut diagnostics = Vec::new();
-        let index = EndpointIndex::new(&self.inputs);
-        (index.endpoints(&ObjectName::new("ns", "web"), &self.service, &ports[port], &mut diagnostics), diagnostics)
+        let mut index = EndpointIndex::new(&self.inputs);
+        (
+            index.endpoints(&ObjectName::new("ns", "web"), &self.service, &self.service.ports[port], &mut diagnostics),
+            diagnostics,
+        )
     }
 
     /// The addresses with the uid and the address in the other family, where they have them.
@@ -268,7 +270,7 @@ fn slices_of_other_services_and_namespaces_are_not_ours() {
     let mut case = Case::new(json!({})).v4("a", json!([ready("10.0.0.1", "a")]));
     let (name, slice) = case.inputs.slices.pop_first().expect("a slice");
     let mut other = (*slice.object).clone();
-    other.metadata.labels = Some(BTreeMap::from([(SERVICE_NAME.to_owned(), "other".to_owned())]));
+    other.service = Some("other".into());
     case.inputs.slices.insert(name.clone(), Sourced { object: Arc::new(other), origin: None });
     case.inputs.slices.insert(ObjectName::new("elsewhere", name.name), slice);
     assert_eq!(case.addresses_of(0), [""; 0]);

@@ -1,9 +1,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::gateway_route::GatewayRoute;
+
 use crate::compile::compile;
 use crate::compile::inputs::{Inputs, Sourced, StaticListener};
+use crate::compile::objects::Route;
 use crate::model::ids::ObjectName;
 use crate::model::snapshot::Snapshot;
 
@@ -17,7 +18,7 @@ fn compiled(routes: &[(&str, Value)]) -> (Snapshot, Vec<String>) {
     for (name, spec) in routes {
         let object = json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute",
             "metadata": { "name": name, "namespace": "ns" }, "spec": spec });
-        let object: GatewayRoute = serde_json::from_value(object).expect("a route");
+        let object: Route = serde_json::from_value(object).expect("a route");
         inputs.routes.insert(ObjectName::new("ns", *name), Sourced { object: object.into(), origin: None });
     }
     let output = compile(&inputs, 1);
@@ -274,7 +275,7 @@ fn upgrades_come_from_the_rule_its_route_or_a_delegating_rule() {
     below["rules"].as_array_mut().unwrap().push(json!({ "name": "above", "matches": prefix("/a/above") }));
     let (snapshot, findings) = compiled(&[("root", root), ("child", below)]);
     assert_eq!(findings, <[&str; 0]>::default());
-    let rule = |name: &str| snapshot.rules.iter().find(|rule| &*rule.name == name).expect("in force").upgrades;
+    let rule = |name: &str| snapshot.rules.iter().find(|rule| &*rule.name == name).expect("in force").upgrades.clone();
     let seconds = std::time::Duration::from_secs;
     let own = rule("own");
     assert!(!own.websocket);

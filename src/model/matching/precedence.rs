@@ -24,6 +24,62 @@ pub fn precedence(a: &Candidate, b: &Candidate) -> Ordering {
         .then_with(|| a.rank.cmp(&b.rank))
 }
 
+/// Positions of candidates in their order of precedence; of candidates that are equal in it, the earlier one first.
+///
+/// Nearly all comparisons are of numbers: the kind of the hostname and the 16 bytes that it begins with.
+#[must_use]
+pub fn in_order(candidates: &[Candidate]) -> Vec<u32> {
+    let mut keys: Vec<(HostKey, u32)> =
+        candidates.iter().map(|candidate| HostKey::of(&candidate.hostname)).zip(0..).collect();
+    let at = |position: u32| &candidates[position as usize];
+    keys.sort_unstable_by(|(a, of_a), (b, of_b)| {
+        a.cmp(b).then_with(|| precedence(at(*of_a), at(*of_b))).then_with(|| of_a.cmp(of_b))
+    });
+    keys.into_iter().map(|(_, position)| position).collect()
+}
+
+/// The candidates at some positions, each there once, in the order of those; the others are dropped.
+#[must_use]
+pub fn arrange(candidates: Vec<Candidate>, positions: &[u32]) -> Vec<Candidate> {
+    let mut candidates: Vec<Option<Candidate>> = candidates.into_iter().map(Some).collect();
+    let mut arranged = Vec::with_capacity(positions.len());
+    arranged.extend(positions.iter().filter_map(|at| candidates[*at as usize].take()));
+    arranged
+}
+
+/// Whether two candidates can be duplicates, as far as their order of precedence tells: they are for one hostname and
+/// equal in all that comes before the method. Candidates in their order that can be stand together.
+#[must_use]
+pub fn is_tied(a: &Candidate, b: &Candidate) -> bool {
+    a.priority == b.priority && by_path(&a.path, &b.path).is_eq() && a.hostname == b.hostname
+}
+
+/// Orders hostnames as precedence does, but for names of one kind and length that begin with the same 16 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct HostKey {
+    /// 0: exact; then wildcards, the longer first; last any.
+    kind: u32,
+    /// The first bytes of the name, as a number; 0 behind its end.
+    begin: u128,
+}
+
+impl HostKey {
+    fn of(hostname: &Hostname) -> Self {
+        let (kind, name) = match hostname {
+            Hostname::Exact(name) => (0, &**name),
+            Hostname::Wildcard(suffix) => {
+                let len = u32::try_from(suffix.len()).unwrap_or(u32::MAX).min(u32::MAX - 2);
+                (u32::MAX - 1 - len, &**suffix)
+            }
+            Hostname::Any => (u32::MAX, ""),
+        };
+        let mut begin = [0; 16];
+        let len = name.len().min(begin.len());
+        begin[..len].copy_from_slice(&name.as_bytes()[..len]);
+        Self { kind, begin: u128::from_be_bytes(begin) }
+    }
+}
+
 fn by_hostname(a: &Hostname, b: &Hostname) -> Ordering {
     let key = |hostname: &Hostname| match hostname {
         Hostname::Exact(_) => (0, Reverse(0)),
@@ -115,6 +171,20 @@ mod tests {
 
     fn value(name: &str, test: ValueTest) -> ValueMatch {
         ValueMatch { name: name.into(), test }
+    }
+
+    #[test]
+    fn the_order_by_numbers_is_the_order_of_precedence() {
+        let long = "a-name-of-more-than-16-bytes";
+        let hosts = ["b", "a", "", "a\0", "ab", "example.com", "a-name-of-more-t", long, &format!("{long}.b")];
+        let exact = hosts.iter().map(|host| Hostname::Exact((*host).into()));
+        let wildcards = hosts.iter().map(|host| Hostname::Wildcard((*host).into()));
+        let hostnames: Vec<_> = exact.chain(wildcards).chain([Hostname::Any]).collect();
+        let twice = hostnames.iter().rev().chain(&hostnames).cloned();
+        let candidates: Vec<_> = twice.map(|hostname| Candidate { hostname, ..candidate() }).collect();
+        let mut expected: Vec<u32> = (0..).take(candidates.len()).collect();
+        expected.sort_by(|a, b| precedence(&candidates[*a as usize], &candidates[*b as usize]));
+        assert_eq!(in_order(&candidates), expected);
     }
 
     fn candidate() -> Candidate {

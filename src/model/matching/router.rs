@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use self::selector::Selector;
 use self::table::{Table, count, hash_of, prefixes};
 use self::templates::{Draft, TemplateTrees, TemplateTreesBuilder};
-use super::{Candidate, Found, Hostname, Miss, PathMatch, RequestView, precedence, values};
+use super::{Candidate, Found, Hostname, Miss, PathMatch, RequestView, arrange, in_order, precedence, values};
 use crate::model::ids::RuleId;
 
 /// No candidate, node or run; worse than all.
@@ -115,8 +115,15 @@ impl Router {
     ///
     /// Takes time in proportion to n log n, and no more than a few hundred bytes for a candidate.
     #[must_use]
-    pub fn build(mut candidates: Vec<Candidate>) -> Self {
-        candidates.sort_by(precedence);
+    pub fn build(candidates: Vec<Candidate>) -> Self {
+        let order = in_order(&candidates);
+        Self::of_ordered(arrange(candidates, &order))
+    }
+
+    /// Makes the tables of candidates that are in their order of precedence.
+    #[must_use]
+    pub fn of_ordered(mut candidates: Vec<Candidate>) -> Self {
+        debug_assert!(candidates.is_sorted_by(|a, b| precedence(a, b).is_le()), "in their order of precedence");
         candidates.iter_mut().for_each(|candidate| {
             candidate.headers.shrink_to_fit();
             candidate.query_params.shrink_to_fit();
@@ -443,13 +450,17 @@ impl<'c> Builder<'c> {
     /// Adds prefixes, each linked to the next shorter one; gives that for all paths, and the depth of the deepest.
     fn prefix_level(&mut self, level: u32, from: usize, end: usize) -> (u32, u32) {
         let runs = self.runs(from, end);
-        let by_prefix: FxHashMap<&str, u32> = runs.iter().copied().collect();
+        // In their order of precedence: the longer first, then as text.
+        let find = |prefix: &str| {
+            let order = |(path, _): &(&str, u32)| prefix.len().cmp(&path.len()).then_with(|| (*path).cmp(prefix));
+            runs.binary_search_by(order).ok().map(|at| runs[at].1)
+        };
         let mut depth = 0;
-        for (path, run) in runs {
+        for &(path, run) in &runs {
             let mut shorter = path;
             while let Some(slash) = shorter.rfind('/') {
                 shorter = &shorter[..slash];
-                if let Some(&shorter) = by_prefix.get(shorter) {
+                if let Some(shorter) = find(shorter) {
                     self.entries[run as usize].shorter = shorter;
                     break;
                 }
@@ -459,7 +470,7 @@ impl<'c> Builder<'c> {
                 depth = depth.max(count(at + 1));
             }
         }
-        (by_prefix.get("").copied().unwrap_or(NONE), depth)
+        (find("").unwrap_or(NONE), depth)
     }
 
     /// Links expressions that begin with the same elements; gives the first of those with none, and the most elements.
@@ -487,10 +498,11 @@ impl<'c> Builder<'c> {
     /// Gives the candidates linked from `run` on a selector when they are many.
     fn select(&mut self, run: u32) {
         let next = |&id: &u32| Some(self.entries[id as usize].next).filter(|&next| next != NONE);
-        let ids: Vec<u32> = std::iter::successors(Some(run), next).collect();
-        if ids.len() < selector::WORTH {
+        let linked = || std::iter::successors(Some(run), next);
+        if linked().take(selector::WORTH).count() < selector::WORTH {
             return;
         }
+        let ids: Vec<u32> = linked().collect();
         if let Some(selector) = Selector::build(&ids, self.candidates) {
             self.entries[run as usize].selector = count(self.selectors.len());
             self.selectors.push(selector);

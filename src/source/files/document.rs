@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::Namespace;
 
 use super::yaml::{self, Format, Places, SyntaxError};
-use crate::api::gateway_route::GatewayRoute;
 use crate::api::object::{Identity, Item, Object, flatten};
 use crate::api::reference_grant::ReferenceGrant;
 use crate::api::validate::{Validator, Violation};
 use crate::compile::diagnostics::ObjectRef;
+use crate::compile::inputs::{Inputs, Sourced};
+use crate::compile::objects::{EndpointSlice, Endpoints, Route, Service};
 use crate::model::ids::ObjectName;
 
 /// Kinds that are read, as they stand in [`ObjectRef::kind`].
@@ -20,7 +20,7 @@ const KINDS: [&str; 6] = ["GatewayRoute", "Service", "EndpointSlice", "Endpoints
 #[derive(Clone, Debug)]
 pub enum Stored {
     /// A GatewayRoute.
-    Route(Arc<GatewayRoute>),
+    Route(Arc<Route>),
     /// A Service.
     Service(Arc<Service>),
     /// An EndpointSlice.
@@ -31,6 +31,25 @@ pub enum Stored {
     Namespace(Arc<Namespace>),
     /// A ReferenceGrant.
     Grant(Arc<ReferenceGrant>),
+}
+
+impl Stored {
+    /// An object of some inputs.
+    pub(super) fn of(inputs: &Inputs, object: &ObjectRef) -> Option<Self> {
+        fn share<T>(sourced: &Sourced<T>) -> Arc<T> {
+            Arc::clone(&sourced.object)
+        }
+        let name = &object.name;
+        match object.kind {
+            "GatewayRoute" => inputs.routes.get(name).map(share).map(Self::Route),
+            "Service" => inputs.services.get(name).map(share).map(Self::Service),
+            "EndpointSlice" => inputs.slices.get(name).map(share).map(Self::Slice),
+            "Endpoints" => inputs.endpoints.get(name).map(share).map(Self::Endpoints),
+            "Namespace" => inputs.namespaces.get(&name.name).map(share).map(Self::Namespace),
+            "ReferenceGrant" => inputs.grants.get(name).map(share).map(Self::Grant),
+            _ => None,
+        }
+    }
 }
 
 /// Line and column in the document, from 1.
@@ -89,16 +108,16 @@ fn object_ref(identity: Identity) -> Option<ObjectRef> {
     let kind = KINDS.into_iter().find(|kind| *kind == identity.kind)?;
     let named = kind == "Namespace" || !identity.namespace.is_empty();
     (named && !identity.name.is_empty())
-        .then(|| ObjectRef { kind: kind.into(), name: ObjectName::new(identity.namespace, identity.name) })
+        .then(|| ObjectRef { kind, name: ObjectName::new(identity.namespace, identity.name) })
 }
 
+/// Keeps of an object what the compiler reads.
 fn store(object: Object) -> Stored {
-    // Boxes are moved out, so that the Arc is the object's only allocation.
     match object {
-        Object::GatewayRoute(object) => Stored::Route(Arc::new(*object)),
-        Object::Service(object) => Stored::Service(Arc::new(*object)),
-        Object::EndpointSlice(object) => Stored::Slice(Arc::new(*object)),
-        Object::Endpoints(object) => Stored::Endpoints(Arc::new(*object)),
+        Object::GatewayRoute(object) => Stored::Route(Arc::new((*object).into())),
+        Object::Service(object) => Stored::Service(Arc::new((*object).into())),
+        Object::EndpointSlice(object) => Stored::Slice(Arc::new((*object).into())),
+        Object::Endpoints(object) => Stored::Endpoints(Arc::new((*object).into())),
         Object::Namespace(object) => Stored::Namespace(Arc::new(*object)),
         Object::ReferenceGrant(object) => Stored::Grant(Arc::new(*object)),
     }

@@ -48,8 +48,8 @@ pub struct State {
     base: Inputs,
     validator: Arc<Validator>,
     files: BTreeMap<Arc<PathBuf>, File>,
-    /// Objects in force, for when a later version of them is not good.
-    good: FxHashMap<ObjectRef, Stored>,
+    /// The last result, for when a later version of an object is not good; shared with whoever it was given to.
+    last: Arc<Inputs>,
     /// Why the directory cannot be read, if so.
     directory: Option<(Arc<PathBuf>, String)>,
 }
@@ -116,7 +116,7 @@ impl State {
             base: Inputs { allow_loopback_endpoints: true, ..base },
             validator,
             files: BTreeMap::new(),
-            good: FxHashMap::default(),
+            last: Arc::default(),
             directory: None,
         }
     }
@@ -264,13 +264,12 @@ impl State {
     }
 
     /// The objects in force with all that is wrong, sorted by path and document.
-    pub fn build(&mut self) -> (Inputs, Vec<Diagnostic>) {
+    pub fn build(&mut self) -> (Arc<Inputs>, Vec<Diagnostic>) {
         let mut build = Build {
             inputs: self.base.clone(),
             diagnostics: Vec::new(),
             claimed: FxHashMap::default(),
-            good: FxHashMap::default(),
-            before: &self.good,
+            before: &self.last,
         };
         if let Some((path, error)) = &self.directory {
             build.diagnostics.push(directory_diagnostic(path, error));
@@ -282,10 +281,10 @@ impl State {
         for (path, file) in &self.files {
             build.nameless(path, file);
         }
-        let Build { inputs, mut diagnostics, good, .. } = build;
+        let Build { inputs, mut diagnostics, .. } = build;
         diagnostics.sort_by(|a, b| a.origin.cmp(&b.origin));
-        self.good = good;
-        (inputs, diagnostics)
+        self.last = Arc::new(inputs);
+        (Arc::clone(&self.last), diagnostics)
     }
 }
 
@@ -405,8 +404,8 @@ struct Build<'a> {
     diagnostics: Vec<Diagnostic>,
     /// Who has an identity: the first by path, then document, then place in a list.
     claimed: FxHashMap<&'a ObjectRef, Origin>,
-    good: FxHashMap<ObjectRef, Stored>,
-    before: &'a FxHashMap<ObjectRef, Stored>,
+    /// The result before.
+    before: &'a Inputs,
 }
 
 impl<'a> Build<'a> {
@@ -464,7 +463,7 @@ impl<'a> Build<'a> {
         match &entry.outcome {
             Ok(stored) => self.put(object, stored.clone(), here),
             Err(faults) => {
-                let last = self.before.get(object).cloned();
+                let last = Stored::of(self.before, object);
                 let effect = if last.is_some() { "its last good version stays in force" } else { "it is left out" };
                 self.faults(Some(object), faults, effect, origin);
                 if let Some(last) = last {
@@ -495,13 +494,13 @@ impl<'a> Build<'a> {
         for (number, document) in file.documents.iter().enumerate() {
             let mut effect = "it is left out";
             for object in &document.held {
-                let Some(last) = self.before.get(object) else { continue };
+                let Some(last) = Stored::of(self.before, object) else { continue };
                 if self.claimed.contains_key(object) {
                     continue;
                 }
                 let here = document.origin(path, number, (1, 1));
                 self.claimed.insert(object, here.clone());
-                self.put(object, last.clone(), here);
+                self.put(object, last, here);
                 effect = "it is left out, what stood here before stays in force";
             }
             for entry in document.entries.iter().filter(|entry| entry.object.is_none()) {
@@ -513,7 +512,6 @@ impl<'a> Build<'a> {
     }
 
     fn put(&mut self, object: &ObjectRef, stored: Stored, origin: Origin) {
-        self.good.insert(object.clone(), stored.clone());
         let name = object.name.clone();
         let origin = Some(origin);
         let inputs = &mut self.inputs;

@@ -331,7 +331,7 @@ impl Shell {
 
     fn update(&mut self) -> Update {
         let (inputs, diagnostics) = self.state.build();
-        Update { inputs: Arc::new(inputs), diagnostics: diagnostics.into() }
+        Update { inputs, diagnostics: diagnostics.into() }
     }
 
     fn wake(&self) -> Instant {

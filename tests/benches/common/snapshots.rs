@@ -5,19 +5,22 @@ use std::sync::Arc;
 
 use tidegate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
 use tidegate::model::ids::{BackendId, EndpointKey, ObjectName, RouteId};
-use tidegate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts, Upgrades};
+use tidegate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey};
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
 
 /// All algorithms by name, the consistent hash with and without a load bound.
 pub fn algorithms() -> Vec<(&'static str, Algorithm)> {
     let hash = |bounded_load_percent| {
-        Algorithm::ConsistentHash(ConsistentHash {
-            keys: vec![HashKey::SourceIp],
-            on_missing: OnMissingKey::Random,
-            bounded_load_percent,
-            table_size: None,
-        })
+        Algorithm::ConsistentHash(
+            ConsistentHash {
+                keys: vec![HashKey::SourceIp],
+                on_missing: OnMissingKey::Random,
+                bounded_load_percent,
+                table_size: None,
+            }
+            .into(),
+        )
     };
     vec![
         ("Random", Algorithm::Random),
@@ -41,8 +44,8 @@ pub fn snapshot(routes: u32, endpoints: u32, algorithm: &Algorithm) -> Snapshot 
             snapshot.rules.push(Rule {
                 route: RouteId(index),
                 name: rule.into(),
-                timeouts: Timeouts::default(),
-                upgrades: Upgrades::default(),
+                timeouts: Arc::default(),
+                upgrades: Arc::default(),
                 filters: Arc::default(),
                 algorithm: algorithm.clone(),
                 delegates: false,

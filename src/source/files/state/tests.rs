@@ -45,8 +45,8 @@ impl Bed {
     fn result(&mut self) -> (Vec<String>, Vec<String>) {
         let (inputs, diagnostics) = self.state.build();
         let services = inputs.services.iter().map(|(name, sourced)| {
-            let port = sourced.object.spec.as_ref().and_then(|spec| spec.ports.as_ref()).map(|ports| ports[0].port);
-            format!("{name}:{}", port.unwrap_or_default())
+            let port = sourced.object.ports.first().map_or(0, |port| port.port);
+            format!("{name}:{port}")
         });
         let said = diagnostics.iter().map(|diagnostic| {
             let origin = diagnostic.origin.as_ref().expect("diagnostics of files have a place");

@@ -1,0 +1,229 @@
+//! Which match wins a request: ranks by age, duplicates told apart, one router a listener.
+//!
+//! Candidates stay where they are; what is put in order are their positions, by numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::attach::{Attached, Delegation, Listeners};
+use super::report::{About, FieldPath};
+use super::rules::OwnRoute;
+use crate::api::conditions::ConditionReason;
+use crate::model::ids::ListenerId;
+use crate::model::matching::{Candidate, Hostname, PredicateKey, Router, arrange, in_order, is_tied};
+
+/// All matches of all rules on all hostnames, in the order in which they were added.
+#[derive(Default)]
+pub(super) struct Contest {
+    candidates: Vec<Candidate>,
+    /// Where each comes from.
+    places: Vec<Place>,
+}
+
+/// Where a candidate comes from: positions of its route, of the rule there, of the match there, and of the way that
+/// leads to the route.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) route: usize,
+    pub(super) rule: usize,
+    pub(super) one: usize,
+    pub(super) way: usize,
+    /// Where the way begins.
+    pub(super) listeners: Listeners,
+    /// The rule hands its requests down.
+    pub(super) delegates: bool,
+}
+
+/// A match that another one always beats: position of its route, rule and match, and of the winner's route and rule.
+type Lost = (usize, usize, usize, usize, usize);
+
+/// On which hostname first, and where: by listeners, and by parents that delegate.
+struct Conflict {
+    hostname: Hostname,
+    parents: BTreeSet<usize>,
+}
+
+/// What lost to what.
+pub(super) struct Conflicts(BTreeMap<Lost, Conflict>);
+
+impl Contest {
+    pub(super) fn with_capacity(candidates: usize) -> Self {
+        Self { candidates: Vec::with_capacity(candidates), places: Vec::with_capacity(candidates) }
+    }
+
+    /// Adds a candidate; its rank is found later.
+    pub(super) fn add(&mut self, place: Place, candidate: Candidate) {
+        self.places.push(place);
+        self.candidates.push(candidate);
+    }
+
+    /// One router a listener, shared by those with the same candidates; and what lost to what.
+    pub(super) fn decide(
+        mut self,
+        listeners: usize,
+        routes: &[OwnRoute<'_>],
+        attached: &[Attached],
+    ) -> (Vec<Arc<Router>>, Conflicts) {
+        self.rank(routes, attached);
+        let order = in_order(&self.candidates);
+        let sets: BTreeSet<Listeners> = self.places.iter().map(|place| place.listeners).collect();
+        let mut groups: BTreeMap<Vec<bool>, Vec<ListenerId>> = BTreeMap::new();
+        for id in (0..).map(ListenerId).take(listeners) {
+            groups.entry(sets.iter().map(|set| set.contains(id)).collect()).or_default().push(id);
+        }
+        let mut conflicts = Conflicts(BTreeMap::new());
+        let mut routers: Vec<Arc<Router>> = vec![Arc::default(); listeners];
+        let mut left = groups.len();
+        for group in groups.into_values() {
+            left -= 1;
+            let winners = self.winners(&order, &group, attached, &mut conflicts);
+            let won = match left {
+                // Nobody needs them after the last router, which mostly is the only one.
+                0 => arrange(std::mem::take(&mut self.candidates), &winners),
+                _ => winners.into_iter().map(|at| self.candidates[at as usize].clone()).collect(),
+            };
+            let router = Arc::new(Router::of_ordered(won));
+            group.into_iter().for_each(|id| routers[id.index()] = Arc::clone(&router));
+        }
+        (routers, conflicts)
+    }
+
+    /// Precedence 5: the older object, then its name, then the order of rules and matches.
+    ///
+    /// A child has the age of the root that delegates to it: what the root has won is the root's to hand down. What a
+    /// delegating rule answers itself (404) comes behind what its children do.
+    fn rank(&mut self, routes: &[OwnRoute<'_>], attached: &[Attached]) {
+        let mut by_age: Vec<_> = routes
+            .iter()
+            .enumerate()
+            .map(|(position, route)| (route.object.created, &*route.label, position))
+            .collect();
+        by_age.sort_unstable();
+        let mut ages = vec![0usize; routes.len()];
+        by_age.into_iter().enumerate().for_each(|(age, (_, _, position))| ages[position] = age);
+        let key = |place: &Place| {
+            let root = attached[place.route].ways[place.way].delegation.as_deref().and_then(Delegation::root);
+            let own = (ages[place.route], place.rule, place.one, place.way);
+            (ages[root.unwrap_or(place.route)], place.delegates, own)
+        };
+        // Hostnames of one match stay in their order.
+        let mut order: Vec<_> = self.places.iter().map(key).zip(0usize..).collect();
+        order.sort_unstable();
+        for (rank, (_, at)) in (0..).zip(order) {
+            self.candidates[at].rank = rank;
+        }
+    }
+
+    /// Of the candidates in `order` those of some listeners, without those that another one always beats.
+    fn winners(
+        &self,
+        order: &[u32],
+        listeners: &[ListenerId],
+        attached: &[Attached],
+        conflicts: &mut Conflicts,
+    ) -> Vec<u32> {
+        let is_bound = |at: &u32| listeners.first().is_some_and(|id| self.places[*at as usize].listeners.contains(*id));
+        let candidate = |at: u32| &self.candidates[at as usize];
+        let mut winners: Vec<u32> = Vec::with_capacity(order.len());
+        let mut lost: Vec<(u32, u32)> = Vec::new();
+        for tied in order.chunk_by(|a, b| is_tied(candidate(*a), candidate(*b))) {
+            if let [only] = tied {
+                winners.extend(Some(*only).filter(is_bound));
+                continue;
+            }
+            // The first by rank wins, whatever else the order of precedence has between equals.
+            let mut by_rank: Vec<u32> = tied.iter().copied().filter(is_bound).collect();
+            by_rank.sort_unstable_by_key(|at| candidate(*at).rank);
+            let mut first: FxHashMap<PredicateKey, u32> = FxHashMap::default();
+            let lost_before = lost.len();
+            for at in by_rank {
+                let winner = *first.entry(candidate(at).predicate_key()).or_insert(at);
+                lost.extend((winner != at).then_some((at, winner)));
+            }
+            let has_lost = |at: &u32| lost[lost_before..].iter().any(|(loser, _)| loser == at);
+            winners.extend(tied.iter().copied().filter(is_bound).filter(|at| !has_lost(at)));
+        }
+        lost.sort_unstable_by_key(|(loser, _)| candidate(*loser).rank);
+        for (loser, winner) in lost {
+            self.note(loser as usize, winner as usize, listeners, attached, conflicts);
+        }
+        winners
+    }
+
+    /// Notes a loss, unless it costs nothing: the same rule by another way, or a delegating rule and its own child.
+    fn note(
+        &self,
+        loser: usize,
+        winner: usize,
+        listeners: &[ListenerId],
+        attached: &[Attached],
+        conflicts: &mut Conflicts,
+    ) {
+        let (hostname, loser, winner) = (&self.candidates[loser].hostname, &self.places[loser], &self.places[winner]);
+        let above = |place: &Place| {
+            let delegation = attached[place.route].ways[place.way].delegation.as_ref();
+            delegation.map_or(&[][..], |delegation| &delegation.rules)
+        };
+        let is_family = (loser.route, loser.rule) == (winner.route, winner.rule)
+            || above(winner).contains(&(loser.route, loser.rule))
+            || above(loser).contains(&(winner.route, winner.rule));
+        if !is_family {
+            let lost = (loser.route, loser.rule, loser.one, winner.route, winner.rule);
+            let new = || Conflict { hostname: hostname.clone(), parents: BTreeSet::new() };
+            let conflict = conflicts.0.entry(lost).or_insert_with(new);
+            conflict.parents.extend(parents_of(loser, listeners, attached));
+        }
+    }
+}
+
+/// The parents, as positions in the status, at which a candidate hangs on one of some listeners.
+fn parents_of<'p>(
+    place: &Place,
+    listeners: &'p [ListenerId],
+    attached: &'p [Attached],
+) -> impl Iterator<Item = usize> + 'p {
+    let attached = &attached[place.route];
+    let way = &attached.ways[place.way];
+    attached.parents.iter().enumerate().filter_map(move |(position, parent)| {
+        let is_direct = || parent.listener.is_some_and(|id| listeners.contains(&id));
+        let is_here = way.delegation.as_ref().map_or_else(is_direct, |delegation| delegation.parent == position);
+        is_here.then_some(position)
+    })
+}
+
+impl Conflicts {
+    /// Reports what lost; gives for each parent at which a match lost to another object what to say there, by positions
+    /// of route and parent.
+    pub(super) fn report(self, routes: &mut [OwnRoute<'_>]) -> BTreeMap<(usize, usize), String> {
+        let mut conflicted: BTreeMap<(usize, usize), String> = BTreeMap::new();
+        for ((route, rule, one, winner_route, winner_rule), Conflict { hostname, parents }) in self.0 {
+            let winner = &routes[winner_route];
+            let rule_name = winner.rules[winner_rule].as_ref().map_or("", |rule| &rule.name);
+            let host = match hostname {
+                Hostname::Exact(name) => format!("host {name}"),
+                Hostname::Wildcard(suffix) => format!("host *.{suffix}"),
+                Hostname::Any => "any host".to_owned(),
+            };
+            let is_own = route == winner_route;
+            let (about, expected) = match is_own {
+                true => (About::Part, "a match that no earlier rule of the route has"),
+                false => (About::Conflict, "a match that no older route has"),
+            };
+            let found = format!("the match of rule {rule_name} of GatewayRoute {} for {host}", winner.name);
+            let spec = FieldPath::SPEC;
+            let at_rule = spec.item("rules", rule);
+            let path = at_rule.item("matches", one).to_string();
+            if !is_own {
+                for parent in parents {
+                    let message = conflicted.entry((route, parent)).or_default();
+                    let semicolon = if message.is_empty() { "" } else { "; " };
+                    *message += &format!("{semicolon}{path}: found {found}, which wins");
+                }
+            }
+            routes[route].report.add(about, ConditionReason::DuplicateMatch, path, found, expected);
+        }
+        conflicted
+    }
+}
