@@ -128,6 +128,7 @@ impl Contest {
         let candidate = |at: u32| &self.candidates[at as usize];
         let mut winners: Vec<u32> = Vec::with_capacity(order.len());
         let mut lost: Vec<(u32, u32)> = Vec::new();
+        let mut has_lost = vec![false; self.candidates.len()];
         for tied in order.chunk_by(|a, b| is_tied(candidate(*a), candidate(*b))) {
             if let [only] = tied {
                 winners.extend(Some(*only).filter(is_bound));
@@ -137,13 +138,14 @@ impl Contest {
             let mut by_rank: Vec<u32> = tied.iter().copied().filter(is_bound).collect();
             by_rank.sort_unstable_by_key(|at| candidate(*at).rank);
             let mut first: FxHashMap<PredicateKey, u32> = FxHashMap::default();
-            let lost_before = lost.len();
             for at in by_rank {
                 let winner = *first.entry(candidate(at).predicate_key()).or_insert(at);
-                lost.extend((winner != at).then_some((at, winner)));
+                if winner != at {
+                    has_lost[at as usize] = true;
+                    lost.push((at, winner));
+                }
             }
-            let has_lost = |at: &u32| lost[lost_before..].iter().any(|(loser, _)| loser == at);
-            winners.extend(tied.iter().copied().filter(is_bound).filter(|at| !has_lost(at)));
+            winners.extend(tied.iter().copied().filter(is_bound).filter(|at| !has_lost[*at as usize]));
         }
         lost.sort_unstable_by_key(|(loser, _)| candidate(*loser).rank);
         for (loser, winner) in lost {

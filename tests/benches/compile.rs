@@ -2,7 +2,7 @@
 //!
 //! Prints the median, the mean and the best. Ends with 1 when the median is above 30 ms: a change of one object compiles
 //! everything, and has to be traffic within 100 ms. The allocator is the one that the program ships with, as in
-//! `src/main.rs`: a compilation is a tenth allocation, and another allocator's numbers would not be the product's.
+//! `src/main.rs`: a good part of a compilation is allocation, and another allocator's numbers would not be the product's.
 
 use std::hint::black_box;
 use std::process::ExitCode;
