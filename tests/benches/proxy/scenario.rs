@@ -99,7 +99,12 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "tunnel64", kind: Kind::Tunnels(Tunnels { tunnels: 64, message_bytes: 64, musts: NONE }) },
     Scenario {
         name: "tunnel-delay",
-        kind: Kind::Delay(Delay { tunnels: 1000, message_bytes: 64, messages_per_second: 8000, added_p50_micros: 60.0 }),
+        kind: Kind::Delay(Delay {
+            tunnels: 1000,
+            message_bytes: 64,
+            messages_per_second: 8000,
+            added_p50_micros: 60.0,
+        }),
     },
     Scenario { name: "filters", kind: Kind::Filters(Filters { connections: 64, path: "/1k", ratio: 1.05 }) },
 ];
