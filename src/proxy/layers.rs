@@ -4,7 +4,6 @@
 //! what the client sent: log, metrics and forwarded identity speak of the client's request.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method};
 use hyper::body::Body as _;
@@ -16,6 +15,7 @@ use crate::balance::Picked;
 use crate::filter::{Answer, BodyStage, Chain, Director, Facts, Flow, ResponseView};
 use crate::model::filter::Filter;
 use crate::model::matching::Found;
+use crate::model::route::Rule;
 
 /// Why an exchange turns round before an endpoint has answered.
 #[derive(Debug)]
@@ -35,12 +35,9 @@ impl From<ProxyError> for Early {
 /// What filters made of a request, and how deep it is in them.
 #[derive(Debug)]
 pub(super) struct Layers {
+    /// The walk through the layers of the rule and of the backendRef behind them, which the snapshot has.
     chain: Chain,
-    /// The layers of the rule, entered once.
-    rule: Arc<[Filter]>,
-    /// The layers of the chosen backendRef, behind them.
-    backend: Arc<[Filter]>,
-    /// Which backendRef that is.
+    /// The backendRef whose layers were entered, by position.
     entered: Option<usize>,
     seen: Seen,
     /// The least body limit so far, in bytes.
@@ -61,43 +58,43 @@ struct Seen {
     backend_ref: Option<usize>,
 }
 
+/// The layers of a rule's backendRef; none where there is no such reference.
+fn backend_filters(rule: &Rule, backend_ref: Option<usize>) -> &[Filter] {
+    backend_ref.and_then(|position| rule.backend_refs.get(position)).map_or(&[], |backend| &backend.filters)
+}
+
 impl Exchange {
     /// Filters in: the layers of the rule.
     pub(super) fn enter(&mut self, found: Found) -> Result<(), Early> {
-        let filters = match self.account.live.snapshot().rule(found.rule) {
-            Some(rule) if !rule.filters.is_empty() => Arc::clone(&rule.filters),
-            Some(_) | None => return Ok(()),
-        };
-        let mut layers = self.new_layers();
-        layers.rule = Arc::clone(&filters);
-        self.layers = Some(layers);
-        self.walk(found, &filters)
+        if !self.account.live.snapshot().rule(found.rule).is_some_and(|rule| !rule.filters.is_empty()) {
+            return Ok(());
+        }
+        self.layers = Some(self.new_layers());
+        self.walk(found, |rule| &rule.filters)
     }
 
     /// Filters in: the layers of the backendRef that was picked.
     pub(super) fn enter_backend(&mut self, found: Found, picked: &Picked) -> Result<(), Early> {
-        let rule = self.account.live.snapshot().rule(found.rule);
-        let filters = rule.and_then(|rule| rule.backend_refs.get(picked.backend_ref)).map(|backend| &backend.filters);
-        let filters = match (filters, &self.layers) {
-            (Some(filters), Some(layers)) if layers.entered != Some(picked.backend_ref) => Arc::clone(filters),
-            (Some(filters), None) if !filters.is_empty() => Arc::clone(filters),
-            _ => return Ok(()),
+        let Some(rule) = self.account.live.snapshot().rule(found.rule) else { return Ok(()) };
+        let (outer, is_empty) = (rule.filters.len(), backend_filters(rule, Some(picked.backend_ref)).is_empty());
+        let mut layers = match self.layers.take() {
+            Some(layers) => layers,
+            None if is_empty => return Ok(()),
+            None => self.new_layers(),
         };
-        let mut layers = self.layers.take().unwrap_or_else(|| self.new_layers());
-        layers.entered = Some(picked.backend_ref);
-        if let Some(outside) = layers.outside.take() {
-            layers.chain.retreat(layers.rule.len());
-            (layers.seen, self.headers) = *outside;
-        }
-        if filters.is_empty() {
-            layers.backend = filters;
+        if layers.entered.replace(picked.backend_ref) == Some(picked.backend_ref) {
             self.layers = Some(layers);
             return Ok(());
         }
-        layers.outside = Some(Box::new((layers.seen.clone(), self.headers.clone())));
-        layers.backend = Arc::clone(&filters);
+        if let Some(outside) = layers.outside.take() {
+            layers.chain.retreat(outer);
+            (layers.seen, self.headers) = *outside;
+        }
+        if !is_empty {
+            layers.outside = Some(Box::new((layers.seen.clone(), self.headers.clone())));
+        }
         self.layers = Some(layers);
-        self.walk(found, &filters)
+        if is_empty { Ok(()) } else { self.walk(found, |rule| backend_filters(rule, Some(picked.backend_ref))) }
     }
 
     fn new_layers(&mut self) -> Box<Layers> {
@@ -105,8 +102,6 @@ impl Exchange {
         headers::remove_nominated(&mut self.headers);
         Box::new(Layers {
             chain: Chain::default(),
-            rule: Arc::default(),
-            backend: Arc::default(),
             entered: None,
             seen: Seen { method: self.account.method.clone(), host: None, path: None, backend_ref: None },
             body_limit: None,
@@ -116,9 +111,9 @@ impl Exchange {
 
     /// Runs the request sides of `filters`. The layers stay in place meanwhile: should one panic, the response unwinds
     /// those before it.
-    fn walk(&mut self, found: Found, filters: &[Filter]) -> Result<(), Early> {
+    fn walk(&mut self, found: Found, filters: impl FnOnce(&Rule) -> &[Filter]) -> Result<(), Early> {
         let Self { account, downstream, head, uri, headers, body, layers, .. } = self;
-        let Some(layers) = layers else { return Ok(()) };
+        let (Some(layers), Some(rule)) = (layers, account.live.snapshot().rule(found.rule)) else { return Ok(()) };
         let received = head.path.as_deref().unwrap_or_else(|| uri.path());
         let router = account.live.snapshot().routers.get(downstream.listener.index());
         let facts = Facts {
@@ -132,7 +127,7 @@ impl Exchange {
         let Layers { chain, seen, body_limit, .. } = &mut **layers;
         let mut path = seen.path.take().map_or(Cow::Borrowed(received), Cow::Owned);
         let flow = chain.request(
-            filters,
+            filters(rule),
             &mut Director {
                 method: &mut seen.method,
                 headers,
@@ -160,13 +155,12 @@ impl Exchange {
     /// Filters out: over the layers that were entered, innermost first. Gives the stages for the body.
     pub(super) fn leave(&mut self, reply: &mut Reply) -> Vec<BodyStage> {
         let mut stages = Vec::new();
-        if let Some(layers) = self.layers.take() {
-            let Layers { mut chain, rule, backend, .. } = *layers;
+        let rule = self.account.rule.and_then(|rule| self.account.live.snapshot().rule(rule));
+        if let (Some(mut layers), Some(rule)) = (self.layers.take(), rule) {
+            let entered = [&*rule.filters, backend_filters(rule, layers.entered)];
             let status = &mut reply.status;
-            chain.response(
-                &[&rule, &backend],
-                &mut ResponseView { status, headers: &mut self.headers, body: &mut stages },
-            );
+            let view = &mut ResponseView { status, headers: &mut self.headers, body: &mut stages };
+            layers.chain.response(&entered, view);
             self.account.status = reply.status.as_u16();
         }
         stages
