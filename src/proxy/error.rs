@@ -339,18 +339,23 @@ impl AnswerForm {
     }
 }
 
-/// The one table of own answers: makes the response of an answer.
-#[must_use]
-pub fn own_response(answer: OwnAnswer, form: AnswerForm, reason_header: bool) -> Response<ForwardBody> {
-    let text = own_body(answer.status);
-    let mut response = Response::new(ForwardBody::empty());
-    let headers = response.headers_mut();
+/// Adds what every answer of the gateway says beside its status: its reason, where that is wanted, and the close.
+fn mark(headers: &mut HeaderMap, answer: OwnAnswer, reason_header: bool) {
     if reason_header {
         headers.insert(REASON_HEADER, HeaderValue::from_static(answer.reason.as_str()));
     }
     if answer.close {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+}
+
+/// The one table of own answers: makes the response of an answer.
+#[must_use]
+pub fn own_response(answer: OwnAnswer, form: AnswerForm, reason_header: bool) -> Response<ForwardBody> {
+    let text = own_body(answer.status);
+    let mut response = Response::new(ForwardBody::empty());
+    let headers = response.headers_mut();
+    mark(headers, answer, reason_header);
     if let Some(seconds) = retry_after(answer.status) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
     }
@@ -392,12 +397,7 @@ pub fn made_response(
     *response.status_mut() = made.status;
     *response.headers_mut() = made.headers;
     let headers = response.headers_mut();
-    if reason_header {
-        headers.insert(REASON_HEADER, HeaderValue::from_static(answer.reason.as_str()));
-    }
-    if answer.close {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
+    mark(headers, answer, reason_header);
     if form == AnswerForm::HeadOnly {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     } else {
