@@ -66,7 +66,7 @@ fn backend_filters(rule: &Rule, backend_ref: Option<usize>) -> &[Filter] {
 impl Exchange {
     /// Filters in: the layers of the rule.
     pub(super) fn enter(&mut self, found: Found) -> Result<(), Early> {
-        if !self.account.live.snapshot().rule(found.rule).is_some_and(|rule| !rule.filters.is_empty()) {
+        if self.account.live.snapshot().rule(found.rule).is_none_or(|rule| rule.filters.is_empty()) {
             return Ok(());
         }
         self.layers = Some(self.new_layers());
