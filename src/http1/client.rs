@@ -125,8 +125,6 @@ enum SendState {
     Last,
     /// Every byte was written.
     Done,
-    /// A write failed; what the endpoint has to say is still read.
-    Failed,
 }
 
 /// A request on its way out: encoded head, body, and how far they got.
@@ -135,11 +133,15 @@ pub struct Upload<B> {
     /// Head, chunk sizes and small body frames; `sent` bytes of it are written.
     out: Vec<u8>,
     sent: usize,
+    /// Bytes of the head, at the front of `out` until something was written.
+    head: usize,
     /// One large body frame behind `out`.
     chunk: Bytes,
     body: Option<B>,
     framing: RequestFraming,
     state: SendState,
+    /// A write failed; what the endpoint has to say is still read.
+    failed: bool,
     /// A chunk's data was queued without its final CRLF.
     open_chunk: bool,
     written: u64,
@@ -163,12 +165,14 @@ where
             Some(_) => SendState::Streaming,
         };
         Self {
+            head: head.len(),
             out: head,
             sent: 0,
             chunk: Bytes::new(),
             body,
             framing,
             state,
+            failed: false,
             open_chunk: false,
             written: 0,
             body_read: 0,
@@ -185,13 +189,13 @@ where
     /// The body still waits for the endpoint's `100`.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        self.state == SendState::Waiting
+        self.state == SendState::Waiting && !self.failed
     }
 
     /// The body is on its way: neither held back, nor done, nor given up.
     #[must_use]
     pub fn is_sending(&self) -> bool {
-        matches!(self.state, SendState::Streaming | SendState::Last)
+        matches!(self.state, SendState::Streaming | SendState::Last) && !self.failed
     }
 
     /// How the body is framed; of a length, what is still to come.
@@ -218,13 +222,20 @@ where
         self.body_read
     }
 
-    /// Replaces an encoded head of which something was written by a fresh one, for another connection.
+    /// Makes a failed upload ready for another connection, with a head that was encoded for it.
     ///
-    /// Only for requests whose body was not read; the body stays.
+    /// What was read of the body can be sent once: either nothing was read, or nothing was written, and then what was
+    /// read follows the new head.
     pub fn restart(&mut self, head: Vec<u8>, wait_for_continue: bool) {
-        debug_assert_eq!(self.body_read, 0, "a body that was read cannot be sent again");
-        self.out = head;
+        debug_assert!(self.body_read == 0 || self.written == 0, "a body that was sent is gone");
+        let behind = std::mem::replace(&mut self.head, head.len());
+        let old = std::mem::replace(&mut self.out, head);
         self.sent = 0;
+        self.failed = false;
+        if self.written == 0 {
+            self.out.extend_from_slice(old.get(behind..).unwrap_or_default());
+            return;
+        }
         self.written = 0;
         self.chunk = Bytes::new();
         self.open_chunk = false;
@@ -233,17 +244,6 @@ where
             (Some(_), _) if wait_for_continue => SendState::Waiting,
             (Some(_), _) => SendState::Streaming,
         };
-    }
-
-    /// Makes an upload of which nothing was written ready for another connection.
-    pub fn rewind(&mut self) {
-        debug_assert_eq!(self.written, 0, "something was written");
-        if self.state == SendState::Failed {
-            self.state = match self.body {
-                Some(_) => SendState::Streaming,
-                None => SendState::Last,
-            };
-        }
     }
 
     /// Takes the unread rest of the body back, for a response that does not wait for it.
@@ -258,7 +258,7 @@ where
         buffers: &Buffers,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), ClientError>> {
-        loop {
+        while !self.failed {
             self.fill(buffers, cx)?;
             if self.sent == self.out.len() && self.chunk.is_empty() {
                 self.release(buffers);
@@ -268,7 +268,7 @@ where
                         self.body = None;
                         Poll::Ready(Ok(()))
                     }
-                    SendState::Done | SendState::Failed => Poll::Ready(Ok(())),
+                    SendState::Done => Poll::Ready(Ok(())),
                     SendState::Waiting | SendState::Streaming => Poll::Pending,
                 };
             }
@@ -282,12 +282,10 @@ where
             match ready!(result) {
                 Ok(n) if n > 0 => self.advance(n),
                 // The endpoint takes no more; it may still have answered, so reading goes on.
-                Ok(_) | Err(_) => {
-                    self.state = SendState::Failed;
-                    return Poll::Ready(Ok(()));
-                }
+                Ok(_) | Err(_) => self.failed = true,
             }
         }
+        Poll::Ready(Ok(()))
     }
 
     /// Takes body frames while they are there and there is room.

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
@@ -126,15 +126,18 @@ impl Exchange {
             let waits = self.encode(&mut head, framing);
             return Upload::new(head, framing, self.body.take(), waits);
         };
-        if upload.written() == 0 {
-            upload.rewind();
-        } else {
-            let mut head = buffers.take_write();
-            let framing = upload.framing();
-            let waits = self.encode(&mut head, framing);
-            upload.restart(head, waits);
-        }
+        // Encoded anew: another backendRef has other layers.
+        let mut head = buffers.take_write();
+        let waits = self.encode(&mut head, upload.framing());
+        upload.restart(head, waits);
         upload
+    }
+
+    /// Whether the rest of a failed try can be sent to what was picked: body bytes that were read already are framed for
+    /// HTTP/1.
+    pub(super) fn can_go_on(&self, picked: &Picked) -> bool {
+        let protocol = self.account.live.snapshot().backend(picked.backend).map(|backend| backend.key.protocol);
+        protocol == Some(Protocol::Http) || self.upload.as_ref().is_none_or(|upload| upload.body_read() == 0)
     }
 
     /// Appends the request's head in canonical form; true when the body has to wait for a `100`.
@@ -280,38 +283,35 @@ impl Exchange {
     async fn attempt_http2(&mut self, picked: &Picked) -> Result<Reply, Failure> {
         // Handshakes of HTTP/1 mean nothing there.
         self.handshake = None;
+        if let Some(mut upload) = self.upload.take() {
+            self.body = upload.take_body();
+        }
         let progress = Rc::new(http2::Progress::default());
         if self.body.is_none() {
             progress.done.set(Some(self.deadlines.try_began));
         }
-        let mut request = self.http2_request(&progress);
-        // Kept only where a second try is legal once the first was sent (decision 22).
-        let mut spare = (request.body().is_end_stream() && request.method().is_idempotent()).then(|| copy(&request));
+        // A second try is legal once the first was sent (decision 22).
+        let is_repeatable = self.body.is_none() && self.method().is_idempotent();
+        let (mut unsent, mut sent) = (None, Progress::default());
         for last in [false, true] {
             let sender = match self.http2_sender(picked).await {
                 Ok(sender) => sender,
                 Err(error) => {
-                    // Nothing was sent: the parts go back for the next endpoint.
-                    let (parts, body) = request.into_parts();
-                    self.restore(parts.headers, body);
-                    return Err(error.into());
+                    self.body = unsent
+                        .and_then(|request: Request<RequestBody>| request.into_body().into_inner())
+                        .or(self.body.take());
+                    return Err(Failure { error, progress: sent });
                 }
             };
+            let request = unsent.take().unwrap_or_else(|| self.http2_request(&progress));
             match self.exchange_http2(sender, request, &progress).await {
                 Ok(response) => return Ok(self.respond_http2(picked, response, progress)),
-                Err(Unanswered::Failed(error)) => {
-                    return Err(Failure { error, progress: sent_progress() });
-                }
-                Err(Unanswered::Broken { unsent, error }) => {
-                    match unsent.map(|unsent| *unsent).or_else(|| spare.take()) {
-                        Some(again) if !last => {
-                            self.account.worker.metrics().upstream_retries.inc();
-                            request = again;
-                        }
-                        Some(_) | None => return Err(Failure { error, progress: sent_progress() }),
-                    }
-                }
+                Err(Unanswered::Failed(error)) => return Err(Failure { error, progress: sent_progress() }),
+                Err(Unanswered::Broken { unsent: Some(again), .. }) if !last => unsent = Some(*again),
+                Err(Unanswered::Broken { .. }) if !last && is_repeatable => sent = sent_progress(),
+                Err(Unanswered::Broken { error, .. }) => return Err(Failure { error, progress: sent_progress() }),
             }
+            self.account.worker.metrics().upstream_retries.inc();
         }
         Err(ProxyError::Reset(Box::new(http2::BodyFailed)).into())
     }
@@ -328,9 +328,9 @@ impl Exchange {
         result.map_err(|err| self.connect_error(err))
     }
 
-    /// Turns the client's head into an HTTP/2 request; the fields move into it.
+    /// Makes an HTTP/2 request of the client's; its fields stay as they are, for another try.
     fn http2_request(&mut self, progress: &Rc<http2::Progress>) -> Request<RequestBody> {
-        let mut fields = std::mem::take(&mut self.headers);
+        let mut fields = self.headers.clone();
         let received = self.head.authority();
         headers::edit_for_http2(&mut fields, received, &self.downstream, &self.request_id);
         let mut target = String::with_capacity(self.path().len() + 16);
@@ -352,12 +352,6 @@ impl Exchange {
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = fields;
         request
-    }
-
-    /// Takes back what an unsent request was made of; the edited fields are as good as the client's for another try.
-    fn restore(&mut self, fields: HeaderMap, body: RequestBody) {
-        self.headers = fields;
-        self.body = body.into_inner();
     }
 
     async fn exchange_http2(
@@ -420,16 +414,6 @@ enum Unanswered {
 /// Progress of a try that must not be repeated elsewhere.
 pub(super) fn sent_progress() -> Progress {
     Progress { written: 1, ..Progress::default() }
-}
-
-/// A request without a body once more.
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(request.body().without_body());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }
 
 /// How a body will be framed upstream.

@@ -279,8 +279,8 @@ impl Exchange {
                 self.fresh = false;
                 self.account.in_flight = None;
                 match self.pick(rule, &PickRequest { hash, avoid: Some(&picked.endpoint) }) {
-                    Ok(other) if !Arc::ptr_eq(&other.endpoint, &picked.endpoint) => other,
-                    // There is no other one: the failure stands.
+                    Ok(other) if !Arc::ptr_eq(&other.endpoint, &picked.endpoint) && self.can_go_on(&other) => other,
+                    // There is no other one that can take it: the failure stands.
                     Ok(_) | Err(_) => return Err(error),
                 }
             }

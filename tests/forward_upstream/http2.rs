@@ -309,6 +309,8 @@ fn a_refused_endpoint_is_502_and_another_one_takes_over() {
         }
         assert_eq!(server.seen.borrow().len(), 4);
         assert!(server.seen.borrow().iter().all(|seen| seen.body == "hi"));
+        // The try that came to nothing left no mark.
+        assert!(server.seen.borrow().iter().all(|seen| seen.headers.get_all("via").iter().count() == 1));
     });
 }
 

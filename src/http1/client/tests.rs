@@ -262,6 +262,41 @@ async fn a_body_that_is_there_goes_out_with_the_head() {
     assert_eq!(&received[..n], b"H\r\n\r\nhello", "one send");
 }
 
+/// A connection that takes nothing: the first write on it fails.
+async fn broken() -> Bed {
+    let bed = Bed::new().await;
+    socket2::SockRef::from(&bed.connection.stream).shutdown(std::net::Shutdown::Write).unwrap();
+    socket2::SockRef::from(&bed.backend).shutdown(std::net::Shutdown::Write).unwrap();
+    bed
+}
+
+#[tokio::test]
+async fn an_upload_that_was_not_written_goes_out_once_behind_another_head() {
+    let mut bed = broken().await;
+    let body = Some(Full::new(Bytes::from_static(b"hi")));
+    let mut upload = bed.begin(b"FIRST\r\n\r\n", RequestFraming::Chunked, body, false);
+    assert!(matches!(bed.head(&mut upload, false).await, Err(ClientError::Closed)));
+    assert_eq!((upload.written(), upload.body_read()), (0, 2));
+    let mut bed = Bed::new().await;
+    bed.connection.begin(false);
+    upload.restart(b"OTHER ONE\r\n\r\n".to_vec(), false);
+    bed.backend.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    assert_eq!(bed.head(&mut upload, false).await.unwrap().0.status, 204);
+    assert!(upload.is_done());
+    assert_eq!(bed.received_all().await, b"OTHER ONE\r\n\r\n2\r\nhi\r\n0\r\n\r\n");
+}
+
+#[tokio::test]
+async fn an_upload_that_waits_for_100_still_does_on_another_connection() {
+    let mut bed = broken().await;
+    let body = Some(Full::new(Bytes::from_static(b"hi")));
+    let mut upload = bed.begin(b"H\r\n\r\n", RequestFraming::Length(2), body, true);
+    assert!(bed.head(&mut upload, false).await.is_err());
+    assert!(!upload.is_waiting(), "nothing will come on this one");
+    upload.restart(b"H\r\n\r\n".to_vec(), true);
+    assert!(upload.is_waiting());
+}
+
 #[tokio::test]
 async fn chunks_are_encoded_anew() {
     let mut bed = Bed::new().await;
