@@ -203,12 +203,19 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
             continue;
         }
         for token in value.split(|&b| b == b',') {
-            if let Ok(name) = HeaderName::from_bytes(token.trim_ascii()) {
+            if let Ok(name) = HeaderName::from_bytes(token.trim_ascii())
+                && !is_identity(&name)
+            {
                 names.push(name);
             }
         }
     }
     names
+}
+
+/// Fields that tell who a request is from: they are the gateway's to judge, and nobody's to take away through Connection.
+fn is_identity(name: &HeaderName) -> bool {
+    [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST, &X_FORWARDED_PORT, &X_REQUEST_ID].contains(&name)
 }
 
 /// Appends the head in canonical form, empty line included.

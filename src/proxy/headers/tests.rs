@@ -256,3 +256,21 @@ fn responses_and_trailers_are_cleaned() {
     clean_trailers(&mut trailers);
     assert_eq!(trailers, fields(&[("grpc-status", "0"), ("x-sum", "1")]));
 }
+
+#[test]
+fn connection_cannot_take_the_identity_away() {
+    let lines = [
+        ("connection", "close, X-Forwarded-For, x-forwarded-proto, x-request-id, x-hop"),
+        ("x-forwarded-for", "198.51.100.9"),
+        ("x-forwarded-proto", "https"),
+        ("x-hop", "1"),
+    ];
+    let mut headers = fields(&lines);
+    let head = encode(&Method::GET, &headers, true, RequestFraming::Empty);
+    assert!(head.contains("x-forwarded-for: 198.51.100.9, 192.0.2.7\r\n"), "{head}");
+    assert!(head.contains("x-forwarded-proto: https\r\n") && !head.contains("x-hop"), "{head}");
+    remove_nominated(&mut headers);
+    let trusted = ["192.0.2.0/24".parse().unwrap()];
+    assert_eq!(client_address(&downstream(true), &trusted, &headers).to_string(), "198.51.100.9");
+    assert!(!headers.contains_key("x-hop") && !headers.contains_key("connection"));
+}
