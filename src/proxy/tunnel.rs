@@ -278,7 +278,11 @@ impl Direction {
                 self.pending.advance(count);
                 moved(count);
             }
-            if self.close.is_some() && !self.closed && (self.follower.at_boundary() || self.follower.is_lost()) {
+            if self.close.is_some()
+                && !self.closed
+                && !self.ended
+                && (self.follower.at_boundary() || self.follower.is_lost())
+            {
                 self.closed = true;
                 if !self.follower.is_lost() {
                     self.pending = self.close.take().map(Bytes::from).unwrap_or_default();

@@ -260,3 +260,24 @@ fn what_an_end_said_before_it_went_arrives() {
         }
     });
 }
+
+#[test]
+fn a_half_closed_socket_is_ended_gently_too() {
+    local(async {
+        let mut bed = Bed::start(limits(), b"", b"").await;
+        bed.client.shutdown().await.unwrap();
+        assert_eq!(rest(&mut bed.endpoint).await, b"");
+        let frame = text(b"hello");
+        bed.endpoint.write_all(&frame[..4]).await.unwrap();
+        expect(&mut bed.client, &frame[..4]).await;
+        bed.drain.take().unwrap().send(()).unwrap();
+        // Longer than the last bytes of a broken end may take: this one is not broken.
+        tokio::time::sleep(LAST_BYTES * 2).await;
+        bed.endpoint.write_all(&frame[4..]).await.unwrap();
+        let mut expected = frame[4..].to_vec();
+        expected.extend(close_frame(1012, None));
+        assert_eq!(rest(&mut bed.client).await, expected);
+        drop(bed.endpoint);
+        assert_eq!(bed.end.await.unwrap(), End::Closed(Reason::Drain));
+    });
+}
