@@ -392,7 +392,10 @@ impl<H: Handler> Driver<H> {
     {
         match catch_unwind(AssertUnwindSafe(|| connection.poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(Ok(()))) if self.guard.borrow().is_holding() => Poll::Ready(End::Upgraded),
+            // A handshake behind a last request is held, too, and nobody has seen it.
+            Ok(Poll::Ready(Ok(()))) if self.guard.borrow().is_holding() && self.shared.upgrade.is_filled() => {
+                Poll::Ready(End::Upgraded)
+            }
             Ok(Poll::Ready(Ok(()))) => Poll::Ready(End::Finished),
             Ok(Poll::Ready(Err(error))) => {
                 tracing::debug!(peer = %self.shared.downstream.peer, error = %error, "connection ended");

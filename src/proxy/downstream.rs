@@ -73,6 +73,15 @@ impl UpgradeSlot {
         self.0.set(Some(tunnel));
     }
 
+    /// Whether a tunnel was left.
+    #[must_use]
+    pub fn is_filled(&self) -> bool {
+        let tunnel = self.0.take();
+        let filled = tunnel.is_some();
+        self.0.set(tunnel);
+        filled
+    }
+
     /// Takes what was left.
     pub fn take(&self) -> Option<Tunnel> {
         self.0.take()

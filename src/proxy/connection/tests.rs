@@ -393,6 +393,23 @@ fn refusals_come_in_order_and_survive_a_client_that_goes_on() {
 }
 
 #[test]
+fn a_handshake_behind_the_last_answer_disturbs_nothing() {
+    on_real_time(async {
+        let bed = Bed::plain().await;
+        bed.drain.advance(Phase::NotReady);
+        let mut stream = bed.connect().await;
+        let handshake = "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        stream.write_all(format!("{GET}{handshake}{}", "x".repeat(40 << 10)).as_bytes()).await.expect("written");
+        // To its end, and not to a reset.
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("closed in order");
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
+        assert_eq!(bed.script.begun.get(), 1);
+    });
+}
+
+#[test]
 fn a_body_is_refused_behind_the_bytes_before_it() {
     on_real_time(async {
         let bed = Bed::start(|_, limits, _, _| limits.body = Some(100)).await;
