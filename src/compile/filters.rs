@@ -450,7 +450,14 @@ fn replace_regex(pattern: &str, substitution: &str, path: &str, report: &mut Fau
     while let Some((text, behind)) = rest.split_once('$') {
         literal.push_str(text);
         let (name, after) = match behind.strip_prefix('{') {
-            Some(braced) => braced.split_once('}').unwrap_or((braced, "")),
+            Some(braced) => match braced.split_once('}') {
+                Some(parts) => parts,
+                None => {
+                    let expected = "groups as $1 or ${name}; $$ for a dollar sign";
+                    report.drop_rule(at, format!("${behind} without its }} in {substitution:?}"), expected);
+                    return None;
+                }
+            },
             None => {
                 let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
                 behind.split_at(behind.find(|c| !word(c)).unwrap_or(behind.len()))

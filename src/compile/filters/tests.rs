@@ -171,6 +171,8 @@ fn what_cannot_work_is_refused_by_name() {
         (&root, regex("(?=a)", "/"), "urlRewrite.path.replaceRegularExpression.pattern"),
         (&root, regex("(a)", "$2"), "urlRewrite.path.replaceRegularExpression.substitution"),
         (&root, regex("(?<n>a)", "${m}"), "urlRewrite.path.replaceRegularExpression.substitution"),
+        (&root, regex("(a)", "/a/${1"), "urlRewrite.path.replaceRegularExpression.substitution"),
+        (&root, regex("(a)", "/a/${"), "urlRewrite.path.replaceRegularExpression.substitution"),
         (&root, regex("a", "?b"), "urlRewrite.path.replaceRegularExpression.substitution"),
         (&root, full("a"), "urlRewrite.path.replaceFullPath"),
         (&root, full("/a?b"), "urlRewrite.path.replaceFullPath"),
