@@ -90,9 +90,9 @@ pub(super) struct List<'a> {
     pub(super) predicates: Option<&'a [Predicate]>,
 }
 
-/// Compiles lists, outermost first. `None` when a filter is not in force; what is
+/// Compiles lists, outermost first, which stand inside the layers `outer`. `None` when a filter is not in force; what is
 /// wrong is reported, unless the filter's type is not in force or unknown, which is found elsewhere.
-pub(super) fn compile(lists: &[List<'_>], report: &mut Faults<'_, '_>) -> Option<Vec<Filter>> {
+pub(super) fn compile(outer: &[Filter], lists: &[List<'_>], report: &mut Faults<'_, '_>) -> Option<Vec<Filter>> {
     let mut layers = Vec::new();
     let mut sound = true;
     for list in lists {
@@ -113,7 +113,7 @@ pub(super) fn compile(lists: &[List<'_>], report: &mut Faults<'_, '_>) -> Option
                 sound = false;
                 continue;
             };
-            if changes_prefix(&layer) && layers.iter().any(changes_path) {
+            if changes_prefix(&layer) && outer.iter().chain(&layers).any(changes_path) {
                 let expected =
                     "ReplaceFullPath, ReplaceTemplate or ReplaceRegularExpression behind another path change";
                 report.drop_rule(format!("{at}.{}.path.type", kind.member()), "ReplacePrefixMatch", expected);
@@ -450,7 +450,14 @@ fn replace_regex(pattern: &str, substitution: &str, path: &str, report: &mut Fau
     while let Some((text, behind)) = rest.split_once('$') {
         literal.push_str(text);
         let (name, after) = match behind.strip_prefix('{') {
-            Some(braced) => braced.split_once('}').unwrap_or((braced, "")),
+            Some(braced) => match braced.split_once('}') {
+                Some(parts) => parts,
+                None => {
+                    let expected = "groups as $1 or ${name}; $$ for a dollar sign";
+                    report.drop_rule(at, format!("${behind} without its }} in {substitution:?}"), expected);
+                    return None;
+                }
+            },
             None => {
                 let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
                 behind.split_at(behind.find(|c| !word(c)).unwrap_or(behind.len()))

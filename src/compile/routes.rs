@@ -108,10 +108,9 @@ impl Table {
                     let about = About::RuleAt(delegation.parent, rule);
                     routes[position].report.add(about, reason, path, found, expected);
                 } else if let Some(delegation) = &way.delegation
-                    && filters::spoil(&outer_filters(routes, delegation), &own.filters)
+                    && let Some(path) = spoiled(own, rule, &outer_filters(routes, delegation))
                 {
                     let (about, reason) = (About::RuleAt(delegation.parent, rule), ConditionReason::UnsupportedValue);
-                    let path = FieldPath::SPEC.item("rules", rule).field("filters").to_string();
                     let found = "ReplacePrefixMatch behind a path change of a delegating rule";
                     let expected = "ReplaceFullPath, ReplaceTemplate or ReplaceRegularExpression there";
                     routes[position].report.add(about, reason, path, found, expected);
@@ -263,6 +262,17 @@ fn outer_filters(routes: &[OwnRoute<'_>], delegation: &Delegation) -> Vec<Filter
     let above = delegation.rules.iter().rev();
     let rules = above.filter_map(|(route, rule)| routes[*route].rules[*rule].as_ref());
     rules.flat_map(|rule| rule.filters.iter().cloned()).collect()
+}
+
+/// The first list of a child's rule, at this position, whose filters the layers outside leave nothing to work on.
+fn spoiled(own: &OwnRule<'_>, rule: usize, outer: &[Filter]) -> Option<String> {
+    let spec = FieldPath::SPEC;
+    let at = spec.item("rules", rule);
+    if filters::spoil(outer, &own.filters) {
+        return Some(at.field("filters").to_string());
+    }
+    let share = own.shares.iter().find(|share| filters::spoil(outer, &share.filters))?;
+    Some(at.item("backendRefs", share.position).field("filters").to_string())
 }
 
 /// The first match of a child's rule that is not for what was delegated: position, found and expected.

@@ -57,6 +57,8 @@ pub(super) struct OwnRule<'a> {
 /// A backendRef with a weight above 0.
 #[derive(Clone)]
 pub(super) struct Share {
+    /// Among all backendRefs of the rule.
+    pub(super) position: usize,
     pub(super) weight: u32,
     pub(super) tier: u8,
     /// `None` when the reference leads nowhere.
@@ -162,17 +164,18 @@ fn compile_rule<'a>(
     for (position, reference) in rule.backend_refs.iter().enumerate() {
         let at = at.item("backendRefs", position);
         let backend = backends.resolve(&name.namespace, reference, (index, at), report);
-        let filters = if reference.filters.is_empty() {
+        let inner = if reference.filters.is_empty() {
             Some(Arc::default())
         } else {
             let path = at.field("filters").to_string();
             let list = List { filters: &reference.filters, path: &path, predicates: Some(&predicates) };
-            filters::compile(&[list], &mut Faults::new(report, index)).map(Arc::from)
+            let outer = filters.as_deref().unwrap_or_default();
+            filters::compile(outer, &[list], &mut Faults::new(report, index)).map(Arc::from)
         };
-        is_broken |= filters.is_none();
+        is_broken |= inner.is_none();
         if reference.weight > 0 {
-            let filters = filters.unwrap_or_default();
-            shares.push(Share { weight: reference.weight, tier: reference.tier, backend, filters });
+            let filters = inner.unwrap_or_default();
+            shares.push(Share { position, weight: reference.weight, tier: reference.tier, backend, filters });
         }
     }
     let compiled = OwnRule {
@@ -219,7 +222,7 @@ fn rule_filters(
     let path = FieldPath::SPEC.item("rules", index).field("filters").to_string();
     let of_route = List { filters: &route.spec.filters, path: "spec.filters", predicates: None };
     let of_rule = List { filters: own, path: &path, predicates: Some(predicates) };
-    filters::compile(&[of_route, of_rule], &mut Faults::new(report, index)).map(Arc::from)
+    filters::compile(&[], &[of_route, of_rule], &mut Faults::new(report, index)).map(Arc::from)
 }
 
 /// The hostnames of a route; one that is none is left out after a report.

@@ -16,38 +16,44 @@ use crate::reason::Reason;
 pub(super) fn request(cors: &Cors, director: &Director<'_, '_>) -> (Flow, Memory) {
     let mut lines = director.headers.get_all(ORIGIN).iter();
     let (Some(origin), None) = (lines.next(), lines.next()) else { return (Flow::Continue, Memory::None) };
-    let admitted = admits(cors, origin);
+    let admitted = admits(cors, origin).then(|| origin.clone());
     let wanted = director.headers.get(ACCESS_CONTROL_REQUEST_METHOD);
     if let (&Method::OPTIONS, Some(wanted)) = (&*director.method, wanted) {
-        let headers = if admitted { preflight(cors, origin, wanted, director.headers) } else { HeaderMap::new() };
+        let mut headers = match allowed(cors, admitted) {
+            Some(origin) => preflight(cors, origin, wanted, director.headers),
+            None => HeaderMap::new(),
+        };
+        vary(cors, &mut headers);
         let answer =
             Answer { status: StatusCode::NO_CONTENT, headers, body: Some(Bytes::new()), reason: Reason::Preflight };
         return (Flow::Respond(answer), Memory::Preflight);
     }
-    (Flow::Continue, if admitted { Memory::Origin(origin.clone()) } else { Memory::None })
+    (Flow::Continue, admitted.map_or(Memory::None, Memory::Origin))
 }
 
 /// Sets the fields of an actual response; those of the backend go, so that one place decides.
+///
+/// A cache may give the response to a request without Origin to one that has it, so it gets its fields as well (WHATWG
+/// Fetch, "CORS protocol and HTTP caches").
 pub(super) fn response(cors: &Cors, memory: Memory, view: &mut ResponseView<'_>) {
-    let origin = match memory {
-        Memory::Origin(origin) => origin,
+    let admitted = match memory {
         Memory::Preflight => return,
-        Memory::None => {
-            for name in [ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_EXPOSE_HEADERS] {
-                view.headers.remove(name);
-            }
-            vary(cors, view.headers);
-            return;
-        }
+        Memory::Origin(origin) => Some(origin),
+        Memory::None => None,
     };
-    allow(cors, &origin, view.headers);
-    match &cors.expose {
-        Some(names) => drop(view.headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, names.clone())),
-        None => drop(view.headers.remove(ACCESS_CONTROL_EXPOSE_HEADERS)),
+    for name in [ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_EXPOSE_HEADERS] {
+        view.headers.remove(name);
     }
+    if let Some(origin) = allowed(cors, admitted) {
+        allow(cors, origin, view.headers);
+        if let Some(names) = &cors.expose {
+            view.headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, names.clone());
+        }
+    }
+    vary(cors, view.headers);
 }
 
-fn preflight(cors: &Cors, origin: &HeaderValue, method: &HeaderValue, request: &HeaderMap) -> HeaderMap {
+fn preflight(cors: &Cors, origin: HeaderValue, method: &HeaderValue, request: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::new();
     allow(cors, origin, &mut headers);
     // With credentials the wildcard is read literally by browsers, so the asked-for names are named.
@@ -65,25 +71,31 @@ fn preflight(cors: &Cors, origin: &HeaderValue, method: &HeaderValue, request: &
 }
 
 /// Origin and credentials, on preflights and on actual responses.
-fn allow(cors: &Cors, origin: &HeaderValue, headers: &mut HeaderMap) {
-    let any = cors.origins.contains(&OriginMatch::Any) && !cors.credentials;
-    let value = if any { HeaderValue::from_static("*") } else { origin.clone() };
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, value);
+fn allow(cors: &Cors, origin: HeaderValue, headers: &mut HeaderMap) {
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     if cors.credentials {
         headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-    } else {
-        headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
     }
-    vary(cors, headers);
+}
+
+/// What the response names as allowed, given the request's origin if it has one that is admitted.
+fn allowed(cors: &Cors, admitted: Option<HeaderValue>) -> Option<HeaderValue> {
+    if same_for_all(cors) { Some(HeaderValue::from_static("*")) } else { admitted }
+}
+
+/// Whether every request gets the same fields, whatever its Origin and also without one.
+fn same_for_all(cors: &Cors) -> bool {
+    cors.origins.contains(&OriginMatch::Any) && !cors.credentials
 }
 
 /// Caches must tell origins apart unless the answer is the same for all.
 fn vary(cors: &Cors, headers: &mut HeaderMap) {
-    let same_for_all = cors.origins.contains(&OriginMatch::Any) && !cors.credentials;
-    let named = headers.get_all(VARY).iter().any(|line| {
-        line.to_str().is_ok_and(|line| line.split(',').any(|name| matches!(name.trim(), "*" | "origin" | "Origin")))
-    });
-    if !same_for_all && !named {
+    if same_for_all(cors) {
+        return;
+    }
+    let origin = |name: &str| name == "*" || name.eq_ignore_ascii_case("origin");
+    let named = |line: &HeaderValue| line.to_str().is_ok_and(|line| line.split(',').any(|name| origin(name.trim())));
+    if !headers.get_all(VARY).iter().any(named) {
         headers.append(VARY, HeaderValue::from_static("origin"));
     }
 }

@@ -339,3 +339,42 @@ fn cors_answers_preflights_and_marks_responses_for_admitted_origins_only() {
     assert_eq!(field(&any, "access-control-allow-origin"), Some("*"));
     assert_eq!(field(&any, "vary"), None);
 }
+
+/// A cached response to a request without Origin may answer one with Origin (Fetch, "CORS protocol and HTTP caches").
+#[test]
+fn cors_keeps_cached_responses_good_for_later_origins() {
+    let mut backend = HeaderMap::new();
+    backend.insert("access-control-allow-origin", HeaderValue::from_static("https://own.test"));
+    backend.insert("access-control-allow-credentials", HeaderValue::from_static("true"));
+    backend.insert("vary", HeaderValue::from_static("accept"));
+    let without = |layers: &[Filter]| Walk::default().answered(layers, backend.clone());
+    let origin =
+        |layers: &[Filter]| Walk::default().header("origin", "http://c.test").answered(layers, backend.clone());
+    let varies = |outcome: &Outcome| outcome.response.get_all("vary").iter().any(|line| line == "origin");
+
+    let same_for_all = [cors(vec![OriginMatch::Exact("http://b.test".into()), OriginMatch::Any], false)];
+    for outcome in [without(&same_for_all), origin(&same_for_all)] {
+        assert_eq!(field(&outcome, "access-control-allow-origin"), Some("*"));
+        assert_eq!(field(&outcome, "access-control-expose-headers"), Some("x-two"));
+        assert_eq!(field(&outcome, "access-control-allow-credentials"), None);
+        assert!(!varies(&outcome));
+    }
+    let by_origin = [
+        ("any with credentials", [cors(vec![OriginMatch::Any], true)]),
+        ("one", [cors(vec![OriginMatch::Exact("http://b.test".into())], false)]),
+    ];
+    for (case, layers) in by_origin {
+        let outcome = without(&layers);
+        assert_eq!(field(&outcome, "access-control-allow-origin"), None, "{case}");
+        assert_eq!(field(&outcome, "access-control-allow-credentials"), None, "{case}");
+        assert_eq!(field(&outcome, "access-control-expose-headers"), None, "{case}");
+        assert!(varies(&outcome), "{case}");
+        assert!(varies(&origin(&layers)), "{case}");
+        let preflight = Walk { method: Method::OPTIONS, ..Walk::default() };
+        let preflight = preflight.header("origin", "http://c.test").header("access-control-request-method", "PUT");
+        assert!(varies(&preflight.through(&layers)), "{case}: a refused preflight too");
+        let named = HeaderMap::from_iter([(http::header::VARY, HeaderValue::from_static("accept, ORIGIN"))]);
+        let outcome = Walk::default().answered(&layers, named);
+        assert_eq!(outcome.response.get_all("vary").iter().count(), 1, "{case}: said once");
+    }
+}

@@ -399,7 +399,10 @@ pub fn made_response(
     let headers = response.headers_mut();
     mark(headers, answer, reason_header);
     if form == AnswerForm::HeadOnly {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        // RFC 9110 §8.6: forbidden with 204, and with 304 it would be that of a response that is not known here.
+        if !matches!(made.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
     } else {
         *response.body_mut() = ForwardBody::full(body);
     }
@@ -442,6 +445,28 @@ mod tests {
         let response = own_response(answer(404, Reason::NoPath), AnswerForm::HeadOnly, false);
         assert_eq!(response.headers()["content-length"], "10");
         assert!(response.body().is_end_stream());
+    }
+
+    /// RFC 9110 §8.6: never with 204, and with 304 only that of the response that it stands for.
+    #[test]
+    fn no_length_goes_with_a_status_that_has_no_content() {
+        for (status, length) in [(200, Some("0")), (204, None), (205, Some("0")), (304, None), (404, Some("0"))] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let made = || crate::filter::Answer {
+                status,
+                headers: HeaderMap::new(),
+                body: Some(Bytes::new()),
+                reason: Reason::DirectResponse,
+            };
+            let form = |form| {
+                made_response(made(), OwnAnswer { status, reason: Reason::DirectResponse, close: false }, form, false)
+            };
+            let head = form(AnswerForm::HeadOnly);
+            let found = head.headers().get("content-length").map(|value| value.to_str().unwrap());
+            assert_eq!(found, length, "{status}");
+            assert!(head.body().is_end_stream(), "{status}");
+            assert!(!form(AnswerForm::Text).headers().contains_key("content-length"), "{status}: left to the framing");
+        }
     }
 
     #[test]

@@ -171,6 +171,8 @@ fn what_cannot_work_is_refused_by_name() {
         (&root, regex("(?=a)", "/"), "urlRewrite.path.replaceRegularExpression.pattern"),
         (&root, regex("(a)", "$2"), "urlRewrite.path.replaceRegularExpression.substitution"),
         (&root, regex("(?<n>a)", "${m}"), "urlRewrite.path.replaceRegularExpression.substitution"),
+        (&root, regex("(a)", "/a/${1"), "urlRewrite.path.replaceRegularExpression.substitution"),
+        (&root, regex("(a)", "/a/${"), "urlRewrite.path.replaceRegularExpression.substitution"),
         (&root, regex("a", "?b"), "urlRewrite.path.replaceRegularExpression.substitution"),
         (&root, full("a"), "urlRewrite.path.replaceFullPath"),
         (&root, full("/a?b"), "urlRewrite.path.replaceFullPath"),
@@ -261,6 +263,52 @@ fn a_prefix_that_an_outer_layer_changed_is_not_replaced() {
         compiled(&[("root", root), ("child", child(json!({ "matches": prefix("/a/b"), "filters": edit })))]);
     assert!(snapshot.rules.iter().all(|rule| rule.delegates), "{findings:?}");
     assert!(findings.iter().any(|text| text.starts_with("spec.rules[0].filters: ReplacePrefixMatch behind")));
+}
+
+/// The findings about routes whose rule `it` must not be in force; `other` must.
+fn refused(routes: &[(&str, Value)]) -> Vec<String> {
+    let (snapshot, findings) = compiled(routes);
+    let names: Vec<&str> = snapshot.rules.iter().filter(|rule| !rule.delegates).map(|rule| &*rule.name).collect();
+    assert_eq!(names, ["other"], "{findings:?}");
+    findings
+}
+
+#[test]
+fn a_prefix_that_a_layer_outside_of_a_backend_changed_is_not_replaced() {
+    let full = rewrite(json!({ "type": "ReplaceFullPath", "replaceFullPath": "/z" }));
+    let edit = || rewrite(json!({ "type": "ReplacePrefixMatch", "replacePrefixMatch": "/x" }));
+    let references =
+        |filters: Value| json!([{ "name": "a", "port": 80 }, { "name": "b", "port": 80, "filters": filters }]);
+    let plain = json!({ "name": "other", "matches": prefix("/a/other") });
+    let it = |filters: Value| json!({ "name": "it", "matches": prefix("/a/b"), "backendRefs": references(edit()), "filters": filters });
+    let at = "spec.rules[0].backendRefs[1].filters";
+
+    let of_rule = refused(&[("a", json!({ "rules": [it(full.clone()), plain] }))]);
+    assert_eq!(of_rule, [format!("{at}[0].urlRewrite.path.type: ReplacePrefixMatch")]);
+    // The filters of a route stand around all its rules; those of the other end do not mind.
+    let of_route = refused(&[("a", json!({ "filters": full, "rules": [it(json!([])), plain] }))]);
+    assert_eq!(of_route, [format!("{at}[0].urlRewrite.path.type: ReplacePrefixMatch")]);
+
+    let root = |filters: Value, of_rule: Value| {
+        json!({ "filters": filters, "rules": [{
+            "name": "a", "matches": prefix("/a"), "filters": of_rule, "delegate": { "namespaces": {} } }] })
+    };
+    let mut below = child(it(json!([])));
+    below["rules"].as_array_mut().unwrap().push(plain.clone());
+    for root in [root(json!([]), full.clone()), root(full.clone(), json!([]))] {
+        let of_parent = refused(&[("child", below.clone()), ("root", root)]);
+        let expected = format!("{at}: ReplacePrefixMatch behind a path change of a delegating rule");
+        assert_eq!(of_parent, [expected]);
+    }
+
+    // Only a path change stands in the way, and only that edit works on the prefix.
+    let host = json!([{ "type": "URLRewrite", "urlRewrite": { "hostname": "in.test" } }]);
+    let (snapshot, findings) = compiled(&[("root", root(json!([]), host.clone())), ("child", child(it(host)))]);
+    assert_eq!(findings, <[&str; 0]>::default());
+    assert!(snapshot.rules.iter().any(|rule| &*rule.name == "it"));
+    let mut rule = it(full.clone());
+    rule["backendRefs"] = references(full);
+    assert_eq!(compiled(&[("a", json!({ "rules": [rule] }))]).1, <[&str; 0]>::default());
 }
 
 #[test]
