@@ -62,6 +62,8 @@ pub struct Options {
     pub delegates: bool,
     pub filters: Vec<Filter>,
     pub backend_filters: Vec<Filter>,
+    /// A second backendRef, of a fourth of the requests: its one endpoint, how to speak to it, and its filters.
+    pub second: Option<(SocketAddr, Protocol, Vec<Filter>)>,
     pub upgrades: Upgrades,
 }
 
@@ -81,6 +83,7 @@ impl Default for Options {
             delegates: false,
             filters: Vec::new(),
             backend_filters: Vec::new(),
+            second: None,
             upgrades: Upgrades::default(),
         }
     }
@@ -178,7 +181,11 @@ impl Gateway {
 fn snapshot(options: &Options) -> Snapshot {
     let route = Route { name: ObjectName::new("ns", "r"), label: Arc::from("ns/r") };
     let filters = options.backend_filters.clone().into();
-    let backend_refs = vec![WeightedBackend { weight: 1, tier: 0, backend: Some(BackendId(0)), filters }];
+    let mut backend_refs = vec![WeightedBackend { weight: 3, tier: 0, backend: Some(BackendId(0)), filters }];
+    if let Some((.., filters)) = &options.second {
+        let (backend, filters) = (Some(BackendId(1)), filters.clone().into());
+        backend_refs.push(WeightedBackend { weight: 1, tier: 0, backend, filters });
+    }
     let rule = Rule {
         route: RouteId(0),
         name: Arc::from("0"),
@@ -197,6 +204,11 @@ fn snapshot(options: &Options) -> Snapshot {
     let mut endpoints: Vec<_> = options.endpoints.iter().map(endpoint).collect();
     endpoints.sort_by(|a, b| a.key.cmp(&b.key));
     let key = BackendKey { service: ObjectName::new("ns", "s"), port: 80, protocol: options.protocol };
+    let mut backends = vec![Backend { key, endpoints: endpoints.into() }];
+    if let Some((addr, protocol, _)) = &options.second {
+        let key = BackendKey { service: ObjectName::new("ns", "t"), port: 80, protocol: *protocol };
+        backends.push(Backend { key, endpoints: [endpoint(addr)].into() });
+    }
     let candidate = Candidate {
         rule: RuleId(0),
         hostname: Hostname::Exact(Arc::from("a.test")),
@@ -212,7 +224,7 @@ fn snapshot(options: &Options) -> Snapshot {
         version: 0,
         routes: vec![route],
         rules: vec![rule],
-        backends: vec![Backend { key, endpoints: endpoints.into() }],
+        backends,
         routers: vec![Arc::new(Router::build(vec![candidate]))],
     }
 }
@@ -458,3 +470,24 @@ pub async fn until(condition: impl Fn() -> bool) {
 pub const GET: &str = "GET /p HTTP/1.1\r\nhost: a.test\r\n\r\n";
 /// A plain answer.
 pub const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// Answers one request, takes the head of a second one on the same connection and is gone.
+pub async fn dying() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        drop(listener);
+        head(&mut stream).await;
+        stream.write_all(OK.as_ref()).await.unwrap();
+        head(&mut stream).await;
+    });
+    addr
+}
+
+async fn head(stream: &mut tokio::net::TcpStream) {
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        assert!(stream.read_buf(&mut seen).await.unwrap() > 0);
+    }
+}

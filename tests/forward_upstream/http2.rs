@@ -20,7 +20,7 @@ use tidegate::model::policy::Timeouts;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::bed::{GET, Gateway, Options, run, run_paused};
+use super::bed::{GET, Gateway, Options, dying, run, run_paused, until};
 
 #[derive(Clone, Copy)]
 struct Local;
@@ -311,6 +311,22 @@ fn a_refused_endpoint_is_502_and_another_one_takes_over() {
         assert!(server.seen.borrow().iter().all(|seen| seen.body == "hi"));
         // The try that came to nothing left no mark.
         assert!(server.seen.borrow().iter().all(|seen| seen.headers.get_all("via").iter().count() == 1));
+    });
+}
+
+#[test]
+fn it_gets_the_body_that_a_failed_try_over_http1_has_not_read() {
+    run(async || {
+        let server = Server::start().await;
+        let second = Some((server.addr, Protocol::H2c, Vec::new()));
+        let gateway = Gateway::start(Options { second, ..Options::to(&[dying().await]) }).await;
+        assert_eq!(gateway.ask(GET).await.status, 200);
+        let mut client = gateway.client().await;
+        client.send("PUT /p HTTP/1.1\r\nhost: a.test\r\ncontent-length: 2\r\n\r\n").await;
+        until(|| gateway.metric("tidegate_upstream_retries_total") == 2).await;
+        client.send("hi").await;
+        assert_eq!(client.answer().await.status, 200);
+        assert_eq!(server.seen.borrow()[0].body, "hi");
     });
 }
 

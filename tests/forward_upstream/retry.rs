@@ -1,13 +1,17 @@
 //! Decision 22: what is sent again, and what never is.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use http::{HeaderName, HeaderValue};
+use tidegate::model::backend::Protocol;
+use tidegate::model::filter::{Filter, HeaderEdits};
 use tidegate::settings::Forwarding;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
-use super::bed::{Endpoints, GET, Gateway, OK, Options, Served, run};
+use super::bed::{Endpoints, GET, Gateway, OK, Options, Served, dying, run, until};
 
 /// Answers the first request of a connection and closes without an answer when the second one is there.
 async fn closes_on_reuse() -> Endpoints {
@@ -201,5 +205,44 @@ fn a_connect_that_hangs_is_504() {
         assert_eq!(gateway.ask(GET).await.verdict(), (504, Some("connect")));
         assert_eq!(gateway.metric("tidegate_upstream_connects_total{result=\"timeout\"}"), 1);
         drop(filler);
+    });
+}
+
+/// The second backendRef gets the whole request, with its own layers and without those of the first.
+#[test]
+fn another_backend_gets_the_body_that_was_not_read_and_its_own_layers() {
+    let set = |value| {
+        let set = vec![(HeaderName::from_static("x-for"), HeaderValue::from_static(value))];
+        vec![Filter::RequestHeaders(HeaderEdits { set, ..HeaderEdits::default() })]
+    };
+    run(async || {
+        let seen: Rc<RefCell<Vec<(String, Vec<u8>)>>> = Rc::default();
+        let requests = Rc::clone(&seen);
+        let other = Endpoints::script(move |mut served: Served| {
+            let seen = Rc::clone(&requests);
+            async move {
+                while let Some(request) = served.request().await {
+                    seen.borrow_mut().push(request);
+                    served.send(OK).await;
+                }
+            }
+        })
+        .await;
+        let options = Options {
+            backend_filters: set("first"),
+            second: Some((other.addr, Protocol::Http, set("second"))),
+            ..Options::to(&[dying().await])
+        };
+        let gateway = Gateway::start(options).await;
+        assert_eq!(gateway.ask(GET).await.status, 200);
+        let mut client = gateway.client().await;
+        client.send("PUT /p HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        until(|| gateway.metric("tidegate_upstream_retries_total") == 2).await;
+        client.send("2\r\nhi\r\n0\r\n\r\n").await;
+        assert_eq!(client.answer().await.status, 200);
+        let seen = seen.borrow();
+        let [(head, body)] = &seen[..] else { panic!("{seen:?}") };
+        assert_eq!(body.escape_ascii().to_string(), "2\\r\\nhi\\r\\n0\\r\\n\\r\\n");
+        assert!(head.contains("x-for: second\r\n") && !head.contains("first"), "{head}");
     });
 }
