@@ -138,6 +138,7 @@ pub struct Upload<B> {
     /// One large body frame behind `out`.
     chunk: Bytes,
     body: Option<B>,
+    /// Of a length, what is still to come.
     framing: RequestFraming,
     state: SendState,
     /// A write failed; what the endpoint has to say is still read.
@@ -198,10 +199,13 @@ where
         matches!(self.state, SendState::Streaming | SendState::Last) && !self.failed
     }
 
-    /// How the body is framed; of a length, what is still to come.
+    /// How a head announces the body: a length is that of the whole, whatever was read of it.
     #[must_use]
     pub fn framing(&self) -> RequestFraming {
-        self.framing
+        match self.framing {
+            RequestFraming::Length(left) => RequestFraming::Length(left + self.body_read),
+            other => other,
+        }
     }
 
     /// Head and body were written completely.

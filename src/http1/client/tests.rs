@@ -287,6 +287,16 @@ async fn an_upload_that_was_not_written_goes_out_once_behind_another_head() {
 }
 
 #[tokio::test]
+async fn an_upload_that_was_not_written_is_announced_as_long_as_it_is() {
+    let mut bed = broken().await;
+    let body = Some(Full::new(Bytes::from_static(b"hi")));
+    let mut upload = bed.begin(b"H\r\n\r\n", RequestFraming::Length(2), body, false);
+    assert!(bed.head(&mut upload, false).await.is_err());
+    assert_eq!((upload.written(), upload.body_read()), (0, 2));
+    assert_eq!(upload.framing(), RequestFraming::Length(2), "for the head that is encoded anew");
+}
+
+#[tokio::test]
 async fn an_upload_that_waits_for_100_still_does_on_another_connection() {
     let mut bed = broken().await;
     let body = Some(Full::new(Bytes::from_static(b"hi")));
