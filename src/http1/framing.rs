@@ -1,4 +1,4 @@
-//! Chunked framing (RFC 9112 §7.1), strictly: rules CH1 to CH4.
+//! Chunked framing (RFC 9112 §7.1), read strictly.
 //!
 //! Pure and incremental like the head scanners, but streaming: a byte is passed once and need not be kept. Whatever was
 //! consumed without an error is a valid prefix, so it may be handed on before the line is complete.
@@ -8,24 +8,24 @@ use http::StatusCode;
 use super::guard::{GuardError, is_token, is_value_byte};
 use crate::reason::Reason;
 
-/// Chunk framing or trailers that break a rule (CH1 to CH4).
+/// Chunk framing or trailers that break a rule.
 const CHUNK: GuardError = GuardError::new(StatusCode::BAD_REQUEST, Reason::Chunk);
-/// Extensions or trailers above a limit (CH3, CH4).
+/// Extensions or trailers above a limit.
 const TOO_LARGE: GuardError = GuardError::new(StatusCode::BAD_REQUEST, Reason::Size);
 
-/// Digits of a chunk size, leading zeros included (CH1).
+/// Digits of a chunk size, leading zeros included.
 const MAX_SIZE_DIGITS: u8 = 16;
 
 /// Limits of chunked framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkLimits {
-    /// Bytes of the extensions of one chunk, from `;` on (CH3).
+    /// Bytes of the extensions of one chunk, from `;` on.
     pub line: usize,
-    /// Bytes of all extensions of a body (CH3).
+    /// Bytes of all extensions of a body.
     pub extensions: usize,
-    /// Bytes of the trailer section, line ends included (CH4).
+    /// Bytes of the trailer section, line ends included.
     pub trailers_total: usize,
-    /// Number of trailer fields (CH4).
+    /// Number of trailer fields.
     pub trailer_count: usize,
 }
 
@@ -53,7 +53,7 @@ pub enum ChunkEvent {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ChunkState {
     SizeStart,
     Size,
     Extension,
@@ -72,7 +72,7 @@ enum State {
 /// Decodes one chunked body. Extensions are dropped; trailer lines are checked and left to the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct ChunkDecoder {
-    state: State,
+    state: ChunkState,
     digits: u8,
     /// The size being read, then what is left of the chunk.
     size: u64,
@@ -92,19 +92,13 @@ impl ChunkDecoder {
     /// A decoder before the first chunk.
     #[must_use]
     pub const fn new() -> Self {
-        Self { state: State::SizeStart, digits: 0, size: 0, line: 0, extensions: 0, trailers: 0, trailer_count: 0 }
+        Self { state: ChunkState::SizeStart, digits: 0, size: 0, line: 0, extensions: 0, trailers: 0, trailer_count: 0 }
     }
 
     /// Whether the body is complete, its trailer section included.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
-    }
-
-    /// Body bytes of the current chunk that are still to come; 0 outside chunk data.
-    #[must_use]
-    pub fn data_left(&self) -> u64 {
-        if self.state == State::Data { self.size } else { 0 }
+        self.state == ChunkState::Done
     }
 
     /// Takes the front of `input`, up to and with one run of body data or of trailers. Once the body is complete nothing
@@ -116,22 +110,27 @@ impl ChunkDecoder {
         let mut at = 0;
         while let Some(&byte) = input.get(at) {
             match self.state {
-                State::Data => {
+                ChunkState::Data => {
                     let room = input.len() - at;
                     let len = usize::try_from(self.size).map_or(room, |left| left.min(room));
                     self.size -= len as u64;
                     if self.size == 0 {
-                        self.state = State::DataCr;
+                        self.state = ChunkState::DataCr;
                     }
                     return Ok(ChunkEvent::Data { skip: at, len });
                 }
-                State::TrailerStart
-                | State::TrailerName
-                | State::TrailerValue
-                | State::TrailerLf
-                | State::EndLf
-                | State::Done => return self.trailers(input, at, limits),
-                State::SizeStart | State::Size | State::Extension | State::SizeLf | State::DataCr | State::DataLf => {
+                ChunkState::TrailerStart
+                | ChunkState::TrailerName
+                | ChunkState::TrailerValue
+                | ChunkState::TrailerLf
+                | ChunkState::EndLf
+                | ChunkState::Done => return self.trailers(input, at, limits),
+                ChunkState::SizeStart
+                | ChunkState::Size
+                | ChunkState::Extension
+                | ChunkState::SizeLf
+                | ChunkState::DataCr
+                | ChunkState::DataLf => {
                     self.framing_byte(byte, limits)?;
                 }
             }
@@ -142,7 +141,7 @@ impl ChunkDecoder {
 
     fn framing_byte(&mut self, byte: u8, limits: &ChunkLimits) -> Result<(), GuardError> {
         self.state = match (self.state, byte) {
-            (State::SizeStart | State::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+            (ChunkState::SizeStart | ChunkState::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 if self.digits == MAX_SIZE_DIGITS {
                     return Err(CHUNK);
                 }
@@ -157,24 +156,24 @@ impl ChunkDecoder {
                 if i64::try_from(self.size).is_err() {
                     return Err(CHUNK);
                 }
-                State::Size
+                ChunkState::Size
             }
-            (State::Size, b'\r') | (State::Extension, b'\r') => State::SizeLf,
-            (State::Size, b';') => {
+            (ChunkState::Size, b'\r') | (ChunkState::Extension, b'\r') => ChunkState::SizeLf,
+            (ChunkState::Size, b';') => {
                 self.line = 0;
                 self.extension_byte(limits)?;
-                State::Extension
+                ChunkState::Extension
             }
-            (State::Extension, _) if is_value_byte(byte) => {
+            (ChunkState::Extension, _) if is_value_byte(byte) => {
                 self.extension_byte(limits)?;
-                State::Extension
+                ChunkState::Extension
             }
-            (State::SizeLf, b'\n') => {
+            (ChunkState::SizeLf, b'\n') => {
                 self.digits = 0;
-                if self.size == 0 { State::TrailerStart } else { State::Data }
+                if self.size == 0 { ChunkState::TrailerStart } else { ChunkState::Data }
             }
-            (State::DataCr, b'\r') => State::DataLf,
-            (State::DataLf, b'\n') => State::SizeStart,
+            (ChunkState::DataCr, b'\r') => ChunkState::DataLf,
+            (ChunkState::DataLf, b'\n') => ChunkState::SizeStart,
             _ => return Err(CHUNK),
         };
         Ok(())
@@ -188,7 +187,7 @@ impl ChunkDecoder {
 
     fn trailers(&mut self, input: &[u8], start: usize, limits: &ChunkLimits) -> Result<ChunkEvent, GuardError> {
         let mut at = start;
-        while self.state != State::Done {
+        while self.state != ChunkState::Done {
             let Some(&byte) = input.get(at) else {
                 return Ok(ChunkEvent::Trailers { skip: start, len: at - start, end: false });
             };
@@ -196,26 +195,37 @@ impl ChunkDecoder {
             self.trailers += 1;
             self.state = match (self.state, byte) {
                 // The final empty line is not held against the limit: it is what ends the body.
-                (State::TrailerStart, b'\r') => State::EndLf,
-                (State::EndLf, b'\n') => State::Done,
+                (ChunkState::TrailerStart, b'\r') => ChunkState::EndLf,
+                (ChunkState::EndLf, b'\n') => ChunkState::Done,
                 _ if self.trailers >= limits.trailers_total => return Err(TOO_LARGE),
-                (State::TrailerStart, _) if is_token(&[byte]) => {
+                (ChunkState::TrailerStart, _) if is_token(&[byte]) => {
                     if self.trailer_count == limits.trailer_count {
                         return Err(TOO_LARGE);
                     }
                     self.trailer_count += 1;
-                    State::TrailerName
+                    ChunkState::TrailerName
                 }
-                (State::TrailerName, b':') => State::TrailerValue,
-                (State::TrailerName, _) if is_token(&[byte]) => State::TrailerName,
-                (State::TrailerValue, b'\r') => State::TrailerLf,
-                (State::TrailerValue, _) if is_value_byte(byte) => State::TrailerValue,
-                (State::TrailerLf, b'\n') => State::TrailerStart,
+                (ChunkState::TrailerName, b':') => ChunkState::TrailerValue,
+                (ChunkState::TrailerName, _) if is_token(&[byte]) => ChunkState::TrailerName,
+                (ChunkState::TrailerValue, b'\r') => ChunkState::TrailerLf,
+                (ChunkState::TrailerValue, _) if is_value_byte(byte) => ChunkState::TrailerValue,
+                (ChunkState::TrailerLf, b'\n') => ChunkState::TrailerStart,
                 _ => return Err(CHUNK),
             };
         }
         Ok(ChunkEvent::Trailers { skip: start, len: at - start, end: true })
     }
+}
+
+/// Appends `length` in lower-case hex and CRLF.
+pub fn write_chunk_size(out: &mut Vec<u8>, length: usize) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut shift = (usize::BITS - length.leading_zeros()).div_ceil(4).max(1) * 4;
+    while shift > 0 {
+        shift -= 4;
+        out.push(DIGITS[(length >> shift) & 0xf]);
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]
@@ -313,6 +323,17 @@ mod tests {
         let mut decoder = ChunkDecoder::new();
         let event = decoder.decode(b"7fffffffffffffff\r\nab", &LIMITS).expect("the largest size");
         assert_eq!(event, ChunkEvent::Data { skip: 18, len: 2 });
-        assert_eq!(decoder.data_left(), i64::MAX as u64 - 2);
+        assert_eq!(decoder.decode(b"c", &LIMITS).expect("its data"), ChunkEvent::Data { skip: 0, len: 1 });
+    }
+
+    #[test]
+    fn chunk_sizes_are_written_in_hex() {
+        for (length, expected) in
+            [(1, "1\r\n"), (15, "f\r\n"), (16, "10\r\n"), (0xabc, "abc\r\n"), (65536, "10000\r\n")]
+        {
+            let mut out = Vec::new();
+            write_chunk_size(&mut out, length);
+            assert_eq!(String::from_utf8(out).expect("ASCII"), expected);
+        }
     }
 }

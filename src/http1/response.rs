@@ -1,4 +1,4 @@
-//! Responses of endpoints on the wire: strict heads and body framing (RFC 9112 §4 to §7, rules RS1 to RS6).
+//! Responses of endpoints on the wire: strict heads and body framing (RFC 9112 §4 to §7).
 //!
 //! Pure functions over bytes. What a message with two readings would be is refused, never repaired.
 
@@ -6,13 +6,23 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, CONTENT_LENGTH, HeaderName, HeaderValue, TRAILER};
 use http::{HeaderMap, StatusCode};
 
-use super::client::Expected;
 use super::framing::{ChunkDecoder, ChunkEvent, ChunkLimits};
 use super::guard;
 
+/// What the caller knows about the request when it asks for the response head.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    /// The method is HEAD: no body follows whatever the fields say.
+    pub head_request: bool,
+    /// The client said `te: trailers`: a `trailer` field is kept.
+    pub trailers: bool,
+    /// The request is a WebSocket handshake: `101` is an answer to it.
+    pub websocket: bool,
+}
+
 /// How the end of a response body is found (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
+pub enum ResponseFraming {
     /// There is no body.
     None,
     /// After this many bytes, at least one.
@@ -38,7 +48,7 @@ pub enum ParsedHead {
         /// 200 to 599.
         status: StatusCode,
         /// How its body ends.
-        framing: Framing,
+        framing: ResponseFraming,
         /// The endpoint lets the connection be used again.
         keep_alive: bool,
     },
@@ -72,7 +82,7 @@ pub fn head_length(buf: &[u8], limit: usize) -> Result<Option<usize>, &'static s
 /// since it says what GET would send.
 ///
 /// # Errors
-/// The rule that the head breaks (RS1 to RS5).
+/// The rule that the head breaks.
 pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> Result<ParsedHead, &'static str> {
     let (status, http11, mut at) = parse_status_line(head)?;
     if status == StatusCode::SWITCHING_PROTOCOLS && !expected.websocket {
@@ -107,17 +117,17 @@ pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> 
         return Err("transfer-encoding in HTTP/1.0");
     }
     let framing = if expected.head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
-        Framing::None
+        ResponseFraming::None
     } else if fields.chunked {
-        Framing::Chunked
+        ResponseFraming::Chunked
     } else {
         match fields.length {
-            Some(0) => Framing::None,
-            Some(length) => Framing::Length(length),
-            None => Framing::Close,
+            Some(0) => ResponseFraming::None,
+            Some(length) => ResponseFraming::Length(length),
+            None => ResponseFraming::Close,
         }
     };
-    let keep_alive = framing != Framing::Close && !fields.close && (http11 || fields.keep_alive);
+    let keep_alive = framing != ResponseFraming::Close && !fields.close && (http11 || fields.keep_alive);
     Ok(ParsedHead::Final { status, framing, keep_alive })
 }
 
@@ -289,17 +299,6 @@ fn trim(head: &[u8], mut from: usize, mut to: usize) -> (usize, usize) {
     (from, to)
 }
 
-/// Appends `length` in lower-case hex and CRLF.
-pub fn write_chunk_size(out: &mut Vec<u8>, length: usize) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut shift = (usize::BITS - length.leading_zeros()).div_ceil(4).max(1) * 4;
-    while shift > 0 {
-        shift -= 4;
-        out.push(DIGITS[(length >> shift) & 0xf]);
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
 /// What the next bytes of a body are.
 #[derive(Debug)]
 pub enum Decoded {
@@ -314,7 +313,7 @@ pub enum Decoded {
 }
 
 #[derive(Debug)]
-enum State {
+enum DecoderState {
     /// The end was reached.
     Finished,
     /// This many bytes are to come.
@@ -330,7 +329,7 @@ enum State {
 /// Takes a response body out of its framing.
 #[derive(Debug)]
 pub struct BodyDecoder {
-    state: State,
+    state: DecoderState,
     limits: ChunkLimits,
     /// Trailer lines so far; rare, so usually without allocation.
     trailer_lines: Vec<u8>,
@@ -341,20 +340,20 @@ impl Default for BodyDecoder {
     /// A decoder in the state before any head: it is not finished.
     fn default() -> Self {
         let limits = ChunkLimits { line: 0, extensions: 0, trailers_total: 0, trailer_count: 0 };
-        Self { state: State::Close, limits, trailer_lines: Vec::new(), trailers: None }
+        Self { state: DecoderState::Close, limits, trailer_lines: Vec::new(), trailers: None }
     }
 }
 
 impl BodyDecoder {
     /// Begins a body.
     #[must_use]
-    pub fn new(framing: Framing, limits: &ChunkLimits) -> Self {
+    pub fn new(framing: ResponseFraming, limits: &ChunkLimits) -> Self {
         Self {
             state: match framing {
-                Framing::None => State::Finished,
-                Framing::Length(length) => State::Length(length),
-                Framing::Chunked => State::Chunked { decoder: ChunkDecoder::new(), ready: 0 },
-                Framing::Close => State::Close,
+                ResponseFraming::None => DecoderState::Finished,
+                ResponseFraming::Length(length) => DecoderState::Length(length),
+                ResponseFraming::Chunked => DecoderState::Chunked { decoder: ChunkDecoder::new(), ready: 0 },
+                ResponseFraming::Close => DecoderState::Close,
             },
             limits: *limits,
             trailer_lines: Vec::new(),
@@ -365,29 +364,31 @@ impl BodyDecoder {
     /// The body was read to its clean end.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        matches!(self.state, State::Finished) && self.trailers.is_none()
+        matches!(self.state, DecoderState::Finished) && self.trailers.is_none()
     }
 
     /// Bytes still to come, when known.
     #[must_use]
     pub fn remaining(&self) -> Option<u64> {
         match self.state {
-            State::Length(left) => Some(left),
-            State::Finished if self.trailers.is_none() => Some(0),
-            State::Finished | State::Close | State::Chunked { .. } | State::Broken(_) => None,
+            DecoderState::Length(left) => Some(left),
+            DecoderState::Finished if self.trailers.is_none() => Some(0),
+            DecoderState::Finished | DecoderState::Close | DecoderState::Chunked { .. } | DecoderState::Broken(_) => {
+                None
+            }
         }
     }
 
     /// Says that the rest of a body of known length was taken elsewhere.
     pub fn consume_all(&mut self) {
-        debug_assert!(matches!(self.state, State::Length(_)), "only a known length can be consumed at once");
-        self.state = State::Finished;
+        debug_assert!(matches!(self.state, DecoderState::Length(_)), "only a known length can be consumed at once");
+        self.state = DecoderState::Finished;
     }
 
     /// EOF came: true when that is the clean end of the body.
     pub fn finish_at_eof(&mut self) -> bool {
-        if matches!(self.state, State::Close) {
-            self.state = State::Finished;
+        if matches!(self.state, DecoderState::Close) {
+            self.state = DecoderState::Finished;
             return true;
         }
         false
@@ -399,34 +400,38 @@ impl BodyDecoder {
     #[must_use]
     pub fn read_size(&self, adapted: usize) -> usize {
         match self.state {
-            State::Length(left) => adapted.min(usize::try_from(left).unwrap_or(usize::MAX).saturating_add(1)).max(1024),
-            State::Finished | State::Close | State::Chunked { .. } | State::Broken(_) => adapted,
+            DecoderState::Length(left) => {
+                adapted.min(usize::try_from(left).unwrap_or(usize::MAX).saturating_add(1)).max(1024)
+            }
+            DecoderState::Finished | DecoderState::Close | DecoderState::Chunked { .. } | DecoderState::Broken(_) => {
+                adapted
+            }
         }
     }
 
     /// Takes the next part of the body out of `buf`.
     ///
     /// # Errors
-    /// The rule of the chunked grammar that is broken (CH1 to CH4).
+    /// The rule of the chunked grammar that is broken.
     pub fn decode(&mut self, buf: &mut BytesMut) -> Result<Decoded, &'static str> {
         self.settle(buf)?;
         match &mut self.state {
-            State::Finished => Ok(self.trailers.take().map_or(Decoded::End, Decoded::Trailers)),
-            State::Broken(what) => Err(what),
+            DecoderState::Finished => Ok(self.trailers.take().map_or(Decoded::End, Decoded::Trailers)),
+            DecoderState::Broken(what) => Err(what),
             _ if buf.is_empty() => Ok(Decoded::More),
-            State::Length(left) => {
+            DecoderState::Length(left) => {
                 let length = usize::try_from(*left).unwrap_or(usize::MAX).min(buf.len());
                 *left -= length as u64;
                 if *left == 0 {
-                    self.state = State::Finished;
+                    self.state = DecoderState::Finished;
                 }
                 Ok(Decoded::Data(take(buf, length)))
             }
-            State::Chunked { ready, .. } => match std::mem::take(ready) {
+            DecoderState::Chunked { ready, .. } => match std::mem::take(ready) {
                 0 => Ok(Decoded::More),
                 length => Ok(Decoded::Data(take(buf, length))),
             },
-            State::Close => {
+            DecoderState::Close => {
                 let length = buf.len();
                 Ok(Decoded::Data(take(buf, length)))
             }
@@ -438,18 +443,18 @@ impl BodyDecoder {
     /// # Errors
     /// As [`decode`](Self::decode), which then repeats them.
     pub fn settle(&mut self, buf: &mut BytesMut) -> Result<(), &'static str> {
-        if let State::Broken(what) = self.state {
+        if let DecoderState::Broken(what) = self.state {
             return Err(what);
         }
         let result = self.settle_chunks(buf);
         if let Err(what) = result {
-            self.state = State::Broken(what);
+            self.state = DecoderState::Broken(what);
         }
         result
     }
 
     fn settle_chunks(&mut self, buf: &mut BytesMut) -> Result<(), &'static str> {
-        while let State::Chunked { decoder, ready: ready @ 0 } = &mut self.state {
+        while let DecoderState::Chunked { decoder, ready: ready @ 0 } = &mut self.state {
             if buf.is_empty() {
                 break;
             }
@@ -464,7 +469,7 @@ impl BodyDecoder {
                     skip(buf, framing + len);
                     if end {
                         self.trailers = parse_trailers(&std::mem::take(&mut self.trailer_lines))?;
-                        self.state = State::Finished;
+                        self.state = DecoderState::Finished;
                     }
                 }
             }

@@ -22,8 +22,9 @@ use super::http2::{self, RequestBody, Sender};
 use super::retry::Progress;
 use super::upstream::{ConnectError, Pooled};
 use crate::balance::Picked;
-use crate::http1::client::{self, ClientError, Expected, LengthMismatch, RequestFraming, ResponseHead, Upload};
+use crate::http1::client::{self, ClientError, LengthMismatch, RequestFraming, ResponseHead, Upload};
 use crate::http1::guard::GuardError;
+use crate::http1::response::Expected;
 use crate::model::backend::Protocol;
 use crate::reason::Reason;
 

@@ -1,10 +1,21 @@
+use std::error::Error;
 use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame};
 use http_body_util::{Empty, Full};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, Sleep};
 
 use super::*;
+use crate::http1::framing::ChunkLimits;
+use crate::http1::response::Expected;
 
 const LIMITS: ResponseLimits = ResponseLimits {
     head: 4 << 10,
