@@ -136,7 +136,7 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
     if let Some(reaper) = publisher.reaper() {
         runtime.spawn(reaper.run());
     }
-    runtime.spawn(drive(updates.clone(), applier(publisher, Arc::clone(&metrics))));
+    runtime.spawn(compile_loop(updates.clone(), applier(publisher, Arc::clone(&metrics)), Arc::clone(&metrics)));
     drop(guard);
     runtime.block_on(view.reached(1)).context("the first version was not published")?;
     snapshot_ready.ready();
@@ -252,6 +252,15 @@ impl Signals {
     }
 }
 
+/// Applies every change of the source until it is gone, and counts the runs that panic.
+async fn compile_loop<T, F>(updates: watch::Receiver<T>, apply: F, metrics: Arc<Metrics>)
+where
+    T: Clone + Send + Sync + 'static,
+    F: FnMut(T) + Send + 'static,
+{
+    drive(updates, apply, || metrics.control_panicked()).await;
+}
+
 /// What makes a version of what a source says: compile, publish, tell.
 fn applier(mut publisher: Publisher, metrics: Arc<Metrics>) -> impl FnMut(Update) + Send + 'static {
     let mut log = DiagnosticLog::default();
@@ -295,5 +304,21 @@ fn raise_file_limit() {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(error = %error, "the limit of open files stays at {:?}", limit.current);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_while_compiling_is_counted() {
+        let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 100 });
+        let page_line = r#"tidegate_panics_total{where="control"}"#;
+        assert!(metrics.render().contains(&format!("{page_line} 0\n")));
+        let (sender, updates) = watch::channel(());
+        drop(sender);
+        compile_loop(updates, |()| panic!("a fault in the compiler"), Arc::clone(&metrics)).await;
+        assert!(metrics.render().contains(&format!("{page_line} 1\n")));
     }
 }

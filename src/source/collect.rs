@@ -20,9 +20,9 @@ pub const LEAST_GAP: Duration = Duration::from_millis(5);
 /// Calls `apply` with the present state and again with the newest one after every change, one run at a time on a
 /// blocking thread, until the source is gone.
 ///
-/// A run that panics is logged; what it was to replace stays in force and the next change is tried again. When the
-/// future is dropped a run that has begun still ends.
-pub async fn drive<T, F>(mut source: watch::Receiver<T>, mut apply: F)
+/// A run that panics is logged and reported to `panicked`; the configuration that it should have replaced stays active,
+/// and the next change is tried again. When the future is dropped a run that has begun still ends.
+pub async fn drive<T, F>(mut source: watch::Receiver<T>, mut apply: F, panicked: impl Fn())
 where
     T: Clone + Send + Sync + 'static,
     F: FnMut(T) + Send + 'static,
@@ -38,7 +38,8 @@ where
         let Ok((back, done)) = run.await else { return };
         apply = back;
         if !done {
-            tracing::error!("compiling the configuration panicked; the last version stays in force");
+            panicked();
+            tracing::error!("compiling the configuration panicked; the last version stays active");
         }
         if source.changed().await.is_err() {
             return;
@@ -135,8 +136,8 @@ fn resolved(subject: &Subject) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-    use std::sync::mpsc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Mutex, mpsc};
 
     use super::*;
     use crate::compile::diagnostics::Origin;
@@ -147,10 +148,14 @@ mod tests {
         let (sender, receiver) = watch::channel(0);
         let (begun, begins) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
-        let driver = tokio::spawn(drive(receiver, move |state| {
-            begun.send(state).expect("the test listens");
-            released.recv().expect("the test lets the run end");
-        }));
+        let driver = tokio::spawn(drive(
+            receiver,
+            move |state| {
+                begun.send(state).expect("the test listens");
+                released.recv().expect("the test lets the run end");
+            },
+            || (),
+        ));
         assert_eq!(begins.recv(), Ok(0), "the present state is taken at once");
         for state in 1..=9 {
             sender.send(state).expect("the driver listens");
@@ -169,12 +174,16 @@ mod tests {
         let begins = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&begins);
         let next = sender.clone();
-        let driver = tokio::spawn(drive(receiver, move |state| {
-            seen.lock().expect("no panic under the lock").push(Instant::now());
-            if state < 3 {
-                next.send(state + 1).expect("the driver listens");
-            }
-        }));
+        let driver = tokio::spawn(drive(
+            receiver,
+            move |state| {
+                seen.lock().expect("no panic under the lock").push(Instant::now());
+                if state < 3 {
+                    next.send(state + 1).expect("the driver listens");
+                }
+            },
+            || (),
+        ));
         let mut watcher = sender.subscribe();
         watcher.wait_for(|state| *state == 3).await.expect("the sender lives");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -185,18 +194,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_run_that_panics_does_not_end_the_driver() {
+    async fn a_run_that_panics_is_reported_and_does_not_end_the_driver() {
         let (sender, receiver) = watch::channel(0);
+        let panics = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&panics);
         let (done, mut runs) = tokio::sync::mpsc::unbounded_channel();
-        let driver = tokio::spawn(drive(receiver, move |state| {
-            done.send(state).expect("the test listens");
-            assert_ne!(state, 0, "the first run fails on purpose");
-        }));
+        let driver = tokio::spawn(drive(
+            receiver,
+            move |state| {
+                done.send(state).expect("the test listens");
+                assert_ne!(state, 0, "the first run fails on purpose");
+            },
+            move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+            },
+        ));
         assert_eq!(runs.recv().await, Some(0));
         sender.send(1).expect("the driver listens");
         assert_eq!(runs.recv().await, Some(1));
         drop(sender);
         driver.await.expect("the driver ends with its source");
+        assert_eq!(panics.load(Ordering::Relaxed), 1, "one run of two panicked");
     }
 
     fn diagnostic(file: &str, line: u32, path: &str, found: &str) -> Diagnostic {
