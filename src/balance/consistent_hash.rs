@@ -12,8 +12,8 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::model::ids::EndpointKey;
 
-use super::EndpointState;
-use super::smooth_weighted::gcd;
+use super::endpoint_state::EndpointState;
+use super::weights::gcd;
 
 /// Points per endpoint and weight when `tableSize` is not set: shares of equal endpoints then differ by about 10 %.
 const DEFAULT_POINTS: u64 = 100;

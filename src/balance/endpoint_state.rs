@@ -184,8 +184,8 @@ pub struct InFlight {
 
 impl InFlight {
     /// The endpoint that it counts for.
-    #[must_use]
-    pub fn endpoint(&self) -> &Arc<EndpointState> {
+    #[cfg(test)]
+    pub(crate) fn endpoint(&self) -> &Arc<EndpointState> {
         &self.endpoint
     }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::EndpointState;
+use super::backend_endpoints::BackendEndpoints;
+use super::endpoint_state::EndpointState;
 use super::random::nth_allowed;
-use super::rules::BackendEndpoints;
 
 /// Takes the one with fewer requests in flight of two distinct random endpoints.
 #[derive(Debug)]

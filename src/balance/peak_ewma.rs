@@ -1,14 +1,14 @@
 //! `PeakEWMA`: the lower product of latency average and load of two random endpoints.
 //!
 //! The average is tower's (`tower/src/load/peak_ewma.rs`), after Finagle; see
-//! [`EndpointState::observe_latency`](super::EndpointState::observe_latency).
+//! [`EndpointState::observe_latency`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::EndpointState;
+use super::backend_endpoints::BackendEndpoints;
+use super::endpoint_state::EndpointState;
 use super::least_request::two_choices;
-use super::rules::BackendEndpoints;
 
 /// Takes the cheaper of two distinct random endpoints.
 #[derive(Debug)]

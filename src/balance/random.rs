@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::EndpointState;
-use super::rules::BackendEndpoints;
+use super::backend_endpoints::BackendEndpoints;
+use super::endpoint_state::EndpointState;
 
 /// Chooses uniformly at random among the allowed endpoints.
 #[derive(Debug)]

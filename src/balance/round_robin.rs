@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::EndpointState;
-use super::rules::BackendEndpoints;
+use super::backend_endpoints::BackendEndpoints;
+use super::endpoint_state::EndpointState;
 
 /// Goes round the endpoints; those that are not allowed are passed over.
 #[derive(Debug)]

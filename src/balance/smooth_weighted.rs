@@ -7,9 +7,9 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::EndpointState;
-use super::endpoint_state::ENDPOINT_WEIGHT;
-use super::rules::BackendEndpoints;
+use super::backend_endpoints::BackendEndpoints;
+use super::endpoint_state::{ENDPOINT_WEIGHT, EndpointState};
+use super::weights::gcd;
 
 /// One round over candidates, given as current and effective weights; `None` when there is no candidate.
 ///
@@ -115,15 +115,6 @@ impl Split {
     }
 }
 
-/// Greatest common divisor; that of 0 and n is n.
-pub(super) fn gcd(a: u32, b: u32) -> u32 {
-    let (mut a, mut b) = (a, b);
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    a
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,12 +156,5 @@ mod tests {
         new.carry(&old, [Some(2), Some(0), Some(1)].into_iter());
         // a c a a of the old names.
         assert_eq!(letters(&new, 4), "babb");
-    }
-
-    #[test]
-    fn gcd_of_lists() {
-        assert_eq!([12, 18, 30].into_iter().fold(0, gcd), 6);
-        assert_eq!([].into_iter().fold(0, gcd), 0);
-        assert_eq!([7].into_iter().fold(0, gcd), 7);
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::model::ids::RuleId;
+use crate::model::ids::{BackendId, RuleId};
+use crate::model::policy::{Algorithm, OnMissingKey};
 use crate::model::route::WeightedBackend;
 use crate::model::snapshot::Snapshot;
 use endpoint_state::ENDPOINT_WEIGHT;

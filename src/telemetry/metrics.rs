@@ -21,9 +21,6 @@ pub use series::{RouteSeries, RuleSeries};
 use page::Page;
 use series::RouteEntry;
 
-/// The default of [`MetricsOptions::max_series`].
-pub const DEFAULT_MAX_SERIES: usize = 10_000;
-
 /// What the metrics have to know at the start.
 #[derive(Clone, Debug)]
 pub struct MetricsOptions {
@@ -31,7 +28,7 @@ pub struct MetricsOptions {
     pub workers: usize,
     /// Names of the static listeners, indexed by `ListenerId`.
     pub listeners: Vec<Arc<str>>,
-    /// Most time series that routes and rules may have together; see [`DEFAULT_MAX_SERIES`].
+    /// Most time series that routes and rules may have together.
     pub max_series: usize,
 }
 

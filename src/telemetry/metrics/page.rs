@@ -3,7 +3,6 @@
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::series::{BUCKETS, Latencies};
 use crate::telemetry::{Kind, METRICS};
 
 /// Samples of one scrape, in the order of [`METRICS`].
@@ -34,12 +33,6 @@ impl Page {
                 metric.set_gauge(gauge);
             }
         });
-    }
-
-    /// Adds a histogram of latencies.
-    pub(super) fn add_latencies(&mut self, name: &'static str, labels: &[&str], latencies: &Latencies) {
-        let bounds = BUCKETS.iter().map(|&(bound, _)| bound);
-        self.add_histogram(name, labels, bounds, &latencies.buckets, latencies.sum_nanos as f64 / 1e9);
     }
 
     /// Adds a histogram: upper bounds, a count for each and one for what is above, the sum of all values.

@@ -279,7 +279,7 @@ pub(super) fn render(routes: &mut BTreeMap<Arc<str>, RouteEntry>, max_series: us
             own
         });
         if own {
-            page.add_latencies("tidegate_request_duration_seconds", &[&route.series.label], &latencies);
+            add_latencies(page, &route.series.label, &latencies);
         } else {
             other_latencies.get_or_insert_default().add(&latencies);
             folded += 1;
@@ -289,7 +289,7 @@ pub(super) fn render(routes: &mut BTreeMap<Arc<str>, RouteEntry>, max_series: us
         add_requests(page, OVERFLOW, FOLDED, combination, count);
     }
     if let Some(latencies) = other_latencies {
-        page.add_latencies("tidegate_request_duration_seconds", &[OVERFLOW], &latencies);
+        add_latencies(page, OVERFLOW, &latencies);
     }
     folded
 }
@@ -298,6 +298,12 @@ fn add_requests(page: &mut Page, route: &str, rule: &str, combination: usize, co
     let method = METHODS[combination % METHODS.len()];
     let code = CODES[combination / METHODS.len()];
     page.add("tidegate_requests_total", &[route, rule, method, code], count as f64);
+}
+
+fn add_latencies(page: &mut Page, route: &str, latencies: &Latencies) {
+    let bounds = BUCKETS.iter().map(|&(bound, _)| bound);
+    let seconds = latencies.sum_nanos as f64 / 1e9;
+    page.add_histogram("tidegate_request_duration_seconds", &[route], bounds, &latencies.buckets, seconds);
 }
 
 fn lazily<T>(workers: usize) -> Box<[OnceLock<T>]> {

@@ -1,40 +1,29 @@
-//! The balancers of a snapshot: what the control half prepares, and what a worker keeps beside it.
+//! The balancers of a snapshot, as the control half prepares them for all workers.
 //!
-//! Prepared and shared: per backend the list of endpoint states, per rule the references of the tier in use, per
-//! consistent hash the ring. A worker makes its cursors and current weights with the first pick of a rule.
+//! Per backend the list of endpoint states, per rule the references of the tier in use, per consistent hash the ring.
 
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Weak};
 
 use rustc_hash::FxHashMap;
 
+use super::backend_endpoints::BackendEndpoints;
+use super::consistent_hash::{Member, Ring};
+use super::endpoint_state::EndpointState;
 use crate::model::backend::{Backend, BackendKey};
 use crate::model::ids::{EndpointKey, RuleId};
-use crate::model::policy::{Algorithm, ConsistentHash, OnMissingKey};
+use crate::model::policy::{Algorithm, ConsistentHash};
 use crate::model::route::{Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
-use super::consistent_hash::{Member, Ring};
-use super::smooth_weighted::Split;
-use super::{Balancer, Choice, EndpointState, Pick, PickRequest, Picked};
-
-/// The endpoint states of one backend.
-#[derive(Debug)]
-pub struct BackendEndpoints {
-    /// The backend.
-    pub key: BackendKey,
-    /// Its usable endpoints, sorted by key, without duplicates; may be empty.
-    pub endpoints: Box<[Arc<EndpointState>]>,
-}
-
 /// One reference of a rule's tier in use.
 #[derive(Debug)]
-struct Target {
+pub(super) struct Target {
     /// Index in the rule's `backend_refs`.
-    backend_ref: u32,
-    weight: u32,
+    pub(super) backend_ref: u32,
+    pub(super) weight: u32,
     /// `None`: the reference cannot be resolved.
-    backend: Option<Arc<BackendEndpoints>>,
+    pub(super) backend: Option<Arc<BackendEndpoints>>,
 }
 
 impl Target {
@@ -48,20 +37,21 @@ impl Target {
             }
     }
 
-    fn key(&self) -> Option<&BackendKey> {
+    pub(super) fn key(&self) -> Option<&BackendKey> {
         self.backend.as_ref().map(|backend| &backend.key)
     }
 }
 
-/// What a rule's picks go by; the same `Arc` in consecutive snapshots when nothing of it changed, and for rules that follow
-/// each other and go by the same.
+/// Where a rule's requests may go, and how one of the endpoints is chosen.
+///
+/// Consecutive snapshots share it when nothing in it changed, and so do neighbouring rules with equal targets.
 #[derive(Debug)]
 pub struct RuleTargets {
-    algorithm: Algorithm,
+    pub(super) algorithm: Algorithm,
     /// The references of the lowest tier that has an endpoint, or of the lowest tier; empty for a rule without any.
-    targets: Box<[Target]>,
+    pub(super) targets: Box<[Target]>,
     /// For a consistent hash over a tier that has an endpoint.
-    ring: Option<Arc<Ring>>,
+    pub(super) ring: Option<Arc<Ring>>,
 }
 
 /// The balancers of one snapshot.
@@ -278,192 +268,5 @@ impl RuleTargets {
         self.algorithm == rule.algorithm
             && self.targets.len() == targets.len()
             && self.targets.iter().zip(targets).all(|(one, other)| one.same(other))
-    }
-}
-
-/// One rule's balancers on one worker: the split between backends and a balancer per backend, with their cursors.
-#[derive(Debug)]
-pub struct RuleState {
-    rule: Arc<RuleTargets>,
-    /// Only when there is something to split.
-    split: Option<Split>,
-    /// In the order of the targets; `None` where the reference cannot be resolved.
-    balancers: Box<[Option<Balancer>]>,
-}
-
-impl RuleState {
-    /// Makes the state of a rule that this worker has not picked for.
-    #[must_use]
-    pub fn new(rule: Arc<RuleTargets>, start: u32) -> Self {
-        let balancers = rule
-            .targets
-            .iter()
-            .map(|target| {
-                target.backend.as_ref().map(|backend| Balancer::new(&rule.algorithm, Arc::clone(backend), start))
-            })
-            .collect();
-        let split =
-            (rule.targets.len() > 1).then(|| Split::new(rule.targets.iter().map(|target| target.weight), start));
-        Self { rule, split, balancers }
-    }
-
-    /// Makes the state for the next snapshot: cursors and current weights of backends and endpoints that stay go on.
-    #[must_use]
-    pub fn update(&self, rule: Arc<RuleTargets>, start: u32) -> Self {
-        let mut taken = vec![false; self.rule.targets.len()];
-        let from: Vec<Option<usize>> = rule
-            .targets
-            .iter()
-            .map(|target| {
-                // A backend may stand in several references: each old one is taken once, in order.
-                let old = self
-                    .rule
-                    .targets
-                    .iter()
-                    .enumerate()
-                    .position(|(index, old)| !taken[index] && old.key() == target.key());
-                if let Some(index) = old {
-                    taken[index] = true;
-                }
-                old
-            })
-            .collect();
-        let balancers = rule
-            .targets
-            .iter()
-            .zip(&from)
-            .map(|(target, from)| {
-                let backend = target.backend.as_ref()?;
-                let old = from.and_then(|from| self.balancers.get(from)?.as_ref());
-                Some(match old {
-                    Some(old) if self.rule.algorithm == rule.algorithm => old.update(Arc::clone(backend)),
-                    Some(_) | None => Balancer::new(&rule.algorithm, Arc::clone(backend), start),
-                })
-            })
-            .collect();
-        let split = (rule.targets.len() > 1).then(|| {
-            let split = Split::new(rule.targets.iter().map(|target| target.weight), start);
-            if let Some(old) = &self.split {
-                split.carry(old, from.iter().copied());
-            }
-            split
-        });
-        Self { rule, split, balancers }
-    }
-
-    /// The targets that this state is for.
-    #[must_use]
-    pub fn targets(&self) -> &Arc<RuleTargets> {
-        &self.rule
-    }
-
-    /// Chooses an endpoint; `refs` are the rule's references. Allocates nothing and takes no lock.
-    pub fn pick(
-        &self,
-        refs: &[WeightedBackend],
-        request: &PickRequest<'_>,
-        now: std::time::Duration,
-        rng: &mut fastrand::Rng,
-    ) -> Pick {
-        let choice = Choice { now, avoid: request.avoid };
-        if let Algorithm::ConsistentHash(hash) = &self.rule.algorithm {
-            match (request.hash, hash.on_missing, &self.rule.ring) {
-                (Some(key), _, Some(ring)) => {
-                    return match pick_from_ring(ring, key, hash.bounded_load_percent, &choice) {
-                        Some((backend_ref, Some(endpoint))) => picked(refs, backend_ref, endpoint),
-                        Some((_, None)) => Pick::NoBackend,
-                        None => Pick::NoEndpoints,
-                    };
-                }
-                (None, OnMissingKey::Reject, _) => return Pick::MissingKey,
-                (Some(_), _, None) | (None, OnMissingKey::Random | OnMissingKey::RoundRobin, _) => {}
-            }
-        }
-        let turn = match &self.split {
-            Some(split) => split.pick().unwrap_or(0),
-            None => 0,
-        };
-        let (Some(target), Some(balancer)) = (self.rule.targets.get(turn), self.balancers.get(turn)) else {
-            return Pick::NoBackend;
-        };
-        let found = balancer.as_ref().and_then(|balancer| balancer.pick(&choice, rng));
-        if request.avoid.is_some() && found.is_none_or(|endpoint| choice.avoided(endpoint)) {
-            // A retry would rather leave the backend than repeat itself.
-            if let Some(elsewhere) = self.pick_elsewhere(refs, turn, &choice, rng) {
-                return elsewhere;
-            }
-        }
-        match (found, balancer) {
-            (Some(endpoint), _) => picked(refs, target.backend_ref as usize, endpoint),
-            (None, Some(_)) => Pick::NoEndpoints,
-            (None, None) => Pick::NoBackend,
-        }
-    }
-
-    /// Chooses an endpoint of one reference, by its position in the rule, whatever the split says. One that is not in the
-    /// tier in use has none.
-    pub fn pick_of(
-        &self,
-        backend_ref: usize,
-        refs: &[WeightedBackend],
-        request: &PickRequest<'_>,
-        now: std::time::Duration,
-        rng: &mut fastrand::Rng,
-    ) -> Pick {
-        let turn = self.rule.targets.iter().position(|target| target.backend_ref as usize == backend_ref);
-        let Some((target, balancer)) = turn.and_then(|turn| self.rule.targets.get(turn).zip(self.balancers.get(turn)))
-        else {
-            return if refs.get(backend_ref).is_some() { Pick::NoEndpoints } else { Pick::NoBackend };
-        };
-        let (Some(backend), Some(balancer)) = (&target.backend, balancer) else { return Pick::NoBackend };
-        let choice = Choice { now, avoid: request.avoid };
-        let of_backend = |endpoint: &Arc<EndpointState>| backend.endpoints.iter().any(|own| Arc::ptr_eq(own, endpoint));
-        let by_key = request.hash.zip(self.rule.ring.as_ref()).and_then(|(key, ring)| {
-            ring.pick(key, |endpoint| of_backend(endpoint) && choice.usable(endpoint))?.endpoint.as_ref()
-        });
-        match by_key.or_else(|| balancer.pick(&choice, rng)) {
-            Some(endpoint) => picked(refs, backend_ref, endpoint),
-            None => Pick::NoEndpoints,
-        }
-    }
-
-    /// An endpoint of another reference than that of `turn` which a retry need not avoid.
-    fn pick_elsewhere(
-        &self,
-        refs: &[WeightedBackend],
-        turn: usize,
-        choice: &Choice<'_>,
-        rng: &mut fastrand::Rng,
-    ) -> Option<Pick> {
-        let others = self.rule.targets.iter().zip(&self.balancers).enumerate().filter(|(index, _)| *index != turn);
-        others
-            .filter_map(|(_, (target, balancer))| {
-                let endpoint = balancer.as_ref()?.pick(choice, rng)?;
-                (!choice.avoided(endpoint)).then(|| picked(refs, target.backend_ref as usize, endpoint))
-            })
-            .next()
-    }
-}
-
-/// Reference and endpoint that a key leads to, with what the choice rules out given up step by step.
-fn pick_from_ring<'a>(
-    ring: &'a Ring,
-    key: u64,
-    bounded_load_percent: Option<u32>,
-    choice: &Choice<'_>,
-) -> Option<(usize, Option<&'a Arc<EndpointState>>)> {
-    let node = match bounded_load_percent {
-        Some(percent) => ring.pick_bounded(key, percent, |endpoint| choice.usable(endpoint)),
-        None => ring.pick(key, |endpoint| choice.usable(endpoint)),
-    };
-    let node =
-        node.or_else(|| ring.pick(key, |endpoint| !choice.avoided(endpoint))).or_else(|| ring.pick(key, |_| true))?;
-    Some((node.backend_ref, node.endpoint.as_ref()))
-}
-
-fn picked(refs: &[WeightedBackend], backend_ref: usize, endpoint: &Arc<EndpointState>) -> Pick {
-    match refs.get(backend_ref).and_then(|reference| reference.backend) {
-        Some(backend) => Pick::Endpoint(Picked { endpoint: Arc::clone(endpoint), backend, backend_ref }),
-        None => Pick::NoBackend,
     }
 }

@@ -1,0 +1,15 @@
+//! The endpoints of one backend, as all balancers over it share them.
+
+use std::sync::Arc;
+
+use super::endpoint_state::EndpointState;
+use crate::model::backend::BackendKey;
+
+/// The endpoint states of one backend.
+#[derive(Debug)]
+pub struct BackendEndpoints {
+    /// The backend.
+    pub key: BackendKey,
+    /// Its usable endpoints, sorted by key, without duplicates; may be empty.
+    pub endpoints: Box<[Arc<EndpointState>]>,
+}
