@@ -25,6 +25,7 @@
 //!   as one.
 //! * [`http1`]: our own wire code. [`proxy`]: the data plane. [`connections`]: the registry of live sockets.
 //! * [`telemetry`], [`admin`], [`readiness`], [`drain`], [`reason`], [`settings`]: what operators see and set.
+//! * [`fields`], [`text`]: header names with a meaning, and texts that several layers read.
 //! * [`app`]: the only wiring place. [`cli`], [`check`], [`demo`]: the commands.
 //!
 //! `tests/layering.rs` holds the arrows of allowed imports.
@@ -39,6 +40,7 @@ pub mod compile;
 pub mod connections;
 pub mod demo;
 pub mod drain;
+pub mod fields;
 pub mod filter;
 pub mod http1;
 pub mod live;
@@ -49,3 +51,4 @@ pub mod reason;
 pub mod settings;
 pub mod source;
 pub mod telemetry;
+pub mod text;

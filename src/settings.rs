@@ -6,12 +6,14 @@ pub mod file;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+use crate::text;
 
 /// All settings of the process.
 #[derive(Clone, Debug, PartialEq)]
@@ -312,40 +314,13 @@ impl FromStr for AccessLog {
     }
 }
 
-/// Parses a GEP-2257 duration: one to four numbers of at most five digits with `h`, `m`, `s` or `ms`, such as `1m30s`.
+/// Parses a GEP-2257 duration, see [`text::duration`].
 ///
 /// # Errors
 ///
 /// What was found and expected, as one line.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let refused = || format!("found {text:?}, expected a duration such as 250ms, 10s or 1m30s");
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    for _ in 0..4 {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        if !(1..=5).contains(&digits) {
-            return Err(refused());
-        }
-        let number: u64 = rest[..digits].parse().map_err(|_| refused())?;
-        let unit = &rest[digits..];
-        let (one, after) = if let Some(after) = unit.strip_prefix("ms") {
-            (Duration::from_millis(number), after)
-        } else if let Some(after) = unit.strip_prefix('s') {
-            (Duration::from_secs(number), after)
-        } else if let Some(after) = unit.strip_prefix('m') {
-            (Duration::from_secs(number * 60), after)
-        } else if let Some(after) = unit.strip_prefix('h') {
-            (Duration::from_secs(number * 3600), after)
-        } else {
-            return Err(refused());
-        };
-        total += one;
-        rest = after;
-        if rest.is_empty() {
-            return Ok(total);
-        }
-    }
-    Err(refused())
+    text::duration(text).ok_or_else(|| format!("found {text:?}, expected a duration such as 250ms, 10s or 1m30s"))
 }
 
 /// Parses `IP:PORT`; `:PORT` is every address of both families.
@@ -358,13 +333,11 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     full.parse().map_err(|_| format!("found {text:?}, expected IP:PORT such as 127.0.0.1:8080, [::]:8080 or :8080"))
 }
 
-/// Parses a network such as `10.0.0.0/8`; a single address is a network of one.
+/// Parses a network or a single address, see [`text::network`].
 ///
 /// # Errors
 ///
 /// What was found and expected, as one line.
 pub fn parse_network(text: &str) -> Result<IpNet, String> {
-    text.parse::<IpNet>()
-        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| format!("found {text:?}, expected a network such as 10.0.0.0/8 or fd00::/8"))
+    text::network(text).ok_or_else(|| format!("found {text:?}, expected a network such as 10.0.0.0/8 or fd00::/8"))
 }

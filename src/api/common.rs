@@ -7,6 +7,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::text;
+
 use super::open_enum::{OpenEnum, known_values};
 use super::schema::{self, cel};
 
@@ -20,32 +22,9 @@ pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 pub struct DurationText(#[schemars(with = "schema::Duration")] pub String);
 
 impl DurationText {
-    /// The duration, or `None` when the text is not one: up to four groups of up to five digits and `h`, `m`, `s` or
-    /// `ms`. Text that passed the schema always is.
+    /// The duration, or `None` when the text is not one. Text that passed the schema always is.
     pub fn as_duration(&self) -> Option<Duration> {
-        let mut rest = self.0.as_str();
-        let mut sum = Duration::ZERO;
-        for _ in 0..4 {
-            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-            if digits == 0 || digits > 5 {
-                return None;
-            }
-            let (number, unit) = rest.split_at(digits);
-            let number: u64 = number.parse().ok()?;
-            let (amount, length) = match unit.as_bytes() {
-                [b'm', b's', ..] => (Duration::from_millis(number), 2),
-                [b'h', ..] => (Duration::from_secs(number * 3600), 1),
-                [b'm', ..] => (Duration::from_secs(number * 60), 1),
-                [b's', ..] => (Duration::from_secs(number), 1),
-                _ => return None,
-            };
-            sum += amount;
-            rest = &unit[length..];
-            if rest.is_empty() {
-                return Some(sum);
-            }
-        }
-        None
+        text::duration(&self.0)
     }
 }
 

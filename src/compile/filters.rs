@@ -15,45 +15,14 @@ use crate::api::conditions::ConditionReason;
 use crate::api::filter as api;
 use crate::api::filter::FilterType;
 use crate::api::open_enum::{KnownValue, OpenEnum};
+use crate::fields::{self, FieldFlags};
 use crate::model::filter::{
     Cors, DirectResponse, Filter, HeaderEdits, IpAccess, OriginMatch, PathEdit, Redirect, Rewrite, SearchRegex,
     TemplatePart,
 };
 use crate::model::matching::PathMatch;
 use crate::model::path::{CanonicalPath, Slashes, normalize_route_path};
-
-/// Fields of one hop or of the framing (RFC 9110 §7.6.1): they belong to the gateway on both sides.
-const HOP_FIELDS: &[&str] = &[
-    "connection",
-    "content-length",
-    "http2-settings",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-/// Fields of requests that the gateway writes itself (rules FI1 and FI3): a filter's value would not arrive.
-const REQUEST_FIELDS: &[&str] = &[
-    "expect",
-    "forwarded",
-    "host",
-    "proxy",
-    "proxy-authorization",
-    "sec-websocket-key",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-proto",
-    "x-real-ip",
-    "x-request-id",
-];
-
-/// Fields of responses that the gateway checked against the request (RFC 6455 §4.2.2).
-const RESPONSE_FIELDS: &[&str] = &["sec-websocket-accept"];
+use crate::text;
 
 /// Faults of one rule's filters, and how many.
 pub(super) struct Faults<'m, 'r> {
@@ -239,8 +208,8 @@ fn field_name(name: &str, path: &str, request: bool, report: &mut Faults<'_, '_>
         report.drop_rule(path.to_owned(), format!("{name:?}"), "a header name");
         return None;
     };
-    let own = if request { REQUEST_FIELDS } else { RESPONSE_FIELDS };
-    if HOP_FIELDS.contains(&field.as_str()) || own.contains(&field.as_str()) {
+    let refused = if request { FieldFlags::NO_REQUEST_FILTER } else { FieldFlags::NO_RESPONSE_FILTER };
+    if fields::flags(field.as_str()).has_any(refused) {
         let expected = match field.as_str() {
             "host" => "urlRewrite.hostname, which sets the host",
             _ => "a header that the gateway does not write itself (hop-by-hop, framing, identity)",
@@ -595,7 +564,7 @@ fn ip_access(access: &api::IpAccess, path: &str, report: &mut Faults<'_, '_>) ->
     }
     let mut networks = |list: &[String], name: &str| -> Vec<IpNet> {
         let parsed = list.iter().enumerate().filter_map(|(index, text)| {
-            let network = network(text);
+            let network = text::network(text);
             if network.is_none() {
                 let expected = "an address, or a network such as 10.0.0.0/8 or 2001:db8::/32";
                 report.drop_rule(format!("{path}.{name}[{index}]"), format!("{text:?}"), expected);
@@ -606,20 +575,6 @@ fn ip_access(access: &api::IpAccess, path: &str, report: &mut Faults<'_, '_>) ->
     };
     let access = IpAccess { allow: networks(&access.allow, "allow"), deny: networks(&access.deny, "deny") };
     (report.count == before).then_some(access)
-}
-
-/// An address or a network; IPv4 inside IPv6 is what it stands for, as clients are (RFC 4291 §2.5.5.2).
-fn network(text: &str) -> Option<IpNet> {
-    let network = match text.parse::<IpNet>() {
-        Ok(network) => network.trunc(),
-        Err(_) => text.parse::<std::net::IpAddr>().ok()?.into(),
-    };
-    if let IpNet::V6(v6) = network
-        && let (Some(v4), Some(prefix)) = (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(96))
-    {
-        return IpNet::new(v4.into(), prefix).ok();
-    }
-    Some(network)
 }
 
 #[cfg(test)]

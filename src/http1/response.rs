@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::framing::{ChunkDecoder, ChunkEvent, ChunkLimits};
 use super::guard;
+use crate::fields::{self, FieldFlags};
 
 /// What the caller knows about the request when it asks for the response head.
 #[derive(Clone, Copy, Debug)]
@@ -188,14 +189,16 @@ impl Name {
             b"Transfer-Encoding" | b"transfer-encoding" => Name::Coding,
             _ => {
                 let name = HeaderName::from_bytes(raw).ok()?;
-                match name.as_str() {
-                    "content-length" => Name::Length,
-                    "transfer-encoding" => Name::Coding,
-                    "connection" => Name::Connection,
-                    "trailer" => Name::Trailer,
-                    "upgrade" => Name::Upgrade,
-                    "keep-alive" | "proxy-connection" | "te" | "http2-settings" => Name::HopByHop,
-                    _ => Name::Kept(name),
+                if !fields::flags(name.as_str()).has_any(FieldFlags::HOP_BY_HOP.and(FieldFlags::FRAMING)) {
+                    return Some(Name::Kept(name));
+                }
+                match name {
+                    header::CONTENT_LENGTH => Name::Length,
+                    header::TRANSFER_ENCODING => Name::Coding,
+                    header::CONNECTION => Name::Connection,
+                    header::TRAILER => Name::Trailer,
+                    header::UPGRADE => Name::Upgrade,
+                    _ => Name::HopByHop,
                 }
             }
         })

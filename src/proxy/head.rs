@@ -11,6 +11,7 @@ use http::header::{CONNECTION, EXPECT, HOST, HeaderName, UPGRADE};
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 
 use super::downstream::{CheckedHead, Host, OwnAnswer};
+use crate::fields::{self, FieldFlags};
 use crate::http1::guard::{RequestFacts, is_target, list};
 use crate::model::host::{Authority, normalize_name, parse_authority};
 use crate::model::path::{CanonicalPath, Slashes};
@@ -18,18 +19,6 @@ use crate::reason::Reason;
 
 /// Goes with `upgrade: h2c` and is removed with it (UP3).
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-
-/// Fields that Connection may not name (FI2).
-const NOT_HOP_BY_HOP: [&[u8]; 5] = [b"host", b"content-length", b"transfer-encoding", b"cookie", b"authorization"];
-
-/// Hop-by-hop fields that HTTP/2 does not have (HT7, RFC 9113 §8.2.2).
-const NOT_IN_HTTP2: [HeaderName; 5] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    http::header::TRANSFER_ENCODING,
-    UPGRADE,
-];
 
 /// How heads are judged; the same for all requests of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,7 +216,7 @@ fn http2_host<B>(
     if !uri.path_and_query().is_some_and(|target| is_target(target.as_str().as_bytes())) {
         return Err(TARGET);
     }
-    if NOT_IN_HTTP2.iter().any(|name| request.headers().contains_key(name)) {
+    if request.headers().keys().any(|name| fields::flags(name.as_str()).has_any(FieldFlags::NOT_IN_HTTP2)) {
         return Err(FIELD);
     }
     let mut lines = request.headers().get_all(HOST).iter();
@@ -258,7 +247,7 @@ fn origin_form(rest: &[u8]) -> Result<Uri, OwnAnswer> {
 fn check_connection(fields: &HeaderMap) -> Result<(), OwnAnswer> {
     for line in fields.get_all(CONNECTION) {
         for member in list(line.as_bytes()) {
-            if NOT_HOP_BY_HOP.iter().any(|name| member.eq_ignore_ascii_case(name)) {
+            if fields::flags_as_written(member).has_any(FieldFlags::NOT_IN_CONNECTION) {
                 return Err(FIELD);
             }
         }

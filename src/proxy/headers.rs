@@ -11,6 +11,7 @@ use http::{HeaderMap, Method};
 use ipnet::IpNet;
 
 use super::downstream::Downstream;
+use crate::fields::{self, FieldFlags};
 use crate::http1::client::RequestFraming;
 
 /// Received-by part of our `via` entries, the hop mark.
@@ -165,31 +166,21 @@ enum Fate {
     ForwardedPort,
 }
 
-/// Decides by name (FI1, FI3, FI4). The names are compared by length first, then as a whole.
+/// Decides by name.
 fn fate(name: &str) -> Fate {
+    let flags = fields::flags(name);
+    if flags == FieldFlags::NONE {
+        // Behind CGI such a name cannot be told from the one with `-` in its place.
+        return if name.as_bytes().contains(&b'_') { Fate::Drop } else { Fate::Keep };
+    }
+    if flags.has_any(FieldFlags::NOT_FROM_CLIENTS) {
+        return Fate::Drop;
+    }
     match name {
-        "host"
-        | "content-length"
-        | "transfer-encoding"
-        | "connection"
-        | "keep-alive"
-        | "proxy-connection"
-        | "te"
-        | "trailer"
-        | "upgrade"
-        | "http2-settings"
-        | "proxy-authorization"
-        | "expect"
-        | "forwarded"
-        | "x-real-ip"
-        | "proxy"
-        | "x-forwarded-for"
-        | "x-request-id" => Fate::Drop,
         "cookie" => Fate::Cookie,
         "x-forwarded-proto" => Fate::Proto,
         "x-forwarded-host" => Fate::ForwardedHost,
         "x-forwarded-port" => Fate::ForwardedPort,
-        _ if name.as_bytes().contains(&b'_') => Fate::Drop,
         _ => Fate::Keep,
     }
 }
@@ -204,18 +195,13 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         }
         for token in value.split(|&b| b == b',') {
             if let Ok(name) = HeaderName::from_bytes(token.trim_ascii())
-                && !is_identity(&name)
+                && !fields::flags(name.as_str()).has_any(FieldFlags::IDENTITY)
             {
                 names.push(name);
             }
         }
     }
     names
-}
-
-/// Fields that tell who a request is from: they are the gateway's to judge, and nobody's to take away through Connection.
-fn is_identity(name: &HeaderName) -> bool {
-    [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST, &X_FORWARDED_PORT, &X_REQUEST_ID].contains(&name)
 }
 
 /// Appends the head in canonical form, empty line included.
@@ -366,18 +352,11 @@ pub fn edit_for_http2(headers: &mut HeaderMap, authority: Option<&[u8]>, downstr
         write_chain(&mut chain, headers);
     }
     write_ip(&mut chain, downstream.peer.ip());
-    let doomed: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| match fate(name.as_str()) {
-            Fate::Drop => true,
-            Fate::Proto | Fate::ForwardedHost | Fate::ForwardedPort => !downstream.trusted,
-            Fate::Keep | Fate::Cookie => false,
-        })
-        .cloned()
-        .collect();
-    for name in doomed {
-        headers.remove(name);
-    }
+    remove_all(headers, |name| match fate(name.as_str()) {
+        Fate::Drop => true,
+        Fate::Proto | Fate::ForwardedHost | Fate::ForwardedPort => !downstream.trusted,
+        Fate::Keep | Fate::Cookie => false,
+    });
     if let Some(length) = length {
         headers.insert(header::CONTENT_LENGTH, length);
     }
@@ -396,18 +375,22 @@ pub fn edit_for_http2(headers: &mut HeaderMap, authority: Option<&[u8]>, downstr
     headers.insert(X_REQUEST_ID, id.to_value());
 }
 
-/// Removes what an HTTP/2 endpoint has no business sending on; the HTTP/1 leg does so while parsing.
+/// Removes the fields of a response that belong to the connection to the endpoint (RFC 9110 §7.6.1). Over HTTP/1 the parser
+/// of heads has done so. `trailers`: the client said `te: trailers`, so the announcement of trailers is kept.
 pub fn clean_response(headers: &mut HeaderMap, trailers: bool) {
     for name in nominated(headers) {
         headers.remove(name);
     }
-    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE] {
+    remove_all(headers, |name| {
+        fields::flags(name.as_str()).has_any(FieldFlags::HOP_BY_HOP) && !(trailers && *name == header::TRAILER)
+    });
+}
+
+/// Removes the fields whose names are `doomed`; allocates only when there is one.
+fn remove_all(headers: &mut HeaderMap, doomed: impl Fn(&HeaderName) -> bool) {
+    let doomed: Vec<HeaderName> = headers.keys().filter(|name| doomed(name)).cloned().collect();
+    for name in doomed {
         headers.remove(name);
-    }
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
-    if !trailers {
-        headers.remove(header::TRAILER);
     }
 }
 
@@ -422,53 +405,12 @@ pub(super) fn remove_nominated(headers: &mut HeaderMap) {
     }
 }
 
-/// Drops trailer fields that would change framing, routing, credentials or identity (CH4, RFC 9110 §6.5.1).
+/// Drops trailer fields that would change framing, routing, credentials or identity (RFC 9110 §6.5.1).
 pub fn clean_trailers(trailers: &mut HeaderMap) {
-    let doomed: Vec<HeaderName> = trailers.keys().filter(|name| !may_be_trailer(name.as_str())).cloned().collect();
-    for name in doomed {
-        trailers.remove(name);
-    }
-}
-
-fn may_be_trailer(name: &str) -> bool {
-    !matches!(
-        name,
-        "content-length"
-            | "transfer-encoding"
-            | "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "upgrade"
-            | "http2-settings"
-            | "host"
-            | "expect"
-            | "max-forwards"
-            | "range"
-            | "content-range"
-            | "content-encoding"
-            | "content-type"
-            | "cache-control"
-            | "authorization"
-            | "proxy-authorization"
-            | "www-authenticate"
-            | "proxy-authenticate"
-            | "cookie"
-            | "set-cookie"
-            | "forwarded"
-            | "via"
-            | "x-real-ip"
-            | "x-request-id"
-            | "proxy"
-            | "location"
-            | "age"
-            | "expires"
-            | "date"
-            | "vary"
-            | "retry-after"
-    ) && !name.starts_with("x-forwarded-")
-        && !name.contains('_')
+    remove_all(trailers, |name| {
+        let name = name.as_str();
+        fields::flags(name).has_any(FieldFlags::NOT_A_TRAILER) || name.starts_with("x-forwarded-") || name.contains('_')
+    });
 }
 
 #[cfg(test)]

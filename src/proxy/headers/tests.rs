@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::http1::response::{Expected, parse_head};
 use crate::model::ids::ListenerId;
 
 fn downstream(trusted: bool) -> Downstream {
@@ -273,4 +274,21 @@ fn connection_cannot_take_the_identity_away() {
     let trusted = ["192.0.2.0/24".parse().unwrap()];
     assert_eq!(client_address(&downstream(true), &trusted, &headers).to_string(), "198.51.100.9");
     assert!(!headers.contains_key("x-hop") && !headers.contains_key("connection"));
+}
+
+/// The same fields of a response end at the gateway, whatever protocol the endpoint speaks.
+#[test]
+fn responses_lose_the_fields_of_their_connection_over_both_protocols() {
+    let names = ["connection", "http2-settings", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"];
+    for name in names {
+        let mut over_http2 = fields(&[(name, "x"), ("server", "b")]);
+        clean_response(&mut over_http2, false);
+        let head = format!("HTTP/1.1 200 OK\r\n{name}: x\r\nserver: b\r\n\r\n");
+        let expected = Expected { head_request: false, trailers: false, websocket: false };
+        let mut over_http1 = HeaderMap::new();
+        parse_head(&head.into(), &mut over_http1, expected).expect("a good head");
+        for left in [over_http1, over_http2] {
+            assert_eq!(left.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["server"], "{name}");
+        }
+    }
 }

@@ -1,0 +1,94 @@
+//! Texts that several layers read in the same way: durations and networks.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// Parses a GEP-2257 duration: one to four numbers of at most five digits with `h`, `m`, `s` or `ms`, such as `1m30s`.
+///
+/// `None` for any other text.
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
+    let mut sum = Duration::ZERO;
+    let mut rest = text;
+    for _ in 0..4 {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        if !(1..=5).contains(&digits) {
+            return None;
+        }
+        let (number, unit) = rest.split_at(digits);
+        let number: u64 = number.parse().ok()?;
+        let (amount, length) = match unit.as_bytes() {
+            [b'm', b's', ..] => (Duration::from_millis(number), 2),
+            [b'h', ..] => (Duration::from_secs(number * 3600), 1),
+            [b'm', ..] => (Duration::from_secs(number * 60), 1),
+            [b's', ..] => (Duration::from_secs(number), 1),
+            _ => return None,
+        };
+        sum += amount;
+        rest = &unit[length..];
+        if rest.is_empty() {
+            return Some(sum);
+        }
+    }
+    None
+}
+
+/// Parses a network such as `10.0.0.0/8`; a single address is a network of one. `None` for any other text.
+///
+/// Bits behind the prefix are cleared. IPv4 inside IPv6 becomes the IPv4 network that it stands for, as the addresses of
+/// clients do (RFC 4291 §2.5.5.2).
+#[must_use]
+pub fn network(text: &str) -> Option<IpNet> {
+    let network = match text.parse::<IpNet>() {
+        Ok(network) => network.trunc(),
+        Err(_) => text.parse::<IpAddr>().ok()?.into(),
+    };
+    if let IpNet::V6(v6) = network
+        && let (Some(v4), Some(prefix)) = (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(96))
+    {
+        return IpNet::new(v4.into(), prefix).ok();
+    }
+    Some(network)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, milliseconds) in [
+            ("0s", 0),
+            ("250ms", 250),
+            ("1m30s", 90_000),
+            ("1h1m1s1ms", 3_661_001),
+            ("99999h", 359_996_400_000),
+            ("1s1s", 2_000),
+        ] {
+            assert_eq!(duration(text), Some(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "1", "s", "1d", "-1s", "1.5s", "1 s", "100000s", "1s1s1s1s1s", "1mss", "١s"] {
+            assert_eq!(duration(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        for (text, expected) in [
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("192.0.2.1", "192.0.2.1/32"),
+            ("fd00::1/8", "fd00::/8"),
+            ("::1", "::1/128"),
+            ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+            ("::ffff:10.1.2.3", "10.1.2.3/32"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(network(text).map(|network| network.to_string()).as_deref(), Some(expected), "{text}");
+        }
+        for text in ["", "10.0.0.0/33", "10.0.0", "a/8", "10.0.0.0/", "::1/129", "10.0.0.0/8 "] {
+            assert_eq!(network(text), None, "{text:?}");
+        }
+    }
+}
