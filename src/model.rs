@@ -10,5 +10,7 @@ pub mod ids;
 pub mod matching;
 pub mod path;
 pub mod policy;
+pub mod request_values;
 pub mod route;
+pub mod search_regex;
 pub mod snapshot;

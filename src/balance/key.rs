@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use crate::model::policy::{ConsistentHash, HashKey};
+use crate::model::request_values::{self, FormDecoded};
 
 /// Seed of keys; fixed, so that all replicas send a key to the same endpoint.
 const KEY_SEED: u64 = 0x7469_6465_6b65_7900;
@@ -25,7 +26,8 @@ pub struct KeySource<'a> {
 
 /// Hashes the first key that the request has; `None` when it has none of them.
 ///
-/// Values are hashed as received, without decoding. An empty one counts as missing: it tells no two clients apart.
+/// Of several values of a name the first counts. The value of a query parameter is decoded, as it is for matching; other
+/// values are hashed as received. An empty one counts as missing: it tells no two clients apart.
 /// Allocates nothing.
 #[must_use]
 pub fn hash_key(hash: &ConsistentHash, source: &KeySource<'_>) -> Option<u64> {
@@ -35,8 +37,8 @@ pub fn hash_key(hash: &ConsistentHash, source: &KeySource<'_>) -> Option<u64> {
             IpAddr::V6(ip) => hash_bytes(&ip.octets()),
         }),
         HashKey::Header(name) => source.headers.get(name).and_then(|value| hash_value(value.as_bytes())),
-        HashKey::Cookie(name) => cookie(source.headers, name).and_then(hash_value),
-        HashKey::QueryParam(name) => query_param(source.query?, name).and_then(|value| hash_value(value.as_bytes())),
+        HashKey::Cookie(name) => request_values::cookie(source.headers, name).next().and_then(hash_value),
+        HashKey::QueryParam(name) => request_values::query_param(source.query, name).next().and_then(hash_decoded),
         HashKey::PathParam(name) => (source.path_param)(name).and_then(|value| hash_value(value.as_bytes())),
         HashKey::Hostname => source.host.and_then(|host| hash_value(host.as_bytes())),
     })
@@ -50,23 +52,24 @@ fn hash_bytes(value: &[u8]) -> u64 {
     xxh3_64_with_seed(value, KEY_SEED)
 }
 
-/// The first cookie of a name over all lines (RFC 6265 §5.4); quotes stay.
-fn cookie<'a>(headers: &'a http::HeaderMap, name: &str) -> Option<&'a [u8]> {
-    headers.get_all(http::header::COOKIE).iter().find_map(|line| {
-        line.as_bytes().split(|&byte| byte == b';').find_map(|pair| {
-            let pair = pair.trim_ascii();
-            let equals = pair.iter().position(|&byte| byte == b'=')?;
-            (pair[..equals].trim_ascii_end() == name.as_bytes()).then(|| pair[equals + 1..].trim_ascii_start())
-        })
-    })
-}
-
-/// The first parameter of a name; a parameter without `=` is empty.
-fn query_param<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query.split('&').find_map(|pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (key == name).then_some(value)
-    })
+/// Hashes what a query's value stands for, as [`hash_value`] would hash those bytes.
+fn hash_decoded(value: FormDecoded<'_>) -> Option<u64> {
+    if let Some(plain) = value.as_plain() {
+        return hash_value(plain);
+    }
+    // An encoded value is not empty. Most fit into one piece.
+    let mut hasher = Xxh3::with_seed(KEY_SEED);
+    let (mut piece, mut filled) = ([0; 128], 0);
+    for byte in value {
+        if filled == piece.len() {
+            hasher.update(&piece);
+            filled = 0;
+        }
+        piece[filled] = byte;
+        filled += 1;
+    }
+    hasher.update(&piece[..filled]);
+    Some(hasher.digest())
 }
 
 #[cfg(test)]
@@ -112,5 +115,35 @@ mod tests {
         let bare = KeySource { query: None, host: None, ..source };
         assert_eq!(hash_key(&hash(vec![HashKey::Hostname]), &bare), None);
         assert_eq!(hash_key(&hash(vec![HashKey::QueryParam("q".into()), header("x-user")]), &bare), of("ada"));
+    }
+
+    #[test]
+    fn values_that_match_alike_hash_alike() {
+        let headers = http::HeaderMap::new();
+        let of = |query: &str| {
+            let source = KeySource {
+                client_ip: "192.0.2.1".parse().expect("address"),
+                headers: &headers,
+                query: Some(query),
+                host: None,
+                path_param: &|_| None,
+            };
+            hash_key(&hash(vec![HashKey::QueryParam("u".into())]), &source)
+        };
+        let long = "b".repeat(700);
+        for (plain, encoded) in [
+            ("u=b", "u=%62"),
+            ("u=b", "%75=%62"),
+            ("u=a%20b", "u=a+b"),
+            ("u=a/b", "x=1&u=a%2Fb"),
+            ("u=a%2fb", "u=a%2Fb"),
+            (&*format!("u={long}"), &*format!("u={}", "%62".repeat(700))),
+            (&*format!("u={long}"), &*format!("u=%62{}", &long[1..])),
+        ] {
+            assert!(of(plain).is_some());
+            assert_eq!(of(plain), of(encoded), "{plain} {encoded}");
+        }
+        assert_ne!(of("u=%zz"), of("u=zz"), "what is no escape stands for itself");
+        assert_eq!(of("u="), None);
     }
 }

@@ -17,11 +17,11 @@ use crate::api::filter::FilterType;
 use crate::api::open_enum::{KnownValue, OpenEnum};
 use crate::fields::{self, FieldFlags};
 use crate::model::filter::{
-    Cors, DirectResponse, Filter, HeaderEdits, IpAccess, OriginMatch, PathEdit, Redirect, Rewrite, SearchRegex,
-    TemplatePart,
+    Cors, DirectResponse, Filter, HeaderEdits, IpAccess, OriginMatch, PathEdit, Redirect, Rewrite, TemplatePart,
 };
 use crate::model::matching::PathMatch;
 use crate::model::path::{CanonicalPath, Slashes, normalize_route_path};
+use crate::model::search_regex::SearchRegex;
 use crate::text;
 
 /// Faults of one rule's filters, and how many.
@@ -409,7 +409,7 @@ fn replace_regex(pattern: &str, substitution: &str, path: &str, report: &mut Fau
     let compiled = match SearchRegex::compile(pattern) {
         Ok(compiled) => compiled,
         Err(error) => {
-            let expected = format!("a regular expression: {}", one_line(&error));
+            let expected = format!("a regular expression: {error}");
             report.drop_rule(format!("{path}.pattern"), format!("{pattern:?}"), expected);
             return None;
         }
@@ -450,12 +450,6 @@ fn replace_regex(pattern: &str, substitution: &str, path: &str, report: &mut Fau
         return None;
     }
     Some(PathEdit::Regex { pattern: compiled, substitution: substitution.into() })
-}
-
-/// The message of a regular expression's fault without the picture that points at it.
-fn one_line(error: &regex::Error) -> String {
-    let text = error.to_string();
-    text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 fn direct_response(direct: &api::DirectResponse, path: &str, report: &mut Faults<'_, '_>) -> Option<DirectResponse> {

@@ -6,8 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::filter::{
-    Cors, DirectResponse, HeaderEdits, IpAccess, OriginMatch, PathEdit, Redirect, Rewrite, SearchRegex, TemplatePart,
+    Cors, DirectResponse, HeaderEdits, IpAccess, OriginMatch, PathEdit, Redirect, Rewrite, TemplatePart,
 };
+use crate::model::search_regex::SearchRegex;
 
 /// A request that goes through layers, and its response.
 struct Walk {

@@ -1,10 +1,11 @@
 //! Filters of a rule as plain values, checked and ready to run; the `filter` module has the code that runs them.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
+
+use super::search_regex::SearchRegex;
 
 /// One filter of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,45 +85,6 @@ pub enum PathEdit {
         substitution: Arc<str>,
     },
 }
-
-/// An expression that is searched for with its groups; linear time, equal when the patterns are.
-#[derive(Clone, Debug)]
-pub struct SearchRegex(regex::bytes::Regex);
-
-impl SearchRegex {
-    /// Compiles a pattern with the same limits as a match: 64 KiB, no Unicode classes.
-    ///
-    /// # Errors
-    /// When the pattern has a fault or becomes too large.
-    pub fn compile(pattern: &str) -> Result<Self, regex::Error> {
-        regex::bytes::RegexBuilder::new(pattern).size_limit(64 << 10).unicode(false).build().map(Self)
-    }
-
-    /// Whether the pattern has this group, by number or by name.
-    #[must_use]
-    pub fn has_group(&self, name: &str) -> bool {
-        let numbered = name.parse::<usize>().is_ok_and(|number| number < self.0.captures_len());
-        numbered || self.0.capture_names().flatten().any(|own| own == name)
-    }
-
-    /// The text with every match replaced; borrowed when nothing matches.
-    #[must_use]
-    pub fn replace_all<'t>(&self, text: &'t str, substitution: &str) -> Cow<'t, str> {
-        // A path is ASCII, and so is the checked substitution: cutting it anywhere leaves text.
-        match self.0.replace_all(text.as_bytes(), substitution.as_bytes()) {
-            Cow::Borrowed(_) => Cow::Borrowed(text),
-            Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
-        }
-    }
-}
-
-impl PartialEq for SearchRegex {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
-    }
-}
-
-impl Eq for SearchRegex {}
 
 /// A piece of a replacement template.
 #[derive(Clone, Debug, PartialEq, Eq)]
