@@ -1,4 +1,4 @@
-//! What users write: `GatewayRoute` as wire types, its schema, and the check that stands in for an API server.
+//! What users write: `GatewayRoute` as wire types, and its schema.
 //!
 //! Types here say what can be *written*; what it means is decided by the compiler. So unions are plain structs with
 //! `type` and optional members, as in Gateway API, and values of enums that this version does not know are kept as
@@ -10,9 +10,6 @@
 //! * [`reference_grant`]: consent to references between namespaces.
 //! * [`conditions`]: types and reasons of conditions.
 //! * [`crd`]: the CustomResourceDefinition, as it is committed in `crds/`. [`schema`]: how types become its schema.
-//! * [`validate`]: defaults, schema and CEL rules as an API server applies them. [`object`]: any supported manifest.
-//! * [`locate`]: from a field path to its place in YAML.
-//! * [`in_force`]: what this version does not act on yet.
 //!
 //! Nothing here knows files, clusters, snapshots or requests.
 
@@ -21,12 +18,8 @@ pub mod conditions;
 pub mod crd;
 pub mod filter;
 pub mod gateway_route;
-pub mod in_force;
-pub mod locate;
 pub mod matching;
-pub mod object;
 pub mod open_enum;
 pub mod policy;
 pub mod reference_grant;
 pub mod schema;
-pub mod validate;

@@ -29,8 +29,9 @@ use crate::live::{self, Publisher};
 use crate::proxy::listener::{self, BoundListener};
 use crate::readiness::Readiness;
 use crate::settings::{AccessLog, Listener, Settings};
+use crate::source::Update;
 use crate::source::collect::{DiagnosticLog, drive};
-use crate::source::files::{self, FileSource, Update};
+use crate::source::files::{self, FileSource};
 use crate::telemetry::access_log::{self, AccessLogHandle, AccessLogWriter};
 use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
@@ -270,13 +271,20 @@ fn applier(mut publisher: Publisher, metrics: Arc<Metrics>) -> impl FnMut(Update
         let compiled = begun.elapsed();
         let version = publisher.publish(output.snapshot);
         let diagnostics: Vec<Diagnostic> = update.diagnostics.iter().cloned().chain(output.diagnostics).collect();
-        let errors = diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
-        metrics.set_diagnostics(errors, diagnostics.len() - errors);
+        let count = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
+        let errors = count(Severity::Error);
+        metrics.set_diagnostics(errors, count(Severity::Warning));
         if errors == 0 {
             metrics.set_config_ok(SystemTime::now());
         }
         log.log(&diagnostics, files::refine);
-        tracing::info!(version, routes = update.inputs.routes.len(), errors, ?compiled, "configuration in force");
+        tracing::info!(
+            version,
+            routes = update.inputs.objects.routes.len(),
+            errors,
+            ?compiled,
+            "configuration in force"
+        );
     }
 }
 
@@ -291,8 +299,6 @@ pub fn base(settings: &Settings) -> Inputs {
         listeners: settings.listeners.iter().map(listener).collect(),
         gateway_class_name: settings.controller.gateway_class_name.as_str().into(),
         controller_name: settings.controller.controller_name.as_str().into(),
-        // Manifests from files may name the machine itself; an API server would refuse such addresses.
-        allow_loopback_endpoints: true,
         ..Inputs::default()
     }
 }
@@ -320,5 +326,13 @@ mod tests {
         drop(sender);
         compile_loop(updates, |()| panic!("a fault in the compiler"), Arc::clone(&metrics)).await;
         assert!(metrics.render().contains(&format!("{page_line} 1\n")));
+    }
+
+    #[test]
+    fn no_source_may_name_the_machine_itself_without_asking_for_it() {
+        let output = crate::cli::OutputFormat::Text;
+        let check = crate::cli::Check { paths: Vec::new(), allow_unresolved: false, output, settings: None };
+        let settings = check.settings().expect("the defaults work");
+        assert!(!base(&settings).allow_loopback_endpoints);
     }
 }

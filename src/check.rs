@@ -75,15 +75,15 @@ pub fn run(
         }
     };
     let findings = findings(readings, base, options.allow_unresolved);
-    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
-    let warnings = findings.len() - errors;
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     if options.json {
         let report = Report { errors, warnings, findings: findings.iter().map(Finding::from).collect() };
         serde_json::to_writer_pretty(&mut *out, &report)?;
         writeln!(out)?;
     } else {
         for finding in &findings {
-            let severity = if finding.severity == Severity::Error { "error" } else { "warning" };
+            let severity = severity(finding);
             writeln!(out, "{severity}: {finding}")?;
         }
         writeln!(err, "{errors} errors, {warnings} warnings")?;
@@ -147,6 +147,14 @@ fn findings(readings: Vec<(PathBuf, Reading)>, base: Inputs, allow_unresolved: b
     findings
 }
 
+fn severity(finding: &Diagnostic) -> &'static str {
+    match finding.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Note => "note",
+    }
+}
+
 /// The JSON output.
 #[derive(Serialize)]
 struct Report<'a> {
@@ -177,6 +185,7 @@ struct Finding<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     path: &'a str,
     found: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     expected: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     effect: &'a str,
@@ -187,7 +196,7 @@ impl<'a> From<&'a Diagnostic> for Finding<'a> {
         let origin = diagnostic.origin.as_ref();
         let object = diagnostic.object.as_ref();
         Self {
-            severity: if diagnostic.severity == Severity::Error { "error" } else { "warning" },
+            severity: severity(diagnostic),
             reason: diagnostic.reason,
             file: origin.map(|origin| origin.file.as_path()),
             document: origin.map(|origin| origin.document),

@@ -3,7 +3,7 @@
 //! No clock, no io, no state: the same objects give an equal snapshot, in whatever order they came. A broken rule harms
 //! only itself, a reference that leads nowhere only its share of the requests. The order of work:
 //!
-//! 1. [`inputs`], which are reduced [`objects`], and from them each route by itself: predicates, policies, references.
+//! 1. [`inputs`], which hold objects in the reduced form of [`kinds`](crate::kinds), and from them each route by itself: predicates, policies, references.
 //! 2. Attachment: which listeners a route is bound to, by itself and by delegating rules.
 //! 3. The table of all rules, and the contest of their matches on all hostnames: ranks, duplicates, one router a
 //!    listener.
@@ -17,13 +17,13 @@ pub mod endpoints;
 mod filters;
 pub mod inputs;
 mod matches;
-pub mod objects;
 mod policies;
 mod references;
 mod report;
 mod routes;
 mod rules;
 pub mod status;
+mod unsupported;
 mod upgrades;
 
 use diagnostics::Diagnostic;
@@ -35,9 +35,9 @@ use crate::model::snapshot::Snapshot;
 /// What a compilation gives.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// What is in force.
+    /// What serves.
     pub snapshot: Snapshot,
-    /// Everything that is not in force as written, or strange: by route in the order of names, then slices and Endpoints.
+    /// Everything that is not served as written, or strange: by route in the order of names, then slices and Endpoints.
     pub diagnostics: Vec<Diagnostic>,
     /// One entry for every route of the class, in the order of names.
     pub statuses: Vec<RouteStatus>,

@@ -19,7 +19,8 @@
 //!
 //! In reading order:
 //!
-//! * [`api`]: what users write. [`model`]: what requests are answered from.
+//! * [`api`]: what users write. [`kinds`]: the kinds of objects that are read. [`model`]: what requests are answered
+//!   from.
 //! * [`compile`]: the one pure function from the first to the second. [`source`]: fills its inputs.
 //! * [`balance`]: chooses endpoints. [`filter`]: the layers around a request. [`live`]: publishes snapshot and balancers
 //!   as one.
@@ -43,6 +44,7 @@ pub mod drain;
 pub mod fields;
 pub mod filter;
 pub mod http1;
+pub mod kinds;
 pub mod live;
 pub mod model;
 pub mod proxy;

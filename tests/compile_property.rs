@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tidegate::compile::inputs::{Inputs, Sourced, StaticListener};
+use tidegate::compile::inputs::{Inputs, StaticListener};
 use tidegate::compile::{Output, compile};
+use tidegate::kinds::Sourced;
 use tidegate::model::ids::{ListenerId, ObjectName};
 use tidegate::model::matching::RequestView;
 
@@ -116,16 +117,17 @@ fn inputs(routes: &[Route], order: &[usize]) -> Inputs {
         let (route, name) = (&routes[*position], name(routes, *position));
         let metadata = json!({ "namespace": *name.namespace, "name": *name.name, "creationTimestamp": format!("2026-01-0{}T00:00:00Z", route.age + 1) });
         let object = json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute", "metadata": metadata, "spec": manifest(route) });
-        inputs.routes.insert(name, sourced(object));
+        inputs.objects.routes.insert(name, sourced(object));
     }
     for namespace in NAMESPACES {
         inputs
+            .objects
             .services
             .insert(ObjectName::new(namespace, "web"), sourced(json!({ "spec": { "ports": [{ "port": 80 }] } })));
         for slice in 0..3 {
             let endpoints: Vec<_> = (0..2).map(|pod| json!({ "addresses": [format!("10.0.{slice}.{pod}")] })).collect();
             let slice_name = ObjectName::new(namespace, format!("web-{slice}"));
-            inputs.slices.insert(
+            inputs.objects.slices.insert(
                 slice_name,
                 sourced(json!({ "metadata": { "labels": { "kubernetes.io/service-name": "web" } },
                 "addressType": "IPv4", "ports": [{ "port": 8080 }], "endpoints": endpoints })),

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tidegate::compile::inputs::Inputs;
-use tidegate::source::files::{FileSource, Update};
+use tidegate::source::Update;
+use tidegate::source::files::FileSource;
 use tokio::sync::watch::Receiver;
 
 fn service(name: &str, port: u16) -> String {
@@ -20,8 +21,12 @@ fn start(dir: &Path) -> (FileSource, Receiver<Update>) {
 
 /// Services as `name:port`, sorted.
 fn services(update: &Update) -> Vec<String> {
-    let ports =
-        update.inputs.services.iter().map(|(name, sourced)| format!("{}:{}", name.name, sourced.object.ports[0].port));
+    let ports = update
+        .inputs
+        .objects
+        .services
+        .iter()
+        .map(|(name, sourced)| format!("{}:{}", name.name, sourced.object.ports[0].port));
     ports.collect()
 }
 
@@ -284,7 +289,13 @@ fn two_hundred_random_edits_end_as_a_fresh_read() {
     loop {
         let update = receiver.borrow_and_update().clone();
         let places = |update: &Update| -> Vec<_> {
-            update.inputs.services.iter().map(|(name, sourced)| (name.clone(), sourced.origin.clone())).collect()
+            update
+                .inputs
+                .objects
+                .services
+                .iter()
+                .map(|(name, sourced)| (name.clone(), sourced.origin.clone()))
+                .collect()
         };
         if update.diagnostics == fresh.diagnostics && places(&update) == places(&fresh) {
             break;

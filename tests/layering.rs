@@ -20,8 +20,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("api", &["text"]),
     ("model", &[]),
     ("telemetry", &["model"]),
-    ("compile", &["api", "model", "fields", "text"]),
-    ("source", &["api", "model", "compile", "telemetry"]),
+    ("kinds", &["api", "model"]),
+    ("compile", &["api", "model", "kinds", "fields", "text"]),
+    ("source", &["api", "model", "kinds", "compile", "telemetry"]),
     ("balance", &["model", "telemetry"]),
     ("filter", &["model", "telemetry"]),
     ("live", &["model", "balance", "filter", "telemetry"]),
@@ -52,7 +53,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("demo", &["api", "app", "http1", "cli", "settings", "source", "compile", "model"]),
+    ("demo", &["api", "app", "http1", "cli", "settings", "source", "compile", "kinds", "model"]),
 ];
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {

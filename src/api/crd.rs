@@ -46,7 +46,7 @@ pub fn crd_json() -> Value {
 }
 
 /// The schema of a whole GatewayRoute (`openAPIV3Schema`).
-pub(super) fn schema() -> Value {
+pub fn schema() -> Value {
     crd_json().pointer_mut("/spec/versions/0/schema/openAPIV3Schema").map(Value::take).unwrap_or_default()
 }
 

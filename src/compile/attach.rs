@@ -4,7 +4,6 @@
 //! may. A child comes out with one [`Way`] for every way from listeners to it. Works level by level from the listeners
 //! down, so a long chain or a circle of parents costs no more than the levels that are allowed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -16,6 +15,8 @@ use super::rules::{OwnRoute, OwnRule};
 use crate::api::common::GATEWAY_GROUP;
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{GROUP, NamespacesFrom, ParentRef};
+use crate::kinds::Kind;
+use crate::kinds::gateway_route::Route;
 use crate::model::ids::{ListenerId, ObjectName};
 use crate::model::matching::Hostname;
 
@@ -145,14 +146,14 @@ pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attach
         for (index, parent_ref) in parent_refs.iter().enumerate() {
             let verdict = match (parent_ref.group.as_str(), parent_ref.kind.as_str()) {
                 (GROUP, "Listener") => to_listener(inputs, parent_ref, &route.name.namespace).map(Some),
-                (GROUP, "GatewayRoute") => {
+                (GROUP, Route::NAME) => {
                     references.push(Reference { child, parent: parents.len(), index });
                     Ok(None)
                 }
                 (GATEWAY_GROUP, "Gateway" | "ListenerSet") | ("", "Service") => Err((
                     ConditionReason::UnsupportedValue,
                     format!("kind {}, which is not served yet", parent_ref.kind),
-                    format!("Listener or GatewayRoute of group {GROUP}"),
+                    format!("Listener or {} of group {GROUP}", Route::NAME),
                 )),
                 // Another controller may own it: not ours to judge.
                 _ => continue,
@@ -351,8 +352,8 @@ fn admitted(
     let (child, parent_ref) = reference.of(routes);
     let Some((position, parent)) = target.and_then(|position| Some((position, routes.get(position)?))) else {
         let namespace = parent_ref.namespace.as_deref().unwrap_or(&child.name.namespace);
-        let found = format!("no GatewayRoute {namespace}/{}", parent_ref.name);
-        let expected = format!("a GatewayRoute of class {}", inputs.gateway_class_name);
+        let found = format!("no {} {namespace}/{}", Route::NAME, parent_ref.name);
+        let expected = format!("a {} of class {}", Route::NAME, inputs.gateway_class_name);
         return Err((ConditionReason::NoMatchingParent, found, expected));
     };
     if circles[position] == circles[reference.child] {
@@ -360,7 +361,7 @@ fn admitted(
         return Err((ConditionReason::DelegationCycle, found, "parents that end at a listener".to_owned()));
     }
     if parent_ref.port.is_some() {
-        let expected = "a GatewayRoute and its rule alone".to_owned();
+        let expected = format!("a {} and its rule alone", Route::NAME);
         return Err((ConditionReason::UnsupportedValue, "a port".to_owned(), expected));
     }
     let Some(section) = &parent_ref.section_name else {
@@ -382,12 +383,10 @@ fn admitted(
         Some(NamespacesFrom::Same) => parent.name.namespace == *namespace,
         Some(NamespacesFrom::All) => true,
         Some(NamespacesFrom::Selector) => {
-            let labels =
-                inputs.namespaces.get(namespace).and_then(|namespace| namespace.object.metadata.labels.as_ref());
             let selector = delegate.namespaces.selector.as_ref();
             // A namespace that is not known cannot be selected, not even by a selector that asks for nothing.
-            let is_known = inputs.namespaces.contains_key(namespace);
-            is_known && selector.is_some_and(|selector| selector.matches(labels.unwrap_or(&BTreeMap::new())))
+            let known = inputs.objects.namespaces.get(&ObjectName::new("", Arc::clone(namespace)));
+            known.is_some_and(|known| selector.is_some_and(|selector| selector.matches(&known.object.labels)))
         }
         None => false,
     };
@@ -396,7 +395,7 @@ fn admitted(
     }
     match parent.rules.get(index) {
         Some(Some(rule)) if rule.delegated_prefix().is_some() => Ok((position, index)),
-        _ => refused("which is not in force".to_owned()),
+        _ => refused("which is not served".to_owned()),
     }
 }
 

@@ -213,7 +213,7 @@ impl Conflicts {
                 true => (About::Part, "a match that no earlier rule of the route has"),
                 false => (About::Conflict, "a match that no older route has"),
             };
-            let found = format!("the match of rule {rule_name} of GatewayRoute {} for {host}", winner.name);
+            let found = format!("the match of rule {rule_name} of {} {} for {host}", winner.object.kind, winner.name);
             let spec = FieldPath::SPEC;
             let at_rule = spec.item("rules", rule);
             let path = at_rule.item("matches", one).to_string();

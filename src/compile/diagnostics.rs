@@ -1,46 +1,18 @@
 //! What the compiler and the sources have to say about objects: one value for log, `check` and conditions.
 
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::Arc;
 
-use crate::model::ids::ObjectName;
+use crate::kinds::{ObjectRef, Origin};
 
 /// How bad a diagnostic is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
-    /// Something the operator may want to know; everything is in force.
+    /// Nothing is wrong: what was left alone, and why.
+    Note,
+    /// Something the operator may want to know; everything is served as written.
     Warning,
-    /// Something is not in force as written.
+    /// Something is not served as written.
     Error,
-}
-
-/// An object as diagnostics name it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectRef {
-    /// Kind, such as `GatewayRoute`.
-    pub kind: &'static str,
-    /// Namespace and name.
-    pub name: ObjectName,
-}
-
-impl fmt::Display for ObjectRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind, self.name)
-    }
-}
-
-/// Where an object or a field was read from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Origin {
-    /// The file.
-    pub file: Arc<PathBuf>,
-    /// Position of the document in the file, from 0.
-    pub document: u32,
-    /// Line of the object or field, from 1; 0 when unknown.
-    pub line: u32,
-    /// Column, from 1; 0 when unknown.
-    pub column: u32,
 }
 
 /// One finding about one object.
@@ -56,12 +28,25 @@ pub struct Diagnostic {
     pub severity: Severity,
     /// Condition reason of the API (`BackendNotFound`, `UnsupportedValue`, …) or a source's own (`YamlSyntax`, `Duplicate`, …).
     pub reason: &'static str,
-    /// What was found.
+    /// What was found; a whole sentence where nothing is expected.
     pub found: String,
-    /// What was expected.
+    /// What was expected; empty where the finding says it all, as that something is not supported yet.
     pub expected: String,
     /// What still works, and what to do about it.
     pub effect: String,
+}
+
+/// What was found and expected, as a part of a sentence.
+pub(super) struct Statement<'a>(pub(super) &'a Diagnostic);
+
+impl fmt::Display for Statement<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Diagnostic { found, expected, .. } = self.0;
+        match expected.as_str() {
+            "" => f.write_str(found),
+            expected => write!(f, "found {found}, expected {expected}"),
+        }
+    }
 }
 
 impl fmt::Display for Diagnostic {
@@ -76,7 +61,7 @@ impl fmt::Display for Diagnostic {
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }
-        write!(f, "{}: found {}, expected {}", self.reason, self.found, self.expected)?;
+        write!(f, "{}: {}", self.reason, Statement(self))?;
         if !self.effect.is_empty() {
             write!(f, "; {}", self.effect)?;
         }

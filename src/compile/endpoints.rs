@@ -5,15 +5,18 @@
 //! whoever holds a vanished endpoint for a while does so before this stage.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::diagnostics::{Diagnostic, ObjectRef, Origin, Severity};
-use super::inputs::{Inputs, Sourced};
-use super::objects::{self, Address, Class, EndpointPort, EndpointSlice, Endpoints, Service, ServicePort};
+use super::diagnostics::{Diagnostic, Severity};
+use super::inputs::Inputs;
+use crate::kinds::endpoint::{self, Address, Class, EndpointPort};
+use crate::kinds::endpoint_slice::EndpointSlice;
+use crate::kinds::endpoints::Endpoints;
+use crate::kinds::service::{Service, ServicePort};
+use crate::kinds::{Kind, Map, ObjectRef, Origin, Sourced};
 use crate::model::backend::Endpoint;
 use crate::model::ids::{EndpointKey, ObjectName};
 
@@ -37,7 +40,7 @@ pub(super) struct EndpointIndex<'a> {
     slices: Vec<OfService<'a>>,
     /// The first slice that does not belong to a Service before the last one that was asked for.
     next: usize,
-    legacy: &'a BTreeMap<ObjectName, Sourced<Endpoints>>,
+    legacy: &'a Map<Endpoints>,
     allow_loopback: bool,
     /// What one Service has; empty between two.
     found: Vec<(Key<'a>, Found<'a>)>,
@@ -45,12 +48,12 @@ pub(super) struct EndpointIndex<'a> {
 
 impl<'a> EndpointIndex<'a> {
     pub(super) fn new(inputs: &'a Inputs) -> Self {
-        let mut slices = Vec::with_capacity(inputs.slices.len());
-        for (name, slice) in &inputs.slices {
+        let mut slices = Vec::with_capacity(inputs.objects.slices.len());
+        for (name, slice) in &inputs.objects.slices {
             slices.extend(slice.object.service.as_deref().map(|service| OfService { service, name, slice }));
         }
         slices.sort_by(|a, b| a.cmp(&b.name.namespace, b.service));
-        let (legacy, allow_loopback) = (&inputs.endpoints, inputs.allow_loopback_endpoints);
+        let (legacy, allow_loopback) = (&inputs.objects.endpoints, inputs.allow_loopback_endpoints);
         Self { slices, next: 0, legacy, allow_loopback, found: Vec::new() }
     }
 
@@ -105,7 +108,7 @@ struct Found<'a> {
 
 impl<'a> Union<'a, '_> {
     fn add_slice(&mut self, name: &ObjectName, slice: &'a Sourced<EndpointSlice>, service_port: &ServicePort) {
-        let subject = ("EndpointSlice", name, slice.origin.as_ref());
+        let subject = (EndpointSlice::NAME, name, slice.origin.as_ref());
         let object = &*slice.object;
         if let Some(address_type) = &object.foreign_type {
             let found = address_type.to_string();
@@ -126,7 +129,7 @@ impl<'a> Union<'a, '_> {
         service_port: &ServicePort,
         publish_not_ready: bool,
     ) {
-        let subject = ("Endpoints", name, endpoints.origin.as_ref());
+        let subject = (Endpoints::NAME, name, endpoints.origin.as_ref());
         for (index, subset) in endpoints.object.subsets.iter().enumerate() {
             for (field, list) in [("addresses", &subset.ready), ("notReadyAddresses", &subset.not_ready)] {
                 for (position, endpoint) in list.iter().enumerate() {
@@ -172,7 +175,7 @@ impl<'a> Union<'a, '_> {
     fn add(
         &mut self,
         ip: IpAddr,
-        endpoint: &'a objects::Endpoint,
+        endpoint: &'a endpoint::Endpoint,
         class: Class,
         ports: &[EndpointPort],
         service_port: &ServicePort,

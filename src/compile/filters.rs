@@ -2,7 +2,7 @@
 //!
 //! What a layer cannot do is refused here with its field named, so that nothing is left to fail at run time: fields that
 //! the gateway owns, variables and groups that no match has, layers that others make unreachable. A filter that is
-//! refused takes its rule out of force; it is never skipped.
+//! refused takes its rule with it; it is never skipped.
 
 use std::sync::Arc;
 
@@ -10,8 +10,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
 use super::matches::Predicate;
-use super::report::{About, Report};
-use crate::api::conditions::ConditionReason;
+use super::report::Report;
 use crate::api::filter as api;
 use crate::api::filter::FilterType;
 use crate::api::open_enum::{KnownValue, OpenEnum};
@@ -37,14 +36,10 @@ impl<'m, 'r> Faults<'m, 'r> {
         Self { report, rule, count: 0 }
     }
 
-    /// Drops the rule; filters of a route are all its rules', so what is wrong with them is said once.
+    /// Drops the rule.
     fn drop_rule(&mut self, path: String, found: impl Into<String>, expected: impl Into<String>) {
         self.count += 1;
-        if !path.starts_with("spec.filters") {
-            self.report.unsupported(self.rule, path, found, expected);
-        } else if !self.report.has(&path) {
-            self.report.add(About::Heirs, ConditionReason::UnsupportedValue, path, found, expected);
-        }
+        self.report.unsupported(self.rule, path, found, expected);
     }
 }
 
@@ -59,8 +54,8 @@ pub(super) struct List<'a> {
     pub(super) predicates: Option<&'a [Predicate]>,
 }
 
-/// Compiles lists, outermost first, which stand inside the layers `outer`. `None` when a filter is not in force; what is
-/// wrong is reported, unless the filter's type is not in force or unknown, which is found elsewhere.
+/// Compiles lists, outermost first, which stand inside the layers `outer`. `None` when a filter cannot work, after a
+/// report.
 pub(super) fn compile(outer: &[Filter], lists: &[List<'_>], report: &mut Faults<'_, '_>) -> Option<Vec<Filter>> {
     let mut layers = Vec::new();
     let mut sound = true;
@@ -69,6 +64,7 @@ pub(super) fn compile(outer: &[Filter], lists: &[List<'_>], report: &mut Faults<
         for (index, filter) in list.filters.iter().enumerate() {
             let at = format!("{}[{index}]", list.path);
             let Some(kind) = filter.r#type.known() else {
+                report.report.unknown(report.rule, format!("{at}.type"), &filter.r#type);
                 sound = false;
                 continue;
             };
@@ -117,7 +113,7 @@ fn changes_path(layer: &Filter) -> bool {
     matches!(layer, Filter::Rewrite(Rewrite { path: Some(_), .. }))
 }
 
-/// One filter; `None` after a report, or when its type is not in force.
+/// One filter; `None` after a report.
 fn layer(
     kind: FilterType,
     filter: &api::Filter,
@@ -157,7 +153,10 @@ fn layer(
         | FilterType::RateLimit
         | FilterType::ConcurrencyLimit
         | FilterType::Coalesce
-        | FilterType::Compression => return None,
+        | FilterType::Compression => {
+            report.report.not_yet(report.rule, format!("{at}.type"), kind.as_str());
+            return None;
+        }
     };
     if layer.is_none() {
         report.drop_rule(path, "nothing", format!("{}, as type is {}", kind.member(), kind.as_str()));

@@ -1,23 +1,8 @@
 //! What the compiler reads: objects by name, as the sources hold them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Namespace;
-
-use super::diagnostics::Origin;
-use super::objects::{EndpointSlice, Endpoints, Route, Service};
-use crate::api::reference_grant::ReferenceGrant;
-use crate::model::ids::ObjectName;
-
-/// An object with the place it came from.
-#[derive(Clone, Debug)]
-pub struct Sourced<T> {
-    /// The object; shared, so that a new `Inputs` costs pointers only.
-    pub object: Arc<T>,
-    /// The file and line, for objects from files.
-    pub origin: Option<Origin>,
-}
+use crate::kinds::Objects;
 
 /// A static listener as far as routes are concerned; the position in [`Inputs::listeners`] is its `ListenerId`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,18 +22,10 @@ pub struct Inputs {
     pub gateway_class_name: Arc<str>,
     /// `controllerName` of status entries.
     pub controller_name: Arc<str>,
-    /// GatewayRoutes.
-    pub routes: BTreeMap<ObjectName, Sourced<Route>>,
-    /// Services.
-    pub services: BTreeMap<ObjectName, Sourced<Service>>,
-    /// EndpointSlices.
-    pub slices: BTreeMap<ObjectName, Sourced<EndpointSlice>>,
-    /// Core Endpoints.
-    pub endpoints: BTreeMap<ObjectName, Sourced<Endpoints>>,
-    /// Namespaces (cluster-scoped; the key's namespace is empty).
-    pub namespaces: BTreeMap<Arc<str>, Sourced<Namespace>>,
-    /// ReferenceGrants.
-    pub grants: BTreeMap<ObjectName, Sourced<ReferenceGrant>>,
-    /// Loopback and link-local endpoint addresses are allowed (files), not refused (cluster).
+    /// Objects of all kinds by name.
+    pub objects: Objects,
+    /// Loopback and link-local endpoint addresses are allowed. Only a source whose objects are written by the operator
+    /// of this machine may ask for it: from a cluster, an EndpointSlice could name the machine's own ports, or the
+    /// metadata service of its cloud.
     pub allow_loopback_endpoints: bool,
 }

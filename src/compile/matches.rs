@@ -155,7 +155,9 @@ impl<'a> Matches<'_, 'a, '_> {
         at: FieldPath<'_>,
         value: &OpenEnum<T>,
     ) -> Option<R> {
-        self.refuse(at, format!("{value}, which this version does not know"), OpenEnum::<T>::expected())
+        self.report.unknown(self.rule, at, value);
+        self.is_broken = true;
+        None
     }
 
     fn path(&mut self, path: &'a ApiPathMatch, at: FieldPath<'_>) -> Option<PathMatch> {

@@ -2,9 +2,10 @@
 
 use super::matches::Predicate;
 use super::report::{FieldPath, Report};
+use super::upgrades;
 use crate::api::gateway_route::{
-    DurationText, GatewayRouteSpec, KeyType, LoadBalancer, OnMissingKey as ApiOnMissingKey, OpenEnum, RequestKey,
-    RouteRule,
+    DurationText, GatewayRouteSpec, KeyType, KnownValue, LoadBalancer, OnMissingKey as ApiOnMissingKey, OpenEnum,
+    RequestKey, RouteRule,
 };
 use crate::model::matching::PathMatch;
 use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts};
@@ -13,26 +14,49 @@ use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Tim
 /// nor the defaults of its route have the block: a delegating rule may have it.
 pub(super) struct Policies<'m, 's, 'r> {
     pub(super) spec: &'s GatewayRouteSpec,
-    pub(super) rule: &'s RouteRule,
-    /// The rule's position.
-    pub(super) index: usize,
+    /// The rule with its position; `None` to check the blocks of `spec.defaults` alone.
+    pub(super) rule: Option<(usize, &'s RouteRule)>,
     pub(super) report: &'m mut Report<'r>,
     /// Something was refused.
     pub(super) is_broken: bool,
 }
 
+/// Checks the blocks of `spec.defaults` that no rule inherits, which no rule's compilation meets.
+pub(super) fn check_unused_defaults(spec: &GatewayRouteSpec, report: &mut Report<'_>) {
+    if spec.defaults.is_none() {
+        return;
+    }
+    let all = |has: fn(&RouteRule) -> bool| spec.rules.iter().all(has);
+    if all(|rule| rule.upgrades.is_some()) {
+        upgrades::compile(spec, None, report);
+    }
+    let mut policies = Policies { spec, rule: None, report, is_broken: false };
+    if all(|rule| rule.timeouts.is_some()) {
+        policies.timeouts();
+    }
+    if all(|rule| rule.load_balancer.is_some()) {
+        policies.algorithm(&[]);
+    }
+}
+
 impl Policies<'_, '_, '_> {
+    fn unknown<T: KnownValue, R>(&mut self, at: FieldPath<'_>, value: &OpenEnum<T>) -> Option<R> {
+        self.report.unknown(self.rule.map(|(index, _)| index), at, value);
+        self.is_broken = true;
+        None
+    }
+
     fn refuse<T>(&mut self, at: FieldPath<'_>, found: impl Into<String>, expected: impl Into<String>) -> Option<T> {
-        self.report.unsupported(self.index, at, found, expected);
+        self.report.unsupported(self.rule.map(|(index, _)| index), at, found, expected);
         self.is_broken = true;
         None
     }
 
     pub(super) fn timeouts(&mut self) -> Option<Timeouts> {
-        let block = self.rule.timeouts_or(self.spec.defaults.as_deref())?;
-        let own = FieldPath::SPEC.item("rules", self.index);
-        let defaults = FieldPath::SPEC.field("defaults");
-        let at = if self.rule.timeouts.is_some() { own } else { defaults };
+        let own = self.rule.and_then(|(index, rule)| Some((index, rule.timeouts.as_deref()?)));
+        let inherited = self.spec.defaults.as_deref().and_then(|defaults| defaults.timeouts.as_ref());
+        let at = own.map_or(FieldPath::DEFAULTS, |(index, _)| FieldPath::rule(index));
+        let block = own.map(|(_, block)| block).or(inherited)?;
         let at = at.field("timeouts");
         let mut duration = |text: &Option<DurationText>, name| {
             let text = text.as_ref()?;
@@ -51,11 +75,13 @@ impl Policies<'_, '_, '_> {
     }
 
     pub(super) fn algorithm(&mut self, predicates: &[Predicate]) -> Option<Algorithm> {
-        let block = self.rule.load_balancer_or(self.spec.defaults.as_deref())?;
-        let own = FieldPath::SPEC.item("rules", self.index);
-        let defaults = FieldPath::SPEC.field("defaults");
-        let at = if self.rule.load_balancer.is_some() { own } else { defaults };
+        let own = self.rule.and_then(|(index, rule)| Some((index, rule.load_balancer.as_deref()?)));
+        let inherited = self.spec.defaults.as_deref().and_then(|defaults| defaults.load_balancer.as_ref());
+        let at = own.map_or(FieldPath::DEFAULTS, |(index, _)| FieldPath::rule(index));
+        let block = own.map(|(_, block)| block).or(inherited)?;
         let at = at.field("loadBalancer");
+        // Keys are checked whatever the algorithm: no field is accepted and ignored.
+        let hash = self.consistent_hash(block, at, predicates);
         match block.algorithm.as_str() {
             "Random" => Some(Algorithm::Random),
             "RoundRobin" => Some(Algorithm::RoundRobin),
@@ -63,7 +89,10 @@ impl Policies<'_, '_, '_> {
             "LeastRequest" => Some(Algorithm::LeastRequest),
             "PeakEWMA" => Some(Algorithm::PeakEwma),
             "ConsistentHash" => {
-                self.consistent_hash(block, at, predicates).map(|hash| Algorithm::ConsistentHash(hash.into()))
+                if block.hash_keys.is_empty() {
+                    self.refuse::<()>(at.field("hashKeys"), "none", "at least one key");
+                }
+                hash.map(|hash| Algorithm::ConsistentHash(hash.into()))
             }
             unknown => {
                 let (last, names) = Algorithm::NAMES.split_last().unwrap_or((&"", &[]));
@@ -82,17 +111,11 @@ impl Policies<'_, '_, '_> {
         for (index, key) in block.hash_keys.iter().enumerate() {
             keys.extend(self.hash_key(key, at.item("hashKeys", index), predicates));
         }
-        if block.hash_keys.is_empty() {
-            self.refuse::<()>(at.field("hashKeys"), "none", "at least one key");
-        }
         let on_missing = match block.on_missing_key.known() {
             Some(ApiOnMissingKey::Random) => Some(OnMissingKey::Random),
             Some(ApiOnMissingKey::RoundRobin) => Some(OnMissingKey::RoundRobin),
             Some(ApiOnMissingKey::Reject) => Some(OnMissingKey::Reject),
-            None => {
-                let found = format!("{}, which this version does not know", block.on_missing_key);
-                self.refuse(at.field("onMissingKey"), found, OpenEnum::<ApiOnMissingKey>::expected())
-            }
+            None => self.unknown(at.field("onMissingKey"), &block.on_missing_key),
         };
         let (bounded_load_percent, table_size) = (block.bounded_load_percent, block.table_size);
         on_missing.map(|on_missing| ConsistentHash { keys, on_missing, bounded_load_percent, table_size })
@@ -123,10 +146,12 @@ impl Policies<'_, '_, '_> {
                 }
                 self.refuse(at.field("name"), name, "a variable of every template of the rule")
             }
-            Some(KeyType::JwtClaim) | None => {
-                let expected = "SourceIP, Header, Cookie, QueryParam, PathParam or Hostname";
-                self.refuse(at.field("type"), key.r#type.as_str(), expected)
+            Some(KeyType::JwtClaim) => {
+                self.report.not_yet(self.rule.map(|(index, _)| index), at.field("type"), key.r#type.as_str());
+                self.is_broken = true;
+                None
             }
+            None => self.unknown(at.field("type"), &key.r#type),
         }
     }
 }

@@ -7,10 +7,10 @@ use rustc_hash::FxHashMap;
 use super::diagnostics::Diagnostic;
 use super::endpoints::EndpointIndex;
 use super::inputs::Inputs;
-use super::objects::{Service, ServicePort};
-use super::report::{About, FieldPath, Report};
+use super::report::{About, FieldPath, Refused, Report};
 use crate::api::conditions::ConditionReason;
-use crate::api::gateway_route::{BackendProtocol, BackendRef, GROUP};
+use crate::api::gateway_route::{BackendProtocol, BackendRef, GROUP, KnownValue};
+use crate::kinds::service::{Service, ServicePort};
 use crate::model::backend::{Backend, BackendKey, Protocol};
 use crate::model::ids::{BackendId, ObjectName};
 
@@ -37,7 +37,7 @@ struct Services<'a> {
 
 impl<'a> Services<'a> {
     fn new(inputs: &'a Inputs) -> Self {
-        let list = inputs.services.iter().map(|(name, service)| (name, &*service.object)).collect();
+        let list = inputs.objects.services.iter().map(|(name, service)| (name, &*service.object)).collect();
         Self { list, last: 0 }
     }
 
@@ -77,38 +77,40 @@ impl<'a> Backends<'a> {
         Self { inputs, services: Services::new(inputs), numbers: FxHashMap::default(), list: Vec::new() }
     }
 
-    /// The backend of a reference at `at` in a rule of a route in `namespace`; `None` is reported: its share answers 500.
+    /// The backend of a reference at `at` in a rule of a route of `kind` in `namespace`, over the protocol that the
+    /// reference states (see [`stated_protocol`]); `None` is reported: its share of the requests answers 500.
     pub(super) fn resolve(
         &mut self,
-        namespace: &str,
-        reference: &BackendRef,
+        (kind, namespace): (&str, &str),
+        (reference, stated): (&BackendRef, Option<Protocol>),
         (rule, at): (usize, FieldPath<'_>),
         report: &mut Report<'_>,
     ) -> Option<BackendNumber> {
-        match self.lookup(namespace, reference) {
+        match self.lookup((kind, namespace), reference, stated) {
             Ok(number) => Some(number),
             Err((field, reason, found, expected)) => {
-                let path = at.field(field).to_string();
-                // A protocol that is not in force has dropped the rule before.
-                if !report.has(&path) {
-                    report.add(About::Reference(rule), reason, path, found, expected);
-                }
+                report.add(About::Reference(rule), reason, at.field(field), found, expected);
                 None
             }
         }
     }
 
-    fn lookup(&mut self, from: &str, reference: &BackendRef) -> Result<BackendNumber, Refusal> {
+    fn lookup(
+        &mut self,
+        (kind, from): (&str, &str),
+        reference: &BackendRef,
+        stated: Option<Protocol>,
+    ) -> Result<BackendNumber, Refusal> {
         if !reference.group.is_empty() || reference.kind != "Service" {
             let of = if reference.group.is_empty() { "" } else { " of group " };
             let found = format!("{}{of}{}", reference.kind, reference.group);
             return Err(("kind", ConditionReason::InvalidKind, found, "Service, of the core group".to_owned()));
         }
         let namespace = reference.namespace.as_deref().unwrap_or(from);
-        if namespace != from && !self.is_granted(from, namespace, &reference.name) {
+        if namespace != from && !self.is_granted((kind, from), namespace, &reference.name) {
             let found = format!("Service {namespace}/{} without consent", reference.name);
             let expected =
-                format!("a ReferenceGrant in namespace {namespace} from GatewayRoute in namespace {from} to Service");
+                format!("a ReferenceGrant in namespace {namespace} from {kind} in namespace {from} to Service");
             return Err(("namespace", ConditionReason::RefNotPermitted, found, expected));
         }
         let Some(position) = self.services.find(namespace, &reference.name) else {
@@ -130,8 +132,8 @@ impl<'a> Backends<'a> {
             let (found, expected) = (format!("port {wanted}"), format!("a port of Service {name}: {numbers}"));
             return Err(("port", ConditionReason::BackendNotFound, found, expected));
         };
-        let protocol = protocol(reference, port)
-            .map_err(|(field, found, expected)| (field, ConditionReason::UnsupportedProtocol, found, expected))?;
+        let protocol = protocol(stated, port)
+            .map_err(|(found, expected)| ("port", ConditionReason::UnsupportedProtocol, found, expected))?;
         let number = self.numbers.entry((position, wanted, protocol)).or_insert_with(|| {
             let key = BackendKey { service: name.clone(), port: wanted, protocol };
             self.list.push(Target { key, position, service, port });
@@ -141,11 +143,11 @@ impl<'a> Backends<'a> {
     }
 
     /// References inside a namespace are free; others need the consent of the target's namespace.
-    fn is_granted(&self, from: &str, namespace: &str, service: &str) -> bool {
+    fn is_granted(&self, (kind, from): (&str, &str), namespace: &str, service: &str) -> bool {
         let first = ObjectName::new(namespace, "");
-        let grants = self.inputs.grants.range(first..).take_while(|(name, _)| *name.namespace == *namespace);
-        let (from, to) = ((GROUP, "GatewayRoute", from), ("", "Service", service));
-        grants.map(|(_, grant)| grant).any(|grant| grant.object.allows(from, to))
+        let grants = self.inputs.objects.grants.range(first..).take_while(|(name, _)| *name.namespace == *namespace);
+        let (from, to) = ((GROUP, kind, from), ("", "Service", service));
+        grants.map(|(_, grant)| grant).any(|grant| grant.object.spec.allows(from, to))
     }
 
     /// Whether the Service asks for affinity by client address.
@@ -188,29 +190,49 @@ impl<'a> Backends<'a> {
     }
 }
 
-/// `backendRefs[].protocol` decides, else the port's appProtocol.
+/// The protocol that a reference at `at` states, `None` when it leaves the choice to the Service. A protocol that is not
+/// spoken is reported and drops the rule.
 ///
 /// # Errors
-/// The field, what was found and what is expected.
-fn protocol(reference: &BackendRef, port: &ServicePort) -> Result<Protocol, (&'static str, String, String)> {
-    if let Some(transport) = &port.transport {
-        return Err(("port", format!("a port of protocol {transport}"), "a port of protocol TCP".to_owned()));
+/// After such a report.
+pub(super) fn stated_protocol(
+    reference: &BackendRef,
+    (rule, at): (usize, FieldPath<'_>),
+    report: &mut Report<'_>,
+) -> Result<Option<Protocol>, Refused> {
+    let Some(stated) = &reference.protocol else { return Ok(None) };
+    let at = at.field("protocol");
+    match stated.known() {
+        Some(BackendProtocol::Http) => Ok(Some(Protocol::Http)),
+        Some(BackendProtocol::H2c) => Ok(Some(Protocol::H2c)),
+        Some(secure @ (BackendProtocol::Https | BackendProtocol::H2)) => {
+            report.not_yet(rule, at, secure.as_str());
+            Err(Refused)
+        }
+        None => {
+            report.unknown(rule, at, stated);
+            Err(Refused)
+        }
     }
-    if let Some(stated) = &reference.protocol {
-        return match stated.known() {
-            Some(BackendProtocol::Http) => Ok(Protocol::Http),
-            Some(BackendProtocol::H2c) => Ok(Protocol::H2c),
-            Some(BackendProtocol::Https | BackendProtocol::H2) | None => {
-                Err(("protocol", stated.to_string(), "HTTP or H2C".to_owned()))
-            }
-        };
+}
+
+/// The stated protocol decides, else the port's appProtocol.
+///
+/// # Errors
+/// What was found and what is expected, for a port that cannot be used.
+fn protocol(stated: Option<Protocol>, port: &ServicePort) -> Result<Protocol, (String, String)> {
+    if let Some(transport) = &port.transport {
+        return Err((format!("a port of protocol {transport}"), "a port of protocol TCP".to_owned()));
+    }
+    if let Some(stated) = stated {
+        return Ok(stated);
     }
     match &*port.app_protocol {
         // gRPC has no HTTP/1.1 form: the name can only mean HTTP/2.
         "kubernetes.io/h2c" | "grpc" => Ok(Protocol::H2c),
         secure @ ("kubernetes.io/wss" | "https" | "grpcs") => {
-            let expected = "an appProtocol without TLS: TLS to endpoints is not in force yet".to_owned();
-            Err(("port", format!("appProtocol {secure}"), expected))
+            let expected = "an appProtocol without TLS: TLS to endpoints is not supported yet".to_owned();
+            Err((format!("appProtocol {secure}"), expected))
         }
         // `kubernetes.io/ws` is HTTP/1.1 with upgrades; names that we do not know say nothing against HTTP/1.1.
         _ => Ok(Protocol::Http),

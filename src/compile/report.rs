@@ -3,11 +3,14 @@
 
 use std::fmt;
 
-use super::diagnostics::{Diagnostic, ObjectRef, Origin, Severity};
+use super::diagnostics::{Diagnostic, Severity, Statement};
 use crate::api::conditions::ConditionReason;
+use crate::api::open_enum::{KnownValue, OpenEnum};
+use crate::kinds::gateway_route::Route;
+use crate::kinds::{ObjectRef, Origin, Sourced};
 use crate::model::ids::ObjectName;
 
-/// What a finding takes out of force.
+/// What a finding takes out of service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum About {
     /// The route at the parent at this position of its status.
@@ -33,10 +36,10 @@ impl About {
     fn effect(self) -> &'static str {
         match self {
             Self::Parent(_) => "the route is not served there",
-            Self::Route => "the route is not in force",
-            Self::Rule(_) => "this rule is left out, the others serve",
-            Self::Heirs => "the rules that inherit it are left out, the others serve",
-            Self::RuleAt(..) => "this rule is left out there, the others serve",
+            Self::Route => "the route is not served",
+            Self::Rule(_) => "this rule is skipped, the others serve",
+            Self::Heirs => "the rules that inherit it are skipped, the others serve",
+            Self::RuleAt(..) => "this rule is skipped there, the others serve",
             Self::Reference(_) => "its share of the requests answers 500",
             Self::Part => "the rest of the route serves",
             Self::Conflict => "the winner serves, and so do the other matches of this route",
@@ -55,27 +58,32 @@ pub(super) struct Finding {
 impl Finding {
     /// The sentence that stands in a condition.
     pub(super) fn sentence(&self) -> String {
-        let Diagnostic { path, found, expected, .. } = &self.diagnostic;
+        let path = self.diagnostic.path.as_str();
         let colon = if path.is_empty() { "" } else { ": " };
-        format!("{path}{colon}found {found}, expected {expected}")
+        format!("{path}{colon}{}", Statement(&self.diagnostic))
     }
 }
+
+/// Something was refused; its report has the finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused;
 
 /// Collects the findings about one route.
 #[derive(Clone, Debug)]
 pub(super) struct Report<'a> {
     name: &'a ObjectName,
+    route: &'a Route,
     origin: Option<&'a Origin>,
     /// All findings, in the order in which they were made.
     pub(super) findings: Vec<Finding>,
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(name: &'a ObjectName, origin: Option<&'a Origin>) -> Self {
-        Self { name, origin, findings: Vec::new() }
+    pub(super) fn new(name: &'a ObjectName, route: &'a Sourced<Route>) -> Self {
+        Self { name, route: &route.object, origin: route.origin.as_ref(), findings: Vec::new() }
     }
 
-    /// Adds an error.
+    /// Adds an error; `path` is the compiler's name of the field.
     pub(super) fn add(
         &mut self,
         about: About,
@@ -85,9 +93,9 @@ impl<'a> Report<'a> {
         expected: impl Into<String>,
     ) {
         let diagnostic = Diagnostic {
-            object: Some(ObjectRef { kind: "GatewayRoute", name: self.name.clone() }),
+            object: Some(ObjectRef { kind: self.route.kind, name: self.name.clone() }),
             origin: self.origin.cloned(),
-            path: path.to_string(),
+            path: self.route.fields.name(&path.to_string()).into_owned(),
             severity: Severity::Error,
             reason: reason.as_str(),
             found: found.into(),
@@ -97,25 +105,51 @@ impl<'a> Report<'a> {
         self.findings.push(Finding { about, reason, diagnostic });
     }
 
-    /// Whether something was said about a field.
-    pub(super) fn has(&self, path: &str) -> bool {
-        self.findings.iter().any(|finding| finding.diagnostic.path == path)
-    }
-
-    /// Adds an error that drops a rule for a value that cannot be acted on; once for one field, such as a default that
-    /// several rules inherit.
+    /// Adds an error that drops a rule for a value that cannot be acted on. What stands in `spec.defaults` or
+    /// `spec.filters` drops the rules that inherit it, and is said once for all of them.
     pub(super) fn unsupported(
         &mut self,
-        rule: usize,
+        rule: impl Into<Option<usize>>,
         path: impl ToString,
         found: impl Into<String>,
         expected: impl Into<String>,
     ) {
         let path = path.to_string();
-        if !self.has(&path) {
-            self.add(About::Rule(rule), ConditionReason::UnsupportedValue, path, found, expected);
-        }
+        let about = match rule.into() {
+            _ if self.has(&path) => return,
+            None => About::Part,
+            Some(_) if path.starts_with("spec.defaults") || path.starts_with("spec.filters") => About::Heirs,
+            Some(rule) => About::Rule(rule),
+        };
+        self.add(about, ConditionReason::UnsupportedValue, path, found, expected);
     }
+
+    /// [`unsupported`](Self::unsupported), for what the schema offers and this version does not do.
+    pub(super) fn not_yet(&mut self, rule: impl Into<Option<usize>>, path: impl ToString, what: &str) {
+        self.unsupported(rule, path, not_supported(what), "");
+    }
+
+    /// [`unsupported`](Self::unsupported), for a value that a later version of the schema may have.
+    pub(super) fn unknown<T: KnownValue>(
+        &mut self,
+        rule: impl Into<Option<usize>>,
+        path: impl ToString,
+        value: &OpenEnum<T>,
+    ) {
+        let found = format!("{:?}, which this version does not know", value.as_str());
+        self.unsupported(rule, path, found, OpenEnum::<T>::expected());
+    }
+
+    /// Whether something was said about a field.
+    fn has(&self, path: &str) -> bool {
+        let path = self.route.fields.name(path);
+        self.findings.iter().any(|finding| finding.diagnostic.path == path)
+    }
+}
+
+/// The sentence about a feature that the schema offers and this version does not have.
+pub(super) fn not_supported(what: &str) -> String {
+    format!("{what} is not supported yet")
 }
 
 /// Where a field stands in an object: steps that become text only when something is to be said about it.
@@ -129,6 +163,14 @@ pub(super) struct FieldPath<'a> {
 impl FieldPath<'static> {
     /// The object's `spec`.
     pub(super) const SPEC: Self = Self { above: None, name: "spec", index: None };
+
+    /// `spec.defaults`.
+    pub(super) const DEFAULTS: Self = Self { above: Some(&Self::SPEC), name: "defaults", index: None };
+
+    /// The rule at a position.
+    pub(super) const fn rule(index: usize) -> Self {
+        Self { above: Some(&Self::SPEC), name: "rules", index: Some(index) }
+    }
 }
 
 impl FieldPath<'_> {

@@ -26,7 +26,7 @@ pub(super) fn compile(inputs: &Inputs, version: u64) -> Output {
     let mut shared = Shared::default();
     let mut backends = Backends::new(inputs);
     let of_class = |route: &str| *inputs.gateway_class_name == *route;
-    let objects = inputs.routes.iter().filter(|(_, route)| of_class(&route.object.spec.gateway_class_name));
+    let objects = inputs.objects.routes.iter().filter(|(_, route)| of_class(&route.object.spec.gateway_class_name));
     let mut routes: Vec<OwnRoute<'_>> =
         objects.map(|(name, route)| OwnRoute::compile(name, route, &mut shared, &mut backends)).collect();
     drop(shared);

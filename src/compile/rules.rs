@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use super::filters::{self, Faults, List};
-use super::inputs::Sourced;
 use super::matches::{Matches, Predicate, Shared};
-use super::objects::Route;
-use super::policies::Policies;
-use super::references::{BackendNumber, Backends};
+use super::policies::{self, Policies};
+use super::references::{BackendNumber, Backends, stated_protocol};
 use super::report::{About, FieldPath, Report};
-use super::upgrades;
+use super::{unsupported, upgrades};
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{Delegate, RouteRule};
-use crate::api::in_force::{NotInForce, Scope, not_in_force};
+use crate::kinds::Sourced;
+use crate::kinds::gateway_route::Route;
 use crate::model::filter::Filter;
 use crate::model::host::{normalize_host, parse_authority};
 use crate::model::ids::ObjectName;
@@ -34,7 +33,7 @@ pub(super) struct OwnRoute<'a> {
     pub(super) report: Report<'a>,
 }
 
-/// A rule that is in force wherever its route is.
+/// A rule that serves wherever its route is attached.
 pub(super) struct OwnRule<'a> {
     /// Its name, or its position.
     pub(super) name: Arc<str>,
@@ -88,15 +87,17 @@ impl<'a> OwnRoute<'a> {
         backends: &mut Backends<'a>,
     ) -> Self {
         let object = &*route.object;
-        let mut report = Report::new(name, route.origin.as_ref());
+        let mut report = Report::new(name, route);
         let hostnames = hostnames(object, &mut report);
-        let refused = refuse_not_in_force(object, &mut report);
+        let is_refused = unsupported::refuse_in_route(&object.spec, &mut report);
+        unsupported::refuse_in_defaults(&object.spec, &mut report);
+        policies::check_unused_defaults(&object.spec, &mut report);
         let mut rules = Vec::with_capacity(object.spec.rules.len());
         let mut matches = 0;
         for (index, rule) in object.spec.rules.iter().enumerate() {
             matches += rule.matches.len().max(1);
             let sound = compile_rule(name, object, index, shared, backends, &mut report);
-            let dropped = matches > MAX_MATCHES || refused.iter().any(|finding| finding.scope.covers(index, rule));
+            let dropped = matches > MAX_MATCHES || is_refused;
             rules.push(if dropped { None } else { sound });
         }
         if matches > MAX_MATCHES {
@@ -107,22 +108,6 @@ impl<'a> OwnRoute<'a> {
         let label = [&*name.namespace, "/", &*name.name].concat().into();
         Self { name, label, object, hostnames, rules, report }
     }
-}
-
-/// Reports what is not in force yet, and gives it back.
-fn refuse_not_in_force(route: &Route, report: &mut Report<'_>) -> Vec<NotInForce> {
-    let refused = not_in_force(&route.spec);
-    for NotInForce { scope, path, found, expected } in &refused {
-        let has_heirs = || route.spec.rules.iter().enumerate().any(|(index, rule)| scope.covers(index, rule));
-        let about = match scope {
-            Scope::Route => About::Route,
-            Scope::Rule(index) => About::Rule(*index),
-            Scope::Defaults(_) if has_heirs() => About::Heirs,
-            Scope::Defaults(_) => About::Part,
-        };
-        report.add(about, ConditionReason::UnsupportedValue, path, found, expected);
-    }
-    refused
 }
 
 /// One rule, or `None` after a report that drops it.
@@ -145,12 +130,13 @@ fn compile_rule<'a>(
     if rule.matches.is_empty() {
         predicates.push(Predicate::any());
     }
-    let has_broken_match = matches.is_broken;
-    let mut policies = Policies { spec: &route.spec, rule, index, report, is_broken: false };
+    let mut is_broken = matches.is_broken;
+    is_broken |= unsupported::refuse_in_rule(&route.spec, index, report);
+    let mut policies = Policies { spec: &route.spec, rule: Some((index, rule)), report, is_broken: false };
     let timeouts = policies.timeouts().map(|timeouts| shared.timeouts.get(timeouts));
     let algorithm = policies.algorithm(&predicates);
-    let mut is_broken = has_broken_match || policies.is_broken;
-    let upgrades = match upgrades::compile(&route.spec, rule, index, report) {
+    is_broken |= policies.is_broken;
+    let upgrades = match upgrades::compile(&route.spec, Some((index, rule)), report) {
         upgrades::Compiled::Said(upgrades) => Some(shared.upgrades.get(upgrades)),
         upgrades::Compiled::Unsaid => None,
         upgrades::Compiled::Broken => {
@@ -163,7 +149,10 @@ fn compile_rule<'a>(
     let mut shares = Vec::with_capacity(rule.backend_refs.len());
     for (position, reference) in rule.backend_refs.iter().enumerate() {
         let at = at.item("backendRefs", position);
-        let backend = backends.resolve(&name.namespace, reference, (index, at), report);
+        let stated = stated_protocol(reference, (index, at), report);
+        is_broken |= stated.is_err();
+        let stated = stated.unwrap_or_default();
+        let backend = backends.resolve((route.kind, &name.namespace), (reference, stated), (index, at), report);
         let inner = if reference.filters.is_empty() {
             Some(Arc::default())
         } else {
@@ -192,6 +181,9 @@ fn compile_rule<'a>(
         shares,
         delegate: rule.delegate.as_deref(),
     };
+    if let Some(delegate) = compiled.delegate {
+        is_broken |= refuse_unknown_namespaces(delegate, (index, at), report);
+    }
     if is_broken {
         return None;
     }
@@ -208,7 +200,27 @@ fn compile_rule<'a>(
     Some(compiled)
 }
 
-/// The layers of a route and of one of its rules; `None` when the rule cannot be in force.
+/// Refuses a choice of namespaces that this version does not know; true after a report.
+fn refuse_unknown_namespaces(delegate: &Delegate, (rule, at): (usize, FieldPath<'_>), report: &mut Report<'_>) -> bool {
+    let at = at.field("delegate");
+    let at = at.field("namespaces");
+    let mut is_refused = false;
+    if delegate.namespaces.from.known().is_none() {
+        report.unknown(rule, at.field("from"), &delegate.namespaces.from);
+        is_refused = true;
+    }
+    let at = at.field("selector");
+    let selector = delegate.namespaces.selector.iter().flat_map(|selector| &selector.match_expressions);
+    for (position, requirement) in selector.enumerate() {
+        if requirement.operator.known().is_none() {
+            report.unknown(rule, at.item("matchExpressions", position).field("operator"), &requirement.operator);
+            is_refused = true;
+        }
+    }
+    is_refused
+}
+
+/// The layers of a route and of one of its rules; `None` when the rule cannot be served.
 fn rule_filters(
     route: &Route,
     index: usize,

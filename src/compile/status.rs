@@ -35,7 +35,7 @@ pub struct ParentStatus {
     pub key: Arc<str>,
     /// The parent as the route names it, or as it would name a static listener.
     pub parent_ref: Arc<ParentRef>,
-    /// `Accepted`: at least one rule is in force there.
+    /// `Accepted`: at least one rule is served there.
     pub accepted: Verdict,
     /// `ResolvedRefs`: every reference leads to something that may be used.
     pub resolved_refs: Verdict,
@@ -117,7 +117,7 @@ fn parents<'c>(
                 let none = || verdict(findings, ConditionReason::Accepted, dropped);
                 let broken = || verdict(findings, ConditionReason::Accepted, |about| about == About::Part);
                 let said = [refused, none(), broken()].into_iter().find(|verdict| !verdict.holds);
-                let message = "no rule is in force".to_owned();
+                let message = "no rule can be served".to_owned();
                 said.unwrap_or(Verdict { holds: false, reason: ConditionReason::UnsupportedValue, message })
             }
         };

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::inputs::{Sourced, StaticListener};
+use super::inputs::StaticListener;
 use super::status::ParentStatus;
 use super::*;
 use crate::api::conditions::ConditionReason;
+use crate::kinds::Sourced;
+use crate::kinds::endpoint_slice::SERVICE_NAME;
 use crate::model::backend::Protocol;
 use crate::model::ids::{ListenerId, ObjectName};
 use crate::model::matching::{Miss, RequestView};
@@ -18,6 +20,7 @@ mod attachment;
 mod precedence;
 mod references;
 mod rules;
+mod unsupported;
 
 /// Objects, put together one by one.
 #[derive(Default)]
@@ -57,21 +60,24 @@ impl World {
         let object = named(name);
         let metadata = json!({ "namespace": *object.namespace, "name": *object.name, "generation": 7, "creationTimestamp": created });
         let route = json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute", "metadata": metadata, "spec": spec });
-        self.0.routes.insert(object, read(route));
+        self.0.objects.routes.insert(object, read(route));
         self
     }
 
     fn service(mut self, name: &str, spec: Value) -> Self {
         let object = named(name);
-        let slice = json!({ "metadata": { "labels": { objects::SERVICE_NAME: *object.name } }, "addressType": "IPv4",
+        let slice = json!({ "metadata": { "labels": { SERVICE_NAME: *object.name } }, "addressType": "IPv4",
             "ports": [{ "port": 8080 }], "endpoints": [{ "addresses": ["10.0.0.1"] }] });
-        self.0.slices.insert(object.clone(), read(slice));
-        self.0.services.insert(object, read(json!({ "spec": spec })));
+        self.0.objects.slices.insert(object.clone(), read(slice));
+        self.0.objects.services.insert(object, read(json!({ "spec": spec })));
         self
     }
 
     fn namespace(mut self, name: &str, labels: Value) -> Self {
-        self.0.namespaces.insert(name.into(), read(json!({ "metadata": { "name": name, "labels": labels } })));
+        self.0
+            .objects
+            .namespaces
+            .insert(ObjectName::new("", name), read(json!({ "metadata": { "name": name, "labels": labels } })));
         self
     }
 

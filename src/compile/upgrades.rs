@@ -17,11 +17,14 @@ pub(super) enum Compiled {
 }
 
 /// Compiles the block that holds for a rule.
-pub(super) fn compile(spec: &GatewayRouteSpec, rule: &RouteRule, index: usize, report: &mut Report<'_>) -> Compiled {
-    let own = FieldPath::SPEC.item("rules", index);
-    let defaults = FieldPath::SPEC.field("defaults");
-    let Some(block) = rule.upgrades_or(spec.defaults.as_deref()) else { return Compiled::Unsaid };
-    let at = if rule.upgrades.is_some() { own } else { defaults };
+///
+/// `rule` comes with its position; `None` checks the block of `spec.defaults` alone.
+pub(super) fn compile(spec: &GatewayRouteSpec, rule: Option<(usize, &RouteRule)>, report: &mut Report<'_>) -> Compiled {
+    let own = rule.and_then(|(index, rule)| Some((index, rule.upgrades.as_deref()?)));
+    let inherited = spec.defaults.as_deref().and_then(|defaults| defaults.upgrades.as_ref());
+    let Some(block) = own.map(|(_, block)| block).or(inherited) else { return Compiled::Unsaid };
+    let index = rule.map(|(index, _)| index);
+    let at = own.map_or(FieldPath::DEFAULTS, |(index, _)| FieldPath::rule(index));
     let at = at.field("upgrades");
     let usual = Upgrades::default();
     let mut is_broken = false;
@@ -50,6 +53,12 @@ pub(super) fn compile(spec: &GatewayRouteSpec, rule: &RouteRule, index: usize, r
     }
     if block.max_connections == Some(0) {
         refuse(at.field("maxConnections"), "0", "1 or more; an empty allow forbids all");
+    }
+    for (position, protocol) in block.allow.iter().enumerate() {
+        if protocol.known().is_none() {
+            report.unknown(index, at.item("allow", position), protocol);
+            is_broken = true;
+        }
     }
     if is_broken {
         return Compiled::Broken;

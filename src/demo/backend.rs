@@ -21,8 +21,8 @@ use tokio::sync::{oneshot, watch};
 use super::DemoError;
 use super::chat::{self, Rooms};
 use crate::compile::inputs::Inputs;
-use crate::compile::objects::{Address, Endpoint, EndpointPort};
-use crate::source::files::Update;
+use crate::kinds::endpoint::{Address, Endpoint, EndpointPort};
+use crate::source::Update;
 
 /// A backend goes on accepting for this time after its endpoint has left the files: workers learn of it a little later.
 const LINGER: Duration = Duration::from_secs(5);
@@ -102,12 +102,12 @@ fn endpoints(inputs: &Inputs) -> BTreeMap<SocketAddr, String> {
             found.entry(address).or_insert(name);
         }
     };
-    for slice in inputs.slices.values().map(|sourced| &sourced.object) {
+    for slice in inputs.objects.slices.values().map(|sourced| &sourced.object) {
         for endpoint in &slice.endpoints {
             slice.ports.iter().for_each(|port| add(endpoint, port));
         }
     }
-    for subset in inputs.endpoints.values().flat_map(|sourced| &sourced.object.subsets) {
+    for subset in inputs.objects.endpoints.values().flat_map(|sourced| &sourced.object.subsets) {
         for endpoint in subset.ready.iter().chain(&subset.not_ready) {
             subset.ports.iter().for_each(|port| add(endpoint, port));
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::api::gateway_route::{BackendRef, PathMatch, PathMatchType, RouteMatch, RouteRule, ValueMatch};
 use crate::compile::inputs::Inputs;
-use crate::compile::objects::Route;
+use crate::kinds::gateway_route::Route;
 use crate::model::ids::ObjectName;
 
 /// The text on standard error.
@@ -54,7 +54,7 @@ impl fmt::Display for Guide<'_> {
 impl Guide<'_> {
     fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
-        for (name, sourced) in &self.inputs.routes {
+        for (name, sourced) in &self.inputs.objects.routes {
             let route = &*sourced.object;
             if *route.spec.gateway_class_name != *self.inputs.gateway_class_name {
                 continue;
@@ -82,7 +82,7 @@ impl Guide<'_> {
 
     /// The host of the first route with a rule about WebSockets; browsers take names below `localhost` for this machine.
     fn socket_host(&self) -> Option<&str> {
-        let mut routes = self.inputs.routes.values().map(|sourced| &sourced.object.spec);
+        let mut routes = self.inputs.objects.routes.values().map(|sourced| &sourced.object.spec);
         let route = routes.find(|spec| spec.rules.iter().any(|rule| rule.upgrades.is_some()))?;
         route.hostnames.iter().map(String::as_str).find(|host| host.ends_with(".localhost") && !host.starts_with('*'))
     }
@@ -92,7 +92,7 @@ impl Guide<'_> {
         let mut parents = route.spec.parent_refs.iter().filter(|parent| parent.kind == "GatewayRoute");
         let parent = parents.find_map(|parent| {
             let namespace = parent.namespace.as_deref().unwrap_or(&name.namespace);
-            self.inputs.routes.get(&ObjectName::new(namespace, parent.name.as_str()))
+            self.inputs.objects.routes.get(&ObjectName::new(namespace, parent.name.as_str()))
         });
         match parent {
             Some(parent) if route.spec.hostnames.is_empty() => &parent.object.spec.hostnames,

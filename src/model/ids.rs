@@ -38,10 +38,10 @@ index! {
     ListenerId
 }
 
-/// Namespace and name of an object; printed as `namespace/name`.
+/// Namespace and name of an object; printed as `namespace/name`, or as the name alone where there is no namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectName {
-    /// The object's namespace, never empty.
+    /// The object's namespace; empty for cluster-scoped objects only.
     pub namespace: Arc<str>,
     /// The object's name, never empty.
     pub name: Arc<str>,
@@ -57,7 +57,10 @@ impl ObjectName {
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        if !self.namespace.is_empty() {
+            write!(f, "{}/", self.namespace)?;
+        }
+        f.write_str(&self.name)
     }
 }
 

@@ -12,7 +12,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::compile::diagnostics::{Diagnostic, ObjectRef, Severity};
+use crate::compile::diagnostics::{Diagnostic, Severity};
+use crate::kinds::ObjectRef;
 
 /// Least time between the begins of two runs: a source that never rests costs a bounded share of a core.
 pub const LEAST_GAP: Duration = Duration::from_millis(5);
@@ -101,6 +102,7 @@ impl DiagnosticLog {
             match diagnostic.severity {
                 Severity::Error => tracing::error!(reason = diagnostic.reason, "{diagnostic}"),
                 Severity::Warning => tracing::warn!(reason = diagnostic.reason, "{diagnostic}"),
+                Severity::Note => tracing::info!(reason = diagnostic.reason, "{diagnostic}"),
             }
         }
         for subject in &changes.resolved {
@@ -140,7 +142,7 @@ mod tests {
     use std::sync::{Mutex, mpsc};
 
     use super::*;
-    use crate::compile::diagnostics::Origin;
+    use crate::kinds::Origin;
     use crate::model::ids::ObjectName;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

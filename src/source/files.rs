@@ -1,11 +1,14 @@
 //! Objects from a directory of manifests.
 //!
 //! * [`yaml`]: text to documents, documents to values, field paths to places.
-//! * [`document`]: values to validated objects.
+//! * [`admit`]: what an API server would do with a manifest. [`document`]: values to validated objects.
+//! * [`path`]: field paths, taken apart.
 //! * [`state`]: last good state of a directory, without files, threads and clocks.
 //! * [`watcher`]: the thread that feeds it.
 
+pub mod admit;
 pub mod document;
+pub mod path;
 pub mod state;
 pub mod watcher;
 pub mod yaml;
@@ -18,7 +21,7 @@ use self::state::Reading;
 use self::yaml::{Format, Places};
 use crate::compile::diagnostics::Diagnostic;
 
-pub use watcher::{FileSource, StartError, Update};
+pub use watcher::{FileSource, StartError};
 
 /// Moves diagnostics from the begin of their object to the field that they name, by reading the files once more. What
 /// changed meanwhile keeps its place. Costs as much as parsing these documents.

@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compile::inputs::Sourced;
-use crate::compile::objects::{Address, Class, Endpoint, EndpointSlice};
+use crate::kinds::Sourced;
+use crate::kinds::endpoint::{Address, Class, Endpoint};
+use crate::kinds::endpoint_slice::EndpointSlice;
 use crate::model::ids::ObjectName;
 
 /// How long a bare disappearance is held: longer than the parts of one move are apart, too short to matter for a pod
@@ -191,7 +192,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::compile::objects::SERVICE_NAME;
+    use crate::kinds::endpoint_slice::SERVICE_NAME;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 

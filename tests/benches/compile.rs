@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tidegate::compile::compile;
-use tidegate::compile::inputs::{Inputs, Sourced, StaticListener};
+use tidegate::compile::inputs::{Inputs, StaticListener};
+use tidegate::kinds::Sourced;
 use tidegate::model::ids::ObjectName;
 
 #[global_allocator]
@@ -70,9 +71,9 @@ fn inputs(routes: usize) -> Inputs {
             "metadata": { "namespace": namespace, "name": format!("{name}-x"), "labels": { "kubernetes.io/service-name": name } },
             "addressType": "IPv4", "ports": [{ "name": "http", "port": 8080 }],
             "endpoints": (0..3).map(pod).collect::<Vec<_>>() });
-        inputs.routes.insert(object.clone(), read(route));
-        inputs.services.insert(object.clone(), read(service));
-        inputs.slices.insert(ObjectName::new(object.namespace, format!("{name}-x")), read(slice));
+        inputs.objects.routes.insert(object.clone(), read(route));
+        inputs.objects.services.insert(object.clone(), read(service));
+        inputs.objects.slices.insert(ObjectName::new(object.namespace, format!("{name}-x")), read(slice));
     }
     inputs
 }

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::compile::inputs::Inputs;
-use crate::compile::objects::SERVICE_NAME;
+use crate::kinds::endpoint_slice::SERVICE_NAME;
 
 /// Objects of one Service `ns/web`, and its port `http` (80).
 struct Case {
@@ -25,7 +25,7 @@ impl Case {
         let slice = json!({ "metadata": { "namespace": "ns", "name": name, "labels": { SERVICE_NAME: "web" } },
             "addressType": family, "ports": ports, "endpoints": endpoints });
         let object = Arc::new(serde_json::from_value(slice).expect("a slice"));
-        self.inputs.slices.insert(ObjectName::new("ns", name), Sourced { object, origin: None });
+        self.inputs.objects.slices.insert(ObjectName::new("ns", name), Sourced { object, origin: None });
         self
     }
 
@@ -37,7 +37,7 @@ impl Case {
     fn legacy(mut self, subsets: Value) -> Self {
         let endpoints = json!({ "metadata": { "namespace": "ns", "name": "web" }, "subsets": subsets });
         let object = Arc::new(serde_json::from_value(endpoints).expect("Endpoints"));
-        self.inputs.endpoints.insert(ObjectName::new("ns", "web"), Sourced { object, origin: None });
+        self.inputs.objects.endpoints.insert(ObjectName::new("ns", "web"), Sourced { object, origin: None });
         self
     }
 
@@ -268,11 +268,11 @@ fn headless_services_are_ordinary() {
 #[test]
 fn slices_of_other_services_and_namespaces_are_not_ours() {
     let mut case = Case::new(json!({})).v4("a", json!([ready("10.0.0.1", "a")]));
-    let (name, slice) = case.inputs.slices.pop_first().expect("a slice");
+    let (name, slice) = case.inputs.objects.slices.pop_first().expect("a slice");
     let mut other = (*slice.object).clone();
     other.service = Some("other".into());
-    case.inputs.slices.insert(name.clone(), Sourced { object: Arc::new(other), origin: None });
-    case.inputs.slices.insert(ObjectName::new("elsewhere", name.name), slice);
+    case.inputs.objects.slices.insert(name.clone(), Sourced { object: Arc::new(other), origin: None });
+    case.inputs.objects.slices.insert(ObjectName::new("elsewhere", name.name), slice);
     assert_eq!(case.addresses_of(0), [""; 0]);
 }
 
@@ -299,6 +299,8 @@ fn addresses_that_lead_elsewhere_are_left_out() {
     // A mapped address is the IPv4 address that it maps.
     for (address, usable) in [
         ("::ffff:127.0.0.1", false),
+        ("::ffff:169.254.169.254", false),
+        ("::ffff:10.0.0.1", true),
         ("::1", false),
         ("fe80::1", false),
         ("::", false),

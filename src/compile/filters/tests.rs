@@ -3,8 +3,9 @@ use serde_json::{Value, json};
 use super::*;
 
 use crate::compile::compile;
-use crate::compile::inputs::{Inputs, Sourced, StaticListener};
-use crate::compile::objects::Route;
+use crate::compile::inputs::{Inputs, StaticListener};
+use crate::kinds::Sourced;
+use crate::kinds::gateway_route::Route;
 use crate::model::ids::ObjectName;
 use crate::model::snapshot::Snapshot;
 
@@ -19,7 +20,7 @@ fn compiled(routes: &[(&str, Value)]) -> (Snapshot, Vec<String>) {
         let object = json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute",
             "metadata": { "name": name, "namespace": "ns" }, "spec": spec });
         let object: Route = serde_json::from_value(object).expect("a route");
-        inputs.routes.insert(ObjectName::new("ns", *name), Sourced { object: object.into(), origin: None });
+        inputs.objects.routes.insert(ObjectName::new("ns", *name), Sourced { object: object.into(), origin: None });
     }
     let output = compile(&inputs, 1);
     // References are not what these tests are about.
@@ -246,9 +247,8 @@ fn a_child_never_serves_without_an_outer_layer() {
             "name": "a", "matches": prefix("/a"), "filters": [filter], "delegate": { "namespaces": {} } }] });
         let (snapshot, findings) = compiled(&[("root", root), ("child", child(json!({ "matches": prefix("/a/b") })))]);
         assert_eq!(snapshot.rules.iter().any(|rule| !rule.delegates), serves, "{filter}: {findings:?}");
-        let said = findings
-            .iter()
-            .any(|text| text.starts_with("spec.parentRefs[0]") && text.contains("which is not in force"));
+        let said =
+            findings.iter().any(|text| text.starts_with("spec.parentRefs[0]") && text.contains("which is not served"));
         assert_eq!(said, !serves, "{findings:?}");
     }
 }

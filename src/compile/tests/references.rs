@@ -63,7 +63,7 @@ fn a_grant_of_the_target_namespace_permits() {
     ];
     for (namespace, from, to, permitted) in cases {
         let mut world = World::new().service("shop/web", json!({ "ports": [{ "port": 80 }] }));
-        world.0.grants.insert(ObjectName::new(namespace, "g"), grant(from.clone(), to.clone()));
+        world.0.objects.grants.insert(ObjectName::new(namespace, "g"), grant(from.clone(), to.clone()));
         let compiled = refer(world, json!({ "name": "web", "namespace": "shop", "port": 80 }));
         assert_eq!(compiled.findings().is_empty(), permitted, "{namespace} {from} {to}");
     }
@@ -108,7 +108,7 @@ fn app_protocol_or_protocol_says_what_is_spoken() {
 #[test]
 fn a_backend_without_endpoints_stays() {
     let mut world = World::new();
-    world.0.slices.clear();
+    world.0.objects.slices.clear();
     let compiled = refer(world, json!({ "name": "web", "port": 80 }));
     assert_eq!((compiled.findings(), compiled.0.snapshot.backends.len()), (vec![], 1));
     assert!(compiled.0.snapshot.backends[0].endpoints.is_empty() && compiled.parent("r").resolved_refs.holds);

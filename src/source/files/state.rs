@@ -8,7 +8,7 @@
 //!
 //! So the result depends on history only where something is wrong; for good files it is that of a fresh read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,11 +18,13 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::document::{self, Entry, Fault, Place, Stored};
+use super::admit::Validator;
+use super::admit::manifest::Parsed;
+use super::document::{self, Entry, Fault, Place};
 use super::yaml::{self, Format, SyntaxError};
-use crate::api::validate::Validator;
-use crate::compile::diagnostics::{Diagnostic, ObjectRef, Origin, Severity};
-use crate::compile::inputs::{Inputs, Sourced};
+use crate::compile::diagnostics::{Diagnostic, Severity};
+use crate::compile::inputs::Inputs;
+use crate::kinds::{Object, ObjectRef, Origin};
 
 /// An emptied or vanished file counts after this time of quiet: editors and scripts that write anew pass through both.
 pub const VANISH_AFTER: Duration = Duration::from_millis(50);
@@ -439,10 +441,42 @@ impl<'a> Build<'a> {
                 self.entry(entry, &|place| document.origin(path, number, place));
             }
         }
+        self.foreign(path, file);
+    }
+
+    /// One note for all objects of a file that are not ours to read.
+    fn foreign(&mut self, path: &Arc<PathBuf>, file: &File) {
+        let mut kinds = BTreeSet::new();
+        let mut first = None;
+        let mut count = 0;
+        for (number, document) in file.documents.iter().enumerate() {
+            for entry in document.entries.iter() {
+                let Ok(Parsed::Foreign(kind)) = &entry.outcome else { continue };
+                kinds.insert(kind.as_str());
+                count += 1;
+                first.get_or_insert_with(|| document.origin(path, number, entry.place));
+            }
+        }
+        let Some(first) = first else { return };
+        let kinds: Vec<_> = kinds.into_iter().collect();
+        let objects = if count == 1 { "object" } else { "objects" };
+        self.diagnostics.push(Diagnostic {
+            object: None,
+            origin: Some(first),
+            path: String::new(),
+            severity: Severity::Note,
+            reason: "KindNotRead",
+            found: format!("{count} {objects} of kinds that tidegate does not read: {}", kinds.join(", ")),
+            expected: String::new(),
+            effect: if count == 1 { "it is skipped" } else { "they are skipped" }.to_owned(),
+        });
     }
 
     fn entry(&mut self, entry: &'a Entry, origin: &dyn Fn(Place) -> Origin) {
         let here = origin(entry.place);
+        if matches!(entry.outcome, Ok(Parsed::Foreign(_))) {
+            return;
+        }
         // What does not say who it is comes after all claims, in `nameless`.
         let Some(object) = &entry.object else { return };
         if let Some(first) = self.claimed.get(object) {
@@ -461,9 +495,10 @@ impl<'a> Build<'a> {
         }
         self.claimed.insert(object, here.clone());
         match &entry.outcome {
-            Ok(stored) => self.put(object, stored.clone(), here),
+            Ok(Parsed::Object(found)) => self.put(object, found.clone(), here),
+            Ok(Parsed::Foreign(_)) => {}
             Err(faults) => {
-                let last = Stored::of(self.before, object);
+                let last = self.before.objects.get(object);
                 let effect = if last.is_some() { "its last good version stays in force" } else { "it is left out" };
                 self.faults(Some(object), faults, effect, origin);
                 if let Some(last) = last {
@@ -494,7 +529,7 @@ impl<'a> Build<'a> {
         for (number, document) in file.documents.iter().enumerate() {
             let mut effect = "it is left out";
             for object in &document.held {
-                let Some(last) = Stored::of(self.before, object) else { continue };
+                let Some(last) = self.before.objects.get(object) else { continue };
                 if self.claimed.contains_key(object) {
                     continue;
                 }
@@ -511,18 +546,8 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn put(&mut self, object: &ObjectRef, stored: Stored, origin: Origin) {
-        let name = object.name.clone();
-        let origin = Some(origin);
-        let inputs = &mut self.inputs;
-        match stored {
-            Stored::Route(object) => drop(inputs.routes.insert(name, Sourced { object, origin })),
-            Stored::Service(object) => drop(inputs.services.insert(name, Sourced { object, origin })),
-            Stored::Slice(object) => drop(inputs.slices.insert(name, Sourced { object, origin })),
-            Stored::Endpoints(object) => drop(inputs.endpoints.insert(name, Sourced { object, origin })),
-            Stored::Namespace(object) => drop(inputs.namespaces.insert(name.name, Sourced { object, origin })),
-            Stored::Grant(object) => drop(inputs.grants.insert(name, Sourced { object, origin })),
-        }
+    fn put(&mut self, object: &ObjectRef, found: Object, origin: Origin) {
+        self.inputs.objects.insert(object.name.clone(), found, Some(origin));
     }
 }
 

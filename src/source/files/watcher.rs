@@ -9,7 +9,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,8 +18,8 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::watch;
 
 use super::state::{Reading, State};
-use crate::compile::diagnostics::Diagnostic;
 use crate::compile::inputs::Inputs;
+use crate::source::update::Update;
 
 /// Changes within this time of each other are read together; the only wait of a closed file.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -40,15 +39,6 @@ const LARGEST_FILE: u64 = 64 << 20;
 
 /// The symbolic link that kubelets swap to change all files of a mounted ConfigMap at once.
 const SWAPPED_LINK: &str = "..data";
-
-/// A state of the directory.
-#[derive(Clone, Debug)]
-pub struct Update {
-    /// The objects in force.
-    pub inputs: Arc<Inputs>,
-    /// What is wrong with files and objects, sorted by path and document.
-    pub diagnostics: Arc<[Diagnostic]>,
-}
 
 /// Why a directory cannot be served from.
 #[derive(Debug, thiserror::Error)]

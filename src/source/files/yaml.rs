@@ -11,6 +11,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::{Map, Value};
 use serde_saphyr::{Location, Spanned};
 
+use super::path::{Step, steps};
+
 /// How a text is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -291,7 +293,7 @@ fn follow(root: &Spanned<Node>, path: &str) -> (u32, u32) {
     let mut node = &root.value;
     for step in steps(path) {
         let found = match (node, step) {
-            (Node::Map(entries), Step::Key(key)) => entries
+            (Node::Map(entries), Step::Field(key)) => entries
                 .iter()
                 .find(|(name, _)| name.value == key)
                 .map(|(name, value)| (position(&name.referenced), &value.value)),
@@ -305,36 +307,6 @@ fn follow(root: &Spanned<Node>, path: &str) -> (u32, u32) {
         node = next;
     }
     at
-}
-
-/// One step of a field path.
-enum Step<'a> {
-    Key(&'a str),
-    Index(usize),
-}
-
-/// `spec.rules[1].name`, `metadata.labels[a.b/c]`, `metadata.labels["a.b/c"]`.
-fn steps(path: &str) -> Vec<Step<'_>> {
-    let mut steps = Vec::new();
-    let mut rest = path;
-    while !rest.is_empty() {
-        if let Some(bracket) = rest.strip_prefix('[') {
-            let (inside, after) = bracket.split_once(']').unwrap_or((bracket, ""));
-            steps.push(match inside.parse() {
-                Ok(index) => Step::Index(index),
-                Err(_) => Step::Key(inside.trim_matches(['"', '\''])),
-            });
-            rest = after;
-        } else {
-            let names = rest.trim_start_matches('.');
-            let end = names.find(['.', '[']).unwrap_or(names.len());
-            if end > 0 {
-                steps.push(Step::Key(&names[..end]));
-            }
-            rest = &names[end..];
-        }
-    }
-    steps
 }
 
 /// A document as a tree in which everything has its place; scalars are not kept.

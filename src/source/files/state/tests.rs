@@ -44,7 +44,7 @@ impl Bed {
     /// Services as `namespace/name:port`, and diagnostics as `file:line reason: path: effect`.
     fn result(&mut self) -> (Vec<String>, Vec<String>) {
         let (inputs, diagnostics) = self.state.build();
-        let services = inputs.services.iter().map(|(name, sourced)| {
+        let services = inputs.objects.services.iter().map(|(name, sourced)| {
             let port = sourced.object.ports.first().map_or(0, |port| port.port);
             format!("{name}:{port}")
         });
@@ -182,7 +182,7 @@ fn the_second_of_two_equal_objects_is_refused_with_both_places() {
     bed.write("b.yaml", &service("a", 2));
     bed.write("a.yaml", &two(&service("x", 1), &service("a", 1)));
     let (inputs, diagnostics) = bed.state.build();
-    assert_eq!(inputs.services.len(), 2);
+    assert_eq!(inputs.objects.services.len(), 2);
     let [diagnostic] = diagnostics.as_slice() else { panic!("{diagnostics:?}") };
     assert_eq!(
         diagnostic.to_string(),
@@ -270,6 +270,7 @@ fn lists_are_taken_apart_and_each_object_has_its_place() {
     bed.write("f.yaml", &list("1", "1"));
     let (inputs, _) = bed.state.build();
     let lines: Vec<u32> = inputs
+        .objects
         .services
         .values()
         .map(|sourced| sourced.origin.as_ref().expect("objects of files have a place").line)
@@ -280,7 +281,7 @@ fn lists_are_taken_apart_and_each_object_has_its_place() {
     assert_eq!(objects, ["default/a:2", "default/b:1"]);
     assert_eq!(said, ["f.yaml:11 Invalid: spec.ports[0].port: its last good version stays in force"]);
     bed.write("g.json", "{\"apiVersion\": \"v1\", \"kind\": \"Namespace\",\n \"metadata\": {\"name\": \"n\"}}\n");
-    assert_eq!(bed.state.build().0.namespaces.len(), 1);
+    assert_eq!(bed.state.build().0.objects.namespaces.len(), 1);
 }
 
 #[test]
@@ -289,20 +290,42 @@ fn unchanged_documents_are_neither_parsed_nor_validated_again() {
     let many: Vec<String> = (0..3 * ALONE).map(|n| service(&format!("s{n}"), 1)).collect();
     bed.write("f.yaml", &many.join("---\n"));
     let before = bed.state.build().0;
-    assert_eq!(before.services.len(), many.len());
+    assert_eq!(before.objects.services.len(), many.len());
     // A comment in front moves all lines but changes no document; one document is new.
     bed.write("f.yaml", &format!("# moved\n---\n{}---\n{}", many.join("---\n"), service("new", 1)));
     // And a renamed file brings the same documents.
     bed.state.apply(vec![("g.yaml".into(), Reading::Content(service("other", 1).into_bytes()))], Instant::now());
     let after = bed.state.build().0;
-    assert_eq!(after.services.len(), many.len() + 2);
+    assert_eq!(after.objects.services.len(), many.len() + 2);
     let mut moved = 0;
-    for (name, sourced) in &before.services {
-        let now = &after.services[name];
+    for (name, sourced) in &before.objects.services {
+        let now = &after.objects.services[name];
         let shared = Arc::ptr_eq(&sourced.object, &now.object);
         // The first document has another hash: a separator now stands in front of it.
         assert!(shared || &*name.name == "s0", "{name} was read again");
         moved += usize::from(shared && sourced.origin != now.origin);
     }
     assert_eq!(moved, many.len() - 1, "lines follow the edit");
+}
+
+#[test]
+fn objects_of_other_kinds_are_skipped_with_one_note_for_each_file() {
+    let mut bed = Bed::new();
+    let foreign = |version: &str, kind: &str| format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n");
+    let text =
+        [foreign("apps/v1", "Deployment"), service("a", 1), foreign("v1", "ConfigMap"), foreign("v1", "ConfigMap")];
+    bed.write("app.yaml", &text.join("---\n"));
+    bed.write("other.yaml", &foreign("batch/v1", "Job"));
+    let (inputs, diagnostics) = bed.state.build();
+    assert_eq!(inputs.objects.services.len(), 1);
+    let told: Vec<_> = diagnostics.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "app.yaml:1:1: KindNotRead: 3 objects of kinds that tidegate does not read: ConfigMap (v1), \
+             Deployment (apps/v1); they are skipped",
+            "other.yaml:1:1: KindNotRead: 1 object of kinds that tidegate does not read: Job (batch/v1); it is skipped",
+        ]
+    );
+    assert!(diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Note));
 }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use regex::Regex;
 use serde_json::Value;
 
-use super::Violation;
+use crate::kinds::Violation;
 
 /// Patterns that were compiled already; many fields share one.
 #[derive(Debug, Default)]

@@ -1,0 +1,136 @@
+//! Parts of a route that the schema offers and no stage of this version acts on: they are refused by name, never ignored.
+//!
+//! Single values of supported fields (a filter type, a protocol, a hash key) are refused where they are compiled. Turning
+//! a feature on here means taking its line out. A field that equals its schema default is never a reason.
+
+use super::report::{About, FieldPath, Report, not_supported};
+use crate::api::conditions::ConditionReason;
+use crate::api::gateway_route::{GatewayRouteSpec, RouteDefaults, RouteRule};
+use crate::api::policy::{Connection, LoadBalancer, Locality};
+
+/// Refuses what a route asks for as a whole; true when the route cannot be served.
+pub(super) fn refuse_in_route(spec: &GatewayRouteSpec, report: &mut Report<'_>) -> bool {
+    if spec.tls.is_some() {
+        let path = FieldPath::SPEC.field("tls");
+        report.add(About::Route, ConditionReason::UnsupportedValue, path, not_supported("tls"), "");
+    }
+    spec.tls.is_some()
+}
+
+/// Refuses what `spec.defaults` asks for; the rules that inherit it are those of which [`inherits`] is true.
+pub(super) fn refuse_in_defaults(spec: &GatewayRouteSpec, report: &mut Report<'_>) {
+    let Some(defaults) = spec.defaults.as_deref() else { return };
+    let at = FieldPath::SPEC.field("defaults");
+    for block in asked(&Blocks::from(defaults)) {
+        let has_heirs = spec.rules.iter().any(|rule| block.is_inherited_by(rule));
+        block.refuse(at, if has_heirs { Some(0) } else { None }, report);
+    }
+}
+
+/// Refuses what the rule at a position asks for itself; true when the rule cannot be served, be it for something that it
+/// inherits.
+pub(super) fn refuse_in_rule(spec: &GatewayRouteSpec, index: usize, report: &mut Report<'_>) -> bool {
+    let Some(rule) = spec.rules.get(index) else { return false };
+    let at = FieldPath::SPEC.item("rules", index);
+    let mut is_refused = spec.defaults.as_deref().is_some_and(|defaults| inherits(rule, defaults));
+    let own =
+        [("sessionPersistence", rule.session_persistence.is_some()), ("healthCheck", rule.health_check.is_some())];
+    for (name, is_asked) in own {
+        if is_asked {
+            report.not_yet(index, at.field(name), name);
+            is_refused = true;
+        }
+    }
+    for block in asked(&Blocks::from(rule)) {
+        block.refuse(at, Some(index), report);
+        is_refused = true;
+    }
+    is_refused
+}
+
+/// Whether a rule inherits something that is refused.
+fn inherits(rule: &RouteRule, defaults: &RouteDefaults) -> bool {
+    asked(&Blocks::from(defaults)).any(|block| block.is_inherited_by(rule))
+}
+
+/// A block, or a field of one, that nothing acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Block {
+    Retry,
+    OutlierDetection,
+    Connection,
+    SlowStart,
+    Locality,
+}
+
+impl Block {
+    const ALL: [Self; 5] = [Self::Retry, Self::OutlierDetection, Self::Connection, Self::SlowStart, Self::Locality];
+
+    /// True when the rule takes the block from `spec.defaults`: it has none of its own.
+    fn is_inherited_by(self, rule: &RouteRule) -> bool {
+        match self {
+            Self::Retry => rule.retry.is_none(),
+            Self::OutlierDetection => rule.outlier_detection.is_none(),
+            Self::Connection => rule.connection.is_none(),
+            Self::SlowStart | Self::Locality => rule.load_balancer.is_none(),
+        }
+    }
+
+    fn is_asked(self, blocks: &Blocks<'_>) -> bool {
+        match self {
+            Self::Retry => blocks.has_retry,
+            Self::OutlierDetection => blocks.has_outlier_detection,
+            Self::Connection => blocks.connection.is_some_and(|block| *block != Connection::default()),
+            Self::SlowStart => blocks.load_balancer.is_some_and(|block| block.slow_start.is_some()),
+            Self::Locality => {
+                let locality = blocks.load_balancer.and_then(|block| block.locality.as_ref());
+                locality.is_some_and(|locality| *locality != Locality::default())
+            }
+        }
+    }
+
+    /// Says that a block below `at` is not supported yet; `rule` as in [`Report::unsupported`].
+    fn refuse(self, at: FieldPath<'_>, rule: Option<usize>, report: &mut Report<'_>) {
+        match self {
+            Self::Retry => report.not_yet(rule, at.field("retry"), "retry"),
+            Self::OutlierDetection => report.not_yet(rule, at.field("outlierDetection"), "outlierDetection"),
+            Self::Connection => report.not_yet(rule, at.field("connection"), "connection"),
+            Self::SlowStart => report.not_yet(rule, at.field("loadBalancer").field("slowStart"), "slowStart"),
+            Self::Locality => report.not_yet(rule, at.field("loadBalancer").field("locality"), "locality"),
+        }
+    }
+}
+
+/// Blocks of a rule or of `spec.defaults`, side by side.
+struct Blocks<'a> {
+    has_retry: bool,
+    has_outlier_detection: bool,
+    connection: Option<&'a Connection>,
+    load_balancer: Option<&'a LoadBalancer>,
+}
+
+impl<'a> From<&'a RouteRule> for Blocks<'a> {
+    fn from(rule: &'a RouteRule) -> Self {
+        Self {
+            has_retry: rule.retry.is_some(),
+            has_outlier_detection: rule.outlier_detection.is_some(),
+            connection: rule.connection.as_deref(),
+            load_balancer: rule.load_balancer.as_deref(),
+        }
+    }
+}
+
+impl<'a> From<&'a RouteDefaults> for Blocks<'a> {
+    fn from(defaults: &'a RouteDefaults) -> Self {
+        Self {
+            has_retry: defaults.retry.is_some(),
+            has_outlier_detection: defaults.outlier_detection.is_some(),
+            connection: defaults.connection.as_ref(),
+            load_balancer: defaults.load_balancer.as_ref(),
+        }
+    }
+}
+
+fn asked(blocks: &Blocks<'_>) -> impl Iterator<Item = Block> {
+    Block::ALL.into_iter().filter(move |block| block.is_asked(blocks))
+}
