@@ -2,7 +2,7 @@
 //!
 //! It runs on the control runtime and never shares a port with traffic. `/livez`, `/readyz` and `/metrics` answer
 //! everyone; `/debug/…` answers loopback and the networks of `--debug-allow` only. It reads what is published and changes
-//! nothing, but for live sockets that somebody asks it to close.
+//! nothing, except that it closes live sockets on request.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -92,7 +92,7 @@ impl Admin {
         if path.starts_with("/debug/") && !self.may_debug(peer.ip()) {
             return text(StatusCode::FORBIDDEN, "debug answers loopback and --debug-allow only\n");
         }
-        if let Some(rest) = path.strip_prefix("/debug/connections") {
+        if let Some(rest) = path.strip_prefix("/debug/sockets") {
             return self.connections(request.method(), rest, request.uri().query());
         }
         let answer = match path {
@@ -110,7 +110,7 @@ impl Admin {
         not_allowed("GET, HEAD")
     }
 
-    /// `/debug/connections`: lists live sockets (GET), closes one by its id or all of a route or pod (DELETE).
+    /// `/debug/sockets`: lists live sockets (GET), closes one by its id or all of a route or pod (DELETE).
     fn connections(&self, method: &Method, rest: &str, query: Option<&str>) -> Response<Full<Bytes>> {
         let listing = matches!(*method, Method::GET | Method::HEAD);
         match (rest.strip_prefix('/'), query) {

@@ -1,34 +1,34 @@
-//! Whether the process may be sent traffic: every named part has said that it is ready, and nobody has begun to drain.
+//! Whether the process may be sent traffic: every named part has reported that it is ready, and draining has not begun.
 //!
-//! Knows no part by itself: whoever starts one takes a [`Guard`] for it. Read by `/readyz`.
+//! Knows no part by itself: whoever starts one takes a [`ReadinessGuard`] for it. Read by `/readyz`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The parts that must be ready, and those that are.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<Parts>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Parts {
     pending: Vec<&'static str>,
     draining: bool,
 }
 
-/// The duty of one part to say that it is ready; a guard that is dropped before stays pending for ever.
+/// One part that still has to report that it is ready. When it is dropped before, readiness waits for ever.
 #[derive(Debug)]
-pub struct Guard {
+pub struct ReadinessGuard {
     name: &'static str,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<Parts>>,
 }
 
 impl Readiness {
     /// Adds a part that is not ready yet.
     #[must_use]
-    pub fn guard(&self, name: &'static str) -> Guard {
+    pub fn guard(&self, name: &'static str) -> ReadinessGuard {
         self.lock().pending.push(name);
-        Guard { name, state: Arc::clone(&self.state) }
+        ReadinessGuard { name, state: Arc::clone(&self.state) }
     }
 
     /// From now on not ready, whatever the parts say.
@@ -43,13 +43,13 @@ impl Readiness {
         if state.draining { vec!["draining"] } else { state.pending.clone() }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Parts> {
         // Nothing that can panic runs under the lock; a poisoned one still holds good data.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Guard {
+impl ReadinessGuard {
     /// The part is ready.
     pub fn ready(self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! The closed set of reasons: why tidegate refused, closed or answered something itself.
 //!
 //! One name serves the access log, the metrics and the opt-in response header `x-tidegate-reason`. This module knows
-//! nothing of requests, statuses or metrics: those who answer decide what a reason means for them.
+//! nothing of requests, statuses or metrics; each user decides what a reason means there.
 
 /// Defines [`Reason`] with its public names, so that the list of variants and of names cannot drift apart.
 macro_rules! reasons {
@@ -67,33 +67,33 @@ reasons! {
     Drain => "drain",
     /// An admin connection was too slow or one too many.
     Admin => "admin",
-    /// A line of the request head is malformed (rules LN1 to LN5, RL1 to RL3).
+    /// A line of the request head is malformed (RFC 9112 §2.2, §3).
     Line => "line",
-    /// The message length is stated twice, malformed or not supported (ML1 to ML5).
+    /// The message length is stated twice, malformed or not supported (RFC 9112 §6).
     Length => "length",
-    /// The chunked framing of the request body is malformed or incomplete (CH1 to CH4, ML8).
+    /// The chunked framing of the request body is malformed or incomplete (RFC 9112 §7.1).
     Chunk => "chunk",
-    /// The request target is malformed or not served (RL5 to RL7, PA1 to PA5).
+    /// The request target is malformed or not served (RFC 9112 §3.2).
     Target => "target",
-    /// Host or authority is missing, doubled or malformed (HO1, HO2).
+    /// Host or authority is missing, stands twice or is malformed (RFC 9110 §7.2).
     Host => "host",
-    /// A field is not allowed as it stands (FI2, LN5).
+    /// A field is not allowed as it stands.
     Field => "field",
-    /// The head or the body is larger than a limit (LN7, ML3).
+    /// The head or the body is larger than a limit.
     Size => "size",
-    /// An `expect` value other than `100-continue` (FI5).
+    /// An `expect` value other than `100-continue` (RFC 9110 §10.1.1).
     Expect => "expect",
-    /// A broken upgrade handshake (UP2, UP4, UP5).
+    /// A broken upgrade handshake (RFC 6455 §4).
     Upgrade => "upgrade",
     /// The rule has as many upgraded connections as it may (`upgrades.maxConnections`).
     MaxConnections => "max_connections",
-    /// Too many unproductive frames or resets on a connection (HT14 to HT16).
+    /// Too many unproductive frames or resets on a connection.
     Flood => "flood",
-    /// The endpoint's response is malformed (RS1 to RS4).
+    /// The endpoint's response is malformed (RFC 9112 §4, §6).
     BadResponse => "bad_response",
-    /// The method is not served (RL4).
+    /// The method is not served.
     Method => "method",
-    /// `OPTIONS *`, answered by the gateway itself (RL5).
+    /// `OPTIONS *`, answered by the gateway itself (RFC 9110 §9.3.7).
     Options => "options",
     /// The listener's health path, answered by the gateway itself.
     Health => "health",

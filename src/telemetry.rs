@@ -1,4 +1,4 @@
-//! What the process tells about itself: metrics, logs and the access log.
+//! What the process reports about itself: metrics, logs and the access log.
 //!
 //! The names below are public API. The tables are [`table`]'s output, which `tidegate metrics` prints; a test compares.
 //!
@@ -25,10 +25,10 @@
 //! | `tidegate_underscore_fields_removed_total` | counter |  | Request fields that were removed because their name has an underscore. |
 //! | `tidegate_accept_pauses_total` | counter |  | Times a listener stopped accepting because few file descriptors were left. |
 //! | `tidegate_panics_total` | counter | `where` | Panics that were caught. |
-//! | `tidegate_config_version` | gauge |  | Version of the configuration in force, 0 before the first. |
-//! | `tidegate_config_last_ok_timestamp_seconds` | gauge |  | When the whole configuration was last in force without an error, 0 for never. |
-//! | `tidegate_config_diagnostics` | gauge | `severity` | Diagnostics of the configuration in force. |
-//! | `tidegate_config_objects` | gauge | `kind` | Routes, rules, backends and usable endpoints in force. |
+//! | `tidegate_config_version` | gauge |  | Version of the active configuration, 0 before the first. |
+//! | `tidegate_config_last_ok_timestamp_seconds` | gauge |  | When the whole configuration was last active without an error, 0 for never. |
+//! | `tidegate_config_diagnostics` | gauge | `severity` | Diagnostics of the active configuration. |
+//! | `tidegate_config_objects` | gauge | `kind` | Active routes, rules, backends and usable endpoints. |
 //! | `tidegate_metrics_series_folded` | gauge |  | Series of rules and routes that are counted under _folded or _overflow because of the limit. |
 //! | `tidegate_access_log_dropped_total` | counter |  | Access-log lines that were dropped because the log was written too slowly. |
 //! | `tidegate_build_info` | gauge | `version` | Always 1; the label has the version of the program. |
@@ -56,7 +56,7 @@
 //! | `time` | string | When the request's head was complete: RFC 3339, UTC, milliseconds. |
 //! | `request_id` | string? | The request's `x-request-id`; absent when the request was refused before it had one. |
 //! | `listener` | string | Name of the listener. |
-//! | `client` | string | The client's address, as its trusted forwarders tell it. |
+//! | `client` | string | The client's address; behind trusted forwarders the one that they name. |
 //! | `peer` | string | Address and port of the connection's other end. |
 //! | `protocol` | string? | `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`; absent when the head was refused unread. |
 //! | `method` | string? | The method as received; absent when the head was refused unread. |
@@ -116,7 +116,7 @@ pub struct Metric {
     pub kind: Kind,
     /// Names of its labels.
     pub labels: &'static [&'static str],
-    /// What it tells; the page's HELP text.
+    /// What it means; the page's HELP text.
     pub help: &'static str,
 }
 
@@ -127,7 +127,7 @@ pub struct Field {
     pub name: &'static str,
     /// Its JSON type, `?` when it may be absent.
     pub kind: &'static str,
-    /// What it tells.
+    /// What it means.
     pub help: &'static str,
 }
 
@@ -209,15 +209,15 @@ pub const METRICS: &[Metric] = &[
         "Times a listener stopped accepting because few file descriptors were left.",
     ),
     metric("tidegate_panics_total", Counter, &["where"], "Panics that were caught."),
-    metric("tidegate_config_version", Gauge, &[], "Version of the configuration in force, 0 before the first."),
+    metric("tidegate_config_version", Gauge, &[], "Version of the active configuration, 0 before the first."),
     metric(
         "tidegate_config_last_ok_timestamp_seconds",
         Gauge,
         &[],
-        "When the whole configuration was last in force without an error, 0 for never.",
+        "When the whole configuration was last active without an error, 0 for never.",
     ),
-    metric("tidegate_config_diagnostics", Gauge, &["severity"], "Diagnostics of the configuration in force."),
-    metric("tidegate_config_objects", Gauge, &["kind"], "Routes, rules, backends and usable endpoints in force."),
+    metric("tidegate_config_diagnostics", Gauge, &["severity"], "Diagnostics of the active configuration."),
+    metric("tidegate_config_objects", Gauge, &["kind"], "Active routes, rules, backends and usable endpoints."),
     metric(
         "tidegate_metrics_series_folded",
         Gauge,
@@ -267,7 +267,7 @@ pub const ACCESS_LOG: &[Field] = &[
         "The request's `x-request-id`; absent when the request was refused before it had one.",
     ),
     field("listener", "string", "Name of the listener."),
-    field("client", "string", "The client's address, as its trusted forwarders tell it."),
+    field("client", "string", "The client's address; behind trusted forwarders the one that they name."),
     field("peer", "string", "Address and port of the connection's other end."),
     field("protocol", "string?", "`HTTP/1.0`, `HTTP/1.1` or `HTTP/2`; absent when the head was refused unread."),
     field("method", "string?", "The method as received; absent when the head was refused unread."),

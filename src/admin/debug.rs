@@ -13,7 +13,7 @@ use crate::model::matching::{Candidate, Hostname, PathMatch, ValueMatch, ValueTe
 use crate::model::policy::Algorithm;
 use crate::model::snapshot::Snapshot;
 
-/// `/debug/snapshot`: what is in force, in numbers.
+/// `/debug/snapshot`: the active configuration in numbers.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SnapshotTable {
@@ -24,7 +24,7 @@ pub(super) struct SnapshotTable {
     endpoints: usize,
 }
 
-/// `/debug/routes`: one entry a listener.
+/// `/debug/routes`: one entry per listener.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ListenerTable<'a> {
@@ -78,11 +78,11 @@ struct BackendRow {
     endpoints: usize,
 }
 
-/// `/debug/connections`: one entry a live socket, oldest first.
+/// `/debug/sockets`: one entry per live socket, oldest first.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ConnectionRow {
-    /// Its number, unique in the life of the process; `DELETE /debug/connections/{id}` closes it.
+    /// Its number, unique in the life of the process; `DELETE /debug/sockets/{id}` closes it.
     id: u64,
     /// `namespace/name` of the route.
     route: String,
@@ -111,7 +111,7 @@ pub(super) struct Closed {
     pub(super) closed: usize,
 }
 
-/// `/debug/endpoints`: one entry a backend.
+/// `/debug/endpoints`: one entry per backend.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct EndpointTable {

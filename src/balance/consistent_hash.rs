@@ -101,7 +101,7 @@ impl Ring {
         allowed: impl Fn(&Arc<EndpointState>) -> bool,
     ) -> Option<&Node> {
         let first = self.pick(hash, &allowed)?;
-        // Nobody's bound is below one request: the sum over all endpoints is spared.
+        // Every endpoint may have one request: for an idle one the sum over all endpoints need not be computed.
         if first.endpoint.as_ref().is_none_or(|endpoint| endpoint.in_flight() == 0) {
             return Some(first);
         }

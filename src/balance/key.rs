@@ -27,7 +27,7 @@ pub struct KeySource<'a> {
 /// Hashes the first key that the request has; `None` when it has none of them.
 ///
 /// Of several values of a name the first counts. The value of a query parameter is decoded, as it is for matching; other
-/// values are hashed as received. An empty one counts as missing: it tells no two clients apart.
+/// values are hashed as received. An empty one counts as missing: it would be the same for many clients.
 /// Allocates nothing.
 #[must_use]
 pub fn hash_key(hash: &ConsistentHash, source: &KeySource<'_>) -> Option<u64> {

@@ -1,4 +1,4 @@
-//! What a worker keeps beside the balancers of a snapshot: cursors and current weights, made with the first pick of a
+//! What each worker keeps beside the balancers of a snapshot: cursors and current weights, made with the first pick of a
 //! rule.
 
 use std::sync::Arc;

@@ -166,7 +166,7 @@ impl EndpointRegistry {
         Arc::new(BackendEndpoints { key: backend.key.clone(), endpoints })
     }
 
-    /// Forgets states that nobody holds any more, once they may be as many as those in use.
+    /// Forgets states that nothing holds any more, once they may be as many as those in use.
     fn prune(&mut self, in_use: usize) {
         // A dead entry keeps its memory, so they are bounded; going through all of them each time would be waste.
         if self.states.len() > 2 * in_use + 64 {

@@ -88,7 +88,7 @@ fn same_for_all(cors: &Cors) -> bool {
     cors.origins.contains(&OriginMatch::Any) && !cors.credentials
 }
 
-/// Caches must tell origins apart unless the answer is the same for all.
+/// Caches must keep the answers to different origins apart, unless they are the same for all.
 fn vary(cors: &Cors, headers: &mut HeaderMap) {
     if same_for_all(cors) {
         return;

@@ -4,7 +4,7 @@ use super::Facts;
 use crate::model::filter::{PathEdit, TemplatePart};
 use crate::model::path::{CanonicalPath, Slashes};
 
-/// The edited path; it begins with exactly one `/` (rule PA7). `None` when the request's own text makes something of it
+/// The edited path; it begins with exactly one `/`. `None` when the request's own text makes something of it
 /// that is no path, such as one that climbs.
 pub(super) fn edit(edit: &PathEdit, path: &str, facts: &Facts<'_>) -> Option<String> {
     let edited = match edit {

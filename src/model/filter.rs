@@ -63,7 +63,7 @@ pub struct Rewrite {
     pub path: Option<PathEdit>,
 }
 
-/// How a path is changed. Results begin with exactly one `/` (rule PA7); the query is never touched.
+/// How a path is changed. Results begin with exactly one `/`; the query is never touched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathEdit {
     /// The whole path.

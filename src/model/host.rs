@@ -1,9 +1,9 @@
-//! Host and authority: the check of their form (HO2) and the form that routes are found by (HO3).
+//! Host and authority: the check of their form, and the form that routes are found by.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-/// Why a Host field or an authority is refused (HO2).
+/// Why a Host field or an authority is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum HostError {
     /// There is no name.
@@ -32,7 +32,7 @@ pub struct Authority<'a> {
     pub port: Option<u16>,
 }
 
-/// Checks the form of a Host field, `:authority` or authority of a target (HO2, RFC 9110 §7.2).
+/// Checks the form of a Host field, `:authority` or authority of a target (RFC 9110 §7.2).
 ///
 /// # Errors
 /// See [`HostError`]. Userinfo, commas, slashes, `?` and `#` are bytes that are not allowed.
@@ -87,7 +87,7 @@ fn parse_port(digits: &[u8]) -> Result<u16, HostError> {
     u16::try_from(port).map_err(|_| HostError::Port)
 }
 
-/// The form of a valid host that routes are found by: lower case, without port and without one trailing dot (HO3).
+/// The form of a valid host that routes are found by: lower case, without port and without one trailing dot.
 ///
 /// Allocates nothing when the name is in lower case already.
 #[must_use]

@@ -1,13 +1,13 @@
-//! The canonical path (rules PA1 to PA5 of the wire guard): made once, used by matching, rewriting and forwarding alike.
+//! The canonical path: made once, used by matching, rewriting and forwarding alike.
 //!
 //! Proxies that match one form of a path and forward another have holes where the two differ. So there is one
 //! function, [`CanonicalPath::parse`], and nothing after it normalises again. It knows nothing of queries: those are
-//! never changed (PA6).
+//! never changed.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// Whether neighbouring slashes become one (PA3).
+/// Whether neighbouring slashes become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Slashes {
     /// `//` becomes `/`.
@@ -18,25 +18,26 @@ pub enum Slashes {
     Keep,
 }
 
-/// Why a path has no canonical form; each is one rule of the wire guard.
+/// Why a path has no canonical form; the request is answered 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum PathError {
-    /// It does not begin with a slash (RL5).
+    /// It does not begin with a slash (RFC 9112 §3.2.1).
     #[error("path does not begin with '/'")]
     NotAbsolute,
-    /// A byte that must be escaped: a control byte, a space, one of `#` `"` `<` `>` backquote or `?`, or one from 0x7F (RL7).
+    /// A byte that must be escaped: a control byte, a space, one of `#` `"` `<` `>` backquote or `?`, or one from 0x7F
+    /// (RFC 3986 §3.3).
     #[error("path has a byte that needs escaping")]
     Byte,
-    /// A `%` without two hexadecimal digits (PA1).
+    /// A `%` without two hexadecimal digits (RFC 3986 §2.1).
     #[error("path has a '%' without two hexadecimal digits")]
     Escape,
-    /// Dot segments lead above the root (PA2).
+    /// Dot segments lead above the root (RFC 3986 §5.2.4).
     #[error("path climbs above the root")]
     AboveRoot,
-    /// An element is a dot segment for those who decode `%2F` or `%5C`, or drop path parameters: `..%2F`, `..;` (PA4).
+    /// An element is a dot segment for those who decode `%2F` or `%5C`, or drop path parameters: `..%2F`, `..;`.
     #[error("path hides a dot segment behind an encoded slash or a parameter")]
     HiddenDotSegment,
-    /// An escaped NUL, LF or CR, or a backslash (PA5).
+    /// An escaped NUL, LF or CR, or a backslash.
     #[error("path has a backslash or an escaped NUL, LF or CR")]
     Forbidden,
 }
@@ -155,7 +156,7 @@ const CLASSES: [Class; 256] = {
 struct Findings {
     /// It is not canonical.
     rewrite: bool,
-    /// It has what others may take as a separator (PA4).
+    /// It has what others may take as a separator.
     separators: bool,
 }
 
@@ -271,7 +272,7 @@ fn close_segment(path: &mut String, from: usize, slashes: Slashes, last: bool) -
 }
 
 /// Refuses an element that is, or has in it, a dot segment for a reader who takes `%2F` and `%5C` as separators or
-/// drops `;` and what follows (PA4). Dot segments in the open are none of its business.
+/// drops `;` and what follows. It does not look for plain dot segments, which were resolved before.
 fn check_hidden(segment: &str) -> Result<(), PathError> {
     if !segment.bytes().any(|byte| byte == b';' || byte == b'%') {
         return Ok(());

@@ -19,7 +19,7 @@ pub struct Timeouts {
 /// What a rule says about upgraded connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Upgrades {
-    /// WebSocket handshakes are passed on; else they are plain requests (rule UP3).
+    /// WebSocket handshakes are passed on; otherwise their Upgrade field is removed and they are plain requests.
     pub websocket: bool,
     /// No byte in either direction for this long ends the connection; `None`: no limit.
     pub idle_timeout: Option<Duration>,

@@ -6,7 +6,7 @@ use super::filter::Filter;
 use super::ids::{BackendId, ObjectName, RouteId};
 use super::policy::{Algorithm, Timeouts, Upgrades};
 
-/// One GatewayRoute in force.
+/// One active GatewayRoute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The object's name; its metric label is `namespace/name`.
@@ -15,7 +15,7 @@ pub struct Route {
     pub label: Arc<str>,
 }
 
-/// One rule in force: what to do with the requests that its matches won.
+/// One active rule: what to do with the requests that its matches won.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The route that it belongs to (for a delegated rule the child).

@@ -7,14 +7,14 @@ use super::ids::{BackendId, ListenerId, RouteId, RuleId};
 use super::matching::{Found, Miss, RequestView, Router};
 use super::route::{Route, Rule};
 
-/// Everything a worker needs to answer a request, as of one version; never changed after it is built.
+/// Everything that a worker needs to answer a request, as of one version; never changed after it is built.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Number of the publication, 1 for the first; not part of equality.
     pub version: u64,
-    /// Routes in force, sorted by name.
+    /// Active routes, sorted by name.
     pub routes: Vec<Route>,
-    /// Rules in force, those of one route together and in its order.
+    /// Active rules, those of one route together and in its order.
     pub rules: Vec<Rule>,
     /// Backends that rules refer to, sorted by key, each once.
     pub backends: Vec<Backend>,

@@ -150,7 +150,7 @@ pub struct RequestHead<'a> {
     pub framing: RequestFraming,
     /// `expect: 100-continue` goes out.
     pub expect_continue: bool,
-    /// A WebSocket handshake: it goes out with `connection: upgrade` and `upgrade: websocket` (UP1).
+    /// A WebSocket handshake: it goes out with `connection: upgrade` and `upgrade: websocket` (RFC 6455 §4.1).
     pub websocket: bool,
 }
 

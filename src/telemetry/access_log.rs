@@ -21,7 +21,7 @@ use serde_json::ser::{CompactFormatter, Formatter};
 use super::metrics::Metrics;
 use crate::reason::Reason;
 
-/// Entries that a worker collects before it hands them over.
+/// Entries that each worker collects before it hands them over.
 const BATCH: usize = 64;
 /// Batches that may wait for the writer: with 64 entries each some 16,000 lines.
 const QUEUE: usize = 256;

@@ -32,7 +32,7 @@ pub struct MetricsOptions {
     pub max_series: usize,
 }
 
-/// Number of objects that are in force.
+/// Number of active objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConfigObjects {
     /// Routes.
@@ -51,7 +51,7 @@ pub struct Metrics {
     options: MetricsOptions,
     workers: Box<[Arc<WorkerMetrics>]>,
     control: ControlCells,
-    /// Series of the routes in force, by label. Only the control half takes this lock.
+    /// Series of the active routes, by label. Only the control half takes this lock.
     routes: Mutex<BTreeMap<Arc<str>, RouteEntry>>,
 }
 
@@ -77,13 +77,13 @@ impl Metrics {
         Arc::new(Self { options, workers, control: ControlCells::default(), routes: Mutex::default() })
     }
 
-    /// The cells of a worker, for that worker's thread alone; `None` when there is no worker of this index.
+    /// The cells of one worker; only that worker's thread may write them. `None` when there is no such worker.
     #[must_use]
     pub fn worker(&self, index: usize) -> Option<Arc<WorkerMetrics>> {
         self.workers.get(index).cloned()
     }
 
-    /// Takes over the rules in force, given as route label and rule name, and returns their series in the same order.
+    /// Takes over the active rules, given as route label and rule name, and returns their series in the same order.
     /// What has the same names keeps its counts; what is gone loses them.
     pub fn set_rules<'a>(&self, rules: impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)>) -> Vec<Arc<RuleSeries>> {
         let workers = self.workers.len();
@@ -108,14 +108,14 @@ impl Metrics {
         *lock(&self.control.objects) = objects;
     }
 
-    /// Notes when the whole configuration was last in force without an error.
+    /// Notes when the whole configuration was last active without an error.
     pub fn set_config_ok(&self, at: SystemTime) {
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.control.config_last_ok.store(millis, Ordering::Relaxed);
     }
 
-    /// Notes how many diagnostics the configuration in force has.
+    /// Notes how many diagnostics the active configuration has.
     pub fn set_diagnostics(&self, errors: usize, warnings: usize) {
         self.control.config_errors.store(errors as u64, Ordering::Relaxed);
         self.control.config_warnings.store(warnings as u64, Ordering::Relaxed);
@@ -231,7 +231,7 @@ impl Metrics {
         }
     }
 
-    /// A series a reason that was ever counted.
+    /// One series per reason that was ever counted.
     fn per_reason(
         &self,
         page: &mut Page,

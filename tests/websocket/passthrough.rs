@@ -163,7 +163,7 @@ fn live_sockets_are_listed_counted_and_closed_by_id_route_or_pod() {
             sockets.push(open(gateway.http, &[]).await.unwrap().0);
         }
         ping(&mut sockets[0], "hello").await;
-        let list = || -> Vec<Value> { serde_json::from_str(&gateway.admin("/debug/connections").body).unwrap() };
+        let list = || -> Vec<Value> { serde_json::from_str(&gateway.admin("/debug/sockets").body).unwrap() };
         // They are counted when they are written: the client may be quicker.
         until("the bytes are counted", || list()[0]["bytesToClient"] != 0);
         let listed = list();
@@ -185,18 +185,18 @@ fn live_sockets_are_listed_counted_and_closed_by_id_route_or_pod() {
             let answer = Client::connect(gateway.admin).request(&request).unwrap();
             (answer.status, answer.body.split_whitespace().collect::<String>())
         };
-        assert_eq!(delete("/debug/connections/999").0, 404);
-        assert_eq!(delete("/debug/connections/x").0, 404);
-        assert_eq!(delete("/debug/connections").0, 400, "never all by mistake");
-        assert_eq!(delete("/debug/connections?pods=x").0, 400);
-        assert_eq!(delete("/debug/connections?route=default/other"), (200, "{\"closed\":0}".to_owned()));
-        assert_eq!(gateway.admin("/debug/connections/1").status, 405);
-        assert_eq!(delete(&format!("/debug/connections/{}", first["id"])), (200, "{\"closed\":1}".to_owned()));
+        assert_eq!(delete("/debug/sockets/999").0, 404);
+        assert_eq!(delete("/debug/sockets/x").0, 404);
+        assert_eq!(delete("/debug/sockets").0, 400, "never all by mistake");
+        assert_eq!(delete("/debug/sockets?pods=x").0, 400);
+        assert_eq!(delete("/debug/sockets?route=default/other"), (200, "{\"closed\":0}".to_owned()));
+        assert_eq!(gateway.admin("/debug/sockets/1").status, 405);
+        assert_eq!(delete(&format!("/debug/sockets/{}", first["id"])), (200, "{\"closed\":1}".to_owned()));
         let close = sockets[0].next().await.unwrap().unwrap();
         assert!(matches!(&close, Message::Close(Some(frame)) if u16::from(frame.code) == 1001), "{close:?}");
         until("one is gone", || list().len() == 2);
         ping(&mut sockets[1], "the others stay").await;
-        assert_eq!(delete("/debug/connections?route=default%2Fchat"), (200, "{\"closed\":2}".to_owned()));
+        assert_eq!(delete("/debug/sockets?route=default%2Fchat"), (200, "{\"closed\":2}".to_owned()));
         for socket in &mut sockets[1..] {
             assert!(matches!(socket.next().await, Some(Ok(Message::Close(Some(_))))));
         }

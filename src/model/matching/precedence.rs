@@ -47,7 +47,7 @@ pub fn arrange(candidates: Vec<Candidate>, positions: &[u32]) -> Vec<Candidate> 
     arranged
 }
 
-/// Whether two candidates can be duplicates, as far as their order of precedence tells: they are for one hostname and
+/// Whether two candidates can be duplicates, as far as their order of precedence shows: they are for one hostname and
 /// equal in all that comes before the method. Candidates in their order that can be stand together.
 #[must_use]
 pub fn is_tied(a: &Candidate, b: &Candidate) -> bool {

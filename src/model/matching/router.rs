@@ -29,7 +29,7 @@ pub struct Router {
     /// In order of precedence.
     candidates: Box<[Candidate]>,
     /// What the search needs first of each candidate, under the same number.
-    entries: Box<[Entry]>,
+    entries: Box<[SearchEntry]>,
     levels: Box<[Level]>,
     /// What the spans are spans of: all keys that the search compares, next to each other.
     text: Box<str>,
@@ -63,7 +63,7 @@ impl Span {
 }
 
 /// The part of a candidate that the search reads: half a cache line instead of three and what they point to.
-struct Entry {
+struct SearchEntry {
     /// An exact path, a prefix, or the elements that an expression begins with.
     path: Span,
     rule: RuleId,
@@ -304,7 +304,7 @@ impl Level {
 /// The tables of a router while they are made.
 struct Builder<'c> {
     candidates: &'c [Candidate],
-    entries: Vec<Entry>,
+    entries: Vec<SearchEntry>,
     levels: Vec<Level>,
     text: String,
     hosts: Hosts,
@@ -320,7 +320,7 @@ struct Builder<'c> {
 impl<'c> Builder<'c> {
     /// Takes candidates that are in order of precedence.
     fn new(candidates: &'c [Candidate]) -> Self {
-        let entries = candidates.iter().map(|candidate| Entry {
+        let entries = candidates.iter().map(|candidate| SearchEntry {
             path: Span::default(),
             rule: candidate.rule,
             next: NONE,

@@ -17,14 +17,14 @@ fn makes_the_canonical_form() {
         ("/", "/"),
         ("/a/b", "/a/b"),
         ("/a/b/", "/a/b/"),
-        // PA1
+        // Escapes.
         ("/%41%2d%5F%7e%2E", "/A-_~."),
         ("/a%3ab", "/a%3Ab"),
         ("/%252e%252e/admin", "/%252e%252e/admin"),
         ("/%c0%ae%C0%AE/admin", "/%C0%AE%C0%AE/admin"),
         ("/%20%7F%ff", "/%20%7F%FF"),
         ("/^{a}[b]|!$&'()*+,=:@", "/^{a}[b]|!$&'()*+,=:@"),
-        // PA2
+        // Dot segments.
         ("/a/../admin", "/admin"),
         ("/a/%2e%2E/admin", "/admin"),
         ("/a/b/..", "/a/"),
@@ -34,13 +34,13 @@ fn makes_the_canonical_form() {
         ("/./././a", "/a"),
         ("/a/.../b", "/a/.../b"),
         ("/.well-known/..a/.b", "/.well-known/..a/.b"),
-        // PA3
+        // Neighbouring slashes.
         ("//evil.test/x", "/evil.test/x"),
         ("/a//admin", "/a/admin"),
         ("///", "/"),
         ("/a//../b", "/b"),
         ("/a/.//b//", "/a/b/"),
-        // PA4
+        // Hidden dot segments.
         ("/a%2fb", "/a%2Fb"),
         ("/a%5cb", "/a%5Cb"),
         ("/%2f%2fevil.test", "/%2F%2Fevil.test"),

@@ -149,7 +149,7 @@ pub struct WorkerMetrics {
     pub upstream_connections_open: Cell,
     /// Interim answers (1xx other than 100 and 101) of endpoints that were not passed on.
     pub interim_responses_dropped: Cell,
-    /// Request fields removed because their name has an underscore (FI4).
+    /// Request fields removed because their name has an underscore.
     pub underscore_fields_removed: Cell,
     /// Times a listener stopped accepting because few file descriptors were left.
     pub accept_pauses: Cell,

@@ -1,9 +1,13 @@
 //! The series of routes and rules: dense cells per worker, allocated with the first request, and their bound.
 //!
-//! The bound: half of the limit is for histograms, of which a route has one as long as there is room, the rest sharing
-//! one; three eighths are for the request counters of rules, one eighth for those of routes that take up what finds no room
-//! among the former, and the rest goes to one route `_overflow`. What a scrape has decided stays so while the rule is there:
-//! a counter never falls because it changed its place.
+//! How the limit is divided:
+//!
+//! * 1/2: latency histograms, one per route; routes without room share one.
+//! * 3/8: request counters of rules.
+//! * 1/8: request counters of routes, for rules without room.
+//! * One more route, `_overflow`, takes the counts of routes without room.
+//!
+//! A series never moves between them while its rule exists, so counters never fall.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -44,7 +48,7 @@ pub(super) const BUCKETS: [(f64, Duration); 10] = [
 #[repr(align(64))]
 struct RuleCells([Cell; COMBINATIONS]);
 
-/// Latencies of one route on one worker: a cell a bucket and one for what is longer, and the sum in nanoseconds.
+/// Latencies of one route on one worker: one cell per bucket, one for what is longer, and the sum in nanoseconds.
 #[derive(Debug)]
 #[repr(align(64))]
 struct RouteCells {
@@ -140,7 +144,7 @@ impl Latencies {
     }
 }
 
-/// A route in force, with what the scrapes decided about its series.
+/// An active route, with what the scrapes decided about its series.
 #[derive(Debug)]
 pub(super) struct RouteEntry {
     series: Arc<RouteSeries>,
@@ -153,7 +157,7 @@ pub(super) struct RouteEntry {
     folded: Placement,
 }
 
-/// A rule in force, with what the scrapes decided about its series.
+/// An active rule, with what the scrapes decided about its series.
 #[derive(Debug)]
 pub(super) struct RuleEntry {
     series: Arc<RuleSeries>,
@@ -236,7 +240,7 @@ const OVERFLOW: &str = "_overflow";
 const FOLDED: &str = "_folded";
 
 /// Adds the series of all routes and rules to the page, at most `max_series` lines; returns how many series of rules
-/// and routes stand under another name for want of room.
+/// and routes stand under another name because the limit is reached.
 pub(super) fn render(routes: &mut BTreeMap<Arc<str>, RouteEntry>, max_series: usize, page: &mut Page) -> usize {
     // What all routes together may have, less what they have, less the place of the overflow itself.
     let (mut own_rules, mut own_routes, mut own_histograms) = (0, 0, 0);

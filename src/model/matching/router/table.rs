@@ -63,7 +63,7 @@ const fn tag(hash: u64) -> u32 {
     (hash >> 32) as u32
 }
 
-/// The hash of text under a number that tells the texts of levels or nodes apart.
+/// The hash of text together with a number, so that equal texts of different levels or nodes hash differently.
 #[inline]
 pub(super) fn hash_of(seed: u32, text: &str) -> u64 {
     let mut hasher = FxHasher::with_seed(seed as usize);

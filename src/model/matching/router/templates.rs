@@ -9,7 +9,7 @@ use super::table::{Table, count, hash_of};
 use super::{NONE, Span};
 use crate::model::matching::template::{Element, Template, split};
 
-/// In place of a child: there are several, which the table tells apart.
+/// In place of a child: there are several, which the table distinguishes.
 const SEVERAL: u32 = NONE - 1;
 
 /// A node: the templates that begin alike.
