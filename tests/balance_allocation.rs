@@ -35,11 +35,11 @@ fn picks_and_counts_allocate_nothing() {
                 for rule in [RuleId(0), RuleId(1)] {
                     now += Duration::from_millis(1);
                     let first =
-                        PickRequest { hash: Some(u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)), avoid: None };
+                        PickRequest { hash: Some(u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)), avoid: &[] };
                     let Pick::Endpoint(picked) = live.pick(rule, &first, now, &mut rng) else { continue };
                     picked.endpoint.refused(now);
                     picked.endpoint.failed(now);
-                    let retry = PickRequest { avoid: Some(&picked.endpoint), ..first };
+                    let retry = PickRequest { avoid: std::slice::from_ref(&picked.endpoint), ..first };
                     let Pick::Endpoint(again) = live.pick(rule, &retry, now, &mut rng) else { panic!("no retry") };
                     let in_flight = again.endpoint.begin();
                     again.endpoint.observe_latency(Duration::from_millis(3), now);

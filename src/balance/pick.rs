@@ -11,8 +11,8 @@ use crate::model::ids::BackendId;
 pub struct PickRequest<'a> {
     /// Hash of the request's key, for the consistent hash; see [`hash_key`](super::hash_key). `None`: the request has no key.
     pub hash: Option<u64>,
-    /// The endpoint that a retry goes away from, if there is another one.
-    pub avoid: Option<&'a Arc<EndpointState>>,
+    /// The endpoints that a retry goes away from, if there are others.
+    pub avoid: &'a [Arc<EndpointState>],
 }
 
 /// The outcome of a pick.
@@ -43,13 +43,13 @@ pub struct Picked {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Choice<'a> {
     pub(super) now: Duration,
-    pub(super) avoid: Option<&'a Arc<EndpointState>>,
+    pub(super) avoid: &'a [Arc<EndpointState>],
 }
 
 impl Choice<'_> {
-    /// The endpoint is the one that a retry goes away from.
+    /// The endpoint is one that a retry goes away from.
     pub(super) fn avoided(&self, endpoint: &Arc<EndpointState>) -> bool {
-        self.avoid.is_some_and(|avoid| Arc::ptr_eq(avoid, endpoint))
+        self.avoid.iter().any(|avoid| Arc::ptr_eq(avoid, endpoint))
     }
 
     /// Nothing speaks against the endpoint.

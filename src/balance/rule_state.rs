@@ -119,7 +119,7 @@ impl RuleState {
             return Pick::NoBackend;
         };
         let found = balancer.as_ref().and_then(|balancer| balancer.pick(&choice, rng));
-        if request.avoid.is_some() && found.is_none_or(|endpoint| choice.avoided(endpoint)) {
+        if !request.avoid.is_empty() && found.is_none_or(|endpoint| choice.avoided(endpoint)) {
             // A retry would rather leave the backend than repeat itself.
             if let Some(elsewhere) = self.pick_elsewhere(refs, turn, &choice, rng) {
                 return elsewhere;

@@ -133,7 +133,7 @@ fn every_registered_name_has_an_algorithm_that_picks() {
     for algorithm in algorithms() {
         let mut bed = Bed::new(&one_backend(algorithm.clone(), 3));
         for hash in [None, Some(42)] {
-            let pick = bed.ask(PickRequest { hash, avoid: None });
+            let pick = bed.ask(PickRequest { hash, avoid: &[] });
             assert!(matches!(pick, Pick::Endpoint(_)), "{algorithm:?}: {pick:?}");
         }
     }
@@ -306,7 +306,7 @@ fn refused_addresses_are_passed_over_for_a_second() {
         let keys = || (0..300_u64).map(|key| Some(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         let picked = |bed: &mut Bed| -> BTreeMap<char, usize> {
             keys().fold(BTreeMap::new(), |mut counts, hash| {
-                *counts.entry(symbol(&bed.ask(PickRequest { hash, avoid: None }))).or_default() += 1;
+                *counts.entry(symbol(&bed.ask(PickRequest { hash, avoid: &[] }))).or_default() += 1;
                 counts
             })
         };
@@ -328,19 +328,23 @@ fn a_retry_goes_elsewhere_if_it_can() {
         let mut bed = Bed::new(&one_backend(algorithm.clone(), 3));
         let avoid = bed.endpoint(1);
         for hash in 0..200_u64 {
-            let request = PickRequest { hash: Some(hash << 50), avoid: Some(&avoid) };
+            let request = PickRequest { hash: Some(hash << 50), avoid: std::slice::from_ref(&avoid) };
             assert_ne!(symbol(&bed.ask(request)), '1', "{algorithm:?}");
         }
         // Rather a refused one than the same again.
         bed.endpoint(0).refused(NOW);
         bed.endpoint(2).refused(NOW);
         for hash in 0..200_u64 {
-            let request = PickRequest { hash: Some(hash << 50), avoid: Some(&avoid) };
+            let request = PickRequest { hash: Some(hash << 50), avoid: std::slice::from_ref(&avoid) };
             assert_ne!(symbol(&bed.ask(request)), '1', "{algorithm:?}");
         }
         let mut bed = Bed::new(&one_backend(algorithm.clone(), 1));
         let avoid = bed.endpoint(0);
-        assert_eq!(symbol(&bed.ask(PickRequest { hash: Some(1), avoid: Some(&avoid) })), '0', "{algorithm:?}");
+        assert_eq!(
+            symbol(&bed.ask(PickRequest { hash: Some(1), avoid: std::slice::from_ref(&avoid) })),
+            '0',
+            "{algorithm:?}"
+        );
     }
 }
 
@@ -359,7 +363,7 @@ fn a_retry_leaves_a_backend_that_has_nothing_else() {
             let hash = match algorithm {
                 // Only keys of the avoided endpoint: the others' are no retries.
                 Algorithm::ConsistentHash(_) => {
-                    let request = PickRequest { hash: Some(hash << 52), avoid: None };
+                    let request = PickRequest { hash: Some(hash << 52), avoid: &[] };
                     if symbol(&bed.ask(request)) != '0' {
                         continue;
                     }
@@ -367,7 +371,11 @@ fn a_retry_leaves_a_backend_that_has_nothing_else() {
                 }
                 _ => None,
             };
-            assert_eq!(symbol(&bed.ask(PickRequest { hash, avoid: Some(&avoid) })), '1', "{algorithm:?}");
+            assert_eq!(
+                symbol(&bed.ask(PickRequest { hash, avoid: std::slice::from_ref(&avoid) })),
+                '1',
+                "{algorithm:?}"
+            );
         }
     }
 }

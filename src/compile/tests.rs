@@ -107,6 +107,9 @@ impl Compiled {
         match snapshot.find_route(ListenerId(listener), &view) {
             Ok(found) => {
                 let rule = snapshot.rule(found.rule).expect("a rule");
+                if rule.delegates {
+                    return "no path".to_owned();
+                }
                 format!("{}:{}", snapshot.route(rule.route).expect("a route").label, rule.name)
             }
             Err(Miss::NoHost) => "no host".to_owned(),

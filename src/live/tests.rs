@@ -253,7 +253,7 @@ fn a_thousand_publications_reset_nothing() {
                 break;
             }
             let rule = chance.usize(..rules.len());
-            let request = PickRequest { hash: Some(chance.u64(..)), avoid: None };
+            let request = PickRequest { hash: Some(chance.u64(..)), avoid: &[] };
             let Pick::Endpoint(picked) = live.pick(RuleId(rule as u32), &request, NOW, &mut rng) else { continue };
             let state = picked.endpoint;
             let known = expected.entry(state.key.clone()).or_insert_with(|| Expected {

@@ -23,19 +23,15 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Finds the rule for a request that came in on `listener`.
+    /// Finds the rule for a request that came in on `listener`. A rule that [delegates](Rule::delegates) is found when none
+    /// of its children takes the request: nothing answers it then.
     ///
     /// Allocates nothing; logarithmic at worst in the number of routes.
     ///
     /// # Errors
-    /// [`Miss::NoHost`] when no route of the listener has the host; [`Miss::NoPath`] when some have but no match fits, or
-    /// a delegating rule has the request and none of its children takes it.
+    /// [`Miss::NoHost`] when no route of the listener has the host; [`Miss::NoPath`] when some have but no match fits.
     pub fn find_route(&self, listener: ListenerId, request: &RequestView<'_>) -> Result<Found, Miss> {
-        let found = self.routers.get(listener.index()).map_or(Err(Miss::NoHost), |router| router.find(request))?;
-        match self.rule(found.rule) {
-            Some(rule) if rule.delegates => Err(Miss::NoPath),
-            _ => Ok(found),
-        }
+        self.routers.get(listener.index()).map_or(Err(Miss::NoHost), |router| router.find(request))
     }
 
     /// The route of an id of this snapshot.

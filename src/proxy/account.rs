@@ -8,10 +8,9 @@ use std::rc::Rc;
 use http::Method;
 use tokio::time::Instant;
 
+use super::decision::Matched;
 use super::worker::Worker;
 use crate::balance::InFlight;
-use crate::live::WorkerLive;
-use crate::model::ids::RuleId;
 use crate::reason::Reason;
 use crate::telemetry::access_log::Entry;
 use crate::telemetry::metrics::Side;
@@ -23,14 +22,12 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 pub struct Account {
     /// The worker that serves it.
     pub worker: Rc<Worker>,
-    /// The version that answers it.
-    pub live: Rc<WorkerLive>,
     /// When its head was complete.
     pub started: Instant,
     /// Its method.
     pub method: Method,
     /// The rule that it belongs to, once found.
-    pub rule: Option<RuleId>,
+    pub(super) matched: Option<Matched>,
     /// Status of the head that went out; 0 before.
     pub status: u16,
     /// Why tidegate answered or cut it.
@@ -59,14 +56,13 @@ impl std::fmt::Debug for Account {
 
 impl Account {
     /// Opens the account of a request.
-    pub fn open(worker: Rc<Worker>, live: Rc<WorkerLive>, started: Instant, method: Method) -> Self {
+    pub fn open(worker: Rc<Worker>, started: Instant, method: Method) -> Self {
         worker.metrics().requests_in_flight.inc();
         Self {
             worker,
-            live,
             started,
             method,
-            rule: None,
+            matched: None,
             status: 0,
             reason: None,
             in_flight: None,
@@ -89,8 +85,8 @@ impl Drop for Account {
         }
         let status = if self.status == 0 { CLIENT_CLOSED_REQUEST } else { self.status };
         let elapsed = self.started.elapsed();
-        if let Some(rule) = self.rule {
-            self.live.record(rule, &self.method, status, elapsed);
+        if let Some(matched) = &self.matched {
+            matched.live().record(matched.id(), &self.method, status, elapsed);
         }
         // The downstream side counts its own bytes, where heads are seen as well.
         metrics.received(Side::Upstream, self.upstream_received);

@@ -6,23 +6,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::account::Account;
-use super::attempt::request_body_error;
-use super::deadlines::Deadlines;
+use super::client_body::ClientBody;
+use super::deadlines::{DeadlineKind, Deadlines};
 use super::error::ProxyError;
 use super::headers;
-use super::http2::Progress;
 use super::upstream::Pooled;
+use super::upstream_http2::RequestProgress;
 use crate::balance::EndpointState;
 use crate::filter::{BodyStage, BodyStream};
 use crate::http1::client::{self, ClientError, Upload};
-use crate::http1::guard::GuardError;
 use crate::reason::Reason;
 use crate::telemetry::metrics::Side;
 
@@ -42,64 +40,9 @@ pub enum BodyError {
     #[error("response could not be completed")]
     Staged(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A deadline passed.
-    #[error("deadline {0} passed within the response")]
-    Deadline(Reason),
+    #[error("deadline {} passed within the response", .0.reason())]
+    Deadline(DeadlineKind),
 }
-
-/// The client's request body, cut where a limit is passed.
-#[derive(Debug)]
-pub struct ClientBody {
-    incoming: Incoming,
-    /// How many bytes may still come.
-    left: Option<u64>,
-}
-
-impl From<Incoming> for ClientBody {
-    fn from(incoming: Incoming) -> Self {
-        Self { incoming, left: None }
-    }
-}
-
-impl From<ClientBody> for Incoming {
-    fn from(body: ClientBody) -> Self {
-        body.incoming
-    }
-}
-
-impl ClientBody {
-    /// Lets no more than so many bytes of a body pass of which nothing was read yet; `None`: no limit.
-    pub fn limit(&mut self, bytes: Option<u64>) {
-        self.left = bytes;
-    }
-}
-
-impl Body for ClientBody {
-    type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        if let (Some(left), Some(Ok(frame))) = (&mut self.left, &frame) {
-            let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-            match left.checked_sub(length) {
-                Some(rest) => *left = rest,
-                None => return Poll::Ready(Some(Err(TOO_LARGE.into()))),
-            }
-        }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-/// A body that passed a limit of its route (BodyLimit).
-const TOO_LARGE: GuardError = GuardError::new(StatusCode::PAYLOAD_TOO_LARGE, Reason::Size);
 
 /// The body of every response that the proxy gives.
 #[derive(Debug)]
@@ -165,7 +108,7 @@ pub struct Http2Body {
     /// The stream.
     pub body: Incoming,
     /// The request body beside it.
-    pub progress: std::rc::Rc<Progress>,
+    pub progress: std::rc::Rc<RequestProgress>,
     /// The client takes trailers.
     pub trailers: bool,
     /// What ends it early.
@@ -177,12 +120,6 @@ pub struct Http2Body {
 }
 
 impl ForwardBody {
-    /// No body.
-    #[must_use]
-    pub fn empty() -> Self {
-        Self { content: Content::Empty, account: None }
-    }
-
     /// A body in one piece.
     #[must_use]
     pub fn full(data: Bytes) -> Self {
@@ -194,11 +131,6 @@ impl ForwardBody {
     pub(super) fn new(content: Content, mut account: Account) -> Self {
         account.complete = matches!(content, Content::Empty);
         Self { content, account: Some(account) }
-    }
-
-    /// Where the body comes from, of one that has no account.
-    pub(super) fn into_content(self) -> Content {
-        self.content
     }
 
     /// Puts the body through the stages of filters, the innermost first.
@@ -222,7 +154,7 @@ impl ForwardBody {
         }
     }
 
-    /// The body cannot be completed: closes the upstream and makes the cut visible downstream (RS7).
+    /// The body cannot be completed: closes the upstream and makes the cut visible downstream.
     ///
     /// The error itself waits for the next poll: hyper drops what it has not flushed when a body fails, and the client
     /// should see the head and what came before the cut.
@@ -257,7 +189,7 @@ impl Http1Body {
                 account.bytes_in = upload.body_read();
                 if let Err(ClientError::RequestBody(source)) = result {
                     // The client broke its own request off; the answer to it cannot be trusted to fit.
-                    let error = request_body_error(source);
+                    let error = ProxyError::request_body(source);
                     return Poll::Ready(Step::Cut(error.reason(), BodyError::Upload(Box::new(error))));
                 }
                 if upload.is_done() {
@@ -287,11 +219,11 @@ impl Http1Body {
                     return Poll::Ready(Step::Cut(reason, BodyError::Http1(err)));
                 }
                 Poll::Pending => {
-                    let Some((at, reason)) = self.deadlines.in_body(self.connection.activity()) else {
+                    let Some((at, kind)) = self.deadlines.in_body(self.connection.activity()) else {
                         return Poll::Pending;
                     };
                     ready!(self.connection.poll_deadline(at, cx));
-                    return Poll::Ready(Step::Cut(reason, BodyError::Deadline(reason)));
+                    return Poll::Ready(Step::Cut(kind.reason(), BodyError::Deadline(kind)));
                 }
             }
         }
@@ -327,16 +259,16 @@ impl Http2Body {
                 Poll::Ready(Some(Err(err))) => {
                     // The client's body may be what made the stream fail.
                     if let Some(source) = self.progress.failed.take() {
-                        let error = request_body_error(source);
+                        let error = ProxyError::request_body(source);
                         return Poll::Ready(Step::Cut(error.reason(), BodyError::Upload(Box::new(error))));
                     }
                     return Poll::Ready(Step::Cut(Reason::Reset, BodyError::Http2(err)));
                 }
                 Poll::Pending => {
                     let activity = self.activity.into_iter().chain(self.progress.last.get()).max();
-                    let Some((at, reason)) = self.deadlines.in_body(activity) else { return Poll::Pending };
+                    let Some((at, kind)) = self.deadlines.in_body(activity) else { return Poll::Pending };
                     ready!(client::poll_timer(&mut self.timer, at, cx));
-                    return Poll::Ready(Step::Cut(reason, BodyError::Deadline(reason)));
+                    return Poll::Ready(Step::Cut(kind.reason(), BodyError::Deadline(kind)));
                 }
             }
         }

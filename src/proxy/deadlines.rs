@@ -7,6 +7,32 @@ use tokio::time::Instant;
 use crate::model::policy::Timeouts;
 use crate::reason::Reason;
 
+/// The deadlines of one exchange, by what they bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadlineKind {
+    /// From the last request byte to the response head.
+    ResponseHead,
+    /// One try.
+    BackendRequest,
+    /// The whole exchange.
+    Request,
+    /// Silence in both directions.
+    Idle,
+}
+
+impl DeadlineKind {
+    /// The reason in log, metric and header.
+    #[must_use]
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::ResponseHead => Reason::ResponseHead,
+            Self::BackendRequest => Reason::BackendRequest,
+            Self::Request => Reason::Request,
+            Self::Idle => Reason::ExchangeIdle,
+        }
+    }
+}
+
 /// The deadlines of one exchange and its present try.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
@@ -51,11 +77,11 @@ impl Deadlines {
 
     /// Which of the two deadlines over connecting has passed at `now`.
     #[must_use]
-    pub fn passed(&self, now: Instant) -> Option<Reason> {
+    pub fn passed(&self, now: Instant) -> Option<DeadlineKind> {
         if self.request.is_some_and(|at| at <= now) {
-            Some(Reason::Request)
+            Some(DeadlineKind::Request)
         } else if self.backend_request.is_some_and(|at| at <= now) {
-            Some(Reason::BackendRequest)
+            Some(DeadlineKind::BackendRequest)
         } else {
             None
         }
@@ -64,23 +90,23 @@ impl Deadlines {
     /// The next deadline before the response head; `sent` is when the last request byte went out, `activity` when the
     /// last byte moved.
     #[must_use]
-    pub fn before_head(&self, sent: Option<Instant>, activity: Option<Instant>) -> Option<(Instant, Reason)> {
-        let head = sent.zip(self.response_head).map(|(sent, after)| (sent + after, Reason::ResponseHead));
+    pub fn before_head(&self, sent: Option<Instant>, activity: Option<Instant>) -> Option<(Instant, DeadlineKind)> {
+        let head = sent.zip(self.response_head).map(|(sent, after)| (sent + after, DeadlineKind::ResponseHead));
         earliest(head, self.in_body(activity))
     }
 
     /// The next deadline while the response body is under way.
     #[must_use]
-    pub fn in_body(&self, activity: Option<Instant>) -> Option<(Instant, Reason)> {
-        let request = self.request.map(|at| (at, Reason::Request));
-        let backend = self.backend_request.map(|at| (at, Reason::BackendRequest));
-        let idle = self.idle.map(|after| (activity.unwrap_or(self.try_began) + after, Reason::ExchangeIdle));
+    pub fn in_body(&self, activity: Option<Instant>) -> Option<(Instant, DeadlineKind)> {
+        let request = self.request.map(|at| (at, DeadlineKind::Request));
+        let backend = self.backend_request.map(|at| (at, DeadlineKind::BackendRequest));
+        let idle = self.idle.map(|after| (activity.unwrap_or(self.try_began) + after, DeadlineKind::Idle));
         earliest(earliest(request, backend), idle)
     }
 }
 
 /// The earlier of two; the first when they are equal, so that the wider deadline names the reason.
-fn earliest(a: Option<(Instant, Reason)>, b: Option<(Instant, Reason)>) -> Option<(Instant, Reason)> {
+fn earliest(a: Option<(Instant, DeadlineKind)>, b: Option<(Instant, DeadlineKind)>) -> Option<(Instant, DeadlineKind)> {
     match (a, b) {
         (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
         (one, other) => one.or(other),
@@ -98,14 +124,14 @@ mod tests {
         let timeouts =
             Timeouts { request: Some(secs(10)), backend_request: Some(secs(4)), connect: None, idle: Some(secs(3)) };
         let mut deadlines = Deadlines::new(&timeouts, secs(2), now);
-        assert_eq!(deadlines.before_head(None, None), Some((now + secs(3), Reason::ExchangeIdle)));
-        assert_eq!(deadlines.before_head(Some(now), None), Some((now + secs(2), Reason::ResponseHead)));
-        assert_eq!(deadlines.in_body(Some(now + secs(2))), Some((now + secs(4), Reason::BackendRequest)));
+        assert_eq!(deadlines.before_head(None, None), Some((now + secs(3), DeadlineKind::Idle)));
+        assert_eq!(deadlines.before_head(Some(now), None), Some((now + secs(2), DeadlineKind::ResponseHead)));
+        assert_eq!(deadlines.in_body(Some(now + secs(2))), Some((now + secs(4), DeadlineKind::BackendRequest)));
         deadlines.begin_try(&timeouts, now + secs(8));
-        assert_eq!(deadlines.in_body(Some(now + secs(9))), Some((now + secs(10), Reason::Request)));
+        assert_eq!(deadlines.in_body(Some(now + secs(9))), Some((now + secs(10), DeadlineKind::Request)));
         assert_eq!(deadlines.connect(), Some(now + secs(10)));
         assert_eq!(deadlines.passed(now + secs(9)), None);
-        assert_eq!(deadlines.passed(now + secs(10)), Some(Reason::Request));
+        assert_eq!(deadlines.passed(now + secs(10)), Some(DeadlineKind::Request));
     }
 
     #[test]

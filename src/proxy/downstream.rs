@@ -104,7 +104,7 @@ pub struct CheckedHead {
     /// A well-formed WebSocket handshake (UP1).
     pub websocket: bool,
     /// For such a handshake, when the connection can leave HTTP: where to leave what runs behind a `101`. Without it, or
-    /// where it is not used, the request is a plain one (UP3).
+    /// where it is not used, the request is a plain one.
     pub upgrade: Option<UpgradeSlot>,
     /// The request has `expect: 100-continue` and a body.
     pub expect_continue: bool,

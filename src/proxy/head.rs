@@ -17,7 +17,7 @@ use crate::model::host::{Authority, normalize_name, parse_authority};
 use crate::model::path::{CanonicalPath, Slashes};
 use crate::reason::Reason;
 
-/// Goes with `upgrade: h2c` and is removed with it (UP3).
+/// Goes with `upgrade: h2c` and is removed with it.
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// How heads are judged; the same for all requests of a listener.

@@ -1,4 +1,4 @@
-//! WebSocket passthrough: from a checked handshake to a tunnel (rules UP1 to UP5, TU1 to TU8).
+//! WebSocket passthrough: from a checked handshake to a tunnel.
 //!
 //! A handshake is a request like any other until the endpoint's `101` was checked. Then the exchange is over, and what is
 //! left belongs to the socket alone: it holds no snapshot, no publication reaches it, and it ends when one of its ends
@@ -9,40 +9,28 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::attempt::{Failure, sent_progress};
-use super::body::{ClientBody, Content};
-use super::downstream::{UpgradeSlot, Upgraded};
+use super::body::Content;
+use super::client_body::ClientBody;
+use super::decision::Matched;
+use super::downstream::Upgraded;
 use super::error::ProxyError;
-use super::forward::{Exchange, Reply};
+use super::exchange::{Exchange, Handshake, Reply};
+use super::retry::{Failure, Progress, Sent};
 use super::tunnel::{self, End, Ends, Limits, Meter};
 use super::upstream::{Open, Pooled};
 use super::worker::Worker;
 use crate::balance::{InFlight, Picked};
-use crate::connections::{Full, Registration, Reservation, SocketInfo};
+use crate::connections::{Full, Registration, SocketInfo};
 use crate::http1::client::Upload;
 use crate::http1::websocket;
-use crate::model::matching::Found;
 use crate::model::policy::Upgrades;
 use crate::reason::Reason;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::{Side, SocketEnd};
-
-/// A handshake on its way to an endpoint.
-#[derive(Debug)]
-pub(super) struct Handshake {
-    slot: UpgradeSlot,
-    /// Its place among the rule's sockets, until it opens.
-    place: Reservation,
-    /// The `sec-websocket-accept` that must come back.
-    accept: [u8; 28],
-    upgrades: Upgrades,
-    route: Arc<str>,
-    rule: Arc<str>,
-}
 
 /// What lives as long as a socket; entered in metrics and log when it is dropped, however that comes about.
 struct Socket {
@@ -62,20 +50,17 @@ struct Socket {
 }
 
 impl Exchange {
-    /// Keeps a place for the socket that a handshake asks for, where the rule allows it; else the request is a plain one
-    /// (UP3).
-    pub(super) fn begin_upgrade(&mut self, found: Found) -> Result<(), ProxyError> {
-        let Some(slot) = self.head.upgrade.take() else { return Ok(()) };
-        let snapshot = self.account.live.snapshot();
-        let (Some(rule), Some(key)) = (snapshot.rule(found.rule), self.headers.get(header::SEC_WEBSOCKET_KEY)) else {
-            return Ok(());
-        };
-        let upgrades = *rule.upgrades;
-        if !upgrades.websocket || *self.method() != Method::GET {
+    /// Keeps a place for the socket that a handshake asks for, where the rule allows it; else the request is a plain one.
+    pub(super) fn begin_upgrade(&mut self, matched: &Matched) -> Result<(), ProxyError> {
+        let decision = &mut self.decision;
+        let Some(slot) = decision.head.upgrade.take() else { return Ok(()) };
+        let Some(key) = decision.fields.get(header::SEC_WEBSOCKET_KEY) else { return Ok(()) };
+        let upgrades = *matched.rule().upgrades;
+        if !upgrades.websocket || *decision.seen_method() != Method::GET {
             return Ok(());
         }
-        let Some(route) = snapshot.route(rule.route) else { return Ok(()) };
-        let (route, rule) = (Arc::clone(&route.label), Arc::clone(&rule.name));
+        let Some(route) = matched.route_label().map(Arc::clone) else { return Ok(()) };
+        let rule = Arc::clone(&matched.rule().name);
         let place = self.account.worker.connections().reserve(&route, &rule, upgrades.max_connections);
         let place = place.map_err(|Full| ProxyError::MaxConnections)?;
         let accept = websocket::accept(key.as_bytes());
@@ -83,17 +68,22 @@ impl Exchange {
         Ok(())
     }
 
-    /// The endpoint has switched: checks that it accepted this very handshake (UP5), and leaves a tunnel with the client's
+    /// The endpoint has switched: checks that it accepted this very handshake, and leaves a tunnel with the client's
     /// connection.
     pub(super) fn switch(
         &mut self,
+        matched: &Matched,
         picked: &Picked,
         connection: Pooled,
         upload: &Upload<ClientBody>,
+        mut fields: HeaderMap,
     ) -> Result<Reply, Failure> {
-        let refused = || Failure { error: ProxyError::Handshake, progress: sent_progress() };
+        let refused = || Failure {
+            error: ProxyError::Handshake,
+            progress: Progress { sent: Sent::Some, received: true, ..Progress::default() },
+        };
         let handshake = *self.handshake.take().ok_or_else(refused)?;
-        let mut lines = self.headers.get_all(header::SEC_WEBSOCKET_ACCEPT).iter();
+        let mut lines = fields.get_all(header::SEC_WEBSOCKET_ACCEPT).iter();
         let (Some(accept), None) = (lines.next(), lines.next()) else { return Err(refused()) };
         if accept.as_bytes() != handshake.accept {
             return Err(refused());
@@ -105,13 +95,13 @@ impl Exchange {
         self.account.upstream_sent += upload.written();
         // What came behind the head is the tunnel's to count.
         self.account.upstream_received += received.saturating_sub(glued.len() as u64);
-        let backend = self.account.live.snapshot().backend(picked.backend);
+        let backend = matched.backend(picked);
         let info = SocketInfo {
             route: handshake.route,
             rule: handshake.rule,
             pod: backend.and_then(|backend| backend.pod_of(&picked.endpoint.key)),
             endpoint: picked.endpoint.key.addr,
-            client: self.downstream.peer,
+            client: self.decision.downstream.peer,
             drain_window: handshake.upgrades.drain_window,
         };
         let socket = Socket {
@@ -128,9 +118,9 @@ impl Exchange {
         };
         socket.worker.metrics().socket_opened();
         handshake.slot.put(Box::new(move |upgraded| Box::pin(socket.run(endpoint, glued, upgraded))));
-        self.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        self.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        Ok(Reply { status: StatusCode::SWITCHING_PROTOCOLS, content: Content::Empty })
+        fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        Ok(Reply { status: StatusCode::SWITCHING_PROTOCOLS, fields, content: Content::Empty })
     }
 }
 
@@ -141,7 +131,7 @@ impl Socket {
         let Upgrades { idle_timeout, max_lifetime, drain_window, close_code, .. } = self.upgrades;
         let mask = self.worker.rng().borrow_mut().u32(..).to_ne_bytes();
         let limits = Limits { idle: idle_timeout, lifetime: max_lifetime, close_code, mask };
-        // All of a window's sockets leave spread over it, lest their clients come back at once.
+        // The sockets of a window leave spread over it, so that their clients do not all come back at once.
         let drain = async {
             let since = closing.await;
             let share = self.worker.rng().borrow_mut().f64();

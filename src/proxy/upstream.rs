@@ -16,7 +16,8 @@ use rustc_hash::FxHashMap;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::http2::{self, Http2Slot, Sender};
+use super::connect::{ConnectError, connect_to};
+use super::upstream_http2::{self, Http2Slot, Sender};
 use crate::balance::EndpointState;
 use crate::http1::client::Connection;
 use crate::telemetry::metrics::{ConnectResult, WorkerMetrics};
@@ -96,15 +97,6 @@ pub struct Pools {
     metrics: Arc<WorkerMetrics>,
     /// Keyed by the address of the endpoint's state, which is unique while the entry holds it.
     entries: RefCell<FxHashMap<usize, Entry>>,
-}
-
-/// Why no connection came about.
-#[derive(Debug)]
-pub enum ConnectError {
-    /// Refused, unreachable, or out of sockets.
-    Failed(io::Error),
-    /// The deadline passed.
-    TimedOut,
 }
 
 fn key(endpoint: &Arc<EndpointState>) -> usize {
@@ -199,7 +191,7 @@ impl Pools {
         Ok(stream)
     }
 
-    /// Gives the endpoint's shared HTTP/2 connection, connecting when there is none.
+    /// Gives the endpoint's shared HTTP/2 connection, connecting when there is none; true when it carried exchanges before.
     ///
     /// # Errors
     /// The connection attempt's failure; everybody who waited for it gets one.
@@ -208,12 +200,12 @@ impl Pools {
         endpoint: &Arc<EndpointState>,
         timeout: Duration,
         deadline: Option<Instant>,
-    ) -> Result<Sender, ConnectError> {
+    ) -> Result<(Sender, bool), ConnectError> {
         let waiting = {
             let mut entries = self.entries.borrow_mut();
             let slot = &mut entry(&mut entries, endpoint).http2;
             if let Some(sender) = slot.sender(Instant::now()) {
-                return Ok(sender);
+                return Ok((sender, true));
             }
             let (waiting, first) = slot.wait();
             if first {
@@ -223,7 +215,7 @@ impl Pools {
                 // happened to come first must not fail those that came after it.
                 tokio::task::spawn_local(async move {
                     let connected = match pools.connect(&endpoint, timeout, None).await {
-                        Ok(stream) => http2::handshake(stream, timeout).await,
+                        Ok(stream) => upstream_http2::handshake(stream, timeout).await,
                         Err(err) => Err(err),
                     };
                     entry(&mut pools.entries.borrow_mut(), &endpoint).http2.resolve(connected);
@@ -235,7 +227,8 @@ impl Pools {
             Some(deadline) => tokio::time::timeout_at(deadline, waiting).await.map_err(|_| ConnectError::TimedOut)?,
             None => waiting.await,
         };
-        result.unwrap_or_else(|_| Err(ConnectError::Failed(io::ErrorKind::ConnectionAborted.into())))
+        let result = result.unwrap_or_else(|_| Err(ConnectError::Failed(io::ErrorKind::ConnectionAborted.into())));
+        result.map(|sender| (sender, false))
     }
 
     async fn connect_one(
@@ -267,19 +260,6 @@ fn entry<'a>(entries: &'a mut FxHashMap<usize, Entry>, endpoint: &Arc<EndpointSt
         http2: Http2Slot::default(),
         use_fallback: false,
     })
-}
-
-async fn connect_to(addr: SocketAddr, timeout: Duration, deadline: Option<Instant>) -> Result<TcpStream, ConnectError> {
-    let own = (!timeout.is_zero()).then(|| Instant::now() + timeout);
-    let connecting = TcpStream::connect(addr);
-    let result = match own.into_iter().chain(deadline).min() {
-        Some(until) => tokio::time::timeout_at(until, connecting).await.map_err(|_| ConnectError::TimedOut)?,
-        None => connecting.await,
-    };
-    let stream = result.map_err(ConnectError::Failed)?;
-    // Requests and body chunks go out as they come; waiting for more would only add latency.
-    stream.set_nodelay(true).map_err(ConnectError::Failed)?;
-    Ok(stream)
 }
 
 impl Drop for Entry {

@@ -1,23 +1,17 @@
 //! One worker of the data plane: what its requests share on its thread.
 //!
-//! Nothing here is shared with another worker but the live numbers of endpoints and, through feeds and channels, the
-//! control half.
+//! Nothing here is shared with another worker but the live numbers of endpoints, the registry of open sockets and,
+//! through feeds and channels, the control half.
 
 use std::cell::RefCell;
-use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::HeaderMap;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
-use super::body::ForwardBody;
-use super::downstream::{CheckedHead, Downstream, Handler, OwnAnswer};
-use super::error::{AnswerForm, own_body, own_response};
-use super::forward;
 use super::tunnel;
 use super::upstream::{PoolLimits, Pooled, Pools};
 use crate::balance::EndpointState;
@@ -27,11 +21,15 @@ use crate::http1::framing::ChunkLimits;
 use crate::live::LiveCache;
 use crate::model::ids::ListenerId;
 use crate::settings::Settings;
-use crate::telemetry::access_log::{AccessLogSender, Entry, RequestLine};
+use crate::telemetry::access_log::{AccessLogSender, Entry};
 use crate::telemetry::metrics::WorkerMetrics;
 
 /// How often collected log entries are handed over and idle connections looked at.
 const TICK: Duration = Duration::from_millis(250);
+
+/// Empty field maps that a worker keeps for coming responses, and the most lines that a kept one has room for.
+const SPARE_MAPS: usize = 64;
+const SPARE_MAP_LINES: usize = 96;
 
 /// What a worker is made of.
 #[derive(Debug)]
@@ -66,6 +64,8 @@ pub struct Worker {
     tunnel_buffer: RefCell<Box<[u8]>>,
     pools: Rc<Pools>,
     buffers: Buffers,
+    /// Maps of requests that are done, for the fields of responses.
+    spare_fields: RefCell<Vec<HeaderMap>>,
     response_limits: ResponseLimits,
     /// Trusted forwarders by listener.
     forwarders: Box<[Box<[IpNet]>]>,
@@ -106,6 +106,7 @@ impl Worker {
             tunnel_buffer: RefCell::new(vec![0; tunnel::BUFFER].into_boxed_slice()),
             pools,
             buffers: Buffers::default(),
+            spare_fields: RefCell::default(),
             response_limits,
             forwarders,
             settings,
@@ -145,6 +146,21 @@ impl Worker {
     #[must_use]
     pub fn buffers(&self) -> &Buffers {
         &self.buffers
+    }
+
+    /// An empty map for the fields of a response, with room when there is one to spare.
+    pub(super) fn take_fields(&self) -> HeaderMap {
+        self.spare_fields.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Keeps the map of a request that is done: hyper takes over the response's, so that none is allocated in the long
+    /// run.
+    pub(super) fn put_fields(&self, mut fields: HeaderMap) {
+        let mut spare = self.spare_fields.borrow_mut();
+        if spare.len() < SPARE_MAPS && (1..=SPARE_MAP_LINES).contains(&fields.capacity()) {
+            fields.clear();
+            spare.push(fields);
+        }
     }
 
     /// Bounds on what endpoints may send.
@@ -217,37 +233,6 @@ impl Worker {
             if let Some(log) = &self.access_log {
                 log.flush();
             }
-        }
-    }
-}
-
-impl Handler for Worker {
-    type Body = ForwardBody;
-
-    fn handle(
-        self: Rc<Self>,
-        downstream: Rc<Downstream>,
-        head: CheckedHead,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Response<ForwardBody>> + 'static {
-        forward::forward(self, downstream, head, request)
-    }
-
-    fn own_answer(&self, _downstream: &Downstream, answer: OwnAnswer) -> Response<ForwardBody> {
-        self.metrics.own_answer(answer.reason);
-        own_response(answer, AnswerForm::Text, self.settings.forwarding.reason_header)
-    }
-
-    fn log_unhandled(&self, downstream: &Downstream, request: Option<RequestLine>, answer: OwnAnswer) {
-        if self.logs() {
-            let client = downstream.peer.ip();
-            let listener = Arc::clone(&downstream.listener_name);
-            self.log(Entry {
-                status: answer.status.as_u16(),
-                reason: Some(answer.reason),
-                bytes_out: own_body(answer.status).len() as u64,
-                ..Entry::new(listener, client, downstream.peer, request)
-            });
         }
     }
 }

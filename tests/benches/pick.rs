@@ -56,7 +56,7 @@ fn pick(algorithm: &Algorithm, endpoints: u32) -> f64 {
         for hash in 0..PICKS {
             now += Duration::from_micros(10);
             let live = cache.current();
-            let request = PickRequest { hash: Some(u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)), avoid: None };
+            let request = PickRequest { hash: Some(u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)), avoid: &[] };
             if let Pick::Endpoint(picked) = live.pick(RuleId(0), &request, now, &mut rng) {
                 in_flight.push_back(black_box(&picked.endpoint).begin());
             }

@@ -77,6 +77,9 @@ fn own_answers_have_status_and_reason() {
 
         let gateway = Gateway::start(Options { delegates: true, backend: false, ..Options::to(&[]) }).await;
         assert_eq!(gateway.ask(GET).await.verdict(), (404, Some("no_path")));
+        // What no child takes is counted for the rule that left it to them.
+        let line = "tidegate_requests_total{route=\"ns/r\",rule=\"0\",method=\"GET\",code=\"4xx\"}";
+        assert_eq!(gateway.metric(line), 1, "{}", gateway.metrics.render());
 
         let algorithm = Algorithm::ConsistentHash(
             ConsistentHash {

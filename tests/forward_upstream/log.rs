@@ -107,3 +107,17 @@ fn what_is_refused_before_a_route_sees_it_leaves_a_line_too() {
     assert_eq!(column("sent_bytes")[3], 0);
     assert!(lines.iter().all(|line| line["client"] == "127.0.0.1" && line.get("request_id").is_none()));
 }
+
+#[test]
+fn a_request_that_no_child_takes_names_the_rule_that_delegates() {
+    let log = Log::new();
+    let sender = log.handle.sender();
+    run(async move || {
+        let options = Options { access_log: Some(sender), delegates: true, backend: false, ..Options::to(&[]) };
+        let gateway = Gateway::start(options).await;
+        assert_eq!(gateway.ask("GET /p HTTP/1.1\r\nhost: a.test\r\n\r\n").await.verdict(), (404, Some("no_path")));
+        gateway.worker.flush_log();
+    });
+    let lines = log.lines();
+    assert_eq!((lines[0]["route"].as_str(), lines[0]["rule"].as_str()), (Some("ns/r"), Some("0")));
+}

@@ -15,8 +15,8 @@ use tokio::task::LocalSet;
 use super::answer::BodyError;
 use super::*;
 use crate::proxy::downstream::{CheckedHead, drop_unread};
-use crate::proxy::error::own_body;
 use crate::proxy::guarded_io::guard_error;
+use crate::proxy::own_answer::own_body;
 use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::{Metrics, MetricsOptions};
 

@@ -16,19 +16,19 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::body::ClientBody;
+use super::client_body::ClientBody;
+use super::connect::ConnectError;
 use super::headers;
-use super::upstream::ConnectError;
 
 /// Sends requests on a shared connection.
 pub type Sender = SendRequest<RequestBody>;
 
-/// Windows as on the server side (reliability.md §2): a stalled stream cannot hold the whole connection's window.
+/// Windows as on the server side: a stalled stream cannot hold the whole connection's window.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Bytes buffered for sending per stream.
 const SEND_BUFFER: usize = 32 << 10;
-/// Response head, as the limit of HTTP/1 (RS4).
+/// Response head, as the limit of HTTP/1.
 const HEADER_LIST: u32 = 32 << 10;
 /// One read of the shared connection takes at most this much.
 const READ_BUFFER: usize = 64 << 10;
@@ -184,7 +184,7 @@ impl hyper::rt::Write for Io {
 
 /// What the exchange knows of a body that hyper's connection task sends.
 #[derive(Default)]
-pub struct Progress {
+pub struct RequestProgress {
     /// Body bytes read from the client.
     pub bytes: Cell<u64>,
     /// When the last of them was read.
@@ -195,9 +195,9 @@ pub struct Progress {
     pub failed: Cell<Option<Box<dyn std::error::Error + Send + Sync>>>,
 }
 
-impl std::fmt::Debug for Progress {
+impl std::fmt::Debug for RequestProgress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Progress").field("bytes", &self.bytes.get()).finish_non_exhaustive()
+        f.debug_struct("RequestProgress").field("bytes", &self.bytes.get()).finish_non_exhaustive()
     }
 }
 
@@ -205,11 +205,11 @@ impl std::fmt::Debug for Progress {
 #[derive(Debug)]
 pub struct RequestBody {
     body: Option<ClientBody>,
-    progress: Rc<Progress>,
+    progress: Rc<RequestProgress>,
     trailers: bool,
 }
 
-/// The client's body failed; what it failed with is in [`Progress::failed`].
+/// The client's body failed; what it failed with is in [`RequestProgress::failed`].
 #[derive(Debug, thiserror::Error)]
 #[error("request body failed")]
 pub struct BodyFailed;
@@ -217,14 +217,8 @@ pub struct BodyFailed;
 impl RequestBody {
     /// Wraps a body; trailers go on only when the client announced them.
     #[must_use]
-    pub fn new(body: Option<ClientBody>, progress: Rc<Progress>, trailers: bool) -> Self {
+    pub fn new(body: Option<ClientBody>, progress: Rc<RequestProgress>, trailers: bool) -> Self {
         Self { body, progress, trailers }
-    }
-
-    /// The same without a body.
-    #[must_use]
-    pub fn without_body(&self) -> Self {
-        Self { body: None, progress: Rc::clone(&self.progress), trailers: self.trailers }
     }
 
     /// Gives the client's body back.

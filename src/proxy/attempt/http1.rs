@@ -1,0 +1,231 @@
+//! One try over HTTP/1.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, StatusCode, Version};
+use hyper::body::Body as _;
+use tokio::time::Instant;
+
+use crate::balance::Picked;
+use crate::http1::client::{RequestFraming, ResponseHead, Upload};
+use crate::http1::response::Expected;
+use crate::proxy::body::{Content, Http1Body};
+use crate::proxy::client_body::ClientBody;
+use crate::proxy::deadlines::DeadlineKind;
+use crate::proxy::decision::Matched;
+use crate::proxy::downstream::drop_unread;
+use crate::proxy::error::ProxyError;
+use crate::proxy::exchange::{Exchange, Reply};
+use crate::proxy::headers::{self, RequestHead};
+use crate::proxy::retry::{Failure, Progress, Sent};
+use crate::proxy::upstream::Pooled;
+
+/// How long an endpoint may keep silent after `expect: 100-continue` before the body goes out anyway, as RFC 9110
+/// §10.1.1 lets a client do.
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+impl Exchange {
+    /// A try on a pooled connection, or else on one of its own.
+    pub(super) async fn attempt_http1(&mut self, matched: &Matched, picked: &Picked) -> Result<Reply, Failure> {
+        let pooled = if self.fresh {
+            None
+        } else {
+            let now = self.decision.deadlines.try_began;
+            poll_fn(|cx| Poll::Ready(self.account.worker.pools().pop(&picked.endpoint, now, cx))).await
+        };
+        let mut connection = match pooled {
+            Some(connection) => connection,
+            None => Box::pin(self.connect(matched, picked)).await?,
+        };
+        connection.begin(self.decision.deadlines.idle.is_some());
+        let mut upload = self.prepare_upload();
+        let mut fields = self.account.worker.take_fields();
+        let mut sent = None;
+        let head = poll_fn(|cx| self.poll_head(&mut connection, &mut upload, &mut fields, &mut sent, cx)).await;
+        match head {
+            Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                self.switch(matched, picked, connection, &upload, fields)
+            }
+            Ok(head) => Ok(self.respond_http1(picked, connection, upload, head, fields)),
+            Err(error) => {
+                self.account.worker.put_fields(fields);
+                let progress = Progress {
+                    reused: connection.is_reused(),
+                    sent: if upload.written() == 0 { Sent::Nothing } else { Sent::Some },
+                    is_repeatable: upload.written() == 0 || upload.body_read() == 0,
+                    received: connection.has_received(),
+                };
+                self.account.upstream_sent += upload.written();
+                self.account.upstream_received += connection.read_bytes();
+                self.upload = Some(Box::new(upload));
+                Err(Failure { error, progress })
+            }
+        }
+    }
+
+    /// Makes a connection; boxed by the caller, since most requests find one in the pool.
+    async fn connect(&mut self, matched: &Matched, picked: &Picked) -> Result<Pooled, ProxyError> {
+        let worker = Rc::clone(&self.account.worker);
+        let began = Instant::now();
+        let (timeout, deadline) = (self.connect_timeout(matched), self.decision.deadlines.connect());
+        let result = worker.pools().connect(&picked.endpoint, timeout, deadline).await;
+        self.note_connect(began);
+        match result {
+            Ok(stream) => Ok(Pooled::new(stream, worker.shared_metrics())),
+            Err(err) => Err(self.connect_error(err)),
+        }
+    }
+
+    /// Encodes the head, or makes what is left of a failed try ready to be sent again.
+    fn prepare_upload(&mut self) -> Upload<ClientBody> {
+        let buffers = self.account.worker.buffers();
+        let Some(mut upload) = self.upload.take().map(|upload| *upload) else {
+            let framing = framing(self.body.as_ref());
+            let mut head = buffers.take_write();
+            let waits = self.encode(&mut head, framing);
+            return Upload::new(head, framing, self.body.take(), waits);
+        };
+        // Encoded anew: another backendRef has other layers.
+        let mut head = buffers.take_write();
+        let waits = self.encode(&mut head, upload.framing());
+        upload.restart(head, waits);
+        upload
+    }
+
+    /// Appends the request's head in canonical form; true when the body has to wait for a `100`.
+    fn encode(&self, out: &mut Vec<u8>, framing: RequestFraming) -> bool {
+        let decision = &self.decision;
+        let expect_continue = decision.head.expect_continue && framing != RequestFraming::Empty;
+        headers::encode_request(
+            out,
+            &RequestHead {
+                method: decision.seen_method(),
+                path: decision.seen_path(),
+                query: decision.uri.query(),
+                authority: decision.seen_authority(),
+                received_authority: decision.head.authority(),
+                headers: &decision.fields,
+                downstream: &decision.downstream,
+                request_id: &self.request_id,
+                framing,
+                expect_continue,
+                websocket: self.handshake.is_some(),
+            },
+        );
+        expect_continue
+    }
+
+    /// Send and receive at once, under the deadlines.
+    fn poll_head(
+        &mut self,
+        connection: &mut Pooled,
+        upload: &mut Upload<ClientBody>,
+        fields: &mut HeaderMap,
+        sent: &mut Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ResponseHead, ProxyError>> {
+        let (worker, deadlines) = (&self.account.worker, &self.decision.deadlines);
+        let expected = Expected {
+            head_request: *self.decision.seen_method() == http::Method::HEAD,
+            trailers: self.decision.trailers,
+            websocket: self.handshake.is_some(),
+        };
+        loop {
+            let (limits, buffers) = (worker.response_limits(), worker.buffers());
+            if let Poll::Ready(result) = connection.poll_head(upload, fields, expected, limits, buffers, cx) {
+                return Poll::Ready(result.map_err(ProxyError::from));
+            }
+            if sent.is_none() && upload.is_done() {
+                *sent = Some(if upload.body_read() == 0 { deadlines.try_began } else { Instant::now() });
+            }
+            let deadline = deadlines.before_head(*sent, connection.activity());
+            let resume = upload.is_waiting().then(|| deadlines.try_began + CONTINUE_WAIT);
+            match (deadline, resume) {
+                (None, None) => return Poll::Pending,
+                (Some((at, kind)), None) => {
+                    ready!(connection.poll_deadline(at, cx));
+                    return Poll::Ready(Err(kind.into()));
+                }
+                (deadline, Some(resume)) => {
+                    let (at, kind) = deadline.unwrap_or((resume, DeadlineKind::ResponseHead));
+                    ready!(connection.poll_deadline(at.min(resume), cx));
+                    if at < resume {
+                        return Poll::Ready(Err(kind.into()));
+                    }
+                    // The endpoint has no objection: RFC 9110 §10.1.1 forbids to wait for ever.
+                    upload.resume();
+                }
+            }
+        }
+    }
+
+    /// Respond: takes the endpoint's head over and prepares its body.
+    fn respond_http1(
+        &mut self,
+        picked: &Picked,
+        mut connection: Pooled,
+        mut upload: Upload<ClientBody>,
+        head: ResponseHead,
+        mut fields: HeaderMap,
+    ) -> Reply {
+        let now = Instant::now();
+        self.note_head(picked, head.status, now);
+        self.account.bytes_in = upload.body_read();
+        if connection.interim_dropped() > 0 {
+            let dropped = u64::from(connection.interim_dropped());
+            self.account.worker.metrics().interim_responses_dropped.add(dropped);
+        }
+        self.account.upstream_sent += upload.written();
+        self.account.upstream_received += connection.read_bytes();
+
+        // An endpoint that reads on while it answers gets the rest; one that refuses, or never said 100, does not.
+        let goes_on = upload.is_sending() && head.status.as_u16() < 300;
+        let mut unread = None;
+        let worker = &self.account.worker;
+        let content = if connection.is_complete() {
+            unread = upload.take_body();
+            if upload.is_done() {
+                worker.release(&picked.endpoint, connection, now);
+            }
+            Content::Empty
+        } else if let Some(data) = connection.take_buffered_body() {
+            unread = upload.take_body();
+            if upload.is_done() {
+                worker.release(&picked.endpoint, connection, now);
+            }
+            Content::full(data)
+        } else {
+            let sent = upload.is_done();
+            let upload = if goes_on {
+                Some(Box::new(upload))
+            } else {
+                unread = upload.take_body();
+                None
+            };
+            let (trailers, deadlines) = (self.decision.trailers, self.decision.deadlines);
+            let endpoint = Arc::clone(&picked.endpoint);
+            Content::Http1(Box::new(Http1Body { connection, endpoint, upload, sent, trailers, deadlines }))
+        };
+        if let Some(rest) = unread {
+            let limit = self.account.worker.settings().limits.unread_body;
+            let close = drop_unread(rest.into(), self.decision.head.expect_continue, limit);
+            if close && self.version <= Version::HTTP_11 {
+                fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
+        Reply { status: head.status, fields, content }
+    }
+}
+
+/// How a body will be framed upstream.
+fn framing(body: Option<&ClientBody>) -> RequestFraming {
+    match body {
+        None => RequestFraming::Empty,
+        Some(body) => body.size_hint().exact().map_or(RequestFraming::Chunked, RequestFraming::Length),
+    }
+}

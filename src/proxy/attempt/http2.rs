@@ -1,0 +1,150 @@
+//! One try over HTTP/2: a stream on a shared connection.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, ready};
+
+use http::header;
+use http::{Request, Response, Uri, Version};
+use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
+
+use crate::balance::Picked;
+use crate::http1::client;
+use crate::proxy::body::{Content, Http2Body};
+use crate::proxy::decision::Matched;
+use crate::proxy::error::ProxyError;
+use crate::proxy::exchange::{Exchange, Reply};
+use crate::proxy::headers;
+use crate::proxy::retry::{Failure, Progress, Sent};
+use crate::proxy::upstream_http2::{RequestBody, RequestProgress, Sender};
+
+impl Exchange {
+    /// A try on the endpoint's shared connection.
+    pub(super) async fn attempt_http2(&mut self, matched: &Matched, picked: &Picked) -> Result<Reply, Failure> {
+        // Handshakes of HTTP/1 mean nothing there.
+        self.handshake = None;
+        if let Some(mut upload) = self.upload.take() {
+            self.body = upload.take_body();
+        }
+        let (sender, reused) = self.http2_sender(matched, picked).await?;
+        let progress = Rc::new(RequestProgress::default());
+        if self.body.is_none() {
+            progress.done.set(Some(self.decision.deadlines.try_began));
+        }
+        let request = self.http2_request(&progress);
+        match self.exchange_http2(sender, request, &progress).await {
+            Ok(response) => Ok(self.respond_http2(picked, response, progress)),
+            Err(Unanswered { error, unsent }) => {
+                let is_unsent = unsent.is_some();
+                let had_body = progress.done.get().is_none() || progress.bytes.get() > 0;
+                if let Some(request) = unsent {
+                    self.body = request.into_body().into_inner();
+                }
+                let sent = if is_unsent { Sent::Nothing } else { Sent::Some };
+                let progress = Progress { reused, sent, is_repeatable: is_unsent || !had_body, received: false };
+                Err(Failure { error, progress })
+            }
+        }
+    }
+
+    /// The shared connection to the endpoint, and whether it carried exchanges before.
+    async fn http2_sender(&mut self, matched: &Matched, picked: &Picked) -> Result<(Sender, bool), ProxyError> {
+        let worker = Rc::clone(&self.account.worker);
+        let began = Instant::now();
+        let (timeout, deadline) = (self.connect_timeout(matched), self.decision.deadlines.connect());
+        let result = worker.pools().http2(&picked.endpoint, timeout, deadline).await;
+        self.note_connect(began);
+        result.map_err(|err| self.connect_error(err))
+    }
+
+    /// Makes an HTTP/2 request of the client's; its fields stay as they are, for another try.
+    fn http2_request(&mut self, progress: &Rc<RequestProgress>) -> Request<RequestBody> {
+        let decision = &self.decision;
+        let mut fields = decision.fields.clone();
+        headers::edit_for_http2(&mut fields, decision.head.authority(), &decision.downstream, &self.request_id);
+        let path = decision.seen_path();
+        let mut target = String::with_capacity(path.len() + 16);
+        target.push_str(path);
+        if let Some(query) = decision.uri.query() {
+            target.push('?');
+            target.push_str(query);
+        }
+        let uri = Uri::builder()
+            .scheme("http")
+            .authority(decision.seen_authority().unwrap_or(b"localhost"))
+            .path_and_query(target)
+            .build()
+            .unwrap_or_else(|_| decision.uri.clone());
+        let body = RequestBody::new(self.body.take(), Rc::clone(progress), decision.trailers);
+        let mut request = Request::new(body);
+        *request.method_mut() = decision.seen_method().clone();
+        *request.uri_mut() = uri;
+        *request.version_mut() = Version::HTTP_2;
+        *request.headers_mut() = fields;
+        request
+    }
+
+    async fn exchange_http2(
+        &mut self,
+        mut sender: Sender,
+        request: Request<RequestBody>,
+        progress: &RequestProgress,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let mut sending = pin!(sender.try_send_request(request));
+        let mut timer = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = sending.as_mut().poll(cx) {
+                return Poll::Ready(result.map_err(|mut err| {
+                    if let Some(failed) = progress.failed.take() {
+                        return ProxyError::request_body(failed).into();
+                    }
+                    let unsent = err.take_message().map(Box::new);
+                    Unanswered { unsent, error: ProxyError::Reset(err.into_error().into()) }
+                }));
+            }
+            self.account.bytes_in = progress.bytes.get();
+            let deadlines = &self.decision.deadlines;
+            let Some((at, kind)) = deadlines.before_head(progress.done.get(), progress.last.get()) else {
+                return Poll::Pending;
+            };
+            ready!(client::poll_timer(&mut timer, at, cx));
+            Poll::Ready(Err(ProxyError::from(kind).into()))
+        })
+        .await
+    }
+
+    fn respond_http2(&mut self, picked: &Picked, response: Response<Incoming>, progress: Rc<RequestProgress>) -> Reply {
+        let (parts, body) = response.into_parts();
+        self.note_head(picked, parts.status, Instant::now());
+        self.account.bytes_in = progress.bytes.get();
+        let mut fields = parts.headers;
+        headers::clean_response(&mut fields, self.decision.trailers);
+        if *self.decision.seen_method() != http::Method::HEAD {
+            // The server side states the length that the body knows.
+            fields.remove(header::CONTENT_LENGTH);
+        }
+        let content = if body.is_end_stream() {
+            Content::Empty
+        } else {
+            let (trailers, deadlines) = (self.decision.trailers, self.decision.deadlines);
+            let body = Http2Body { body, progress, trailers, deadlines, activity: None, timer: None };
+            Content::Http2(Box::new(body))
+        };
+        Reply { status: parts.status, fields, content }
+    }
+}
+
+/// Why an HTTP/2 exchange got no response.
+struct Unanswered {
+    error: ProxyError,
+    /// The request, when none of it was sent.
+    unsent: Option<Box<Request<RequestBody>>>,
+}
+
+impl From<ProxyError> for Unanswered {
+    fn from(error: ProxyError) -> Self {
+        Self { error, unsent: None }
+    }
+}

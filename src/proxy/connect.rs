@@ -1,0 +1,38 @@
+//! Connecting to one address, within its deadlines.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// Why no connection came about.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// Refused, unreachable, or out of sockets.
+    Failed(io::Error),
+    /// The deadline passed.
+    TimedOut,
+}
+
+/// Connects to `addr` within `timeout` (zero: no limit of its own) and before `deadline`.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn connect_to(
+    addr: SocketAddr,
+    timeout: Duration,
+    deadline: Option<Instant>,
+) -> Result<TcpStream, ConnectError> {
+    let own = (!timeout.is_zero()).then(|| Instant::now() + timeout);
+    let connecting = TcpStream::connect(addr);
+    let result = match own.into_iter().chain(deadline).min() {
+        Some(until) => tokio::time::timeout_at(until, connecting).await.map_err(|_| ConnectError::TimedOut)?,
+        None => connecting.await,
+    };
+    let stream = result.map_err(ConnectError::Failed)?;
+    // Requests and body chunks go out as they come; waiting for more would only add latency.
+    stream.set_nodelay(true).map_err(ConnectError::Failed)?;
+    Ok(stream)
+}

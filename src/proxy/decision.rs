@@ -1,0 +1,302 @@
+//! What is decided about a request: its rule, what filters make of it, its hash key, and the endpoints that it is sent to.
+//!
+//! A [`Decision`] holds the request's head and what came of it so far. It knows no socket, no body and no account: each of
+//! its phases needs only the published version, the worker's cursors in it, and the head. The request path runs them in
+//! the order of `forward`; whatever wants to tell how a request would be answered can run the same ones.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use ipnet::IpNet;
+use tokio::time::Instant;
+
+use super::deadlines::Deadlines;
+use super::downstream::{CheckedHead, Downstream};
+use super::error::ProxyError;
+use super::headers;
+use super::own_answer::AnswerForm;
+use super::retry::{Failure, Tries, Verdict};
+use crate::balance::{self, EndpointState, KeySource, Pick, PickRequest, Picked};
+use crate::filter::{Answer, Chain};
+use crate::live::WorkerLive;
+use crate::model::backend::Backend;
+use crate::model::ids::{ListenerId, RuleId};
+use crate::model::matching::{Found, Miss, RequestView};
+use crate::model::policy::{Algorithm, Timeouts};
+use crate::model::route::Rule;
+
+/// Why an exchange turns round before an endpoint has answered.
+#[derive(Debug)]
+pub(super) enum Early {
+    /// It failed.
+    Failed(ProxyError),
+    /// A filter answers.
+    Filtered(Box<Answer>),
+}
+
+impl From<ProxyError> for Early {
+    fn from(error: ProxyError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// The rule that has a request, in the version that answers it.
+#[derive(Clone, Debug)]
+pub(super) struct Matched {
+    live: Rc<WorkerLive>,
+    found: Found,
+}
+
+impl Matched {
+    /// The rule.
+    pub(super) fn rule(&self) -> &Rule {
+        self.live.snapshot().rule(self.found.rule).expect("looked up in the same version when it was found")
+    }
+
+    /// The rule's id in this version.
+    pub(super) fn id(&self) -> RuleId {
+        self.found.rule
+    }
+
+    /// The version that answers the request.
+    pub(super) fn live(&self) -> &WorkerLive {
+        &self.live
+    }
+
+    /// The route's label, `namespace/name`.
+    pub(super) fn route_label(&self) -> Option<&Arc<str>> {
+        self.live.snapshot().route(self.rule().route).map(|route| &route.label)
+    }
+
+    /// The value of a variable of the matched path template in `path`.
+    pub(super) fn path_param<'a>(&self, listener: ListenerId, path: &'a str, name: &str) -> Option<&'a str> {
+        self.live.snapshot().routers.get(listener.index())?.path_param(self.found, path, name)
+    }
+
+    /// The backend that an endpoint was picked from.
+    pub(super) fn backend(&self, picked: &Picked) -> Option<&Backend> {
+        self.live.snapshot().backend(picked.backend)
+    }
+}
+
+/// Who a request is from, worked out once from its connection and its head.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    /// The peer's address, or behind trusted forwarders the one that they name.
+    pub(super) address: IpAddr,
+}
+
+/// A request's head and what was decided about it so far.
+#[derive(Debug)]
+pub(super) struct Decision {
+    /// The version that answers it.
+    live: Rc<WorkerLive>,
+    /// The client's connection: addresses, listener, and whether the peer is trusted.
+    pub(super) downstream: Rc<Downstream>,
+    /// What the head check found.
+    pub(super) head: CheckedHead,
+    /// As the client sent it.
+    pub(super) method: Method,
+    /// As the client sent it.
+    pub(super) uri: Uri,
+    /// The client's fields, as filters left them; they stay until the exchange ends.
+    pub(super) fields: HeaderMap,
+    /// Bytes of the client's body; `None` when its length is not announced.
+    pub(super) content_length: Option<u64>,
+    /// Who it is from.
+    pub(super) client: Client,
+    /// What filters made of the request; `None` for most.
+    pub(super) layers: Option<Box<Layers>>,
+    /// How an own answer has to look.
+    pub(super) form: AnswerForm,
+    /// The client said `te: trailers`.
+    pub(super) trailers: bool,
+    /// Its deadlines.
+    pub(super) deadlines: Deadlines,
+    /// The hash of its key, where the rule balances by one.
+    hash: Option<u64>,
+    /// What it may still try.
+    tries: Tries,
+    /// Endpoints that failed it; the next try goes elsewhere.
+    tried: Vec<Arc<EndpointState>>,
+}
+
+/// What filters made of a request, and how deep it is in them.
+#[derive(Debug)]
+pub(super) struct Layers {
+    /// The walk through the filters of the rule and of the backendRef behind them, which the snapshot has.
+    pub(super) chain: Chain,
+    /// The backendRef whose filters were entered, by position.
+    pub(super) entered: Option<usize>,
+    /// What the backend sees.
+    pub(super) seen: Seen,
+    /// The least body limit so far, in bytes.
+    pub(super) body_limit: Option<u64>,
+    /// The request outside of the backendRef's filters, for a try at another one.
+    pub(super) outside: Option<Box<(Seen, HeaderMap)>>,
+}
+
+/// The parts of a request that a backend sees and that filters may change, beside its fields.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) method: Method,
+    /// `None`: as received.
+    pub(super) host: Option<HeaderValue>,
+    /// `None`: the canonical path as received.
+    pub(super) path: Option<String>,
+    /// The backendRef that a filter chose.
+    pub(super) backend_ref: Option<usize>,
+}
+
+/// What a decision is made with, beside the version: what the worker has for all of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Means<'a> {
+    /// The source of picks.
+    pub(super) rng: &'a RefCell<fastrand::Rng>,
+    /// The present time, as endpoints count it.
+    pub(super) since_epoch: Duration,
+}
+
+impl Decision {
+    /// Takes over a request's head.
+    pub(super) fn new(
+        live: Rc<WorkerLive>,
+        downstream: Rc<Downstream>,
+        head: CheckedHead,
+        parts: http::request::Parts,
+        content_length: Option<u64>,
+        forwarders: &[IpNet],
+        deadlines: Deadlines,
+    ) -> Self {
+        let http::request::Parts { method, uri, headers: fields, .. } = parts;
+        let client = Client { address: headers::client_address(&downstream, forwarders, &fields) };
+        let form = AnswerForm::of(&method, &fields);
+        let trailers = fields.contains_key(header::TE) && headers::accepts_trailers(&fields);
+        Self {
+            live,
+            downstream,
+            head,
+            method,
+            uri,
+            fields,
+            content_length,
+            client,
+            layers: None,
+            form,
+            trailers,
+            deadlines,
+            hash: None,
+            tries: Tries::default(),
+            tried: Vec::new(),
+        }
+    }
+
+    /// Match: finds the rule. One that delegates and whose children do not take the request is given, too: the request
+    /// is answered with 404, in its name.
+    pub(super) fn find_route(&self) -> Result<Matched, ProxyError> {
+        if self.fields.contains_key(header::VIA) && headers::is_loop(&self.fields) {
+            return Err(ProxyError::Loop);
+        }
+        let snapshot = self.live.snapshot();
+        let view = RequestView {
+            host: self.head.hostname(),
+            method: &self.method,
+            path: self.received_path(),
+            query: self.uri.query(),
+            headers: &self.fields,
+        };
+        let found = snapshot.find_route(self.downstream.listener, &view).map_err(|miss| match miss {
+            Miss::NoHost => ProxyError::NoHost,
+            Miss::NoPath => ProxyError::NoPath,
+        })?;
+        // Checked here, once: all that comes after relies on it.
+        snapshot.rule(found.rule).ok_or(ProxyError::NoBackend)?;
+        Ok(Matched { live: Rc::clone(&self.live), found })
+    }
+
+    /// Works out the hash of the request's key, where the rule balances by one. It is that of the request as filters of
+    /// the rule left it, and stays the same for all tries.
+    pub(super) fn hash_key(&mut self, matched: &Matched) {
+        let Algorithm::ConsistentHash(hash) = &matched.rule().algorithm else { return };
+        let source = KeySource {
+            client_ip: self.client.address,
+            headers: &self.fields,
+            query: self.uri.query(),
+            host: self.head.hostname(),
+            path_param: &|name| matched.path_param(self.downstream.listener, self.received_path(), name),
+        };
+        self.hash = balance::hash_key(hash, &source);
+    }
+
+    /// Pick: chooses an endpoint, other than those that failed already where there is one.
+    pub(super) fn pick(&self, matched: &Matched, means: Means<'_>) -> Result<Picked, ProxyError> {
+        let request = &PickRequest { hash: self.hash, avoid: &self.tried };
+        let rng = &mut means.rng.borrow_mut();
+        let pick = match self.chosen_backend() {
+            None => matched.live.pick(matched.id(), request, means.since_epoch, rng),
+            Some(backend_ref) => matched.live.pick_of((matched.id(), backend_ref), request, means.since_epoch, rng),
+        };
+        match pick {
+            Pick::Endpoint(picked) => Ok(picked),
+            Pick::NoEndpoints => Err(ProxyError::NoEndpoints),
+            Pick::NoBackend => Err(ProxyError::NoBackend),
+            Pick::MissingKey => Err(ProxyError::MissingKey),
+        }
+    }
+
+    /// Decides what follows a failed try at `picked`. `any_method` allows to send requests of every method again when a
+    /// reused connection fails.
+    pub(super) fn judge(&mut self, failure: &Failure, now: Instant, any_method: bool) -> Verdict {
+        if failure.error.is_retryable() && self.deadlines.passed(now).is_none() {
+            self.tries.judge(&self.method, failure, any_method)
+        } else {
+            Verdict::GiveUp
+        }
+    }
+
+    /// Next try: picks an endpoint that did not fail this request yet; `None` when there is no other one.
+    pub(super) fn pick_elsewhere(&mut self, matched: &Matched, failed: &Picked, means: Means<'_>) -> Option<Picked> {
+        self.tried.push(Arc::clone(&failed.endpoint));
+        let other = self.pick(matched, means).ok()?;
+        (!self.tried.iter().any(|tried| Arc::ptr_eq(tried, &other.endpoint))).then_some(other)
+    }
+
+    /// Begins another try.
+    pub(super) fn begin_try(&mut self, timeouts: &Timeouts, now: Instant) {
+        self.deadlines.begin_try(timeouts, now);
+    }
+
+    /// The canonical path of the client's request.
+    pub(super) fn received_path(&self) -> &str {
+        self.head.path.as_deref().unwrap_or_else(|| self.uri.path())
+    }
+
+    /// The method that the endpoint sees.
+    pub(super) fn seen_method(&self) -> &Method {
+        self.layers.as_ref().map_or(&self.method, |layers| &layers.seen.method)
+    }
+
+    /// The path that the endpoint sees.
+    pub(super) fn seen_path(&self) -> &str {
+        let edited = self.layers.as_ref().and_then(|layers| layers.seen.path.as_deref());
+        edited.unwrap_or_else(|| self.received_path())
+    }
+
+    /// The host that the endpoint sees.
+    pub(super) fn seen_authority(&self) -> Option<&[u8]> {
+        let edited = self.layers.as_ref().and_then(|layers| layers.seen.host.as_ref());
+        edited.map(HeaderValue::as_bytes).or(self.head.authority())
+    }
+
+    /// The backendRef that a filter chose.
+    fn chosen_backend(&self) -> Option<usize> {
+        self.layers.as_ref().and_then(|layers| layers.seen.backend_ref)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! The decisions of a request, made from a published version and a head alone: no socket, no runtime.
+
+use std::net::SocketAddr;
+
+use http::Request;
+
+use super::*;
+use crate::balance::tests::snapshots::{Snapshots, hash_by_ip, number};
+use crate::live;
+use crate::model::filter::{Filter, HeaderEdits, IpAccess};
+use crate::model::ids::ListenerId;
+use crate::model::matching::{Candidate, PathMatch, Router};
+use crate::model::snapshot::Snapshot;
+use crate::telemetry::metrics::{Metrics, MetricsOptions};
+
+/// A worker's view of a published version.
+struct Bed {
+    live: Rc<WorkerLive>,
+    rng: RefCell<fastrand::Rng>,
+    now: Duration,
+}
+
+fn snapshot(algorithm: Algorithm, endpoints: &[u16], filters: Vec<Filter>) -> Snapshot {
+    let snapshots = Snapshots::default().backend("a", endpoints.iter().copied());
+    let mut snapshot = snapshots.rule("r", "0", algorithm, &[(Some("a"), 1, 0)]).snapshot();
+    snapshot.rules[0].filters = filters.into();
+    let path = PathMatch::Prefix("/p".into());
+    snapshot.routers = vec![Arc::new(Router::build(vec![Candidate { path, ..Candidate::any(RuleId(0), 0) }]))];
+    snapshot
+}
+
+impl Bed {
+    fn new(snapshot: Snapshot) -> Self {
+        let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 10 });
+        let (mut publisher, mut feeds) = live::channel(1, metrics);
+        publisher.publish(snapshot);
+        let live = feeds.remove(0).into_cache(0).current();
+        Self { live, rng: RefCell::new(fastrand::Rng::with_seed(1)), now: Duration::from_secs(1) }
+    }
+
+    fn decision(&self, request: Request<()>) -> Decision {
+        let peer: SocketAddr = "192.0.2.7:999".parse().unwrap();
+        let downstream = Downstream {
+            peer,
+            local: "192.0.2.1:80".parse().unwrap(),
+            listener: ListenerId(0),
+            listener_name: "web".into(),
+            trusted: false,
+            identity: Box::default(),
+        };
+        let head = CheckedHead { host: None, path: None, websocket: false, upgrade: None, expect_continue: false };
+        let deadlines = Deadlines::new(&Timeouts::default(), Duration::ZERO, Instant::now());
+        let parts = request.into_parts().0;
+        Decision::new(Rc::clone(&self.live), Rc::new(downstream), head, parts, Some(0), &[], deadlines)
+    }
+
+    fn means(&self) -> Means<'_> {
+        Means { rng: &self.rng, since_epoch: self.now }
+    }
+
+    /// All phases up to the first pick.
+    fn decide(&self, decision: &mut Decision) -> Result<(Matched, Picked), Early> {
+        let matched = decision.find_route()?;
+        decision.enter(&matched)?;
+        decision.hash_key(&matched);
+        let picked = decision.pick(&matched, self.means())?;
+        decision.enter_backend(&matched, &picked)?;
+        Ok((matched, picked))
+    }
+}
+
+fn get(target: &str) -> Request<()> {
+    Request::get(target).body(()).unwrap()
+}
+
+fn refused() -> Failure {
+    ProxyError::Connect(std::io::ErrorKind::ConnectionRefused.into()).into()
+}
+
+#[test]
+fn rule_filters_and_endpoint_are_decided_without_a_connection() {
+    let edits = HeaderEdits { set: vec![("x-a".parse().unwrap(), "1".parse().unwrap())], ..HeaderEdits::default() };
+    let bed = Bed::new(snapshot(Algorithm::RoundRobin, &[1, 2, 3], vec![Filter::RequestHeaders(edits)]));
+    let mut decision = bed.decision(get("/p/x?q"));
+    let (matched, picked) = bed.decide(&mut decision).unwrap();
+    assert_eq!((&**matched.route_label().unwrap(), &*matched.rule().name), ("ns/r", "0"));
+    assert_eq!((number(&picked.endpoint), decision.seen_path()), (1, "/p/x"));
+    assert_eq!(decision.fields["x-a"], "1");
+    assert_eq!(picked.endpoint.in_flight(), 0, "deciding counts nothing");
+    let early = bed.decide(&mut bed.decision(get("/other"))).unwrap_err();
+    assert!(matches!(early, Early::Failed(ProxyError::NoPath)));
+}
+
+#[test]
+fn a_filter_that_answers_is_decided_without_a_connection() {
+    let nobody = IpAccess { allow: vec!["198.51.100.0/24".parse().unwrap()], ..IpAccess::default() };
+    let bed = Bed::new(snapshot(Algorithm::RoundRobin, &[1], vec![Filter::IpAccess(nobody)]));
+    let early = bed.decide(&mut bed.decision(get("/p"))).unwrap_err();
+    assert!(matches!(early, Early::Filtered(answer) if answer.status == 403));
+}
+
+/// Each try goes to an endpoint that this request has not tried, until there is none.
+#[test]
+fn the_next_tries_are_decided_without_a_connection() {
+    for algorithm in [Algorithm::RoundRobin, Algorithm::LeastRequest, Algorithm::Random, hash_by_ip()] {
+        let bed = Bed::new(snapshot(algorithm, &[1, 2, 3, 4], Vec::new()));
+        let mut decision = bed.decision(get("/p"));
+        let (matched, mut picked) = bed.decide(&mut decision).unwrap();
+        let mut seen = vec![number(&picked.endpoint)];
+        while decision.judge(&refused(), Instant::now(), false) == Verdict::OtherEndpoint {
+            let Some(next) = decision.pick_elsewhere(&matched, &picked, bed.means()) else { break };
+            picked = next;
+            seen.push(number(&picked.endpoint));
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, [1, 2, 3, 4]);
+    }
+}

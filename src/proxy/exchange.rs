@@ -1,0 +1,69 @@
+//! One request from its head to its response, as data: what its phases and attempts work on.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode, Version};
+use tokio::time::Instant;
+
+use super::account::Account;
+use super::body::Content;
+use super::client_body::ClientBody;
+use super::decision::Decision;
+use super::downstream::UpgradeSlot;
+use super::headers::RequestId;
+use crate::balance::Picked;
+use crate::connections::Reservation;
+use crate::http1::client::Upload;
+use crate::model::policy::Upgrades;
+
+/// A request on its way to a response.
+pub(super) struct Exchange {
+    pub(super) account: Account,
+    /// The request's head and what was decided about it.
+    pub(super) decision: Decision,
+    /// Of the client's side.
+    pub(super) version: Version,
+    pub(super) request_id: RequestId,
+    /// For a WebSocket handshake that the rule allows.
+    pub(super) handshake: Option<Box<Handshake>>,
+    /// The client's body, until an attempt has it.
+    pub(super) body: Option<ClientBody>,
+    /// What a failed attempt over HTTP/1 was sending, for the next one.
+    pub(super) upload: Option<Box<Upload<ClientBody>>>,
+    /// The next attempt must not use the connection that an earlier one failed on.
+    pub(super) fresh: bool,
+}
+
+impl Exchange {
+    /// Enters what a response head tells about the endpoint and the exchange.
+    pub(super) fn note_head(&mut self, picked: &Picked, status: StatusCode, now: Instant) {
+        let took = now.saturating_duration_since(self.decision.deadlines.try_began);
+        picked.endpoint.observe_latency(took, self.account.worker.since_epoch(now));
+        picked.endpoint.succeeded();
+        self.account.status = status.as_u16();
+        if let Some(entry) = &mut self.account.entry {
+            entry.head = Some(took);
+        }
+    }
+}
+
+/// A response before it is put together: what an attempt brought, or one of tidegate's own.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) fields: HeaderMap,
+    pub(super) content: Content,
+}
+
+/// A WebSocket handshake on its way to an endpoint.
+#[derive(Debug)]
+pub(super) struct Handshake {
+    pub(super) slot: UpgradeSlot,
+    /// Its place among the rule's sockets, until it opens.
+    pub(super) place: Reservation,
+    /// The `sec-websocket-accept` that must come back.
+    pub(super) accept: [u8; 28],
+    pub(super) upgrades: Upgrades,
+    pub(super) route: Arc<str>,
+    pub(super) rule: Arc<str>,
+}

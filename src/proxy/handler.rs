@@ -1,0 +1,50 @@
+//! The worker as the handler of its connections' requests.
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use super::body::ForwardBody;
+use super::downstream::{CheckedHead, Downstream, Handler, OwnAnswer};
+use super::forward;
+use super::own_answer::{self, AnswerForm, own_body};
+use super::worker::Worker;
+use crate::telemetry::access_log::{Entry, RequestLine};
+
+impl Handler for Worker {
+    type Body = ForwardBody;
+
+    fn handle(
+        self: Rc<Self>,
+        downstream: Rc<Downstream>,
+        head: CheckedHead,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<ForwardBody>> + 'static {
+        forward::forward(self, downstream, head, request)
+    }
+
+    fn own_answer(&self, _downstream: &Downstream, answer: OwnAnswer) -> Response<ForwardBody> {
+        self.metrics().own_answer(answer.reason);
+        let parts = own_answer::parts(answer, AnswerForm::Text, self.settings().forwarding.reason_header);
+        let mut response = Response::new(ForwardBody::full(parts.content));
+        *response.status_mut() = parts.status;
+        *response.headers_mut() = parts.fields;
+        response
+    }
+
+    fn log_unhandled(&self, downstream: &Downstream, request: Option<RequestLine>, answer: OwnAnswer) {
+        if self.logs() {
+            let client = downstream.peer.ip();
+            let listener = Arc::clone(&downstream.listener_name);
+            self.log(Entry {
+                status: answer.status.as_u16(),
+                reason: Some(answer.reason),
+                bytes_out: own_body(answer.status).len() as u64,
+                ..Entry::new(listener, client, downstream.peer, request)
+            });
+        }
+    }
+}
