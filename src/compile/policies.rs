@@ -61,8 +61,8 @@ impl Policies<'_, '_, '_> {
         let mut duration = |text: &Option<DurationText>, name| {
             let text = text.as_ref()?;
             match text.as_duration() {
-                // Zero switches a deadline off.
-                Some(duration) => Some(duration).filter(|duration| !duration.is_zero()),
+                // Zero stays: it switches a deadline off that the process has a default for.
+                Some(duration) => Some(duration),
                 None => self.refuse(at.field(name), &text.0, "a duration such as 250ms, 10s or 1h30m"),
             }
         };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Deadlines of one exchange; `None` means off, or the process setting for `connect`.
+/// Deadlines of one exchange. What is `None` is not set: it is off, or has the default of the process. Zero is set to off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Timeouts {
     /// Whole exchange, retries included; ends at a 101.

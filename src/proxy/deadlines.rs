@@ -49,14 +49,16 @@ pub struct Deadlines {
 }
 
 impl Deadlines {
-    /// The deadlines of an exchange that began at `now`.
+    /// The deadlines of an exchange that began at `now`. `response_head` is the default of the process, zero for none: a
+    /// rule that says how long a request or a try may take replaces it, also by switching that deadline off.
     #[must_use]
     pub fn new(timeouts: &Timeouts, response_head: Duration, now: Instant) -> Self {
+        let is_replaced = timeouts.request.is_some() || timeouts.backend_request.is_some();
         let mut deadlines = Self {
-            request: timeouts.request.map(|after| now + after),
+            request: active(timeouts.request).map(|after| now + after),
             backend_request: None,
-            idle: timeouts.idle,
-            response_head: (!response_head.is_zero()).then_some(response_head),
+            idle: active(timeouts.idle),
+            response_head: active(Some(response_head)).filter(|_| !is_replaced),
             try_began: now,
         };
         deadlines.begin_try(timeouts, now);
@@ -65,7 +67,7 @@ impl Deadlines {
 
     /// Begins a try at `now`.
     pub fn begin_try(&mut self, timeouts: &Timeouts, now: Instant) {
-        self.backend_request = timeouts.backend_request.map(|after| now + after);
+        self.backend_request = active(timeouts.backend_request).map(|after| now + after);
         self.try_began = now;
     }
 
@@ -105,6 +107,11 @@ impl Deadlines {
     }
 }
 
+/// A deadline that is not switched off.
+fn active(after: Option<Duration>) -> Option<Duration> {
+    after.filter(|after| !after.is_zero())
+}
+
 /// The earlier of two; the first when they are equal, so that the wider deadline names the reason.
 fn earliest(a: Option<(Instant, DeadlineKind)>, b: Option<(Instant, DeadlineKind)>) -> Option<(Instant, DeadlineKind)> {
     match (a, b) {
@@ -125,7 +132,7 @@ mod tests {
             Timeouts { request: Some(secs(10)), backend_request: Some(secs(4)), connect: None, idle: Some(secs(3)) };
         let mut deadlines = Deadlines::new(&timeouts, secs(2), now);
         assert_eq!(deadlines.before_head(None, None), Some((now + secs(3), DeadlineKind::Idle)));
-        assert_eq!(deadlines.before_head(Some(now), None), Some((now + secs(2), DeadlineKind::ResponseHead)));
+        assert_eq!(deadlines.before_head(Some(now), Some(now)), Some((now + secs(3), DeadlineKind::Idle)));
         assert_eq!(deadlines.in_body(Some(now + secs(2))), Some((now + secs(4), DeadlineKind::BackendRequest)));
         deadlines.begin_try(&timeouts, now + secs(8));
         assert_eq!(deadlines.in_body(Some(now + secs(9))), Some((now + secs(10), DeadlineKind::Request)));
@@ -140,5 +147,32 @@ mod tests {
         let deadlines = Deadlines::new(&Timeouts::default(), Duration::ZERO, now);
         assert_eq!(deadlines.before_head(Some(now), Some(now)), None);
         assert_eq!(deadlines.connect(), None);
+    }
+
+    #[test]
+    fn a_rule_that_bounds_a_request_replaces_the_default_for_the_head() {
+        let now = Instant::now();
+        let (zero, long, default) = (Some(Duration::ZERO), Some(Duration::from_secs(100)), Duration::from_secs(60));
+        let none = Timeouts::default();
+        let head = Some((now + default, DeadlineKind::ResponseHead));
+        for (timeouts, expected) in [
+            (none, head),
+            (Timeouts { connect: zero, ..none }, head),
+            (Timeouts { idle: long, ..none }, head),
+            (Timeouts { request: zero, ..none }, None),
+            (Timeouts { backend_request: zero, ..none }, None),
+            (Timeouts { request: long, ..none }, Some((now + Duration::from_secs(100), DeadlineKind::Request))),
+            (
+                Timeouts { backend_request: long, ..none },
+                Some((now + Duration::from_secs(100), DeadlineKind::BackendRequest)),
+            ),
+            (Timeouts { request: zero, backend_request: zero, idle: zero, ..none }, None),
+        ] {
+            assert_eq!(
+                Deadlines::new(&timeouts, default, now).before_head(Some(now), Some(now)),
+                expected,
+                "{timeouts:?}"
+            );
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidegate::model::backend::Protocol;
 use tidegate::model::policy::Timeouts;
 use tidegate::settings::Deadlines;
 use tokio::time::Instant;
@@ -30,6 +31,8 @@ async fn stalling() -> Endpoints {
     .await
 }
 
+const LATE: &str = "GET /p/late HTTP/1.1\r\nhost: a.test\r\n\r\n";
+
 const NONE: Timeouts = Timeouts { request: None, backend_request: None, connect: None, idle: None };
 
 #[test]
@@ -55,6 +58,38 @@ fn before_the_head_a_deadline_is_504() {
         let began = Instant::now();
         assert_eq!(gateway.ask(GET).await.verdict(), (504, Some("response_head")));
         assert_eq!(began.elapsed().as_secs(), 2);
+    });
+}
+
+/// What a rule says replaces the default of the process, over both protocols.
+#[test]
+fn a_rule_that_bounds_a_request_may_wait_longer_than_the_default() {
+    let table = [
+        Timeouts { request: secs(100), ..NONE },
+        Timeouts { backend_request: secs(100), ..NONE },
+        Timeouts { request: secs(0), ..NONE },
+        Timeouts { backend_request: secs(0), ..NONE },
+        Timeouts { request: secs(0), idle: secs(300), ..NONE },
+    ];
+    run_paused(async || {
+        for timeouts in table {
+            let backend = Endpoints::script(|mut served: Served| async move {
+                served.request().await;
+                tokio::time::sleep(Duration::from_secs(65)).await;
+                served.send(OK).await;
+            })
+            .await;
+            let gateway = Gateway::start(Options { timeouts, ..Options::to(&[backend.addr]) }).await;
+            assert_eq!(gateway.ask(GET).await.status, 200, "{timeouts:?}");
+            let late = super::http2::late().await;
+            let protocol = Protocol::H2c;
+            let gateway = Gateway::start(Options { timeouts, protocol, ..Options::to(&[late]) }).await;
+            assert_eq!(gateway.ask(LATE).await.status, 200, "h2c, {timeouts:?}");
+        }
+        // Without a word of the rule, the default holds over both.
+        let late = super::http2::late().await;
+        let gateway = Gateway::start(Options { protocol: Protocol::H2c, ..Options::to(&[late]) }).await;
+        assert_eq!(gateway.ask(LATE).await.verdict(), (504, Some("response_head")));
     });
 }
 

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -144,6 +145,9 @@ async fn answer(
     if path == "/p/silent" {
         std::future::pending::<()>().await;
     }
+    if path == "/p/late" {
+        tokio::time::sleep(Duration::from_secs(65)).await;
+    }
     let Ok(collected) = body.collect().await else {
         return Ok(response);
     };
@@ -168,6 +172,11 @@ async fn answer(
         (path == "/p/cut").then(|| Box::pin(async move { cut.notified().await }) as Pin<Box<dyn Future<Output = ()>>>);
     *response.body_mut() = Frames(frames.into_iter(), gate);
     Ok(response)
+}
+
+/// An endpoint that answers requests for `/p/late` after 65 seconds.
+pub async fn late() -> SocketAddr {
+    Server::start().await.addr
 }
 
 fn options(server: &Server) -> Options {
@@ -347,7 +356,7 @@ fn an_endpoint_that_speaks_http1_only_is_502() {
 fn deadlines_hold_for_streams() {
     run_paused(async || {
         let server = Server::start().await;
-        let timeouts = Timeouts { request: Some(std::time::Duration::from_secs(7)), ..Timeouts::default() };
+        let timeouts = Timeouts { request: Some(Duration::from_secs(7)), ..Timeouts::default() };
         let gateway = Gateway::start(Options { timeouts, ..options(&server) }).await;
         let answer = gateway.ask("GET /p/silent HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
         assert_eq!(answer.verdict(), (504, Some("request")));

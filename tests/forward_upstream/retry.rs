@@ -1,4 +1,4 @@
-//! Decision 22: what is sent again, and what never is.
+//! What is sent again, and what never is.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -7,6 +7,7 @@ use std::rc::Rc;
 use http::{HeaderName, HeaderValue};
 use tidegate::model::backend::Protocol;
 use tidegate::model::filter::{Filter, HeaderEdits};
+use tidegate::model::policy::Algorithm;
 use tidegate::settings::Forwarding;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -244,5 +245,47 @@ fn another_backend_gets_the_body_that_was_not_read_and_its_own_layers() {
         let [(head, body)] = &seen[..] else { panic!("{seen:?}") };
         assert_eq!(body.escape_ascii().to_string(), "2\\r\\nhi\\r\\n0\\r\\n\\r\\n");
         assert!(head.contains("x-for: second\r\n") && !head.contains("first"), "{head}");
+    });
+}
+
+#[test]
+fn every_endpoint_is_tried_while_nothing_was_sent() {
+    run(async || {
+        for protocol in [Protocol::Http, Protocol::H2c] {
+            let (alive, addr) = match protocol {
+                Protocol::Http => {
+                    let backend = Endpoints::answering(OK).await;
+                    let addr = backend.addr;
+                    (Some(backend), addr)
+                }
+                Protocol::H2c => (None, super::http2::late().await),
+            };
+            let mut endpoints = vec![addr];
+            for _ in 0..4 {
+                endpoints.push(refusing().await);
+            }
+            for algorithm in [Algorithm::RoundRobin, Algorithm::Random, Algorithm::LeastRequest] {
+                // Each gateway knows nothing of the refusals that another one saw.
+                let options = Options { algorithm, protocol, ..Options::to(&endpoints) };
+                let gateway = Gateway::start(options).await;
+                let post = "POST /p HTTP/1.1\r\nhost: a.test\r\ncontent-length: 2\r\n\r\nhi";
+                assert_eq!(gateway.ask(post).await.status, 200);
+            }
+            drop(alive);
+        }
+    });
+}
+
+#[test]
+fn five_endpoints_are_tried_at_most() {
+    run(async || {
+        let mut endpoints = Vec::new();
+        for _ in 0..8 {
+            endpoints.push(refusing().await);
+        }
+        let gateway = Gateway::start(Options::to(&endpoints)).await;
+        assert_eq!(gateway.ask(GET).await.verdict(), (502, Some("connect")));
+        assert_eq!(gateway.metric("tidegate_upstream_connects_total{result=\"refused\"}"), 5);
+        assert_eq!(gateway.metric("tidegate_upstream_retries_total"), 4);
     });
 }

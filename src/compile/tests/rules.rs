@@ -119,7 +119,7 @@ fn policies_come_from_the_rule_or_the_defaults_as_whole_blocks() {
     assert_eq!((seconds(inherits.timeouts.request), seconds(inherits.timeouts.connect)), (Some(5), Some(1)));
     assert_eq!(
         (seconds(own.timeouts.request), seconds(own.timeouts.connect), seconds(own.timeouts.idle)),
-        (None, None, Some(90))
+        (Some(0), None, Some(90))
     );
     assert_eq!((&inherits.algorithm, &own.algorithm), (&Algorithm::LeastRequest, &Algorithm::PeakEwma));
 }
