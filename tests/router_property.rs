@@ -198,8 +198,8 @@ fn specificity(candidate: &Candidate) -> impl Ord + use<> {
             let literals = elements.iter().filter(|element| !element.contains('{')).count();
             (1, Reverse(literals), template.as_str().contains("*}"), Reverse(elements.len() - literals))
         }
-        PathMatch::Prefix(prefix) => (2, Reverse(prefix.len()), false, Reverse(0)),
-        PathMatch::Regex(regex) => (3, Reverse(regex.pattern().len()), false, Reverse(0)),
+        PathMatch::Regex(regex) => (2, Reverse(regex.pattern().len()), false, Reverse(0)),
+        PathMatch::Prefix(prefix) => (3, Reverse(prefix.len()), false, Reverse(0)),
     };
     let counts = [candidate.headers.len(), candidate.cookies.len(), candidate.query_params.len()];
     (host, Reverse(candidate.priority), path, Reverse(candidate.method.is_some()), counts.map(Reverse), candidate.rank)

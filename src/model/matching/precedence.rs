@@ -8,10 +8,11 @@ use super::{Candidate, Hostname, PathMatch, ValueMatch, ValueTest};
 /// Compares two candidates by precedence: the lesser wins a request that both fit.
 ///
 /// The order of the API: hostname (exact, then longer wildcard, then shorter, then none); priority; path (Exact,
-/// Template with more literal elements, then without the wildcard `{name*}`, then with more variables, longest
-/// PathPrefix, RegularExpression with the longest pattern); method; number of header matches, of cookies, of query parameters;
-/// rank. Between candidates that no request fits both, it puts those of one hostname together, and those of one exact
-/// path or prefix.
+/// Template with more literal elements, then without the wildcard `{name*}`, then with more variables,
+/// RegularExpression with the longest pattern, longest PathPrefix); method; number of header matches, of cookies, of
+/// query parameters; rank. Expressions come before prefixes, so that one beside the prefix of all paths is reached.
+/// Between candidates that no request fits both, it puts those of one hostname together, and those of one exact path or
+/// prefix.
 #[must_use]
 pub fn precedence(a: &Candidate, b: &Candidate) -> Ordering {
     by_hostname(&a.hostname, &b.hostname)
@@ -94,8 +95,8 @@ fn by_path(a: &PathMatch, b: &PathMatch) -> Ordering {
     let kind = |path: &PathMatch| match path {
         PathMatch::Exact(_) => 0,
         PathMatch::Template(_) => 1,
-        PathMatch::Prefix(_) => 2,
-        PathMatch::Regex(_) => 3,
+        PathMatch::Regex(_) => 2,
+        PathMatch::Prefix(_) => 3,
     };
     match (a, b) {
         // Of different exact paths, or prefixes of one length, at most one fits a request.

@@ -21,8 +21,8 @@ const NONE: u32 = u32::MAX;
 ///
 /// Candidates are held in their order of precedence, so the better of two is the one with the lower number. From a
 /// request the search goes by hash to the host (then to wildcards, longest first, then to the routes without hosts),
-/// there through the priorities, and in each to the exact path, the templates, the prefixes from the longest on and
-/// the expressions. It allocates nothing and takes no lock. Its cost does not depend on the number of routes, except
+/// there through the priorities, and in each to the exact path, the templates, the expressions and the prefixes from the
+/// longest on. It allocates nothing and takes no lock. Its cost does not depend on the number of routes, except
 /// for the expressions that begin with the same elements of a path, or with none: those are tried one after the other.
 #[derive(Default)]
 pub struct Router {
@@ -192,6 +192,10 @@ impl Router {
                 return best;
             }
         }
+        let best = self.find_regex(id, level, request);
+        if best != NONE {
+            return best;
+        }
         let mut run = self.longest_prefix(id, level, request.path);
         while run != NONE {
             let best = self.first(run, NONE, request);
@@ -200,7 +204,7 @@ impl Router {
             }
             run = self.entries[run as usize].shorter;
         }
-        self.find_regex(id, level, request)
+        NONE
     }
 
     /// The longest prefix of a level that the path is under, as its first candidate.
@@ -387,13 +391,13 @@ impl<'c> Builder<'c> {
         let kind_end = |is_before: fn(&PathMatch) -> bool| from + of_level.partition_point(|c| is_before(&c.path));
         let exact_end = kind_end(|path| matches!(path, PathMatch::Exact(_)));
         let template_end = kind_end(|path| matches!(path, PathMatch::Exact(_) | PathMatch::Template(_)));
-        let prefix_end = kind_end(|path| !matches!(path, PathMatch::Regex(_)));
+        let regex_end = kind_end(|path| !matches!(path, PathMatch::Prefix(_)));
         for (path, run) in self.runs(from, exact_end) {
             self.exact.push((hash_of(id, path), run));
         }
         let templates = self.template_level(exact_end, template_end);
-        let (root, prefix_depth) = self.prefix_level(id, template_end, prefix_end);
-        let (regexes, regex_depth) = self.regex_level(id, prefix_end, end);
+        let (regexes, regex_depth) = self.regex_level(id, template_end, regex_end);
+        let (root, prefix_depth) = self.prefix_level(id, regex_end, end);
         let [from, exact_end, end] = [from, exact_end, end].map(count);
         self.levels.push(Level {
             host,

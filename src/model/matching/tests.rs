@@ -95,6 +95,25 @@ fn kinds_of_path_have_their_order() {
 }
 
 #[test]
+fn an_expression_comes_before_every_prefix_and_behind_templates() {
+    let router =
+        router(&["/", "~/user/[0-9]+", "/user", "/user/{name}/mail", "~/user/.*/mail", "POST ~/shop/.*", "=/user/1"]);
+    let cases = [
+        ("/user/7", 1),
+        ("/user/1", 6),
+        ("/user/anna", 2),
+        ("/user/anna/mail", 3),
+        ("/user/a/b/mail", 4),
+        ("/shop/x", 0),
+        ("/other", 0),
+    ];
+    for (target, expected) in cases {
+        assert_eq!(find(&router, target), Ok(expected), "{target}");
+    }
+    assert_eq!(find_with(&router, &Method::POST, "/shop/x", &HeaderMap::new()), Ok(5));
+}
+
+#[test]
 fn a_template_with_more_literals_wins_then_one_without_a_wildcard_then_the_longer() {
     let router = router(&["/{a}/{b}/{c}", "/{a}/x/{c*}", "/{a}/{b}/x", "/{a}/x/{c}", "/{a*}", "/{a}/{b*}"]);
     let cases =
