@@ -396,11 +396,6 @@ fn default_rules_schema() -> serde_json::Value {
 }
 
 impl RouteRule {
-    /// The matches; an empty list means every request, as no list does.
-    pub fn matches_or_default(&self) -> std::borrow::Cow<'_, [RouteMatch]> {
-        if self.matches.is_empty() { vec![RouteMatch::default()].into() } else { self.matches.as_slice().into() }
-    }
-
     /// The rule's own block, else that of `spec.defaults`.
     pub fn timeouts_or<'a>(&'a self, defaults: Option<&'a RouteDefaults>) -> Option<&'a Timeouts> {
         self.timeouts.as_deref().or_else(|| defaults?.timeouts.as_ref())

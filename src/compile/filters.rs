@@ -489,7 +489,7 @@ fn cors(cors: &api::Cors, path: &str, report: &mut Faults<'_, '_>) -> Option<Cor
     let header = |text: &str| HeaderName::from_bytes(text.as_bytes()).is_ok();
     let (methods, any_method) = names(&cors.allow_methods, &format!("{path}.allowMethods"), method, report);
     let (headers, any_header) = names(&cors.allow_headers, &format!("{path}.allowHeaders"), header, report);
-    let (expose, _) = names(&cors.expose_headers, &format!("{path}.exposeHeaders"), header, report);
+    let (expose, any_expose) = names(&cors.expose_headers, &format!("{path}.exposeHeaders"), header, report);
     (report.count == before).then(|| Cors {
         origins,
         credentials: cors.allow_credentials.unwrap_or_default(),
@@ -498,6 +498,7 @@ fn cors(cors: &api::Cors, path: &str, report: &mut Faults<'_, '_>) -> Option<Cor
         any_header,
         any_method,
         expose,
+        any_expose,
         max_age: HeaderValue::from(cors.max_age),
     })
 }

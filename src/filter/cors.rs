@@ -6,7 +6,7 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
     ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{Answer, Director, Flow, Memory, ResponseView};
 use crate::model::filter::{Cors, OriginMatch};
@@ -19,11 +19,11 @@ pub(super) fn request(cors: &Cors, director: &Director<'_, '_>) -> (Flow, Memory
     let admitted = admits(cors, origin).then(|| origin.clone());
     let wanted = director.headers.get(ACCESS_CONTROL_REQUEST_METHOD);
     if let (&Method::OPTIONS, Some(wanted)) = (&*director.method, wanted) {
-        let mut headers = match allowed(cors, admitted) {
-            Some(origin) => preflight(cors, origin, wanted, director.headers),
-            None => HeaderMap::new(),
-        };
+        let mut headers = HeaderMap::new();
         vary(cors, &mut headers);
+        if let Some(origin) = allowed(cors, admitted) {
+            preflight(cors, origin, wanted, director.headers, &mut headers);
+        }
         let answer =
             Answer { status: StatusCode::NO_CONTENT, headers, body: Some(Bytes::new()), reason: Reason::Preflight };
         return (Flow::Respond(answer), Memory::Preflight);
@@ -44,30 +44,69 @@ pub(super) fn response(cors: &Cors, memory: Memory, view: &mut ResponseView<'_>)
     for name in [ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_EXPOSE_HEADERS] {
         view.headers.remove(name);
     }
-    if let Some(origin) = allowed(cors, admitted) {
-        allow(cors, origin, view.headers);
-        if let Some(names) = &cors.expose {
-            view.headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, names.clone());
-        }
-    }
     vary(cors, view.headers);
+    if let Some(origin) = allowed(cors, admitted) {
+        expose(cors, view.headers);
+        allow(cors, origin, view.headers);
+    }
 }
 
-fn preflight(cors: &Cors, origin: HeaderValue, method: &HeaderValue, request: &HeaderMap) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    allow(cors, origin, &mut headers);
-    // With credentials the wildcard is read literally by browsers, so the asked-for names are named.
-    let echo = |any: bool, asked: Option<&HeaderValue>, value: &Option<HeaderValue>| {
-        if any && cors.credentials { asked.cloned() } else { value.clone() }
-    };
-    if let Some(methods) = echo(cors.any_method, Some(method), &cors.methods) {
+fn preflight(cors: &Cors, origin: HeaderValue, method: &HeaderValue, request: &HeaderMap, headers: &mut HeaderMap) {
+    expose(cors, headers);
+    allow(cors, origin, headers);
+    // With credentials browsers read the wildcard literally, so the method that was asked for is named.
+    let methods = if cors.any_method && cors.credentials { Some(method.clone()) } else { cors.methods.clone() };
+    if let Some(methods) = methods {
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
     }
-    if let Some(names) = echo(cors.any_header, request.get(ACCESS_CONTROL_REQUEST_HEADERS), &cors.headers) {
+    // The names are named without credentials, too: browsers never count Authorization under the wildcard.
+    let asked = if cors.any_header { asked_headers(request) } else { None };
+    let literal = || cors.headers.clone().filter(|_| !(cors.any_header && cors.credentials));
+    if let Some(names) = asked.or_else(literal) {
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
     }
     headers.insert(ACCESS_CONTROL_MAX_AGE, cors.max_age.clone());
-    headers
+}
+
+/// The names that a preflight asks for; `None` when it asks for none.
+fn asked_headers(request: &HeaderMap) -> Option<HeaderValue> {
+    let mut lines = request.get_all(ACCESS_CONTROL_REQUEST_HEADERS).iter();
+    let first = lines.next()?;
+    let mut rest = lines.peekable();
+    if rest.peek().is_none() {
+        return Some(first.clone()).filter(|first| !first.is_empty());
+    }
+    let lines: Vec<&[u8]> = [first].into_iter().chain(rest).map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&lines.join(&b", "[..])).ok()
+}
+
+/// The names that scripts may read. With credentials browsers read the wildcard literally, so what the response has is
+/// named: all but what scripts can read anyway, and cookies, which they never can.
+fn expose(cors: &Cors, headers: &mut HeaderMap) {
+    let names = if cors.any_expose && cors.credentials {
+        let named =
+            headers.keys().map(HeaderName::as_str).filter(|name| !is_readable_anyway(name) && *name != "set-cookie");
+        HeaderValue::try_from(named.collect::<Vec<_>>().join(", ")).ok().filter(|names| !names.is_empty())
+    } else {
+        cors.expose.clone()
+    };
+    if let Some(names) = names {
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, names);
+    }
+}
+
+/// CORS-safelisted response-header names (WHATWG Fetch).
+fn is_readable_anyway(name: &str) -> bool {
+    matches!(
+        name,
+        "cache-control"
+            | "content-language"
+            | "content-length"
+            | "content-type"
+            | "expires"
+            | "last-modified"
+            | "pragma"
+    )
 }
 
 /// Origin and credentials, on preflights and on actual responses.

@@ -300,6 +300,7 @@ fn cors(origins: Vec<OriginMatch>, credentials: bool) -> Filter {
         any_header: false,
         any_method: false,
         expose: Some(HeaderValue::from_static("x-two")),
+        any_expose: false,
         max_age: HeaderValue::from_static("5"),
     })
 }
@@ -339,6 +340,65 @@ fn cors_answers_preflights_and_marks_responses_for_admitted_origins_only() {
     let any = Walk::default().header("origin", "http://c.test").through(&[cors(vec![OriginMatch::Any], false)]);
     assert_eq!(field(&any, "access-control-allow-origin"), Some("*"));
     assert_eq!(field(&any, "vary"), None);
+}
+
+/// Browsers read `*` literally with credentials, and never count Authorization under it (Fetch, "CORS protocol and
+/// credentials").
+#[test]
+fn cors_names_what_a_wildcard_stands_for() {
+    let any = |credentials| {
+        let Filter::Cors(cors) = cors(vec![OriginMatch::Exact("http://b.test".into())], credentials) else {
+            unreachable!("cors makes a CORS filter")
+        };
+        let star = Some(HeaderValue::from_static("*"));
+        let (any_header, any_method, any_expose) = (true, true, true);
+        let (methods, headers, expose) = (star.clone(), star.clone(), star);
+        [Filter::Cors(Cors { methods, headers, expose, any_header, any_method, any_expose, ..cors })]
+    };
+    let preflight = |credentials, asked: &[&'static str]| {
+        let walk = Walk { method: Method::OPTIONS, ..Walk::default() };
+        let walk = walk.header("origin", "http://b.test").header("access-control-request-method", "PATCH");
+        let walk = asked.iter().fold(walk, |walk, line| walk.header("access-control-request-headers", line));
+        walk.through(&any(credentials))
+    };
+    for (credentials, asked, methods, headers) in [
+        (false, &["authorization,x-a"][..], "*", "authorization,x-a"),
+        (true, &["authorization,x-a"], "PATCH", "authorization,x-a"),
+        (false, &["x-a", "authorization"], "*", "x-a, authorization"),
+        (false, &[], "*", "*"),
+    ] {
+        let answer = preflight(credentials, asked);
+        assert_eq!(field(&answer, "access-control-allow-methods"), Some(methods), "{credentials} {asked:?}");
+        assert_eq!(field(&answer, "access-control-allow-headers"), Some(headers), "{credentials} {asked:?}");
+    }
+    assert_eq!(field(&preflight(true, &[]), "access-control-allow-headers"), None, "nothing was asked for");
+
+    let backend: HeaderMap = [("x-total", "7"), ("etag", "a"), ("content-type", "text/plain"), ("set-cookie", "a=b")]
+        .into_iter()
+        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .collect();
+    let exposed = |credentials| {
+        let walk = Walk::default().header("origin", "http://b.test");
+        let outcome = walk.answered(&any(credentials), backend.clone());
+        field(&outcome, "access-control-expose-headers").map(str::to_owned)
+    };
+    assert_eq!(exposed(false).as_deref(), Some("*"));
+    assert_eq!(exposed(true).as_deref(), Some("x-total, etag, vary"));
+}
+
+#[test]
+fn cors_preflights_carry_the_exposed_names() {
+    let preflight = |credentials| {
+        let walk = Walk { method: Method::OPTIONS, ..Walk::default() };
+        let walk = walk.header("origin", "http://b.test").header("access-control-request-method", "PUT");
+        walk.through(&[cors(vec![OriginMatch::Exact("http://b.test".into())], credentials)])
+    };
+    assert_eq!(field(&preflight(false), "access-control-expose-headers"), Some("x-two"));
+    assert_eq!(field(&preflight(true), "access-control-expose-headers"), Some("x-two"));
+    let walk = Walk { method: Method::OPTIONS, ..Walk::default() };
+    let walk = walk.header("origin", "http://c.test").header("access-control-request-method", "PUT");
+    let refused = walk.through(&[cors(vec![OriginMatch::Exact("http://b.test".into())], false)]);
+    assert_eq!(field(&refused, "access-control-expose-headers"), None, "nothing for an origin that is not admitted");
 }
 
 /// A cached response to a request without Origin may answer one with Origin (Fetch, "CORS protocol and HTTP caches").

@@ -117,12 +117,15 @@ pub struct Cors {
     pub methods: Option<HeaderValue>,
     /// Value of `access-control-allow-headers`; `None`: what the preflight asks for is not allowed.
     pub headers: Option<HeaderValue>,
-    /// Every header is allowed (`*`): echoed when credentials are allowed.
+    /// Every header is allowed (`*`): what the preflight asks for is named, since browsers do not count Authorization
+    /// under `*`.
     pub any_header: bool,
     /// Every method is allowed (`*`): echoed when credentials are allowed.
     pub any_method: bool,
     /// Value of `access-control-expose-headers`.
     pub expose: Option<HeaderValue>,
+    /// Every header may be read (`*`): named one by one when credentials are allowed.
+    pub any_expose: bool,
     /// Value of `access-control-max-age` in seconds.
     pub max_age: HeaderValue,
 }

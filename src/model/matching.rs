@@ -33,6 +33,20 @@ pub struct RequestView<'a> {
     pub headers: &'a http::HeaderMap,
 }
 
+impl RequestView<'_> {
+    /// The method of the request that a CORS preflight announces: OPTIONS with Origin and one
+    /// Access-Control-Request-Method (WHATWG Fetch, "CORS-preflight request"). `None` for every other request.
+    #[must_use]
+    pub fn announced_method(&self) -> Option<http::Method> {
+        if *self.method != http::Method::OPTIONS || !self.headers.contains_key(http::header::ORIGIN) {
+            return None;
+        }
+        let mut lines = self.headers.get_all(http::header::ACCESS_CONTROL_REQUEST_METHOD).iter();
+        let (Some(line), None) = (lines.next(), lines.next()) else { return None };
+        http::Method::from_bytes(line.as_bytes()).ok()
+    }
+}
+
 /// The host a match is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hostname {
@@ -144,6 +158,12 @@ impl Candidate {
     #[must_use]
     pub fn predicate_key(&self) -> PredicateKey {
         PredicateKey::of(self)
+    }
+
+    /// Whether it asks nothing of headers, query parameters and cookies.
+    #[must_use]
+    pub fn asks_no_values(&self) -> bool {
+        self.headers.is_empty() && self.query_params.is_empty() && self.cookies.is_empty()
     }
 
     /// Names of the variables that the path of a request fills when this candidate wins, from left to right.

@@ -36,6 +36,15 @@ pub struct Rule {
     pub delegates: bool,
 }
 
+impl Rule {
+    /// Whether a CORS filter answers preflights of the rule, its own or one of a backendRef.
+    #[must_use]
+    pub fn answers_preflights(&self) -> bool {
+        let cors = |filters: &[Filter]| filters.iter().any(|filter| matches!(filter, Filter::Cors(_)));
+        cors(&self.filters) || self.backend_refs.iter().any(|backend_ref| cors(&backend_ref.filters))
+    }
+}
+
 /// One backendRef of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightedBackend {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::backend::Backend;
 use super::ids::{BackendId, ListenerId, RouteId, RuleId};
-use super::matching::{Found, Miss, RequestView, Router};
+use super::matching::{Candidate, Found, Miss, RequestView, Router};
 use super::route::{Route, Rule};
 
 /// Everything that a worker needs to answer a request, as of one version; never changed after it is built.
@@ -26,12 +26,40 @@ impl Snapshot {
     /// Finds the rule for a request that came in on `listener`. A rule that [delegates](Rule::delegates) is found when none
     /// of its children takes the request: nothing answers it then.
     ///
+    /// A CORS preflight finds the rule of the request that it announces.
+    ///
     /// Allocates nothing; logarithmic at worst in the number of routes.
     ///
     /// # Errors
     /// [`Miss::NoHost`] when no route of the listener has the host; [`Miss::NoPath`] when some have but no match fits.
     pub fn find_route(&self, listener: ListenerId, request: &RequestView<'_>) -> Result<Found, Miss> {
-        self.routers.get(listener.index()).map_or(Err(Miss::NoHost), |router| router.find(request))
+        self.routers.get(listener.index()).map_or(Err(Miss::NoHost), |router| self.find_in(router, request))
+    }
+
+    fn find_in(&self, router: &Router, request: &RequestView<'_>) -> Result<Found, Miss> {
+        match request.announced_method() {
+            Some(method) => self.find_preflight(router, request, &method),
+            None => router.find(request),
+        }
+    }
+
+    /// Finds the rule of a CORS preflight: that of the announced request, of which only host, path and method are known.
+    ///
+    /// A match for OPTIONS itself wins if it fits. Otherwise conditions on values are passed over: the first match wins
+    /// whose rule answers preflights, or which has no such conditions, so that the announced request surely fits it. If
+    /// there is none, the first match with conditions wins.
+    fn find_preflight(&self, router: &Router, request: &RequestView<'_>, method: &http::Method) -> Result<Found, Miss> {
+        if let Ok(found) = router.find(request)
+            && router.candidate(found).is_some_and(|candidate| candidate.method.is_some())
+        {
+            return Ok(found);
+        }
+        let announced = RequestView { method, ..*request };
+        let fits = |candidate: &Candidate| match self.rule(candidate.rule) {
+            Some(rule) => rule.answers_preflights() || (candidate.asks_no_values() && !rule.delegates),
+            None => false,
+        };
+        router.find_announced(&announced, fits).or_else(|_| router.find_announced(&announced, |_| true))
     }
 
     /// The route of an id of this snapshot.
@@ -77,5 +105,117 @@ impl PartialEq for Snapshot {
             && self.rules == other.rules
             && self.backends == other.backends
             && self.routers == other.routers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+    use crate::model::filter::{Cors, Filter, OriginMatch};
+    use crate::model::ids::ObjectName;
+    use crate::model::matching::{PathMatch, ValueMatch, ValueTest};
+    use crate::model::policy::Algorithm;
+
+    fn cors() -> Filter {
+        Filter::Cors(Cors {
+            origins: vec![OriginMatch::Any],
+            credentials: false,
+            methods: None,
+            headers: None,
+            any_header: false,
+            any_method: false,
+            expose: None,
+            any_expose: false,
+            max_age: http::HeaderValue::from(5),
+        })
+    }
+
+    fn value(name: &str) -> Vec<ValueMatch> {
+        vec![ValueMatch { name: name.into(), test: ValueTest::Exact("1".into()) }]
+    }
+
+    /// A snapshot of one rule for each text: `[METHOD] path`, with `+cors` for the filter, and `?header`, `?query` or
+    /// `?cookie` for a condition.
+    fn snapshot(rules: &[&str]) -> Snapshot {
+        let mut snapshot = Snapshot {
+            routes: vec![Route { name: ObjectName::new("default", "r"), label: "default/r".into() }],
+            ..Snapshot::default()
+        };
+        let mut candidates = Vec::new();
+        for (rank, text) in (0..).zip(rules) {
+            let mut candidate = Candidate::any(RuleId(rank), rank);
+            let mut filters = Vec::new();
+            for word in text.split(' ') {
+                match word {
+                    "+cors" => filters.push(cors()),
+                    "?header" => candidate.headers = value("x-a"),
+                    "?query" => candidate.query_params = value("a"),
+                    "?cookie" => candidate.cookies = value("a"),
+                    path if path.starts_with('/') => candidate.path = PathMatch::prefix(path),
+                    method => candidate.method = Some(Method::from_bytes(method.as_bytes()).expect("a method")),
+                }
+            }
+            candidates.push(candidate);
+            snapshot.rules.push(Rule {
+                route: RouteId(0),
+                name: rank.to_string().into(),
+                timeouts: Arc::default(),
+                upgrades: Arc::default(),
+                filters: filters.into(),
+                algorithm: Algorithm::RoundRobin,
+                backend_refs: Vec::new(),
+                delegates: false,
+            });
+        }
+        snapshot.routers = vec![Arc::new(Router::build(candidates))];
+        snapshot
+    }
+
+    fn find(snapshot: &Snapshot, path: &str, headers: &[(&str, &str)]) -> Result<u32, Miss> {
+        let name = |name: &str| http::HeaderName::from_bytes(name.as_bytes()).expect("a name");
+        let headers: HeaderMap = headers.iter().map(|(n, v)| (name(n), v.parse().expect("a value"))).collect();
+        let request =
+            RequestView { host: Some("a.test"), method: &Method::OPTIONS, path, query: None, headers: &headers };
+        snapshot.find_route(ListenerId(0), &request).map(|found| found.rule.0)
+    }
+
+    #[test]
+    fn a_preflight_finds_the_rule_of_the_request_that_it_announces() {
+        let many: Vec<String> =
+            (0..40).map(|n| format!("/m{}", if n == 39 { " POST ?header +cors" } else { " GET ?header" })).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let cases: &[(&str, &[&str], &str, Result<u32, Miss>)] = &[
+            ("by method", &["GET /a +cors", "POST /a +cors"], "/a", Ok(1)),
+            ("a condition on a header", &["POST /a ?header +cors"], "/a", Ok(0)),
+            ("a condition on a query", &["/a ?query +cors"], "/a", Ok(0)),
+            ("a condition on a cookie", &["/a ?cookie +cors"], "/a", Ok(0)),
+            ("many conditions on one path", &many, "/m", Ok(39)),
+            ("the more specific path", &["/ +cors", "POST /a +cors"], "/a/b", Ok(1)),
+            ("the method of its rule only", &["GET /a +cors"], "/a", Err(Miss::NoPath)),
+            ("OPTIONS itself wins", &["POST /a +cors", "OPTIONS /"], "/a", Ok(1)),
+            ("any method fits", &["/a +cors", "GET /a"], "/a", Ok(0)),
+            ("a condition without CORS", &["POST /a ?header", "/a +cors"], "/a", Ok(1)),
+            ("no CORS at all", &["/a ?header", "/a"], "/a", Ok(1)),
+            ("no CORS at all, with conditions only", &["POST /a ?header"], "/a", Ok(0)),
+            ("a longer path without CORS", &["/a +cors", "POST /a/b"], "/a/b", Ok(1)),
+        ];
+        let preflight = [("origin", "https://b.test"), ("access-control-request-method", "POST")];
+        for (case, rules, path, expected) in cases {
+            assert_eq!(find(&snapshot(rules), path, &preflight), *expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn other_requests_with_options_are_matched_as_they_are() {
+        let snapshot = snapshot(&["POST /a +cors", "OPTIONS /b", "/c"]);
+        let origin = ("origin", "https://b.test");
+        let method = ("access-control-request-method", "POST");
+        for headers in [&[][..], &[origin], &[method], &[origin, method, method], &[origin, (method.0, "a b")]] {
+            assert_eq!(find(&snapshot, "/a", headers), Err(Miss::NoPath), "{headers:?}");
+            assert_eq!(find(&snapshot, "/b", headers), Ok(1), "{headers:?}");
+            assert_eq!(find(&snapshot, "/c", headers), Ok(2), "{headers:?}");
+        }
     }
 }

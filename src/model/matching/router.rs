@@ -88,6 +88,15 @@ struct Hosts {
     any: Option<u32>,
 }
 
+/// What is searched for.
+struct Search<'r, F> {
+    request: &'r RequestView<'r>,
+    /// Whether a candidate whose host and path fit is one.
+    fits: F,
+    /// Conditions on values count, so that the tables by value may be used.
+    by_value: bool,
+}
+
 /// The candidates of one hostname and priority: a range of candidates, by kind of path.
 struct Level {
     /// The name or suffix.
@@ -140,19 +149,42 @@ impl Router {
     /// # Errors
     /// [`Miss::NoHost`] when no candidate has the host, [`Miss::NoPath`] when some have but none fits.
     pub fn find(&self, request: &RequestView<'_>) -> Result<Found, Miss> {
+        let fits = |id: u32| self.entries[id as usize].bare || values::fits(&self.candidates[id as usize], request);
+        self.search(&Search { request, fits, by_value: true })
+    }
+
+    /// Finds the winner among candidates that fit by host, path and method and that are `accepted`, whatever they ask of
+    /// headers, query parameters and cookies: for a request that is announced and not here yet.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn find_announced(
+        &self,
+        request: &RequestView<'_>,
+        accepted: impl Fn(&Candidate) -> bool,
+    ) -> Result<Found, Miss> {
+        let fits = |id: u32| {
+            let candidate = &self.candidates[id as usize];
+            candidate.method.as_ref().is_none_or(|method| method == request.method) && accepted(candidate)
+        };
+        self.search(&Search { request, fits, by_value: false })
+    }
+
+    fn search<F: Fn(u32) -> bool>(&self, search: &Search<'_, F>) -> Result<Found, Miss> {
+        let request = search.request;
         let mut miss = Miss::NoHost;
-        let mut search = |first: u32| {
+        let mut of_host = |first: u32| {
             miss = Miss::NoPath;
             let levels = first..self.levels[first as usize].levels_end;
-            levels.into_iter().map(|level| self.find_in(level, request)).find(|&id| id != NONE)
+            levels.into_iter().map(|level| self.find_in(level, search)).find(|&id| id != NONE)
         };
         let winner = request
             .host
             .and_then(|host| {
-                let exact = self.host(&self.hosts.exact, host).and_then(&mut search);
-                exact.or_else(|| self.wildcards(host).find_map(&mut search))
+                let exact = self.host(&self.hosts.exact, host).and_then(&mut of_host);
+                exact.or_else(|| self.wildcards(host).find_map(&mut of_host))
             })
-            .or_else(|| self.hosts.any.and_then(search));
+            .or_else(|| self.hosts.any.and_then(of_host));
         winner.map_or(Err(miss), |id| Ok(Found { rule: self.entries[id as usize].rule, candidate: id }))
     }
 
@@ -176,29 +208,30 @@ impl Router {
     }
 
     /// The best candidate of a level, or [`NONE`].
-    fn find_in(&self, id: u32, request: &RequestView<'_>) -> u32 {
+    fn find_in<F: Fn(u32) -> bool>(&self, id: u32, search: &Search<'_, F>) -> u32 {
         let level = &self.levels[id as usize];
+        let request = search.request;
         if level.from < level.exact_end {
             let is_key = |run| level.has(run) && self.text(self.entries[run as usize].path) == request.path;
             let best =
-                self.exact.find(hash_of(id, request.path), is_key).map_or(NONE, |run| self.first(run, NONE, request));
+                self.exact.find(hash_of(id, request.path), is_key).map_or(NONE, |run| self.first(run, NONE, search));
             if best != NONE {
                 return best;
             }
         }
         if level.templates != NONE {
-            let best = self.templates.find(level.templates, request.path, |run, best| self.first(run, best, request));
+            let best = self.templates.find(level.templates, request.path, |run, best| self.first(run, best, search));
             if best != NONE {
                 return best;
             }
         }
-        let best = self.find_regex(id, level, request);
+        let best = self.find_regex(id, level, search);
         if best != NONE {
             return best;
         }
         let mut run = self.longest_prefix(id, level, request.path);
         while run != NONE {
-            let best = self.first(run, NONE, request);
+            let best = self.first(run, NONE, search);
             if best != NONE {
                 return best;
             }
@@ -219,19 +252,20 @@ impl Router {
 
     /// The best candidate by an expression: among those that begin with elements of the path, and those that do not
     /// begin with any.
-    fn find_regex(&self, id: u32, level: &Level, request: &RequestView<'_>) -> u32 {
-        let mut best = self.first_regex(level.regexes, NONE, request);
+    fn find_regex<F: Fn(u32) -> bool>(&self, id: u32, level: &Level, search: &Search<'_, F>) -> u32 {
+        let request = search.request;
+        let mut best = self.first_regex(level.regexes, NONE, search);
         for (hash, end) in prefixes(id, request.path).take(level.regex_depth as usize) {
             let is_key = |run| level.has(run) && self.text(self.entries[run as usize].path) == &request.path[..end];
             if let Some(run) = self.regexes.find(hash, is_key) {
-                best = self.first_regex(run, best, request);
+                best = self.first_regex(run, best, search);
             }
         }
         best
     }
 
     /// The first candidate linked from `run` whose expression and conditions fit and which is better than `best`.
-    fn first_regex(&self, run: u32, best: u32, request: &RequestView<'_>) -> u32 {
+    fn first_regex<F: Fn(u32) -> bool>(&self, run: u32, best: u32, search: &Search<'_, F>) -> u32 {
         // Matches of one rule often share their expression and stand next to each other.
         let mut last: Option<(&str, bool)> = None;
         let mut id = run;
@@ -240,10 +274,10 @@ impl Router {
             if let PathMatch::Regex(regex) = &candidate.path {
                 let matches = match last {
                     Some((pattern, matches)) if pattern == regex.pattern() => matches,
-                    _ => regex.is_match(request.path.as_bytes()),
+                    _ => regex.is_match(search.request.path.as_bytes()),
                 };
                 last = Some((regex.pattern(), matches));
-                if matches && values::fits(candidate, request) {
+                if matches && (search.fits)(id) {
                     return id;
                 }
             }
@@ -253,15 +287,14 @@ impl Router {
     }
 
     /// The first candidate with the path of `run` that fits and is better than `best`; else `best`.
-    fn first(&self, run: u32, best: u32, request: &RequestView<'_>) -> u32 {
-        let fits = |id: u32| self.entries[id as usize].bare || values::fits(&self.candidates[id as usize], request);
+    fn first<F: Fn(u32) -> bool>(&self, run: u32, best: u32, search: &Search<'_, F>) -> u32 {
         let selector = self.entries[run as usize].selector;
-        if selector != NONE {
-            return self.selectors[selector as usize].find(request, best, fits);
+        if selector != NONE && search.by_value {
+            return self.selectors[selector as usize].find(search.request, best, &search.fits);
         }
         let mut id = run;
         while id < best {
-            if fits(id) {
+            if (search.fits)(id) {
                 return id;
             }
             id = self.entries[id as usize].next;
