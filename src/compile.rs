@@ -17,6 +17,7 @@ pub mod endpoints;
 mod filters;
 pub mod inputs;
 mod matches;
+mod output;
 mod policies;
 mod references;
 mod report;
@@ -26,22 +27,9 @@ pub mod status;
 mod unsupported;
 mod upgrades;
 
-use diagnostics::Diagnostic;
 use inputs::Inputs;
-use status::RouteStatus;
 
-use crate::model::snapshot::Snapshot;
-
-/// What a compilation gives.
-#[derive(Clone, Debug)]
-pub struct Output {
-    /// What serves.
-    pub snapshot: Snapshot,
-    /// Everything that is not served as written, or strange: by route in the order of names, then slices and Endpoints.
-    pub diagnostics: Vec<Diagnostic>,
-    /// One entry for every route of the class, in the order of names.
-    pub statuses: Vec<RouteStatus>,
-}
+pub use output::Output;
 
 /// Compiles everything; `version` is only put into the snapshot.
 #[must_use]

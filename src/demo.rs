@@ -5,9 +5,11 @@
 
 mod backend;
 mod chat;
+mod error;
 mod guide;
 
 pub use backend::Backends;
+pub use error::DemoError;
 pub use guide::Guide;
 
 use std::fs;
@@ -32,22 +34,6 @@ const EMBEDDED: &[(&str, &str)] = &[
 
 /// Where the example stands in a checkout.
 const IN_CHECKOUT: &str = "manifests/demo";
-
-/// Why the demo does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum DemoError {
-    /// The copy of the example cannot be written.
-    #[error("cannot write the example to {}", path.display())]
-    Copy {
-        /// The temporary directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The thread of the backends cannot be started.
-    #[error("cannot start the backends")]
-    Backends(#[source] io::Error),
-}
 
 /// The directory that the demo serves from.
 #[derive(Debug)]

@@ -139,7 +139,7 @@ impl Contest {
             by_rank.sort_unstable_by_key(|at| candidate(*at).rank);
             let mut first: FxHashMap<PredicateKey, u32> = FxHashMap::default();
             for at in by_rank {
-                let winner = *first.entry(candidate(at).predicate_key()).or_insert(at);
+                let winner = *first.entry(PredicateKey::of(candidate(at))).or_insert(at);
                 if winner != at {
                     has_lost[at as usize] = true;
                     lost.push((at, winner));

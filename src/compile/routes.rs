@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::Output;
 use super::attach::{Attached, Delegation, Way, attach};
 use super::contest::{Contest, Place};
 use super::diagnostics::Diagnostic;
 use super::filters;
 use super::inputs::Inputs;
 use super::matches::{Predicate, Shared};
+use super::output::Output;
 use super::references::Backends;
 use super::report::{About, FieldPath};
 use super::rules::{OwnRoute, OwnRule};

@@ -15,6 +15,7 @@ use crate::model::backend::Protocol;
 use crate::model::ids::{ListenerId, ObjectName};
 use crate::model::matching::{Miss, RequestView};
 use crate::model::policy::{Algorithm, HashKey};
+use crate::model::snapshot::Snapshot;
 
 mod attachment;
 mod precedence;

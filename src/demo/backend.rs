@@ -18,8 +18,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
-use super::DemoError;
 use super::chat::{self, Rooms};
+use super::error::DemoError;
 use crate::compile::inputs::Inputs;
 use crate::kinds::endpoint::{Address, Endpoint, EndpointPort};
 use crate::source::Update;

@@ -44,18 +44,10 @@ pub struct Cases {
     pub scripts: Vec<Script>,
 }
 
-/// Loads the cases from the folder `TIDEGATE_CASES`, else from the one beside the repository; `None`, said on stdout,
-/// where there is none.
-pub fn load() -> Option<Cases> {
-    let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/cases");
-    let named = std::env::var_os("TIDEGATE_CASES").map(PathBuf::from);
-    let must_exist = named.is_some();
-    let path = named.unwrap_or_else(beside).join("http1.json");
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        assert!(!must_exist, "{} cannot be read", path.display());
-        println!("skipped: {} is not there", path.display());
-        return None;
-    };
+/// Loads the cases of `tests/data/wire-cases`.
+pub fn load() -> Cases {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/wire-cases/http1.json");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let file: Value = serde_json::from_str(&text).expect("the cases are JSON");
     assert_eq!(file["format"], 1);
     assert_eq!(file["host"], "a.test");
@@ -77,7 +69,7 @@ pub fn load() -> Option<Cases> {
             accept: case["accept"].as_array().expect("alternatives").clone(),
         });
     }
-    Some(Cases { cases, scripts })
+    Cases { cases, scripts }
 }
 
 fn string(value: &Value) -> String {

@@ -3,7 +3,8 @@
 use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
 
-use super::{Candidate, Hostname, PathMatch, ValueMatch, ValueTest};
+use super::candidate::{Candidate, Hostname, PathMatch, ValueMatch, ValueTest};
+use super::template::Template;
 
 /// Compares two candidates by precedence: the lesser wins a request that both fit.
 ///
@@ -104,7 +105,7 @@ fn by_path(a: &PathMatch, b: &PathMatch) -> Ordering {
         (PathMatch::Prefix(a), PathMatch::Prefix(b)) => b.len().cmp(&a.len()).then_with(|| a.cmp(b)),
         // Different templates and expressions can fit one request: nothing but specificity may order them.
         (PathMatch::Template(a), PathMatch::Template(b)) => {
-            let key = |t: &super::Template| (Reverse(t.literals()), t.has_rest(), Reverse(t.variables()));
+            let key = |t: &Template| (Reverse(t.literals()), t.has_rest(), Reverse(t.variables()));
             key(a).cmp(&key(b))
         }
         (PathMatch::Regex(a), PathMatch::Regex(b)) => b.pattern().len().cmp(&a.pattern().len()),
@@ -140,7 +141,9 @@ enum Source {
 }
 
 impl PredicateKey {
-    pub(super) fn of(candidate: &Candidate) -> Self {
+    /// What a candidate asks of a request, in a normal form: equal for duplicates.
+    #[must_use]
+    pub fn of(candidate: &Candidate) -> Self {
         let sourced = |source, matches: &[ValueMatch]| {
             matches.iter().map(|m| (source, Arc::clone(&m.name), m.test.clone())).collect::<Vec<_>>()
         };
@@ -168,7 +171,7 @@ impl PredicateKey {
 mod tests {
     use super::*;
     use crate::model::ids::RuleId;
-    use crate::model::matching::{CompiledRegex, Template};
+    use crate::model::matching::CompiledRegex;
 
     fn value(name: &str, test: ValueTest) -> ValueMatch {
         ValueMatch { name: name.into(), test }
@@ -206,7 +209,7 @@ mod tests {
             rank: 9,
             ..candidate()
         };
-        assert_eq!(a.predicate_key(), b.predicate_key());
+        assert_eq!(PredicateKey::of(&a), PredicateKey::of(&b));
     }
 
     #[test]
@@ -232,7 +235,7 @@ mod tests {
             Candidate { cookies: vec![value("a", ValueTest::Present)], ..candidate() },
             Candidate { query_params: vec![value("a", ValueTest::Present)], ..candidate() },
         ];
-        let keys: std::collections::BTreeSet<_> = all.iter().map(Candidate::predicate_key).collect();
+        let keys: std::collections::BTreeSet<_> = all.iter().map(PredicateKey::of).collect();
         assert_eq!(keys.len(), all.len());
     }
 }

@@ -1,6 +1,7 @@
 //! The router: tables over candidates, and the search in them.
 
 mod selector;
+mod span;
 mod table;
 mod templates;
 
@@ -9,13 +10,13 @@ use std::fmt;
 use rustc_hash::FxHashMap;
 
 use self::selector::Selector;
-use self::table::{Table, count, hash_of, prefixes};
+use self::span::Span;
+use self::table::{NONE, Table, count, hash_of, prefixes};
 use self::templates::{Draft, TemplateTrees, TemplateTreesBuilder};
-use super::{Candidate, Found, Hostname, Miss, PathMatch, RequestView, arrange, in_order, precedence, values};
+use super::candidate::{Candidate, Found, Hostname, Miss, PathMatch, RequestView};
+use super::precedence::{arrange, in_order, precedence};
+use super::values;
 use crate::model::ids::RuleId;
-
-/// No candidate, node or run; worse than all.
-const NONE: u32 = u32::MAX;
 
 /// A compiled index over the candidates of one listener.
 ///
@@ -40,26 +41,6 @@ pub struct Router {
     /// The first expression by the elements that it begins with.
     regexes: Table,
     selectors: Box<[Selector]>,
-}
-
-/// A piece of a text that holds many.
-#[derive(Clone, Copy, Default)]
-struct Span {
-    from: u32,
-    len: u32,
-}
-
-impl Span {
-    /// Writes a piece at the end of the text.
-    fn push(text: &mut String, piece: &str) -> Self {
-        let span = Self { from: count(text.len()), len: count(piece.len()) };
-        text.push_str(piece);
-        span
-    }
-
-    fn of(self, text: &str) -> &str {
-        &text[self.from as usize..][..self.len as usize]
-    }
 }
 
 /// The part of a candidate that the search reads: half a cache line instead of three and what they point to.

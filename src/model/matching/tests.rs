@@ -1,6 +1,7 @@
 use http::{HeaderMap, Method};
 
 use super::*;
+use crate::model::ids::RuleId;
 
 /// A router of one candidate for each text, ranked in that order: `[host] [METHOD] path`, where a host may begin with
 /// `*.`, and a path is a prefix, or `=` exact, `~` an expression, or a template when it has braces.

@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 
-use super::{Candidate, RequestView, ValueMatch, ValueTest};
+use super::candidate::{Candidate, RequestView, ValueMatch, ValueTest};
 use crate::model::request_values::{self, FormDecoded};
 
 /// How often a request has a name, with the value when that is once.

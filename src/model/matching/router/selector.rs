@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHasher};
 
-use super::table::count;
-use super::{NONE, values};
-use crate::model::matching::{Candidate, RequestView, ValueMatch, ValueTest};
+use super::table::{NONE, count};
+use crate::model::matching::candidate::{Candidate, RequestView, ValueMatch, ValueTest};
+use crate::model::matching::values;
 
 /// From this many candidates of one path on, a selector pays.
 pub(super) const WORTH: usize = 16;

@@ -4,7 +4,8 @@ use std::hash::Hasher;
 
 use rustc_hash::FxHasher;
 
-use super::NONE;
+/// No candidate, node or run; worse than all.
+pub(super) const NONE: u32 = u32::MAX;
 
 /// A slot of [`Table`]: half of the hash, so that keys are seldom compared in vain, and what stands under the key.
 #[derive(Clone, Copy)]

@@ -5,8 +5,8 @@
 
 use rustc_hash::FxHashMap;
 
-use super::table::{Table, count, hash_of};
-use super::{NONE, Span};
+use super::span::Span;
+use super::table::{NONE, Table, count, hash_of};
 use crate::model::matching::template::{Element, Template, split};
 
 /// In place of a child: there are several, which the table distinguishes.

@@ -1,0 +1,16 @@
+//! What a compilation gives.
+
+use super::diagnostics::Diagnostic;
+use super::status::RouteStatus;
+use crate::model::snapshot::Snapshot;
+
+/// What a compilation gives.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// What serves.
+    pub snapshot: Snapshot,
+    /// Everything that is not served as written, or strange: by route in the order of names, then slices and Endpoints.
+    pub diagnostics: Vec<Diagnostic>,
+    /// One entry for every route of the class, in the order of names.
+    pub statuses: Vec<RouteStatus>,
+}
