@@ -2,6 +2,8 @@
 //!
 //! Pure functions over bytes. What a message with two readings would be is refused, never repaired.
 
+use std::ops::Range;
+
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, CONTENT_LENGTH, HeaderName, HeaderValue, TRAILER};
 use http::{HeaderMap, StatusCode};
@@ -35,7 +37,7 @@ pub enum ResponseFraming {
 }
 
 /// A parsed head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParsedHead {
     /// An interim response; its fields were checked and dropped.
     Interim(StatusCode),
@@ -52,6 +54,8 @@ pub enum ParsedHead {
         framing: ResponseFraming,
         /// The endpoint lets the connection be used again.
         keep_alive: bool,
+        /// The endpoint's reason phrase, only for a status that has no registered one.
+        reason: Option<Bytes>,
     },
 }
 
@@ -85,7 +89,8 @@ pub fn head_length(buf: &[u8], limit: usize) -> Result<Option<usize>, &'static s
 /// # Errors
 /// The rule that the head breaks.
 pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> Result<ParsedHead, &'static str> {
-    let (status, http11, mut at) = parse_status_line(head)?;
+    let (status, http11, reason) = parse_status_line(head)?;
+    let mut at = reason.end + 2;
     if status == StatusCode::SWITCHING_PROTOCOLS && !expected.websocket {
         return Err("101 without an upgrade");
     }
@@ -129,12 +134,12 @@ pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> 
         }
     };
     let keep_alive = framing != ResponseFraming::Close && !fields.close && (http11 || fields.keep_alive);
-    Ok(ParsedHead::Final { status, framing, keep_alive })
+    let reason = status.canonical_reason().is_none().then(|| head.slice(reason));
+    Ok(ParsedHead::Final { status, framing, keep_alive, reason })
 }
 
-/// `HTTP/1.x SP 3DIGIT [SP reason] CRLF`: status, version is 1.1, start of the next line. The reason is checked and
-/// dropped.
-fn parse_status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), &'static str> {
+/// `HTTP/1.x SP 3DIGIT [SP reason] CRLF`: status, version is 1.1, place of the reason, which ends with the line.
+fn parse_status_line(head: &[u8]) -> Result<(StatusCode, bool, Range<usize>), &'static str> {
     const BROKEN: &str = "status line is malformed";
     let end = memchr::memchr(b'\n', head).ok_or(BROKEN)?;
     let line = &head[..end.saturating_sub(1)];
@@ -153,7 +158,8 @@ fn parse_status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), &'static 
         return Err(BROKEN);
     }
     let status = StatusCode::from_bytes(digits).map_err(|_| BROKEN)?;
-    Ok((status, http11, end + 1))
+    let line_end = line.len();
+    Ok((status, http11, (line_end - reason.len() + usize::from(!reason.is_empty()))..line_end))
 }
 
 /// What becomes of a field, by its name.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Version};
 use tokio::time::Instant;
 
@@ -53,6 +54,8 @@ pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) fields: HeaderMap,
     pub(super) content: Content,
+    /// An endpoint's reason phrase, only for a status that has no registered one.
+    pub(super) reason: Option<Bytes>,
 }
 
 /// A WebSocket handshake on its way to an endpoint.

@@ -12,6 +12,7 @@ use std::task::Poll;
 
 use http::{Request, Response, Version};
 use hyper::body::{Body as _, Incoming};
+use hyper::ext::ReasonPhrase;
 use tokio::time::Instant;
 
 use super::account::Account;
@@ -47,12 +48,17 @@ pub fn forward(
             Err(early) => exchange.answer(early),
         };
         let stages = exchange.leave(&mut reply);
-        let Reply { status, fields, content } = reply;
+        let Reply { status, fields, content, reason } = reply;
         let Exchange { account, decision, .. } = exchange;
         account.worker.put_fields(decision.fields);
         let mut response = Response::new(ForwardBody::new(content, account).through(stages));
         *response.status_mut() = status;
         *response.headers_mut() = fields;
+        if status.canonical_reason().is_none() {
+            // hyper would write `<none>`.
+            let reason = reason.and_then(|reason| ReasonPhrase::try_from(reason).ok());
+            response.extensions_mut().insert(reason.unwrap_or(ReasonPhrase::from_static(b"")));
+        }
         response
     }
 }
@@ -229,7 +235,7 @@ impl Exchange {
             }
             Early::Filtered(_) | Early::Failed(_) => own_answer::parts(answer, form, reason_header),
         };
-        Reply { status: parts.status, fields: parts.fields, content: Content::full(parts.content) }
+        Reply { status: parts.status, fields: parts.fields, content: Content::full(parts.content), reason: None }
     }
 }
 

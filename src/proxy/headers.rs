@@ -107,8 +107,8 @@ pub fn client_address(downstream: &Downstream, trusted: &[IpNet], headers: &Head
         return client;
     }
     for value in headers.get_all(&X_FORWARDED_FOR).iter().rev() {
-        for part in value.as_bytes().rsplit(|&b| b == b',') {
-            let Some(address) = std::str::from_utf8(part.trim_ascii()).ok().and_then(parse_address) else {
+        for part in elements(value).rev() {
+            let Some(address) = std::str::from_utf8(part).ok().and_then(parse_address) else {
                 return client;
             };
             client = address;
@@ -118,6 +118,11 @@ pub fn client_address(downstream: &Downstream, trusted: &[IpNet], headers: &Head
         }
     }
     client
+}
+
+/// The elements of a list, empty ones left out (RFC 9110 §5.6.1.2).
+fn elements(value: &HeaderValue) -> impl DoubleEndedIterator<Item = &[u8]> {
+    value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
 /// An address as forwarders write it: bare, or with a port.
@@ -327,12 +332,9 @@ fn write_trusted_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, proto: b
 
 /// The addresses that a trusted peer sent, each followed by a comma.
 fn write_chain(out: &mut Vec<u8>, headers: &HeaderMap) {
-    for value in headers.get_all(&X_FORWARDED_FOR) {
-        let value = value.as_bytes().trim_ascii();
-        if !value.is_empty() {
-            out.extend_from_slice(value);
-            out.extend_from_slice(b", ");
-        }
+    for element in headers.get_all(&X_FORWARDED_FOR).iter().flat_map(elements) {
+        out.extend_from_slice(element);
+        out.extend_from_slice(b", ");
     }
 }
 

@@ -120,7 +120,7 @@ impl Exchange {
         handshake.slot.put(Box::new(move |upgraded| Box::pin(socket.run(endpoint, glued, upgraded))));
         fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        Ok(Reply { status: StatusCode::SWITCHING_PROTOCOLS, fields, content: Content::Empty })
+        Ok(Reply { status: StatusCode::SWITCHING_PROTOCOLS, fields, content: Content::Empty, reason: None })
     }
 }
 

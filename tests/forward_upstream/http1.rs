@@ -43,6 +43,25 @@ fn a_request_goes_through_in_canonical_form_and_connections_are_reused() {
 }
 
 #[test]
+fn a_status_without_a_registered_reason_keeps_the_endpoints() {
+    run(async || {
+        let cases: [(&'static [u8], &str); 5] = [
+            (b"HTTP/1.1 599 Network Timeout\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 599 Network Timeout"),
+            (b"HTTP/1.1 299 \xc3\xa9\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 299 \u{e9}"),
+            (b"HTTP/1.1 599\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 599 "),
+            (b"HTTP/1.0 499 Gone\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 499 Gone"),
+            (b"HTTP/1.1 404 Nothing Here\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 404 Not Found"),
+        ];
+        for (response, expected) in cases {
+            let backend = Endpoints::answering(response).await;
+            let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+            let answer = gateway.ask(GET).await;
+            assert_eq!(answer.head.split("\r\n").next(), Some(expected));
+        }
+    });
+}
+
+#[test]
 fn own_answers_have_status_and_reason() {
     run(async || {
         let backend = Endpoints::answering(OK).await;

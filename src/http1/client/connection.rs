@@ -38,12 +38,14 @@ pub struct ResponseLimits {
 }
 
 /// A response head whose fields stand in the header map that was handed in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseHead {
     /// The final status: 101 for an accepted handshake, else 200 to 599.
     pub status: StatusCode,
     /// How long the body is, when that is known.
     pub length: Option<u64>,
+    /// The reason phrase, only for a status that has no registered one.
+    pub reason: Option<Bytes>,
 }
 
 /// One connection to an endpoint, with at most one exchange on it.
@@ -228,10 +230,10 @@ impl Connection {
                     }
                     ParsedHead::Switching { websocket: true } => {
                         let status = StatusCode::SWITCHING_PROTOCOLS;
-                        return Poll::Ready(Ok(ResponseHead { status, length: None }));
+                        return Poll::Ready(Ok(ResponseHead { status, length: None, reason: None }));
                     }
                     ParsedHead::Switching { websocket: false } => return Poll::Ready(Err(ClientError::Handshake)),
-                    ParsedHead::Final { status, framing, keep_alive } => {
+                    ParsedHead::Final { status, framing, keep_alive, reason } => {
                         self.keep_alive = keep_alive;
                         self.decoder = BodyDecoder::new(framing, &limits.chunks);
                         self.settle()?;
@@ -240,7 +242,7 @@ impl Connection {
                             ResponseFraming::Length(length) => Some(length),
                             ResponseFraming::Chunked | ResponseFraming::Close => None,
                         };
-                        return Poll::Ready(Ok(ResponseHead { status, length }));
+                        return Poll::Ready(Ok(ResponseHead { status, length, reason }));
                     }
                 }
             }

@@ -218,7 +218,7 @@ impl Exchange {
                 fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
         }
-        Reply { status: head.status, fields, content }
+        Reply { status: head.status, fields, content, reason: head.reason }
     }
 }
 

@@ -132,7 +132,7 @@ impl Exchange {
             let body = Http2Body { body, progress, trailers, deadlines, activity: None, timer: None };
             Content::Http2(Box::new(body))
         };
-        Reply { status: parts.status, fields, content }
+        Reply { status: parts.status, fields, content, reason: None }
     }
 }
 

@@ -48,6 +48,17 @@ fn encode(method: &Method, headers: &HeaderMap, trusted: bool, framing: RequestF
 }
 
 #[test]
+fn empty_elements_of_the_chain_are_left_out() {
+    let headers =
+        fields(&[("x-forwarded-for", "10.0.0.1,, 10.0.0.2 ,"), ("x-forwarded-for", " , "), ("x-forwarded-for", "x")]);
+    let head = encode(&Method::GET, &headers, true, RequestFraming::Empty);
+    assert!(head.contains("\r\nx-forwarded-for: 10.0.0.1, 10.0.0.2, x, 192.0.2.7\r\n"), "{head}");
+    let mut over_http2 = headers.clone();
+    edit_for_http2(&mut over_http2, None, &downstream(true), &ID);
+    assert_eq!(over_http2["x-forwarded-for"], "10.0.0.1, 10.0.0.2, x, 192.0.2.7");
+}
+
+#[test]
 fn the_canonical_head() {
     let headers = fields(&[
         ("Host", "ignored"),
@@ -194,13 +205,17 @@ fn the_second_own_mark_is_a_loop() {
 fn the_client_is_the_right_most_stranger() {
     let trusted = ["192.0.2.0/24".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
     type Lines = &'static [(&'static str, &'static str)];
-    let table: [(bool, Lines, &str); 7] = [
+    let table: [(bool, Lines, &str); 11] = [
         (false, &[("x-forwarded-for", "1.1.1.1")], "192.0.2.7"),
         (true, &[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 10.1.1.1")], "2.2.2.2"),
         (true, &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "10.1.1.1")], "1.1.1.1"),
         (true, &[("x-forwarded-for", "10.2.2.2, 10.1.1.1")], "10.2.2.2"),
         (true, &[("x-forwarded-for", "2.2.2.2, junk, 10.1.1.1")], "10.1.1.1"),
         (true, &[("x-forwarded-for", "[2001:db8::1]:99")], "2001:db8::1"),
+        (true, &[("x-forwarded-for", "1.1.1.1,")], "1.1.1.1"),
+        (true, &[("x-forwarded-for", "1.1.1.1, , 10.1.1.1 ,,")], "1.1.1.1"),
+        (true, &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", ""), ("x-forwarded-for", " , ")], "1.1.1.1"),
+        (true, &[("x-forwarded-for", ",")], "192.0.2.7"),
         (true, &[], "192.0.2.7"),
     ];
     for (is_trusted, lines, expected) in table {
