@@ -24,7 +24,7 @@
 //! * [`compile`]: the one pure function from the first to the second. [`source`]: fills its inputs.
 //! * [`balance`]: chooses endpoints. [`filter`]: the layers around a request. [`live`]: publishes snapshot and balancers
 //!   as one.
-//! * [`http1`]: our own wire code. [`proxy`]: the data plane. [`connections`]: the registry of live sockets.
+//! * [`stream`]: a connection's bytes. [`http1`]: our own wire code. [`proxy`]: the data plane. [`connections`]: the registry of live sockets.
 //! * [`telemetry`], [`admin`], [`readiness`], [`drain`], [`reason`], [`settings`]: what operators see and set.
 //! * [`fields`], [`text`]: header names with a meaning, and texts that several layers read.
 //! * [`app`]: the only wiring place. [`cli`], [`check`], [`demo`]: the commands.
@@ -52,5 +52,6 @@ pub mod readiness;
 pub mod reason;
 pub mod settings;
 pub mod source;
+pub mod stream;
 pub mod telemetry;
 pub mod text;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::stream::Stream;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -24,15 +25,15 @@ pub async fn connect_to(
     addr: SocketAddr,
     timeout: Duration,
     deadline: Option<Instant>,
-) -> Result<TcpStream, ConnectError> {
+) -> Result<Stream, ConnectError> {
     let own = (!timeout.is_zero()).then(|| Instant::now() + timeout);
     let connecting = TcpStream::connect(addr);
     let result = match own.into_iter().chain(deadline).min() {
         Some(until) => tokio::time::timeout_at(until, connecting).await.map_err(|_| ConnectError::TimedOut)?,
         None => connecting.await,
     };
-    let stream = result.map_err(ConnectError::Failed)?;
+    let stream = Stream::from(result.map_err(ConnectError::Failed)?);
     // Requests and body chunks go out as they come; waiting for more would only add latency.
-    stream.set_nodelay(true).map_err(ConnectError::Failed)?;
+    stream.set_nodelay().map_err(ConnectError::Failed)?;
     Ok(stream)
 }

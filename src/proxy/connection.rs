@@ -23,7 +23,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use self::answer::{Room, answer_http1};
@@ -36,6 +35,7 @@ use crate::drain::Phase;
 use crate::model::ids::ListenerId;
 use crate::reason::Reason;
 use crate::settings::{Deadlines, Forwarding, Limits, Listener};
+use crate::stream::Stream;
 use crate::telemetry::metrics::{Side, Where, WorkerMetrics};
 
 /// How long a connection may stay idle once listeners close: clients that send without pause get their answer, with
@@ -250,10 +250,10 @@ enum End {
 }
 
 /// Serves one client connection until it ends. Dropping the future closes it and cancels what runs on it.
-pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: TcpStream, peer: SocketAddr) {
+pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream, peer: SocketAddr) {
     // A connection that is gone already has no local address; the first read will say so.
     let local = stream.local_addr().map_or(peer, canonical);
-    let _ = stream.set_nodelay(true);
+    let _ = stream.set_nodelay();
     let peer = canonical(peer);
     let listener = context.listener.index();
     context.metrics.connection_accepted(listener);
@@ -557,7 +557,7 @@ impl<H: Handler> Driver<H> {
                     && let Some(stream) = guard.take_stream()
                 {
                     // Unsent bytes would stay in the kernel for a reader that does not read.
-                    let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                    stream.reset_on_drop();
                 }
                 return None;
             }
@@ -622,7 +622,7 @@ impl<H: Handler> Driver<H> {
     }
 
     /// Takes the socket out of the guard, which hyper no longer uses.
-    fn take_stream(&self) -> Option<TcpStream> {
+    fn take_stream(&self) -> Option<Stream> {
         self.guard.borrow_mut().take_stream()
     }
 }

@@ -16,11 +16,11 @@ use http::{Request, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::model::ids::ListenerId;
 use crate::reason::Reason;
+use crate::stream::Stream;
 use crate::telemetry::access_log::RequestLine;
 
 /// What all requests of one client connection have in common.
@@ -53,7 +53,7 @@ pub struct Host {
 /// A client's connection that has left HTTP.
 pub struct Upgraded {
     /// The client's socket, behind the `101`.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What the client sent behind its handshake.
     pub held: Bytes,
     /// Resolves when the process stops, with the time since when it does.

@@ -21,7 +21,6 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 pub use rate::RateClock;
@@ -36,6 +35,7 @@ use crate::http1::guard::{Framing, HeadLimits, RequestFacts, RequestScanner, Sca
 use crate::model::path::Slashes;
 use crate::reason::Reason;
 use crate::settings::{Forwarding, Limits};
+use crate::stream::Stream;
 
 /// Bytes of a buffer at first, and of those that a thread keeps for its connections.
 const BUFFER: usize = 16 << 10;
@@ -143,7 +143,7 @@ enum State {
 #[derive(Debug)]
 pub struct Guard {
     /// Gone only once the connection task has taken it back from hyper.
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     settings: Rc<GuardSettings>,
     state: State,
     /// All initialised; empty while nothing is buffered.
@@ -182,7 +182,7 @@ pub struct Guard {
 impl Guard {
     /// A guard around a fresh connection.
     #[must_use]
-    pub fn new(stream: TcpStream, settings: Rc<GuardSettings>, exchanges: Rc<Cell<u32>>) -> Self {
+    pub fn new(stream: Stream, settings: Rc<GuardSettings>, exchanges: Rc<Cell<u32>>) -> Self {
         Self {
             stream: Some(stream),
             settings,
@@ -211,7 +211,7 @@ impl Guard {
     }
 
     /// Takes the socket back, once hyper is gone; reads and writes fail from then on.
-    pub fn take_stream(&mut self) -> Option<TcpStream> {
+    pub fn take_stream(&mut self) -> Option<Stream> {
         self.stream.take()
     }
 
@@ -301,7 +301,7 @@ impl Guard {
 
     /// Ends the guard behind an accepted `101`: the socket, and the bytes that came behind the handshake (UP4). `None` when
     /// the socket was taken before, or no handshake is under way.
-    pub fn take_tunnel(&mut self) -> Option<(TcpStream, Bytes)> {
+    pub fn take_tunnel(&mut self) -> Option<(Stream, Bytes)> {
         if !self.is_holding() {
             return None;
         }

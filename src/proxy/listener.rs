@@ -177,7 +177,7 @@ async fn closing(drain: &mut Drain) {
 fn spawn<H: Handler>(context: &Rc<ConnectionContext<H>>, stream: TcpStream, peer: SocketAddr, drain: &Drain) {
     let (context, drain) = (Rc::clone(context), drain.clone());
     tokio::task::spawn_local(async move {
-        serve(context, stream, peer).await;
+        serve(context, stream.into(), peer).await;
         // Held until here: the process waits for its connections.
         drop(drain);
     });

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::body::Content;
@@ -29,6 +28,7 @@ use crate::http1::client::Upload;
 use crate::http1::websocket;
 use crate::model::policy::Upgrades;
 use crate::reason::Reason;
+use crate::stream::Stream;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::{Side, SocketEnd};
 
@@ -126,7 +126,7 @@ impl Exchange {
 
 impl Socket {
     /// Passes bytes both ways until the end.
-    async fn run(mut self, endpoint: TcpStream, glued: Bytes, upgraded: Upgraded) {
+    async fn run(mut self, endpoint: Stream, glued: Bytes, upgraded: Upgraded) {
         let Upgraded { stream, held, closing } = upgraded;
         let Upgrades { idle_timeout, max_lifetime, drain_window, close_code, .. } = self.upgrades;
         let mask = self.worker.rng().borrow_mut().u32(..).to_ne_bytes();

@@ -13,13 +13,13 @@ use std::task::Context;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::connect::{ConnectError, connect_to};
 use super::upstream_http2::{self, Http2Slot, Sender};
 use crate::balance::EndpointState;
 use crate::http1::client::Connection;
+use crate::stream::Stream;
 use crate::telemetry::metrics::{ConnectResult, WorkerMetrics};
 
 /// Bounds of the pools.
@@ -51,14 +51,14 @@ impl Drop for Open {
 impl Pooled {
     /// Takes over a connected socket.
     #[must_use]
-    pub fn new(stream: TcpStream, metrics: Arc<WorkerMetrics>) -> Self {
+    pub fn new(stream: Stream, metrics: Arc<WorkerMetrics>) -> Self {
         metrics.upstream_connections_open.inc();
         Self { connection: Connection::new(stream), open: Open(metrics) }
     }
 
     /// Ends HTTP on the connection behind a `101`: the socket, the bytes behind the head, and what counts it as open.
     #[must_use]
-    pub fn into_tunnel(self) -> (TcpStream, bytes::Bytes, Open) {
+    pub fn into_tunnel(self) -> (Stream, bytes::Bytes, Open) {
         let (stream, glued) = self.connection.into_tunnel();
         (stream, glued, self.open)
     }
@@ -176,7 +176,7 @@ impl Pools {
         endpoint: &Arc<EndpointState>,
         timeout: Duration,
         deadline: Option<Instant>,
-    ) -> Result<TcpStream, ConnectError> {
+    ) -> Result<Stream, ConnectError> {
         let preferred = endpoint.key.addr;
         let Some(fallback) = endpoint.fallback() else {
             return self.connect_one(preferred, timeout, deadline).await;
@@ -236,7 +236,7 @@ impl Pools {
         addr: SocketAddr,
         timeout: Duration,
         deadline: Option<Instant>,
-    ) -> Result<TcpStream, ConnectError> {
+    ) -> Result<Stream, ConnectError> {
         let result = connect_to(addr, timeout, deadline).await;
         self.metrics.upstream_connect(match &result {
             Ok(_) => ConnectResult::Ok,

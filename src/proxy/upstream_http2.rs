@@ -12,13 +12,13 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::client_body::ClientBody;
 use super::connect::ConnectError;
 use super::headers;
+use crate::stream::Stream;
 
 /// Sends requests on a shared connection.
 pub type Sender = SendRequest<RequestBody>;
@@ -112,7 +112,7 @@ impl Http2Slot {
 ///
 /// # Errors
 /// When the preface cannot be written, or not in time.
-pub async fn handshake(stream: TcpStream, timeout: Duration) -> Result<Sender, ConnectError> {
+pub async fn handshake(stream: Stream, timeout: Duration) -> Result<Sender, ConnectError> {
     let mut builder = Builder::new(LocalExecutor);
     builder
         .initial_stream_window_size(STREAM_WINDOW)
@@ -137,7 +137,7 @@ pub async fn handshake(stream: TcpStream, timeout: Duration) -> Result<Sender, C
 
 /// A socket as hyper's io. Reads go through a buffer, since filling hyper's own needs `unsafe`.
 struct Io {
-    stream: TcpStream,
+    stream: Stream,
     buffer: Box<[u8]>,
 }
 

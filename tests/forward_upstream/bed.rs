@@ -153,7 +153,7 @@ impl Gateway {
             // Keeps what is published alive.
             let _publisher = publisher;
             while let Ok((stream, peer)) = socket.accept().await {
-                tokio::task::spawn_local(serve(Rc::clone(&context), stream, peer));
+                tokio::task::spawn_local(serve(Rc::clone(&context), stream.into(), peer));
             }
         });
         Self { worker, addr, metrics }

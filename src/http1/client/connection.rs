@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::buffers::Buffers;
@@ -18,6 +17,7 @@ use super::timer::poll_timer;
 use super::upload::Upload;
 use crate::http1::framing::ChunkLimits;
 use crate::http1::response::{self, BodyDecoder, Decoded, Expected, ParsedHead, ResponseFraming};
+use crate::stream::{Liveness, Stream};
 
 /// Spare room asked for before a read that waits for a response head.
 const HEAD_READ: usize = 8 << 10;
@@ -51,7 +51,7 @@ pub struct ResponseHead {
 /// One connection to an endpoint, with at most one exchange on it.
 #[derive(Debug)]
 pub struct Connection {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     /// Bytes read and not yet consumed; without allocation while idle.
     buf: BytesMut,
     decoder: BodyDecoder,
@@ -77,7 +77,7 @@ pub struct Connection {
 impl Connection {
     /// Takes over a connected socket.
     #[must_use]
-    pub fn new(stream: TcpStream) -> Box<Self> {
+    pub fn new(stream: Stream) -> Box<Self> {
         Box::new(Self {
             stream,
             buf: BytesMut::new(),
@@ -98,7 +98,7 @@ impl Connection {
 
     /// Ends HTTP on the connection behind a `101`: the socket, and the bytes that came behind the head.
     #[must_use]
-    pub fn into_tunnel(self) -> (TcpStream, Bytes) {
+    pub fn into_tunnel(self) -> (Stream, Bytes) {
         (self.stream, self.buf.freeze())
     }
 
@@ -170,22 +170,12 @@ impl Connection {
         self.keep_alive && self.decoder.is_finished() && self.buf.is_empty()
     }
 
-    /// Whether an idle connection can carry another request: nothing to read and not closed.
-    ///
-    /// Free of system calls unless the reactor saw an event. A close that it has not seen yet slips through; the retry of
-    /// stale connections is for that.
+    /// Whether an idle connection can carry another request: nothing to read and not closed, as far as
+    /// [`Stream::poll_liveness`] can tell.
     pub fn poll_alive(&mut self, cx: &mut Context<'_>) -> bool {
-        match self.stream.poll_read_ready(cx) {
-            Poll::Pending => {
-                self.watched = true;
-                true
-            }
-            Poll::Ready(Err(_)) => false,
-            Poll::Ready(Ok(())) => {
-                let mut byte = [0; 1];
-                matches!(self.stream.try_read(&mut byte), Err(err) if err.kind() == io::ErrorKind::WouldBlock)
-            }
-        }
+        let liveness = self.stream.poll_liveness(cx);
+        self.watched |= liveness == Liveness::Watched;
+        liveness != Liveness::Unusable
     }
 
     /// Sends the request and waits for the final response head, at the same time.

@@ -47,7 +47,11 @@ impl Bed {
     async fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (stream, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        Self { connection: Connection::new(stream.unwrap()), backend: accepted.unwrap().0, buffers: Buffers::default() }
+        Self {
+            connection: Connection::new(stream.unwrap().into()),
+            backend: accepted.unwrap().0,
+            buffers: Buffers::default(),
+        }
     }
 
     fn begin<B>(&mut self, head: &[u8], framing: RequestFraming, body: Option<B>, wait: bool) -> Upload<B>
@@ -180,7 +184,7 @@ async fn surplus_bytes_destroy_the_connection() {
     let mut bed = Bed::new().await;
     assert!(bed.get(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false).await.unwrap().2);
     bed.backend.write_all(b"x").await.unwrap();
-    bed.connection.stream.readable().await.unwrap();
+    bed.connection.stream.socket().readable().await.unwrap();
     assert!(!poll_fn(|cx| Poll::Ready(bed.connection.poll_alive(cx))).await);
 }
 
@@ -189,7 +193,7 @@ async fn a_closed_idle_connection_is_not_alive() {
     let mut bed = Bed::new().await;
     assert!(bed.get(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false).await.unwrap().2);
     bed.backend.shutdown().await.unwrap();
-    bed.connection.stream.readable().await.unwrap();
+    bed.connection.stream.socket().readable().await.unwrap();
     assert!(!poll_fn(|cx| Poll::Ready(bed.connection.poll_alive(cx))).await);
 }
 
@@ -276,7 +280,7 @@ async fn a_body_that_is_there_goes_out_with_the_head() {
 /// A connection that takes nothing: the first write on it fails.
 async fn broken() -> Bed {
     let bed = Bed::new().await;
-    socket2::SockRef::from(&bed.connection.stream).shutdown(std::net::Shutdown::Write).unwrap();
+    socket2::SockRef::from(bed.connection.stream.socket()).shutdown(std::net::Shutdown::Write).unwrap();
     socket2::SockRef::from(&bed.backend).shutdown(std::net::Shutdown::Write).unwrap();
     bed
 }

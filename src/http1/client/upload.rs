@@ -8,11 +8,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::Body;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use super::buffers::Buffers;
 use super::error::ClientError;
 use crate::http1::framing::write_chunk_size;
+use crate::stream::Stream;
 
 /// Body frames up to this size are copied behind the bytes already waiting, so that one send takes them all.
 const COALESCE: usize = 8 << 10;
@@ -178,7 +178,7 @@ where
     /// Sends as much as the client and the endpoint allow. `Ready` when nothing is left to do, failed writes included.
     pub(super) fn poll(
         &mut self,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
         buffers: &Buffers,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), ClientError>> {

@@ -9,7 +9,7 @@ use http::header::{CONNECTION, HeaderValue};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
 use super::answer::BodyError;
@@ -161,7 +161,7 @@ impl Bed {
         ));
         tokio::task::spawn_local(async move {
             while let Ok((stream, peer)) = socket.accept().await {
-                tokio::task::spawn_local(serve(Rc::clone(&context), stream, peer));
+                tokio::task::spawn_local(serve(Rc::clone(&context), stream.into(), peer));
             }
         });
         Self { script, metrics, drain, address }

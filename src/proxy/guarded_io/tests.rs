@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
@@ -17,7 +17,7 @@ async fn pair(hold_upgrades: bool) -> (TcpStream, Guard) {
     let (stream, _) = listener.accept().await.expect("a connection");
     let mut settings = GuardSettings::new(&Limits::default(), &Forwarding::default());
     settings.hold_upgrades = hold_upgrades;
-    (client, Guard::new(stream, Rc::new(settings), Rc::default()))
+    (client, Guard::new(stream.into(), Rc::new(settings), Rc::default()))
 }
 
 /// What one read of hyper gets; `None` while there is nothing.

@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 use super::*;
@@ -54,7 +54,14 @@ impl Bed {
             let (client, endpoint) = (inner_client, inner_endpoint);
             let (up, down) = (Bytes::from_static(from_client), Bytes::from_static(from_endpoint));
             let meter = Meter { entry: registration.entry(), metrics: &metrics };
-            run(Ends { client, endpoint, from_client: up, from_endpoint: down }, meter, limits, &buffer, drained).await
+            run(
+                Ends { client: client.into(), endpoint: endpoint.into(), from_client: up, from_endpoint: down },
+                meter,
+                limits,
+                &buffer,
+                drained,
+            )
+            .await
         });
         Self { client, endpoint, connections, drain: Some(drain), end }
     }

@@ -1,0 +1,185 @@
+//! The byte stream of a client's or an endpoint's connection: a TCP socket today, TLS over one soon.
+//!
+//! Whoever reads, writes, tunnels or pools connections takes a [`Stream`] and does not know what lies under it. Nothing
+//! here knows HTTP.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// An established connection.
+#[derive(Debug)]
+pub enum Stream {
+    /// The socket itself.
+    Plain(TcpStream),
+}
+
+/// Whether an idle connection can carry another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// Open and silent; the task that asked is woken when that changes.
+    Watched,
+    /// Open and silent; the task is not woken before it asks again.
+    Silent,
+    /// Closed, broken, or with bytes that nobody has asked for.
+    Unusable,
+}
+
+impl Stream {
+    /// Address of the other side.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().peer_addr()
+    }
+
+    /// Our own address.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().local_addr()
+    }
+
+    /// Sends small writes at once instead of waiting for more (TCP_NODELAY).
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn set_nodelay(&self) -> io::Result<()> {
+        self.socket().set_nodelay(true)
+    }
+
+    /// Lets the connection end with a reset when it is dropped: bytes that were not sent are given up.
+    pub fn reset_on_drop(&self) {
+        // A socket that is gone already needs no option.
+        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Looks whether the connection is open and silent.
+    ///
+    /// Free of system calls unless the reactor saw an event. A close that it has not seen yet slips through; the retry of
+    /// stale connections is for that.
+    pub fn poll_liveness(&mut self, cx: &mut Context<'_>) -> Liveness {
+        let Self::Plain(socket) = self;
+        match socket.poll_read_ready(cx) {
+            Poll::Pending => Liveness::Watched,
+            Poll::Ready(Err(_)) => Liveness::Unusable,
+            Poll::Ready(Ok(())) => {
+                let mut byte = [0; 1];
+                match socket.try_read(&mut byte) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Liveness::Silent,
+                    Ok(_) | Err(_) => Liveness::Unusable,
+                }
+            }
+        }
+    }
+
+    /// The socket under the stream.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        let Self::Plain(socket) = self;
+        socket
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(socket: TcpStream) -> Self {
+        Self::Plain(socket)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self::Plain(socket) = self.get_mut();
+        Pin::new(socket).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let Self::Plain(socket) = self.get_mut();
+        Pin::new(socket).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Self::Plain(socket) = self.get_mut();
+        Pin::new(socket).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        let Self::Plain(socket) = self;
+        socket.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self::Plain(socket) = self.get_mut();
+        Pin::new(socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self::Plain(socket) = self.get_mut();
+        Pin::new(socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Both ends of a fresh connection.
+    async fn pair() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let near = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("accepted");
+        (near.into(), listener.accept().await.expect("connected").0)
+    }
+
+    /// Looks until the answer is not what a silent connection gives.
+    async fn changed(stream: &mut Stream) -> Liveness {
+        poll_fn(|cx| match stream.poll_liveness(cx) {
+            Liveness::Watched => Poll::Pending,
+            Liveness::Silent => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Liveness::Unusable => Poll::Ready(Liveness::Unusable),
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_silent_connection_is_alive_until_something_comes_or_it_ends() {
+        let (mut stream, far) = pair().await;
+        let first = poll_fn(|cx| Poll::Ready(stream.poll_liveness(cx))).await;
+        assert_ne!(first, Liveness::Unusable);
+        drop(far);
+        assert_eq!(changed(&mut stream).await, Liveness::Unusable, "closed");
+        let (mut stream, mut far) = pair().await;
+        far.write_all(b"x").await.expect("sent");
+        assert_eq!(changed(&mut stream).await, Liveness::Unusable, "a byte that nobody asked for");
+    }
+
+    #[tokio::test]
+    async fn a_dropped_stream_can_reset_its_connection() {
+        let (stream, mut far) = pair().await;
+        stream.reset_on_drop();
+        drop(stream);
+        let mut byte = [0; 1];
+        let read = tokio::io::AsyncReadExt::read(&mut far, &mut byte).await;
+        assert_eq!(read.expect_err("reset").kind(), io::ErrorKind::ConnectionReset);
+    }
+}
