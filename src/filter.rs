@@ -57,9 +57,9 @@ pub struct Director<'d, 'a> {
 pub struct Facts<'a> {
     /// The client's address, behind trusted forwarders the one that they name.
     pub client: IpAddr,
-    /// Scheme of the listener.
+    /// Scheme that the client used, as far as the gateway can know.
     pub scheme: &'static str,
-    /// Port of the listener.
+    /// Port that the client used, as far as the gateway can know.
     pub port: u16,
     /// Host without port, lower case; `None` for HTTP/1.0 without Host.
     pub hostname: Option<&'a str>,

@@ -9,8 +9,8 @@ use super::{Answer, Director, Flow, path, refuse};
 use crate::model::filter::Redirect;
 use crate::reason::Reason;
 
-/// The target takes what the redirect does not say from the request: host as matched, path, query. Without scheme and
-/// port the listener's port stays; with a scheme alone its well-known port is meant (Gateway API HTTPRequestRedirectFilter).
+/// The target takes what the redirect does not say from the request: host as matched, path, query, and the scheme and
+/// port that the client used. With a scheme alone its well-known port is meant (Gateway API HTTPRequestRedirectFilter).
 pub(super) fn request(redirect: &Redirect, director: &Director<'_, '_>) -> Flow {
     let facts = director.facts;
     // A redirect to no host would be one to wherever the client thinks it is: HTTP/1.0 without Host is refused.

@@ -262,7 +262,7 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream
     let guard = Rc::new(RefCell::new(Guard::new(stream, Rc::clone(&context.guard), Rc::clone(&exchanges))));
     let shared = Rc::new(Shared {
         downstream: Rc::new(Downstream {
-            identity: identity(peer, local),
+            identity: identity(peer),
             peer,
             local,
             listener: context.listener,

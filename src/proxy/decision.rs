@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::deadlines::Deadlines;
 use super::downstream::{CheckedHead, Downstream};
 use super::error::ProxyError;
-use super::headers;
+use super::headers::{self, ClientTarget};
 use super::own_answer::AnswerForm;
 use super::retry::{Failure, Tries, Verdict};
 use crate::balance::{self, EndpointState, KeySource, Pick, PickRequest, Picked};
@@ -88,6 +88,8 @@ impl Matched {
 pub(super) struct Client {
     /// The peer's address, or behind trusted forwarders the one that they name.
     pub(super) address: IpAddr,
+    /// The scheme and port that it used.
+    pub(super) target: ClientTarget,
 }
 
 /// A request's head and what was decided about it so far.
@@ -173,7 +175,10 @@ impl Decision {
         deadlines: Deadlines,
     ) -> Self {
         let http::request::Parts { method, uri, headers: fields, .. } = parts;
-        let client = Client { address: headers::client_address(&downstream, forwarders, &fields) };
+        let client = Client {
+            address: headers::client_address(&downstream, forwarders, &fields),
+            target: ClientTarget::of(&downstream, uri.scheme_str(), head.port(), &fields),
+        };
         let form = AnswerForm::of(&method, &fields);
         let trailers = fields.contains_key(header::TE) && headers::accepts_trailers(&fields);
         Self {

@@ -48,6 +48,8 @@ pub struct Host {
     pub received: Bytes,
     /// In the form that routes are found by: lower case, without port and trailing dot.
     pub name: Box<str>,
+    /// Its port, when it has one.
+    pub port: Option<u16>,
 }
 
 /// A client's connection that has left HTTP.
@@ -115,6 +117,12 @@ impl CheckedHead {
     #[must_use]
     pub fn hostname(&self) -> Option<&str> {
         self.host.as_deref().map(|host| &*host.name)
+    }
+
+    /// The port in Host or authority.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.host.as_deref()?.port
     }
 
     /// Host or authority as received.

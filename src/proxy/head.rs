@@ -292,7 +292,7 @@ fn take_host(received: &[u8], last: &mut Option<Rc<Host>>) -> Result<Rc<Host>, O
     }
     let authority = parse_authority(received).map_err(|_| HOST_FIELD)?;
     let name = normalize_name(authority.host).into();
-    let host = Rc::new(Host { received: Bytes::copy_from_slice(received), name });
+    let host = Rc::new(Host { received: Bytes::copy_from_slice(received), name, port: authority.port });
     Ok(Rc::clone(last.insert(host)))
 }
 

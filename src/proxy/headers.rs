@@ -27,8 +27,8 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Scheme of the listeners in the forwarded identity.
-pub(super) const SCHEME: &str = "http";
+/// Scheme of the listeners.
+const SCHEME: &str = "http";
 
 /// The id that a request carries through log and backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +120,51 @@ pub fn client_address(downstream: &Downstream, trusted: &[IpNet], headers: &Head
     client
 }
 
+/// The scheme and the port that the client used, as far as the gateway can know.
+///
+/// The port on which the process listens says nothing about that: a Service, a node port or a load balancer may stand
+/// before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientTarget {
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// The port.
+    pub port: u16,
+}
+
+impl ClientTarget {
+    /// What a trusted forwarder says in X-Forwarded-Proto and X-Forwarded-Port; else the scheme of the request target
+    /// or of the listener, the port of Host, and the default port of the scheme.
+    ///
+    /// `uri_scheme` is the scheme of an HTTP/2 request, `host_port` the port in Host or `:authority`.
+    #[must_use]
+    pub fn of(downstream: &Downstream, uri_scheme: Option<&str>, host_port: Option<u16>, headers: &HeaderMap) -> Self {
+        let forwarded = |name: &HeaderName| {
+            let value = if downstream.trusted { headers.get(name) } else { None };
+            // The first element is that of the forwarder next to the client.
+            value.and_then(|value| std::str::from_utf8(elements(value).next()?).ok())
+        };
+        let scheme = forwarded(&X_FORWARDED_PROTO).and_then(scheme_of);
+        let scheme = scheme.or_else(|| scheme_of(uri_scheme.filter(|_| downstream.trusted)?)).unwrap_or(SCHEME);
+        let port = forwarded(&X_FORWARDED_PORT).and_then(|port| port.parse().ok());
+        let port = port.filter(|port| *port != 0).or(host_port.filter(|port| *port != 0));
+        Self { scheme, port: port.unwrap_or(default_port(scheme)) }
+    }
+}
+
+/// The scheme of a name; that of WebSockets is the one of their handshake (RFC 6455 §3).
+fn scheme_of(name: &str) -> Option<&'static str> {
+    match name {
+        _ if name.eq_ignore_ascii_case("https") || name.eq_ignore_ascii_case("wss") => Some("https"),
+        _ if name.eq_ignore_ascii_case("http") || name.eq_ignore_ascii_case("ws") => Some("http"),
+        _ => None,
+    }
+}
+
+fn default_port(scheme: &str) -> u16 {
+    if scheme == "https" { 443 } else { 80 }
+}
+
 /// The elements of a list, empty ones left out (RFC 9110 §5.6.1.2).
 fn elements(value: &HeaderValue) -> impl DoubleEndedIterator<Item = &[u8]> {
     value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
@@ -149,6 +194,8 @@ pub struct RequestHead<'a> {
     pub headers: &'a HeaderMap,
     /// Where the request came from.
     pub downstream: &'a Downstream,
+    /// The scheme and port that the client used.
+    pub client_target: ClientTarget,
     /// Its id.
     pub request_id: &'a RequestId,
     /// How the body is framed upstream.
@@ -288,11 +335,10 @@ fn write_cookies(out: &mut Vec<u8>, headers: &HeaderMap) {
 
 /// The lines of forwarded identity and hop mark that every request of an untrusted peer gets.
 #[must_use]
-pub fn identity(peer: SocketAddr, local: SocketAddr) -> Box<[u8]> {
+pub fn identity(peer: SocketAddr) -> Box<[u8]> {
     let mut out = Vec::with_capacity(128);
     write_field(&mut out, X_FORWARDED_FOR.as_str(), peer.ip().to_string().as_bytes());
     write_field(&mut out, X_FORWARDED_PROTO.as_str(), SCHEME.as_bytes());
-    write_field(&mut out, X_FORWARDED_PORT.as_str(), itoa::Buffer::new().format(local.port()).as_bytes());
     write_field(&mut out, header::VIA.as_str(), VIA.as_bytes());
     out.into()
 }
@@ -301,9 +347,13 @@ pub fn identity(peer: SocketAddr, local: SocketAddr) -> Box<[u8]> {
 fn write_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, kept: [bool; 3]) {
     let [proto, host, port] = kept;
     if request.downstream.trusted {
-        write_trusted_identity(out, request, proto, port);
+        write_trusted_identity(out, request, proto);
     } else {
         out.extend_from_slice(&request.downstream.identity);
+    }
+    if !port {
+        let port = request.client_target.port;
+        write_field(out, X_FORWARDED_PORT.as_str(), itoa::Buffer::new().format(port).as_bytes());
     }
     if !host && let Some(authority) = request.received_authority {
         write_field(out, X_FORWARDED_HOST.as_str(), authority);
@@ -314,18 +364,14 @@ fn write_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, kept: [bool; 3])
 }
 
 /// As [`identity`], of a peer that is believed: what it sent stands, and its address joins the chain.
-fn write_trusted_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, proto: bool, port: bool) {
+fn write_trusted_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, proto: bool) {
     let downstream = request.downstream;
     out.extend_from_slice(b"x-forwarded-for: ");
     write_chain(out, request.headers);
     write_ip(out, downstream.peer.ip());
     out.extend_from_slice(b"\r\n");
     if !proto {
-        write_field(out, X_FORWARDED_PROTO.as_str(), SCHEME.as_bytes());
-    }
-    if !port {
-        let port = downstream.local.port();
-        write_field(out, X_FORWARDED_PORT.as_str(), itoa::Buffer::new().format(port).as_bytes());
+        write_field(out, X_FORWARDED_PROTO.as_str(), request.client_target.scheme.as_bytes());
     }
     write_field(out, header::VIA.as_str(), VIA.as_bytes());
 }
@@ -343,7 +389,13 @@ fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
 }
 
 /// Edits the client's fields for an HTTP/2 endpoint, where one more may pass than over HTTP/1: `te: trailers`.
-pub fn edit_for_http2(headers: &mut HeaderMap, authority: Option<&[u8]>, downstream: &Downstream, id: &RequestId) {
+pub fn edit_for_http2(
+    headers: &mut HeaderMap,
+    authority: Option<&[u8]>,
+    downstream: &Downstream,
+    client_target: ClientTarget,
+    id: &RequestId,
+) {
     let trailers = accepts_trailers(headers);
     let length = headers.remove(header::CONTENT_LENGTH);
     for name in nominated(headers) {
@@ -368,11 +420,11 @@ pub fn edit_for_http2(headers: &mut HeaderMap, authority: Option<&[u8]>, downstr
     if let Ok(chain) = HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)) {
         headers.insert(X_FORWARDED_FOR, chain);
     }
-    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(SCHEME));
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(client_target.scheme));
     if let Some(authority) = authority.and_then(|bytes| HeaderValue::from_bytes(bytes).ok()) {
         headers.entry(X_FORWARDED_HOST).or_insert(authority);
     }
-    headers.entry(X_FORWARDED_PORT).or_insert(HeaderValue::from(downstream.local.port()));
+    headers.entry(X_FORWARDED_PORT).or_insert(HeaderValue::from(client_target.port));
     headers.append(header::VIA, HeaderValue::from_static(VIA));
     headers.insert(X_REQUEST_ID, id.to_value());
 }

@@ -72,8 +72,8 @@ impl Decision {
         let received = head.path.as_deref().unwrap_or_else(|| uri.path());
         let facts = Facts {
             client: client.address,
-            scheme: headers::SCHEME,
-            port: downstream.local.port(),
+            scheme: client.target.scheme,
+            port: client.target.port,
             hostname: head.hostname(),
             content_length: *content_length,
             path_param: &|name| matched.path_param(downstream.listener, received, name),

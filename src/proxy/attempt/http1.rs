@@ -111,6 +111,7 @@ impl Exchange {
                 received_authority: decision.head.authority(),
                 headers: &decision.fields,
                 downstream: &decision.downstream,
+                client_target: decision.client.target,
                 request_id: &self.request_id,
                 framing,
                 expect_continue,

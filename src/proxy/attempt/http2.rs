@@ -63,7 +63,8 @@ impl Exchange {
     fn http2_request(&mut self, progress: &Rc<RequestProgress>) -> Request<RequestBody> {
         let decision = &self.decision;
         let mut fields = decision.fields.clone();
-        headers::edit_for_http2(&mut fields, decision.head.authority(), &decision.downstream, &self.request_id);
+        let target = decision.client.target;
+        headers::edit_for_http2(&mut fields, decision.head.authority(), &decision.downstream, target, &self.request_id);
         let path = decision.seen_path();
         let mut target = String::with_capacity(path.len() + 16);
         target.push_str(path);

@@ -9,7 +9,7 @@ fn downstream(trusted: bool) -> Downstream {
     Downstream {
         peer,
         local,
-        identity: identity(peer, local),
+        identity: identity(peer),
         listener: ListenerId(0),
         listener_name: Arc::from("web"),
         trusted,
@@ -24,6 +24,7 @@ fn fields(lines: &[(&'static str, &'static str)]) -> HeaderMap {
     headers
 }
 
+const TARGET: ClientTarget = ClientTarget { scheme: "http", port: 80 };
 const ID: RequestId = RequestId::Made(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
 const ID_TEXT: &str = "0123456789abcdef0123456789abcdef";
 
@@ -39,12 +40,63 @@ fn encode(method: &Method, headers: &HeaderMap, trusted: bool, framing: RequestF
         authority: Some(b"A.test:80"),
         headers,
         downstream: &downstream,
+        client_target: ClientTarget::of(&downstream, None, Some(80), headers),
         request_id: &ID,
         framing,
         expect_continue: false,
     };
     encode_request(&mut out, &request);
     String::from_utf8(out).unwrap()
+}
+
+/// Behind a Service, a node port or a TLS balancer, the port on which the process listens is not what the client used.
+#[test]
+fn scheme_and_port_are_those_that_the_client_used() {
+    type Lines = &'static [(&'static str, &'static str)];
+    let table: [(&str, bool, Option<&str>, Option<u16>, Lines, (&str, u16)); 17] = [
+        ("no port in Host", false, None, None, &[], ("http", 80)),
+        ("a node port", false, None, Some(30080), &[], ("http", 30080)),
+        ("port 0 is none", false, None, Some(0), &[], ("http", 80)),
+        ("a client is not believed", false, None, None, &[("x-forwarded-proto", "https")], ("http", 80)),
+        ("nor its port", false, None, Some(81), &[("x-forwarded-port", "443")], ("http", 81)),
+        ("nor its scheme over HTTP/2", false, Some("https"), None, &[], ("http", 80)),
+        ("a TLS balancer", true, None, None, &[("x-forwarded-proto", "https")], ("https", 443)),
+        ("in capitals", true, None, None, &[("x-forwarded-proto", "HTTPS")], ("https", 443)),
+        (
+            "a balancer that passes the port in Host",
+            true,
+            None,
+            Some(8443),
+            &[("x-forwarded-proto", "https")],
+            ("https", 8443),
+        ),
+        (
+            "a balancer that says both",
+            true,
+            None,
+            Some(8080),
+            &[("x-forwarded-proto", "https"), ("x-forwarded-port", "444")],
+            ("https", 444),
+        ),
+        ("two forwarders", true, None, None, &[("x-forwarded-proto", "https, http")], ("https", 443)),
+        ("a port only", true, None, None, &[("x-forwarded-port", "8000")], ("http", 8000)),
+        ("no port", true, None, Some(81), &[("x-forwarded-port", "x")], ("http", 81)),
+        ("no scheme", true, None, None, &[("x-forwarded-proto", "gopher")], ("http", 80)),
+        ("WebSockets", true, None, None, &[("x-forwarded-proto", "wss")], ("https", 443)),
+        ("a trusted :scheme", true, Some("https"), None, &[], ("https", 443)),
+        (
+            "which X-Forwarded-Proto overrules",
+            true,
+            Some("https"),
+            None,
+            &[("x-forwarded-proto", "http")],
+            ("http", 80),
+        ),
+    ];
+    for (case, trusted, uri_scheme, host_port, lines, (scheme, port)) in table {
+        let found = ClientTarget::of(&downstream(trusted), uri_scheme, host_port, &fields(lines));
+        assert_eq!(found, ClientTarget { scheme, port }, "{case}");
+    }
 }
 
 #[test]
@@ -54,7 +106,7 @@ fn empty_elements_of_the_chain_are_left_out() {
     let head = encode(&Method::GET, &headers, true, RequestFraming::Empty);
     assert!(head.contains("\r\nx-forwarded-for: 10.0.0.1, 10.0.0.2, x, 192.0.2.7\r\n"), "{head}");
     let mut over_http2 = headers.clone();
-    edit_for_http2(&mut over_http2, None, &downstream(true), &ID);
+    edit_for_http2(&mut over_http2, None, &downstream(true), TARGET, &ID);
     assert_eq!(over_http2["x-forwarded-for"], "10.0.0.1, 10.0.0.2, x, 192.0.2.7");
 }
 
@@ -73,7 +125,7 @@ fn the_canonical_head() {
         head,
         format!(
             "GET /p/x?q=%20? HTTP/1.1\r\nhost: A.test:80\r\naccept: a\r\ncookie: a=1; b=2\r\nx-b: 1\r\nx-b: 2\r\n\
-             x-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: http\r\nx-forwarded-port: 8080\r\nvia: 1.1 tidegate\r\n\
+             x-forwarded-for: 192.0.2.7\r\nx-forwarded-proto: http\r\nvia: 1.1 tidegate\r\nx-forwarded-port: 80\r\n\
              x-forwarded-host: A.test:80\r\nx-request-id: {ID_TEXT}\r\n\r\n"
         )
     );
@@ -147,7 +199,7 @@ fn identity_of_strangers_is_overwritten() {
         "x-forwarded-for: 192.0.2.7\r\n",
         "x-forwarded-proto: http\r\n",
         "x-forwarded-host: A.test:80\r\n",
-        "x-forwarded-port: 8080\r\n",
+        "x-forwarded-port: 80\r\n",
         "via: 1.0 other\r\n",
         "via: 1.1 tidegate\r\n",
     ] {
@@ -237,7 +289,7 @@ fn http2_endpoints_get_te_trailers_and_the_same_identity() {
         ("x-forwarded-for", "1.1.1.1"),
         ("x-forwarded-proto", "https"),
     ]);
-    edit_for_http2(&mut headers, Some(b"A.test"), &downstream(false), &ID);
+    edit_for_http2(&mut headers, Some(b"A.test"), &downstream(false), TARGET, &ID);
     let expected = fields(&[
         ("cookie", "a=1"),
         ("cookie", "b=2"),
@@ -246,7 +298,7 @@ fn http2_endpoints_get_te_trailers_and_the_same_identity() {
         ("x-forwarded-for", "192.0.2.7"),
         ("x-forwarded-proto", "http"),
         ("x-forwarded-host", "A.test"),
-        ("x-forwarded-port", "8080"),
+        ("x-forwarded-port", "80"),
         ("via", "1.1 tidegate"),
         ("x-request-id", ID_TEXT),
     ]);
