@@ -17,7 +17,7 @@ use super::deadlines::{DeadlineKind, Deadlines};
 use super::error::ProxyError;
 use super::headers;
 use super::upstream::Pooled;
-use super::upstream_http2::RequestProgress;
+use super::upstream_http2::{Lease, RequestProgress};
 use crate::balance::EndpointState;
 use crate::filter::{BodyStage, BodyStream};
 use crate::http1::client::{self, ClientError, Upload};
@@ -107,6 +107,8 @@ pub struct Http1Body {
 pub struct Http2Body {
     /// The stream.
     pub body: Incoming,
+    /// Its place on the connection.
+    pub lease: Lease,
     /// The request body beside it.
     pub progress: std::rc::Rc<RequestProgress>,
     /// The client takes trailers.

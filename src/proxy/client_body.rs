@@ -1,5 +1,6 @@
 //! The request body of a client on its way to an endpoint.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -14,14 +15,17 @@ use crate::reason::Reason;
 /// The client's request body, cut where a limit is passed.
 #[derive(Debug)]
 pub struct ClientBody {
+    /// What was read before and has to be sent again.
+    again: VecDeque<Bytes>,
     incoming: Incoming,
-    /// How many bytes may still come.
-    left: Option<u64>,
+    /// Bytes that were read of it, and how many may be.
+    read: u64,
+    most: Option<u64>,
 }
 
 impl From<Incoming> for ClientBody {
     fn from(incoming: Incoming) -> Self {
-        Self { incoming, left: None }
+        Self { again: VecDeque::new(), incoming, read: 0, most: None }
     }
 }
 
@@ -32,9 +36,16 @@ impl From<ClientBody> for Incoming {
 }
 
 impl ClientBody {
-    /// Lets no more than so many bytes of a body pass of which nothing was read yet; `None`: no limit.
+    /// Lets no more than so many bytes of the body pass; `None`: no limit.
     pub fn limit(&mut self, bytes: Option<u64>) {
-        self.left = bytes;
+        self.most = bytes;
+    }
+
+    /// Puts back what was read last, in its order, to be read again.
+    pub fn put_back(&mut self, read: Vec<Bytes>) {
+        for data in read.into_iter().rev() {
+            self.again.push_front(data);
+        }
     }
 }
 
@@ -43,23 +54,35 @@ impl Body for ClientBody {
     type Error = Box<dyn std::error::Error + Send + Sync>;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if let Some(data) = self.again.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
         let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        if let (Some(left), Some(Ok(frame))) = (&mut self.left, &frame) {
-            let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-            match left.checked_sub(length) {
-                Some(rest) => *left = rest,
-                None => return Poll::Ready(Some(Err(TOO_LARGE.into()))),
+        if let Some(Ok(frame)) = &frame {
+            self.read += frame.data_ref().map_or(0, Bytes::len) as u64;
+            if self.most.is_some_and(|most| self.read > most) {
+                return Poll::Ready(Some(Err(TOO_LARGE.into())));
             }
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.again.is_empty() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let hint = self.incoming.size_hint();
+        if self.again.is_empty() {
+            return hint;
+        }
+        let again: u64 = self.again.iter().map(|data| data.len() as u64).sum();
+        let mut whole = SizeHint::new();
+        if let Some(upper) = hint.upper() {
+            whole.set_upper(upper + again);
+        }
+        whole.set_lower(hint.lower() + again);
+        whole
     }
 }
 

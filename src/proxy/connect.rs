@@ -2,11 +2,33 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::stream::Stream;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+
+use crate::telemetry::metrics::WorkerMetrics;
+
+/// Counts a connection to an endpoint as open while it lives.
+#[derive(Debug)]
+pub struct Open(Arc<WorkerMetrics>);
+
+impl Open {
+    /// Begins to count.
+    #[must_use]
+    pub fn new(metrics: Arc<WorkerMetrics>) -> Self {
+        metrics.upstream_connections_open.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.upstream_connections_open.dec();
+    }
+}
 
 /// Why no connection came about.
 #[derive(Debug)]

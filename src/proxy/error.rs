@@ -76,6 +76,9 @@ pub enum ProxyError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The request cannot be said to the endpoint in its protocol.
+    #[error("the request has no form in the endpoint's protocol")]
+    Unsendable(#[source] Box<dyn Error + Send + Sync>),
     /// Working on it panicked.
     #[error("the request made tidegate panic")]
     Panic,
@@ -89,7 +92,7 @@ impl ProxyError {
             Self::NoHost | Self::NoPath => StatusCode::NOT_FOUND,
             Self::NoBackend | Self::Panic => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoEndpoints | Self::MaxConnections => StatusCode::SERVICE_UNAVAILABLE,
-            Self::MissingKey => StatusCode::BAD_REQUEST,
+            Self::MissingKey | Self::Unsendable(_) => StatusCode::BAD_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Connect(_) | Self::Reset(_) | Self::BadResponse(_) | Self::Handshake => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::ResponseHead | Self::BackendRequest | Self::Request | Self::ExchangeIdle => {
@@ -119,6 +122,7 @@ impl ProxyError {
             Self::Request => Reason::Request,
             Self::ExchangeIdle => Reason::ExchangeIdle,
             Self::RequestBody { reason, .. } => *reason,
+            Self::Unsendable(_) => Reason::Target,
             Self::Panic => Reason::Panic,
         }
     }
@@ -142,6 +146,7 @@ impl ProxyError {
             | Self::Request
             | Self::ExchangeIdle
             | Self::RequestBody { .. }
+            | Self::Unsendable(_)
             | Self::Panic => false,
         }
     }
@@ -167,6 +172,7 @@ impl ProxyError {
             | Self::Loop
             | Self::MaxConnections
             | Self::RequestBody { .. }
+            | Self::Unsendable(_)
             | Self::Panic => false,
         }
     }

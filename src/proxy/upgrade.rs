@@ -14,13 +14,14 @@ use tokio::time::Instant;
 
 use super::body::Content;
 use super::client_body::ClientBody;
+use super::connect::Open;
 use super::decision::Matched;
 use super::downstream::Upgraded;
 use super::error::ProxyError;
 use super::exchange::{Exchange, Handshake, Reply};
 use super::retry::{Failure, Progress, Sent};
 use super::tunnel::{self, End, Ends, Limits, Meter};
-use super::upstream::{Open, Pooled};
+use super::upstream::Pooled;
 use super::worker::Worker;
 use crate::balance::{InFlight, Picked};
 use crate::connections::{Full, Registration, SocketInfo};

@@ -5,21 +5,23 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::stream::Stream;
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
-use super::connect::{ConnectError, connect_to};
-use super::upstream_http2::{self, Http2Slot, Sender};
+use super::connect::{ConnectError, Open, connect_to};
+use super::upstream_http2::{self, Http2Connection, Http2Slot, Lease};
 use crate::balance::EndpointState;
 use crate::http1::client::Connection;
-use crate::stream::Stream;
 use crate::telemetry::metrics::{ConnectResult, WorkerMetrics};
 
 /// Bounds of the pools.
@@ -38,22 +40,11 @@ pub struct Pooled {
     open: Open,
 }
 
-/// Counts a connection to an endpoint as open while it lives.
-#[derive(Debug)]
-pub struct Open(Arc<WorkerMetrics>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.upstream_connections_open.dec();
-    }
-}
-
 impl Pooled {
     /// Takes over a connected socket.
     #[must_use]
     pub fn new(stream: Stream, metrics: Arc<WorkerMetrics>) -> Self {
-        metrics.upstream_connections_open.inc();
-        Self { connection: Connection::new(stream), open: Open(metrics) }
+        Self { connection: Connection::new(stream), open: Open::new(metrics) }
     }
 
     /// Ends HTTP on the connection behind a `101`: the socket, the bytes behind the head, and what counts it as open.
@@ -150,7 +141,7 @@ impl Pools {
                 entry.idle.pop_front();
                 closed += 1;
             }
-            closed += usize::from(entry.http2.sweep(now, self.limits.idle));
+            closed += entry.http2.sweep(now, self.limits.idle);
             !entry.idle.is_empty() || !entry.http2.is_empty()
         });
         closed
@@ -177,58 +168,99 @@ impl Pools {
         timeout: Duration,
         deadline: Option<Instant>,
     ) -> Result<Stream, ConnectError> {
+        self.connect_within(endpoint, [timeout; 2], deadline).await
+    }
+
+    /// As [`connect`](Self::connect), with a timeout of its own for the last address.
+    async fn connect_within(
+        &self,
+        endpoint: &Arc<EndpointState>,
+        [before_last, last]: [Duration; 2],
+        deadline: Option<Instant>,
+    ) -> Result<Stream, ConnectError> {
         let preferred = endpoint.key.addr;
         let Some(fallback) = endpoint.fallback() else {
-            return self.connect_one(preferred, timeout, deadline).await;
+            return self.connect_one(preferred, last, deadline).await;
         };
         let use_fallback = self.entries.borrow().get(&key(endpoint)).is_some_and(|entry| entry.use_fallback);
         let (first, second) = if use_fallback { (fallback, preferred) } else { (preferred, fallback) };
-        if let Ok(stream) = self.connect_one(first, timeout, deadline).await {
+        if let Ok(stream) = self.connect_one(first, before_last, deadline).await {
             return Ok(stream);
         }
-        let stream = self.connect_one(second, timeout, deadline).await?;
+        let stream = self.connect_one(second, last, deadline).await?;
         entry(&mut self.entries.borrow_mut(), endpoint).use_fallback = !use_fallback;
         Ok(stream)
     }
 
-    /// Gives the endpoint's shared HTTP/2 connection, connecting when there is none; true when it carried exchanges before.
+    /// Gives a place on one of the endpoint's HTTP/2 connections, connecting when none has room. Each address gets
+    /// `timeout`, and all of it ends at `deadline`.
     ///
     /// # Errors
-    /// The connection attempt's failure; everybody who waited for it gets one.
+    /// The connection attempt's failure; everybody who waited for it gets one. `TimedOut` is everybody's own.
     pub async fn http2(
         self: &Rc<Self>,
         endpoint: &Arc<EndpointState>,
         timeout: Duration,
         deadline: Option<Instant>,
-    ) -> Result<(Sender, bool), ConnectError> {
-        let waiting = {
-            let mut entries = self.entries.borrow_mut();
-            let slot = &mut entry(&mut entries, endpoint).http2;
-            if let Some(sender) = slot.sender(Instant::now()) {
-                return Ok((sender, true));
+    ) -> Result<Lease, ConnectError> {
+        let began = Instant::now();
+        let mut until = deadline;
+        loop {
+            let waiting = {
+                let mut entries = self.entries.borrow_mut();
+                let slot = &mut entry(&mut entries, endpoint).http2;
+                if let Some(lease) = slot.lease(Instant::now()) {
+                    return Ok(lease);
+                }
+                let (waiting, first) = slot.wait();
+                if first {
+                    self.begin_http2(endpoint, timeout);
+                }
+                waiting
+            };
+            if !timeout.is_zero() && until == deadline {
+                let addresses = 1 + u32::from(endpoint.fallback().is_some());
+                until = deadline.into_iter().chain([began + timeout * addresses]).min();
             }
-            let (waiting, first) = slot.wait();
-            if first {
-                let pools = Rc::clone(self);
-                let endpoint = Arc::clone(endpoint);
-                // Owned by nobody: it ends by itself within the connect deadline, and cancelling the request that
-                // happened to come first must not fail those that came after it.
-                tokio::task::spawn_local(async move {
-                    let connected = match pools.connect(&endpoint, timeout, None).await {
-                        Ok(stream) => upstream_http2::handshake(stream, timeout).await,
-                        Err(err) => Err(err),
-                    };
-                    entry(&mut pools.entries.borrow_mut(), &endpoint).http2.resolve(connected);
-                });
+            let outcome = match until {
+                Some(until) => tokio::time::timeout_at(until, waiting).await.map_err(|_| ConnectError::TimedOut)?,
+                None => waiting.await,
+            };
+            outcome.unwrap_or_else(|_| Err(ConnectError::Failed(io::ErrorKind::ConnectionAborted.into())))?;
+        }
+    }
+
+    /// Makes a connection for all that wait for one; `timeout` is how long a preferred address is tried before its
+    /// fallback.
+    fn begin_http2(self: &Rc<Self>, endpoint: &Arc<EndpointState>, timeout: Duration) {
+        let (pools, endpoint) = (Rc::clone(self), Arc::clone(endpoint));
+        // Owned by nobody: it ends with the last that waits for it. Cancelling the request that happened to come first must
+        // not fail those that came after it, nor may its timeout.
+        tokio::task::spawn_local(async move {
+            let made = {
+                let mut connecting = pin!(pools.make_http2(&endpoint, timeout));
+                poll_fn(|cx| {
+                    if let Poll::Ready(made) = connecting.as_mut().poll(cx) {
+                        return Poll::Ready(Some(made));
+                    }
+                    entry(&mut pools.entries.borrow_mut(), &endpoint).http2.poll_forsaken(cx).map(|()| None)
+                })
+                .await
+            };
+            match made {
+                Some(made) => entry(&mut pools.entries.borrow_mut(), &endpoint).http2.resolve(made),
+                None => pools.metrics.upstream_connect(ConnectResult::Timeout),
             }
-            waiting
-        };
-        let result = match deadline {
-            Some(deadline) => tokio::time::timeout_at(deadline, waiting).await.map_err(|_| ConnectError::TimedOut)?,
-            None => waiting.await,
-        };
-        let result = result.unwrap_or_else(|_| Err(ConnectError::Failed(io::ErrorKind::ConnectionAborted.into())));
-        result.map(|sender| (sender, false))
+        });
+    }
+
+    async fn make_http2(
+        &self,
+        endpoint: &Arc<EndpointState>,
+        timeout: Duration,
+    ) -> Result<Http2Connection, ConnectError> {
+        let stream = self.connect_within(endpoint, [timeout, Duration::ZERO], None).await?;
+        upstream_http2::handshake(stream, Open::new(Arc::clone(&self.metrics))).await
     }
 
     async fn connect_one(

@@ -1,37 +1,61 @@
-//! HTTP/2 with prior knowledge to endpoints: one shared connection per endpoint and worker, driven by hyper's client.
+//! HTTP/2 with prior knowledge to endpoints: connections that exchanges share, driven by hyper's client.
+//!
+//! An endpoint has one connection per worker as long as its streams have room there, then another beside it. Every
+//! connection has more flow-control window than all its streams can hold, so that a client that does not read stops
+//! nothing but its own stream. A connection that was silent while a stream waits for an answer is asked by PING, and
+//! broken off when the endpoint does not answer that either.
 
-use std::cell::Cell;
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-use hyper::client::conn::http2::{Builder, SendRequest};
-use tokio::io::{AsyncRead, AsyncWrite};
+use crate::stream::Stream;
+use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::client_body::ClientBody;
-use super::connect::ConnectError;
-use super::headers;
-use crate::stream::Stream;
+use self::socket::{Socket, Traffic};
+use super::connect::{ConnectError, Open};
+
+mod body;
+mod socket;
+
+pub use self::body::{RequestBody, RequestProgress};
 
 /// Sends requests on a shared connection.
 pub type Sender = SendRequest<RequestBody>;
 
-/// Windows as on the server side: a stalled stream cannot hold the whole connection's window.
-const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Drives a connection.
+type Driver = Connection<Socket, RequestBody, LocalExecutor>;
+
+/// Bytes of a response that wait for the client: what one stream may cost.
+const STREAM_WINDOW: u32 = 128 << 10;
+/// Streams on one connection, also where the endpoint allows more.
+const MOST_STREAMS: usize = 100;
+/// More than all streams of a connection can hold together.
+const CONNECTION_WINDOW: u32 = 2 * MOST_STREAMS as u32 * STREAM_WINDOW;
+/// Connections to one endpoint; beyond them, streams wait for room.
+const MOST_CONNECTIONS: usize = 16;
 /// Bytes buffered for sending per stream.
 const SEND_BUFFER: usize = 32 << 10;
 /// Response head, as the limit of HTTP/1.
 const HEADER_LIST: u32 = 32 << 10;
-/// One read of the shared connection takes at most this much.
-const READ_BUFFER: usize = 64 << 10;
+
+/// How long an endpoint may be silent while a stream waits for its answer before it is asked by PING, and how long it has
+/// to answer that.
+const PING_AFTER: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// A silence may have this many PINGs at this distance, then one at a time: gRPC servers end connections that send more
+/// than two within five minutes without data ("too_many_pings").
+const FREE_PINGS: u8 = 2;
+const PING_INTERVAL: Duration = Duration::from_secs(330);
+
+/// How long a connection is passed over after the endpoint refused a stream on it.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
 
 /// Runs hyper's connection tasks on the worker's own thread.
 #[derive(Clone, Copy, Debug)]
@@ -46,233 +70,293 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
     }
 }
 
-/// The state of an endpoint's HTTP/2 connection.
-#[derive(Default)]
-pub struct Http2Slot {
-    sender: Option<Sender>,
-    last_used: Option<Instant>,
-    waiters: Vec<oneshot::Sender<Result<Sender, ConnectError>>>,
+/// One connection to an endpoint, shared by exchanges.
+pub struct Http2Connection {
+    sender: Sender,
+    /// `None` once it has ended.
+    driver: Rc<RefCell<Option<Driver>>>,
+    traffic: Rc<Traffic>,
+    /// Exchanges on it now, and those of them that have no response head yet.
+    streams: Cell<usize>,
+    waiting: Cell<usize>,
+    /// Since when there are some of the latter.
+    waiting_since: Cell<Instant>,
+    /// Exchanges it ever had.
+    exchanges: Cell<u64>,
+    /// When the last one ended.
+    used: Cell<Instant>,
+    /// The last PING, and the number of them since the last response head.
+    pinged: Cell<Option<Ping>>,
+    pings: Cell<u8>,
+    /// The endpoint refused a stream: others go elsewhere until then.
+    full_until: Cell<Option<Instant>>,
+    /// Takes no new exchange any more.
+    put_aside: Cell<bool>,
+    _open: Open,
 }
 
-impl std::fmt::Debug for Http2Slot {
+/// A PING of ours.
+#[derive(Clone, Copy, Debug)]
+struct Ping {
+    at: Instant,
+    /// [`Traffic::reads`] then.
+    reads: u64,
+}
+
+impl std::fmt::Debug for Http2Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Http2Slot")
-            .field("connected", &self.sender.is_some())
-            .field("waiters", &self.waiters.len())
+        f.debug_struct("Http2Connection")
+            .field("streams", &self.streams.get())
+            .field("put_aside", &self.put_aside.get())
             .finish_non_exhaustive()
     }
 }
 
-impl Http2Slot {
-    /// The connection, unless there is none or it takes no more requests (GOAWAY, closed).
-    pub fn sender(&mut self, now: Instant) -> Option<Sender> {
-        if self.sender.as_ref().is_some_and(|sender| sender.is_closed() || !sender.is_ready()) {
-            self.sender = None;
-        }
-        self.last_used = Some(now);
-        self.sender.clone()
+impl Http2Connection {
+    /// It takes no more exchanges: closed, about to be (GOAWAY), or put aside.
+    fn is_over(&self) -> bool {
+        self.put_aside.get() || self.sender.is_closed() || !self.sender.is_ready()
     }
 
-    /// Waits for the connection; true for the first, who has to make it.
-    pub fn wait(&mut self) -> (oneshot::Receiver<Result<Sender, ConnectError>>, bool) {
+    /// Another stream has room on it, as far as it is known.
+    fn has_room(&self, now: Instant) -> bool {
+        let driver = self.driver.borrow();
+        let allowed = driver.as_ref().map_or(MOST_STREAMS, Driver::current_max_send_streams);
+        self.streams.get() < allowed.clamp(1, MOST_STREAMS)
+            && self.full_until.get().is_none_or(|until| until <= now)
+            && !self.is_silent()
+    }
+
+    /// A PING of ours has no answer yet.
+    fn is_silent(&self) -> bool {
+        self.pinged.get().is_some_and(|ping| ping.reads == self.traffic.reads())
+    }
+
+    /// Asks a silent endpoint whether it is there, and gives up one that does not say.
+    fn probe(&self, now: Instant) {
+        if self.waiting.get() == 0 {
+            return;
+        }
+        let since = |ping: Ping| now.saturating_duration_since(ping.at);
+        if let Some(ping) = self.pinged.get().filter(|_| self.is_silent()) {
+            if since(ping) >= PING_TIMEOUT {
+                self.put_aside.set(true);
+                self.traffic.kill();
+            }
+            return;
+        }
+        let silent_since = self.traffic.heard().max(self.waiting_since.get());
+        let is_allowed =
+            self.pings.get() < FREE_PINGS || self.pinged.get().is_none_or(|ping| since(ping) >= PING_INTERVAL);
+        if is_allowed && now.saturating_duration_since(silent_since) >= PING_AFTER {
+            self.pings.set(self.pings.get().saturating_add(1));
+            self.pinged.set(Some(Ping { at: now, reads: self.traffic.reads() }));
+            self.traffic.ping();
+        }
+    }
+}
+
+/// One exchange's place on a connection, until it is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    connection: Rc<Http2Connection>,
+    /// [`Traffic::reads`] at its begin.
+    reads: u64,
+    /// There is no response head yet.
+    waits: bool,
+    /// The connection had carried an exchange before.
+    pub reused: bool,
+}
+
+impl Lease {
+    fn new(connection: Rc<Http2Connection>, now: Instant) -> Self {
+        let reused = connection.exchanges.get() > 0;
+        connection.exchanges.set(connection.exchanges.get() + 1);
+        connection.streams.set(connection.streams.get() + 1);
+        if connection.waiting.replace(connection.waiting.get() + 1) == 0 {
+            connection.waiting_since.set(now);
+        }
+        let reads = connection.traffic.reads();
+        Self { connection, reads, waits: true, reused }
+    }
+
+    /// Sends the exchange's request.
+    #[must_use]
+    pub fn sender(&self) -> Sender {
+        self.connection.sender.clone()
+    }
+
+    /// The response head is here.
+    pub fn answered(&mut self) {
+        self.connection.pings.set(0);
+        self.stop_waiting();
+    }
+
+    /// The endpoint refused the stream although it did not say that the connection is full.
+    pub fn refused(&self, now: Instant) {
+        self.connection.full_until.set(Some(now + REFUSED_FOR));
+    }
+
+    /// No answer came in time. When nothing else came meanwhile either, the connection may be dead: others do not wait for
+    /// it as well.
+    pub fn timed_out(&self) {
+        if self.connection.traffic.reads() == self.reads {
+            self.connection.put_aside.set(true);
+        }
+    }
+
+    fn stop_waiting(&mut self) {
+        if std::mem::take(&mut self.waits) {
+            self.connection.waiting.set(self.connection.waiting.get() - 1);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.stop_waiting();
+        self.connection.streams.set(self.connection.streams.get() - 1);
+        self.connection.used.set(Instant::now());
+    }
+}
+
+/// How a connection attempt went, for each that waited for it.
+type Outcome = Result<(), ConnectError>;
+
+/// An endpoint's HTTP/2 connections.
+#[derive(Debug, Default)]
+pub struct Http2Slot {
+    connections: Vec<Rc<Http2Connection>>,
+    /// Those who wait for the next one; none when there is no attempt.
+    waiters: Vec<oneshot::Sender<Outcome>>,
+}
+
+impl Http2Slot {
+    /// A place on a connection that has room; where there are too many of them, on the one with the fewest streams.
+    pub fn lease(&mut self, now: Instant) -> Option<Lease> {
+        let usable = || self.connections.iter().filter(|connection| !connection.is_over());
+        let connection = usable().find(|connection| connection.has_room(now)).or_else(|| {
+            let is_most = usable().count() >= MOST_CONNECTIONS;
+            usable().filter(|_| is_most).min_by_key(|connection| connection.streams.get())
+        })?;
+        Some(Lease::new(Rc::clone(connection), now))
+    }
+
+    /// Waits for the next connection; true for the first, who has to see to it.
+    pub fn wait(&mut self) -> (oneshot::Receiver<Outcome>, bool) {
         let first = self.waiters.is_empty();
         let (sender, receiver) = oneshot::channel();
         self.waiters.push(sender);
         (receiver, first)
     }
 
+    /// Ready when nobody waits any more; all who wait are then forgotten.
+    pub fn poll_forsaken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waiters.retain_mut(|waiter| waiter.poll_closed(cx).is_pending());
+        if self.waiters.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     /// Tells everybody who waits how it went.
-    pub fn resolve(&mut self, result: Result<Sender, ConnectError>) {
+    pub fn resolve(&mut self, result: Result<Http2Connection, ConnectError>) {
         for waiter in self.waiters.drain(..) {
             let copy = match &result {
-                Ok(sender) => Ok(sender.clone()),
+                Ok(_) => Ok(()),
                 Err(ConnectError::TimedOut) => Err(ConnectError::TimedOut),
-                Err(ConnectError::Failed(err)) => Err(ConnectError::Failed(io::Error::from(err.kind()))),
+                Err(ConnectError::Failed(err)) => Err(ConnectError::Failed(copy_error(err))),
             };
             // Those that were cancelled meanwhile do not listen any more.
             let _ = waiter.send(copy);
         }
-        self.sender = result.ok();
+        self.connections.extend(result.ok().map(Rc::new));
     }
 
-    /// Gives up a connection that was not used for `idle`; running streams keep it until they end. True when it did.
-    pub fn sweep(&mut self, now: Instant, idle: Duration) -> bool {
-        let closed = self.sender.as_ref().is_some_and(SendRequest::is_closed);
-        let overdue = !idle.is_zero() && self.last_used.is_some_and(|used| now.saturating_duration_since(used) >= idle);
-        (closed || overdue) && self.sender.take().is_some()
+    /// Forgets connections that are over or were not used for `idle`, and probes silent ones; returns how many were idle
+    /// or over.
+    pub fn sweep(&mut self, now: Instant, idle: Duration) -> usize {
+        let before = self.connections.len();
+        self.connections.retain(|connection| {
+            connection.probe(now);
+            // One with streams stays here as long as they need it, since it may have to be probed.
+            connection.streams.get() > 0 && !connection.sender.is_closed()
+                || !connection.is_over()
+                    && (idle.is_zero() || now.saturating_duration_since(connection.used.get()) < idle)
+        });
+        before - self.connections.len()
     }
 
     /// Neither connected nor connecting.
     pub fn is_empty(&self) -> bool {
-        self.sender.is_none() && self.waiters.is_empty()
+        self.connections.is_empty() && self.waiters.is_empty()
     }
 }
 
-/// Begins HTTP/2 on a connected socket.
+/// The same error once more, with the number of the system call's where there is one.
+fn copy_error(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
+
+/// Begins HTTP/2 on a connected socket; `open` counts it while it lives.
 ///
 /// # Errors
-/// When the preface cannot be written, or not in time.
-pub async fn handshake(stream: Stream, timeout: Duration) -> Result<Sender, ConnectError> {
+/// When the preface cannot be written.
+pub async fn handshake(stream: Stream, open: Open) -> Result<Http2Connection, ConnectError> {
+    let now = Instant::now();
+    let traffic = Traffic::new(now);
     let mut builder = Builder::new(LocalExecutor);
     builder
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(HEADER_LIST);
-    let handshake = builder.handshake(Io { stream, buffer: vec![0; READ_BUFFER].into_boxed_slice() });
-    let result = if timeout.is_zero() {
-        handshake.await
-    } else {
-        tokio::time::timeout(timeout, handshake).await.map_err(|_| ConnectError::TimedOut)?
-    };
-    let (sender, connection) = result.map_err(|err| ConnectError::Failed(io::Error::other(err)))?;
+    let (sender, driver) = builder
+        .handshake(Socket::new(stream, Rc::clone(&traffic)))
+        .await
+        .map_err(|err| ConnectError::Failed(io::Error::other(err)))?;
+    let driver = Rc::new(RefCell::new(Some(driver)));
     // Owned by the senders: the connection ends when the last one and the last stream are gone, or the endpoint closes.
-    tokio::task::spawn_local(async move {
-        if let Err(err) = connection.await {
-            tracing::debug!(error = %err, "HTTP/2 connection to an endpoint ended");
-        }
-    });
-    Ok(sender)
-}
-
-/// A socket as hyper's io. Reads go through a buffer, since filling hyper's own needs `unsafe`.
-struct Io {
-    stream: Stream,
-    buffer: Box<[u8]>,
-}
-
-impl hyper::rt::Read for Io {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut cursor: hyper::rt::ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let room = cursor.remaining().min(this.buffer.len());
-        let mut read = tokio::io::ReadBuf::new(&mut this.buffer[..room]);
-        ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
-        cursor.put_slice(read.filled());
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl hyper::rt::Write for Io {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// What the exchange knows of a body that hyper's connection task sends.
-#[derive(Default)]
-pub struct RequestProgress {
-    /// Body bytes read from the client.
-    pub bytes: Cell<u64>,
-    /// When the last of them was read.
-    pub last: Cell<Option<Instant>>,
-    /// When the body ended.
-    pub done: Cell<Option<Instant>>,
-    /// What the body failed with.
-    pub failed: Cell<Option<Box<dyn std::error::Error + Send + Sync>>>,
-}
-
-impl std::fmt::Debug for RequestProgress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RequestProgress").field("bytes", &self.bytes.get()).finish_non_exhaustive()
-    }
-}
-
-/// The client's request body on its way to an HTTP/2 endpoint.
-#[derive(Debug)]
-pub struct RequestBody {
-    body: Option<ClientBody>,
-    progress: Rc<RequestProgress>,
-    trailers: bool,
-}
-
-/// The client's body failed; what it failed with is in [`RequestProgress::failed`].
-#[derive(Debug, thiserror::Error)]
-#[error("request body failed")]
-pub struct BodyFailed;
-
-impl RequestBody {
-    /// Wraps a body; trailers go on only when the client announced them.
-    #[must_use]
-    pub fn new(body: Option<ClientBody>, progress: Rc<RequestProgress>, trailers: bool) -> Self {
-        Self { body, progress, trailers }
-    }
-
-    /// Gives the client's body back.
-    #[must_use]
-    pub fn into_inner(self) -> Option<ClientBody> {
-        self.body
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyFailed;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
-        loop {
-            let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
-            let frame = match ready!(Pin::new(body).poll_frame(cx)) {
-                Some(Ok(frame)) => frame,
-                Some(Err(err)) => {
-                    self.body = None;
-                    self.progress.failed.set(Some(err));
-                    return Poll::Ready(Some(Err(BodyFailed)));
-                }
-                None => {
-                    self.body = None;
-                    self.progress.done.set(Some(Instant::now()));
-                    return Poll::Ready(None);
-                }
-            };
-            match frame.into_data() {
-                Ok(data) => {
-                    self.progress.bytes.set(self.progress.bytes.get() + data.len() as u64);
-                    self.progress.last.set(Some(Instant::now()));
-                    if self.body.as_ref().is_some_and(Body::is_end_stream) {
-                        self.progress.done.set(Some(Instant::now()));
-                    }
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                Err(frame) => {
-                    let Ok(mut trailers) = frame.into_trailers() else { continue };
-                    headers::clean_trailers(&mut trailers);
-                    if self.trailers && !trailers.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-                    }
-                }
+    tokio::task::spawn_local({
+        let driver = Rc::clone(&driver);
+        async move {
+            let result = poll_fn(|cx| match &mut *driver.borrow_mut() {
+                Some(driver) => Pin::new(driver).poll(cx),
+                None => Poll::Ready(Ok(())),
+            })
+            .await;
+            // Its end is what closes the senders.
+            driver.take();
+            if let Err(err) = result {
+                tracing::debug!(error = %err, "HTTP/2 connection to an endpoint ended");
             }
         }
-    }
+    });
+    Ok(Http2Connection {
+        sender,
+        driver,
+        traffic,
+        streams: Cell::new(0),
+        waiting: Cell::new(0),
+        waiting_since: Cell::new(now),
+        exchanges: Cell::new(0),
+        used: Cell::new(now),
+        pinged: Cell::new(None),
+        pings: Cell::new(0),
+        full_until: Cell::new(None),
+        put_aside: Cell::new(false),
+        _open: open,
+    })
+}
 
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+/// The endpoint says that it did nothing with a request (RFC 9113 §8.7): it refused the stream, or ended the connection
+/// with a GOAWAY below it.
+#[must_use]
+pub fn is_unprocessed(error: &hyper::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.is_remote()
+                && (error.is_go_away() || error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM));
+        }
+        cause = error.source();
     }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
+    false
 }

@@ -361,7 +361,6 @@ fn deadlines_hold_for_streams() {
         let answer = gateway.ask("GET /p/silent HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
         assert_eq!(answer.verdict(), (504, Some("request")));
         assert_eq!(gateway.ask(GET).await.status, 200);
-        assert_eq!(server.connections.get(), 1);
     });
 }
 

@@ -9,6 +9,7 @@ mod deadlines;
 mod filters;
 mod http1;
 mod http2;
+mod http2_connections;
 mod log;
 mod retry;
 mod streaming;

@@ -18,39 +18,39 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::{Exchange, Reply};
 use crate::proxy::headers;
 use crate::proxy::retry::{Failure, Progress, Sent};
-use crate::proxy::upstream_http2::{RequestBody, RequestProgress, Sender};
+use crate::proxy::upstream_http2::{self, Lease, RequestBody, RequestProgress};
 
 impl Exchange {
-    /// A try on the endpoint's shared connection.
+    /// A try on one of the endpoint's shared connections.
     pub(super) async fn attempt_http2(&mut self, matched: &Matched, picked: &Picked) -> Result<Reply, Failure> {
         // Handshakes of HTTP/1 mean nothing there.
         self.handshake = None;
         if let Some(mut upload) = self.upload.take() {
             self.body = upload.take_body();
         }
-        let (sender, reused) = self.http2_sender(matched, picked).await?;
-        let progress = Rc::new(RequestProgress::default());
-        if self.body.is_none() {
-            progress.done.set(Some(self.decision.deadlines.try_began));
-        }
-        let request = self.http2_request(&progress);
-        match self.exchange_http2(sender, request, &progress).await {
-            Ok(response) => Ok(self.respond_http2(picked, response, progress)),
-            Err(Unanswered { error, unsent }) => {
-                let is_unsent = unsent.is_some();
-                let had_body = progress.done.get().is_none() || progress.bytes.get() > 0;
-                if let Some(request) = unsent {
-                    self.body = request.into_body().into_inner();
-                }
-                let sent = if is_unsent { Sent::Nothing } else { Sent::Some };
-                let progress = Progress { reused, sent, is_repeatable: is_unsent || !had_body, received: false };
+        let mut lease = self.http2_lease(matched, picked).await?;
+        let progress = RequestProgress::new(self.body.take(), self.decision.deadlines.try_began);
+        let result = match self.http2_request(&progress) {
+            Ok(request) => self.exchange_http2(&mut lease, request, &progress).await,
+            Err(error) => Err(error.into()),
+        };
+        match result {
+            Ok(response) => {
+                progress.answered();
+                lease.answered();
+                Ok(self.respond_http2(picked, response, progress, lease))
+            }
+            Err(Unanswered { error, sent }) => {
+                let is_repeatable = progress.is_repeatable();
+                self.body = progress.take_body();
+                let progress = Progress { reused: lease.reused, sent, is_repeatable, received: false };
                 Err(Failure { error, progress })
             }
         }
     }
 
-    /// The shared connection to the endpoint, and whether it carried exchanges before.
-    async fn http2_sender(&mut self, matched: &Matched, picked: &Picked) -> Result<(Sender, bool), ProxyError> {
+    /// A place on one of the endpoint's connections.
+    async fn http2_lease(&mut self, matched: &Matched, picked: &Picked) -> Result<Lease, ProxyError> {
         let worker = Rc::clone(&self.account.worker);
         let began = Instant::now();
         let (timeout, deadline) = (self.connect_timeout(matched), self.decision.deadlines.connect());
@@ -60,7 +60,7 @@ impl Exchange {
     }
 
     /// Makes an HTTP/2 request of the client's; its fields stay as they are, for another try.
-    fn http2_request(&mut self, progress: &Rc<RequestProgress>) -> Request<RequestBody> {
+    fn http2_request(&self, progress: &Rc<RequestProgress>) -> Result<Request<RequestBody>, ProxyError> {
         let decision = &self.decision;
         let mut fields = decision.fields.clone();
         let target = decision.client.target;
@@ -77,22 +77,23 @@ impl Exchange {
             .authority(decision.seen_authority().unwrap_or(b"localhost"))
             .path_and_query(target)
             .build()
-            .unwrap_or_else(|_| decision.uri.clone());
-        let body = RequestBody::new(self.body.take(), Rc::clone(progress), decision.trailers);
+            .map_err(|err| ProxyError::Unsendable(err.into()))?;
+        let body = RequestBody::new(Rc::clone(progress), decision.trailers);
         let mut request = Request::new(body);
         *request.method_mut() = decision.seen_method().clone();
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = fields;
-        request
+        Ok(request)
     }
 
     async fn exchange_http2(
         &mut self,
-        mut sender: Sender,
+        lease: &mut Lease,
         request: Request<RequestBody>,
         progress: &RequestProgress,
     ) -> Result<Response<Incoming>, Unanswered> {
+        let mut sender = lease.sender();
         let mut sending = pin!(sender.try_send_request(request));
         let mut timer = None;
         poll_fn(|cx| {
@@ -101,8 +102,17 @@ impl Exchange {
                     if let Some(failed) = progress.failed.take() {
                         return ProxyError::request_body(failed).into();
                     }
-                    let unsent = err.take_message().map(Box::new);
-                    Unanswered { unsent, error: ProxyError::Reset(err.into_error().into()) }
+                    let is_unsent = err.take_message().is_some();
+                    let error = err.into_error();
+                    let sent = if is_unsent {
+                        Sent::Nothing
+                    } else if upstream_http2::is_unprocessed(&error) {
+                        lease.refused(Instant::now());
+                        Sent::Refused
+                    } else {
+                        Sent::Some
+                    };
+                    Unanswered { sent, error: ProxyError::Reset(error.into()) }
                 }));
             }
             self.account.bytes_in = progress.bytes.get();
@@ -111,12 +121,19 @@ impl Exchange {
                 return Poll::Pending;
             };
             ready!(client::poll_timer(&mut timer, at, cx));
+            lease.timed_out();
             Poll::Ready(Err(ProxyError::from(kind).into()))
         })
         .await
     }
 
-    fn respond_http2(&mut self, picked: &Picked, response: Response<Incoming>, progress: Rc<RequestProgress>) -> Reply {
+    fn respond_http2(
+        &mut self,
+        picked: &Picked,
+        response: Response<Incoming>,
+        progress: Rc<RequestProgress>,
+        lease: Lease,
+    ) -> Reply {
         let (parts, body) = response.into_parts();
         self.note_head(picked, parts.status, Instant::now());
         self.account.bytes_in = progress.bytes.get();
@@ -130,7 +147,7 @@ impl Exchange {
             Content::Empty
         } else {
             let (trailers, deadlines) = (self.decision.trailers, self.decision.deadlines);
-            let body = Http2Body { body, progress, trailers, deadlines, activity: None, timer: None };
+            let body = Http2Body { body, lease, progress, trailers, deadlines, activity: None, timer: None };
             Content::Http2(Box::new(body))
         };
         Reply { status: parts.status, fields, content, reason: None }
@@ -140,12 +157,11 @@ impl Exchange {
 /// Why an HTTP/2 exchange got no response.
 struct Unanswered {
     error: ProxyError,
-    /// The request, when none of it was sent.
-    unsent: Option<Box<Request<RequestBody>>>,
+    sent: Sent,
 }
 
 impl From<ProxyError> for Unanswered {
     fn from(error: ProxyError) -> Self {
-        Self { error, unsent: None }
+        Self { error, sent: Sent::Some }
     }
 }

@@ -1,0 +1,180 @@
+//! The client's request body on its way to an HTTP/2 endpoint, and what the exchange knows of it.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use crate::proxy::client_body::ClientBody;
+use crate::proxy::headers;
+
+/// Body bytes that are kept until the endpoint answers, for the case that it refuses the stream.
+const MOST_KEPT: usize = 64 << 10;
+
+/// What the exchange knows of a body that hyper's connection task sends.
+#[derive(Default)]
+pub struct RequestProgress {
+    /// Body bytes read from the client.
+    pub bytes: Cell<u64>,
+    /// When the last of them was read.
+    pub last: Cell<Option<Instant>>,
+    /// When the body ended.
+    pub done: Cell<Option<Instant>>,
+    /// What the body failed with.
+    pub failed: Cell<Option<Box<dyn std::error::Error + Send + Sync>>>,
+    /// The body, until the exchange takes it back.
+    body: RefCell<Option<ClientBody>>,
+    /// The body was taken back: what is left of the stream must not look complete.
+    taken: Cell<bool>,
+    kept: RefCell<Kept>,
+}
+
+/// What was read of a body.
+#[derive(Debug)]
+enum Kept {
+    /// All of it.
+    All(Vec<Bytes>, usize),
+    /// Too much, or the endpoint has answered.
+    Nothing,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self::All(Vec::new(), 0)
+    }
+}
+
+impl Kept {
+    fn push(&mut self, data: &Bytes) {
+        let Self::All(chunks, size) = self else { return };
+        *size += data.len();
+        if *size > MOST_KEPT {
+            *self = Self::Nothing;
+        } else {
+            chunks.push(data.clone());
+        }
+    }
+}
+
+impl std::fmt::Debug for RequestProgress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RequestProgress").field("bytes", &self.bytes.get()).finish_non_exhaustive()
+    }
+}
+
+impl RequestProgress {
+    /// Of a body that is about to be sent; `now` is when a request without a body is sent.
+    #[must_use]
+    pub fn new(body: Option<ClientBody>, now: Instant) -> Rc<Self> {
+        let done = Cell::new(body.is_none().then_some(now));
+        Rc::new(Self { done, body: RefCell::new(body), ..Self::default() })
+    }
+
+    /// The endpoint has answered: nothing is sent again.
+    pub fn answered(&self) {
+        *self.kept.borrow_mut() = Kept::Nothing;
+    }
+
+    /// Everything that was read of the body can be sent again.
+    #[must_use]
+    pub fn is_repeatable(&self) -> bool {
+        matches!(*self.kept.borrow(), Kept::All(..))
+    }
+
+    /// Takes the body back from a stream that failed, with what can be sent again in front of it.
+    #[must_use]
+    pub fn take_body(&self) -> Option<ClientBody> {
+        self.taken.set(true);
+        let mut body = self.body.take()?;
+        if let Kept::All(chunks, _) = self.kept.take() {
+            body.put_back(chunks);
+        }
+        Some(body)
+    }
+}
+
+/// The client's request body as hyper sends it.
+#[derive(Debug)]
+pub struct RequestBody {
+    progress: Rc<RequestProgress>,
+    trailers: bool,
+    ended: bool,
+}
+
+/// The client's body failed; what it failed with is in [`RequestProgress::failed`].
+#[derive(Debug, thiserror::Error)]
+#[error("request body failed")]
+pub struct BodyFailed;
+
+impl RequestBody {
+    /// The body of `progress`; trailers go on only when the client announced them.
+    #[must_use]
+    pub fn new(progress: Rc<RequestProgress>, trailers: bool) -> Self {
+        let ended = progress.body.borrow().is_none();
+        Self { progress, trailers, ended }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyFailed;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
+        let Self { progress, trailers, ended } = &mut *self;
+        if *ended {
+            return Poll::Ready(None);
+        }
+        if progress.taken.get() {
+            return Poll::Ready(Some(Err(BodyFailed)));
+        }
+        let mut body = progress.body.borrow_mut();
+        let Some(body) = body.as_mut() else { return Poll::Ready(None) };
+        loop {
+            let frame = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(err)) => {
+                    *ended = true;
+                    progress.failed.set(Some(err));
+                    return Poll::Ready(Some(Err(BodyFailed)));
+                }
+                None => {
+                    *ended = true;
+                    progress.done.set(Some(Instant::now()));
+                    return Poll::Ready(None);
+                }
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    progress.bytes.set(progress.bytes.get() + data.len() as u64);
+                    progress.last.set(Some(Instant::now()));
+                    progress.kept.borrow_mut().push(&data);
+                    if body.is_end_stream() {
+                        progress.done.set(Some(Instant::now()));
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Err(frame) => {
+                    let Ok(mut fields) = frame.into_trailers() else { continue };
+                    headers::clean_trailers(&mut fields);
+                    if *trailers && !fields.is_empty() {
+                        // Trailers are not kept.
+                        progress.answered();
+                        return Poll::Ready(Some(Ok(Frame::trailers(fields))));
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || !self.progress.taken.get() && self.progress.body.borrow().as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.progress.body.borrow().as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}

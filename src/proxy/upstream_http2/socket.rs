@@ -1,0 +1,297 @@
+//! The socket under a connection to an HTTP/2 endpoint: knows when the endpoint was last heard, and asks it whether it is
+//! still there.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use crate::stream::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+/// One read takes at most this much.
+const READ_BUFFER: usize = 64 << 10;
+
+/// A PING frame (RFC 9113 §6.7) with a payload of our own, and the answer to it.
+const PING: [u8; 17] = *b"\0\0\x08\x06\0\0\0\0\0tidegate";
+const PING_ACK: [u8; 17] = *b"\0\0\x08\x06\x01\0\0\0\0tidegate";
+
+/// What the holder of a connection and its socket tell each other.
+#[derive(Debug)]
+pub(super) struct Traffic {
+    /// When bytes last came from the endpoint, and how often some came.
+    heard: Cell<Instant>,
+    reads: Cell<u64>,
+    /// A PING is to be sent as soon as the present frame is out.
+    ping: Cell<bool>,
+    /// The endpoint is given up: reads and writes fail from now on.
+    dead: Cell<bool>,
+    /// Wakes what reads.
+    reader: RefCell<Option<Waker>>,
+}
+
+impl Traffic {
+    pub(super) fn new(now: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            heard: Cell::new(now),
+            reads: Cell::new(0),
+            ping: Cell::new(false),
+            dead: Cell::new(false),
+            reader: RefCell::default(),
+        })
+    }
+
+    /// When bytes last came from the endpoint.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard.get()
+    }
+
+    /// How often bytes came: equal numbers mean silence in between.
+    pub(super) fn reads(&self) -> u64 {
+        self.reads.get()
+    }
+
+    /// Asks the endpoint for a sign of life.
+    pub(super) fn ping(&self) {
+        self.ping.set(true);
+        self.wake();
+    }
+
+    /// Breaks the connection off.
+    pub(super) fn kill(&self) {
+        self.dead.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.reader.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.dead.get() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
+}
+
+/// Follows the frames of one direction (RFC 9113 §4.1).
+#[derive(Debug, Default)]
+struct Frames {
+    /// Bytes of the present frame's payload still to come.
+    payload: usize,
+    /// The frame header as far as it came.
+    header: [u8; 9],
+    have: usize,
+    /// A HEADERS frame whose block goes on in CONTINUATION frames: nothing may come in between.
+    open_block: bool,
+}
+
+impl Frames {
+    /// Behind `preface` bytes that are no frames.
+    fn behind(preface: usize) -> Self {
+        Self { payload: preface, ..Self::default() }
+    }
+
+    /// A frame may begin here, and a whole one of any kind may be put in.
+    fn is_between(&self) -> bool {
+        self.payload == 0 && self.have == 0 && !self.open_block
+    }
+
+    /// Takes bytes up to the end of the present frame; returns how many.
+    fn step(&mut self, data: &[u8]) -> usize {
+        let mut taken = 0;
+        if self.payload == 0 {
+            taken = data.len().min(self.header.len() - self.have);
+            self.header[self.have..self.have + taken].copy_from_slice(&data[..taken]);
+            self.have += taken;
+            if self.have < self.header.len() {
+                return taken;
+            }
+            let [a, b, c, kind, flags, ..] = self.header;
+            self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            // HEADERS and CONTINUATION without END_HEADERS.
+            self.open_block = matches!(kind, 1 | 9) && flags & 4 == 0;
+            self.have = 0;
+        }
+        let of_payload = self.payload.min(data.len() - taken);
+        self.payload -= of_payload;
+        taken + of_payload
+    }
+
+    fn advance(&mut self, mut data: &[u8]) {
+        while !data.is_empty() {
+            data = &data[self.step(data)..];
+        }
+    }
+}
+
+/// Takes the answers to our PINGs out of `data`, since h2 knows nothing of them; returns the number of bytes left.
+fn strip_acks(frames: &mut Frames, data: &mut [u8]) -> usize {
+    let (mut at, mut end) = (0, data.len());
+    while at < end {
+        if frames.is_between() && data[at..end].starts_with(&PING_ACK) {
+            data.copy_within(at + PING_ACK.len()..end, at);
+            end -= PING_ACK.len();
+        } else {
+            at += frames.step(&data[at..end]);
+        }
+    }
+    end
+}
+
+/// A socket as hyper's io. Reads go through a buffer, since filling hyper's own needs `unsafe`.
+pub(super) struct Socket {
+    stream: Stream,
+    buffer: Box<[u8]>,
+    traffic: Rc<Traffic>,
+    sent: Frames,
+    received: Frames,
+    /// What is left of a PING of ours.
+    ping: &'static [u8],
+}
+
+impl Socket {
+    pub(super) fn new(stream: Stream, traffic: Rc<Traffic>) -> Self {
+        let buffer = vec![0; READ_BUFFER].into_boxed_slice();
+        // The preface of RFC 9113 §3.4 goes before the first frame.
+        Self { stream, buffer, traffic, sent: Frames::behind(24), received: Frames::default(), ping: &[] }
+    }
+
+    /// Sends a PING that is due, or the rest of one: nothing may be written before it is out.
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ping.is_empty() && self.traffic.ping.get() && self.sent.is_between() {
+            self.traffic.ping.set(false);
+            self.ping = &PING;
+        }
+        while !self.ping.is_empty() {
+            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, self.ping))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.ping = &self.ping[n..];
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl hyper::rt::Read for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut cursor: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.traffic.check()?;
+        let mut reader = this.traffic.reader.borrow_mut();
+        if reader.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            *reader = Some(cx.waker().clone());
+        }
+        drop(reader);
+        if let Poll::Ready(Err(err)) = this.poll_ping(cx) {
+            return Poll::Ready(Err(err));
+        }
+        let room = cursor.remaining().min(this.buffer.len());
+        loop {
+            let mut read = tokio::io::ReadBuf::new(&mut this.buffer[..room]);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
+            let read = read.filled().len();
+            if read > 0 {
+                this.traffic.heard.set(Instant::now());
+                this.traffic.reads.set(this.traffic.reads.get() + 1);
+            }
+            let left = strip_acks(&mut this.received, &mut this.buffer[..read]);
+            if left > 0 || read == 0 {
+                cursor.put_slice(&this.buffer[..left]);
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl hyper::rt::Write for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        this.traffic.check()?;
+        ready!(this.poll_ping(cx))?;
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, data))?;
+        this.sent.advance(&data[..written]);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        this.traffic.check()?;
+        ready!(this.poll_ping(cx))?;
+        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices))?;
+        let mut left = written;
+        for slice in slices {
+            let of_slice = left.min(slice.len());
+            this.sent.advance(&slice[..of_slice]);
+            left -= of_slice;
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    #[test]
+    fn a_ping_goes_between_frames_and_into_no_field_block() {
+        let bytes = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(4, 0, b""),
+            frame(1, 0, b"abc"),
+            frame(9, 0, b"de"),
+            frame(9, 4, b"f"),
+            frame(0, 1, b"data"),
+        ]
+        .concat();
+        let ends = [24, 33, 24 + 9 + 12 + 11 + 10, bytes.len()];
+        let mut frames = Frames::behind(24);
+        for at in 1..=bytes.len() {
+            frames.advance(&bytes[at - 1..at]);
+            assert_eq!(frames.is_between(), ends.contains(&at), "behind {at} bytes");
+        }
+        let mut whole = Frames::behind(24);
+        whole.advance(&bytes);
+        assert!(whole.is_between());
+    }
+
+    #[test]
+    fn answers_to_our_pings_go_no_further() {
+        let other = frame(6, 1, b"tidegat!");
+        let data = frame(0, 0, &PING_ACK);
+        let mut bytes = [&PING_ACK[..], &data, &PING_ACK, &other, &PING_ACK].concat();
+        let mut frames = Frames::default();
+        let left = strip_acks(&mut frames, &mut bytes);
+        assert_eq!(bytes[..left], [data, other].concat());
+        assert!(frames.is_between());
+        let mut alone = PING_ACK;
+        assert_eq!(strip_acks(&mut Frames::default(), &mut alone), 0);
+    }
+}
