@@ -97,6 +97,24 @@ fn everything_wrong_is_told_with_its_place() {
 }
 
 #[test]
+fn a_match_that_can_never_win_is_a_warning() {
+    let regex = "  rules:\n  - matches: [{path: {type: RegularExpression, value: /.*}}]\n    backendRefs:";
+    let both = GOOD.replace("  rules:\n  - backendRefs:", regex).replacen(
+        "---\n",
+        "  - name: never\n    matches: [{path: {value: /shop}}]\n    backendRefs: [{name: a, port: 80}]\n---\n",
+        1,
+    );
+    let result = stdin(&both);
+    assert_eq!((result.verdict, result.err.as_str()), (Verdict::Clean, "0 errors, 1 warnings\n"), "{}", result.out);
+    assert!(
+        result.out.starts_with("warning: <stdin>:10:15: GatewayRoute default/a: spec.rules[1].matches[0]"),
+        "{}",
+        result.out
+    );
+    assert!(result.out.contains("RegularExpression /.* of rule 0 of GatewayRoute default/a"), "{}", result.out);
+}
+
+#[test]
 fn a_duplicate_names_both_places() {
     let dir = tempfile::tempdir().expect("a folder");
     fs::write(dir.path().join("a.yaml"), GOOD).expect("a file");

@@ -9,7 +9,7 @@ use crate::connections::{Connections, Entry};
 use crate::live::Live;
 use crate::model::backend::Protocol;
 use crate::model::ids::{ListenerId, RuleId};
-use crate::model::matching::{Candidate, Hostname, PathMatch, ValueMatch, ValueTest};
+use crate::model::matching::{Candidate, Hostname, ValueMatch, ValueTest};
 use crate::model::policy::Algorithm;
 use crate::model::snapshot::Snapshot;
 
@@ -170,15 +170,7 @@ fn row<'a>(snapshot: &'a Snapshot, candidate: &'a Candidate) -> Option<MatchRow<
             Hostname::Any => "*".to_owned(),
         },
         priority: candidate.priority,
-        path: PathRow {
-            r#type: match candidate.path {
-                PathMatch::Exact(_) => "Exact",
-                PathMatch::Prefix(_) => "PathPrefix",
-                PathMatch::Template(_) => "Template",
-                PathMatch::Regex(_) => "RegularExpression",
-            },
-            value: candidate.path.value(),
-        },
+        path: PathRow { r#type: candidate.path.type_name(), value: candidate.path.value() },
         method: candidate.method.as_ref().map(http::Method::as_str),
         headers: candidate.headers.iter().map(value).collect(),
         query_params: candidate.query_params.iter().map(value).collect(),

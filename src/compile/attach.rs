@@ -39,6 +39,11 @@ impl Listeners {
         self.0 & 1u64.checked_shl(id.0).unwrap_or(0) != 0
     }
 
+    /// Whether all of another set are in this one.
+    pub(super) fn contains_all(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
     pub(super) fn is_empty(self) -> bool {
         self.0 == 0
     }

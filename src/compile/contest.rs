@@ -2,13 +2,18 @@
 //!
 //! Candidates stay where they are; what is put in order are their positions, by numbers.
 
+mod place;
+mod shadows;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+pub(super) use self::place::Place;
+use self::shadows::shadows;
 use super::attach::{Attached, Delegation, Listeners};
-use super::report::{About, FieldPath};
+use super::report::{About, FieldPath, NEVER_MATCHED};
 use super::rules::OwnRoute;
 use crate::api::conditions::ConditionReason;
 use crate::model::ids::ListenerId;
@@ -20,20 +25,6 @@ pub(super) struct Contest {
     candidates: Vec<Candidate>,
     /// Where each comes from.
     places: Vec<Place>,
-}
-
-/// Where a candidate comes from: positions of its route, of the rule there, of the match there, and of the way that
-/// leads to the route.
-#[derive(Clone, Copy)]
-pub(super) struct Place {
-    pub(super) route: usize,
-    pub(super) rule: usize,
-    pub(super) one: usize,
-    pub(super) way: usize,
-    /// Where the way begins.
-    pub(super) listeners: Listeners,
-    /// The rule hands its requests down.
-    pub(super) delegates: bool,
 }
 
 /// A match that another one always beats: position of its route, rule and match, and of the winner's route and rule.
@@ -48,6 +39,28 @@ struct Conflict {
 /// What lost to what.
 pub(super) struct Conflicts(BTreeMap<Lost, Conflict>);
 
+/// A match that can never win for a host: positions of its route, rule and match, and of the winner's route and rule.
+struct Shadowed {
+    loser: (usize, usize, usize),
+    winner: (usize, usize),
+    hostname: Hostname,
+    /// Type and value of the winner's path.
+    path: String,
+    /// Why the winner comes first, where it is not age.
+    why: &'static str,
+}
+
+/// What a contest decides.
+pub(super) struct Decided {
+    /// One router per listener, shared by those with the same candidates.
+    pub(super) routers: Vec<Arc<Router>>,
+    pub(super) conflicts: Conflicts,
+    pub(super) never: NeverMatched,
+}
+
+/// Matches that can never win, in the order of their ranks.
+pub(super) struct NeverMatched(Vec<Shadowed>);
+
 impl Contest {
     pub(super) fn with_capacity(candidates: usize) -> Self {
         Self { candidates: Vec::with_capacity(candidates), places: Vec::with_capacity(candidates) }
@@ -59,15 +72,11 @@ impl Contest {
         self.candidates.push(candidate);
     }
 
-    /// One router a listener, shared by those with the same candidates; and what lost to what.
-    pub(super) fn decide(
-        mut self,
-        listeners: usize,
-        routes: &[OwnRoute<'_>],
-        attached: &[Attached],
-    ) -> (Vec<Arc<Router>>, Conflicts) {
+    /// Puts all candidates in their order and tells what can never win.
+    pub(super) fn decide(mut self, listeners: usize, routes: &[OwnRoute<'_>], attached: &[Attached]) -> Decided {
         self.rank(routes, attached);
         let order = in_order(&self.candidates);
+        let never = self.never_matched(&order, attached);
         let sets: BTreeSet<Listeners> = self.places.iter().map(|place| place.listeners).collect();
         let mut groups: BTreeMap<Vec<bool>, Vec<ListenerId>> = BTreeMap::new();
         for id in (0..).map(ListenerId).take(listeners) {
@@ -87,7 +96,28 @@ impl Contest {
             let router = Arc::new(Router::of_ordered(won));
             group.into_iter().for_each(|id| routers[id.index()] = Arc::clone(&router));
         }
-        (routers, conflicts)
+        Decided { routers, conflicts, never }
+    }
+
+    fn never_matched(&self, order: &[u32], attached: &[Attached]) -> NeverMatched {
+        let mut shadows = shadows(&self.candidates, order, &self.places, attached);
+        shadows.sort_unstable_by_key(|shadow| self.candidates[shadow.loser as usize].rank);
+        let shadowed = shadows.into_iter().map(|shadow| {
+            let [loser, winner] = [shadow.loser, shadow.winner].map(|at| &self.places[at as usize]);
+            let [own, other] = [shadow.loser, shadow.winner].map(|at| &self.candidates[at as usize]);
+            Shadowed {
+                loser: (loser.route, loser.rule, loser.one),
+                winner: (winner.route, winner.rule),
+                hostname: own.hostname.clone(),
+                path: format!("{} {}", other.path.type_name(), other.path.value()),
+                why: match () {
+                    () if own.priority != other.priority => " by its priority",
+                    () if own.path.type_name() != other.path.type_name() => " by its type of path",
+                    () => "",
+                },
+            }
+        });
+        NeverMatched(shadowed.collect())
     }
 
     /// Precedence 5: the older object, then its name, then the order of rules and matches.
@@ -164,14 +194,7 @@ impl Contest {
         conflicts: &mut Conflicts,
     ) {
         let (hostname, loser, winner) = (&self.candidates[loser].hostname, &self.places[loser], &self.places[winner]);
-        let above = |place: &Place| {
-            let delegation = attached[place.route].ways[place.way].delegation.as_ref();
-            delegation.map_or(&[][..], |delegation| &delegation.rules)
-        };
-        let is_family = (loser.route, loser.rule) == (winner.route, winner.rule)
-            || above(winner).contains(&(loser.route, loser.rule))
-            || above(loser).contains(&(winner.route, winner.rule));
-        if !is_family {
+        if !loser.is_family(winner, attached) {
             let lost = (loser.route, loser.rule, loser.one, winner.route, winner.rule);
             let new = || Conflict { hostname: hostname.clone(), parents: BTreeSet::new() };
             let conflict = conflicts.0.entry(lost).or_insert_with(new);
@@ -203,11 +226,7 @@ impl Conflicts {
         for ((route, rule, one, winner_route, winner_rule), Conflict { hostname, parents }) in self.0 {
             let winner = &routes[winner_route];
             let rule_name = winner.rules[winner_rule].as_ref().map_or("", |rule| &rule.name);
-            let host = match hostname {
-                Hostname::Exact(name) => format!("host {name}"),
-                Hostname::Wildcard(suffix) => format!("host *.{suffix}"),
-                Hostname::Any => "any host".to_owned(),
-            };
+            let host = host(&hostname);
             let is_own = route == winner_route;
             let (about, expected) = match is_own {
                 true => (About::Part, "a match that no earlier rule of the route has"),
@@ -227,5 +246,38 @@ impl Conflicts {
             routes[route].report.add(about, ConditionReason::DuplicateMatch, path, found, expected);
         }
         conflicted
+    }
+}
+
+impl NeverMatched {
+    /// Warns of each match once, with the first host for which it can never win.
+    pub(super) fn report(self, routes: &mut [OwnRoute<'_>]) {
+        let mut told = BTreeSet::new();
+        for Shadowed { loser, winner, hostname, path, why } in self.0 {
+            if !told.insert(loser) {
+                continue;
+            }
+            let (route, rule, one) = loser;
+            let other = &routes[winner.0];
+            let rule_name = other.rules[winner.1].as_ref().map_or("", |rule| &rule.name);
+            let found = format!(
+                "this match can never win for {}: every request that fits it also fits {path} of rule {rule_name} of {} {}, \
+                 which comes first{why}",
+                host(&hostname),
+                other.object.kind,
+                other.name,
+            );
+            let at_rule = FieldPath::rule(rule);
+            let effect = "change its path, its conditions or the priority of its rule, or remove it";
+            routes[route].report.warn(at_rule.item("matches", one), NEVER_MATCHED, found, effect);
+        }
+    }
+}
+
+fn host(hostname: &Hostname) -> String {
+    match hostname {
+        Hostname::Exact(name) => format!("host {name}"),
+        Hostname::Wildcard(suffix) => format!("host *.{suffix}"),
+        Hostname::Any => "any host".to_owned(),
     }
 }

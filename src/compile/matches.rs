@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::report::{FieldPath, Report};
+use super::report::{FieldPath, NEVER_MATCHED, Report};
 use crate::api::gateway_route::{
     GrpcMatch, GrpcMatchType, MatchMethod, OpenEnum, PathMatch as ApiPathMatch, PathMatchType, RouteMatch,
     ValueMatch as ApiValueMatch, ValueMatchType,
@@ -165,7 +165,13 @@ impl<'a> Matches<'_, 'a, '_> {
         let kind = match path.r#type.known() {
             None => return self.unknown(at.field("type"), &path.r#type),
             Some(PathMatchType::RegularExpression) => {
-                return self.regex(value, at.field("value")).map(PathMatch::Regex);
+                let regex = self.regex(value, at.field("value"))?;
+                if !regex.fits_a_path() {
+                    let found = format!("this match can never win: no path fits {value}");
+                    let effect = "an expression has to fit a whole path, which begins with / and has no query";
+                    self.report.warn(at.field("value"), NEVER_MATCHED, found, effect);
+                }
+                return Some(PathMatch::Regex(regex));
             }
             Some(kind) => kind,
         };

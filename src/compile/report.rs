@@ -10,6 +10,9 @@ use crate::kinds::gateway_route::Route;
 use crate::kinds::{ObjectRef, Origin, Sourced};
 use crate::model::ids::ObjectName;
 
+/// The reason of a warning about a match that can never win.
+pub(super) const NEVER_MATCHED: &str = "NeverMatched";
+
 /// What a finding takes out of service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum About {
@@ -29,6 +32,8 @@ pub(super) enum About {
     Part,
     /// A match that lost to another object.
     Conflict,
+    /// Nothing: everything is served as written.
+    Nothing,
 }
 
 impl About {
@@ -43,6 +48,7 @@ impl About {
             Self::Reference(_) => "its share of the requests answers 500",
             Self::Part => "the rest of the route serves",
             Self::Conflict => "the winner serves, and so do the other matches of this route",
+            Self::Nothing => "",
         }
     }
 }
@@ -93,16 +99,40 @@ impl<'a> Report<'a> {
         expected: impl Into<String>,
     ) {
         let diagnostic = Diagnostic {
-            object: Some(ObjectRef { kind: self.route.kind, name: self.name.clone() }),
-            origin: self.origin.cloned(),
-            path: self.route.fields.name(&path.to_string()).into_owned(),
             severity: Severity::Error,
             reason: reason.as_str(),
             found: found.into(),
             expected: expected.into(),
             effect: about.effect().to_owned(),
+            ..self.diagnostic(path)
         };
         self.findings.push(Finding { about, reason, diagnostic });
+    }
+
+    /// Adds a warning, a whole sentence; `effect` says what to do about it.
+    pub(super) fn warn(&mut self, path: impl ToString, reason: &'static str, found: impl Into<String>, effect: &str) {
+        let diagnostic = Diagnostic {
+            severity: Severity::Warning,
+            reason,
+            found: found.into(),
+            effect: effect.to_owned(),
+            ..self.diagnostic(path)
+        };
+        self.findings.push(Finding { about: About::Nothing, reason: ConditionReason::Accepted, diagnostic });
+    }
+
+    /// A diagnostic about a field, still without a statement.
+    fn diagnostic(&self, path: impl ToString) -> Diagnostic {
+        Diagnostic {
+            object: Some(ObjectRef { kind: self.route.kind, name: self.name.clone() }),
+            origin: self.origin.cloned(),
+            path: self.route.fields.name(&path.to_string()).into_owned(),
+            severity: Severity::Note,
+            reason: "",
+            found: String::new(),
+            expected: String::new(),
+            effect: String::new(),
+        }
     }
 
     /// Adds an error that drops a rule for a value that cannot be acted on. What stands in `spec.defaults` or

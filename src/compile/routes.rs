@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::attach::{Attached, Delegation, Way, attach};
-use super::contest::{Contest, Place};
+use super::contest::{Contest, Decided, Place};
 use super::diagnostics::Diagnostic;
 use super::filters;
 use super::inputs::Inputs;
@@ -36,7 +36,8 @@ pub(super) fn compile(inputs: &Inputs, version: u64) -> Output {
         table.add_route(position, &mut routes, attached, &backends);
     }
     let Table { rules, contest, served, .. } = table;
-    let (routers, conflicts) = contest.decide(inputs.listeners.len(), &routes, &attached);
+    let Decided { routers, conflicts, never } = contest.decide(inputs.listeners.len(), &routes, &attached);
+    never.report(&mut routes);
     let conflicted = conflicts.report(&mut routes);
     let mut statuses = Statuses::new(&served, &conflicted);
     let statuses =

@@ -103,15 +103,18 @@ fn parents<'c>(
     conflicted: impl Fn(usize) -> Option<&'c str>,
 ) -> Arc<[ParentStatus]> {
     let resolved_refs = verdict(findings, ConditionReason::ResolvedRefs, |about| matches!(about, About::Reference(_)));
+    let warnings = verdict(findings, ConditionReason::Accepted, |about| about == About::Nothing);
     let status = |(position, (parent, is_served)): (usize, (&Parent, &bool))| {
         let dropped = |about| match about {
             About::Rule(_) | About::Heirs => true,
             About::RuleAt(at, _) => at == position,
-            About::Parent(_) | About::Route | About::Reference(_) | About::Part | About::Conflict => false,
+            About::Parent(_) | About::Route | About::Reference(_) | About::Part | About::Conflict | About::Nothing => {
+                false
+            }
         };
         let accepted = match &parent.refused {
             Some((reason, message)) => Verdict { holds: false, reason: *reason, message: message.clone() },
-            None if *is_served => Verdict::plain(true, ConditionReason::Accepted),
+            None if *is_served => Verdict { holds: true, ..warnings.clone() },
             None => {
                 let refused = verdict(findings, ConditionReason::Accepted, |about| about == About::Route);
                 let none = || verdict(findings, ConditionReason::Accepted, dropped);

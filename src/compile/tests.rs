@@ -18,6 +18,7 @@ use crate::model::policy::{Algorithm, HashKey};
 use crate::model::snapshot::Snapshot;
 
 mod attachment;
+mod never_matched;
 mod precedence;
 mod references;
 mod rules;

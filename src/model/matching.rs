@@ -5,6 +5,7 @@
 //! that can fit. Nothing here decides what happens with a request, and nothing here changes after it is built.
 
 mod candidate;
+mod cover;
 mod precedence;
 mod regex;
 mod router;
@@ -12,6 +13,7 @@ mod template;
 mod values;
 
 pub use self::candidate::{Candidate, Found, Hostname, Miss, PathMatch, RequestView, ValueMatch, ValueTest};
+pub use self::cover::Effort;
 pub use self::precedence::{PredicateKey, arrange, in_order, is_tied, precedence};
 pub use self::regex::{CompiledRegex, RegexError};
 pub use self::router::Router;

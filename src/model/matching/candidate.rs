@@ -66,6 +66,17 @@ impl PathMatch {
         Self::Prefix(prefix.trim_end_matches('/').into())
     }
 
+    /// The type as it is written in a manifest.
+    #[must_use]
+    pub const fn type_name(&self) -> &'static str {
+        match self {
+            Self::Exact(_) => "Exact",
+            Self::Prefix(_) => "PathPrefix",
+            Self::Template(_) => "Template",
+            Self::Regex(_) => "RegularExpression",
+        }
+    }
+
     /// The value in the form it would have in a manifest: `/` for the prefix of all paths.
     #[must_use]
     pub fn value(&self) -> &str {

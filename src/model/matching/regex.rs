@@ -130,6 +130,20 @@ impl CompiledRegex {
         Arc::clone(&self.pattern)
     }
 
+    /// The table; `None` for an expression that runs on the simulation.
+    pub(super) fn dense_table(&self) -> Option<&dense::DFA<Vec<u32>>> {
+        match &self.engine {
+            Engine::Table(table, _) => Some(table),
+            Engine::Simulation(_) => None,
+        }
+    }
+
+    /// The text that every match begins with, as far as it is known.
+    #[must_use]
+    pub fn literal(&self) -> &str {
+        &self.literal
+    }
+
     /// The whole elements that every path begins with that matches: `/a` for `/a/b[0-9]+`, the empty string when there
     /// are none or they are not known.
     pub(super) fn elements(&self) -> &str {
