@@ -272,8 +272,9 @@ pub struct LoadBalancer {
 }
 
 impl LoadBalancer {
-    /// The default of `algorithm`.
-    pub const DEFAULT_ALGORITHM: &'static str = "RoundRobin";
+    /// The default of `algorithm`: an endpoint that accepts requests and never answers them soon has more of them than
+    /// the others, and gets hardly any more.
+    pub const DEFAULT_ALGORITHM: &'static str = "LeastRequest";
 }
 
 impl Default for LoadBalancer {

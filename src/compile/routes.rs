@@ -155,7 +155,7 @@ impl Table {
                     table_size: None,
                 }))
             }
-            None => Algorithm::RoundRobin,
+            None => Algorithm::LeastRequest,
         };
         let inherited = || above.iter().find_map(|rule| rule.upgrades.as_ref());
         let upgrades = Arc::clone(own.upgrades.as_ref().or_else(inherited).unwrap_or(&self.upgrades));

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in tests a failed expectation is the point")]
 
+mod balance;
 mod bed;
 mod cost;
 mod deadlines;

@@ -125,6 +125,15 @@ fn policies_come_from_the_rule_or_the_defaults_as_whole_blocks() {
 }
 
 #[test]
+fn least_request_is_the_default_algorithm() {
+    for extra in [json!({}), json!({ "loadBalancer": {} }), json!({ "loadBalancer": { "onMissingKey": "Random" } })] {
+        assert_eq!(beside(extra.clone()).rule("bad").algorithm, Algorithm::LeastRequest, "{extra}");
+    }
+    let spec = json!({ "parentRefs": [on("http")], "defaults": { "loadBalancer": {} }, "rules": [rule("a", "/")] });
+    assert_eq!(World::new().route("r", spec).compile().rule("a").algorithm, Algorithm::LeastRequest);
+}
+
+#[test]
 fn every_algorithm_has_its_name() {
     for name in Algorithm::NAMES {
         let keys = if *name == "ConsistentHash" { json!([{ "type": "Hostname" }]) } else { json!([]) };
