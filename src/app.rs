@@ -40,9 +40,6 @@ mod workers;
 /// How long closing everything may take once the time for requests is over.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
-/// How long sockets may take to say goodbye at the end of their window.
-const LAST_CALL_OF_SOCKETS: Duration = Duration::from_secs(3);
-
 /// Where the gateway serves: the line on standard output.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ready {
@@ -65,8 +62,18 @@ pub struct Running {
     connections: Arc<Connections>,
     settings: Arc<Settings>,
     access_log: Option<(AccessLogHandle, AccessLogWriter)>,
-    // Held so that it goes on watching.
-    _source: FileSource,
+    /// Watches the files as long as it is held.
+    source: FileSource,
+    signals: Signals,
+}
+
+/// What SIGHUP asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hangup {
+    /// To read all files again, as it asks every daemon.
+    ReadAgain,
+    /// To stop: the terminal that the process runs in has gone.
+    Stop,
 }
 
 impl fmt::Debug for Running {
@@ -109,6 +116,8 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
+    // From here on no signal ends the process before what it serves is closed in order.
+    let signals = runtime.block_on(async { Signals::new() })?;
     let readiness = Readiness::default();
     let snapshot_ready = readiness.guard("snapshot");
     let (mut publisher, feeds) = live::channel(settings.workers, Arc::clone(&metrics));
@@ -152,7 +161,7 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
     };
     workers::start(&parts, bound, feeds, access_log.as_ref().map(|(handle, _)| handle))?;
     drop(parts);
-    Ok(Running { ready, updates, runtime, readiness, control, connections, settings, access_log, _source: source })
+    Ok(Running { ready, updates, runtime, readiness, control, connections, settings, access_log, source, signals })
 }
 
 impl Running {
@@ -166,30 +175,49 @@ impl Running {
         writeln!(out, "{line}").and_then(|()| out.flush()).context("cannot write the ready line")
     }
 
-    /// Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once.
+    /// Serves until SIGTERM or SIGINT, and SIGHUP where that means the same, then drains; a second SIGTERM or SIGINT ends the
+    /// process at once.
     ///
     /// # Errors
     /// When signals cannot be listened for.
-    pub fn wait(self) -> Result<()> {
-        let Self { runtime, readiness, control, connections, settings, access_log, .. } = self;
+    pub fn wait(self, hangup: Hangup) -> Result<()> {
+        let Self { runtime, readiness, control, connections, settings, access_log, source, mut signals, .. } = self;
         let handle = access_log.as_ref().map(|(handle, _)| handle);
-        runtime.block_on(async {
-            let mut signals = Signals::new()?;
-            signals.stop(handle).await;
+        let all_gone = runtime.block_on(async {
+            let read_again = || {
+                tracing::info!("SIGHUP: reading all files again");
+                source.read_again();
+            };
+            signals
+                .stop(handle, || match hangup {
+                    Hangup::ReadAgain => {
+                        read_again();
+                        false
+                    }
+                    Hangup::Stop => true,
+                })
+                .await;
             tracing::info!("draining: not ready, still accepting");
             readiness.drain();
             let drained = drain(&control, &connections, settings.drain.delay, settings.drain.timeout);
+            let again = signals.stop(handle, || {
+                tracing::info!("SIGHUP is ignored: the process is stopping");
+                false
+            });
             tokio::select! {
-                () = drained => tracing::info!("drained"),
-                () = signals.stop(handle) => {
+                all_gone = drained => {
+                    tracing::info!(all_gone, "drained");
+                    all_gone
+                }
+                () = again => {
                     tracing::warn!("a second signal: ending at once");
                     std::process::exit(1);
                 }
             }
-            anyhow::Ok(())
-        })?;
-        // Data threads are gone, and with them the senders: the writer ends when the last handle does.
-        if let Some((handle, writer)) = access_log {
+        });
+        // Data threads are gone, and with them the senders: the writer ends when the last handle does. A thread that is
+        // still there would hold the process up for longer than the stop may take.
+        if let Some((handle, writer)) = access_log.filter(|_| all_gone) {
             drop(handle);
             writer.join();
         }
@@ -199,36 +227,27 @@ impl Running {
 }
 
 /// The order of the stop: still accepting for `delay`, then requests finish within `timeout` while sockets leave within the
-/// windows of their rules; the process ends when all are gone.
-async fn drain(control: &DrainControl, connections: &Connections, delay: Duration, timeout: Duration) {
+/// windows of their rules, which end with `timeout` at the latest. What is left then is closed, and the process ends
+/// [`LAST_CALL`] later; whether all had gone by then.
+async fn drain(control: &DrainControl, connections: &Connections, delay: Duration, timeout: Duration) -> bool {
     control.advance(Phase::NotReady);
     tokio::time::sleep(delay).await;
     control.advance(Phase::Closing);
-    let closing = Instant::now();
     if tokio::time::timeout(timeout, control.joined()).await.is_ok() {
-        return;
+        return true;
     }
-    tracing::warn!(sockets = connections.len(), "the drain timeout is over: closing requests that are still in flight");
+    tracing::warn!(sockets = connections.len(), "the drain timeout is over: closing what is still open");
     control.advance(Phase::Ended);
-    // Sockets have a time of their own. What does not end after that ends with the process.
-    while let Some(window) = connections.longest_drain() {
-        let last = closing + window + LAST_CALL_OF_SOCKETS;
-        if Instant::now() >= last {
-            break;
-        }
-        let soon = last.min(Instant::now() + LAST_CALL);
-        if tokio::time::timeout_at(soon, control.joined()).await.is_ok() {
-            return;
-        }
-    }
-    let _ = tokio::time::timeout(LAST_CALL, control.joined()).await;
+    tokio::time::timeout(LAST_CALL, control.joined()).await.is_ok()
 }
 
 /// The signals that the process follows.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
     reopen: Signal,
+    unused: Signal,
 }
 
 impl Signals {
@@ -237,17 +256,22 @@ impl Signals {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
             reopen: listen(SignalKind::user_defined1())?,
+            unused: listen(SignalKind::user_defined2())?,
         })
     }
 
-    /// Waits for SIGTERM or SIGINT, and reopens the access log at every SIGUSR1 meanwhile.
-    async fn stop(&mut self, access_log: Option<&AccessLogHandle>) {
+    /// Waits for SIGTERM or SIGINT, or for a SIGHUP that `hung_up` says is to stop the process. Meanwhile SIGUSR1 reopens
+    /// the access log, and SIGUSR2, which would end the process without a handler, does nothing.
+    async fn stop(&mut self, access_log: Option<&AccessLogHandle>, hung_up: impl Fn() -> bool) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => if hung_up() { return },
                 _ = self.reopen.recv() => if let Some(access_log) = access_log { access_log.reopen() },
+                _ = self.unused.recv() => tracing::info!("SIGUSR2 is ignored: it has no meaning here"),
             }
         }
     }

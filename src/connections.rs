@@ -25,8 +25,6 @@ pub struct SocketInfo {
     pub endpoint: SocketAddr,
     /// The client.
     pub client: SocketAddr,
-    /// How long the socket may go on once the process stops.
-    pub drain_window: Duration,
 }
 
 /// One live socket.
@@ -155,12 +153,6 @@ impl Connections {
         Ok(Reservation { rule, owner: Arc::clone(self) })
     }
 
-    /// The longest time that an open socket may go on once the process stops; `None` when there is none.
-    #[must_use]
-    pub fn longest_drain(&self) -> Option<Duration> {
-        self.lock().entries.values().map(|entry| entry.info.drain_window).max()
-    }
-
     /// Live sockets, oldest first.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Entry>> {
@@ -262,14 +254,7 @@ mod tests {
 
     fn info(route: &str, pod: &str) -> SocketInfo {
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
-        SocketInfo {
-            route: route.into(),
-            rule: "0".into(),
-            pod: Some(pod.into()),
-            endpoint: address,
-            client: address,
-            drain_window: Duration::from_secs(30),
-        }
+        SocketInfo { route: route.into(), rule: "0".into(), pod: Some(pod.into()), endpoint: address, client: address }
     }
 
     #[test]

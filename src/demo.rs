@@ -106,7 +106,8 @@ pub fn run(demo: &cli::Demo) -> anyhow::Result<()> {
     let guide = Guide { files: files.dir(), inputs: &inputs, http, admin: running.ready.admin };
     // The demo serves also where nobody reads what it says.
     let _ = write!(io::stderr().lock(), "{guide}");
-    running.wait()
+    // The demo belongs to a terminal and goes with it.
+    running.wait(app::Hangup::Stop)
 }
 
 #[cfg(test)]

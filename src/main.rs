@@ -42,7 +42,7 @@ fn serve(standalone: &Standalone) -> Result<()> {
     start_log(&standalone.serve)?;
     let running = app::start(standalone.settings()?, &standalone.config)?;
     running.print_ready()?;
-    running.wait()
+    running.wait(app::Hangup::ReadAgain)
 }
 
 fn run_check(command: &Check) -> Result<ExitCode> {

@@ -150,3 +150,62 @@ fn drain_under_constant_keep_alive_load_loses_no_request() {
     assert_eq!(lost.load(Ordering::Relaxed), 0, "of {}", answered.load(Ordering::Relaxed));
     assert!(answered.load(Ordering::Relaxed) > 100);
 }
+
+#[test]
+fn hangup_reads_the_files_again_and_no_signal_costs_a_request() {
+    let backend = Backend::start("a");
+    let log = tempfile::NamedTempFile::new().expect("a temporary file");
+    let mut gateway = Gateway::start_logging(
+        &[("service.yaml", &service("a", &[backend.port])), ("route.yaml", &route("a", "a.test", "a"))],
+        &[],
+        log.reopen().expect("a second handle").into(),
+    );
+    let logged = |line: &str, times: usize| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let text = std::fs::read_to_string(log.path()).expect("the log");
+            let found = text.matches(line).count();
+            if found == times {
+                return;
+            }
+            assert!(Instant::now() < deadline && found < times, "{found} of {line:?} in {text}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    let mut client = Client::connect(gateway.http);
+    for round in 1..=3 {
+        gateway.signal("HUP");
+        logged("SIGHUP: reading all files again", round);
+        gateway.signal("USR2");
+        logged("SIGUSR2 is ignored", round);
+        gateway.signal("USR1");
+        assert_eq!(client.get("a.test", "/").status, 200, "the connection that was open before");
+    }
+    gateway.write("route.yaml", &route("a", "b.test", "a"));
+    gateway.signal("HUP");
+    assert_eq!(gateway.wait_for("b.test", "/", |answer| answer.status == 200).status, 200);
+    gateway.terminate();
+    assert!(gateway.wait().success());
+}
+
+#[test]
+fn the_demo_goes_with_its_terminal() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let dir = tempfile::tempdir().expect("a folder");
+    command.args(["demo", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"]).arg(dir.path());
+    let (mut child, _) = support::gateway::spawn(&mut command);
+    let sent = std::process::Command::new("kill").args(["-s", "HUP", &child.id().to_string()]).status();
+    assert!(sent.expect("kill runs").success());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a child") {
+            break status;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            panic!("the demo goes on without its terminal");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(status.success(), "it drains: {status}");
+}

@@ -106,14 +106,14 @@ struct Direction {
 
 /// Runs the tunnel between a client and an endpoint.
 ///
-/// `drain` resolves when the process wants the socket gone, at the moment meant for this one. Dropping the future closes
-/// both streams.
+/// `drain` resolves when the process wants the socket gone, at the moment meant for this one, with the time that is left
+/// for a gentle end. Dropping the future closes both streams.
 pub async fn run(
     ends: Ends,
     meter: Meter<'_>,
     limits: Limits,
     buffer: &RefCell<Box<[u8]>>,
-    drain: impl Future<Output = ()>,
+    drain: impl Future<Output = Duration>,
 ) -> End {
     let Ends { client, endpoint, from_client, from_endpoint } = ends;
     let mut tunnel = Tunnel {
@@ -134,20 +134,20 @@ pub async fn run(
         if let Poll::Ready(end) = tunnel.poll(cx) {
             return Poll::Ready(Err(end));
         }
-        if drain.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(Reason::Drain));
+        if let Poll::Ready(left) = drain.as_mut().poll(cx) {
+            return Poll::Ready(Ok((Reason::Drain, left)));
         }
         if asked.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(Reason::Admin));
+            return Poll::Ready(Ok((Reason::Admin, CLOSE_GRACE)));
         }
         let Some(timer) = wake.as_mut() else { return Poll::Pending };
         while timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             if limits.lifetime.is_some_and(|lifetime| now >= opened + lifetime) {
-                return Poll::Ready(Ok(Reason::TunnelLifetime));
+                return Poll::Ready(Ok((Reason::TunnelLifetime, CLOSE_GRACE)));
             }
             if limits.idle.is_some_and(|idle| now >= tunnel.active + idle) {
-                return Poll::Ready(Ok(Reason::TunnelIdle));
+                return Poll::Ready(Ok((Reason::TunnelIdle, CLOSE_GRACE)));
             }
             // Bytes moved the idle deadline on since the timer was set: set it anew, not at every byte.
             let deadlines = [limits.idle.map(|idle| tunnel.active + idle), limits.lifetime.map(|l| opened + l)];
@@ -160,11 +160,11 @@ pub async fn run(
     .await;
     match why {
         Err(end) => end,
-        Ok(reason) => {
+        Ok((reason, left)) => {
             tunnel.down.close = Some(close_frame(limits.close_code, None));
             tunnel.up.close = Some(close_frame(limits.close_code, Some(limits.mask)));
             // A peer that does not finish its frame or never answers is not waited for: then FIN alone must do.
-            let _ = tokio::time::timeout(CLOSE_GRACE, poll_fn(|cx| tunnel.poll(cx))).await;
+            let _ = tokio::time::timeout(left.min(CLOSE_GRACE), poll_fn(|cx| tunnel.poll(cx))).await;
             End::Closed(reason)
         }
     }

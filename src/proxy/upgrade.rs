@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -32,6 +33,9 @@ use crate::reason::Reason;
 use crate::stream::Stream;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::{Side, SocketEnd};
+
+/// How long a socket that leaves at the end of the drain timeout may take to answer: the process ends a second after it.
+const LAST_GOODBYE: Duration = Duration::from_millis(800);
 
 /// What lives as long as a socket; entered in metrics and log when it is dropped, however that comes about.
 struct Socket {
@@ -103,7 +107,6 @@ impl Exchange {
             pod: backend.and_then(|backend| backend.pod_of(&picked.endpoint.key)),
             endpoint: picked.endpoint.key.addr,
             client: self.decision.downstream.peer,
-            drain_window: handshake.upgrades.drain_window,
         };
         let socket = Socket {
             worker: Rc::clone(&self.account.worker),
@@ -132,11 +135,15 @@ impl Socket {
         let Upgrades { idle_timeout, max_lifetime, drain_window, close_code, .. } = self.upgrades;
         let mask = self.worker.rng().borrow_mut().u32(..).to_ne_bytes();
         let limits = Limits { idle: idle_timeout, lifetime: max_lifetime, close_code, mask };
-        // The sockets of a window leave spread over it, so that their clients do not all come back at once.
+        // The sockets of a window leave spread over it, so that their clients do not all come back at once. The process does
+        // not outlive its own drain timeout.
+        let timeout = self.worker.settings().drain.timeout;
+        let drain_window = drain_window.min(timeout);
         let drain = async {
             let since = closing.await;
             let share = self.worker.rng().borrow_mut().f64();
             tokio::time::sleep_until(since + drain_window.mul_f64(share)).await;
+            (since + timeout + LAST_GOODBYE).saturating_duration_since(Instant::now())
         };
         let meter = Meter { entry: self.registration.entry(), metrics: self.worker.metrics() };
         let ends = Ends { client: stream, endpoint, from_client: held, from_endpoint: glued };

@@ -27,13 +27,18 @@ impl Gateway {
 
     /// As [`start`](Self::start), with further arguments.
     pub fn start_with(files: &[(&str, &str)], args: &[&str]) -> Self {
+        Self::start_logging(files, args, Stdio::inherit())
+    }
+
+    /// As [`start_with`](Self::start_with), with another place for the log.
+    pub fn start_logging(files: &[(&str, &str)], args: &[&str], log: Stdio) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         for (name, text) in files {
             fs::write(dir.path().join(name), text).expect("a file in the temporary folder");
         }
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.args(["standalone", "--config"]).arg(dir.path());
-        command.args(["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(args);
+        command.args(["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(args).stderr(log);
         if !args.contains(&"--access-log") {
             command.args(["--access-log", "off"]);
         }
@@ -80,8 +85,13 @@ impl Gateway {
 
     /// Sends SIGTERM; the process goes on until it has drained.
     pub fn terminate(&self) {
-        let status = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill runs");
-        assert!(status.success());
+        self.signal("TERM");
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
     }
 
     /// Waits for the end of the process.

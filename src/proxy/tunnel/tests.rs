@@ -31,14 +31,7 @@ impl Bed {
         let (endpoint, inner_endpoint) = pair().await;
         let connections = Arc::new(Connections::default());
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let info = SocketInfo {
-            route: "a/a".into(),
-            rule: "0".into(),
-            pod: None,
-            endpoint: address,
-            client: address,
-            drain_window: Duration::ZERO,
-        };
+        let info = SocketInfo { route: "a/a".into(), rule: "0".into(), pod: None, endpoint: address, client: address };
         let registration = connections.reserve(&info.route, &info.rule, None).unwrap().open(info);
         let options = MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 1 };
         let metrics = Metrics::new(options).worker(0).unwrap();
@@ -50,6 +43,7 @@ impl Bed {
                 if drained.await.is_err() {
                     std::future::pending::<()>().await;
                 }
+                CLOSE_GRACE
             };
             let (client, endpoint) = (inner_client, inner_endpoint);
             let (up, down) = (Bytes::from_static(from_client), Bytes::from_static(from_endpoint));

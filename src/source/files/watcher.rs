@@ -71,6 +71,7 @@ pub struct FileSource {
 #[derive(Debug)]
 enum Message {
     Event(notify::Result<notify::Event>),
+    ReadAgain,
     Stop,
 }
 
@@ -96,6 +97,12 @@ impl FileSource {
             .spawn(move || shell.run(&publish))
             .map_err(|source| StartError::Thread { path: dir.to_owned(), source })?;
         Ok((Self { stop: sender, thread: Some(thread) }, receiver))
+    }
+
+    /// Asks for all files to be read again, changed or not; does not wait for it.
+    pub fn read_again(&self) {
+        // A thread that has ended reads nothing more.
+        let _ = self.stop.send(Message::ReadAgain);
     }
 }
 
@@ -301,6 +308,10 @@ impl Shell {
             loop {
                 match message {
                     Ok(Message::Event(event)) => self.take(event, Instant::now()),
+                    Ok(Message::ReadAgain) => {
+                        self.seen.clear();
+                        self.next_scan = Instant::now();
+                    }
                     Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => break,
                 }
