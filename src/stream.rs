@@ -4,6 +4,7 @@
 //! here knows HTTP.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -79,6 +80,14 @@ impl Stream {
                 }
             }
         }
+    }
+
+    /// Asks the socket whether it is open and has nothing to read: one system call, and never late.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit(); 1];
+        let peeked = SockRef::from(self.socket()).peek(&mut byte);
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// The socket under the stream.

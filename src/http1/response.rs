@@ -3,6 +3,7 @@
 //! Pure functions over bytes. What a message with two readings would be is refused, never repaired.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, CONTENT_LENGTH, HeaderName, HeaderValue, TRAILER};
@@ -54,6 +55,8 @@ pub enum ParsedHead {
         framing: ResponseFraming,
         /// The endpoint lets the connection be used again.
         keep_alive: bool,
+        /// How long the endpoint keeps an idle connection, where it says so: `keep-alive: timeout=5`.
+        idle_limit: Option<Duration>,
         /// The endpoint's reason phrase, only for a status that has no registered one.
         reason: Option<Bytes>,
     },
@@ -134,8 +137,9 @@ pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> 
         }
     };
     let keep_alive = framing != ResponseFraming::Close && !fields.close && (http11 || fields.keep_alive);
+    let idle_limit = fields.idle_limit;
     let reason = status.canonical_reason().is_none().then(|| head.slice(reason));
-    Ok(ParsedHead::Final { status, framing, keep_alive, reason })
+    Ok(ParsedHead::Final { status, framing, keep_alive, idle_limit, reason })
 }
 
 /// `HTTP/1.x SP 3DIGIT [SP reason] CRLF`: status, version is 1.1, place of the reason, which ends with the line.
@@ -176,6 +180,8 @@ enum Name {
     Trailer,
     /// `upgrade`.
     Upgrade,
+    /// `keep-alive`.
+    KeepAlive,
     /// Another field of this connection only.
     HopByHop,
 }
@@ -204,6 +210,7 @@ impl Name {
                     header::CONNECTION => Name::Connection,
                     header::TRAILER => Name::Trailer,
                     header::UPGRADE => Name::Upgrade,
+                    name if name == "keep-alive" => Name::KeepAlive,
                     _ => Name::HopByHop,
                 }
             }
@@ -218,6 +225,8 @@ struct Fields {
     chunked: bool,
     close: bool,
     keep_alive: bool,
+    /// `timeout` of `keep-alive`.
+    idle_limit: Option<Duration>,
     upgrade_lines: u32,
     /// `upgrade: websocket`, and nothing else.
     upgrade_websocket: bool,
@@ -265,6 +274,10 @@ impl Fields {
                 self.connection(&head[from..to]);
                 return dropped(&head[from..to], end + 2);
             }
+            Name::KeepAlive => {
+                self.keep_alive_parameters(&head[from..to]);
+                return dropped(&head[from..to], end + 2);
+            }
             Name::Upgrade => {
                 self.upgrade_lines += 1;
                 self.upgrade_websocket = self.upgrade_lines == 1 && head[from..to].eq_ignore_ascii_case(b"websocket");
@@ -276,6 +289,23 @@ impl Fields {
         let value = HeaderValue::from_maybe_shared(head.slice(from..to)).map_err(|_| "field value is malformed")?;
         headers.try_append(name, value).map_err(|_| "too many fields")?;
         Ok(end + 2)
+    }
+
+    /// Reads `timeout=5, max=100`: seconds that an idle connection is kept, and requests that may still come. What is
+    /// written in any other way says nothing.
+    fn keep_alive_parameters(&mut self, value: &[u8]) {
+        for parameter in value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
+            let Some(equals) = memchr::memchr(b'=', parameter) else { continue };
+            let (name, value) = (parameter[..equals].trim_ascii(), parameter[equals + 1..].trim_ascii());
+            let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+            let Some(value) = guard::parse_length(value) else { continue };
+            if name.eq_ignore_ascii_case(b"timeout") {
+                let limit = Duration::from_secs(value);
+                self.idle_limit = Some(self.idle_limit.map_or(limit, |other| other.min(limit)));
+            } else if name.eq_ignore_ascii_case(b"max") && value == 0 {
+                self.close = true;
+            }
+        }
     }
 
     fn connection(&mut self, value: &[u8]) {

@@ -42,7 +42,7 @@ pub struct Deadlines {
     pub backend_request: Option<Instant>,
     /// Longest silence in both directions.
     pub idle: Option<Duration>,
-    /// From the last request byte to the response head.
+    /// From the last request byte that the endpoint took to the response head.
     pub response_head: Option<Duration>,
     /// Begin of the present try: silence is counted from here before the first byte.
     pub try_began: Instant,
@@ -89,8 +89,8 @@ impl Deadlines {
         }
     }
 
-    /// The next deadline before the response head; `sent` is when the last request byte went out, `activity` when the
-    /// last byte moved.
+    /// The next deadline before the response head; `sent` is when the last request byte went out, or the last that the
+    /// endpoint took while it holds others up; `activity` when the last byte moved.
     #[must_use]
     pub fn before_head(&self, sent: Option<Instant>, activity: Option<Instant>) -> Option<(Instant, DeadlineKind)> {
         let head = sent.zip(self.response_head).map(|(sent, after)| (sent + after, DeadlineKind::ResponseHead));

@@ -74,7 +74,7 @@ impl std::ops::DerefMut for Pooled {
 struct Entry {
     /// Keeps the address that the map is keyed by from being reused.
     endpoint: Arc<EndpointState>,
-    /// Idle HTTP/1 connections, the longest idle first.
+    /// Idle HTTP/1 connections, the longest idle first. Each may have a limit of its own.
     idle: VecDeque<Pooled>,
     http2: Http2Slot,
     /// The fallback address worked last when the preferred one did not.
@@ -106,12 +106,7 @@ impl Pools {
         let mut entries = self.entries.borrow_mut();
         let idle = &mut entries.get_mut(&key(endpoint))?.idle;
         while let Some(mut connection) = idle.pop_back() {
-            if self.is_overdue(&connection, now) {
-                // The rest has been idle for longer still.
-                idle.clear();
-                return None;
-            }
-            if connection.poll_alive(cx) {
+            if !self.is_overdue(&connection, now) && connection.poll_alive(cx) {
                 connection.set_idle(None);
                 return Some(connection);
             }
@@ -137,10 +132,9 @@ impl Pools {
     pub fn sweep(&self, now: Instant) -> usize {
         let mut closed = 0;
         self.entries.borrow_mut().retain(|_, entry| {
-            while entry.idle.front().is_some_and(|oldest| self.is_overdue(oldest, now)) {
-                entry.idle.pop_front();
-                closed += 1;
-            }
+            let before = entry.idle.len();
+            entry.idle.retain(|connection| !self.is_overdue(connection, now));
+            closed += before - entry.idle.len();
             closed += entry.http2.sweep(now, self.limits.idle);
             !entry.idle.is_empty() || !entry.http2.is_empty()
         });
@@ -280,8 +274,9 @@ impl Pools {
     }
 
     fn is_overdue(&self, connection: &Connection, now: Instant) -> bool {
-        !self.limits.idle.is_zero()
-            && connection.idle_since().is_some_and(|since| now.saturating_duration_since(since) >= self.limits.idle)
+        let own = (!self.limits.idle.is_zero()).then_some(self.limits.idle);
+        let Some(limit) = own.into_iter().chain(connection.idle_limit()).min() else { return false };
+        connection.idle_since().is_some_and(|since| now.saturating_duration_since(since) >= limit)
     }
 }
 

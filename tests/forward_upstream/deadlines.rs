@@ -202,3 +202,87 @@ fn an_endpoint_that_ignores_expect_gets_the_body_after_a_second() {
         assert_eq!(client.answer().await.status, 200);
     });
 }
+
+/// Takes the head of a request and no byte behind it.
+async fn deaf() -> Endpoints {
+    Endpoints::script(|mut served: Served| async move {
+        served.head().await;
+        std::future::pending::<()>().await;
+    })
+    .await
+}
+
+#[test]
+fn an_endpoint_that_takes_no_byte_is_504() {
+    run_paused(async || {
+        for framing in ["content-length: 100000000", "transfer-encoding: chunked"] {
+            let backend = deaf().await;
+            let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+            let mut client = gateway.client().await;
+            client.send(format!("POST /p HTTP/1.1\r\nhost: a.test\r\n{framing}\r\n\r\n")).await;
+            let (mut reading, mut writing) = client.stream.into_split();
+            tokio::task::spawn_local(async move {
+                let chunk = [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat();
+                while tokio::io::AsyncWriteExt::write_all(&mut writing, &chunk).await.is_ok() {}
+            });
+            let began = Instant::now();
+            let mut answer = [0; 12];
+            tokio::io::AsyncReadExt::read_exact(&mut reading, &mut answer).await.unwrap();
+            assert_eq!(answer, *b"HTTP/1.1 504", "{framing}");
+            assert!((60..62).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+            assert_eq!(gateway.metric("tidegate_own_answers_total{reason=\"response_head\"}"), 1);
+        }
+    });
+}
+
+/// A client that is slow, in front of an endpoint that takes every byte at once, is not the endpoint's fault.
+#[test]
+fn a_slow_client_is_no_endpoint_that_takes_no_byte() {
+    run_paused(async || {
+        for protocol in [Protocol::Http, Protocol::H2c] {
+            let backend = Endpoints::answering(OK).await;
+            let addr = if protocol == Protocol::Http { backend.addr } else { super::http2::late().await };
+            let deadlines = Deadlines { response_head: Duration::from_secs(2), ..Deadlines::default() };
+            let gateway = Gateway::start(Options { protocol, deadlines, ..Options::to(&[addr]) }).await;
+            let mut client = gateway.client().await;
+            client.send("POST /p HTTP/1.1\r\nhost: a.test\r\ncontent-length: 50000\r\n\r\n").await;
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                client.send(vec![b'a'; 10_000]).await;
+            }
+            assert_eq!(client.answer().await.status, 200, "{protocol:?}");
+        }
+    });
+}
+
+/// What a pod says of itself (`keep-alive: timeout`) bounds how long its idle connection is used.
+#[test]
+fn an_announced_idle_limit_is_kept_with_a_margin() {
+    let table = [
+        ("timeout=3", 1_900, 1),
+        ("timeout=3", 2_100, 2),
+        ("timeout=1, max=100", 400, 1),
+        ("Timeout=\"1\"", 600, 2),
+        ("timeout=0", 0, 2),
+        ("max=0", 0, 2),
+        ("timeout=600", 3_900, 1),
+        ("timeout=600", 4_100, 2),
+        ("timeout=soon", 3_900, 1),
+    ];
+    run_paused(async || {
+        for (field, idle, connections) in table {
+            let backend = Endpoints::script(move |mut served: Served| async move {
+                while served.request().await.is_some() {
+                    let head = format!("HTTP/1.1 200 OK\r\nkeep-alive: {field}\r\ncontent-length: 2\r\n\r\nok");
+                    served.send(head).await;
+                }
+            })
+            .await;
+            let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+            assert_eq!(gateway.ask(GET).await.status, 200);
+            tokio::time::sleep(Duration::from_millis(idle)).await;
+            assert_eq!(gateway.ask(GET).await.status, 200);
+            assert_eq!(backend.connections.get(), connections, "{field} after {idle} ms");
+        }
+    });
+}

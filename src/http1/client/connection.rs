@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
@@ -25,6 +26,9 @@ const HEAD_READ: usize = 8 << 10;
 const READ_BUFFER: usize = 64 << 10;
 /// Bounds of the adapting size of body reads.
 const BODY_READ: std::ops::RangeInclusive<usize> = (8 << 10)..=(128 << 10);
+
+/// A connection is not used any more this long before the endpoint closes it, or for half of a shorter limit.
+const IDLE_MARGIN: Duration = Duration::from_secs(1);
 
 /// Bounds on what an endpoint may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +72,11 @@ pub struct Connection {
     track_activity: bool,
     /// Armed at the first wait and left armed between exchanges: re-arming costs more than a rare early wake-up.
     timer: Option<Pin<Box<Sleep>>>,
+    /// How long the endpoint keeps it open when it is idle, as far as it said.
+    idle_limit: Option<Duration>,
+    /// The last response had no content by its kind: an endpoint that sends some all the same sends it as the answer to
+    /// the next request.
+    is_unsure: bool,
     /// When the socket was put aside.
     idle_since: Option<Instant>,
     /// The task was registered to be woken by the socket's next byte, and nothing was awaited since.
@@ -91,6 +100,8 @@ impl Connection {
             activity: None,
             track_activity: false,
             timer: None,
+            idle_limit: None,
+            is_unsure: false,
             idle_since: None,
             watched: false,
         })
@@ -151,6 +162,12 @@ impl Connection {
         self.idle_since
     }
 
+    /// How long it may be idle before the endpoint may close it, with a margin for the way; `None`: it did not say.
+    #[must_use]
+    pub fn idle_limit(&self) -> Option<Duration> {
+        self.idle_limit.map(|limit| limit - IDLE_MARGIN.min(limit / 2))
+    }
+
     /// Marks the connection as idle since `now`, or as in use.
     pub fn set_idle(&mut self, now: Option<Instant>) {
         self.idle_since = now;
@@ -172,10 +189,13 @@ impl Connection {
 
     /// Whether an idle connection can carry another request: nothing to read and not closed, as far as
     /// [`Stream::poll_liveness`] can tell.
+    ///
+    /// Behind a response that had no content by its kind, the socket itself is asked: surplus bytes that came at this
+    /// moment must not answer the next request.
     pub fn poll_alive(&mut self, cx: &mut Context<'_>) -> bool {
         let liveness = self.stream.poll_liveness(cx);
         self.watched |= liveness == Liveness::Watched;
-        liveness != Liveness::Unusable
+        liveness != Liveness::Unusable && (!self.is_unsure || self.stream.is_silent())
     }
 
     /// Sends the request and waits for the final response head, at the same time.
@@ -223,8 +243,10 @@ impl Connection {
                         return Poll::Ready(Ok(ResponseHead { status, length: None, reason: None }));
                     }
                     ParsedHead::Switching { websocket: false } => return Poll::Ready(Err(ClientError::Handshake)),
-                    ParsedHead::Final { status, framing, keep_alive, reason } => {
+                    ParsedHead::Final { status, framing, keep_alive, idle_limit, reason } => {
                         self.keep_alive = keep_alive;
+                        self.idle_limit = idle_limit.or(self.idle_limit);
+                        self.is_unsure = framing == ResponseFraming::None;
                         self.decoder = BodyDecoder::new(framing, &limits.chunks);
                         self.settle()?;
                         let length = match framing {

@@ -188,6 +188,31 @@ async fn surplus_bytes_destroy_the_connection() {
     assert!(!poll_fn(|cx| Poll::Ready(bed.connection.poll_alive(cx))).await);
 }
 
+/// Bytes that the reactor has not seen yet are found all the same where an endpoint sends them by mistake.
+#[tokio::test]
+async fn surplus_that_came_at_this_moment_is_found_before_the_next_exchange() {
+    let table: [(&[u8], bool); 4] = [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", true),
+        (b"HTTP/1.1 204 No\r\n\r\n", false),
+        (b"HTTP/1.1 304 No\r\n\r\n", false),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false),
+    ];
+    for (answer, head_request) in table {
+        let mut bed = Bed::new().await;
+        let mut upload = bed.begin::<Empty<Bytes>>(GET, RequestFraming::Empty, None, false);
+        bed.backend.write_all(answer).await.unwrap();
+        bed.head(&mut upload, head_request).await.unwrap();
+        assert!(bed.connection.is_reusable());
+        // The socket is found empty: from here on, the reactor's word is what is believed.
+        let silent = poll_fn(|cx| Poll::Ready(bed.connection.poll_alive(cx))).await;
+        assert!(silent, "{}", answer.escape_ascii());
+        // Nothing is awaited between the bytes and the look.
+        assert_eq!(bed.backend.try_write(b"HTTP/1.1 200 OK\r\n\r\n").unwrap(), 19);
+        let alive = poll_fn(|cx| Poll::Ready(bed.connection.poll_alive(cx))).await;
+        assert!(!alive, "{}", answer.escape_ascii());
+    }
+}
+
 #[tokio::test]
 async fn a_closed_idle_connection_is_not_alive() {
     let mut bed = Bed::new().await;

@@ -119,6 +119,12 @@ where
         matches!(self.state, SendState::Streaming | SendState::Last) && !self.failed
     }
 
+    /// Bytes wait for the endpoint to take them.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        !self.failed && (self.sent < self.out.len() || !self.chunk.is_empty())
+    }
+
     /// How a head announces the body: a length is that of the whole, whatever was read of it.
     #[must_use]
     pub fn framing(&self) -> RequestFraming {

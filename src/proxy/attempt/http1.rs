@@ -16,7 +16,7 @@ use crate::http1::client::{RequestFraming, ResponseHead, Upload};
 use crate::http1::response::Expected;
 use crate::proxy::body::{Content, Http1Body};
 use crate::proxy::client_body::ClientBody;
-use crate::proxy::deadlines::DeadlineKind;
+use crate::proxy::deadlines::{DeadlineKind, Deadlines};
 use crate::proxy::decision::Matched;
 use crate::proxy::downstream::drop_unread;
 use crate::proxy::error::ProxyError;
@@ -45,8 +45,8 @@ impl Exchange {
         connection.begin(self.decision.deadlines.idle.is_some());
         let mut upload = self.prepare_upload();
         let mut fields = self.account.worker.take_fields();
-        let mut sent = None;
-        let head = poll_fn(|cx| self.poll_head(&mut connection, &mut upload, &mut fields, &mut sent, cx)).await;
+        let mut wait = HeadWait::default();
+        let head = poll_fn(|cx| self.poll_head(&mut connection, &mut upload, &mut fields, &mut wait, cx)).await;
         match head {
             Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                 self.switch(matched, picked, connection, &upload, fields)
@@ -127,7 +127,7 @@ impl Exchange {
         connection: &mut Pooled,
         upload: &mut Upload<ClientBody>,
         fields: &mut HeaderMap,
-        sent: &mut Option<Instant>,
+        wait: &mut HeadWait,
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, ProxyError>> {
         let (worker, deadlines) = (&self.account.worker, &self.decision.deadlines);
@@ -141,10 +141,7 @@ impl Exchange {
             if let Poll::Ready(result) = connection.poll_head(upload, fields, expected, limits, buffers, cx) {
                 return Poll::Ready(result.map_err(ProxyError::from));
             }
-            if sent.is_none() && upload.is_done() {
-                *sent = Some(if upload.body_read() == 0 { deadlines.try_began } else { Instant::now() });
-            }
-            let deadline = deadlines.before_head(*sent, connection.activity());
+            let deadline = deadlines.before_head(wait.since(upload, deadlines), connection.activity());
             let resume = upload.is_waiting().then(|| deadlines.try_began + CONTINUE_WAIT);
             match (deadline, resume) {
                 (None, None) => return Poll::Pending,
@@ -220,6 +217,35 @@ impl Exchange {
             }
         }
         Reply { status: head.status, fields, content, reason: head.reason }
+    }
+}
+
+/// Since when an endpoint is waited for.
+#[derive(Debug, Default)]
+struct HeadWait {
+    /// The request was sent completely then.
+    sent: Option<Instant>,
+    /// So many bytes of it had been sent, and no more were taken since then.
+    stalled: Option<(u64, Instant)>,
+}
+
+impl HeadWait {
+    /// When the last byte of the request was sent, or the last that the endpoint took while others wait; `None` while
+    /// the client is the one that is waited for.
+    fn since(&mut self, upload: &Upload<ClientBody>, deadlines: &Deadlines) -> Option<Instant> {
+        if self.sent.is_none() && upload.is_done() {
+            self.sent = Some(if upload.body_read() == 0 { deadlines.try_began } else { Instant::now() });
+        }
+        if self.sent.is_some() || !upload.is_blocked() {
+            self.stalled = None;
+            return self.sent;
+        }
+        let written = upload.written();
+        let (_, since) = *match &mut self.stalled {
+            Some(stalled) if stalled.0 == written => stalled,
+            stalled => stalled.insert((written, Instant::now())),
+        };
+        Some(since)
     }
 }
 

@@ -117,7 +117,9 @@ impl Exchange {
             }
             self.account.bytes_in = progress.bytes.get();
             let deadlines = &self.decision.deadlines;
-            let Some((at, kind)) = deadlines.before_head(progress.done.get(), progress.last.get()) else {
+            let Some((at, kind)) =
+                deadlines.before_head(progress.waiting_since(deadlines.try_began), progress.last.get())
+            else {
                 return Poll::Pending;
             };
             ready!(client::poll_timer(&mut timer, at, cx));

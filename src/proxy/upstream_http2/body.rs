@@ -24,6 +24,8 @@ pub struct RequestProgress {
     pub last: Cell<Option<Instant>>,
     /// When the body ended.
     pub done: Cell<Option<Instant>>,
+    /// The client is waited for, not the endpoint.
+    starved: Cell<bool>,
     /// What the body failed with.
     pub failed: Cell<Option<Box<dyn std::error::Error + Send + Sync>>>,
     /// The body, until the exchange takes it back.
@@ -72,6 +74,14 @@ impl RequestProgress {
     pub fn new(body: Option<ClientBody>, now: Instant) -> Rc<Self> {
         let done = Cell::new(body.is_none().then_some(now));
         Rc::new(Self { done, body: RefCell::new(body), ..Self::default() })
+    }
+
+    /// When the last byte of the request was sent, or the last that the endpoint took while others wait (`began`: none
+    /// yet); `None` while the client is the one that is waited for.
+    #[must_use]
+    pub fn waiting_since(&self, began: Instant) -> Option<Instant> {
+        let stalled = (!self.starved.get()).then(|| self.last.get().unwrap_or(began));
+        self.done.get().or(stalled)
     }
 
     /// The endpoint has answered: nothing is sent again.
@@ -134,7 +144,9 @@ impl Body for RequestBody {
         let mut body = progress.body.borrow_mut();
         let Some(body) = body.as_mut() else { return Poll::Ready(None) };
         loop {
-            let frame = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            let polled = Pin::new(&mut *body).poll_frame(cx);
+            progress.starved.set(polled.is_pending());
+            let frame = match ready!(polled) {
                 Some(Ok(frame)) => frame,
                 Some(Err(err)) => {
                     *ended = true;
