@@ -5,5 +5,6 @@
 pub mod client;
 pub mod framing;
 pub mod guard;
+pub mod request_stream;
 pub mod response;
 pub mod websocket;

@@ -25,3 +25,4 @@ mod upgrade;
 pub mod upstream;
 mod upstream_http2;
 pub mod worker;
+pub mod worker_drain;

@@ -1,25 +1,20 @@
-//! The wire guard around a client's socket: hyper gets only messages whose head was accepted as a whole.
+//! A client's socket behind the wire guard: hyper gets only messages whose head was accepted as a whole.
 //!
-//! Bytes are read into an own buffer, scanned once, and the body framing is followed to find the next message. What is
-//! refused between messages looks to hyper like the end of the stream, so that answers under way are finished in order;
-//! then the connection task writes the refusal. What is refused inside a body is an `InvalidData` error of the read,
-//! after all bytes before it.
+//! [`RequestStream`] judges what comes; here are the socket that it comes from, the clocks that run meanwhile, and the two
+//! users of both: hyper, and the connection task, which writes refusals itself once answers under way are finished. What
+//! is refused inside a body is an `InvalidData` error of the read, after all bytes before it.
 //!
-//! One place decides what the end of the input means ([`Guard::ended`]): while a request runs, FIN and reset cancel it.
-//!
-//! hyper and the connection task, which are polled by one task, share a guard; nothing here is `Send`.
+//! Both users are polled by one task and share a [`GuardedSocket`]; nothing here is `Send`.
 
 mod rate;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -29,45 +24,22 @@ pub use rate::RateClock;
 pub use crate::http1::guard::GuardError;
 
 use super::downstream::OwnAnswer;
-use super::head::{HeadFacts, HeadPolicy, check_other_form};
-use crate::http1::framing::{ChunkDecoder, ChunkEvent, ChunkLimits};
-use crate::http1::guard::{Framing, HeadLimits, RequestFacts, RequestScanner, Scan};
+use super::head::{HeadPolicy, check_other_form};
+use crate::http1::framing::ChunkLimits;
+use crate::http1::guard::HeadLimits;
+use crate::http1::request_stream::{AcceptedHead, Readable, RequestStream, StreamLimits};
 use crate::model::path::Slashes;
-use crate::reason::Reason;
 use crate::settings::{Forwarding, Limits};
 use crate::stream::Stream;
 
-/// Bytes of a buffer at first, and of those that a thread keeps for its connections.
-const BUFFER: usize = 16 << 10;
-/// By how much a buffer grows when a head does not fit.
-const BUFFER_STEP: usize = 8 << 10;
-/// Spare buffers kept by a thread.
-const SPARE_BUFFERS: usize = 16;
-/// Input read ahead of hyper while a request runs, to notice that the client has gone.
-const READ_AHEAD: usize = 32 << 10;
-/// Input that is dropped behind a refused or a last message while a request runs.
-const DISCARD_LIMIT: usize = 64 << 10;
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
 pub const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-thread_local! {
-    /// Buffers between two uses: an idle connection has none.
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-}
 
 /// How the guard judges; the same for all connections of a listener.
 #[derive(Clone, Debug)]
 pub struct GuardSettings {
-    /// Limits of a head.
-    pub head: HeadLimits,
-    /// Limits of chunked framing.
-    pub chunk: ChunkLimits,
-    /// Limit of a body.
-    pub body: Option<u64>,
-    /// Bytes held behind a handshake (UP4).
-    pub upgrade_held: usize,
-    /// Hold the bytes behind a WebSocket handshake until it is answered (UP4), else they are the next request.
-    pub hold_upgrades: bool,
+    /// Limits of messages.
+    pub limits: StreamLimits,
     /// How parsed heads are judged.
     pub policy: HeadPolicy,
 }
@@ -77,21 +49,22 @@ impl GuardSettings {
     #[must_use]
     pub fn new(limits: &Limits, forwarding: &Forwarding) -> Self {
         Self {
-            head: HeadLimits {
-                start_line: limits.request_line,
-                field: limits.field,
-                fields_total: limits.fields_total,
-                field_count: limits.field_count,
+            limits: StreamLimits {
+                head: HeadLimits {
+                    start_line: limits.request_line,
+                    field: limits.field,
+                    fields_total: limits.fields_total,
+                    field_count: limits.field_count,
+                },
+                chunk: ChunkLimits {
+                    line: limits.chunk_line,
+                    extensions: limits.chunk_extensions,
+                    trailers_total: limits.trailers_total,
+                    trailer_count: limits.trailer_count,
+                },
+                body: limits.body,
+                upgrade_held: limits.upgrade_held,
             },
-            chunk: ChunkLimits {
-                line: limits.chunk_line,
-                extensions: limits.chunk_extensions,
-                trailers_total: limits.trailers_total,
-                trailer_count: limits.trailer_count,
-            },
-            body: limits.body,
-            upgrade_held: limits.upgrade_held,
-            hold_upgrades: true,
             policy: HeadPolicy {
                 slashes: if forwarding.merge_slashes { Slashes::Merge } else { Slashes::Keep },
                 https: false,
@@ -103,68 +76,19 @@ impl GuardSettings {
     #[must_use]
     pub fn max_head(&self) -> usize {
         // Empty lines before it, line ends, the empty line.
-        self.head.start_line + self.head.fields_total + 2 * self.head.field_count + 16
+        self.limits.head.start_line + self.limits.head.fields_total + 2 * self.limits.head.field_count + 16
     }
 }
 
-/// A head that hyper was given, in the order of the requests.
+/// The socket of one connection with its judge and its clocks.
 #[derive(Debug)]
-pub struct AcceptedHead {
-    /// What the scanner found.
-    pub facts: HeadFacts,
-    /// The target as received when it is not in origin-form.
-    pub raw_target: Option<Box<[u8]>>,
-}
-
-/// What the next byte of the input belongs to.
-#[derive(Debug)]
-enum State {
-    /// Not judged: HTTP/2, whose frames h2 checks.
-    Raw,
-    /// A request head, or nothing yet.
-    Head(RequestScanner),
-    /// A body of which so many bytes are missing.
-    Length(u64),
-    /// A chunked body and its bytes so far.
-    Chunked(ChunkDecoder, u64),
-    /// Behind a handshake that is not answered yet (UP4).
-    Held,
-    /// Behind the last message: ignored (CO4).
-    Discard,
-    /// Refused between messages; hyper sees the end of the input.
-    Refused(OwnAnswer),
-    /// Refused inside a body; hyper gets the error behind the bytes before it.
-    Broken(GuardError),
-    /// The client has ended its input between messages.
-    Ended,
-}
-
-/// The guard of one connection.
-#[derive(Debug)]
-pub struct Guard {
+pub struct GuardedSocket {
     /// Gone only once the connection task has taken it back from hyper.
     stream: Option<Stream>,
     settings: Rc<GuardSettings>,
-    state: State,
-    /// All initialised; empty while nothing is buffered.
-    data: Vec<u8>,
-    /// `start..accepted` may go to hyper, `accepted..end` is not judged yet, `scanned` is where a body goes on.
-    start: usize,
-    accepted: usize,
-    scanned: usize,
-    end: usize,
-    /// First byte of the current message, and whether hyper has it already.
-    message: usize,
-    message_handed: bool,
-    /// The current message is the last one by its own words.
-    last_message: bool,
-    heads: VecDeque<AcceptedHead>,
+    input: RequestStream,
     /// hyper waits for input.
     read_waiting: bool,
-    /// The client ended or reset its side.
-    ended: bool,
-    cancelled: bool,
-    discarded: usize,
     /// Any byte has come at all.
     first_byte: bool,
     /// When the first byte of an unfinished head came.
@@ -179,27 +103,15 @@ pub struct Guard {
     sent: u64,
 }
 
-impl Guard {
+impl GuardedSocket {
     /// A guard around a fresh connection.
     #[must_use]
     pub fn new(stream: Stream, settings: Rc<GuardSettings>, exchanges: Rc<Cell<u32>>) -> Self {
         Self {
             stream: Some(stream),
             settings,
-            state: State::Head(RequestScanner::new()),
-            data: Vec::new(),
-            start: 0,
-            accepted: 0,
-            scanned: 0,
-            end: 0,
-            message: 0,
-            message_handed: false,
-            last_message: false,
-            heads: VecDeque::new(),
+            input: RequestStream::default(),
             read_waiting: false,
-            ended: false,
-            cancelled: false,
-            discarded: 0,
             first_byte: false,
             head_since: None,
             body_clock: RateClock::default(),
@@ -217,31 +129,32 @@ impl Guard {
 
     /// Takes what is known of the next request that hyper hands out.
     pub fn next_head(&mut self) -> Option<AcceptedHead> {
-        self.heads.pop_front()
+        self.input.next_head()
     }
 
     /// A request was cancelled by the client's FIN or reset.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled
+        self.input.is_cancelled()
     }
 
     /// The client ended or reset its side of the connection.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.ended
+        self.input.has_ended()
     }
 
     /// The refusal between messages that has to be answered, if any.
     #[must_use]
     pub fn refusal(&self) -> Option<OwnAnswer> {
-        if let State::Refused(answer) = self.state { Some(answer) } else { None }
+        let refusal = self.input.refusal();
+        refusal.map(|error| OwnAnswer { status: error.status, reason: error.reason, close: true })
     }
 
     /// Why a body was refused, if one was.
     #[must_use]
     pub fn broken(&self) -> Option<GuardError> {
-        if let State::Broken(error) = self.state { Some(error) } else { None }
+        self.input.broken()
     }
 
     /// Whether any byte has come since the connection was accepted.
@@ -259,7 +172,7 @@ impl Guard {
     /// Whether input is missing or left over, so that closing at once could reset the connection under an answer.
     #[must_use]
     pub fn has_surplus(&self) -> bool {
-        self.discarded > 0 || self.end > self.start || !matches!(self.state, State::Head(_) | State::Ended | State::Raw)
+        self.input.has_surplus()
     }
 
     /// Bytes received and sent since the last call.
@@ -268,63 +181,53 @@ impl Guard {
     }
 
     /// Refuses what comes next, unless something is refused already or the input ended.
-    pub fn refuse(&mut self, answer: OwnAnswer) {
-        if matches!(self.state, State::Head(_) | State::Held) {
-            self.end = self.accepted;
-            self.head_since = None;
-            self.state = State::Refused(answer);
-        }
+    pub fn refuse(&mut self, error: GuardError) {
+        self.input.refuse(error);
+        self.follow();
     }
 
     /// Breaks the body that is being read; false when there is none.
     pub fn break_body(&mut self, error: GuardError) -> bool {
-        let in_body = matches!(self.state, State::Length(_) | State::Chunked(..));
-        if in_body {
-            self.body_refused(error);
-        }
-        in_body
+        let broken = self.input.break_body(error);
+        self.follow();
+        broken
     }
 
-    /// The handshake was answered with something else than `101`: what was held is the next request (UP4).
+    /// The handshake was answered with something else than `101`: what was held is the next request.
     pub fn release_held(&mut self) {
-        if matches!(self.state, State::Held) {
-            self.message_done();
-            self.advance();
-        }
+        let policy = self.settings.policy;
+        self.input.release_held(&self.settings.limits, &|method, target| check_other_form(method, target, policy));
+        self.follow();
     }
 
     /// Whether bytes behind a handshake are held.
     #[must_use]
     pub fn is_holding(&self) -> bool {
-        matches!(self.state, State::Held)
+        self.input.is_holding()
     }
 
-    /// Ends the guard behind an accepted `101`: the socket, and the bytes that came behind the handshake (UP4). `None` when
-    /// the socket was taken before, or no handshake is under way.
+    /// Ends the guard behind an accepted `101`: the socket, and the bytes that came behind the handshake. `None` when the
+    /// socket was taken before, or no handshake is under way.
     pub fn take_tunnel(&mut self) -> Option<(Stream, Bytes)> {
         if !self.is_holding() {
             return None;
         }
-        let held = Bytes::copy_from_slice(self.data.get(self.accepted..self.end).unwrap_or_default());
-        self.end = self.accepted;
-        self.start = self.end;
-        self.release_buffer();
-        self.stream.take().map(|stream| (stream, held))
+        let held = self.input.take_held();
+        self.stream.take().map(|stream| (stream, held.into()))
     }
 
     /// Reads until it is known whether the client speaks HTTP/2; `true`, and nothing is judged any more. `false` also
     /// when the input ended. At most 24 bytes are compared; what was read stays for whoever reads next.
     pub fn poll_sniff(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
-            let got = self.data.get(self.start..self.end).unwrap_or_default();
+            let got = self.input.buffered();
             let compared = got.len().min(HTTP2_PREFACE.len());
-            if got.get(..compared) != HTTP2_PREFACE.get(..compared) || self.ended {
-                self.advance();
+            if got.get(..compared) != HTTP2_PREFACE.get(..compared) || self.has_ended() {
+                self.judge();
                 return Poll::Ready(false);
             }
             if compared == HTTP2_PREFACE.len() {
-                self.state = State::Raw;
-                self.accepted = self.end;
+                self.input.become_raw();
                 return Poll::Ready(true);
             }
             ready!(self.poll_receive(cx));
@@ -333,302 +236,101 @@ impl Guard {
 
     /// Reads ahead while a request runs, to see FIN and reset. Says whether hyper, which waited, has something to read.
     pub fn poll_watch(&mut self, cx: &mut Context<'_>) -> bool {
-        while !self.ended {
-            match self.state {
-                State::Discard | State::Refused(_) | State::Broken(_) => {
-                    if self.discarded >= DISCARD_LIMIT {
-                        return false;
-                    }
-                }
-                State::Held if self.end - self.accepted >= self.settings.upgrade_held => return false,
-                State::Raw | State::Ended => return false,
-                State::Head(_) | State::Length(_) | State::Chunked(..) | State::Held => {
-                    if self.end - self.start >= READ_AHEAD {
-                        return false;
-                    }
-                }
-            }
-            if self.poll_fill(cx).is_pending() {
-                break;
-            }
-        }
-        let readable = self.accepted > self.start || self.is_terminal();
+        while self.input.reads_ahead(&self.settings.limits) && self.poll_fill(cx).is_ready() {}
+        let readable = match self.input.readable() {
+            Readable::Bytes | Readable::End | Readable::Broken(_) => true,
+            Readable::NeedsInput | Readable::Held | Readable::Cancelled => false,
+        };
         // Told once: hyper may have lost interest since it waited, and then it must not be asked again and again.
         readable && std::mem::take(&mut self.read_waiting)
-    }
-
-    fn is_terminal(&self) -> bool {
-        matches!(self.state, State::Refused(_) | State::Broken(_) | State::Ended | State::Discard)
     }
 
     /// Reads once and judges what came; ready also at the end of the input.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.poll_receive(cx));
-        if matches!(self.state, State::Discard | State::Refused(_) | State::Broken(_)) {
-            self.discarded += self.end - self.accepted;
-            self.end = self.accepted;
-        } else {
-            self.advance();
-        }
+        self.judge();
         Poll::Ready(())
+    }
+
+    fn judge(&mut self) {
+        let policy = self.settings.policy;
+        self.input.judge(&self.settings.limits, &|method, target| check_other_form(method, target, policy));
+        self.follow();
+    }
+
+    /// Lets the clocks follow what the input has become.
+    fn follow(&mut self) {
+        let passed = self.input.take_passed();
+        if passed.body {
+            self.body_clock = RateClock::default();
+        }
+        if passed.head || !self.input.is_in_head() {
+            self.head_since = None;
+        }
+        if self.head_since.is_none() && self.input.is_in_head() {
+            self.head_since = Some(Instant::now());
+        }
     }
 
     /// Reads once into the buffer.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.make_room();
-        let room = self.data.get_mut(self.end..).unwrap_or_default();
-        let mut buf = ReadBuf::new(room);
         let Some(stream) = &mut self.stream else {
             self.input_ended();
             return Poll::Ready(());
         };
-        let result = match Pin::new(stream).poll_read(cx, &mut buf) {
-            Poll::Ready(result) => result.map(|()| buf.filled().len()),
-            Poll::Pending => {
-                if self.start == self.end {
-                    self.release_buffer();
-                }
-                return Poll::Pending;
-            }
+        let mut buf = ReadBuf::new(self.input.room());
+        let Poll::Ready(result) = Pin::new(stream).poll_read(cx, &mut buf) else {
+            self.input.rest();
+            return Poll::Pending;
         };
+        let count = buf.filled().len();
         match result {
-            Ok(0) | Err(_) => self.input_ended(),
-            Ok(count) => {
-                self.end += count;
+            Ok(()) if count > 0 => {
+                self.input.fill(count);
                 self.received += count as u64;
                 self.first_byte = true;
                 self.body_clock.moved(count as u64);
             }
+            Ok(()) | Err(_) => self.input_ended(),
         }
         Poll::Ready(())
     }
 
-    /// FIN or reset. The one place that decides what it means: while a request runs or its body is incomplete it cancels
-    /// (half close is for tunnels only); between messages it is an orderly end.
     fn input_ended(&mut self) {
-        self.ended = true;
-        match self.state {
-            State::Length(_) | State::Chunked(..) => self.cancelled = true,
-            _ if self.exchanges.get() > 0 => self.cancelled = !matches!(self.state, State::Raw),
-            State::Head(_) | State::Held => {
-                self.end = self.accepted;
-                self.head_since = None;
-                self.state = State::Ended;
-            }
-            State::Raw | State::Discard | State::Refused(_) | State::Broken(_) | State::Ended => {}
-        }
+        self.input.ended(self.exchanges.get() > 0);
+        self.follow();
     }
 
-    /// Judges the bytes that came, as far as they go.
-    fn advance(&mut self) {
-        loop {
-            match &mut self.state {
-                State::Raw => {
-                    self.accepted = self.end;
-                    return;
-                }
-                State::Head(scanner) => {
-                    if self.message == self.end {
-                        return;
-                    }
-                    let bytes = self.data.get(self.message..self.end).unwrap_or_default();
-                    match scanner.scan(bytes, &self.settings.head) {
-                        Ok(Scan::More) => {
-                            if self.head_since.is_none() && scanner.is_started() {
-                                self.head_since = Some(Instant::now());
-                            }
-                            return;
-                        }
-                        Ok(Scan::Done(facts)) => self.head_done(&facts),
-                        Err(error) => self.refuse(answer_of(error)),
-                    }
-                }
-                State::Length(left) => {
-                    let got = self.end - self.scanned;
-                    if (got as u64) < *left {
-                        *left -= got as u64;
-                        self.scanned = self.end;
-                        self.accepted = self.end;
-                        return;
-                    }
-                    // What is left is at most what is in the buffer.
-                    self.scanned += usize::try_from(*left).unwrap_or(got);
-                    self.accepted = self.scanned;
-                    self.message_done();
-                }
-                State::Chunked(decoder, body) => {
-                    let bytes = self.data.get(self.scanned..self.end).unwrap_or_default();
-                    if bytes.is_empty() {
-                        return;
-                    }
-                    let taken = match decoder.decode(bytes, &self.settings.chunk) {
-                        Ok(ChunkEvent::More) => bytes.len(),
-                        Ok(ChunkEvent::Data { skip, len }) => {
-                            *body = body.saturating_add(len as u64);
-                            if self.settings.body.is_some_and(|limit| *body > limit) {
-                                self.body_refused(TOO_LARGE);
-                                return;
-                            }
-                            skip + len
-                        }
-                        Ok(ChunkEvent::Trailers { skip, len, .. }) => skip + len,
-                        Err(error) => {
-                            self.body_refused(error);
-                            return;
-                        }
-                    };
-                    let done = decoder.is_done();
-                    self.scanned += taken;
-                    self.accepted = self.scanned;
-                    if done {
-                        self.message_done();
-                    }
-                }
-                // What is too much is left in the kernel.
-                State::Held => return,
-                State::Discard => {
-                    self.discarded += self.end - self.accepted;
-                    self.end = self.accepted;
-                    return;
-                }
-                State::Refused(_) | State::Broken(_) | State::Ended => return,
-            }
-        }
-    }
-
-    fn head_done(&mut self, facts: &RequestFacts) {
-        let bytes = self.data.get(self.message..self.end).unwrap_or_default();
-        let target = facts.target.of(bytes);
-        let other_form = !target.starts_with(b"/");
-        if other_form && let Err(answer) = check_other_form(facts.method.of(bytes), target, self.settings.policy) {
-            self.refuse(answer);
-            return;
-        }
-        if let (Framing::Length(length), Some(limit)) = (facts.framing, self.settings.body)
-            && length > limit
-        {
-            self.refuse(answer_of(TOO_LARGE));
-            return;
-        }
-        let raw_target = other_form.then(|| target.into());
-        self.heads.push_back(AcceptedHead { facts: HeadFacts::of_http1(facts), raw_target });
-        self.head_since = None;
-        self.scanned = self.message + facts.head_len;
-        self.accepted = self.scanned;
-        self.last_message = facts.close;
-        let hold = self.settings.hold_upgrades && facts.websocket;
-        match facts.framing {
-            Framing::None | Framing::Length(0) if hold => self.state = State::Held,
-            Framing::None | Framing::Length(0) => self.message_done(),
-            Framing::Length(length) => self.state = State::Length(length),
-            Framing::Chunked => self.state = State::Chunked(ChunkDecoder::new(), 0),
-        }
-    }
-
-    fn message_done(&mut self) {
-        self.body_clock = RateClock::default();
-        if self.last_message {
-            self.state = State::Discard;
-        } else {
-            self.next_message();
-        }
-    }
-
-    fn next_message(&mut self) {
-        self.message = self.accepted;
-        self.scanned = self.accepted;
-        self.message_handed = false;
-        self.state = State::Head(RequestScanner::new());
-    }
-
-    /// Refuses the body. When hyper has no byte of the message yet, the whole message is refused instead.
-    fn body_refused(&mut self, error: GuardError) {
-        self.body_clock = RateClock::default();
-        if self.message_handed {
-            self.state = State::Broken(error);
-        } else {
-            self.heads.pop_back();
-            self.accepted = self.message;
-            self.state = State::Refused(answer_of(error));
-        }
-        self.end = self.accepted;
-    }
-
-    /// Makes room for a read: in a spare buffer, by moving what is left to the front, or by growing.
-    fn make_room(&mut self) {
-        if self.data.is_empty() {
-            self.data = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BUFFER]);
-        }
-        if self.start == self.end {
-            self.shift();
-        } else if self.end == self.data.len() {
-            if self.start > 0 {
-                self.data.copy_within(self.start..self.end, 0);
-                self.shift();
-            } else {
-                self.data.resize(self.data.len() + BUFFER_STEP, 0);
-            }
-        }
-    }
-
-    /// Corrects the indices after what is left has moved to the front.
-    fn shift(&mut self) {
-        let by = self.start;
-        self.start = 0;
-        self.end -= by;
-        self.accepted = self.accepted.saturating_sub(by);
-        self.scanned = self.scanned.saturating_sub(by);
-        // A message that hyper has begun to read lies before the buffer; its index means nothing any more.
-        self.message = self.message.saturating_sub(by);
-    }
-
-    fn release_buffer(&mut self) {
-        self.shift();
-        let data = std::mem::take(&mut self.data);
-        if data.len() == BUFFER {
-            SPARE.with_borrow_mut(|spare| {
-                if spare.len() < SPARE_BUFFERS {
-                    spare.push(data);
-                }
-            });
-        }
-    }
-
-    /// Hands over accepted bytes, at most `room`.
+    /// Hands over accepted bytes, as many as there is room for.
     fn hand_over(&mut self, mut cursor: hyper::rt::ReadBufCursor<'_>) {
-        let count = cursor.remaining().min(self.accepted - self.start);
-        cursor.put_slice(self.data.get(self.start..self.start + count).unwrap_or_default());
-        if self.start + count > self.message {
-            self.message_handed = true;
-        }
-        self.start += count;
-        if self.start == self.end {
-            self.release_buffer();
-        }
+        let accepted = self.input.accepted();
+        let bytes = accepted.get(..cursor.remaining()).unwrap_or(accepted);
+        cursor.put_slice(bytes);
+        let count = bytes.len();
+        self.input.take(count);
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, cursor: hyper::rt::ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         self.read_waiting = false;
         loop {
-            if self.accepted > self.start {
-                self.hand_over(cursor);
-                return Poll::Ready(Ok(()));
-            }
-            match self.state {
-                State::Refused(_) | State::Discard | State::Ended => return Poll::Ready(Ok(())),
-                State::Broken(error) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error))),
-                State::Raw if self.ended => return Poll::Ready(Ok(())),
+            match self.input.readable() {
+                Readable::Bytes => {
+                    self.hand_over(cursor);
+                    return Poll::Ready(Ok(()));
+                }
+                Readable::End => return Poll::Ready(Ok(())),
+                Readable::Broken(error) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error))),
                 // The connection task drops hyper next.
-                _ if self.cancelled => return Poll::Pending,
-                State::Held => {
+                Readable::Cancelled => return Poll::Pending,
+                Readable::Held => {
                     self.read_waiting = true;
                     return Poll::Pending;
                 }
-                State::Raw | State::Head(_) | State::Length(_) | State::Chunked(..) => {}
+                Readable::NeedsInput => {}
             }
             if self.poll_fill(cx).is_pending() {
                 self.read_waiting = true;
-                if matches!(self.state, State::Length(_) | State::Chunked(..)) {
+                if self.input.is_in_body() {
                     self.body_clock.wait();
                 }
                 return Poll::Pending;
@@ -654,38 +356,14 @@ impl Guard {
     }
 }
 
-/// A body above the limit (ML3).
-const TOO_LARGE: GuardError = GuardError::new(StatusCode::PAYLOAD_TOO_LARGE, Reason::Size);
-
-fn answer_of(error: GuardError) -> OwnAnswer {
-    OwnAnswer { status: error.status, reason: error.reason, close: true }
-}
-
-/// Finds the guard's verdict in the sources of an error, as those of a failed request body have it.
-#[must_use]
-pub fn guard_error(error: &(dyn std::error::Error + 'static)) -> Option<GuardError> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<GuardError>() {
-            return Some(*found);
-        }
-        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            // The error inside an `io::Error` is not one of its sources.
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
-}
-
 /// hyper's side of a guard.
 #[derive(Clone, Debug)]
-pub struct GuardedIo(Rc<RefCell<Guard>>);
+pub struct GuardedIo(Rc<RefCell<GuardedSocket>>);
 
 impl GuardedIo {
     /// An io over `guard`, which the connection task keeps using between polls of hyper.
     #[must_use]
-    pub fn new(guard: Rc<RefCell<Guard>>) -> Self {
+    pub fn new(guard: Rc<RefCell<GuardedSocket>>) -> Self {
         Self(guard)
     }
 }

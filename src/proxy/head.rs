@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 
 use super::downstream::{CheckedHead, Host, OwnAnswer};
 use crate::fields::{self, FieldFlags};
-use crate::http1::guard::{RequestFacts, is_target, list};
+use crate::http1::guard::{GuardError, HeadFacts, is_target, list};
 use crate::model::host::{Authority, normalize_name, parse_authority};
 use crate::model::path::{CanonicalPath, Slashes};
 use crate::reason::Reason;
@@ -29,52 +29,14 @@ pub struct HeadPolicy {
     pub https: bool,
 }
 
-/// What is known about a head beside the parsed request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeadFacts {
-    /// The request has a body, framing included.
-    pub body: bool,
-    /// A field name holds `_`.
-    pub underscore: bool,
-    /// There is a Connection line.
-    pub connection: bool,
-    /// There is an Expect line.
-    pub expect: bool,
-    /// There is an Upgrade line.
-    pub upgrade: bool,
-    /// A WebSocket handshake by UP1.
-    pub websocket: bool,
-    /// One but for its body (UP2).
-    pub would_be_websocket: bool,
-}
-
-impl HeadFacts {
-    /// What the scanner found in an HTTP/1 head.
-    #[must_use]
-    pub fn of_http1(facts: &RequestFacts) -> Self {
-        Self {
-            body: facts.framing.has_body(),
-            underscore: facts.underscore,
-            connection: facts.connection,
-            expect: facts.expect,
-            upgrade: facts.upgrade,
-            websocket: facts.websocket,
-            would_be_websocket: facts.would_be_websocket,
-        }
-    }
-
-    /// What the fields of an HTTP/2 request say.
-    #[must_use]
-    pub fn of_http2(fields: &HeaderMap, body: bool) -> Self {
-        Self {
-            body,
-            underscore: fields.keys().any(|name| name.as_str().contains('_')),
-            connection: false,
-            expect: fields.contains_key(EXPECT),
-            upgrade: false,
-            websocket: false,
-            would_be_websocket: false,
-        }
+/// What the fields of an HTTP/2 request say about its head.
+#[must_use]
+pub fn facts_of_http2(fields: &HeaderMap, body: bool) -> HeadFacts {
+    HeadFacts {
+        body,
+        underscore: fields.keys().any(|name| name.as_str().contains('_')),
+        expect: fields.contains_key(EXPECT),
+        ..HeadFacts::default()
     }
 }
 
@@ -98,15 +60,16 @@ const FIELD: OwnAnswer = refuse(StatusCode::BAD_REQUEST, Reason::Field);
 /// Checks an HTTP/1 target that is not in origin-form, before anyone parses it into a `Uri`: RL4 for CONNECT, RL5, RL6.
 ///
 /// # Errors
-/// The own answer that refuses it; all of them close.
-pub fn check_other_form(method: &[u8], target: &[u8], policy: HeadPolicy) -> Result<(), OwnAnswer> {
+/// The refusal; all of them close.
+pub fn check_other_form(method: &[u8], target: &[u8], policy: HeadPolicy) -> Result<(), GuardError> {
+    let refused = |answer: OwnAnswer| GuardError::new(answer.status, answer.reason);
     if method == b"CONNECT" {
-        return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, Reason::Method));
+        return Err(GuardError::new(StatusCode::METHOD_NOT_ALLOWED, Reason::Method));
     }
     if target == b"*" {
-        return if method == b"OPTIONS" { Ok(()) } else { Err(TARGET) };
+        return if method == b"OPTIONS" { Ok(()) } else { Err(refused(TARGET)) };
     }
-    absolute_form(target, policy).map(|_| ())
+    absolute_form(target, policy).map(|_| ()).map_err(refused)
 }
 
 /// Authority and the rest of a target in absolute-form (RL6).

@@ -9,8 +9,9 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::connection::{ConnectionContext, WorkerDrain, serve};
+use super::connection::{ConnectionContext, serve};
 use super::downstream::Handler;
+use super::worker_drain::WorkerDrain;
 use crate::drain::{Drain, Phase};
 
 /// Connections that wait in the kernel; it cuts this to its own limit.

@@ -16,8 +16,9 @@ use tidegate::model::matching::{Candidate, Hostname, PathMatch, Router};
 use tidegate::model::policy::{Algorithm, Timeouts, Upgrades};
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
-use tidegate::proxy::connection::{ConnectionContext, WorkerDrain, serve};
+use tidegate::proxy::connection::{ConnectionContext, serve};
 use tidegate::proxy::worker::{Worker, WorkerParts};
+use tidegate::proxy::worker_drain::WorkerDrain;
 use tidegate::settings::{
     AccessLog, Controller, Deadlines, Drain, Forwarding, Limits, Listener, MetricsSettings, Settings,
 };

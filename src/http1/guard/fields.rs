@@ -1,19 +1,19 @@
-//! The field lines of a head, the same for requests and responses: rules LN1, LN3 to LN7 and ML1 to ML4.
+//! The field lines of a head (RFC 9112 §5), and those that frame its body (§6).
 
 use http::StatusCode;
 
-use super::{
+use super::syntax::{
     CLASS, GuardError, HeadLimits, LENGTH, LINE, Span, TOKEN, is_token, is_value_byte, list, parse_length, skip_value,
     trim,
 };
 use crate::reason::Reason;
 
-/// A head field or their sum is too large (LN7).
+/// A head field or their sum is too large.
 const FIELDS_TOO_LARGE: GuardError = GuardError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::Size);
-/// A transfer coding that is not served (ML4).
+/// A transfer coding that is not served (RFC 9112 §6.1).
 const CODING: GuardError = GuardError::new(StatusCode::NOT_IMPLEMENTED, Reason::Length);
 
-/// A `transfer-encoding` value (ML4): `chunked` alone passes.
+/// A `transfer-encoding` value (RFC 9112 §6.1): `chunked` alone passes.
 fn check_coding(value: &[u8]) -> Result<(), GuardError> {
     if value.eq_ignore_ascii_case(b"chunked") {
         return Ok(());
@@ -146,7 +146,7 @@ impl FieldScanner {
                         at += 1;
                         continue;
                     }
-                    // A blank here would be a folded line (LN4).
+                    // A blank here would be a folded line (RFC 9112 §5.2).
                     if CLASS[byte as usize] & TOKEN == 0 {
                         return Err(LINE);
                     }
@@ -177,7 +177,7 @@ impl FieldScanner {
                             at += 1;
                             self.value_start = at;
                         }
-                        // White space before the colon, no colon, a byte that names do not have (LN5).
+                        // White space before the colon, no colon, a byte that names do not have (RFC 9112 §5.1).
                         Some(_) => return Err(LINE),
                     }
                 }
@@ -240,7 +240,7 @@ impl FieldScanner {
         self.state = FieldState::Value;
         match self.kind {
             Kind::Length => {
-                // ML1, ML2: with a coding or a second time it is wrong whatever the value.
+                // RFC 9112 §6.3: with a coding or a second time it is wrong whatever the value.
                 if self.length_seen || self.chunked {
                     return Err(LENGTH);
                 }

@@ -1,4 +1,6 @@
+use super::syntax::VALUE;
 use super::*;
+use crate::reason::Reason;
 
 const LIMITS: HeadLimits = HeadLimits { start_line: 64, field: 128, fields_total: 256, field_count: 8 };
 
@@ -54,7 +56,7 @@ fn finds_the_parts_of_a_request() {
     assert_eq!(facts.target.of(bytes), b"/a?b=`\\");
     assert_eq!(facts.host.of(bytes), b"a.test");
     assert_eq!(facts.head_len, bytes.len() - 4);
-    assert!(facts.underscore && facts.connection && !facts.http11 && !facts.close);
+    assert!(facts.facts.underscore && facts.facts.connection && !facts.http11 && !facts.close);
     assert_eq!(facts.framing, Framing::None);
 }
 
@@ -80,21 +82,21 @@ fn knows_who_closes() {
     assert!(!head("Connection: keep-alive\r\n").close);
     assert!(accepted(b"GET / HTTP/1.0\r\n\r\n").close);
     assert!(accepted(b"GET / HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n").close);
-    assert!(head("Expect: 100-continue\r\n").expect);
+    assert!(head("Expect: 100-continue\r\n").facts.expect);
 }
 
 #[test]
 fn knows_a_handshake() {
     const ALL: &str = "Connection: Upgrade\r\nUpgrade: foo, WebSocket\r\nSec-WebSocket-Key: x\r\n";
     let get = |fields: String| accepted(format!("GET / HTTP/1.1\r\n{fields}\r\n").as_bytes());
-    assert!(get(ALL.to_owned()).websocket);
-    assert!(get(format!("{ALL}Content-Length: 0\r\n")).websocket);
+    assert!(get(ALL.to_owned()).facts.websocket);
+    assert!(get(format!("{ALL}Content-Length: 0\r\n")).facts.websocket);
     let with_body = get(format!("{ALL}Content-Length: 1\r\n"));
-    assert!(!with_body.websocket && with_body.would_be_websocket);
-    assert!(!get(format!("{ALL}Sec-WebSocket-Key: x\r\n")).would_be_websocket);
-    assert!(!get(ALL.replace("Connection: Upgrade", "Connection: close")).would_be_websocket);
-    assert!(!get(ALL.replace("WebSocket", "h2c")).would_be_websocket);
-    assert!(!head(ALL).would_be_websocket);
+    assert!(!with_body.facts.websocket && with_body.facts.would_be_websocket);
+    assert!(!get(format!("{ALL}Sec-WebSocket-Key: x\r\n")).facts.would_be_websocket);
+    assert!(!get(ALL.replace("Connection: Upgrade", "Connection: close")).facts.would_be_websocket);
+    assert!(!get(ALL.replace("WebSocket", "h2c")).facts.would_be_websocket);
+    assert!(!head(ALL).facts.would_be_websocket);
 }
 
 #[test]
@@ -220,74 +222,4 @@ fn targets_are_checked_as_a_whole() {
     for bad in ["", "/`", "/#", "/?#", "/ ", "/é", "/?\x7f", "/\""] {
         assert!(!is_target(bad.as_bytes()), "{bad}");
     }
-}
-
-/// As [`request`] for responses.
-fn response(bytes: &[u8], piece: usize) -> Result<Option<ResponseFacts>, GuardError> {
-    let mut scanner = ResponseScanner::new();
-    let mut end = 0;
-    while end < bytes.len() {
-        end = (end + piece).min(bytes.len());
-        if let Scan::Done(facts) = scanner.scan(&bytes[..end], &LIMITS)? {
-            return Ok(Some(facts));
-        }
-    }
-    Ok(None)
-}
-
-#[test]
-fn reads_response_heads() {
-    let table: [(&str, u16, ResponseFraming, bool); 7] = [
-        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", 200, ResponseFraming::Length(2), false),
-        ("HTTP/1.1 204\r\n\r\n", 204, ResponseFraming::Close, false),
-        ("HTTP/1.1 599 \r\nTransfer-Encoding: Chunked\r\n\r\n", 599, ResponseFraming::Chunked, false),
-        ("HTTP/1.0 100 \u{e9}\t\r\n\r\n", 100, ResponseFraming::Close, true),
-        (
-            "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n",
-            200,
-            ResponseFraming::Length(0),
-            false,
-        ),
-        ("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", 200, ResponseFraming::Close, true),
-        ("HTTP/1.1 101 S\r\nConnection: Upgrade\r\n\r\n", 101, ResponseFraming::Close, false),
-    ];
-    for (text, status, framing, close) in table {
-        let bytes = text.as_bytes();
-        for piece in 1..=bytes.len() {
-            let facts = response(bytes, piece).expect(text).expect(text);
-            assert_eq!((facts.status, facts.framing, facts.close), (status, framing, close), "{text} by {piece}");
-            assert_eq!(facts.head_len, bytes.len());
-            assert_eq!(facts.connection_upgrade, status == 101);
-        }
-    }
-}
-
-#[test]
-fn refuses_bad_responses() {
-    let table: [&[u8]; 17] = [
-        b"HTTP/2",
-        b"HTTP/1.2",
-        b"http",
-        b"\r\nHTTP",
-        b"HTTP/1.1  200",
-        b"HTTP/1.1 600",
-        b"HTTP/1.1 099",
-        b"HTTP/1.1 20x",
-        b"HTTP/1.1 2000",
-        b"HTTP/1.1 200 OK\n",
-        b"HTTP/1.1 200 OK\rX",
-        b"HTTP/1.1 200 OK\r\nA: b\n",
-        b"HTTP/1.1 200 OK\r\nA: b\r\n c",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-    ];
-    for bytes in table {
-        for piece in 1..=bytes.len() {
-            assert_eq!(response(bytes, piece), Err(BAD_RESPONSE), "{} by {piece}", bytes.escape_ascii());
-        }
-    }
-    let long = format!("HTTP/1.1 200 {}", "r".repeat(52));
-    assert_eq!(response(long.as_bytes(), 1), Err(BAD_RESPONSE));
 }

@@ -13,11 +13,13 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
-use super::{ConnectionContext, Exchange, Protocol, Shared};
+use super::context::{ConnectionContext, Protocol, RunningExchange, Shared};
 use crate::drain::Phase;
+use crate::http1::guard::HeadFacts;
+use crate::http1::request_stream::AcceptedHead;
 use crate::proxy::downstream::{CheckedHead, Downstream, Handler, OwnAnswer, UpgradeSlot, drop_unread};
-use crate::proxy::guarded_io::{AcceptedHead, Guard};
-use crate::proxy::head::{self, HeadFacts};
+use crate::proxy::guarded_io::GuardedSocket;
+use crate::proxy::head;
 use crate::reason::Reason;
 use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::Where;
@@ -28,7 +30,7 @@ pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 /// Binds `exchange` to the life of the response's body.
 pub(super) fn bind<H: Handler>(
     response: Response<H::Body>,
-    exchange: Exchange<H>,
+    exchange: RunningExchange<H>,
 ) -> Response<impl Body<Data = bytes::Bytes, Error = BodyError>> {
     response.map(|body| {
         body.map_err(move |error| {
@@ -41,10 +43,10 @@ pub(super) fn bind<H: Handler>(
 
 /// Answers one HTTP/1 request.
 pub(super) fn answer_http1<H, F>(
-    exchange: Exchange<H>,
+    exchange: RunningExchange<H>,
     request: Request<Incoming>,
     accepted: Option<AcceptedHead>,
-    held: Option<Rc<RefCell<Guard>>>,
+    held: Option<Rc<RefCell<GuardedSocket>>>,
     begin: Begin<H, F>,
     room: &Rc<Room<F>>,
 ) -> impl Future<Output = Result<Response<impl Body<Data = bytes::Bytes, Error = BodyError> + use<H, F>>, Infallible>>
@@ -109,7 +111,7 @@ impl<B, F: Future<Output = Response<B>>> Answering<B, F> {
     pub(super) fn poll<H: Handler<Body = B>>(
         &mut self,
         cx: &mut Context<'_>,
-        exchange: &Exchange<H>,
+        exchange: &RunningExchange<H>,
     ) -> Poll<Response<B>> {
         match self {
             Self::Done(response) => response.take().map_or(Poll::Pending, Poll::Ready),
@@ -133,7 +135,7 @@ impl<B, F: Future<Output = Response<B>>> Answering<B, F> {
 
 /// Checks a head, answers what is the gateway's own to answer, and leaves the rest to the handler.
 pub(super) fn answer<H: Handler, F>(
-    exchange: &Exchange<H>,
+    exchange: &RunningExchange<H>,
     mut request: Request<Incoming>,
     facts: HeadFacts,
     raw_target: Option<&[u8]>,
@@ -177,7 +179,7 @@ pub(super) fn answer<H: Handler, F>(
 }
 
 /// The answer of a request whose handler panicked.
-fn panicked<H: Handler>(exchange: &Exchange<H>) -> Response<H::Body> {
+fn panicked<H: Handler>(exchange: &RunningExchange<H>) -> Response<H::Body> {
     let Shared { context, downstream, .. } = &*exchange.shared;
     context.metrics.panicked(Where::Request);
     let close = exchange.protocol == Protocol::Http1;
@@ -200,7 +202,7 @@ fn health<H>(context: &ConnectionContext<H>, head: &CheckedHead, request: &Reque
 
 /// Makes the answer of a refusal, counts it as one and logs it; the handler counts it as an own answer.
 pub(super) fn refuse<H: Handler>(
-    exchange: &Exchange<H>,
+    exchange: &RunningExchange<H>,
     request: Option<RequestLine>,
     mut answer: OwnAnswer,
 ) -> Response<H::Body> {

@@ -13,13 +13,15 @@ use hyper::service::service_fn;
 use tokio::time::Instant;
 
 use super::answer::{Begin, BodyError, Room, answer, bind, refuse};
-use super::{Driver, End, Exchange, Protocol};
+use super::context::{Protocol, RunningExchange};
+use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
 use crate::proxy::downstream::{Handler, OwnAnswer};
 use crate::proxy::guarded_io::GuardedIo;
-use crate::proxy::head::HeadFacts;
+use crate::proxy::head::facts_of_http2;
 use crate::reason::Reason;
 use crate::telemetry::access_log::RequestLine;
+use crate::telemetry::metrics::Side;
 
 /// Flow control windows: a stream may not fill the connection's, so one blocked stream leaves the others theirs.
 const STREAM_WINDOW: u32 = 256 << 10;
@@ -48,11 +50,11 @@ where
 }
 
 impl<H: Handler> Driver<H> {
-    pub(super) async fn run_http2(&mut self) -> End {
+    pub(super) async fn run_http2(&mut self) -> ConnectionEnd {
         let shared = Rc::clone(&self.shared);
         let room = Room::new();
         let service = service_fn(move |request: Request<Incoming>| {
-            let exchange = Exchange::begin(&shared, Protocol::Http2);
+            let exchange = RunningExchange::begin(&shared, Protocol::Http2);
             let room = Rc::clone(&room);
             async move { Ok::<_, Infallible>(answer_http2(exchange, request, H::handle, room).await) }
         });
@@ -79,11 +81,11 @@ impl<H: Handler> Driver<H> {
                 match self.poll_deadline(cx, deadline) {
                     None => return Poll::Pending,
                     Some(Reason::Idle) if self.leaving.is_none() => {
-                        self.shared.context.metrics.closed(super::Side::Downstream, Reason::Idle);
+                        self.shared.context.metrics.closed(Side::Downstream, Reason::Idle);
                         self.leaving = Some(Instant::now());
                         connection.as_mut().graceful_shutdown();
                     }
-                    Some(reason) => return Poll::Ready(End::Closed(reason)),
+                    Some(reason) => return Poll::Ready(ConnectionEnd::Closed(reason)),
                 }
             }
         })
@@ -93,7 +95,7 @@ impl<H: Handler> Driver<H> {
 
 /// Answers one HTTP/2 request.
 async fn answer_http2<H, F>(
-    exchange: Exchange<H>,
+    exchange: RunningExchange<H>,
     request: Request<Incoming>,
     begin: Begin<H, F>,
     room: Rc<Room<F>>,
@@ -102,7 +104,7 @@ where
     H: Handler,
     F: Future<Output = Response<H::Body>>,
 {
-    let facts = HeadFacts::of_http2(request.headers(), !request.body().is_end_stream());
+    let facts = facts_of_http2(request.headers(), !request.body().is_end_stream());
     let response = if is_too_large(&exchange, &request) {
         let status = StatusCode::PAYLOAD_TOO_LARGE;
         let line = RequestLine::of(&request);
@@ -115,8 +117,8 @@ where
 }
 
 /// Whether the announced body is above the limit (ML3).
-fn is_too_large<H>(exchange: &Exchange<H>, request: &Request<Incoming>) -> bool {
-    let Some(limit) = exchange.shared.context.guard.body else { return false };
+fn is_too_large<H>(exchange: &RunningExchange<H>, request: &Request<Incoming>) -> bool {
+    let Some(limit) = exchange.shared.context.guard.limits.body else { return false };
     let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     length.is_some_and(|length| length > limit)
 }

@@ -2,23 +2,31 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::task::ready;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
 use http::header::{CONNECTION, HeaderValue};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
 use super::answer::BodyError;
 use super::*;
+use crate::drain::Phase;
+use crate::http1::guard::GuardError;
+use crate::model::ids::ListenerId;
+use crate::proxy::downstream::OwnAnswer;
 use crate::proxy::downstream::{CheckedHead, drop_unread};
-use crate::proxy::guarded_io::guard_error;
 use crate::proxy::own_answer::own_body;
+use crate::proxy::worker_drain::WorkerDrain;
+use crate::settings::{Deadlines, Forwarding, Limits, Listener};
 use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::{Metrics, MetricsOptions};
+use crate::telemetry::metrics::{Side, WorkerMetrics};
 
 /// Answers by path and notes what happens.
 #[derive(Default)]
@@ -95,7 +103,7 @@ impl Handler for Script {
             _ => match request.into_body().collect().await {
                 Ok(body) => full(format!("{path} {}", body.to_bytes().len())),
                 Err(error) => {
-                    let error = guard_error(&error).expect("the guard's verdict");
+                    let error = verdict(&error).expect("the guard's verdict");
                     self.body_errors.borrow_mut().push(error);
                     if path == "/late" {
                         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -582,6 +590,20 @@ fn the_preface_is_waited_for_and_not_served_unasked() {
 }
 
 /// hyper's io over a client's socket.
+/// The guard's verdict among the sources of an error, as a failed body has it.
+fn verdict(error: &(dyn std::error::Error + 'static)) -> Option<GuardError> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let inner = inner.map(|inner| inner as &(dyn std::error::Error + 'static));
+        if let Some(found) = [Some(error), inner].into_iter().flatten().find_map(|one| one.downcast_ref()) {
+            return Some(*found);
+        }
+        next = error.source();
+    }
+    None
+}
+
 struct ClientIo(TcpStream);
 
 impl hyper::rt::Read for ClientIo {
@@ -628,7 +650,7 @@ fn an_idle_connection_costs_little_memory() {
             }
             local.block_on(&runtime, async {
                 let wanted = bed.script.begun.get() as usize + count;
-                while (bed.script.begun.get() as usize) < wanted || bed.drain.wakers.borrow().len() < wanted {
+                while (bed.script.begun.get() as usize) < wanted || bed.drain.connections() < wanted {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;

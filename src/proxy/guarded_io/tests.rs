@@ -1,4 +1,4 @@
-//! What the connection tests cannot reach yet: bytes held behind a handshake, memory of idle connections.
+//! What the tests of connections and of the input cannot reach: bytes held behind a handshake on a real socket.
 
 use std::future::poll_fn;
 
@@ -6,22 +6,22 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::reason::Reason;
 
 const HANDSHAKE: &str =
     "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n\r\n";
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
-async fn pair(hold_upgrades: bool) -> (TcpStream, Guard) {
+async fn pair() -> (TcpStream, GuardedSocket) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("accepted");
     let (stream, _) = listener.accept().await.expect("a connection");
-    let mut settings = GuardSettings::new(&Limits::default(), &Forwarding::default());
-    settings.hold_upgrades = hold_upgrades;
-    (client, Guard::new(stream.into(), Rc::new(settings), Rc::default()))
+    let settings = GuardSettings::new(&Limits::default(), &Forwarding::default());
+    (client, GuardedSocket::new(stream.into(), Rc::new(settings), Rc::default()))
 }
 
 /// What one read of hyper gets; `None` while there is nothing.
-async fn read(guard: &mut Guard) -> Option<Vec<u8>> {
+async fn read(guard: &mut GuardedSocket) -> Option<Vec<u8>> {
     let mut bytes = vec![0; 65536];
     let mut buf = hyper::rt::ReadBuf::new(&mut bytes);
     let ready = poll_fn(|cx| Poll::Ready(guard.poll_read(cx, buf.unfilled()).is_ready())).await;
@@ -29,7 +29,7 @@ async fn read(guard: &mut Guard) -> Option<Vec<u8>> {
 }
 
 /// Reads of hyper until `count` bytes have come.
-async fn read_exactly(guard: &mut Guard, count: usize) -> Vec<u8> {
+async fn read_exactly(guard: &mut GuardedSocket, count: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < count {
         match read(guard).await {
@@ -41,8 +41,8 @@ async fn read_exactly(guard: &mut Guard, count: usize) -> Vec<u8> {
 }
 
 /// Waits until the guard has read `count` bytes ahead.
-async fn read_ahead(guard: &mut Guard, count: usize) {
-    while guard.end - guard.start < count && guard.refusal().is_none() {
+async fn read_ahead(guard: &mut GuardedSocket, count: usize) {
+    while guard.input.buffered().len() < count && guard.refusal().is_none() {
         poll_fn(|cx| {
             guard.poll_watch(cx);
             Poll::Ready(())
@@ -54,7 +54,7 @@ async fn read_ahead(guard: &mut Guard, count: usize) {
 
 #[tokio::test]
 async fn bytes_behind_a_handshake_are_held_for_the_tunnel() {
-    let (mut client, mut guard) = pair(true).await;
+    let (mut client, mut guard) = pair().await;
     client.write_all(format!("{HANDSHAKE}\u{1}frames").as_bytes()).await.expect("written");
     assert_eq!(read_exactly(&mut guard, HANDSHAKE.len()).await, HANDSHAKE.as_bytes());
     assert!(guard.next_head().is_some_and(|head| head.facts.websocket));
@@ -66,7 +66,7 @@ async fn bytes_behind_a_handshake_are_held_for_the_tunnel() {
 
 #[tokio::test]
 async fn held_bytes_are_the_next_request_when_the_handshake_fails() {
-    let (mut client, mut guard) = pair(true).await;
+    let (mut client, mut guard) = pair().await;
     client.write_all(format!("{HANDSHAKE}{GET}").as_bytes()).await.expect("written");
     read_exactly(&mut guard, HANDSHAKE.len()).await;
     assert_eq!(read(&mut guard).await, None);
@@ -76,13 +76,13 @@ async fn held_bytes_are_the_next_request_when_the_handshake_fails() {
 
 #[tokio::test]
 async fn held_bytes_are_checked_and_bounded() {
-    let (mut client, mut guard) = pair(true).await;
+    let (mut client, mut guard) = pair().await;
     client.write_all(format!("{HANDSHAKE}\0").as_bytes()).await.expect("written");
     read_exactly(&mut guard, HANDSHAKE.len()).await;
     guard.release_held();
     assert_eq!(guard.refusal().map(|answer| answer.reason), Some(Reason::Line));
 
-    let (mut client, mut guard) = pair(true).await;
+    let (mut client, mut guard) = pair().await;
     client.write_all(HANDSHAKE.as_bytes()).await.expect("written");
     read_exactly(&mut guard, HANDSHAKE.len()).await;
     // What is too much stays in the kernel, for the tunnel or for the next request.
@@ -99,38 +99,4 @@ async fn held_bytes_are_checked_and_bounded() {
     assert!((16 << 10..48 << 10).contains(&held.len()), "{}", held.len());
     let mut rest = vec![0; sent - held.len()];
     tokio::io::AsyncReadExt::read_exact(&mut stream, &mut rest).await.expect("nothing is lost");
-}
-
-#[tokio::test]
-async fn without_upgrades_a_handshake_is_a_request_like_others() {
-    let (mut client, mut guard) = pair(false).await;
-    client.write_all(format!("{HANDSHAKE}{GET}").as_bytes()).await.expect("written");
-    let bytes = read_exactly(&mut guard, HANDSHAKE.len() + GET.len()).await;
-    assert_eq!(bytes, format!("{HANDSHAKE}{GET}").as_bytes());
-}
-
-#[tokio::test]
-async fn an_idle_connection_has_no_buffer() {
-    let (mut client, mut guard) = pair(false).await;
-    assert!(read(&mut guard).await.is_none() && guard.data.is_empty());
-    client.write_all(GET.as_bytes()).await.expect("written");
-    read_exactly(&mut guard, GET.len()).await;
-    assert!(guard.data.is_empty());
-    // A head that needs more than a spare buffer, in pieces.
-    let head = format!("GET / HTTP/1.1\r\nhost: a\r\na: {0}\r\nb: {0}\r\n", "v".repeat(15 << 10));
-    client.write_all(head.as_bytes()).await.expect("written");
-    read_ahead(&mut guard, head.len()).await;
-    assert!(guard.data.len() < 48 << 10);
-    client.write_all(b"\r\n").await.expect("written");
-    assert_eq!(read_exactly(&mut guard, head.len() + 2).await, format!("{head}\r\n").as_bytes());
-    assert!(guard.data.is_empty());
-}
-
-#[tokio::test]
-async fn a_verdict_is_found_among_the_sources_of_an_error() {
-    let wanted = GuardError::new(StatusCode::BAD_REQUEST, Reason::Chunk);
-    let error = io::Error::new(io::ErrorKind::InvalidData, wanted);
-    assert_eq!(guard_error(&error), Some(wanted));
-    assert_eq!(guard_error(&io::Error::other(error)), Some(wanted));
-    assert_eq!(guard_error(&io::Error::from(io::ErrorKind::NotFound)), None);
 }

@@ -12,7 +12,7 @@ fn http1(text: &str) -> Result<(Checked, Request<()>), OwnAnswer> {
     let (method, target) = (facts.method.of(text.as_bytes()), facts.target.of(text.as_bytes()));
     let raw = (!target.starts_with(b"/")).then_some(target);
     if let Some(target) = raw {
-        check_other_form(method, target, PLAIN)?;
+        check_other_form(method, target, PLAIN).map_err(|error| refuse(error.status, error.reason))?;
     }
     let mut builder = Request::builder()
         .method(method)
@@ -23,7 +23,7 @@ fn http1(text: &str) -> Result<(Checked, Request<()>), OwnAnswer> {
         builder = builder.header(name, value.trim());
     }
     let mut request = builder.body(()).expect("a request");
-    let checked = check(&mut request, HeadFacts::of_http1(&facts), raw, PLAIN, &mut None)?;
+    let checked = check(&mut request, facts.facts, raw, PLAIN, &mut None)?;
     Ok((checked, request))
 }
 
@@ -153,7 +153,7 @@ fn http2(uri: &str, fields: &[(&str, &str)]) -> Result<(Checked, Request<()>), O
         builder = builder.header(*name, *value);
     }
     let mut request = builder.body(()).expect("a request");
-    let facts = HeadFacts::of_http2(request.headers(), false);
+    let facts = facts_of_http2(request.headers(), false);
     let checked = check(&mut request, facts, None, PLAIN, &mut None)?;
     Ok((checked, request))
 }

@@ -1,0 +1,204 @@
+//! What the scanners of heads have in common: refusals, limits, classes of bytes, lists and lengths.
+
+use http::StatusCode;
+
+use crate::reason::Reason;
+
+/// A refusal: the status to answer and why. Also the error inside a body that the client broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("message refused: {reason}")]
+pub struct GuardError {
+    /// The status to answer with, always followed by a close.
+    pub status: StatusCode,
+    /// The reason to count.
+    pub reason: Reason,
+}
+
+impl GuardError {
+    /// A refusal with `status` for `reason`.
+    #[must_use]
+    pub const fn new(status: StatusCode, reason: Reason) -> Self {
+        Self { status, reason }
+    }
+
+    pub(super) const fn bad(reason: Reason) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, reason }
+    }
+}
+
+/// A malformed line (RFC 9112 §2.2, §3, §5).
+pub(super) const LINE: GuardError = GuardError::bad(Reason::Line);
+/// A malformed target (RFC 9112 §3.2).
+pub(super) const TARGET: GuardError = GuardError::bad(Reason::Target);
+/// A malformed or doubled length (RFC 9112 §6).
+pub(super) const LENGTH: GuardError = GuardError::bad(Reason::Length);
+/// The request line is too long.
+pub(super) const LINE_TOO_LONG: GuardError = GuardError::new(StatusCode::URI_TOO_LONG, Reason::Size);
+/// A well-formed version that is not served (RFC 9110 §15.6.6).
+pub(super) const VERSION: GuardError = GuardError::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, Reason::Line);
+
+/// Limits of a head. Line ends are not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes of the request or status line.
+    pub start_line: usize,
+    /// Bytes of one field line.
+    pub field: usize,
+    /// Bytes of all field lines together.
+    pub fields_total: usize,
+    /// Number of field lines.
+    pub field_count: usize,
+}
+
+/// A range of bytes in a head, counted from the message's first byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// First byte.
+    pub start: u32,
+    /// One past the last byte.
+    pub end: u32,
+}
+
+impl Span {
+    pub(super) fn new(start: usize, end: usize) -> Self {
+        // A head is bounded by its limits, far below 4 GiB; a saturated span would only select nothing.
+        Self { start: u32::try_from(start).unwrap_or(u32::MAX), end: u32::try_from(end).unwrap_or(u32::MAX) }
+    }
+
+    /// The bytes of the span in `buf`, the bytes of the message; empty if it lies outside.
+    #[must_use]
+    pub fn of(self, buf: &[u8]) -> &[u8] {
+        buf.get(self.start as usize..self.end as usize).unwrap_or_default()
+    }
+}
+
+pub(super) const TOKEN: u8 = 1;
+pub(super) const TARGET_PATH: u8 = 2;
+pub(super) const TARGET_QUERY: u8 = 4;
+pub(super) const VALUE: u8 = 8;
+pub(super) const UNDERSCORE: u8 = 16;
+
+/// What a byte may be part of.
+pub(super) static CLASS: [u8; 256] = classes();
+
+const fn classes() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut i = 0usize;
+    while i < 256 {
+        let b = i as u8;
+        let mut class = 0;
+        if is_token_byte(b) {
+            class |= TOKEN;
+        }
+        if b == b'_' {
+            class |= UNDERSCORE;
+        }
+        if b >= 0x21 && b <= 0x7e && !matches!(b, b'#' | b'"' | b'<' | b'>') {
+            class |= TARGET_QUERY;
+            // `?` ends the path.
+            if b != b'`' && b != b'?' {
+                class |= TARGET_PATH;
+            }
+        }
+        if b == b'\t' || (b >= 0x20 && b != 0x7f) {
+            class |= VALUE;
+        }
+        table[i] = class;
+        i += 1;
+    }
+    table
+}
+
+/// A token byte (RFC 9110 §5.6.2).
+const fn is_token_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric()
+        || matches!(
+            b,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        )
+}
+
+/// Whether `bytes` is a token (RFC 9110 §5.6.2).
+#[must_use]
+pub fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|&b| CLASS[b as usize] & TOKEN != 0)
+}
+
+/// Whether `b` may stand in a field value (RFC 9110 §5.5).
+#[must_use]
+pub fn is_value_byte(b: u8) -> bool {
+    CLASS[b as usize] & VALUE != 0
+}
+
+/// Whether `target` has only bytes of a target (RFC 3986 §3.3, §3.4), and those that browsers send besides.
+#[must_use]
+pub fn is_target(target: &[u8]) -> bool {
+    let path_end = skip(target, 0, target.len(), TARGET_PATH);
+    match target.get(path_end) {
+        None => path_end > 0,
+        Some(b'?') => skip(target, path_end, target.len(), TARGET_QUERY) == target.len(),
+        Some(_) => false,
+    }
+}
+
+/// The first index in `from..to` whose byte is not of `class`, else `to`. `to` is at most `buf.len()`.
+pub(super) fn skip(buf: &[u8], from: usize, to: usize, class: u8) -> usize {
+    let Some(part) = buf.get(from..to) else { return from };
+    part.iter().position(|&b| CLASS[b as usize] & class == 0).map_or(to, |at| from + at)
+}
+
+/// As [`skip`] for field values, eight bytes at a time.
+pub fn skip_value(buf: &[u8], from: usize, to: usize) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let Some(part) = buf.get(from..to) else { return from };
+    let (words, _) = part.as_chunks::<8>();
+    let mut at = from;
+    for word in words {
+        let word = u64::from_le_bytes(*word);
+        // The high bit of a byte is set where it may be below 0x20 or equal 0x7f (a borrow can only add candidates).
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
+        let del = (word ^ (ONES * 0x7f)).wrapping_sub(ONES) & !(word ^ (ONES * 0x7f)) & HIGH;
+        if control | del != 0 {
+            let end = skip(buf, at, at + 8, VALUE);
+            if end < at + 8 {
+                return end;
+            }
+        }
+        at += 8;
+    }
+    skip(buf, at, to, VALUE)
+}
+
+/// `value` without spaces and tabs at its ends (RFC 9112 §5.1).
+#[must_use]
+pub fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// The members of a comma-separated list, trimmed; empty members included.
+pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&b| b == b',').map(trim)
+}
+
+/// A `content-length` value (RFC 9110 §8.6): ASCII digits only, at most 2^63-1; leading zeros are legal.
+#[must_use]
+pub fn parse_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() {
+        return None;
+    }
+    let mut length: u64 = 0;
+    for &b in value {
+        if !b.is_ascii_digit() {
+            return None;
+        }
+        length = length.checked_mul(10)?.checked_add(u64::from(b - b'0'))?;
+    }
+    i64::try_from(length).is_ok().then_some(length)
+}

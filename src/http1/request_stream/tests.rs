@@ -1,0 +1,264 @@
+use super::*;
+
+const LIMITS: StreamLimits = StreamLimits {
+    head: HeadLimits { start_line: 8 << 10, field: 16 << 10, fields_total: 32 << 10, field_count: 100 },
+    chunk: ChunkLimits { line: 256, extensions: 256, trailers_total: 4096, trailer_count: 16 },
+    body: Some(100),
+    upgrade_held: 32,
+};
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+const HANDSHAKE: &str =
+    "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n\r\n";
+
+/// Takes any target that is not CONNECT's.
+fn check(method: &[u8], _: &[u8]) -> Result<(), GuardError> {
+    if method == b"CONNECT" { Err(GuardError::new(StatusCode::METHOD_NOT_ALLOWED, Reason::Method)) } else { Ok(()) }
+}
+
+/// Puts bytes in, as many at once as there is room for.
+fn put(stream: &mut RequestStream, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let room = stream.room();
+        let count = room.len().min(bytes.len());
+        room[..count].copy_from_slice(&bytes[..count]);
+        bytes = &bytes[count..];
+        stream.received(count, &LIMITS, &check);
+    }
+}
+
+/// Takes all that was accepted.
+fn taken(stream: &mut RequestStream) -> Vec<u8> {
+    let bytes = stream.accepted().to_vec();
+    stream.take(bytes.len());
+    bytes
+}
+
+/// What came of some input: accepted bytes, the heads, and what a reader gets behind them.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    accepted: Vec<u8>,
+    heads: usize,
+    behind: Readable,
+    refusal: Option<(u16, Reason)>,
+}
+
+/// Feeds `bytes` in pieces, and takes what is accepted after each when `eager`, else all at the end.
+fn outcome(bytes: &[u8], piece: usize, eager: bool) -> Outcome {
+    let mut stream = RequestStream::default();
+    let (mut accepted, mut heads) = (Vec::new(), 0);
+    for part in bytes.chunks(piece) {
+        put(&mut stream, part);
+        if eager {
+            accepted.extend(taken(&mut stream));
+        }
+        heads += std::iter::from_fn(|| stream.next_head()).count();
+    }
+    accepted.extend(taken(&mut stream));
+    let refusal = stream.refusal().map(|error| (error.status.as_u16(), error.reason));
+    Outcome { accepted, heads, behind: stream.readable(), refusal }
+}
+
+#[test]
+fn verdicts_do_not_depend_on_how_the_bytes_come() {
+    let post = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello";
+    let chunked = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx: y\r\n\r\n";
+    let last = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let cases = [
+        ("two requests", format!("{GET}{GET}"), 2, Readable::NeedsInput, None),
+        ("bodies", format!("{post}{chunked}{GET}"), 3, Readable::NeedsInput, None),
+        ("an unfinished head", format!("{GET}GET / HT"), 1, Readable::NeedsInput, None),
+        ("empty lines before", format!("\r\n\r\n{GET}"), 1, Readable::NeedsInput, None),
+        ("behind the last message", format!("{last}garbage"), 1, Readable::End, None),
+        (
+            "a refused head behind a good one",
+            format!("{GET}GET  / HTTP/1.1\r\n"),
+            1,
+            Readable::End,
+            Some((400, Reason::Line)),
+        ),
+        (
+            "a refused target",
+            "CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
+            0,
+            Readable::End,
+            Some((405, Reason::Method)),
+        ),
+        (
+            "a body that is announced too large",
+            "PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 101\r\n\r\n".to_owned(),
+            0,
+            Readable::End,
+            Some((413, Reason::Size)),
+        ),
+        ("bytes behind a handshake", format!("{HANDSHAKE}abc"), 1, Readable::Held, None),
+    ];
+    for (name, input, heads, behind, refusal) in cases {
+        let whole = outcome(input.as_bytes(), input.len(), false);
+        assert_eq!((whole.heads, whole.behind, whole.refusal), (heads, behind, refusal), "{name}");
+        for piece in 1..input.len() {
+            for eager in [false, true] {
+                assert_eq!(outcome(input.as_bytes(), piece, eager), whole, "{name}, {piece} at a time");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_broken_body_is_refused_as_a_whole_until_a_byte_of_its_message_was_taken() {
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let mut stream = RequestStream::default();
+    put(&mut stream, format!("{GET}{head}zz").as_bytes());
+    assert_eq!(stream.refusal().map(|error| error.reason), Some(Reason::Chunk));
+    assert_eq!(taken(&mut stream), GET.as_bytes(), "the message before it stays");
+    assert_eq!(std::iter::from_fn(|| stream.next_head()).count(), 1);
+
+    let mut stream = RequestStream::default();
+    put(&mut stream, head.as_bytes());
+    assert_eq!(taken(&mut stream), head.as_bytes());
+    put(&mut stream, b"3\r\nabc\r\nzz");
+    assert!(stream.refusal().is_none());
+    assert_eq!(stream.accepted(), b"3\r\nabc", "what came before it stays");
+    taken(&mut stream);
+    assert!(matches!(stream.readable(), Readable::Broken(error) if error.reason == Reason::Chunk));
+}
+
+#[test]
+fn a_chunked_body_above_the_limit_is_broken_where_it_crosses() {
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let mut stream = RequestStream::default();
+    put(&mut stream, head.as_bytes());
+    taken(&mut stream);
+    put(&mut stream, format!("64\r\n{}\r\n", "x".repeat(100)).as_bytes());
+    assert_eq!(stream.broken(), None);
+    put(&mut stream, b"1\r\ny\r\n");
+    assert_eq!(stream.broken().map(|error| error.status), Some(StatusCode::PAYLOAD_TOO_LARGE));
+}
+
+#[test]
+fn the_end_of_the_input_cancels_what_runs_and_ends_what_does_not() {
+    let cases = [
+        ("between messages", GET.to_owned(), false, false, Readable::End),
+        ("in a head", "GET / HT".to_owned(), false, false, Readable::End),
+        ("under a request", GET.to_owned(), true, true, Readable::Cancelled),
+        (
+            "in a body",
+            "PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhe".to_owned(),
+            false,
+            true,
+            Readable::Cancelled,
+        ),
+    ];
+    for (name, input, is_running, cancelled, behind) in cases {
+        let mut stream = RequestStream::default();
+        put(&mut stream, input.as_bytes());
+        taken(&mut stream);
+        stream.ended(is_running);
+        assert_eq!((stream.is_cancelled(), stream.readable()), (cancelled, behind), "{name}");
+        assert!(stream.has_ended() && !stream.reads_ahead(&LIMITS), "{name}");
+    }
+}
+
+#[test]
+fn what_is_behind_a_handshake_waits_for_its_answer() {
+    let mut stream = RequestStream::default();
+    put(&mut stream, format!("{HANDSHAKE}{GET}").as_bytes());
+    assert_eq!(taken(&mut stream), HANDSHAKE.as_bytes());
+    assert!(stream.next_head().is_some_and(|head| head.facts.websocket));
+    assert_eq!(stream.readable(), Readable::Held);
+    stream.release_held(&LIMITS, &check);
+    assert_eq!(taken(&mut stream), GET.as_bytes(), "refused: it is the next request");
+
+    let mut stream = RequestStream::default();
+    put(&mut stream, format!("{HANDSHAKE}\u{1}frames").as_bytes());
+    taken(&mut stream);
+    assert_eq!(stream.take_held(), b"\x01frames", "accepted: it belongs to the tunnel");
+
+    let mut stream = RequestStream::default();
+    put(&mut stream, format!("{HANDSHAKE}\0").as_bytes());
+    taken(&mut stream);
+    stream.release_held(&LIMITS, &check);
+    assert_eq!(stream.refusal().map(|error| error.reason), Some(Reason::Line), "and it is judged like any");
+}
+
+#[test]
+fn reading_ahead_is_bounded() {
+    let mut stream = RequestStream::default();
+    put(&mut stream, HANDSHAKE.as_bytes());
+    taken(&mut stream);
+    put(&mut stream, &[b'x'; 31]);
+    assert!(stream.reads_ahead(&LIMITS));
+    put(&mut stream, b"x");
+    assert!(!stream.reads_ahead(&LIMITS), "what is held");
+
+    let mut stream = RequestStream::default();
+    put(&mut stream, GET.repeat(READ_AHEAD / GET.len() + 1).as_bytes());
+    assert!(!stream.reads_ahead(&LIMITS), "requests that nobody has taken");
+
+    let mut stream = RequestStream::default();
+    put(&mut stream, b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    taken(&mut stream);
+    while stream.reads_ahead(&LIMITS) {
+        put(&mut stream, &[0; 1000]);
+    }
+    assert!((DISCARD_LIMIT..DISCARD_LIMIT + 1000).contains(&stream.discarded), "what is dropped");
+    assert!(stream.has_surplus());
+}
+
+#[test]
+fn a_body_and_a_head_can_be_refused_from_outside() {
+    let timeout = GuardError::new(StatusCode::REQUEST_TIMEOUT, Reason::Head);
+    let mut stream = RequestStream::default();
+    put(&mut stream, b"GET / HT");
+    assert!(stream.is_in_head());
+    stream.refuse(timeout);
+    assert_eq!((stream.refusal(), stream.is_in_head()), (Some(timeout), false));
+    assert!(!stream.break_body(timeout), "there is none");
+
+    let mut stream = RequestStream::default();
+    put(&mut stream, b"PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n");
+    taken(&mut stream);
+    assert!(stream.is_in_body());
+    assert!(stream.break_body(timeout));
+    assert_eq!(stream.readable(), Readable::Broken(timeout));
+}
+
+#[test]
+fn parts_that_ended_are_told_once() {
+    let mut stream = RequestStream::default();
+    put(&mut stream, b"PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n");
+    assert_eq!(stream.take_passed(), Passed { head: true, body: false });
+    assert_eq!(stream.take_passed(), Passed::default());
+    put(&mut stream, b"okGET / HT");
+    assert_eq!(stream.take_passed(), Passed { head: false, body: true });
+    assert!(stream.is_in_head());
+}
+
+#[test]
+fn a_buffer_is_there_only_while_something_is_in_it() {
+    let mut stream = RequestStream::default();
+    put(&mut stream, GET.as_bytes());
+    taken(&mut stream);
+    assert!(stream.data.is_empty());
+    // A head that needs more than a spare buffer, in pieces.
+    let head = format!("GET / HTTP/1.1\r\nhost: a\r\na: {0}\r\nb: {0}\r\n", "v".repeat(15 << 10));
+    put(&mut stream, head.as_bytes());
+    assert!(stream.data.len() < 48 << 10);
+    put(&mut stream, b"\r\n");
+    assert_eq!(taken(&mut stream), format!("{head}\r\n").as_bytes());
+    assert!(stream.data.is_empty());
+}
+
+#[test]
+fn raw_input_is_passed_on_as_it_is() {
+    let mut stream = RequestStream::default();
+    let room = stream.room();
+    room[..3].copy_from_slice(b"PRI");
+    stream.fill(3);
+    assert_eq!((stream.buffered(), stream.accepted()), (&b"PRI"[..], &b""[..]));
+    stream.become_raw();
+    put(&mut stream, b"\0\x01");
+    assert_eq!(taken(&mut stream), b"PRI\0\x01");
+    stream.ended(true);
+    assert_eq!((stream.readable(), stream.is_cancelled()), (Readable::End, false));
+}

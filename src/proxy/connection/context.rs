@@ -1,0 +1,118 @@
+//! What connections have in common: those of one listener on one worker, and the exchanges of one connection.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tokio::time::Instant;
+
+use crate::model::ids::ListenerId;
+use crate::proxy::downstream::{Downstream, Host, UpgradeSlot};
+use crate::proxy::guarded_io::GuardSettings;
+use crate::proxy::worker_drain::WorkerDrain;
+use crate::settings::{Deadlines, Forwarding, Limits, Listener};
+use crate::telemetry::metrics::WorkerMetrics;
+
+/// What the connections of one listener have in common on one worker.
+pub struct ConnectionContext<H> {
+    /// Answers the requests.
+    pub handler: Rc<H>,
+    /// This worker's cells.
+    pub metrics: Arc<WorkerMetrics>,
+    /// The listener.
+    pub listener: ListenerId,
+    /// Its name.
+    pub listener_name: Arc<str>,
+    /// Peers whose forwarding fields are believed.
+    pub trusted_forwarders: Vec<IpNet>,
+    /// A path answered by the gateway itself.
+    pub health_path: Option<String>,
+    /// Serve HTTP/2 with prior knowledge, too.
+    pub http2_prior_knowledge: bool,
+    /// Deadlines.
+    pub deadlines: Deadlines,
+    /// Least mean body rate in bytes per second; 0: off.
+    pub body_rate: u64,
+    /// Unread request body that is dropped to keep a connection (CO5).
+    pub unread_body: usize,
+    /// Concurrent streams of an HTTP/2 connection.
+    pub http2_streams: u32,
+    /// Send `x-tidegate-reason`.
+    pub reason_header: bool,
+    /// How the wire is judged.
+    pub guard: Rc<GuardSettings>,
+    /// The stop of this worker.
+    pub drain: Rc<WorkerDrain>,
+}
+
+impl<H> ConnectionContext<H> {
+    /// Puts together what the settings say about a listener.
+    #[must_use]
+    pub fn new(
+        (listener, name): (ListenerId, Arc<str>),
+        settings: &Listener,
+        (deadlines, limits, forwarding): (&Deadlines, &Limits, &Forwarding),
+        handler: Rc<H>,
+        metrics: Arc<WorkerMetrics>,
+        drain: Rc<WorkerDrain>,
+    ) -> Self {
+        Self {
+            handler,
+            metrics,
+            listener,
+            listener_name: name,
+            trusted_forwarders: settings.trusted_forwarders.clone(),
+            health_path: settings.health_path.clone(),
+            http2_prior_knowledge: settings.http2_prior_knowledge,
+            deadlines: deadlines.clone(),
+            body_rate: limits.body_rate,
+            unread_body: limits.unread_body,
+            http2_streams: limits.http2_streams,
+            reason_header: forwarding.reason_header,
+            guard: Rc::new(GuardSettings::new(limits, forwarding)),
+            drain,
+        }
+    }
+}
+
+/// What the exchanges of one connection share.
+pub(super) struct Shared<H> {
+    pub(super) context: Rc<ConnectionContext<H>>,
+    pub(super) downstream: Rc<Downstream>,
+    /// Requests between their accepted head and the end of their response.
+    pub(super) exchanges: Rc<Cell<u32>>,
+    /// What runs behind a `101`.
+    pub(super) upgrade: UpgradeSlot,
+    /// The host of the last request, which the next one nearly always repeats.
+    pub(super) host: RefCell<Option<Rc<Host>>>,
+    /// When the last exchange ended, at first when the connection was accepted.
+    pub(super) idle_since: Cell<Instant>,
+}
+
+/// One running exchange; dropped with its response's body, or with whatever ends it earlier.
+pub(super) struct RunningExchange<H> {
+    pub(super) shared: Rc<Shared<H>>,
+    pub(super) protocol: Protocol,
+}
+
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+impl<H> RunningExchange<H> {
+    pub(super) fn begin(shared: &Rc<Shared<H>>, protocol: Protocol) -> Self {
+        shared.exchanges.set(shared.exchanges.get() + 1);
+        Self { shared: Rc::clone(shared), protocol }
+    }
+}
+
+impl<H> Drop for RunningExchange<H> {
+    fn drop(&mut self) {
+        self.shared.exchanges.set(self.shared.exchanges.get() - 1);
+        self.shared.idle_since.set(Instant::now());
+    }
+}

@@ -1,0 +1,124 @@
+//! The deadlines of a client connection: the earliest that holds, on one lazily re-armed timer.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{ConnectionEnd, Driver};
+use crate::drain::Phase;
+use crate::reason::Reason;
+
+/// How long a connection may stay idle once listeners close: clients that send without pause get their answer, with
+/// `connection: close`, instead of a reset.
+const IDLE_AT_DRAIN: Duration = Duration::from_millis(500);
+
+impl<H> Driver<H> {
+    /// The earliest deadline that holds now, and its reason.
+    pub(super) fn deadline(&mut self) -> Option<(Instant, Reason)> {
+        let context = &self.shared.context;
+        let (deadlines, drain) = (&context.deadlines, &context.drain);
+        if drain.phase() == Phase::Ended {
+            return Some((drain.since(), Reason::Drain));
+        }
+        let guard = self.guard.borrow();
+        let mut next = None;
+        if let Some(since) = guard.write_clock.waiting_since() {
+            sooner(&mut next, since, deadlines.write_stall, Reason::WriteStall);
+            if context.body_rate > 0 && !deadlines.body_rate_window.is_zero() {
+                let due = guard.write_clock.due(deadlines.body_rate_window);
+                next = earlier(next, due.map(|due| (due, Reason::WriteSlow)));
+            }
+        }
+        if context.body_rate > 0 && !deadlines.body_rate_window.is_zero() {
+            let due = guard.body_clock.due(deadlines.body_rate_window);
+            next = earlier(next, due.map(|due| (due, Reason::BodySlow)));
+        }
+        if self.shared.exchanges.get() > 0 {
+            return next;
+        }
+        let idle_since = self.shared.idle_since.get();
+        if let Some(since) = guard.head_since() {
+            // While a request ran, what came of the next one was in nobody's way.
+            sooner(&mut next, since.max(idle_since), deadlines.head, Reason::Head);
+            return next;
+        }
+        if let Some(leaving) = self.leaving {
+            sooner(&mut next, leaving.max(idle_since), deadlines.linger, Reason::Linger);
+        } else if guard.has_first_byte() {
+            sooner(&mut next, idle_since, deadlines.idle, Reason::Idle);
+        } else {
+            sooner(&mut next, idle_since, deadlines.first_byte, Reason::FirstByte);
+        }
+        if drain.phase() == Phase::Closing {
+            sooner(&mut next, idle_since.max(drain.since()), IDLE_AT_DRAIN, Reason::Drain);
+        }
+        next
+    }
+
+    pub(super) fn first_byte_deadline(&self) -> Option<(Instant, Reason)> {
+        let mut next = None;
+        let drain = &self.shared.context.drain;
+        if drain.phase() >= Phase::Closing {
+            sooner(&mut next, drain.since(), IDLE_AT_DRAIN, Reason::Drain);
+        }
+        sooner(&mut next, self.shared.idle_since.get(), self.shared.context.deadlines.first_byte, Reason::FirstByte);
+        next
+    }
+
+    pub(super) fn poll_due(
+        &mut self,
+        cx: &mut Context<'_>,
+        deadline: Option<(Instant, Reason)>,
+    ) -> Poll<ConnectionEnd> {
+        match self.poll_deadline(cx, deadline) {
+            Some(reason) => Poll::Ready(ConnectionEnd::Closed(reason)),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Waits for `deadline` and for the drain; the reason when it is due, unless a rate turns out to be high enough.
+    pub(super) fn poll_deadline(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut deadline: Option<(Instant, Reason)>,
+    ) -> Option<Reason> {
+        if !self.watched {
+            self.watched = true;
+            self.place.watch(cx);
+        }
+        loop {
+            let (at, reason) = deadline?;
+            if self.timer.poll_until(cx, at).is_pending() {
+                return None;
+            }
+            let context = &self.shared.context;
+            let (window, rate) = (context.deadlines.body_rate_window, context.body_rate);
+            let mut guard = self.guard.borrow_mut();
+            let passes = match reason {
+                Reason::BodySlow => !guard.body_clock.is_slow(window, rate),
+                Reason::WriteSlow => !guard.write_clock.is_slow(window, rate),
+                _ => false,
+            };
+            drop(guard);
+            if !passes {
+                return Some(reason);
+            }
+            deadline = self.deadline();
+        }
+    }
+}
+
+/// Replaces `next` when `since + after` is earlier; a deadline of zero is off.
+fn sooner(next: &mut Option<(Instant, Reason)>, since: Instant, after: Duration, reason: Reason) {
+    if !after.is_zero() {
+        *next = earlier(*next, since.checked_add(after).map(|at| (at, reason)));
+    }
+}
+
+fn earlier(a: Option<(Instant, Reason)>, b: Option<(Instant, Reason)>) -> Option<(Instant, Reason)> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,154 @@
+//! The end of a client connection: a tunnel behind a `101`, or a refusal, the shutdown and what still comes.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::{ConnectionEnd, Driver};
+use crate::drain::Phase;
+use crate::proxy::downstream::{Handler, OwnAnswer, Upgraded};
+use crate::proxy::own_answer::own_answer_bytes;
+use crate::reason::Reason;
+use crate::stream::Stream;
+use crate::telemetry::metrics::Side;
+
+/// Input dropped behind an error answer.
+const LINGER_LIMIT: usize = 64 << 10;
+
+impl<H: Handler> Driver<H> {
+    /// Hands the socket over to what runs behind the `101`, until that ends. No deadline of HTTP holds any more.
+    pub(super) async fn tunnel(self) {
+        let tunnel = self.shared.upgrade.take();
+        let (received, sent) = self.guard.borrow_mut().take_counts();
+        let metrics = Arc::clone(&self.shared.context.metrics);
+        metrics.received(Side::Downstream, received);
+        metrics.sent(Side::Downstream, sent);
+        let socket = self.guard.borrow_mut().take_tunnel();
+        let (Some(tunnel), Some((stream, held))) = (tunnel, socket) else { return };
+        let Self { shared, place, mut watched, .. } = self;
+        let drain = Rc::clone(&shared.context.drain);
+        let closing = Box::pin(poll_fn(move |cx| {
+            if !std::mem::replace(&mut watched, true) {
+                place.watch(cx);
+            }
+            if drain.phase() >= Phase::Closing { Poll::Ready(drain.closing_since()) } else { Poll::Pending }
+        }));
+        drop(shared);
+        tunnel(Upgraded { stream, held, closing }).await;
+    }
+
+    /// Ends the connection after hyper is gone.
+    pub(super) async fn finish(&mut self, end: ConnectionEnd) {
+        let Some((refusal, surplus)) = self.settle(end) else { return };
+        let context = Rc::clone(&self.shared.context);
+        let farewell = self.say_farewell(refusal, surplus);
+        let linger = context.deadlines.linger;
+        let outcome = if linger.is_zero() { Ok(farewell.await) } else { tokio::time::timeout(linger, farewell).await };
+        if !matches!(outcome, Ok(true)) {
+            context.metrics.closed(Side::Downstream, Reason::Linger);
+        }
+    }
+
+    /// Counts how the connection ended. What is left to do on the socket, if anything: the refusal to answer, and whether
+    /// the client may still be sending.
+    fn settle(&self, end: ConnectionEnd) -> Option<(Option<OwnAnswer>, bool)> {
+        let metrics = &self.shared.context.metrics;
+        let mut guard = self.guard.borrow_mut();
+        let (received, sent) = guard.take_counts();
+        metrics.received(Side::Downstream, received);
+        metrics.sent(Side::Downstream, sent);
+        if let Some(error) = guard.broken() {
+            metrics.refused(error.reason);
+        }
+        match end {
+            ConnectionEnd::Finished | ConnectionEnd::Upgraded => {}
+            ConnectionEnd::Dropped => {
+                if guard.has_ended() {
+                    metrics.closed(Side::Downstream, Reason::ClientGone);
+                }
+                return None;
+            }
+            ConnectionEnd::Closed(reason) => {
+                metrics.closed(Side::Downstream, reason);
+                if matches!(reason, Reason::WriteSlow | Reason::WriteStall)
+                    && let Some(stream) = guard.take_stream()
+                {
+                    // Unsent bytes would stay in the kernel for a reader that does not read.
+                    stream.reset_on_drop();
+                }
+                return None;
+            }
+        }
+        let refusal = guard.refusal();
+        match refusal {
+            Some(answer) => {
+                metrics.refused(answer.reason);
+                metrics.own_answer(answer.reason);
+                self.shared.context.handler.log_unhandled(&self.shared.downstream, None, answer);
+            }
+            None if guard.has_ended() => return None,
+            None => {}
+        }
+        Some((refusal, refusal.is_some() || guard.has_surplus()))
+    }
+
+    /// Answers a refusal, shuts the write side down, and drops what still comes, lest a reset destroy the answer under
+    /// way. `false` when the client sends too much.
+    async fn say_farewell(&self, refusal: Option<OwnAnswer>, surplus: bool) -> bool {
+        let Some(mut stream) = self.take_stream() else { return true };
+        if let Some(answer) = refusal {
+            let bytes = own_answer_bytes(answer, &http_date(), self.shared.context.reason_header);
+            if stream.write_all(&bytes).await.is_err() {
+                return true;
+            }
+            self.shared.context.metrics.sent(Side::Downstream, bytes.len() as u64);
+        }
+        if poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await.is_err() {
+            return true;
+        }
+        let mut dropped = 0;
+        let drain = &self.shared.context.drain;
+        poll_fn(|cx| {
+            let mut bytes = [0; 1024];
+            loop {
+                // The drain wakes this task, too.
+                if drain.phase() == Phase::Ended {
+                    return Poll::Ready(true);
+                }
+                let mut buf = ReadBuf::new(&mut bytes);
+                match Pin::new(&mut stream).poll_read(cx, &mut buf) {
+                    // Nothing was left over and nothing waits: the client has what it asked for.
+                    Poll::Pending if !surplus && dropped == 0 => return Poll::Ready(true),
+                    result => {
+                        let count = match ready!(result) {
+                            Ok(()) => buf.filled().len(),
+                            Err(_) => 0,
+                        };
+                        if count == 0 {
+                            return Poll::Ready(true);
+                        }
+                        dropped += count;
+                        if dropped > LINGER_LIMIT {
+                            return Poll::Ready(false);
+                        }
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Takes the socket out of the guard, which hyper no longer uses.
+    fn take_stream(&self) -> Option<Stream> {
+        self.guard.borrow_mut().take_stream()
+    }
+}
+
+/// The present time as a `date` field has it (RFC 9110 §5.6.7).
+fn http_date() -> String {
+    jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
