@@ -6,6 +6,7 @@ pub mod body;
 mod client_body;
 mod connect;
 pub mod connection;
+mod cutoff;
 mod deadlines;
 mod decision;
 pub mod downstream;

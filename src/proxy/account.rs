@@ -8,6 +8,7 @@ use std::rc::Rc;
 use http::Method;
 use tokio::time::Instant;
 
+use super::cutoff::Cutoff;
 use super::decision::Matched;
 use super::worker::Worker;
 use crate::balance::InFlight;
@@ -44,6 +45,8 @@ pub struct Account {
     pub upstream_received: u64,
     /// The response was handed over to its end.
     pub complete: bool,
+    /// What ends it at its deadline, from its response head on.
+    pub cutoff: Option<Rc<Cutoff>>,
     /// Its line in the access log, when there is one.
     pub entry: Option<Box<Entry>>,
 }
@@ -71,6 +74,7 @@ impl Account {
             upstream_sent: 0,
             upstream_received: 0,
             complete: false,
+            cutoff: None,
             entry: None,
         }
     }
@@ -80,6 +84,10 @@ impl Drop for Account {
     fn drop(&mut self) {
         let metrics = self.worker.metrics();
         metrics.requests_in_flight.dec();
+        if let Some(kind) = self.cutoff.take().and_then(|cutoff| cutoff.clear()) {
+            self.reason = Some(kind.reason());
+            metrics.closed(Side::Upstream, kind.reason());
+        }
         if !self.complete && self.reason.is_none() {
             self.reason = Some(Reason::ClientGone);
         }

@@ -68,6 +68,7 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream
     let shared = Rc::new(Shared {
         downstream: Rc::new(Downstream {
             identity: identity(peer),
+            cutoff: Rc::default(),
             peer,
             local,
             listener: context.listener,
@@ -184,6 +185,10 @@ impl<H: Handler> Driver<H> {
                     if !self.guard.borrow_mut().break_body(error) {
                         return Poll::Ready(ConnectionEnd::Closed(Reason::BodySlow));
                     }
+                }
+                Reason::Request | Reason::BackendRequest => {
+                    self.shared.downstream.cutoff.pass();
+                    return Poll::Ready(ConnectionEnd::Closed(due));
                 }
                 reason => return Poll::Ready(ConnectionEnd::Closed(reason)),
             }

@@ -100,10 +100,16 @@ impl Deadlines {
     /// The next deadline while the response body is under way.
     #[must_use]
     pub fn in_body(&self, activity: Option<Instant>) -> Option<(Instant, DeadlineKind)> {
+        let idle = self.idle.map(|after| (activity.unwrap_or(self.try_began) + after, DeadlineKind::Idle));
+        earliest(self.end(), idle)
+    }
+
+    /// When the exchange or its present try ends at the latest, whatever moves.
+    #[must_use]
+    pub fn end(&self) -> Option<(Instant, DeadlineKind)> {
         let request = self.request.map(|at| (at, DeadlineKind::Request));
         let backend = self.backend_request.map(|at| (at, DeadlineKind::BackendRequest));
-        let idle = self.idle.map(|after| (activity.unwrap_or(self.try_began) + after, DeadlineKind::Idle));
-        earliest(earliest(request, backend), idle)
+        earliest(request, backend)
     }
 }
 

@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::cutoff::Cutoff;
 use crate::model::ids::ListenerId;
 use crate::reason::Reason;
 use crate::stream::Stream;
@@ -36,6 +37,8 @@ pub struct Downstream {
     pub listener_name: Arc<str>,
     /// The peer is one of the listener's `trustedForwarders`.
     pub trusted: bool,
+    /// Ends its exchange over HTTP/1; over HTTP/2, each stream has its own.
+    pub cutoff: Rc<Cutoff>,
     /// The lines of the forwarded identity that all requests of an untrusted peer have in common:
     /// [`headers::identity`](super::headers::identity).
     pub identity: Box<[u8]>,

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::account::Account;
 use super::body::{Content, ForwardBody};
+use super::cutoff::Cutoff;
 use super::deadlines::Deadlines;
 use super::decision::{Decision, Early, Matched, Means};
 use super::downstream::{CheckedHead, Downstream, OwnAnswer, drop_unread};
@@ -48,6 +49,7 @@ pub fn forward(
             Err(early) => exchange.answer(early),
         };
         let stages = exchange.leave(&mut reply);
+        exchange.bound(&reply);
         let Reply { status, fields, content, reason } = reply;
         let Exchange { account, decision, .. } = exchange;
         account.worker.put_fields(decision.fields);
@@ -203,6 +205,17 @@ impl Exchange {
         self.account.worker.metrics().upstream_retries.inc();
         self.decision.begin_try(&matched.rule().timeouts, now);
         Ok(next)
+    }
+
+    /// Lets the exchange's deadlines hold from here on whatever the client does.
+    fn bound(&mut self, reply: &Reply) {
+        if !matches!(reply.content, Content::Empty)
+            && let Some(due) = self.decision.deadlines.end()
+        {
+            let cutoff = Cutoff::of_stream().unwrap_or_else(|| Rc::clone(&self.decision.downstream.cutoff));
+            cutoff.set(due);
+            self.account.cutoff = Some(cutoff);
+        }
     }
 
     /// Turns round: the own answer to a failure, or that of a filter.

@@ -286,3 +286,83 @@ fn an_announced_idle_limit_is_kept_with_a_margin() {
         }
     });
 }
+
+/// Sends without an end, as long as somebody takes it.
+async fn endless() -> Endpoints {
+    Endpoints::script(|mut served: Served| async move {
+        served.request().await;
+        served.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        let chunk = [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat();
+        while tokio::io::AsyncWriteExt::write_all(&mut served.stream, &chunk).await.is_ok() {}
+    })
+    .await
+}
+
+/// The deadline belongs to the exchange, and the client cannot hold it up.
+#[test]
+fn a_deadline_holds_while_the_client_does_not_read() {
+    run_paused(async || {
+        let table = [
+            (Timeouts { request: secs(2), ..NONE }, "request"),
+            (Timeouts { backend_request: secs(2), ..NONE }, "backend_request"),
+        ];
+        for (timeouts, reason) in table {
+            for http2 in [false, true] {
+                let backend = endless().await;
+                let gateway = Gateway::start(Options { timeouts, http2, ..Options::to(&[backend.addr]) }).await;
+                let began = Instant::now();
+                let mut client = gateway.client().await;
+                if http2 {
+                    let (mut sender, connection) = h2::client::handshake(client.stream).await.unwrap();
+                    tokio::task::spawn_local(connection);
+                    let request = http::Request::get("http://a.test/p").body(()).unwrap();
+                    let (response, _) = sender.send_request(request, true).unwrap();
+                    let mut body = response.await.unwrap().into_body();
+                    // No window is given back: the body stalls at 64 KiB, and the stream is reset at the deadline.
+                    let error = loop {
+                        match body.data().await {
+                            Some(Ok(_)) => {}
+                            other => break other.expect("no clean end").unwrap_err(),
+                        }
+                    };
+                    assert!(error.is_reset() && error.is_remote(), "{error:?}");
+                } else {
+                    client.send(GET).await;
+                    // The head is here, and no more is read.
+                    client.stream.readable().await.unwrap();
+                    super::bed::until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+                }
+                assert_eq!(began.elapsed().as_secs(), 2, "{reason}, HTTP/2: {http2}");
+                super::bed::until(|| backend.closed.get() == 1).await;
+                let cut = format!("tidegate_connections_closed_total{{side=\"upstream\",reason=\"{reason}\"}}");
+                assert_eq!(gateway.metric(&cut), 1, "{}", gateway.metrics.render());
+            }
+        }
+    });
+}
+
+/// The same for an answer that is here in one piece, and for a pod that speaks HTTP/2.
+#[test]
+fn a_deadline_holds_for_a_client_without_a_window() {
+    run_paused(async || {
+        for protocol in [Protocol::Http, Protocol::H2c] {
+            let backend = Endpoints::answering(OK).await;
+            let addr = if protocol == Protocol::Http { backend.addr } else { super::http2::late().await };
+            let timeouts = Timeouts { request: secs(2), ..NONE };
+            let options = Options { timeouts, protocol, http2: true, ..Options::to(&[addr]) };
+            let gateway = Gateway::start(options).await;
+            let stream = gateway.client().await.stream;
+            let mut builder = h2::client::Builder::new();
+            let (mut sender, connection) =
+                builder.initial_window_size(0).handshake::<_, bytes::Bytes>(stream).await.unwrap();
+            tokio::task::spawn_local(connection);
+            let began = Instant::now();
+            let request = http::Request::get("http://a.test/p").body(()).unwrap();
+            let (response, _) = sender.send_request(request, true).unwrap();
+            let mut body = response.await.unwrap().into_body();
+            assert!(body.data().await.unwrap().unwrap_err().is_reset());
+            assert_eq!(began.elapsed().as_secs(), 2, "{protocol:?}");
+            super::bed::until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+        }
+    });
+}

@@ -34,6 +34,7 @@ impl<H> Driver<H> {
             let due = guard.body_clock.due(deadlines.body_rate_window);
             next = earlier(next, due.map(|due| (due, Reason::BodySlow)));
         }
+        next = earlier(next, self.shared.downstream.cutoff.due());
         if self.shared.exchanges.get() > 0 {
             return next;
         }

@@ -74,7 +74,8 @@ impl<H: Handler> Driver<H> {
             }
             ConnectionEnd::Closed(reason) => {
                 metrics.closed(Side::Downstream, reason);
-                if matches!(reason, Reason::WriteSlow | Reason::WriteStall)
+                let unread = [Reason::WriteSlow, Reason::WriteStall, Reason::Request, Reason::BackendRequest];
+                if unread.contains(&reason)
                     && let Some(stream) = guard.take_stream()
                 {
                     // Unsent bytes would stay in the kernel for a reader that does not read.

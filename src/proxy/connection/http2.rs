@@ -16,6 +16,7 @@ use super::answer::{Begin, BodyError, Room, answer, bind, refuse};
 use super::context::{Protocol, RunningExchange};
 use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
+use crate::proxy::cutoff::run_stream;
 use crate::proxy::downstream::{Handler, OwnAnswer};
 use crate::proxy::guarded_io::GuardedIo;
 use crate::proxy::head::facts_of_http2;
@@ -43,9 +44,7 @@ where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
+        tokio::task::spawn_local(run_stream(future));
     }
 }
 

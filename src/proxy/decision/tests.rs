@@ -47,6 +47,7 @@ impl Bed {
             listener_name: "web".into(),
             trusted: false,
             identity: Box::default(),
+            cutoff: Rc::default(),
         };
         let head = CheckedHead { host: None, path: None, websocket: false, upgrade: None, expect_continue: false };
         let deadlines = Deadlines::new(&Timeouts::default(), Duration::ZERO, Instant::now());

@@ -13,6 +13,7 @@ fn downstream(trusted: bool) -> Downstream {
         listener: ListenerId(0),
         listener_name: Arc::from("web"),
         trusted,
+        cutoff: std::rc::Rc::default(),
     }
 }
 
