@@ -103,7 +103,7 @@ fn every_way_to_replace_a_file_is_seen() {
     wait_for(&mut receiver, &["a:4"], never_without);
 
     // A slow writer that has not closed the file yet: what stands there after each pause is a whole number of lines
-    // that parse, but only the closed file is the new one, or one that rests for 50 ms.
+    // that parse, but only the closed file is the new one.
     let mut file = fs::File::create(&path).expect("truncated");
     for line in service("a", 5).lines() {
         writeln!(file, "{line}").expect("written");
@@ -131,6 +131,97 @@ fn every_way_to_replace_a_file_is_seen() {
     wait_for(&mut receiver, &["b:1"], |services| services.len() == 2);
     fs::write(dir.path().join("g.yaml"), "").expect("emptied");
     wait_for(&mut receiver, &[], |services| services.len() == 1);
+}
+
+/// Writes documents with pauses, as a template engine does, and says before each how long it has been at it.
+fn write_slowly(mut file: fs::File, documents: &[String], pause: Duration) {
+    for document in documents {
+        file.write_all(document.as_bytes()).expect("written");
+        std::thread::sleep(pause);
+    }
+}
+
+#[test]
+fn a_file_counts_when_its_writer_closes_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("all.yaml");
+    let documents = |port| ["a", "b", "c"].map(|name| format!("---\n{}", service(name, port)));
+    fs::write(&path, documents(1).concat()).expect("a file");
+    let (_source, mut receiver) = start(dir.path());
+    wait_for(&mut receiver, &["a:1", "b:1", "c:1"], any);
+    let whole = |services: &[String]| services.len() == 3;
+    let pause = Duration::from_millis(150);
+    type Open = fn(&Path) -> std::io::Result<fs::File>;
+    let ways: [(&str, Open); 4] = [
+        ("emptied and written", |path| fs::File::create(path)),
+        ("removed and written anew", |path| fs::remove_file(path).and_then(|()| fs::File::create(path))),
+        ("written over", |path| fs::OpenOptions::new().write(true).open(path)),
+        ("emptied long before anything is written", |path| {
+            let file = fs::File::create(path)?;
+            std::thread::sleep(Duration::from_millis(300));
+            Ok(file)
+        }),
+    ];
+    for (port, (name, open)) in (2..).zip(ways) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| write_slowly(open(&path).expect("opened"), &documents(port), pause));
+            let expected = ["a", "b", "c"].map(|name| format!("{name}:{port}"));
+            let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+            let of_one_version = |services: &[String]| {
+                let versions: std::collections::BTreeSet<_> = services.iter().map(|service| &service[2..]).collect();
+                whole(services) && versions.len() == 1
+            };
+            let update = wait_for(&mut receiver, &expected, of_one_version);
+            assert!(update.diagnostics.is_empty(), "{name}: {:?}", update.diagnostics);
+        });
+    }
+    // A second file beside it counts while the first one is being written.
+    std::thread::scope(|scope| {
+        let file = fs::File::create(&path).expect("opened");
+        fs::write(dir.path().join("d.yaml"), service("d", 1)).expect("a file");
+        wait_for(&mut receiver, &["a:5", "b:5", "c:5", "d:1"], whole);
+        scope.spawn(|| write_slowly(file, &documents(6), pause));
+        wait_for(&mut receiver, &["a:6", "b:6", "c:6", "d:1"], |services| services.len() == 4);
+    });
+}
+
+#[test]
+fn a_file_that_its_writer_leaves_open_counts_after_five_seconds_of_quiet() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("a.yaml");
+    fs::write(&path, service("a", 1)).expect("a file");
+    let (_source, mut receiver) = start(dir.path());
+    let mut file = fs::File::create(&path).expect("emptied");
+    file.write_all(service("a", 2).as_bytes()).expect("written");
+    let written = Instant::now();
+    wait_for(&mut receiver, &["a:2"], |services| services.len() == 1);
+    let waited = written.elapsed();
+    assert!(waited > Duration::from_secs(4) && waited < Duration::from_secs(8), "{waited:?}");
+    // And its next writes as well, at once when it is closed.
+    file.write_all(format!("---\n{}", service("b", 1)).as_bytes()).expect("written");
+    drop(file);
+    wait_for(&mut receiver, &["a:2", "b:1"], |services| services.len() == 1);
+}
+
+#[test]
+fn links_and_renamed_files_count_at_once() {
+    let (dir, outside) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("another"));
+    let (_source, mut receiver) = start(dir.path());
+    let begun = Instant::now();
+    let target = |name: &str| {
+        let path = outside.path().join(format!("{name}.yaml"));
+        fs::write(&path, service(name, 1)).expect("a file");
+        path
+    };
+    symlink(target("a"), dir.path().join("a.yaml")).expect("a link");
+    wait_for(&mut receiver, &["a:1"], any);
+    let hidden = dir.path().join(".b");
+    fs::write(&hidden, service("b", 1)).expect("a file");
+    fs::hard_link(&hidden, dir.path().join("b.yaml")).expect("a second name");
+    wait_for(&mut receiver, &["a:1", "b:1"], any);
+    fs::rename(target("c"), dir.path().join("c.yaml")).expect("a rename");
+    wait_for(&mut receiver, &["a:1", "b:1", "c:1"], any);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[test]

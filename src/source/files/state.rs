@@ -240,6 +240,13 @@ impl State {
         changed
     }
 
+    /// A file is being written anew: that it was emptied or gone does not count.
+    pub fn keep(&mut self, path: &PathBuf) {
+        if let Some(file) = self.files.get_mut(path) {
+            file.vanishing = None;
+        }
+    }
+
     /// When [`tick`](Self::tick) has something to do next.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

@@ -24,8 +24,13 @@ use crate::source::update::Update;
 /// Changes within this time of each other are read together; the only wait of a closed file.
 const DEBOUNCE: Duration = Duration::from_millis(20);
 
-/// A file that was written but not closed is read after this time of quiet.
-const QUIET: Duration = Duration::from_millis(50);
+/// A file that is being written is read when its writer closes it. One that a writer leaves open is read after this time
+/// of quiet, and while it never comes to rest as often as [`LONGEST_WAIT`].
+const OPEN_QUIET: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// A scan cannot see whether a writer has closed a file: what it finds is read when it has this age.
+const REST: Duration = Duration::from_secs(1);
 
 /// Between two scans of the directory; without inotify [`SCAN_WITHOUT_EVENTS`].
 const SCAN_EVERY: Duration = Duration::from_secs(2);
@@ -174,6 +179,12 @@ fn scan(dir: &Path) -> io::Result<HashMap<OsString, Found>> {
     Ok(found)
 }
 
+/// True for what has its whole content from the moment it is there: a symbolic link, a second name of a file, what is no
+/// file at all. False for what is not there.
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file() || metadata.nlink() > 1)
+}
+
 /// Reads one file, symbolic links followed; a folder is as good as nothing.
 #[must_use]
 pub fn read_file(path: &Path) -> Reading {
@@ -270,8 +281,7 @@ struct Pending {
 
 impl Pending {
     fn ready(&self) -> Instant {
-        let first = self.first + DEBOUNCE;
-        if self.closed { first } else { first.max(self.last + QUIET) }
+        if self.closed { self.first + DEBOUNCE } else { (self.last + OPEN_QUIET).min(self.first + LONGEST_WAIT) }
     }
 }
 
@@ -285,6 +295,9 @@ struct Shell {
     /// When the next scan is due, and whether what it finds is known to be complete.
     next_scan: Instant,
     complete: bool,
+    /// The last scan found a file that was too new to be read.
+    unrested: bool,
+    stopped: bool,
 }
 
 impl Shell {
@@ -298,26 +311,21 @@ impl Shell {
             pending: HashMap::new(),
             next_scan: Instant::now() + SCAN_EVERY,
             complete: false,
+            unrested: false,
+            stopped: false,
         }
     }
 
     fn run(mut self, publish: &watch::Sender<Update>) {
-        loop {
+        while !self.stopped {
             let wake = self.wake();
-            let mut message = self.messages.recv_timeout(wake.saturating_duration_since(Instant::now()));
-            loop {
-                match message {
-                    Ok(Message::Event(event)) => self.take(event, Instant::now()),
-                    Ok(Message::ReadAgain) => {
-                        self.seen.clear();
-                        self.next_scan = Instant::now();
-                    }
-                    Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                    Err(RecvTimeoutError::Timeout) => break,
-                }
-                message = self.messages.try_recv().map_err(|_| RecvTimeoutError::Timeout);
+            match self.messages.recv_timeout(wake.saturating_duration_since(Instant::now())) {
+                Ok(message) => self.handle(message, Instant::now()),
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
             }
             let now = Instant::now();
+            self.take_messages(now);
             let mut changed = false;
             if self.next_scan <= now {
                 changed |= self.scan(now);
@@ -340,6 +348,26 @@ impl Shell {
         [ready, self.state.deadline()].into_iter().flatten().fold(self.next_scan, Instant::min)
     }
 
+    /// Takes all messages that have come.
+    fn take_messages(&mut self, now: Instant) {
+        while let Ok(message) = self.messages.try_recv() {
+            self.handle(message, now);
+        }
+    }
+
+    fn handle(&mut self, message: Message, now: Instant) {
+        match message {
+            Message::Event(event) => self.take(event, now),
+            // Whoever asks has written before.
+            Message::ReadAgain => {
+                self.seen.clear();
+                self.next_scan = now;
+                self.complete = true;
+            }
+            Message::Stop => self.stopped = true,
+        }
+    }
+
     /// Notes what an event says.
     fn take(&mut self, event: notify::Result<notify::Event>, now: Instant) {
         let event = match event {
@@ -353,6 +381,8 @@ impl Shell {
                 RenameMode::To | RenameMode::From | RenameMode::Both | RenameMode::Any | RenameMode::Other,
             )) => Some(true),
             EventKind::Modify(ModifyKind::Metadata(_)) => None,
+            // A link to a file is made at once; a new file is still open.
+            EventKind::Create(_) if event.paths.iter().all(|path| is_link(path)) => Some(true),
             EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any | EventKind::Other => Some(false),
         };
         for path in &event.paths {
@@ -368,6 +398,10 @@ impl Shell {
                     self.pending.entry(name.to_owned()).or_insert(Pending { first: now, last: now, closed: true });
                 pending.last = now;
                 pending.closed = closed.unwrap_or(pending.closed);
+                if !pending.closed {
+                    // It was emptied or removed in order to be written anew.
+                    self.state.keep(&self.dir.join(name));
+                }
             } else if name == SWAPPED_LINK || path.is_symlink() {
                 // Whoever swaps a link has written before what it leads to.
                 self.scan_soon(now, true);
@@ -394,7 +428,8 @@ impl Shell {
             }
             Err(error) => self.lost(&error, now),
         };
-        let every = if self.events.as_ref().is_some_and(Events::works) { SCAN_EVERY } else { SCAN_WITHOUT_EVENTS };
+        let seen_by_events = self.events.as_ref().is_some_and(Events::works) && !std::mem::take(&mut self.unrested);
+        let every = if seen_by_events { SCAN_EVERY } else { SCAN_WITHOUT_EVENTS };
         self.next_scan = Instant::now() + every.max(now.elapsed() * SCAN_SHARE);
         changed
     }
@@ -407,8 +442,12 @@ impl Shell {
             if same || self.pending.contains_key(name) {
                 continue;
             }
-            let resting = found.modified.and_then(|time| time.elapsed().ok()).is_none_or(|age| age >= QUIET);
-            self.pending.insert(name.clone(), Pending { closed: complete || resting, ..ready });
+            let resting = found.modified.and_then(|time| time.elapsed().ok()).is_none_or(|age| age >= REST);
+            if complete || resting {
+                self.pending.insert(name.clone(), ready);
+            } else {
+                self.unrested = true;
+            }
         }
         for name in self.state.paths().filter_map(Path::file_name).filter(|name| !found.contains_key(*name)) {
             self.pending.entry(name.to_owned()).or_insert(ready);
@@ -426,14 +465,16 @@ impl Shell {
             .filter(|(_, pending)| pending.closed || pending.ready() <= now)
             .map(|(name, _)| name.clone())
             .collect();
+        let mut left_open = Vec::new();
         for name in &names {
-            self.pending.remove(name);
+            let pending = self.pending.remove(name);
+            left_open.extend(pending.filter(|pending| !pending.closed).map(|_| self.dir.join(name)));
         }
         // All files of a ConfigMap change with one link: read again when it was swapped meanwhile, so that no state
         // has files of both sides. Its new files that are not among the names come with the scan.
         let link = self.dir.join(SWAPPED_LINK);
         let mut tries = 3;
-        let readings = loop {
+        let mut readings = loop {
             let before = fs::read_link(&link).ok();
             let readings = self.read(&names);
             tries -= 1;
@@ -441,6 +482,13 @@ impl Shell {
                 break readings;
             }
         };
+        // A writer may have begun while they were read: then they count when it is done.
+        self.take_messages(now);
+        let begun = |path: &Path| {
+            let pending = path.file_name().and_then(|name| self.pending.get(name));
+            pending.is_some_and(|pending| !pending.closed)
+        };
+        readings.retain(|(path, _)| left_open.contains(path) || !begun(path));
         if readings.iter().any(|(_, reading)| *reading == Reading::Gone)
             && let Err(error) = fs::read_dir(&self.dir)
         {
