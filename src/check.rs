@@ -2,6 +2,7 @@
 //!
 //! The same path as serving: [`State`] reads, the compiler judges. Nothing is bound, watched or kept.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::{compile, inputs::Inputs};
+use crate::source::files::encoding::decode;
 use crate::source::files::refine_with;
 use crate::source::files::state::{Reading, State};
 use crate::source::files::watcher::{is_manifest, read_file};
@@ -100,7 +102,7 @@ fn collect(paths: &[PathBuf], stdin: &mut dyn Read) -> Result<Vec<(PathBuf, Read
         if path.as_os_str() == STDIN {
             let mut bytes = Vec::new();
             stdin.read_to_end(&mut bytes).map_err(|error| format!("cannot read standard input: {error}"))?;
-            let json = Format::guess(&String::from_utf8_lossy(&bytes)) == Format::Json;
+            let json = decode(&bytes).is_ok_and(|text| Format::guess(&text) == Format::Json);
             let name = if json { "<stdin>.json" } else { "<stdin>" };
             readings.push((PathBuf::from(name), Reading::Content(bytes)));
         } else if fs::metadata(path).map_err(message)?.is_dir() {
@@ -139,7 +141,7 @@ fn findings(readings: Vec<(PathBuf, Reading)>, base: Inputs, allow_unresolved: b
     let mut compiled = compile(&inputs, 1).diagnostics;
     refine_with(&mut compiled, |file: &Arc<PathBuf>| {
         let bytes = texts.iter().find(|(path, _)| path == file.as_ref()).map(|(_, bytes)| bytes.clone())?;
-        String::from_utf8(bytes).ok()
+        decode(&bytes).ok().map(Cow::into_owned)
     });
     findings.extend(compiled);
     findings.retain(|finding| !(allow_unresolved && is_unresolved(finding)));

@@ -115,6 +115,50 @@ fn a_match_that_can_never_win_is_a_warning() {
 }
 
 #[test]
+fn manifests_in_utf_16_are_read_as_kubectl_reads_them() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let bad = GOOD.replace("hostnames: [a.test]", "hostnames: [a.test]\n  hosts: [ä]");
+    let write = |name: &str, text: &str, mark: &[u8], bytes: fn(u16) -> [u8; 2]| {
+        let path = dir.path().join(name);
+        let bytes: Vec<u8> = mark.iter().copied().chain(text.encode_utf16().flat_map(bytes)).collect();
+        fs::write(&path, bytes).expect("a file");
+        path
+    };
+    let good = write("good.yaml", &GOOD.replace('\n', "\r\n"), b"\xFF\xFE", u16::to_le_bytes);
+    let result = check(&[&good], "", |_| ());
+    assert_eq!((result.verdict, result.out.as_str()), (Verdict::Clean, ""), "{}", result.err);
+    let bad = write("bad.yaml", &bad, b"\xFE\xFF", u16::to_be_bytes);
+    let result = check(&[&bad], "", |_| ());
+    assert_eq!(result.verdict, Verdict::Findings);
+    assert!(result.out.contains("bad.yaml:6:3: GatewayRoute default/a: spec.hosts"), "{}", result.out);
+    // Findings of the compiler have their places, too.
+    let missing = write("missing.yaml", GOOD.split("---").next().expect("a route"), b"\xFE\xFF", u16::to_be_bytes);
+    let result = check(&[&missing], "", |_| ());
+    assert!(result.out.contains("missing.yaml:7:20: GatewayRoute default/a"), "{}", result.out);
+    let json =
+        r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}]}}"#;
+    let json = write("a.json", json, b"\xFF\xFE", u16::to_le_bytes);
+    assert_eq!(check(&[&json], "", |_| ()).verdict, Verdict::Clean);
+    // Without its mark it is a file of zero bytes and letters.
+    let bare = write("bare.yaml", GOOD, b"", u16::to_le_bytes);
+    assert_eq!(check(&[&bare], "", |_| ()).verdict, Verdict::Findings);
+}
+
+#[test]
+fn whole_applications_may_lie_beside_routes() {
+    let deployment = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {replicas: 2}\n";
+    let config = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}\ndata: {a: b}\n";
+    let knative = "---\napiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\nspec: {}\n";
+    let list = "---\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Secret, metadata: {name: s}}\n";
+    let result = stdin(&[GOOD, deployment, config, knative, list].concat());
+    assert_eq!((result.verdict, result.err.as_str()), (Verdict::Clean, "0 errors, 0 warnings\n"), "{}", result.out);
+    assert_eq!(result.out.lines().count(), 1, "one note for the file: {}", result.out);
+    assert!(result.out.starts_with("note: <stdin>:"), "{}", result.out);
+    let own = "---\napiVersion: tidegate.dev/v1alpha1\nkind: GatewayRoutes\nmetadata: {name: web}\n";
+    assert_eq!(stdin(&[GOOD, own].concat()).verdict, Verdict::Findings, "an unknown kind of our own is an error");
+}
+
+#[test]
 fn a_duplicate_names_both_places() {
     let dir = tempfile::tempdir().expect("a folder");
     fs::write(dir.path().join("a.yaml"), GOOD).expect("a file");

@@ -1,6 +1,6 @@
 //! Objects from a directory of manifests.
 //!
-//! * [`yaml`]: text to documents, documents to values, field paths to places.
+//! * [`encoding`]: bytes to text. [`yaml`]: text to documents, documents to values, field paths to places.
 //! * [`admit`]: what an API server would do with a manifest. [`document`]: values to validated objects.
 //! * [`path`]: field paths, taken apart.
 //! * [`state`]: last good state of a directory, without files, threads and clocks.
@@ -8,11 +8,13 @@
 
 pub mod admit;
 pub mod document;
+pub mod encoding;
 pub mod path;
 pub mod state;
 pub mod watcher;
 pub mod yaml;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,13 +25,13 @@ use crate::compile::diagnostics::Diagnostic;
 
 pub use watcher::{FileSource, StartError};
 
-/// Moves diagnostics from the begin of their object to the field that they name, by reading the files once more. What
+/// Moves diagnostics from the start of their object to the field that they name, by reading the files once more. What
 /// changed meanwhile keeps its place. Costs as much as parsing these documents.
 pub fn refine(diagnostics: &mut [Diagnostic]) {
     let mut texts: HashMap<Arc<PathBuf>, Option<String>> = HashMap::new();
     refine_with(diagnostics, |file| {
         let text = texts.entry(Arc::clone(file)).or_insert_with(|| match watcher::read_file(file) {
-            Reading::Content(bytes) => String::from_utf8(bytes).ok(),
+            Reading::Content(bytes) => encoding::decode(&bytes).ok().map(Cow::into_owned),
             Reading::Gone | Reading::Unreadable(_) => None,
         });
         text.clone()

@@ -21,6 +21,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::admit::Validator;
 use super::admit::manifest::Parsed;
 use super::document::{self, Entry, Fault, Place};
+use super::encoding::{NotText, decode, is_blank};
 use super::yaml::{self, Format, SyntaxError};
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::inputs::Inputs;
@@ -130,7 +131,7 @@ impl State {
         let mut contents = Vec::new();
         for (path, reading) in readings {
             match reading {
-                Reading::Content(bytes) if bytes.iter().all(u8::is_ascii_whitespace) => {
+                Reading::Content(bytes) if is_blank(&bytes) => {
                     changed |= self.vanish(&path, Vanished::Emptied, now);
                 }
                 Reading::Content(bytes) => contents.push((path, bytes)),
@@ -171,11 +172,9 @@ impl State {
             }
             file.hash = Some(hash);
             changed = true;
-            match String::from_utf8(bytes) {
-                Ok(text) => new.push((path, text)),
-                Err(error) => {
-                    file.problems = vec![Problem::not_text(error.as_bytes(), error.utf8_error().valid_up_to())]
-                }
+            match decode(&bytes) {
+                Ok(text) => new.push((path, text.into_owned())),
+                Err(error) => file.problems = vec![Problem::not_text(&error)],
             }
         }
         // Two passes, so that all new documents of all files can be validated at the same time.
@@ -339,18 +338,14 @@ impl Problem {
         Self { reason: "Unreadable", document: 0, line: 0, column: 0, found, expected: "a file that can be read" }
     }
 
-    fn not_text(bytes: &[u8], valid: usize) -> Self {
-        let before = &bytes[..valid];
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
-        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    fn not_text(error: &NotText) -> Self {
         Self {
             reason: "YamlSyntax",
             document: 0,
-            line: number(line),
-            column: number(column),
-            found: "bytes that are not UTF-8".to_owned(),
-            expected: "text in UTF-8",
+            line: error.line,
+            column: error.column,
+            found: error.found.to_owned(),
+            expected: "text in UTF-8, or in UTF-16 with a byte-order mark",
         }
     }
 
