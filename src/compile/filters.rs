@@ -23,6 +23,9 @@ use crate::model::path::{CanonicalPath, Slashes, normalize_route_path};
 use crate::model::search_regex::SearchRegex;
 use crate::text;
 
+/// The reason of a warning about a filter that changes nothing.
+const NO_CHANGE: &str = "NoChange";
+
 /// Faults of one rule's filters, and how many.
 pub(super) struct Faults<'m, 'r> {
     report: &'m mut Report<'r>,
@@ -40,6 +43,11 @@ impl<'m, 'r> Faults<'m, 'r> {
     fn drop_rule(&mut self, path: String, found: impl Into<String>, expected: impl Into<String>) {
         self.count += 1;
         self.report.unsupported(self.rule, path, found, expected);
+    }
+
+    /// Warns of a filter that changes nothing; the rule serves.
+    fn warn(&mut self, path: String, found: &str, effect: &str) {
+        self.report.warn(path, NO_CHANGE, found, effect);
     }
 }
 
@@ -84,6 +92,7 @@ pub(super) fn compile(outer: &[Filter], lists: &[List<'_>], report: &mut Faults<
                 report.drop_rule(format!("{at}.{}.path.type", kind.member()), "ReplacePrefixMatch", expected);
                 sound = false;
             }
+            warn_of_no_change(&layer, outer.iter().chain(&layers), format!("{at}.{}", kind.member()), report);
             if matches!(layer, Filter::Redirect(_) | Filter::Direct(_)) {
                 terminal = Some(kind.as_str());
             }
@@ -91,6 +100,35 @@ pub(super) fn compile(outer: &[Filter], lists: &[List<'_>], report: &mut Faults<
         }
     }
     sound.then_some(layers)
+}
+
+/// Warns of a redirect or rewrite that changes nothing by itself, which the Gateway API allows.
+fn warn_of_no_change<'f>(
+    layer: &Filter,
+    mut outer: impl Iterator<Item = &'f Filter>,
+    path: String,
+    report: &mut Faults<'_, '_>,
+) {
+    match layer {
+        Filter::Redirect(Redirect { scheme: None, hostname: None, path: None, port: None, status: _ })
+            // A rewrite in front of it changes where it leads.
+            if !outer.any(|layer| matches!(layer, Filter::Rewrite(_))) =>
+        {
+            let found = "this redirect leads a client to the URL that it has asked for";
+            report.warn(path, found, "it is served; most clients give up after some rounds");
+        }
+        Filter::Rewrite(Rewrite { hostname: None, path: None }) => {
+            report.warn(path, "this rewrite has neither hostname nor path", "it is served and changes nothing");
+        }
+        Filter::Redirect(_)
+        | Filter::Rewrite(_)
+        | Filter::RequestHeaders(_)
+        | Filter::ResponseHeaders(_)
+        | Filter::Direct(_)
+        | Filter::Cors(_)
+        | Filter::BodyLimit(_)
+        | Filter::IpAccess(_) => {}
+    }
 }
 
 /// Whether layers that stand outside of others leave them nothing to work on: a prefix that the rule matched and that they
@@ -104,13 +142,27 @@ fn changes_prefix(layer: &Filter) -> bool {
     let edit = match layer {
         Filter::Rewrite(rewrite) => rewrite.path.as_ref(),
         Filter::Redirect(redirect) => redirect.path.as_ref(),
-        _ => None,
+        Filter::RequestHeaders(_)
+        | Filter::ResponseHeaders(_)
+        | Filter::Direct(_)
+        | Filter::Cors(_)
+        | Filter::BodyLimit(_)
+        | Filter::IpAccess(_) => None,
     };
     matches!(edit, Some(PathEdit::Prefix { .. }))
 }
 
 fn changes_path(layer: &Filter) -> bool {
-    matches!(layer, Filter::Rewrite(Rewrite { path: Some(_), .. }))
+    match layer {
+        Filter::Rewrite(rewrite) => rewrite.path.is_some(),
+        Filter::Redirect(_)
+        | Filter::RequestHeaders(_)
+        | Filter::ResponseHeaders(_)
+        | Filter::Direct(_)
+        | Filter::Cors(_)
+        | Filter::BodyLimit(_)
+        | Filter::IpAccess(_) => false,
+    }
 }
 
 /// One filter; `None` after a report.
@@ -240,13 +292,6 @@ fn redirect(
             None
         }
     });
-    if redirect.scheme.is_none() && redirect.hostname.is_none() && redirect.path.is_none() && redirect.port.is_none() {
-        report.drop_rule(
-            path.to_owned(),
-            "no change",
-            "scheme, hostname, path or port: else it leads to itself for ever",
-        );
-    }
     let status = StatusCode::from_u16(redirect.status_code)
         .ok()
         .filter(|status| matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308));
@@ -266,9 +311,6 @@ fn rewrite(
     report: &mut Faults<'_, '_>,
 ) -> Option<Rewrite> {
     let before = report.count;
-    if rewrite.hostname.is_none() && rewrite.path.is_none() {
-        report.drop_rule(path.to_owned(), "no change", "hostname or path");
-    }
     let hostname = hostname(rewrite.hostname.as_deref(), path, report);
     let edit = rewrite.path.as_ref().and_then(|edit| path_edit(edit, &format!("{path}.path"), predicates, report));
     (report.count == before).then_some(Rewrite { hostname, path: edit })

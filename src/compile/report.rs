@@ -110,7 +110,12 @@ impl<'a> Report<'a> {
     }
 
     /// Adds a warning, a whole sentence; `effect` says what to do about it.
+    /// What is inherited by several rules is said once.
     pub(super) fn warn(&mut self, path: impl ToString, reason: &'static str, found: impl Into<String>, effect: &str) {
+        let path = path.to_string();
+        if self.has(&path) {
+            return;
+        }
         let diagnostic = Diagnostic {
             severity: Severity::Warning,
             reason,

@@ -46,6 +46,35 @@ fn in_rule(matches: Value, filters: Value) -> Result<Vec<Filter>, Vec<String>> {
     }
 }
 
+#[test]
+fn a_redirect_or_rewrite_without_a_change_serves_with_a_warning() {
+    let of = |filters: Value| {
+        let spec = json!({ "rules": [{ "matches": prefix("/a"), "filters": filters }] });
+        let (snapshot, findings) = compiled(&[("a", spec)]);
+        (snapshot.rules[0].filters.to_vec(), findings)
+    };
+    for status in [301, 302, 303, 307, 308] {
+        let (layers, findings) =
+            of(json!([{ "type": "RequestRedirect", "requestRedirect": { "statusCode": status } }]));
+        let [Filter::Redirect(redirect)] = &layers[..] else { panic!("{layers:?}") };
+        assert_eq!(redirect.status.as_u16(), status);
+        let expected =
+            "spec.rules[0].filters[0].requestRedirect: this redirect leads a client to the URL that it has asked for";
+        assert_eq!(findings, [expected]);
+    }
+    let rewrite = json!({ "type": "URLRewrite", "urlRewrite": { "path": { "type": "ReplaceFullPath", "replaceFullPath": "/b" } } });
+    let (layers, findings) =
+        of(json!([rewrite, { "type": "RequestRedirect", "requestRedirect": { "statusCode": 308 } }]));
+    assert_eq!((layers.len(), findings), (2, vec![]), "the rewrite makes it lead elsewhere");
+    let (layers, findings) = of(json!([{ "type": "URLRewrite", "urlRewrite": {} }]));
+    assert_eq!((layers.len(), findings.len()), (1, 1), "{findings:?}");
+    // Filters of the route are said once, whatever the number of rules.
+    let spec = json!({ "filters": [{ "type": "RequestRedirect", "requestRedirect": { "statusCode": 307 } }],
+        "rules": [{ "matches": prefix("/a") }, { "matches": prefix("/b") }] });
+    let (snapshot, findings) = compiled(&[("a", spec)]);
+    assert_eq!((snapshot.rules.len(), findings.len()), (2, 1), "{findings:?}");
+}
+
 fn prefix(value: &str) -> Value {
     json!([{ "path": { "type": "PathPrefix", "value": value } }])
 }
@@ -182,8 +211,6 @@ fn what_cannot_work_is_refused_by_name() {
         (&named, by_template("/{id}/{"), "urlRewrite.path.replaceTemplate"),
         (&named, by_template("/../{id}"), "urlRewrite.path.replaceTemplate"),
         (&named, by_prefix(), "urlRewrite.path.replacePrefixMatch"),
-        (&root, json!([{ "type": "URLRewrite", "urlRewrite": {} }]), "urlRewrite"),
-        (&root, json!([{ "type": "RequestRedirect", "requestRedirect": {} }]), "requestRedirect"),
         (
             &root,
             json!([{ "type": "RequestRedirect", "requestRedirect": { "port": 1, "statusCode": 200 } }]),
