@@ -40,6 +40,8 @@ pub enum Command {
     Crd,
     /// Print the table of metrics and access-log fields
     Metrics,
+    /// Print every key of the settings file with its type, default, bound and meaning
+    Settings,
 }
 
 /// `tidegate standalone`.
@@ -227,7 +229,9 @@ fn listener(address: SocketAddr) -> Listener {
     }
 }
 
-fn standalone_defaults() -> Settings {
+/// The settings of a process that says nothing.
+#[must_use]
+pub fn standalone_defaults() -> Settings {
     let all = |port| SocketAddr::from(([0_u16; 8], port));
     Settings {
         listeners: BTreeMap::from([(HTTP.to_owned(), listener(all(8080)))]),

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use tidegate::cli::{Check, Cli, Command, LogFormat, OutputFormat, Serve, Standalone};
 use tidegate::telemetry::logging::{self, Format};
-use tidegate::{api, app, check, demo, telemetry};
+use tidegate::{api, app, check, cli, demo, settings, telemetry};
 
 /// Gives free memory back to the system, which the C library's allocator keeps; options in `.cargo/config.toml`.
 #[global_allocator]
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Check(check) => run_check(&check),
         Command::Crd => print(&api::crd::crd_yaml()),
         Command::Metrics => print(&telemetry::table()),
+        Command::Settings => print(&settings::table::table(&cli::standalone_defaults())),
     };
     done.unwrap_or_else(|error| {
         // One line: what failed, and why, outermost first.

@@ -3,6 +3,7 @@
 //! The order is flag > environment > file > default. The YAML keys are the field names in camelCase; unknown keys are refused.
 
 pub mod file;
+pub mod table;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -246,6 +247,21 @@ pub struct SettingsError {
 }
 
 impl Settings {
+    /// Sizes and counts that cannot be 0, by the path of their key.
+    fn at_least_one(&self) -> [(&'static str, usize); 9] {
+        [
+            ("limits.requestLine", self.limits.request_line),
+            ("limits.field", self.limits.field),
+            ("limits.fieldsTotal", self.limits.fields_total),
+            ("limits.fieldCount", self.limits.field_count),
+            ("limits.chunkLine", self.limits.chunk_line),
+            ("limits.responseHead", self.limits.response_head),
+            ("limits.http2Streams", self.limits.http2_streams as usize),
+            ("limits.adminConnections", self.limits.admin_connections),
+            ("metrics.maxSeries", self.metrics.max_series),
+        ]
+    }
+
     /// Checks what types cannot say.
     ///
     /// # Errors
@@ -278,21 +294,8 @@ impl Settings {
                 return refuse(field(".healthPath"), format!("{path:?}"), "a path that begins with /");
             }
         }
-        let sizes = [
-            ("requestLine", self.limits.request_line),
-            ("field", self.limits.field),
-            ("fieldsTotal", self.limits.fields_total),
-            ("fieldCount", self.limits.field_count),
-            ("chunkLine", self.limits.chunk_line),
-            ("responseHead", self.limits.response_head),
-            ("http2Streams", self.limits.http2_streams as usize),
-            ("adminConnections", self.limits.admin_connections),
-        ];
-        if let Some((name, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
-            return refuse(format!("limits.{name}"), "0".to_owned(), "at least 1");
-        }
-        if self.metrics.max_series == 0 {
-            return refuse("metrics.maxSeries".to_owned(), "0".to_owned(), "at least 1");
+        if let Some((name, _)) = self.at_least_one().into_iter().find(|(_, size)| *size == 0) {
+            return refuse(name.to_owned(), "0".to_owned(), "at least 1");
         }
         if !(1..=MOST_WORKERS).contains(&self.workers) {
             return refuse("workers".to_owned(), self.workers.to_string(), "1 to 1024");

@@ -1,7 +1,7 @@
 //! The settings file (`--settings`): one YAML document whose keys are the fields of [`Settings`] in camelCase.
 //!
-//! Everything is optional; what is there replaces the default. Unknown keys are refused, and so is what is not in force
-//! yet, by name. [`schema`] is the file's JSON schema.
+//! Everything is optional; what is there replaces the default. Unknown keys are refused, and so is what is not
+//! supported yet, by name. [`schema`] is the file's JSON schema.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,8 +40,8 @@ pub enum FileError {
         message: String,
     },
     /// It asks for something that this version does not do.
-    #[error("{}: {field}: not in force yet: {what}", path.display())]
-    NotInForce {
+    #[error("{}: {field}: {what} is not supported yet", path.display())]
+    NotSupported {
         /// The file.
         path: PathBuf,
         /// The key.
@@ -65,17 +65,17 @@ pub struct SettingsFile {
     forwarding: ForwardingKeys,
     /// Metrics.
     metrics: MetricsKeys,
-    /// `off`, `stdout` or the path of a file.
+    /// Where the access log goes: `off`, `stdout` or the path of a file.
     access_log: Option<AccessLogText>,
     /// Graceful stop.
     drain: DrainKeys,
     /// The controller's identity.
     controller: ControllerKeys,
-    /// Address of the admin server.
+    /// The address of the admin server.
     admin: Option<AddressText>,
-    /// Networks that may use `/debug/…` beside loopback.
+    /// Peers in these networks may use `/debug/…`, beside loopback.
     debug_allow: Option<Vec<NetworkText>>,
-    /// Data workers.
+    /// The number of data workers; by default one per core, as far as the cgroup quota goes.
     workers: Option<usize>,
 }
 
@@ -83,27 +83,27 @@ pub struct SettingsFile {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ListenerKeys {
-    /// Where to listen.
+    /// The address and port to listen on; `:8080` stands for all addresses of both families.
     address: AddressText,
-    /// HTTP; HTTPS is not in force yet.
+    /// What is spoken on the port; HTTPS is not supported yet.
     #[serde(default)]
     protocol: ProtocolName,
-    /// Serve HTTP/2 with prior knowledge beside HTTP/1.1.
+    /// HTTP/2 with prior knowledge is served beside HTTP/1.1.
     #[serde(default)]
     http2_prior_knowledge: bool,
-    /// The PROXY protocol; only mode `off` is in force.
+    /// The PROXY protocol of load balancers; only mode `off` is supported.
     #[serde(default)]
     proxy_protocol: ProxyProtocolKeys,
-    /// Networks whose forwarding fields are believed.
+    /// X-Forwarded-For, -Proto, -Host and -Port are believed from peers in these networks.
     #[serde(default)]
     trusted_forwarders: Vec<NetworkText>,
-    /// A path answered by the gateway itself.
+    /// The gateway itself answers this path, on any host: 200, or 503 while it drains.
     #[serde(default)]
     health_path: Option<String>,
-    /// Not in force yet.
+    /// A certificate for clients that name no host; not supported yet.
     #[serde(default)]
     default_certificate: Option<serde_json::Value>,
-    /// Namespaces whose routes may bind; without it all.
+    /// Only routes of these namespaces may bind to the listener.
     #[serde(default)]
     allowed_namespaces: Option<Vec<String>>,
 }
@@ -120,7 +120,9 @@ enum ProtocolName {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct ProxyProtocolKeys {
+    /// Whether connections begin with a PROXY header; only `off` is supported.
     mode: ProxyProtocolMode,
+    /// PROXY headers are believed from these networks; not supported yet.
     trusted: Vec<NetworkText>,
 }
 
@@ -144,6 +146,11 @@ macro_rules! block {
         }
 
         impl $name {
+            /// Key and text of each setting, as the file would state it; `None` for what is not set.
+            fn stated(settings: &$target) -> Vec<(String, Option<String>)> {
+                vec![$((camel_case(stringify!($field)), settings.$field.stated()),)+]
+            }
+
             fn overlay(self, target: &mut $target) {
                 $(if let Some(value) = self.$field {
                     target.$field = apply(value, $value);
@@ -153,6 +160,84 @@ macro_rules! block {
     };
 }
 
+/// A Rust field's name as a key of the file.
+fn camel_case(field: &str) -> String {
+    let mut words = field.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |key, word| key + &word[..1].to_uppercase() + &word[1..])
+}
+
+/// A value in the words of the file.
+trait Stated {
+    /// `None` when it is not set.
+    fn stated(&self) -> Option<String>;
+}
+
+/// Values that are written as they print.
+macro_rules! stated_as_printed {
+    ($($kind:ty)+) => {
+        $(impl Stated for $kind {
+            fn stated(&self) -> Option<String> {
+                Some(self.to_string())
+            }
+        })+
+    };
+}
+
+stated_as_printed! { usize u64 u32 bool String SocketAddr IpNet }
+
+impl Stated for Duration {
+    fn stated(&self) -> Option<String> {
+        let millis = self.as_millis();
+        Some(if millis.is_multiple_of(1000) { format!("{}s", millis / 1000) } else { format!("{millis}ms") })
+    }
+}
+
+impl<T: Stated> Stated for Option<T> {
+    fn stated(&self) -> Option<String> {
+        self.as_ref().and_then(T::stated)
+    }
+}
+
+impl<T: Stated> Stated for Vec<T> {
+    fn stated(&self) -> Option<String> {
+        let items: Vec<_> = self.iter().filter_map(T::stated).collect();
+        Some(format!("[{}]", items.join(", ")))
+    }
+}
+
+impl Stated for AccessLog {
+    fn stated(&self) -> Option<String> {
+        Some(match self {
+            Self::Off => "off".to_owned(),
+            Self::Stdout => "stdout".to_owned(),
+            Self::File(path) => path.display().to_string(),
+        })
+    }
+}
+
+/// Settings by the path of their key (`limits.body`), as a file would state them; `None` for what is not set. Listeners,
+/// which have names of their own, are left out.
+pub(super) fn stated(settings: &Settings) -> BTreeMap<String, Option<String>> {
+    let blocks = [
+        ("deadlines", DeadlineKeys::stated(&settings.deadlines)),
+        ("limits", LimitKeys::stated(&settings.limits)),
+        ("forwarding", ForwardingKeys::stated(&settings.forwarding)),
+        ("metrics", MetricsKeys::stated(&settings.metrics)),
+        ("drain", DrainKeys::stated(&settings.drain)),
+        ("controller", ControllerKeys::stated(&settings.controller)),
+    ];
+    let below = |(block, keys): (&str, Vec<(String, Option<String>)>)| {
+        keys.into_iter().map(|(key, text)| (format!("{block}.{key}"), text)).collect::<Vec<_>>()
+    };
+    let mut all: BTreeMap<_, _> = blocks.into_iter().flat_map(below).collect();
+    all.insert("accessLog".to_owned(), settings.access_log.stated());
+    all.insert("admin".to_owned(), settings.admin.stated());
+    all.insert("debugAllow".to_owned(), settings.debug_allow.stated());
+    all.insert("workers".to_owned(), settings.workers.stated());
+    all
+}
+
 /// Gives the closures of `block!` their type.
 fn apply<K, V>(value: K, convert: fn(K) -> V) -> V {
     convert(value)
@@ -160,100 +245,100 @@ fn apply<K, V>(value: K, convert: fn(K) -> V) -> V {
 
 block! {
     DeadlineKeys for super::Deadlines {
-        /// Accept to first byte.
+        /// Longest time from the accept of a connection to its first byte.
         first_byte: DurationText => |text| text.0;
-        /// First byte to complete head.
+        /// Longest time from the first byte of a request to its complete head.
         head: DurationText => |text| text.0;
-        /// Idle keep-alive connection of a client.
+        /// How long a client's connection may stay without a request.
         idle: DurationText => |text| text.0;
-        /// Window over which the mean body rate is judged.
+        /// The window over which the mean rate of a body (`limits.bodyRate`) is judged.
         body_rate_window: DurationText => |text| text.0;
-        /// The client takes no byte of a response.
+        /// How long a client may take no byte of a response.
         write_stall: DurationText => |text| text.0;
-        /// One connection attempt to an endpoint.
+        /// Longest time of one attempt to connect to an endpoint; `timeouts.connect` of a rule replaces it.
         connect: DurationText => |text| text.0;
-        /// Last request byte to response head.
+        /// Longest time from the last byte of a request to the head of the answer; `timeouts` of a rule replace it.
         response_head: DurationText => |text| text.0;
-        /// Idle pooled connection to an endpoint.
+        /// How long an idle connection to an endpoint is kept.
         upstream_idle: DurationText => |text| text.0;
-        /// Dropping input after an error answer.
+        /// How long what a client still sends is dropped behind an error answer.
         linger: DurationText => |text| text.0;
-        /// Head of an admin request.
+        /// Longest time from the accept of an admin connection to the complete head of its request.
         admin: DurationText => |text| text.0;
     }
 }
 
 block! {
     LimitKeys for super::Limits {
-        /// Request line.
+        /// Most bytes of a request line.
         request_line: usize => |size| size;
-        /// One field line.
+        /// Most bytes of one field line.
         field: usize => |size| size;
-        /// All field lines of a head.
+        /// Most bytes of all field lines of a head.
         fields_total: usize => |size| size;
-        /// Number of fields of a head.
+        /// Most fields of a head.
         field_count: usize => |size| size;
-        /// Request body; without it no limit.
+        /// Most bytes of a request body; without it there is no limit.
         body: u64 => Some;
-        /// One line of chunk extensions.
+        /// Most bytes of a chunk's size line, extensions included.
         chunk_line: usize => |size| size;
-        /// All chunk extensions of a body.
+        /// Most bytes of all chunk extensions of a body.
         chunk_extensions: usize => |size| size;
-        /// All trailer lines.
+        /// Most bytes of all trailer lines of a body.
         trailers_total: usize => |size| size;
-        /// Number of trailer fields.
+        /// Most trailer fields of a body.
         trailer_count: usize => |size| size;
-        /// Bytes held behind an upgrade handshake.
+        /// Most bytes that are held behind a WebSocket handshake until it is answered.
         upgrade_held: usize => |size| size;
-        /// Response head of an endpoint.
+        /// Most bytes of the head of an endpoint's answer.
         response_head: usize => |size| size;
-        /// Interim responses of an endpoint.
+        /// Most interim answers (1xx) of an endpoint to one request.
         interim_responses: u32 => |count| count;
-        /// Unread request body that is dropped to keep a connection.
+        /// Most bytes of an unread request body that are dropped to keep a connection open.
         unread_body: usize => |size| size;
-        /// Least mean body rate in bytes per second; 0: off.
+        /// Least mean rate of a body in bytes per second; 0 switches it off.
         body_rate: u64 => |rate| rate;
-        /// Concurrent streams of an HTTP/2 connection.
+        /// Most concurrent streams of a client's HTTP/2 connection.
         http2_streams: u32 => |count| count;
-        /// Idle connections kept per endpoint and worker.
+        /// Most idle connections that are kept per endpoint and worker.
         upstream_idle_per_endpoint: usize => |count| count;
-        /// Concurrent admin connections.
+        /// Most admin connections at the same time.
         admin_connections: usize => |count| count;
     }
 }
 
 block! {
     ForwardingKeys for super::Forwarding {
-        /// Send again any method when a reused connection fails before a response byte.
+        /// Requests of any method are sent again when a reused connection fails before a byte of the answer.
         retry_non_idempotent_on_idle_close: bool => |on| on;
-        /// Make `//` of a path `/`.
+        /// `//` in a path becomes `/`.
         merge_slashes: bool => |on| on;
-        /// Send `x-tidegate-reason` with every own answer.
+        /// Answers that the gateway makes itself carry `x-tidegate-reason`.
         reason_header: bool => |on| on;
     }
 }
 
 block! {
     MetricsKeys for super::MetricsSettings {
-        /// Series of requests by rule before they fold to routes.
+        /// Most time series by rule before they fold to routes, and those to `_overflow`.
         max_series: usize => |count| count;
     }
 }
 
 block! {
     DrainKeys for super::Drain {
-        /// Not ready, still accepting.
+        /// How long the process still accepts connections after it has stopped being ready.
         delay: DurationText => |text| text.0;
-        /// Requests in flight.
+        /// How long requests and WebSockets may take to end after that.
         timeout: DurationText => |text| text.0;
     }
 }
 
 block! {
     ControllerKeys for super::Controller {
-        /// `controllerName` of status entries.
+        /// The `controllerName` of status entries.
         controller_name: String => |name| name;
-        /// Routes of this class only.
+        /// Only routes with this `gatewayClassName` are served.
         gateway_class_name: String => |name| name;
     }
 }
@@ -290,13 +375,13 @@ impl SettingsFile {
     ///
     /// # Errors
     ///
-    /// When it asks for something that is not in force yet.
+    /// When it asks for something that is not supported yet.
     pub fn overlay(self, path: &Path, settings: &mut Settings) -> Result<(), FileError> {
         if let Some(listeners) = self.listeners {
             settings.listeners = listeners
                 .into_iter()
                 .map(|(name, keys)| {
-                    let listener = keys.listener().map_err(|(field, what)| FileError::NotInForce {
+                    let listener = keys.listener().map_err(|(field, what)| FileError::NotSupported {
                         path: path.to_owned(),
                         field: format!("listeners.{name}.{field}"),
                         what,

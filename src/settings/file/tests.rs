@@ -153,11 +153,11 @@ fn what_is_wrong_is_refused_with_its_place() {
         ),
         ("listeners: {a: {address: \":9090\"}}\n", "which admin has too"),
         ("listeners: {a: {address: \":1\", healthPath: healthz}}\n", "expected a path that begins with /"),
-        ("listeners: {a: {address: \":1\", protocol: HTTPS}}\n", "listeners.a.protocol: not in force yet: HTTPS"),
-        ("listeners: {a: {address: \":1\", defaultCertificate: {name: x}}}\n", "not in force yet: TLS"),
+        ("listeners: {a: {address: \":1\", protocol: HTTPS}}\n", "listeners.a.protocol: HTTPS is not supported yet"),
+        ("listeners: {a: {address: \":1\", defaultCertificate: {name: x}}}\n", "TLS is not supported yet"),
         (
             "listeners: {a: {address: \":1\", proxyProtocol: {mode: required}}}\n",
-            "listeners.a.proxyProtocol: not in force yet: the PROXY protocol",
+            "listeners.a.proxyProtocol: the PROXY protocol is not supported yet",
         ),
         ("listeners: {a: {address: \":1\", proxyProtocol: {mode: maybe}}}\n", "unknown variant `maybe`"),
     ];
