@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::admin::Admin;
-use crate::compile::compile;
+use crate::compile::Compiler;
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::inputs::{Inputs, StaticListener};
 use crate::connections::Connections;
@@ -289,9 +289,10 @@ where
 /// What makes a version of what a source says: compile, publish, tell.
 fn applier(mut publisher: Publisher, metrics: Arc<Metrics>) -> impl FnMut(Update) + Send + 'static {
     let mut log = DiagnosticLog::default();
+    let mut compiler = Compiler::default();
     move |update| {
         let begun = std::time::Instant::now();
-        let output = compile(&update.inputs, publisher.published_version() + 1);
+        let output = compiler.compile(&update.inputs, publisher.published_version() + 1);
         let compiled = begun.elapsed();
         let version = publisher.publish(output.snapshot);
         let diagnostics: Vec<Diagnostic> = update.diagnostics.iter().cloned().chain(output.diagnostics).collect();

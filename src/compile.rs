@@ -1,6 +1,6 @@
 //! One pure function from all objects to an immutable snapshot and diagnostics.
 //!
-//! No clock, no io, no state: the same objects give an equal snapshot, in whatever order they came. A broken rule harms
+//! No clock, no io, no state but a store of expressions: the same objects give an equal snapshot, in whatever order they came. A broken rule harms
 //! only itself, a reference that leads nowhere only its share of the requests. The order of work:
 //!
 //! 1. [`inputs`], which hold objects in the reduced form of [`kinds`](crate::kinds), and from them each route by itself: predicates, policies, references.
@@ -14,6 +14,7 @@ mod attach;
 mod contest;
 pub mod diagnostics;
 pub mod endpoints;
+mod expressions;
 mod filters;
 pub mod inputs;
 mod matches;
@@ -27,14 +28,29 @@ pub mod status;
 mod unsupported;
 mod upgrades;
 
+use expressions::Expressions;
 use inputs::Inputs;
 
 pub use output::Output;
 
-/// Compiles everything; `version` is only put into the snapshot.
+/// Compiles one version after the other. What it keeps between them makes it fast and changes no result.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    expressions: Expressions,
+}
+
+impl Compiler {
+    /// Compiles everything; `version` is only put into the snapshot.
+    #[must_use]
+    pub fn compile(&mut self, inputs: &Inputs, version: u64) -> Output {
+        routes::compile(inputs, version, &mut self.expressions)
+    }
+}
+
+/// Compiles everything once.
 #[must_use]
 pub fn compile(inputs: &Inputs, version: u64) -> Output {
-    routes::compile(inputs, version)
+    Compiler::default().compile(inputs, version)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
+use super::expressions::{ExpressionError, Expressions, TOO_MANY_EXPRESSIONS};
 use super::matches::Predicate;
 use super::report::Report;
 use crate::api::filter as api;
@@ -20,23 +21,23 @@ use crate::model::filter::{
 };
 use crate::model::matching::PathMatch;
 use crate::model::path::{CanonicalPath, Slashes, normalize_route_path};
-use crate::model::search_regex::SearchRegex;
 use crate::text;
 
 /// The reason of a warning about a filter that changes nothing.
 const NO_CHANGE: &str = "NoChange";
 
-/// Faults of one rule's filters, and how many.
+/// Faults of one rule's filters, and how many; with the expressions that they use.
 pub(super) struct Faults<'m, 'r> {
     report: &'m mut Report<'r>,
+    expressions: &'m mut Expressions,
     /// The rule's position.
     rule: usize,
     count: usize,
 }
 
 impl<'m, 'r> Faults<'m, 'r> {
-    pub(super) fn new(report: &'m mut Report<'r>, rule: usize) -> Self {
-        Self { report, rule, count: 0 }
+    pub(super) fn new(report: &'m mut Report<'r>, expressions: &'m mut Expressions, rule: usize) -> Self {
+        Self { report, expressions, rule, count: 0 }
     }
 
     /// Drops the rule.
@@ -447,10 +448,13 @@ fn replace_template(
 }
 
 fn replace_regex(pattern: &str, substitution: &str, path: &str, report: &mut Faults<'_, '_>) -> Option<PathEdit> {
-    let compiled = match SearchRegex::compile(pattern) {
+    let compiled = match report.expressions.searching(pattern) {
         Ok(compiled) => compiled,
         Err(error) => {
-            let expected = format!("a regular expression: {error}");
+            let expected = match error {
+                ExpressionError::Regex(error) => format!("a regular expression: {error}"),
+                ExpressionError::TooManyInRoute => TOO_MANY_EXPRESSIONS.to_owned(),
+            };
             report.drop_rule(format!("{path}.pattern"), format!("{pattern:?}"), expected);
             return None;
         }

@@ -1,11 +1,12 @@
 //! Matches of a rule as predicates of the router.
 
-use std::borrow::{Borrow, Cow};
+use std::borrow::Borrow;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
+use super::expressions::{ExpressionError, Expressions, TOO_MANY_EXPRESSIONS};
 use super::report::{FieldPath, NEVER_MATCHED, Report};
 use crate::api::gateway_route::{
     GrpcMatch, GrpcMatchType, MatchMethod, OpenEnum, PathMatch as ApiPathMatch, PathMatchType, RouteMatch,
@@ -23,22 +24,6 @@ pub(super) struct Predicate {
     pub(super) headers: Vec<ValueMatch>,
     pub(super) query_params: Vec<ValueMatch>,
     pub(super) cookies: Vec<ValueMatch>,
-}
-
-/// Expressions by their text: compiling one takes longer than everything else about a rule, and many are alike.
-#[derive(Debug, Default)]
-pub(super) struct Regexes<'a>(FxHashMap<Cow<'a, str>, Result<Arc<CompiledRegex>, RegexError>>);
-
-impl<'a> Regexes<'a> {
-    fn get(&mut self, pattern: impl Into<Cow<'a, str>>) -> Result<Arc<CompiledRegex>, RegexError> {
-        let pattern = pattern.into();
-        if let Some(known) = self.0.get(&pattern) {
-            return known.clone();
-        }
-        let compiled = CompiledRegex::compile(&pattern).map(Arc::new);
-        self.0.insert(pattern, compiled.clone());
-        compiled
-    }
 }
 
 /// Values that many rules have, each held once.
@@ -62,14 +47,20 @@ impl<T: Eq + Hash + ?Sized> Distinct<T> {
     }
 }
 
-/// What the rules of all routes have in common, made once a compilation.
-#[derive(Debug, Default)]
-pub(super) struct Shared<'a> {
-    pub(super) regexes: Regexes<'a>,
+/// What the rules of all routes have in common.
+#[derive(Debug)]
+pub(super) struct Shared<'e> {
+    pub(super) expressions: &'e mut Expressions,
     /// Names of rules, paths.
     pub(super) texts: Distinct<str>,
     pub(super) timeouts: Distinct<Timeouts>,
     pub(super) upgrades: Distinct<Upgrades>,
+}
+
+impl<'e> Shared<'e> {
+    pub(super) fn new(expressions: &'e mut Expressions) -> Self {
+        Self { expressions, texts: Distinct::default(), timeouts: Distinct::default(), upgrades: Distinct::default() }
+    }
 }
 
 impl Predicate {
@@ -118,18 +109,18 @@ impl Predicate {
 }
 
 /// Compiles the matches of one rule; what is wrong drops the rule.
-pub(super) struct Matches<'m, 'a, 'r> {
+pub(super) struct Matches<'m, 'e, 'r> {
     /// The rule's position.
     pub(super) rule: usize,
-    pub(super) shared: &'m mut Shared<'a>,
+    pub(super) shared: &'m mut Shared<'e>,
     pub(super) report: &'m mut Report<'r>,
     /// Something was refused.
     pub(super) is_broken: bool,
 }
 
-impl<'a> Matches<'_, 'a, '_> {
+impl Matches<'_, '_, '_> {
     /// The predicate of a match at `at`; one that is not whole, or none, after a report.
-    pub(super) fn compile(&mut self, one: &'a RouteMatch, at: FieldPath<'_>) -> Option<Predicate> {
+    pub(super) fn compile(&mut self, one: &RouteMatch, at: FieldPath<'_>) -> Option<Predicate> {
         let path = match &one.grpc {
             None => self.path(&one.path, at.field("path")),
             Some(grpc) => self.grpc(one, grpc, at),
@@ -160,7 +151,7 @@ impl<'a> Matches<'_, 'a, '_> {
         None
     }
 
-    fn path(&mut self, path: &'a ApiPathMatch, at: FieldPath<'_>) -> Option<PathMatch> {
+    fn path(&mut self, path: &ApiPathMatch, at: FieldPath<'_>) -> Option<PathMatch> {
         let value = path.value.as_str();
         let kind = match path.r#type.known() {
             None => return self.unknown(at.field("type"), &path.r#type),
@@ -219,13 +210,13 @@ impl<'a> Matches<'_, 'a, '_> {
                     // Each must be an expression by itself, lest `a)|(b` reach over its place.
                     match part {
                         Some(part) => {
-                            self.regex(part.clone(), at.field(name))?;
+                            self.regex(&part, at.field(name))?;
                             whole += &format!("/(?:{part})");
                         }
                         None => whole += "/[^/]+",
                     }
                 }
-                self.regex(whole, at).map(PathMatch::Regex)
+                self.regex(&whole, at).map(PathMatch::Regex)
             }
             Some(GrpcMatchType::Exact) => {
                 for (name, part) in &parts {
@@ -249,7 +240,7 @@ impl<'a> Matches<'_, 'a, '_> {
         }
     }
 
-    fn values(&mut self, list: &'a [ApiValueMatch], at: FieldPath<'_>, name: &'static str) -> Vec<ValueMatch> {
+    fn values(&mut self, list: &[ApiValueMatch], at: FieldPath<'_>, name: &'static str) -> Vec<ValueMatch> {
         let are_headers = name == "headers";
         let mut compiled: Vec<ValueMatch> = Vec::with_capacity(list.len());
         for (index, one) in list.iter().enumerate() {
@@ -275,14 +266,16 @@ impl<'a> Matches<'_, 'a, '_> {
         compiled
     }
 
-    fn regex(&mut self, pattern: impl Into<Cow<'a, str>>, at: FieldPath<'_>) -> Option<Arc<CompiledRegex>> {
-        let pattern = pattern.into();
-        match self.shared.regexes.get(pattern.clone()) {
+    fn regex(&mut self, pattern: &str, at: FieldPath<'_>) -> Option<Arc<CompiledRegex>> {
+        match self.shared.expressions.matching(pattern) {
             Ok(regex) => Some(regex),
-            Err(RegexError::TooLarge) => self.refuse(at, pattern, "a regular expression of at most 64 KiB compiled"),
-            Err(RegexError::Syntax(error)) => {
+            Err(ExpressionError::Regex(RegexError::TooLarge)) => {
+                self.refuse(at, pattern, "a regular expression of at most 64 KiB compiled")
+            }
+            Err(ExpressionError::Regex(RegexError::Syntax(error))) => {
                 self.refuse(at, pattern, format!("a regular expression (RE2 syntax, no look-around): {error}"))
             }
+            Err(ExpressionError::TooManyInRoute) => self.refuse(at, pattern, TOO_MANY_EXPRESSIONS),
         }
     }
 }

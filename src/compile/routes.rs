@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::attach::{Attached, Delegation, Way, attach};
 use super::contest::{Contest, Decided, Place};
 use super::diagnostics::Diagnostic;
+use super::expressions::Expressions;
 use super::filters;
 use super::inputs::Inputs;
 use super::matches::{Predicate, Shared};
@@ -22,14 +23,16 @@ use crate::model::route::{Route, Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
 /// Compiles everything.
-pub(super) fn compile(inputs: &Inputs, version: u64) -> Output {
-    let mut shared = Shared::default();
+pub(super) fn compile(inputs: &Inputs, version: u64, expressions: &mut Expressions) -> Output {
+    expressions.begin();
+    let mut shared = Shared::new(expressions);
     let mut backends = Backends::new(inputs);
     let of_class = |route: &str| *inputs.gateway_class_name == *route;
     let objects = inputs.objects.routes.iter().filter(|(_, route)| of_class(&route.object.spec.gateway_class_name));
     let mut routes: Vec<OwnRoute<'_>> =
         objects.map(|(name, route)| OwnRoute::compile(name, route, &mut shared, &mut backends)).collect();
     drop(shared);
+    expressions.end();
     let attached = attach(inputs, &mut routes);
     let mut table = Table::new(&attached);
     for (position, attached) in attached.iter().enumerate() {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::expressions::Expressions;
 use super::filters::{self, Faults, List};
 use super::matches::{Matches, Predicate, Shared};
 use super::policies::{self, Policies};
@@ -83,11 +84,12 @@ impl<'a> OwnRoute<'a> {
     pub(super) fn compile(
         name: &'a ObjectName,
         route: &'a Sourced<Route>,
-        shared: &mut Shared<'a>,
+        shared: &mut Shared<'_>,
         backends: &mut Backends<'a>,
     ) -> Self {
         let object = &*route.object;
         let mut report = Report::new(name, route);
+        shared.expressions.begin_route();
         let hostnames = hostnames(object, &mut report);
         let is_refused = unsupported::refuse_in_route(&object.spec, &mut report);
         unsupported::refuse_in_defaults(&object.spec, &mut report);
@@ -115,7 +117,7 @@ fn compile_rule<'a>(
     name: &ObjectName,
     route: &'a Route,
     index: usize,
-    shared: &mut Shared<'a>,
+    shared: &mut Shared<'_>,
     backends: &mut Backends<'a>,
     report: &mut Report<'_>,
 ) -> Option<OwnRule<'a>> {
@@ -144,7 +146,7 @@ fn compile_rule<'a>(
             None
         }
     };
-    let filters = rule_filters(route, index, &predicates, report);
+    let filters = rule_filters(route, index, &predicates, shared.expressions, report);
     is_broken |= filters.is_none();
     let mut shares = Vec::with_capacity(rule.backend_refs.len());
     for (position, reference) in rule.backend_refs.iter().enumerate() {
@@ -159,7 +161,7 @@ fn compile_rule<'a>(
             let path = at.field("filters").to_string();
             let list = List { filters: &reference.filters, path: &path, predicates: Some(&predicates) };
             let outer = filters.as_deref().unwrap_or_default();
-            filters::compile(outer, &[list], &mut Faults::new(report, index)).map(Arc::from)
+            filters::compile(outer, &[list], &mut Faults::new(report, shared.expressions, index)).map(Arc::from)
         };
         is_broken |= inner.is_none();
         if reference.weight > 0 {
@@ -225,6 +227,7 @@ fn rule_filters(
     route: &Route,
     index: usize,
     predicates: &[Predicate],
+    expressions: &mut Expressions,
     report: &mut Report<'_>,
 ) -> Option<Arc<[Filter]>> {
     let own = &route.spec.rules.get(index)?.filters;
@@ -234,7 +237,7 @@ fn rule_filters(
     let path = FieldPath::SPEC.item("rules", index).field("filters").to_string();
     let of_route = List { filters: &route.spec.filters, path: "spec.filters", predicates: None };
     let of_rule = List { filters: own, path: &path, predicates: Some(predicates) };
-    filters::compile(&[], &[of_route, of_rule], &mut Faults::new(report, index)).map(Arc::from)
+    filters::compile(&[], &[of_route, of_rule], &mut Faults::new(report, expressions, index)).map(Arc::from)
 }
 
 /// The hostnames of a route; one that is none is left out after a report.

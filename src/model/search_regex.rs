@@ -62,6 +62,12 @@ impl SearchRegex {
         Ok(Self(Arc::new(Compiled { pattern: pattern.into(), regex, id: NEXT.fetch_add(1, Ordering::Relaxed) })))
     }
 
+    /// Bytes that the compiled form takes, caches of threads aside.
+    #[must_use]
+    pub fn memory_usage(&self) -> usize {
+        self.0.regex.memory_usage()
+    }
+
     /// Whether the pattern has this group, by number or by name.
     #[must_use]
     pub fn has_group(&self, name: &str) -> bool {

@@ -203,3 +203,41 @@ fn the_snapshot_names_what_is_in_force() {
     assert_eq!(compiled.0.statuses.len(), 2);
     assert_eq!(compiled.0.statuses[0].generation, Some(7));
 }
+
+#[test]
+fn expressions_beyond_the_share_of_a_route_drop_their_rules_by_name() {
+    let regex = |value: &str| json!({ "path": { "type": "RegularExpression", "value": value } });
+    let costly =
+        |rule: usize| -> Vec<Value> { (0..4).map(|n| regex(&format!("/{rule}/{n}/(a|b)*a(a|b){{14}}"))).collect() };
+    let rules: Vec<Value> = (0..10).map(|n| json!({ "name": n.to_string(), "matches": costly(n) })).collect();
+    let header = json!([{ "name": "x", "type": "RegularExpression", "value": "[0-9]+" }]);
+    let rewrite = json!({ "type": "URLRewrite", "urlRewrite": { "path": { "type": "ReplaceRegularExpression",
+        "replaceRegularExpression": { "pattern": "a+", "substitution": "/b" } } } });
+    let last = [
+        json!({ "name": "header", "matches": [{ "headers": header }] }),
+        json!({ "name": "rewrite", "matches": [{ "path": { "value": "/r" } }], "filters": [rewrite] }),
+        json!({ "name": "plain", "matches": [{ "path": { "value": "/plain" } }] }),
+    ];
+    let rules = [rules, last.to_vec()].concat();
+    let few =
+        |name: &str| json!({ "parentRefs": [on("http")], "hostnames": [name], "rules": [{ "matches": costly(0) }] });
+    let world = World::new()
+        .route("many", json!({ "parentRefs": [on("http")], "hostnames": ["a.test"], "rules": rules }))
+        .route("other", few("b.test"));
+    let mut compiler = Compiler::default();
+    let first = Compiled(compiler.compile(&world.0, 1));
+    let dropped: std::collections::BTreeSet<usize> = (0..13)
+        .filter(|rule| first.0.diagnostics.iter().any(|one| one.path.starts_with(&format!("spec.rules[{rule}]."))))
+        .collect();
+    let served = dropped.iter().next().copied().expect("some are dropped");
+    assert!((2..8).contains(&served), "{dropped:?}");
+    assert_eq!(dropped, (served..12).collect(), "all behind it that have an expression, and no other");
+    let diagnostic = &first.0.diagnostics[0];
+    assert!(diagnostic.to_string().contains("2 MiB compiled in one route"), "{diagnostic}");
+    assert_eq!(first.ask(0, "a.test/plain"), "default/many:plain");
+    assert!(first.parent("other").accepted.holds, "another route has its own share");
+    // What is kept changes no result.
+    let second = Compiled(compiler.compile(&world.0, 1));
+    assert_eq!(second.0.snapshot, first.0.snapshot);
+    assert_eq!(second.0.diagnostics, first.0.diagnostics);
+}

@@ -130,6 +130,15 @@ impl CompiledRegex {
         Arc::clone(&self.pattern)
     }
 
+    /// Bytes that the compiled form takes, as far as it is known; an expression without a table counts as the largest.
+    #[must_use]
+    pub fn memory_usage(&self) -> usize {
+        match &self.engine {
+            Engine::Table(table, _) => table.memory_usage(),
+            Engine::Simulation(_) => TABLE_BYTES,
+        }
+    }
+
     /// The table; `None` for an expression that runs on the simulation.
     pub(super) fn dense_table(&self) -> Option<&dense::DFA<Vec<u32>>> {
         match &self.engine {
