@@ -249,3 +249,33 @@ fn the_demo_is_clean() {
     let result = check(&[&demo], "", |_| ());
     assert_eq!((result.verdict, result.out.as_str()), (Verdict::Clean, ""), "{}", result.err);
 }
+
+#[test]
+fn examples_are_clean_and_show_what_the_readme_lists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut text = String::new();
+    let mut count = 0;
+    for entry in fs::read_dir(root.join("manifests/examples")).expect("examples") {
+        let path = entry.expect("an entry").path();
+        let result = check(&[&path], "", |options| options.allow_unresolved = true);
+        let told = (result.verdict, result.out.as_str(), result.err.as_str());
+        assert_eq!(told, (Verdict::Clean, "", "0 errors, 0 warnings\n"), "{}", path.display());
+        text += &fs::read_to_string(&path).expect("text");
+        count += 1;
+    }
+    assert!(count >= 10, "only {count} examples");
+    // Rows of the README's table whose words stand in manifests as they are.
+    let readme = fs::read_to_string(root.join("README.md")).expect("the README");
+    for row in ["`loadBalancer.algorithm`", "`filters`", "`upgrades`", "`timeouts`", "`delegate`"] {
+        let line = readme.lines().find(|line| line.starts_with(&format!("| {row} |")));
+        let line = line.unwrap_or_else(|| panic!("the README has no row {row}"));
+        let mut words: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
+        words.retain(|word| *word != "loadBalancer.algorithm");
+        assert!(!words.is_empty(), "{line}");
+        let missing: Vec<_> = words.iter().filter(|word| !text.contains(**word)).collect();
+        assert!(missing.is_empty(), "no example for {missing:?} of {row}");
+    }
+    let paths = ["Exact", "PathPrefix", "Template", "RegularExpression", "Present", "Absent", "Prefix"];
+    let missing: Vec<_> = paths.iter().filter(|name| !text.contains(&format!("type: {name}"))).collect();
+    assert!(missing.is_empty(), "no example for {missing:?}");
+}
