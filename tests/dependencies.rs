@@ -1,0 +1,130 @@
+//! What dependencies bring: licences, sources and providers of cryptography, by the lists of `.deny.toml`.
+//!
+//! The same file serves `cargo deny`, which is not needed here: `cargo metadata` tells all that is asked.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The quoted words of a list of `.deny.toml`, from the line that begins with a name to the closing bracket.
+fn list(name: &str) -> BTreeSet<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".deny.toml");
+    let text = std::fs::read_to_string(path).expect(".deny.toml");
+    let lines = text.lines().skip_while(|line| !line.starts_with(&format!("{name} = ["))).skip(1);
+    let lines = lines.take_while(|line| !line.starts_with(']'));
+    let words: BTreeSet<String> = lines.filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect();
+    assert!(!words.is_empty(), ".deny.toml has no list {name}");
+    words
+}
+
+/// The crates that are built on Linux, of tests and benchmarks, too.
+fn packages() -> Vec<Value> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--locked", "--format-version", "1", "--filter-platform", "x86_64-unknown-linux-gnu"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let Value::Array(packages) = metadata["packages"].take() else { panic!("no packages") };
+    packages
+}
+
+/// Whether a licence expression (SPDX, with the old `/` for OR) can be met with the allowed licences alone.
+fn is_allowed(expression: &str, allowed: &BTreeSet<String>) -> bool {
+    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
+    let words: Vec<&str> = spaced.split_whitespace().collect();
+    let (is_met, rest) = alternatives(&words, allowed);
+    is_met && rest.is_empty()
+}
+
+fn alternatives<'a>(words: &'a [&'a str], allowed: &BTreeSet<String>) -> (bool, &'a [&'a str]) {
+    let (mut is_met, mut rest) = all_of(words, allowed);
+    while let ["OR", more @ ..] = rest {
+        let (other, behind) = all_of(more, allowed);
+        is_met |= other;
+        rest = behind;
+    }
+    (is_met, rest)
+}
+
+fn all_of<'a>(words: &'a [&'a str], allowed: &BTreeSet<String>) -> (bool, &'a [&'a str]) {
+    let (mut is_met, mut rest) = single(words, allowed);
+    while let ["AND", more @ ..] = rest {
+        let (other, behind) = single(more, allowed);
+        is_met &= other;
+        rest = behind;
+    }
+    (is_met, rest)
+}
+
+fn single<'a>(words: &'a [&'a str], allowed: &BTreeSet<String>) -> (bool, &'a [&'a str]) {
+    match words {
+        ["(", inner @ ..] => match alternatives(inner, allowed) {
+            (is_met, [")", rest @ ..]) => (is_met, rest),
+            (_, rest) => (false, rest),
+        },
+        // An exception only permits more.
+        [licence, "WITH", _, rest @ ..] | [licence, rest @ ..] => (allowed.contains(*licence), rest),
+        [] => (false, words),
+    }
+}
+
+#[test]
+fn every_dependency_has_a_licence_that_is_allowed() {
+    let allowed = list("allow");
+    let packages = packages();
+    let mut wrong = Vec::new();
+    for package in &packages {
+        let licence = package["license"].as_str().unwrap_or("none");
+        if !is_allowed(licence, &allowed) {
+            wrong.push(format!("{} {}: {licence}", package["name"], package["version"]));
+        }
+    }
+    assert!(wrong.is_empty(), "licences that .deny.toml does not allow:\n{}", wrong.join("\n"));
+    assert!(packages.len() > 100, "only {} packages", packages.len());
+}
+
+#[test]
+fn every_dependency_comes_from_the_registry_and_brings_no_second_cryptography() {
+    let denied = list("deny");
+    let mut wrong = Vec::new();
+    for package in packages() {
+        let name = package["name"].as_str().unwrap_or_default();
+        let source = package["source"].as_str();
+        // What has no source is this repository.
+        if source.is_some_and(|source| !source.starts_with("registry+")) {
+            wrong.push(format!("{name} comes from {source:?}"));
+        }
+        if denied.contains(name) {
+            wrong.push(format!("{name} is denied"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn licence_expressions_are_read() {
+    let allowed = BTreeSet::from(["MIT".to_owned(), "Apache-2.0".to_owned(), "BSD-3-Clause".to_owned()]);
+    let cases = [
+        ("MIT", true),
+        ("GPL-3.0", false),
+        ("GPL-3.0 OR MIT", true),
+        ("Unlicense/MIT", true),
+        ("GPL-3.0 AND MIT", false),
+        ("(Apache-2.0 OR GPL-3.0) AND BSD-3-Clause", true),
+        ("(Apache-2.0 OR MIT) AND OpenSSL", false),
+        ("Apache-2.0 WITH LLVM-exception OR GPL-2.0", true),
+        ("GPL-2.0 WITH Classpath-exception-2.0", false),
+        ("none", false),
+        ("", false),
+        ("(MIT", false),
+        ("MIT MIT", false),
+    ];
+    for (expression, expected) in cases {
+        assert_eq!(is_allowed(expression, &allowed), expected, "{expression}");
+    }
+}
