@@ -107,7 +107,7 @@ pub struct Serve {
     /// Address of the listener http [default: [::]:8080; demo: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", env = "TIDEGATE_HTTP", value_parser = parse_address)]
     pub http: Option<SocketAddr>,
-    /// Not in force yet
+    /// Not supported yet
     #[arg(long, value_name = "ADDR", env = "TIDEGATE_HTTPS", hide = true, value_parser = refuse_https)]
     pub https: Option<SocketAddr>,
     /// Address of the admin server [default: [::]:9090; demo: 127.0.0.1:9090]
@@ -151,7 +151,7 @@ pub enum CliError {
 }
 
 fn refuse_https(_: &str) -> Result<SocketAddr, String> {
-    Err("not in force yet: --https comes with TLS".to_owned())
+    Err("--https is not supported yet".to_owned())
 }
 
 fn parse_access_log(text: &str) -> Result<AccessLog, String> {
@@ -324,7 +324,7 @@ mod tests {
             (&["standalone"], "--config <DIR>"),
             (&["standalone", "--config", "x", "--http", "8080"], "found \"8080\", expected IP:PORT"),
             (&["demo", "--admin", "localhost:1"], "found \"localhost:1\", expected IP:PORT"),
-            (&["demo", "--https", "127.0.0.1:1"], "not in force yet: --https comes with TLS"),
+            (&["demo", "--https", "127.0.0.1:1"], "--https is not supported yet"),
             (&["demo", "--debug-allow", "10.0.0.0/33"], "expected a network"),
             (&["demo", "--workers", "0"], "--workers"),
             (&["demo", "--log", "loud"], "found \"loud\", expected error, warn, info"),

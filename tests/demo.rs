@@ -45,7 +45,7 @@ fn every_loopback_endpoint_has_a_backend_that_says_what_it_was_asked() {
     let dir = tempfile::tempdir().expect("a folder");
     let port = free_port();
     let file = dir.path().join("slice.yaml");
-    // One of the addresses is nobody's on this machine: not ours to serve.
+    // One of the addresses does not exist on this machine, so it is not served.
     let text = slice("a", &[("127.0.0.1", "pod-a"), ("127.0.0.2", "pod-b"), ("192.0.2.1", "pod-c")], port);
     fs::write(&file, text).expect("a file");
     let (_source, updates) = FileSource::start(dir.path(), Inputs::default()).expect("a readable directory");

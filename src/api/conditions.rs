@@ -12,7 +12,7 @@ known_values! {
     pub enum ConditionType {
         /// Every parent that is ours is Accepted, ResolvedRefs and Programmed; stands in `status.conditions`.
         Ready = "Ready",
-        /// At least one rule is in force for the parent.
+        /// At least one rule is served at the parent.
         Accepted = "Accepted",
         /// Every referenced object exists and may be used.
         ResolvedRefs = "ResolvedRefs",

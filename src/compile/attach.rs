@@ -75,7 +75,7 @@ pub(super) struct Delegation {
 }
 
 impl Delegation {
-    /// The position of the route that hangs on listeners itself.
+    /// The position of the route that is attached to listeners itself.
     pub(super) fn root(&self) -> Option<usize> {
         self.rules.last().map(|(route, _)| *route)
     }

@@ -203,7 +203,7 @@ impl Contest {
     }
 }
 
-/// The parents, as positions in the status, at which a candidate hangs on one of some listeners.
+/// The parents, as positions in the status, at which a candidate is attached to one of some listeners.
 fn parents_of<'p>(
     place: &Place,
     listeners: &'p [ListenerId],

@@ -259,7 +259,8 @@ impl RequestScanner {
         Ok(())
     }
 
-    /// RL3. Two single digits are only judged at the line's end: `HTTP/2.0` is 505, `HTTP/2.01` is no version at all.
+    /// Judges the version (RFC 9112 §2.3). Two single digits are only judged at the line's end: `HTTP/2.0` is 505,
+    /// `HTTP/2.01` is no version at all.
     fn version_byte(&mut self, index: u8, byte: u8) -> Result<(), GuardError> {
         const NAME: [u8; 5] = *b"HTTP/";
         let fits = match index {
@@ -294,7 +295,7 @@ impl RequestScanner {
     fn facts(&self, buf: &[u8]) -> Result<RequestFacts, GuardError> {
         let fields = &self.fields;
         let http11 = self.minor == b'1';
-        // ML5: HTTP/1.0 has no transfer codings.
+        // HTTP/1.0 has no transfer codings (RFC 9112 §6.1).
         if fields.chunked && !http11 {
             return Err(LENGTH);
         }

@@ -28,7 +28,7 @@ pub const BUFFER: usize = 64 << 10;
 /// How long a gently ended socket may take to finish its current frames and to answer with its own close.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
-/// How long the last bytes of an end that has gone may take to the other one; TU3 wants its reset passed on in 100 ms.
+/// How long the last bytes of an end that has gone may take to the other one; a reset is to be passed on within 100 ms.
 const LAST_BYTES: Duration = Duration::from_millis(50);
 
 /// Limits of one tunnel.

@@ -1,4 +1,4 @@
-//! HTTP/1.1 endpoints: the canonical request, hostile responses (RS1 to RS10), own answers.
+//! HTTP/1.1 endpoints: the canonical request, hostile responses, own answers.
 
 use tidegate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey};
 use tokio::io::AsyncWriteExt;
@@ -115,29 +115,29 @@ fn own_answers_have_status_and_reason() {
     });
 }
 
-/// More interim responses than are taken (RS4).
+/// More interim responses than are taken.
 const INTERIM_FLOOD: &[u8] =
     b"HTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\n\
     HTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\n\
     HTTP/1.1 102 P\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
-/// RS1 to RS4: what is malformed is 502, and its connection is gone.
+/// What is malformed is 502, and its connection is gone.
 #[test]
 fn malformed_responses_are_502_and_close_the_endpoint() {
     let table: [(&str, &[u8]); 14] = [
-        ("RS1", b"HTTP/1.2 200 OK\r\ncontent-length: 0\r\n\r\n"),
-        ("RS1", b"HTTP/1.1 99 OK\r\ncontent-length: 0\r\n\r\n"),
-        ("RS1", b"nonsense\r\n\r\n"),
-        ("RS2", b"HTTP/1.1 200 OK\ncontent-length: 0\n\n"),
-        ("RS2", b"HTTP/1.1 200 OK\r\na: b\r\n folded\r\ncontent-length: 0\r\n\r\n"),
-        ("RS2", b"HTTP/1.1 200 OK\r\na : b\r\ncontent-length: 0\r\n\r\n"),
-        ("RS2", b"HTTP/1.1 200 OK\r\na: b\0\r\ncontent-length: 0\r\n\r\n"),
-        ("RS3", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
-        ("RS3", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\ncontent-length: 0\r\n\r\n"),
-        ("RS3", b"HTTP/1.1 200 OK\r\ncontent-length: +0\r\n\r\n"),
-        ("RS3", b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
-        ("RS4", b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"),
-        ("RS4", INTERIM_FLOOD),
+        ("status line", b"HTTP/1.2 200 OK\r\ncontent-length: 0\r\n\r\n"),
+        ("status line", b"HTTP/1.1 99 OK\r\ncontent-length: 0\r\n\r\n"),
+        ("status line", b"nonsense\r\n\r\n"),
+        ("line", b"HTTP/1.1 200 OK\ncontent-length: 0\n\n"),
+        ("line", b"HTTP/1.1 200 OK\r\na: b\r\n folded\r\ncontent-length: 0\r\n\r\n"),
+        ("line", b"HTTP/1.1 200 OK\r\na : b\r\ncontent-length: 0\r\n\r\n"),
+        ("line", b"HTTP/1.1 200 OK\r\na: b\0\r\ncontent-length: 0\r\n\r\n"),
+        ("length", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ("length", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\ncontent-length: 0\r\n\r\n"),
+        ("length", b"HTTP/1.1 200 OK\r\ncontent-length: +0\r\n\r\n"),
+        ("length", b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        ("interim", b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"),
+        ("interim", INTERIM_FLOOD),
         ("chunks", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n"),
     ];
     run(async || {
@@ -161,11 +161,11 @@ fn malformed_responses_are_502_and_close_the_endpoint() {
             served.until_closed().await;
         });
         let gateway = Gateway::start(Options::to(&[large.await.addr])).await;
-        assert_eq!(gateway.ask(GET).await.verdict(), (502, Some("bad_response")), "RS4: head over 32 KiB");
+        assert_eq!(gateway.ask(GET).await.verdict(), (502, Some("bad_response")), "head over 32 KiB");
     });
 }
 
-/// RS5: no body follows these, whatever the fields say.
+/// No body follows these, whatever the fields say.
 #[test]
 fn head_204_and_304_have_no_body() {
     run(async || {
@@ -190,7 +190,7 @@ fn head_204_and_304_have_no_body() {
     });
 }
 
-/// RS6 and RS3 to RS8: a poisoned exchange never shows in the next one on the same pool.
+/// A poisoned exchange never shows in the next one on the same pool.
 #[test]
 fn victims_never_see_a_poisoned_exchange() {
     const POISON: [&str; 7] = [
@@ -231,7 +231,7 @@ fn victims_never_see_a_poisoned_exchange() {
     });
 }
 
-/// RS7: a response that is cut stays visibly cut.
+/// A response that is cut stays visibly cut.
 #[test]
 fn truncated_responses_are_visibly_cut() {
     run(async || {
@@ -257,7 +257,7 @@ fn truncated_responses_are_visibly_cut() {
     });
 }
 
-/// RS9 and RS10: an HTTP/1.0 client gets a plain body.
+/// An HTTP/1.0 client gets a plain body.
 #[test]
 fn http10_clients_get_no_chunks() {
     run(async || {
@@ -292,7 +292,7 @@ fn trailers_pass_when_both_sides_agree() {
     });
 }
 
-/// RS8: a final status overtakes the upload; the endpoint's connection is not used again.
+/// A final status overtakes the upload; the endpoint's connection is not used again.
 #[test]
 fn early_responses_do_not_deadlock() {
     run(async || {
@@ -403,7 +403,7 @@ fn a_broken_upload_is_aborted() {
     });
 }
 
-/// CO5: the unread body of an own answer is dropped, never parsed as a request; a large one closes the connection.
+/// The unread body of an own answer is dropped, never parsed as a request; a large one closes the connection.
 #[test]
 fn unread_bodies_are_dropped_within_a_bound() {
     run(async || {

@@ -1,4 +1,4 @@
-//! Handshakes: what reaches the backend, and what comes back when one fails (UP1 to UP5).
+//! Handshakes: what reaches the backend, and what comes back when one fails.
 
 use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Behind the `101`: a pipe that nobody can tell from a wire (TU1 to TU4), and what is seen of it from outside.
+//! Behind the `101`: a pipe that nobody can tell from a wire, and what is seen of it from outside.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! No edit ever closes or disturbs a socket (TU7): sequence numbers over many sockets while routes and endpoints change.
+//! No edit ever closes or disturbs a socket: sequence numbers over many sockets while routes and endpoints change.
 //!
 //! 200 sockets for a minute in CI, for 20 seconds elsewhere; `TIDEGATE_SURVIVAL=SECONDS` and
 //! `TIDEGATE_SURVIVAL_SOCKETS=NUMBER` make it longer and wider.

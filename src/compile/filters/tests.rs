@@ -39,7 +39,7 @@ fn in_rule(matches: Value, filters: Value) -> Result<Vec<Filter>, Vec<String>> {
     assert!(snapshot.rules.iter().any(|rule| &*rule.name == "other"), "the other rule serves");
     match snapshot.rules.iter().find(|rule| &*rule.name == "it") {
         Some(rule) => {
-            assert_eq!(findings, <[&str; 0]>::default(), "in force, so nothing is wrong");
+            assert_eq!(findings, <[&str; 0]>::default(), "supported, so nothing is wrong");
             Ok(rule.filters.to_vec())
         }
         None => Err(findings),
@@ -98,7 +98,7 @@ fn every_filter_in_force_becomes_a_layer_in_its_place() {
           "urlRewrite": { "hostname": "in.test", "path": { "type": "ReplacePrefixMatch", "replacePrefixMatch": "/" } } },
         { "type": "CORS", "cors": { "allowOrigins": ["HTTPS://A.test:443", "https://*.b.test:8443"], "allowMethods": ["GET", "PUT"] } }
     ]);
-    let layers = in_rule(prefix("/docs"), filters).expect("in force");
+    let layers = in_rule(prefix("/docs"), filters).expect("served");
     let networks: Vec<IpNet> =
         ["10.0.0.0/8", "2001:db8::1/128", "192.0.2.0/24"].iter().map(|text| text.parse().unwrap()).collect();
     assert_eq!(layers[0], Filter::IpAccess(IpAccess { allow: networks, deny: vec![] }));
@@ -114,7 +114,7 @@ fn every_filter_in_force_becomes_a_layer_in_its_place() {
     assert_eq!(cors.methods.as_ref().unwrap(), "GET, PUT");
 
     let redirect = json!([{ "type": "RequestRedirect", "requestRedirect": { "scheme": "https", "statusCode": 308 } }]);
-    let layers = in_rule(prefix("/"), redirect).expect("in force");
+    let layers = in_rule(prefix("/"), redirect).expect("served");
     let expected = Redirect {
         scheme: Some("https"),
         hostname: None,
@@ -124,11 +124,11 @@ fn every_filter_in_force_becomes_a_layer_in_its_place() {
     };
     assert_eq!(layers, [Filter::Redirect(expected)]);
     let direct = json!([{ "type": "DirectResponse", "directResponse": { "statusCode": 418, "body": "tea" } }]);
-    let layers = in_rule(prefix("/"), direct).expect("in force");
+    let layers = in_rule(prefix("/"), direct).expect("served");
     let [Filter::Direct(direct)] = &layers[..] else { panic!("{layers:?}") };
     assert_eq!((direct.status.as_u16(), &direct.body[..]), (418, &b"tea"[..]));
     let edit = rewrite(json!({ "type": "ReplaceTemplate", "replaceTemplate": "/users/{id}/pages-{rest}.html" }));
-    let parts = in_rule(template("/u/{id}/{rest*}"), edit).expect("in force");
+    let parts = in_rule(template("/u/{id}/{rest*}"), edit).expect("served");
     let text = |text: &str| TemplatePart::Text(text.into());
     let name = |name: &str| TemplatePart::Variable(name.into());
     let parts_expected = vec![text("/users/"), name("id"), text("/pages-"), name("rest"), text(".html")];
@@ -292,7 +292,7 @@ fn a_prefix_that_an_outer_layer_changed_is_not_replaced() {
     assert!(findings.iter().any(|text| text.starts_with("spec.rules[0].filters: ReplacePrefixMatch behind")));
 }
 
-/// The findings about routes whose rule `it` must not be in force; `other` must.
+/// The findings about routes whose rule `it` must not be served; `other` must.
 fn refused(routes: &[(&str, Value)]) -> Vec<String> {
     let (snapshot, findings) = compiled(routes);
     let names: Vec<&str> = snapshot.rules.iter().filter(|rule| !rule.delegates).map(|rule| &*rule.name).collect();
@@ -350,7 +350,7 @@ fn upgrades_come_from_the_rule_its_route_or_a_delegating_rule() {
     below["rules"].as_array_mut().unwrap().push(json!({ "name": "above", "matches": prefix("/a/above") }));
     let (snapshot, findings) = compiled(&[("root", root), ("child", below)]);
     assert_eq!(findings, <[&str; 0]>::default());
-    let rule = |name: &str| snapshot.rules.iter().find(|rule| &*rule.name == name).expect("in force").upgrades.clone();
+    let rule = |name: &str| snapshot.rules.iter().find(|rule| &*rule.name == name).expect("served").upgrades.clone();
     let seconds = std::time::Duration::from_secs;
     let own = rule("own");
     assert!(!own.websocket);

@@ -1,4 +1,4 @@
-//! What is in force of a directory: last good contents and objects, without files, threads and clocks.
+//! What is active of a directory: last good contents and objects, without files, threads and clocks.
 //!
 //! Contents and the time are arguments. Three levels of last good state:
 //!
@@ -62,9 +62,9 @@ pub struct State {
 struct File {
     /// Of the newest content, good or not.
     hash: Option<u128>,
-    /// Documents of the content in force.
+    /// Documents of the active content.
     documents: Vec<Document>,
-    /// The content in force has no syntax error.
+    /// The active content has no syntax error.
     whole: bool,
     /// What is wrong with the newest content.
     problems: Vec<Problem>,
@@ -78,7 +78,7 @@ enum Vanished {
     Gone,
 }
 
-/// A document of a file's content in force.
+/// A document of a file's active content.
 #[derive(Clone, Debug)]
 struct Document {
     hash: u128,
@@ -271,7 +271,7 @@ impl State {
         self.files.keys().map(|path| path.as_path())
     }
 
-    /// The objects in force with all that is wrong, sorted by path and document.
+    /// The active objects with all that is wrong, sorted by path and document.
     pub fn build(&mut self) -> (Arc<Inputs>, Vec<Diagnostic>) {
         let mut build = Build {
             inputs: self.base.clone(),
@@ -417,9 +417,9 @@ impl<'a> Build<'a> {
         let effect = if file.whole && !file.documents.is_empty() {
             "the file keeps its last good content"
         } else if file.documents.is_empty() {
-            "nothing of the file is in force"
+            "nothing of the file is active"
         } else {
-            "the other documents of the file are in force"
+            "the other documents of the file are active"
         };
         for problem in &file.problems {
             self.diagnostics.push(Diagnostic {
@@ -501,7 +501,7 @@ impl<'a> Build<'a> {
             Ok(Parsed::Foreign(_)) => {}
             Err(faults) => {
                 let last = self.before.objects.get(object);
-                let effect = if last.is_some() { "its last good version stays in force" } else { "it is left out" };
+                let effect = if last.is_some() { "its last good version stays active" } else { "it is left out" };
                 self.faults(Some(object), faults, effect, origin);
                 if let Some(last) = last {
                     self.put(object, last, here);
@@ -526,7 +526,7 @@ impl<'a> Build<'a> {
     }
 
     /// What is wrong with entries that do not say who they are; objects that stood in their place and stand nowhere
-    /// else now stay in force.
+    /// else now stay active.
     fn nameless(&mut self, path: &Arc<PathBuf>, file: &'a File) {
         for (number, document) in file.documents.iter().enumerate() {
             let mut effect = "it is left out";
@@ -538,7 +538,7 @@ impl<'a> Build<'a> {
                 let here = document.origin(path, number, (1, 1));
                 self.claimed.insert(object, here.clone());
                 self.put(object, last, here);
-                effect = "it is left out, what stood here before stays in force";
+                effect = "it is left out, what stood here before stays active";
             }
             for entry in document.entries.iter().filter(|entry| entry.object.is_none()) {
                 if let Err(faults) = &entry.outcome {

@@ -1,4 +1,4 @@
-//! Last good state as a table: what is written, what is in force, what is said.
+//! Last good state as a table: what is written, what is active, what is said.
 
 use std::sync::LazyLock;
 
@@ -67,13 +67,13 @@ fn two(first: &str, second: &str) -> String {
 
 #[test]
 fn a_bad_version_never_takes_away_what_serves() {
-    const KEPT: &str = "its last good version stays in force";
+    const KEPT: &str = "its last good version stays active";
     const FILE_KEPT: &str = "the file keeps its last good content";
-    const STANDS: &str = "it is left out, what stood here before stays in force";
+    const STANDS: &str = "it is left out, what stood here before stays active";
     let broken = "a: [1\n";
     let (a, b) = (service("a", 1), service("b", 1));
     let (a2, b2) = (service("a", 2), service("b", 2));
-    // Name, content before, content after, objects in force, what is said.
+    // Name, content before, content after, active objects, what is said.
     let cases: Vec<(&str, String, String, &[&str], Vec<String>)> = vec![
         ("good to good", two(&a, &b), two(&a2, &b2), &["default/a:2", "default/b:2"], vec![]),
         ("removed document", two(&a, &b), b.clone(), &["default/b:1"], vec![]),
@@ -89,7 +89,7 @@ fn a_bad_version_never_takes_away_what_serves() {
             String::new(),
             two(broken, &b),
             &["default/b:1"],
-            vec!["f.yaml:1 YamlSyntax: : the other documents of the file are in force".to_owned()],
+            vec!["f.yaml:1 YamlSyntax: : the other documents of the file are active".to_owned()],
         ),
         (
             "broken schema: the object keeps its version, the rest moves on",
@@ -239,7 +239,7 @@ fn what_cannot_be_read_keeps_its_content_and_is_said() {
     assert!(bed.reading("f.yaml", Reading::Content(b"a: 1\nb: \xff\n".to_vec())));
     assert_eq!(bed.result().1, ["f.yaml:2 YamlSyntax: : the file keeps its last good content"]);
     assert!(bed.reading("g.yaml", Reading::Unreadable("permission denied".to_owned())));
-    assert_eq!(bed.result().1[1], "g.yaml:0 Unreadable: : nothing of the file is in force");
+    assert_eq!(bed.result().1[1], "g.yaml:0 Unreadable: : nothing of the file is active");
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn lists_are_taken_apart_and_each_object_has_its_place() {
     bed.write("f.yaml", &list("2", "x"));
     let (objects, said) = bed.result();
     assert_eq!(objects, ["default/a:2", "default/b:1"]);
-    assert_eq!(said, ["f.yaml:11 Invalid: spec.ports[0].port: its last good version stays in force"]);
+    assert_eq!(said, ["f.yaml:11 Invalid: spec.ports[0].port: its last good version stays active"]);
     bed.write("g.json", "{\"apiVersion\": \"v1\", \"kind\": \"Namespace\",\n \"metadata\": {\"name\": \"n\"}}\n");
     assert_eq!(bed.state.build().0.objects.namespaces.len(), 1);
 }
