@@ -1,6 +1,6 @@
 //! The only wiring place: settings and a folder become a running gateway.
 //!
-//! [`start`] binds everything, puts the first version in force and returns a [`Running`] with every bound address;
+//! [`start`] binds everything, publishes the first version and returns a [`Running`] with every bound address;
 //! [`Running::wait`] serves until the process is told to stop. The control half (watching, compiling, publishing, admin)
 //! runs on a runtime of its own, each data worker on a thread of its own.
 
@@ -82,7 +82,7 @@ impl fmt::Debug for Running {
     }
 }
 
-/// Starts serving the manifests of a folder. Returns once everything is bound and the first version is in force.
+/// Starts serving the manifests of a folder. Returns once everything is bound and the first version serves.
 ///
 /// # Errors
 /// A listener or the admin address cannot be bound, the folder cannot be read, the access log cannot be opened.
@@ -303,13 +303,7 @@ fn applier(mut publisher: Publisher, metrics: Arc<Metrics>) -> impl FnMut(Update
             metrics.set_config_ok(SystemTime::now());
         }
         log.log(&diagnostics, files::refine);
-        tracing::info!(
-            version,
-            routes = update.inputs.objects.routes.len(),
-            errors,
-            ?compiled,
-            "configuration in force"
-        );
+        tracing::info!(version, routes = update.inputs.objects.routes.len(), errors, ?compiled, "configuration active");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The one meeting point of the two halves: the pointer to what is in force.
+//! The one meeting point of the two halves: the pointer to the active version.
 //!
 //! The control half publishes a [`Live`]: snapshot, balancers and ready-made metric handles, built from the one before.
 //! Each worker caches it as `Rc<WorkerLive>` beside its own cursors; a request clones the `Rc` and so sees one version
@@ -92,7 +92,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Puts a snapshot in force and returns its version: 1 for the first, then one more each time; the snapshot's own
+    /// Publishes a snapshot and returns its version: 1 for the first, then one more each time; the snapshot's own
     /// number is replaced by it.
     ///
     /// A new request of any worker sees it at once; requests that run go on with what they began with.
@@ -119,7 +119,7 @@ impl Publisher {
         self.pointer.borrow().version()
     }
 
-    /// A way to look at what is in force, for admin.
+    /// A way to look at the active version, for admin.
     #[must_use]
     pub fn view(&self) -> LiveView {
         LiveView { pointer: self.pointer.subscribe() }
@@ -147,20 +147,20 @@ impl Reaper {
     }
 }
 
-/// Shows the control half what is in force.
+/// Shows the control half the active version.
 #[derive(Clone, Debug)]
 pub struct LiveView {
     pointer: watch::Receiver<Arc<Live>>,
 }
 
 impl LiveView {
-    /// The version in force; version 0, without routes, before the first publication.
+    /// The active version; version 0, without routes, before the first publication.
     #[must_use]
     pub fn current(&self) -> Arc<Live> {
         Arc::clone(&self.pointer.borrow())
     }
 
-    /// Waits until a version of at least this number is in force.
+    /// Waits until a version of at least this number is active.
     ///
     /// # Errors
     /// When the publisher is gone before that.
@@ -194,7 +194,7 @@ impl Feed {
     }
 }
 
-/// A worker's cached pointer to the version in force.
+/// A worker's cached pointer to the active version.
 #[derive(Debug)]
 pub struct LiveCache {
     cached: RefCell<Cached>,
@@ -209,7 +209,7 @@ struct Cached {
 }
 
 impl LiveCache {
-    /// The version in force: version 0, without routes, before the first publication.
+    /// The active version: version 0, without routes, before the first publication.
     ///
     /// One atomic load when nothing changed. Hold the result for one request, not for a connection.
     #[must_use]

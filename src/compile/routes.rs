@@ -1,4 +1,4 @@
-//! The table of all rules in force: what each does, and the matches that it competes with.
+//! The table of all rules that are served: what each does, and the matches that it competes with.
 
 use std::sync::Arc;
 
@@ -62,11 +62,11 @@ struct Table {
     timeouts: Arc<Timeouts>,
     upgrades: Arc<Upgrades>,
     contest: Contest,
-    /// Whether a rule is in force at a parent; by [`Attached::first_parent`].
+    /// Whether a rule is served at a parent; by [`Attached::first_parent`].
     served: Vec<bool>,
 }
 
-/// A rule in force, as it is where it hangs: what it does not say itself comes from delegating rules.
+/// A rule at one place in the delegation tree, with the settings that it inherits filled in.
 struct PendingRule {
     route: usize,
     rule: usize,
@@ -126,7 +126,7 @@ impl Table {
         }
     }
 
-    /// Notes at which parents a rule of a route is in force by one of its ways.
+    /// Notes at which parents a rule of a route is served by one of its ways.
     fn note_served(&mut self, attached: &Attached, way: &Way) {
         for (position, parent) in attached.parents.iter().enumerate() {
             let is_direct = || parent.listener.is_some_and(|id| way.listeners.contains(id));
@@ -260,7 +260,7 @@ fn snapshot(
     (snapshot, diagnostics)
 }
 
-/// The layers of delegating rules and their routes, outermost first. All are in force: a child of a rule that is not has no
+/// The layers of delegating rules and their routes, outermost first. All are served: a child of a rule that is not has no
 /// way.
 fn outer_filters(routes: &[OwnRoute<'_>], delegation: &Delegation) -> Vec<Filter> {
     let above = delegation.rules.iter().rev();

@@ -106,7 +106,7 @@ pub struct CheckedHead {
     pub host: Option<Rc<Host>>,
     /// The canonical path when it differs from the received one, else `None`: then the URI's path is canonical.
     pub path: Option<Box<str>>,
-    /// A well-formed WebSocket handshake (UP1).
+    /// A well-formed WebSocket handshake.
     pub websocket: bool,
     /// For such a handshake, when the connection can leave HTTP: where to leave what runs behind a `101`. Without it, or
     /// where it is not used, the request is a plain one.
@@ -146,7 +146,7 @@ pub struct OwnAnswer {
     pub close: bool,
 }
 
-/// Leaves the request body that an own answer does not read (CO5): up to `limit` bytes are read and dropped beside the
+/// Leaves the request body that an own answer does not read: up to `limit` bytes are read and dropped beside the
 /// answer, so that the connection can be kept. Returns `true` when the answer must close the connection instead.
 ///
 /// `waits` says that the client waits for `100` before it sends. Must be called on a `LocalSet`; the task it may start

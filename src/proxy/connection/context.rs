@@ -34,7 +34,7 @@ pub struct ConnectionContext<H> {
     pub deadlines: Deadlines,
     /// Least mean body rate in bytes per second; 0: off.
     pub body_rate: u64,
-    /// Unread request body that is dropped to keep a connection (CO5).
+    /// Unread request body that is dropped to keep a connection.
     pub unread_body: usize,
     /// Concurrent streams of an HTTP/2 connection.
     pub http2_streams: u32,

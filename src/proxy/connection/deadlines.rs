@@ -40,7 +40,7 @@ impl<H> Driver<H> {
         }
         let idle_since = self.shared.idle_since.get();
         if let Some(since) = guard.head_since() {
-            // While a request ran, what came of the next one was in nobody's way.
+            // Bytes of the next request that came while this one ran do not start its deadline.
             sooner(&mut next, since.max(idle_since), deadlines.head, Reason::Head);
             return next;
         }

@@ -97,7 +97,7 @@ impl<H: Handler> Driver<H> {
         Some((refusal, refusal.is_some() || guard.has_surplus()))
     }
 
-    /// Answers a refusal, shuts the write side down, and drops what still comes, lest a reset destroy the answer under
+    /// Answers a refusal, shuts the write side down, and drops what still comes, so that no reset destroys the answer under
     /// way. `false` when the client sends too much.
     async fn say_farewell(&self, refusal: Option<OwnAnswer>, surplus: bool) -> bool {
         let Some(mut stream) = self.take_stream() else { return true };
