@@ -1,12 +1,14 @@
 //! The admin server: health, metrics, and what the gateway holds at this moment.
 //!
 //! It runs on the control runtime and never shares a port with traffic. `/livez`, `/readyz` and `/metrics` answer
-//! everyone; `/debug/…` answers loopback and the networks of `--debug-allow` only. It reads what is published and changes
+//! everyone; `/debug/…` answers loopback and the networks of `--debug-allow` only, and no web page that reaches it through
+//! somebody's browser. A connection carries one request and has a deadline. It reads what is published and changes
 //! nothing, except that it closes live sockets on request.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
@@ -16,8 +18,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 
 use crate::connections::Connections;
 use crate::live::LiveView;
@@ -26,6 +28,10 @@ use crate::settings::Settings;
 use crate::telemetry::metrics::Metrics;
 
 mod debug;
+mod places;
+mod rebinding;
+
+use places::{Place, Places};
 
 /// What the admin server reads.
 #[derive(Clone, Debug)]
@@ -50,39 +56,53 @@ impl Admin {
     /// Serves until the future is dropped; the listener is bound already, so that its port is known.
     pub async fn serve(self, listener: TcpListener) {
         let admin = Arc::new(self);
-        let places = Arc::new(Semaphore::new(admin.settings.limits.admin_connections));
+        let places = Places::new(admin.settings.limits.admin_connections);
         loop {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(error = %error, "the admin server cannot accept a connection");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            if places.make_room().await {
                 admin.metrics.admin_closed();
-                continue;
-            };
+            }
             let admin = Arc::clone(&admin);
-            tokio::spawn(async move {
-                admin.connection(stream, peer).await;
-                drop(place);
-            });
+            places.spawn(move |place| async move { admin.connection(stream, peer, place).await });
         }
     }
 
-    async fn connection(&self, stream: TcpStream, peer: SocketAddr) {
-        let service = service_fn(|request| async move { Ok::<_, Infallible>(self.answer(&request, peer)) });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.settings.deadlines.admin)
-            .serve_connection(TokioIo::new(stream), service);
-        if let Err(error) = connection.await {
-            if error.is_timeout() {
+    async fn connection<S>(&self, stream: S, peer: SocketAddr, place: Place)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (place, deadlines) = (&place, &self.settings.deadlines);
+        let service = service_fn(|request| async move {
+            if !is_probe(request.uri().path()) && place.answer() {
                 self.metrics.admin_closed();
             }
-            tracing::debug!(error = %error, peer = %peer, "admin connection ended");
+            Ok::<_, Infallible>(self.answer(&request, peer))
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(Some(deadlines.admin).filter(|deadline| !deadline.is_zero()))
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service);
+        let whole = Some(deadlines.admin_connection).filter(|deadline| !deadline.is_zero()).unwrap_or(Duration::MAX);
+        match tokio::time::timeout(whole, connection).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                if error.is_timeout() {
+                    self.metrics.admin_closed();
+                }
+                tracing::debug!(error = %error, peer = %peer, "admin connection ended");
+            }
+            Err(_elapsed) => {
+                self.metrics.admin_closed();
+                tracing::debug!(peer = %peer, "admin connection reached its deadline");
+            }
         }
     }
 
@@ -91,6 +111,11 @@ impl Admin {
         let path = request.uri().path();
         if path.starts_with("/debug/") && !self.may_debug(peer.ip()) {
             return text(StatusCode::FORBIDDEN, "debug answers loopback and --debug-allow only\n");
+        }
+        if path.starts_with("/debug/")
+            && let Err((status, why)) = rebinding::check(request, &self.settings.debug_hosts)
+        {
+            return text(status, why);
         }
         if let Some(rest) = path.strip_prefix("/debug/sockets") {
             return self.connections(request.method(), rest, request.uri().query());
@@ -172,6 +197,11 @@ impl Admin {
     }
 }
 
+/// Requests that decide whether the process lives and gets traffic.
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz")
+}
+
 fn not_allowed(methods: &'static str) -> Response<Full<Bytes>> {
     let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "");
     refused.headers_mut().insert(ALLOW, http::HeaderValue::from_static(methods));
@@ -200,3 +230,6 @@ fn json<T: serde::Serialize>(value: &T) -> Response<Full<Bytes>> {
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,6 +116,9 @@ pub struct Serve {
     /// Network that may use /debug/ beside loopback; may be repeated
     #[arg(long, value_name = "CIDR", env = "TIDEGATE_DEBUG_ALLOW", value_delimiter = ',', value_parser = parse_network)]
     pub debug_allow: Vec<IpNet>,
+    /// Host for which /debug/ answers beside IP addresses and localhost; may be repeated
+    #[arg(long, value_name = "HOST", env = "TIDEGATE_DEBUG_HOSTS", value_delimiter = ',')]
+    pub debug_hosts: Vec<String>,
     /// Data workers [default: the cores that the process may use]
     #[arg(long, value_name = "N", env = "TIDEGATE_WORKERS")]
     pub workers: Option<NonZeroUsize>,
@@ -244,6 +247,7 @@ pub fn standalone_defaults() -> Settings {
         controller: Controller::default(),
         admin: all(9090),
         debug_allow: Vec::new(),
+        debug_hosts: Vec::new(),
         // Knows CPU masks and the quotas of both kinds of cgroups.
         workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
     }
@@ -262,6 +266,9 @@ impl Serve {
         }
         if !self.debug_allow.is_empty() {
             settings.debug_allow.clone_from(&self.debug_allow);
+        }
+        if !self.debug_hosts.is_empty() {
+            settings.debug_hosts.clone_from(&self.debug_hosts);
         }
         if let Some(workers) = self.workers {
             settings.workers = workers.get();

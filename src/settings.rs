@@ -39,6 +39,8 @@ pub struct Settings {
     pub admin: SocketAddr,
     /// Peers that may use `/debug/…` beside loopback.
     pub debug_allow: Vec<IpNet>,
+    /// Hosts for which `/debug/…` answers, beside IP addresses, `localhost` and names under it.
+    pub debug_hosts: Vec<String>,
     /// Data workers; at least 1.
     pub workers: usize,
 }
@@ -81,6 +83,8 @@ pub struct Deadlines {
     pub linger: Duration,
     /// Head of an admin request.
     pub admin: Duration,
+    /// Whole admin connection, from its accept to the last byte of its answer.
+    pub admin_connection: Duration,
 }
 
 impl Default for Deadlines {
@@ -96,6 +100,7 @@ impl Default for Deadlines {
             upstream_idle: Duration::from_secs(4),
             linger: Duration::from_secs(5),
             admin: Duration::from_secs(2),
+            admin_connection: Duration::from_secs(10),
         }
     }
 }
@@ -135,7 +140,7 @@ pub struct Limits {
     pub http2_streams: u32,
     /// Idle connections kept per endpoint and worker.
     pub upstream_idle_per_endpoint: usize,
-    /// Concurrent admin connections.
+    /// Admin connections that wait for their request, and those that are answered: each as many.
     pub admin_connections: usize,
 }
 
@@ -296,6 +301,10 @@ impl Settings {
         }
         if let Some((name, _)) = self.at_least_one().into_iter().find(|(_, size)| *size == 0) {
             return refuse(name.to_owned(), "0".to_owned(), "at least 1");
+        }
+        let in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        if let Some(host) = self.debug_hosts.iter().find(|host| host.is_empty() || !host.chars().all(in_name)) {
+            return refuse("debugHosts".to_owned(), format!("{host:?}"), "a host name without port");
         }
         if !(1..=MOST_WORKERS).contains(&self.workers) {
             return refuse("workers".to_owned(), self.workers.to_string(), "1 to 1024");

@@ -75,6 +75,8 @@ pub struct SettingsFile {
     admin: Option<AddressText>,
     /// Peers in these networks may use `/debug/…`, beside loopback.
     debug_allow: Option<Vec<NetworkText>>,
+    /// Hosts for which `/debug/…` answers, beside IP addresses, `localhost` and names under it.
+    debug_hosts: Option<Vec<String>>,
     /// The number of data workers; by default one per core, as far as the cgroup quota goes.
     workers: Option<usize>,
 }
@@ -234,6 +236,7 @@ pub(super) fn stated(settings: &Settings) -> BTreeMap<String, Option<String>> {
     all.insert("accessLog".to_owned(), settings.access_log.stated());
     all.insert("admin".to_owned(), settings.admin.stated());
     all.insert("debugAllow".to_owned(), settings.debug_allow.stated());
+    all.insert("debugHosts".to_owned(), settings.debug_hosts.stated());
     all.insert("workers".to_owned(), settings.workers.stated());
     all
 }
@@ -265,6 +268,8 @@ block! {
         linger: DurationText => |text| text.0;
         /// Longest time from the accept of an admin connection to the complete head of its request.
         admin: DurationText => |text| text.0;
+        /// Longest time from the accept of an admin connection to the last byte of its answer.
+        admin_connection: DurationText => |text| text.0;
     }
 }
 
@@ -302,7 +307,7 @@ block! {
         http2_streams: u32 => |count| count;
         /// Most idle connections that are kept per endpoint and worker.
         upstream_idle_per_endpoint: usize => |count| count;
-        /// Most admin connections at the same time.
+        /// Most admin connections that wait for their request; as many more may wait for their answer.
         admin_connections: usize => |count| count;
     }
 }
@@ -404,6 +409,9 @@ impl SettingsFile {
         }
         if let Some(networks) = self.debug_allow {
             settings.debug_allow = networks.into_iter().map(|network| network.0).collect();
+        }
+        if let Some(hosts) = self.debug_hosts {
+            settings.debug_hosts = hosts;
         }
         if let Some(workers) = self.workers {
             settings.workers = workers;

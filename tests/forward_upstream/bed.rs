@@ -124,6 +124,7 @@ impl Gateway {
             controller: Controller::default(),
             admin: "127.0.0.1:0".parse().unwrap(),
             debug_allow: Vec::new(),
+            debug_hosts: Vec::new(),
             workers: 1,
         });
         let metrics =

@@ -128,6 +128,7 @@ fn settings(address: SocketAddr) -> Settings {
         controller: settings::Controller::default(),
         admin: SocketAddr::from(([127, 0, 0, 1], 0)),
         debug_allow: Vec::new(),
+        debug_hosts: Vec::new(),
         workers: 1,
     }
 }

@@ -22,6 +22,7 @@ fn defaults() -> Settings {
         controller: Controller::default(),
         admin: "[::]:9090".parse().expect("an address"),
         debug_allow: Vec::new(),
+        debug_hosts: Vec::new(),
         workers: 1,
     }
 }
@@ -57,7 +58,7 @@ listeners:
     allowedNamespaces: [shop]
   inner: {address: \":8081\"}
 deadlines: {firstByte: 1s, head: 2s, idle: 3s, bodyRateWindow: 4s, writeStall: 5s, connect: 250ms, responseHead: 0s,
-            upstreamIdle: 1m30s, linger: 1h, admin: 6s}
+            upstreamIdle: 1m30s, linger: 1h, admin: 6s, adminConnection: 7s}
 limits: {requestLine: 1, field: 2, fieldsTotal: 3, fieldCount: 4, body: 5, chunkLine: 6, chunkExtensions: 7,
          trailersTotal: 8, trailerCount: 9, upgradeHeld: 10, responseHead: 11, interimResponses: 12, unreadBody: 13,
          bodyRate: 14, http2Streams: 15, upstreamIdlePerEndpoint: 16, adminConnections: 17}
@@ -68,6 +69,7 @@ drain: {delay: 7s, timeout: 8s}
 controller: {controllerName: example.com/a, gatewayClassName: blue}
 admin: 127.0.0.1:9
 debugAllow: [\"::1\"]
+debugHosts: [admin.shop.svc]
 workers: 3
 ";
     let seconds = Duration::from_secs;
@@ -96,6 +98,7 @@ workers: 3
             upstream_idle: seconds(90),
             linger: seconds(3600),
             admin: seconds(6),
+            admin_connection: seconds(7),
         },
         limits: Limits {
             request_line: 1,
@@ -123,6 +126,7 @@ workers: 3
         controller: Controller { controller_name: "example.com/a".to_owned(), gateway_class_name: "blue".to_owned() },
         admin: "127.0.0.1:9".parse().expect("an address"),
         debug_allow: vec![network("::1/128")],
+        debug_hosts: vec!["admin.shop.svc".to_owned()],
         workers: 3,
     };
     assert_eq!(read(text), Ok(expected));
@@ -146,6 +150,10 @@ fn what_is_wrong_is_refused_with_its_place() {
         ("limits: {field: 0}\n", "limits.field: found 0, expected at least 1"),
         ("metrics: {maxSeries: 0}\n", "metrics.maxSeries: found 0, expected at least 1"),
         ("listeners: {}\n", "listeners: found 0, expected 1 to 32 listeners"),
+        (
+            "debugHosts: [a.test, \"b.test:9090\"]\n",
+            "debugHosts: found \"b.test:9090\", expected a host name without port",
+        ),
         ("listeners: {A_b: {address: \":1\"}}\n", "listeners.A_b: found \"A_b\", expected a name of"),
         (
             "listeners: {a: {address: \":1\"}, b: {address: \":1\"}}\n",
@@ -186,6 +194,7 @@ fn the_schema_names_every_key_and_closes_every_block() {
             "controller",
             "deadlines",
             "debugAllow",
+            "debugHosts",
             "drain",
             "forwarding",
             "limits",
