@@ -20,6 +20,7 @@ pub mod headers;
 mod layers;
 pub mod listener;
 pub mod own_answer;
+mod reset_budget;
 pub mod retry;
 pub mod tunnel;
 mod upgrade;

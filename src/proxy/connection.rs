@@ -69,6 +69,7 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream
         downstream: Rc::new(Downstream {
             identity: identity(peer),
             cutoff: Rc::default(),
+            resets: Rc::default(),
             peer,
             local,
             listener: context.listener,

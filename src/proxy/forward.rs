@@ -88,6 +88,9 @@ impl Exchange {
         let forwarders = worker.forwarders(downstream.listener);
         let decision = Decision::new(live, downstream, head, parts, content_length, forwarders, deadlines);
         let mut account = Account::open(worker, started, decision.method.clone());
+        if version == Version::HTTP_2 {
+            account.resets = Some(Rc::clone(&decision.downstream.resets));
+        }
         if account.worker.logs() {
             account.entry = Some(first_entry(&decision, version, &request_id));
         }

@@ -376,3 +376,42 @@ fn filters_shape_what_http2_endpoints_see() {
         assert_eq!(seen.headers["x-forwarded-host"], "a.test");
     });
 }
+
+#[test]
+fn a_client_that_opens_and_resets_streams_is_sent_away() {
+    run(async || {
+        let backend = super::bed::Endpoints::script(|mut served| async move {
+            served.request().await;
+            served.until_closed().await;
+        })
+        .await;
+        let gateway = Gateway::start(Options { http2: true, ..Options::to(&[backend.addr]) }).await;
+        let stream = gateway.client().await.stream;
+        let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+        let connection = tokio::task::spawn_local(connection);
+        let mut opened = 0;
+        // The connection ends before the client does.
+        while opened < 5_000 {
+            let Ok(ready) = sender.ready().await else { break };
+            sender = ready;
+            let request = Request::get("http://a.test/p").body(()).unwrap();
+            let Ok((_, mut stream)) = sender.send_request(request, false) else { break };
+            opened += 1;
+            // The request is on its way to the pod before it is taken back.
+            let in_flight = || gateway.metric("tidegate_requests_in_flight");
+            until(|| in_flight() == 1 || connection.is_finished()).await;
+            stream.send_reset(h2::Reason::CANCEL);
+            until(|| in_flight() == 0 || connection.is_finished()).await;
+        }
+        assert!((150..1_000).contains(&opened), "{opened}");
+        let _ = connection.await;
+        until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+        let closed = "tidegate_connections_closed_total{side=\"downstream\",reason=\"flood\"}";
+        assert_eq!(gateway.metric(closed), 1, "{}", gateway.metrics.render());
+        // Every pod's socket was closed at once.
+        until(|| backend.closed.get() == backend.connections.get()).await;
+        assert!(backend.connections.get() <= 300, "{}", backend.connections.get());
+        // Others are served.
+        assert_eq!(gateway.worker.metrics().requests_in_flight.get(), 0);
+    });
+}

@@ -76,6 +76,9 @@ impl<H: Handler> Driver<H> {
                 if let Poll::Ready(end) = self.poll_hyper(cx, connection.as_mut()) {
                     return Poll::Ready(end);
                 }
+                if self.shared.downstream.resets.is_spent() {
+                    return Poll::Ready(ConnectionEnd::Closed(Reason::Flood));
+                }
                 let deadline = self.deadline();
                 match self.poll_deadline(cx, deadline) {
                     None => return Poll::Pending,

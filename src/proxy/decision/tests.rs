@@ -48,6 +48,7 @@ impl Bed {
             trusted: false,
             identity: Box::default(),
             cutoff: Rc::default(),
+            resets: Rc::default(),
         };
         let head = CheckedHead { host: None, path: None, websocket: false, upgrade: None, expect_continue: false };
         let deadlines = Deadlines::new(&Timeouts::default(), Duration::ZERO, Instant::now());

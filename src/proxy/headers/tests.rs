@@ -14,6 +14,7 @@ fn downstream(trusted: bool) -> Downstream {
         listener_name: Arc::from("web"),
         trusted,
         cutoff: std::rc::Rc::default(),
+        resets: std::rc::Rc::default(),
     }
 }
 
