@@ -12,11 +12,13 @@
 //! 3. One line in each `match` of [`Chain`]: the compiler names the places.
 //! 4. Its API type in `api`, and the arm of `compile` that checks it and makes the values.
 //!
-//! A filter knows no connection, no pool and no snapshot. State that outlives a request (buckets, semaphores) belongs to
-//! a store keyed by route and rule, not to the values.
+//! A filter knows no connection, no pool and no snapshot. One that has to wait gives a [`Question`], and goes on with the
+//! answer. State that outlives a request (buckets, semaphores) belongs to the [`FilterState`] of its key, not to the
+//! values.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -31,6 +33,9 @@ mod ip_access;
 mod path;
 mod redirect;
 mod rewrite;
+mod state;
+
+pub use state::{FilterState, StateRegistry};
 
 /// The request on its way in, as a filter sees and changes it.
 pub struct Director<'d, 'a> {
@@ -48,6 +53,8 @@ pub struct Director<'d, 'a> {
     pub backend_ref: &'d mut Option<usize>,
     /// The least of all body limits so far, in bytes.
     pub body_limit: &'d mut Option<u64>,
+    /// What filters keep beyond a request, by the index that their values have.
+    pub states: &'d [Option<Arc<FilterState>>],
     /// What does not change on the way.
     pub facts: &'d Facts<'a>,
 }
@@ -92,6 +99,25 @@ pub enum Flow {
     Continue,
     /// Turn round here with this response.
     Respond(Answer),
+    /// Wait for the answer to a question, then go on with [`Chain::resume`].
+    Ask(Question),
+}
+
+/// What a filter has to know before it decides. It is asked outside of this module, which has no sockets and no clock; no
+/// byte of the body is read meanwhile.
+#[derive(Debug)]
+pub enum Question {
+    /// That of the filter of tests.
+    #[cfg(test)]
+    Test(u32),
+}
+
+/// The answer to a [`Question`] of the same kind.
+#[derive(Debug)]
+pub enum Told {
+    /// Whether the filter of tests lets the request pass.
+    #[cfg(test)]
+    Test(bool),
 }
 
 /// A response that a filter makes.
@@ -124,6 +150,8 @@ pub enum Memory {
 pub struct Chain {
     /// Number of layers entered.
     entered: usize,
+    /// Number of them that were entered before the present list.
+    before: usize,
     /// What they remember, by position; most remember nothing.
     memories: Vec<(usize, Memory)>,
 }
@@ -131,7 +159,28 @@ pub struct Chain {
 impl Chain {
     /// Runs the request sides of `layers` inwards, behind those that this walk entered before.
     pub fn request(&mut self, layers: &[Filter], director: &mut Director<'_, '_>) -> Flow {
-        for layer in layers {
+        self.before = self.entered;
+        self.go_on(layers, director)
+    }
+
+    /// Goes on with the layer that asked, in the same list.
+    pub fn resume(&mut self, layers: &[Filter], told: Told, director: &mut Director<'_, '_>) -> Flow {
+        let Some(layer) = layers.get(self.entered - self.before) else { return Flow::Continue };
+        match told_to(layer, told) {
+            Flow::Continue => {
+                self.entered += 1;
+                self.go_on(layers, director)
+            }
+            Flow::Respond(answer) => {
+                self.entered += 1;
+                Flow::Respond(answer)
+            }
+            Flow::Ask(question) => Flow::Ask(question),
+        }
+    }
+
+    fn go_on(&mut self, layers: &[Filter], director: &mut Director<'_, '_>) -> Flow {
+        for layer in layers.get(self.entered - self.before..).unwrap_or_default() {
             let (flow, memory) = match layer {
                 Filter::RequestHeaders(edits) => {
                     headers::apply(edits, director.headers);
@@ -144,7 +193,13 @@ impl Chain {
                 Filter::BodyLimit(bytes) => (body_limit(*bytes, director), Memory::None),
                 Filter::IpAccess(access) => (ip_access::request(access, director), Memory::None),
                 Filter::ResponseHeaders(_) => (Flow::Continue, Memory::None),
+                #[cfg(test)]
+                Filter::Wait(state) => (tests::wait(*state, director), Memory::None),
             };
+            // A layer that asks is entered once it has its answer.
+            if let Flow::Ask(question) = flow {
+                return Flow::Ask(question);
+            }
             if !matches!(memory, Memory::None) {
                 self.memories.push((self.entered, memory));
             }
@@ -191,7 +246,21 @@ impl Chain {
             | Filter::Direct(_)
             | Filter::BodyLimit(_)
             | Filter::IpAccess(_) => {}
+            #[cfg(test)]
+            Filter::Wait(_) => tests::left(view),
         }
+    }
+}
+
+/// What a layer decides with the answer to its question.
+fn told_to(layer: &Filter, told: Told) -> Flow {
+    match (layer, told) {
+        #[cfg(test)]
+        (Filter::Wait(_), Told::Test(true)) => Flow::Continue,
+        #[cfg(test)]
+        (Filter::Wait(_), Told::Test(false)) => refuse(StatusCode::FORBIDDEN, Reason::IpAccess),
+        // Nothing else asks.
+        (_, _) => Flow::Continue,
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use crate::balance::{Balancers, EndpointRegistry, Pick, PickRequest, Previous, RuleState};
+use crate::filter::{FilterState, StateRegistry};
 use crate::model::ids::RuleId;
 use crate::model::route::WeightedBackend;
 use crate::model::snapshot::Snapshot;
@@ -26,6 +27,8 @@ mod tests;
 pub struct Live {
     snapshot: Snapshot,
     balancers: Balancers,
+    /// In the order of the snapshot's keys.
+    filter_states: Box<[Option<Arc<FilterState>>]>,
     /// Indexed by [`RuleId`]; the same `Arc` in consecutive versions with the same rules, by name, in the same order.
     series: Arc<[Arc<RuleSeries>]>,
 }
@@ -59,14 +62,20 @@ impl Live {
     }
 
     /// Builds the next version from this one.
-    fn next(&self, mut snapshot: Snapshot, endpoints: &mut EndpointRegistry, metrics: &Metrics) -> Self {
+    fn next(
+        &self,
+        mut snapshot: Snapshot,
+        (endpoints, states): (&mut EndpointRegistry, &mut StateRegistry),
+        metrics: &Metrics,
+    ) -> Self {
         snapshot.version = self.version() + 1;
         let unchanged = same_names(&self.snapshot, &snapshot);
         let before = |rule: RuleId| if unchanged { Some(rule) } else { self.snapshot.same_rule(&snapshot, rule) };
         let previous = Previous { snapshot: &self.snapshot, balancers: &self.balancers, rule: &before };
         let balancers = endpoints.build(&snapshot, Some(previous));
         let series = if unchanged { Arc::clone(&self.series) } else { metrics.set_rules(labels(&snapshot)).into() };
-        Self { snapshot, balancers, series }
+        let filter_states = states.build(&snapshot.filter_states);
+        Self { snapshot, balancers, filter_states, series }
     }
 }
 
@@ -86,6 +95,7 @@ fn same_names(one: &Snapshot, other: &Snapshot) -> bool {
 pub struct Publisher {
     pointer: watch::Sender<Arc<Live>>,
     endpoints: EndpointRegistry,
+    states: StateRegistry,
     metrics: Arc<Metrics>,
     /// What workers gave back; `None` once a [`Reaper`] has it.
     returned: Option<mpsc::UnboundedReceiver<Arc<Live>>>,
@@ -98,7 +108,7 @@ impl Publisher {
     /// A new request of any worker sees it at once; requests that run go on with what they began with.
     pub fn publish(&mut self, snapshot: Snapshot) -> u64 {
         let current = Arc::clone(&self.pointer.borrow());
-        let next = Arc::new(current.next(snapshot, &mut self.endpoints, &self.metrics));
+        let next = Arc::new(current.next(snapshot, (&mut self.endpoints, &mut self.states), &self.metrics));
         let version = next.version();
         let objects = next.objects();
         drop(current);
@@ -324,6 +334,12 @@ impl WorkerLive {
         self.live().version()
     }
 
+    /// What filters keep beyond a request, by the index that their values have.
+    #[must_use]
+    pub fn filter_states(&self) -> &[Option<Arc<FilterState>>] {
+        &self.live().filter_states
+    }
+
     /// Chooses an endpoint for a request of a rule of this snapshot; `now` as in [`crate::balance`].
     ///
     /// Takes no lock, and allocates only with a rule's first pick on this worker.
@@ -381,5 +397,6 @@ pub fn channel(workers: usize, metrics: Arc<Metrics>) -> (Publisher, Vec<Feed>) 
     let (returns, returned) = mpsc::unbounded_channel();
     let feeds =
         (0..workers).map(|worker| Feed { worker, pointer: receiver.clone(), returns: returns.clone() }).collect();
-    (Publisher { pointer, endpoints: EndpointRegistry::default(), metrics, returned: Some(returned) }, feeds)
+    let (endpoints, states) = (EndpointRegistry::default(), StateRegistry::default());
+    (Publisher { pointer, endpoints, states, metrics, returned: Some(returned) }, feeds)
 }

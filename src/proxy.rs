@@ -1,6 +1,7 @@
 //! The data plane: listeners, client connections, forwarding, connections to endpoints.
 
 mod account;
+mod ask;
 mod attempt;
 pub mod body;
 mod client_body;

@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("source", &["api", "model", "kinds", "compile"]),
     ("balance", &["model"]),
     ("filter", &["model"]),
-    ("live", &["model", "balance", "telemetry"]),
+    ("live", &["model", "balance", "filter", "telemetry"]),
     (
         "proxy",
         &[

@@ -129,6 +129,8 @@ fn warn_of_no_change<'f>(
         | Filter::Cors(_)
         | Filter::BodyLimit(_)
         | Filter::IpAccess(_) => {}
+        #[cfg(test)]
+        Filter::Wait(_) => {}
     }
 }
 
@@ -149,6 +151,8 @@ fn changes_prefix(layer: &Filter) -> bool {
         | Filter::Cors(_)
         | Filter::BodyLimit(_)
         | Filter::IpAccess(_) => None,
+        #[cfg(test)]
+        Filter::Wait(_) => None,
     };
     matches!(edit, Some(PathEdit::Prefix { .. }))
 }
@@ -163,6 +167,8 @@ fn changes_path(layer: &Filter) -> bool {
         | Filter::Cors(_)
         | Filter::BodyLimit(_)
         | Filter::IpAccess(_) => false,
+        #[cfg(test)]
+        Filter::Wait(_) => false,
     }
 }
 

@@ -82,10 +82,12 @@ impl Walk {
                 query: self.query,
                 backend_ref: &mut backend_ref,
                 body_limit: &mut limit,
+                states: &[],
                 facts: &facts,
             },
         );
         let mut answer = match flow {
+            Flow::Ask(question) => panic!("{question:?}"),
             Flow::Continue => None,
             Flow::Respond(answer) => Some(answer),
         };
@@ -187,7 +189,8 @@ proptest! {
         for list in &lists {
             let mut director = Director {
                 method: &mut method, headers: &mut headers, host: &mut host, path: &mut path, query: None,
-                backend_ref: &mut backend_ref, body_limit: &mut limit, facts: &facts,
+                backend_ref: &mut backend_ref, body_limit: &mut limit, states: &[],
+                facts: &facts,
             };
             prop_assert!(matches!(chain.request(list, &mut director), Flow::Continue));
         }
@@ -437,5 +440,76 @@ fn cors_keeps_cached_responses_good_for_later_origins() {
         let named = HeaderMap::from_iter([(http::header::VARY, HeaderValue::from_static("accept, ORIGIN"))]);
         let outcome = Walk::default().answered(&layers, named);
         assert_eq!(outcome.response.get_all("vary").iter().count(), 1, "{case}: said once");
+    }
+}
+
+/// The filter of tests: counts in its state, and asks whether the number is even.
+pub(super) fn wait(state: usize, director: &Director<'_, '_>) -> Flow {
+    match director.states.get(state) {
+        Some(Some(state)) => {
+            let FilterState::Count(count) = &**state;
+            let before = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Flow::Ask(Question::Test(u32::try_from(before).unwrap()))
+        }
+        Some(None) | None => panic!("the version has no state {state}"),
+    }
+}
+
+/// Its response side leaves a mark.
+pub(super) fn left(view: &mut ResponseView<'_>) {
+    view.headers.append("x-mark", HeaderValue::from(99));
+}
+
+/// The walk stops at the layer that asks, goes on with it, and leaves through exactly those that were entered.
+#[test]
+fn a_layer_that_waits_goes_on_with_its_answer() {
+    let keys = [crate::model::filter::StateKey {
+        route: crate::model::ids::ObjectName::new("ns", "r"),
+        place: crate::model::filter::Place::Route,
+        filter: "Wait",
+        position: 0,
+    }];
+    let states = StateRegistry::default().build(&keys);
+    let outer = [Filter::RequestHeaders(mark(0)), Filter::ResponseHeaders(mark(0))];
+    let inner = [
+        Filter::RequestHeaders(mark(1)),
+        Filter::Wait(0),
+        Filter::RequestHeaders(mark(2)),
+        Filter::ResponseHeaders(mark(3)),
+    ];
+    for (passes, request, response) in [(true, vec![0, 1, 2], vec![3, 99, 0]), (false, vec![0, 1], vec![99, 0])] {
+        let (mut method, mut headers, mut host) = (Method::GET, HeaderMap::new(), None);
+        let (mut path, mut backend_ref, mut limit) = (Cow::Borrowed("/"), None, None);
+        let facts = Facts {
+            client: Ipv4Addr::LOCALHOST.into(),
+            scheme: "http",
+            port: 80,
+            hostname: None,
+            content_length: Some(0),
+            path_param: &|_| None,
+        };
+        let mut director = Director {
+            method: &mut method,
+            headers: &mut headers,
+            host: &mut host,
+            path: &mut path,
+            query: None,
+            backend_ref: &mut backend_ref,
+            body_limit: &mut limit,
+            states: &states,
+            facts: &facts,
+        };
+        let mut chain = Chain::default();
+        assert!(matches!(chain.request(&outer, &mut director), Flow::Continue));
+        assert!(matches!(chain.request(&inner, &mut director), Flow::Ask(Question::Test(_))));
+        assert_eq!(marks(director.headers), [0, 1], "what is behind it waits");
+        let flow = chain.resume(&inner, Told::Test(passes), &mut director);
+        assert_eq!(matches!(flow, Flow::Continue), passes);
+        assert_eq!(marks(&headers), request);
+        let mut fields = HeaderMap::new();
+        let mut status = StatusCode::OK;
+        let view = &mut ResponseView { status: &mut status, headers: &mut fields, body: &mut Vec::new() };
+        chain.response(&[&outer, &inner], view);
+        assert_eq!(marks(&fields), response);
     }
 }

@@ -352,3 +352,35 @@ fn mutate(config: &mut Snapshots, chance: &mut fastrand::Rng) {
         }
     }
 }
+
+/// A filter's state goes on by its key, whatever else changes; it ends with the last version that has it.
+#[test]
+fn the_state_of_a_filter_outlives_a_version() {
+    use crate::filter::FilterState;
+    use crate::model::filter::{Place, StateKey};
+    use crate::model::ids::ObjectName;
+    use std::sync::atomic::Ordering;
+
+    let key = |place, position| StateKey { route: ObjectName::new("ns", "r"), place, filter: "Wait", position };
+    let version = |keys: &[StateKey]| Snapshot { filter_states: keys.to_vec(), ..one_rule([1]) };
+    let count = |live: &WorkerLive, index: usize| {
+        let FilterState::Count(count) = &**live.filter_states()[index].as_ref().expect("a state");
+        count.fetch_add(1, Ordering::Relaxed)
+    };
+    let (mut publisher, mut feeds) = channel(1, metrics(1));
+    let cache = feeds.pop().expect("feed").into_cache(0);
+    let (route, rule) = (key(Place::Route, 0), key(Place::Rule("0".into()), 0));
+    publisher.publish(version(&[route.clone(), rule.clone()]));
+    let first = cache.current();
+    assert_eq!((count(&first, 0), count(&first, 1)), (0, 0));
+    // At another index and beside another one; a running request counts on with it.
+    publisher.publish(version(&[rule.clone(), key(Place::Rule("0".into()), 1)]));
+    let second = cache.current();
+    assert_eq!((count(&first, 1), count(&second, 0), count(&second, 1)), (1, 2, 0));
+    // The route's state is gone once no version has it: a filter that comes back begins anew.
+    drop(first);
+    publisher.publish(version(&[rule]));
+    publisher.publish(version(&[route]));
+    drop(second);
+    assert_eq!(count(&cache.current(), 0), 0);
+}

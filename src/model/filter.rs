@@ -5,6 +5,8 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
+use super::ids::ObjectName;
+
 use super::search_regex::SearchRegex;
 
 /// One filter of a chain.
@@ -26,6 +28,31 @@ pub enum Filter {
     BodyLimit(u64),
     /// Admits clients by address.
     IpAccess(IpAccess),
+    /// A filter of tests, which waits: the index of its state.
+    #[cfg(test)]
+    Wait(usize),
+}
+
+/// Names the state of a filter that keeps one beyond a request, from version to version.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StateKey {
+    /// The route that the filter is written in.
+    pub route: ObjectName,
+    /// The list of that route.
+    pub place: Place,
+    /// The filter's type, as the API calls it.
+    pub filter: &'static str,
+    /// Its position among those of its type in the list.
+    pub position: u16,
+}
+
+/// A list of filters in a route.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// `spec.filters`.
+    Route,
+    /// The filters of the rule of this name, its backendRefs' included.
+    Rule(Arc<str>),
 }
 
 /// Changes of header fields: `set` replaces all lines of a name, `add` adds one, `remove` takes all away; in this order.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::backend::Backend;
+use super::filter::StateKey;
 use super::ids::{BackendId, ListenerId, RouteId, RuleId};
 use super::matching::{Candidate, Found, Miss, RequestView, Router};
 use super::route::{Route, Rule};
@@ -20,6 +21,8 @@ pub struct Snapshot {
     pub backends: Vec<Backend>,
     /// One router a static listener, indexed by [`ListenerId`]; listeners with equal routes share one.
     pub routers: Vec<Arc<Router>>,
+    /// The states that filters keep beyond a request, by the index that their values have.
+    pub filter_states: Vec<StateKey>,
 }
 
 impl Snapshot {
@@ -105,6 +108,7 @@ impl PartialEq for Snapshot {
             && self.rules == other.rules
             && self.backends == other.backends
             && self.routers == other.routers
+            && self.filter_states == other.filter_states
     }
 }
 

@@ -16,6 +16,7 @@ use hyper::ext::ReasonPhrase;
 use tokio::time::Instant;
 
 use super::account::Account;
+use super::ask;
 use super::body::{Content, ForwardBody};
 use super::cutoff::Cutoff;
 use super::deadlines::Deadlines;
@@ -28,6 +29,7 @@ use super::own_answer;
 use super::retry::{Failure, Verdict};
 use super::worker::Worker;
 use crate::balance::Picked;
+use crate::filter::Question;
 use crate::model::policy::Timeouts;
 use crate::reason::Reason;
 use crate::telemetry::access_log::{BackendText, Entry, RequestLine};
@@ -109,13 +111,15 @@ impl Exchange {
     /// The phases up to the endpoint's response head.
     async fn run(&mut self) -> Result<Reply, Early> {
         let matched = self.find_route()?;
-        self.decision.enter(&matched)?;
+        let asked = self.decision.enter(&matched)?;
+        self.settle(&matched, asked).await?;
         self.begin_upgrade(&matched)?;
         self.decision.hash_key(&matched);
         let mut picked = self.decision.pick(&matched, self.means(Instant::now()))?;
         loop {
             self.note_pick(&matched, &picked);
-            self.decision.enter_backend(&matched, &picked)?;
+            let asked = self.decision.enter_backend(&matched, &picked)?;
+            self.settle(&matched, asked).await?;
             self.limit_body();
             let failure = match self.attempt(&matched, &picked).await {
                 Ok(reply) => return Ok(reply),
@@ -139,6 +143,19 @@ impl Exchange {
         self.account.matched = Some(matched.clone());
         // A request of the parent's prefix that no child took.
         if is_left_over { Err(ProxyError::NoPath) } else { Ok(matched) }
+    }
+
+    /// Answers what filters ask until none does any more; costs nothing where none asks.
+    async fn settle(&mut self, matched: &Matched, mut asked: Option<Question>) -> Result<(), Early> {
+        while let Some(question) = asked.take() {
+            let answer = Box::pin(ask::answer(question));
+            let told = match self.decision.deadlines.request {
+                Some(at) => tokio::time::timeout_at(at, answer).await.map_err(|_| ProxyError::Request)?,
+                None => answer.await,
+            };
+            asked = self.decision.resume(matched, told)?;
+        }
+        Ok(())
     }
 
     /// What picks are made with at `now`.

@@ -9,7 +9,7 @@ use super::decision::{Decision, Early, Layers, Matched, Seen};
 use super::exchange::{Exchange, Reply};
 use super::headers;
 use crate::balance::Picked;
-use crate::filter::{BodyStage, Chain, Director, Facts, Flow, ResponseView};
+use crate::filter::{BodyStage, Chain, Director, Facts, Flow, Question, ResponseView, Told};
 use crate::model::filter::Filter;
 use crate::model::route::Rule;
 
@@ -19,27 +19,38 @@ fn backend_filters(rule: &Rule, backend_ref: Option<usize>) -> &[Filter] {
 }
 
 impl Decision {
-    /// Filters in: those of the rule.
-    pub(super) fn enter(&mut self, matched: &Matched) -> Result<(), Early> {
+    /// Filters in: those of the rule. One that has to know something first gives its question; [`Self::resume`] goes on
+    /// with the answer.
+    pub(super) fn enter(&mut self, matched: &Matched) -> Result<Option<Question>, Early> {
         if matched.rule().filters.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         self.layers = Some(self.new_layers());
-        self.walk(matched, &matched.rule().filters)
+        self.walk(matched, &matched.rule().filters, None)
     }
 
-    /// Filters in: those of the backendRef that was picked.
-    pub(super) fn enter_backend(&mut self, matched: &Matched, picked: &Picked) -> Result<(), Early> {
+    /// Goes on with the filter that asked.
+    pub(super) fn resume(&mut self, matched: &Matched, told: Told) -> Result<Option<Question>, Early> {
+        let rule = matched.rule();
+        let filters = match self.layers.as_ref().and_then(|layers| layers.entered) {
+            None => &*rule.filters,
+            Some(backend_ref) => backend_filters(rule, Some(backend_ref)),
+        };
+        self.walk(matched, filters, Some(told))
+    }
+
+    /// Filters in: those of the backendRef that was picked, as [`Self::enter`].
+    pub(super) fn enter_backend(&mut self, matched: &Matched, picked: &Picked) -> Result<Option<Question>, Early> {
         let rule = matched.rule();
         let filters = backend_filters(rule, Some(picked.backend_ref));
         let mut layers = match self.layers.take() {
             Some(layers) => layers,
-            None if filters.is_empty() => return Ok(()),
+            None if filters.is_empty() => return Ok(None),
             None => self.new_layers(),
         };
         if layers.entered.replace(picked.backend_ref) == Some(picked.backend_ref) {
             self.layers = Some(layers);
-            return Ok(());
+            return Ok(None);
         }
         if let Some(outside) = layers.outside.take() {
             layers.chain.retreat(rule.filters.len());
@@ -49,7 +60,7 @@ impl Decision {
             layers.outside = Some(Box::new((layers.seen.clone(), self.fields.clone())));
         }
         self.layers = Some(layers);
-        if filters.is_empty() { Ok(()) } else { self.walk(matched, filters) }
+        if filters.is_empty() { Ok(None) } else { self.walk(matched, filters, None) }
     }
 
     fn new_layers(&mut self) -> Box<Layers> {
@@ -64,11 +75,11 @@ impl Decision {
         })
     }
 
-    /// Runs the request sides of `filters`. The layers stay in place meanwhile: should one panic, the response unwinds
+    /// Runs the request sides of `filters`, from the one that asked on where it was told. The layers stay in place meanwhile: should one panic, the response unwinds
     /// those before it.
-    fn walk(&mut self, matched: &Matched, filters: &[Filter]) -> Result<(), Early> {
+    fn walk(&mut self, matched: &Matched, filters: &[Filter], told: Option<Told>) -> Result<Option<Question>, Early> {
         let Self { downstream, head, uri, fields, layers, client, content_length, .. } = self;
-        let Some(layers) = layers else { return Ok(()) };
+        let Some(layers) = layers else { return Ok(None) };
         let received = head.path.as_deref().unwrap_or_else(|| uri.path());
         let facts = Facts {
             client: client.address,
@@ -80,25 +91,28 @@ impl Decision {
         };
         let Layers { chain, seen, body_limit, .. } = &mut **layers;
         let mut path = seen.path.take().map_or(Cow::Borrowed(received), Cow::Owned);
-        let flow = chain.request(
-            filters,
-            &mut Director {
-                method: &mut seen.method,
-                headers: fields,
-                host: &mut seen.host,
-                path: &mut path,
-                query: uri.query(),
-                backend_ref: &mut seen.backend_ref,
-                body_limit,
-                facts: &facts,
-            },
-        );
+        let director = &mut Director {
+            method: &mut seen.method,
+            headers: fields,
+            host: &mut seen.host,
+            path: &mut path,
+            query: uri.query(),
+            backend_ref: &mut seen.backend_ref,
+            body_limit,
+            states: matched.live().filter_states(),
+            facts: &facts,
+        };
+        let flow = match told {
+            None => chain.request(filters, director),
+            Some(told) => chain.resume(filters, told, director),
+        };
         seen.path = match path {
             Cow::Owned(path) => Some(path),
             Cow::Borrowed(_) => None,
         };
         match flow {
-            Flow::Continue => Ok(()),
+            Flow::Continue => Ok(None),
+            Flow::Ask(question) => Ok(Some(question)),
             Flow::Respond(answer) => Err(Early::Filtered(Box::new(answer))),
         }
     }

@@ -228,6 +228,7 @@ fn snapshot(options: &Options) -> Snapshot {
         rules: vec![rule],
         backends,
         routers: vec![Arc::new(Router::build(vec![candidate]))],
+        ..Snapshot::default()
     }
 }
 

@@ -159,5 +159,6 @@ fn snapshot(backend: SocketAddr) -> Snapshot {
         rules: vec![rule],
         backends: vec![Backend { key, endpoints: [endpoint].into() }],
         routers: vec![Arc::new(Router::build(vec![candidate]))],
+        ..Snapshot::default()
     }
 }

@@ -81,7 +81,7 @@ impl Snapshots {
                     .collect(),
             });
         }
-        Snapshot { version: 0, routes, rules, backends: backends.collect(), routers: Vec::new() }
+        Snapshot { version: 0, routes, rules, backends: backends.collect(), ..Snapshot::default() }
     }
 }
 

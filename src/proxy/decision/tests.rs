@@ -6,9 +6,11 @@ use http::Request;
 
 use super::*;
 use crate::balance::tests::snapshots::{Snapshots, hash_by_ip, number};
+use crate::filter::{Question, Told};
 use crate::live;
-use crate::model::filter::{Filter, HeaderEdits, IpAccess};
+use crate::model::filter::{Filter, HeaderEdits, IpAccess, Place, StateKey};
 use crate::model::ids::ListenerId;
+use crate::model::ids::ObjectName;
 use crate::model::matching::{Candidate, PathMatch, Router};
 use crate::model::snapshot::Snapshot;
 use crate::telemetry::metrics::{Metrics, MetricsOptions};
@@ -63,11 +65,25 @@ impl Bed {
     /// All phases up to the first pick.
     fn decide(&self, decision: &mut Decision) -> Result<(Matched, Picked), Early> {
         let matched = decision.find_route()?;
-        decision.enter(&matched)?;
+        self.settle(decision, &matched, Decision::enter)?;
         decision.hash_key(&matched);
         let picked = decision.pick(&matched, self.means())?;
-        decision.enter_backend(&matched, &picked)?;
+        self.settle(decision, &matched, |decision, matched| decision.enter_backend(matched, &picked))?;
         Ok((matched, picked))
+    }
+
+    /// Enters filters, and tells those that ask what the request path would tell them.
+    fn settle(
+        &self,
+        decision: &mut Decision,
+        matched: &Matched,
+        enter: impl FnOnce(&mut Decision, &Matched) -> Result<Option<Question>, Early>,
+    ) -> Result<(), Early> {
+        let mut asked = enter(decision, matched)?;
+        while let Some(Question::Test(number)) = asked {
+            asked = decision.resume(matched, Told::Test(number % 2 == 0))?;
+        }
+        Ok(())
     }
 }
 
@@ -117,4 +133,25 @@ fn the_next_tries_are_decided_without_a_connection() {
         seen.sort_unstable();
         assert_eq!(seen, [1, 2, 3, 4]);
     }
+}
+
+/// The filters of rule and backendRef each wait once; every second question is answered with no.
+#[test]
+fn filters_that_wait_go_on_where_they_asked() {
+    let edit = |name: &'static str| {
+        let set = vec![(name.parse().unwrap(), "1".parse().unwrap())];
+        Filter::RequestHeaders(HeaderEdits { set, ..HeaderEdits::default() })
+    };
+    let mut snapshot = snapshot(Algorithm::RoundRobin, &[1], vec![edit("x-a"), Filter::Wait(0), edit("x-b")]);
+    snapshot.rules[0].backend_refs[0].filters = vec![Filter::Wait(1), edit("x-c")].into();
+    let key = |position| StateKey { route: ObjectName::new("ns", "r"), place: Place::Route, filter: "Wait", position };
+    snapshot.filter_states = vec![key(0), key(1)];
+    let bed = Bed::new(snapshot);
+    let mut decision = bed.decision(get("/p"));
+    assert!(bed.decide(&mut decision).is_ok());
+    assert!(["x-a", "x-b", "x-c"].iter().all(|name| decision.fields.contains_key(*name)));
+    let mut refused = bed.decision(get("/p"));
+    let early = bed.decide(&mut refused).unwrap_err();
+    assert!(matches!(early, Early::Filtered(answer) if answer.status == 403));
+    assert!(refused.fields.contains_key("x-a") && !refused.fields.contains_key("x-b"));
 }
