@@ -104,11 +104,14 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
     let (source, updates) = FileSource::start(config, base(&settings))?;
     let access_log = match &settings.access_log {
         AccessLog::Off => None,
-        AccessLog::Stdout => Some(access_log::Output::Stdout),
-        AccessLog::File(path) => Some(access_log::Output::File(path.clone())),
+        AccessLog::Stdout => Some((access_log::Output::Stdout, "standard output".to_owned())),
+        AccessLog::File(path) => Some((access_log::Output::File(path.clone()), path.display().to_string())),
     };
     let access_log = access_log
-        .map(|output| access_log::start(output, Arc::clone(&metrics)).context("cannot open the access log"))
+        .map(|(output, name)| {
+            access_log::start(output, Arc::clone(&metrics))
+                .with_context(|| format!("cannot open the access log {name}"))
+        })
         .transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -45,6 +45,11 @@ pub enum Verdict {
 /// Name of standard input among paths.
 const STDIN: &str = "-";
 
+/// A number with its noun.
+fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// True for a reference to an object that is not among the files but may be elsewhere: in the cluster, say. An object
 /// that is there without the port or rule that a reference names is not such a case.
 fn is_unresolved(finding: &Diagnostic) -> bool {
@@ -88,7 +93,7 @@ pub fn run(
             let severity = severity(finding);
             writeln!(out, "{severity}: {finding}")?;
         }
-        writeln!(err, "{errors} errors, {warnings} warnings")?;
+        writeln!(err, "{}, {}", counted(errors, "error"), counted(warnings, "warning"))?;
     }
     Ok(if errors == 0 { Verdict::Clean } else { Verdict::Findings })
 }

@@ -105,7 +105,7 @@ fn a_match_that_can_never_win_is_a_warning() {
         1,
     );
     let result = stdin(&both);
-    assert_eq!((result.verdict, result.err.as_str()), (Verdict::Clean, "0 errors, 1 warnings\n"), "{}", result.out);
+    assert_eq!((result.verdict, result.err.as_str()), (Verdict::Clean, "0 errors, 1 warning\n"), "{}", result.out);
     assert!(
         result.out.starts_with("warning: <stdin>:10:15: GatewayRoute default/a: spec.rules[1].matches[0]"),
         "{}",

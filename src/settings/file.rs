@@ -241,6 +241,23 @@ pub(super) fn stated(settings: &Settings) -> BTreeMap<String, Option<String>> {
     all
 }
 
+/// What the YAML library says about a place in a text, in words that need no knowledge of the library.
+fn plain_message(message: &str, text: &str, line: u64, column: u64) -> String {
+    // The place is told apart, and there is no option to set.
+    let message = message.split(" at line ").next().unwrap_or(message);
+    let message = message.split(", set DuplicateKeyPolicy").next().unwrap_or(message);
+    let at = |number: u64| usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
+    match message {
+        "invalid u64" | "invalid u32" | "invalid usize" => {
+            let rest: String = text.lines().nth(at(line)).unwrap_or_default().chars().skip(at(column)).collect();
+            let found = rest.split([',', '}', '#']).next().unwrap_or_default().trim_end();
+            format!("found {found}, expected a whole number such as 4096")
+        }
+        "expected mapping start" => "expected keys with values, such as `limits: {body: 1048576}`".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
 /// Gives the closures of `block!` their type.
 fn apply<K, V>(value: K, convert: fn(K) -> V) -> V {
     convert(value)
@@ -369,9 +386,8 @@ impl SettingsFile {
         let options = serde_saphyr::options! { legacy_octal_numbers: true, with_snippet: false };
         let parsed: Result<Option<Self>, _> = serde_saphyr::from_str_with_options(text, options);
         parsed.map(Option::unwrap_or_default).map_err(|error| {
-            let message = error.to_string();
-            let message = message.rfind(" at line ").map_or(message.as_str(), |end| &message[..end]).to_owned();
             let (line, column) = error.location().map_or((0, 0), |location| (location.line(), location.column()));
+            let message = plain_message(&error.to_string(), text, line, column);
             FileError::Invalid { path: path.to_owned(), line, column, message }
         })
     }

@@ -139,14 +139,18 @@ fn what_is_wrong_is_refused_with_its_place() {
         ("a: [", "settings.yaml:1:"),
         ("listener: {}\n", "settings.yaml:1:1: unknown field `listener`"),
         ("deadlines:\n  idel: 1s\n", "settings.yaml:2:3: unknown field `idel`"),
-        ("drain: {delay: 1s}\ndrain: {}\n", "settings.yaml:2:1: duplicate mapping key"),
+        ("drain: {delay: 1s}\ndrain: {}\n", "settings.yaml:2:1: duplicate mapping key: drain"),
         ("listeners: {a: {}}\n", "missing field `address`"),
         ("drain:\n  delay: soon\n", "found \"soon\", expected a duration such as 250ms, 10s or 1m30s"),
         ("admin: localhost:1\n", "found \"localhost:1\", expected IP:PORT"),
         ("debugAllow: [all]\n", "found \"all\", expected a network such as 10.0.0.0/8"),
         ("workers: 0\n", "workers: found 0, expected 1 to 1024"),
-        ("workers: many\n", "settings.yaml:1:"),
-        ("limits: {field: -1}\n", "settings.yaml:1:"),
+        ("workers: many\n", "settings.yaml:1:10: found many, expected a whole number"),
+        ("limits: {field: -1}\n", "settings.yaml:1:17: found -1, expected a whole number"),
+        ("limits:\n  body: 10 Mi # as in a manifest\n", "settings.yaml:2:9: found 10 Mi, expected a whole number"),
+        ("limits: {http2Streams: 1e3}\n", "settings.yaml:1:24: found 1e3, expected a whole number"),
+        ("limits\n", "settings.yaml:1:1: expected keys with values, such as"),
+        ("- limits\n", "settings.yaml:1:1: expected keys with values, such as"),
         ("limits: {field: 0}\n", "limits.field: found 0, expected at least 1"),
         ("metrics: {maxSeries: 0}\n", "metrics.maxSeries: found 0, expected at least 1"),
         ("listeners: {}\n", "listeners: found 0, expected 1 to 32 listeners"),
@@ -171,6 +175,7 @@ fn what_is_wrong_is_refused_with_its_place() {
     ];
     for (text, expected) in cases {
         let error = read(text).expect_err(text);
+        assert!(!error.contains("DuplicateKeyPolicy"), "{error}");
         assert!(error.contains(expected), "{text:?}\n  says     {error}\n  expected {expected}");
     }
     let many: String = (0..33).map(|n| format!("  l{n}: {{address: \":{}\"}}\n", n + 1)).collect();

@@ -154,11 +154,13 @@ impl SyntaxError {
     fn yaml(error: &serde_saphyr::Error) -> Self {
         let location = error.location();
         let message = error.to_string();
-        // The place is told apart; the hint at the library's options helps nobody here.
-        let message = message.rfind(" at line ").map_or(message.as_str(), |end| &message[..end]);
+        // The places are told apart; the hint at the library's options helps nobody here.
+        let message = message.find(" at line ").map_or(message.as_str(), |end| &message[..end]);
         let message = message.find(", set DuplicateKeyPolicy").map_or(message, |end| &message[..end]);
         let message = if message.starts_with("multiple YAML documents") {
             "text behind the end of the document"
+        } else if message.starts_with("budget breached") {
+            "more than a manifest can need, anchors counted wherever they are used"
         } else {
             message
         };
@@ -437,6 +439,10 @@ mod tests {
 
     #[test]
     fn syntax_errors_have_a_place_and_no_advice_for_programmers() {
+        let bomb: String = (1..9).map(|n| format!("a{n}: &a{n} [{}]\n", format!("*a{},", n - 1).repeat(9))).collect();
+        let bomb = format!("a0: &a0 x\n{bomb}");
+        let error = parse(&bomb, Format::Yaml).expect_err("nine to the eighth");
+        assert_eq!(error.message, "more than a manifest can need, anchors counted wherever they are used");
         let cases = [
             ("a: 1\na: 2\n", Format::Yaml, (2, 1), "duplicate mapping key: a"),
             ("a: x\n b: y\n", Format::Yaml, (2, 3), "mapping values are not allowed in this context"),
