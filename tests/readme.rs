@@ -6,7 +6,9 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 use regex::Regex;
+use tidegate::check::{Options, Verdict, run};
 use tidegate::cli::{Cli, standalone_defaults};
+use tidegate::compile::inputs::{Inputs, StaticListener};
 use tidegate::settings::file::SettingsFile;
 use tidegate::settings::table::rows;
 
@@ -67,4 +69,21 @@ fn the_settings_example_is_taken() {
     file.overlay(path, &mut settings).expect("supported values");
     settings.validate().expect("values that work together");
     assert_ne!(settings, before, "the example changes something");
+}
+
+#[test]
+fn the_smallest_set_of_manifests_is_clean() {
+    let readme = read("README.md");
+    let example = readme.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let options = Options { paths: vec!["-".into()], ..Options::default() };
+    let base = Inputs {
+        listeners: vec![StaticListener { name: "http".into(), allowed_namespaces: None }],
+        gateway_class_name: "tidegate".into(),
+        controller_name: "tidegate.dev/controller".into(),
+        ..Inputs::default()
+    };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let verdict = run(&options, base, &mut example.as_bytes(), &mut out, &mut err).expect("vectors take everything");
+    assert_eq!((verdict, String::from_utf8_lossy(&out).as_ref()), (Verdict::Clean, ""));
+    assert!(example.contains("kind: GatewayRoute"), "{example}");
 }
