@@ -108,31 +108,31 @@ impl Default for Deadlines {
 /// Sizes in bytes, and counts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Request line (LN7).
+    /// Request line.
     pub request_line: usize,
-    /// One field line (LN7).
+    /// One field line.
     pub field: usize,
-    /// All field lines of a head (LN7).
+    /// All field lines of a head.
     pub fields_total: usize,
-    /// Number of fields of a head (LN7).
+    /// Number of fields of a head.
     pub field_count: usize,
     /// Request body; `None`: no limit.
     pub body: Option<u64>,
-    /// One line of chunk extensions (CH3).
+    /// One line of chunk extensions.
     pub chunk_line: usize,
-    /// All chunk extensions of a body (CH3).
+    /// All chunk extensions of a body.
     pub chunk_extensions: usize,
-    /// All trailer lines (CH4).
+    /// All trailer lines.
     pub trailers_total: usize,
-    /// Number of trailer fields (CH4).
+    /// Number of trailer fields.
     pub trailer_count: usize,
-    /// Bytes held behind an upgrade handshake (UP4).
+    /// Bytes held behind an upgrade handshake.
     pub upgrade_held: usize,
-    /// Response head of an endpoint (RS4).
+    /// Response head of an endpoint.
     pub response_head: usize,
-    /// Interim responses of an endpoint (RS4).
+    /// Interim responses of an endpoint.
     pub interim_responses: u32,
-    /// Unread request body that is dropped to keep a connection (CO5).
+    /// Unread request body that is dropped to keep a connection.
     pub unread_body: usize,
     /// Least mean body rate in bytes per second; 0: off.
     pub body_rate: u64,
@@ -173,7 +173,7 @@ impl Default for Limits {
 pub struct Forwarding {
     /// Send again any method when a reused connection fails before a response byte.
     pub retry_non_idempotent_on_idle_close: bool,
-    /// Make `//` of a path `/` (PA3).
+    /// Make `//` of a path `/`.
     pub merge_slashes: bool,
     /// Send `x-tidegate-reason` with every own answer.
     pub reason_header: bool,

@@ -1,4 +1,4 @@
-//! The one check of a parsed request head, shared by HTTP/1 and HTTP/2: rules RL4 to RL6, PA, HO, FI2, FI4, FI5, UP1 to UP3.
+//! The one check of a parsed request head, shared by HTTP/1 and HTTP/2: target, path, host, fields and upgrades.
 //!
 //! Pure: no io, no clock. The guard has checked lines, lengths and bytes before (HTTP/1), h2 its frames (HTTP/2). What the
 //! `http` crate says about a target is never believed where it repairs one (`#…` is cut, `?x` becomes `/?x`, userinfo and
@@ -23,7 +23,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// How heads are judged; the same for all requests of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadPolicy {
-    /// What becomes of `//` (PA3).
+    /// What becomes of `//`.
     pub slashes: Slashes,
     /// The listener speaks TLS.
     pub https: bool,
@@ -45,7 +45,7 @@ pub fn facts_of_http2(fields: &HeaderMap, body: bool) -> HeadFacts {
 pub struct Checked {
     /// What the handler needs to know.
     pub head: CheckedHead,
-    /// Fields that were removed because their name holds `_` (FI4).
+    /// Fields that were removed because their name holds `_`.
     pub removed_underscores: usize,
 }
 
@@ -57,7 +57,8 @@ const TARGET: OwnAnswer = refuse(StatusCode::BAD_REQUEST, Reason::Target);
 const HOST_FIELD: OwnAnswer = refuse(StatusCode::BAD_REQUEST, Reason::Host);
 const FIELD: OwnAnswer = refuse(StatusCode::BAD_REQUEST, Reason::Field);
 
-/// Checks an HTTP/1 target that is not in origin-form, before anyone parses it into a `Uri`: RL4 for CONNECT, RL5, RL6.
+/// Checks an HTTP/1 target that is not in origin-form, before anyone parses it into a `Uri`: CONNECT, `*` and absolute-form
+/// (RFC 9112 §3.2.2 to §3.2.4).
 ///
 /// # Errors
 /// The refusal; all of them close.
@@ -72,7 +73,7 @@ pub fn check_other_form(method: &[u8], target: &[u8], policy: HeadPolicy) -> Res
     absolute_form(target, policy).map(|_| ()).map_err(refused)
 }
 
-/// Authority and the rest of a target in absolute-form (RL6).
+/// Authority and the rest of a target in absolute-form.
 fn absolute_form(target: &[u8], policy: HeadPolicy) -> Result<(Authority<'_>, &[u8]), OwnAnswer> {
     let colon = memchr::memmem::find(target, b"://").ok_or(TARGET)?;
     let (scheme, rest) = target.split_at(colon);
@@ -140,7 +141,7 @@ fn remove_underscores(fields: &mut HeaderMap) -> usize {
     before - fields.len()
 }
 
-/// RL4 and UP2.
+/// Refuses the methods that are not forwarded, CONNECT and TRACE among them.
 fn check_method(method: &Method, facts: &HeadFacts) -> Result<(), OwnAnswer> {
     if *method == Method::CONNECT {
         return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, Reason::Method));
@@ -154,7 +155,7 @@ fn check_method(method: &Method, facts: &HeadFacts) -> Result<(), OwnAnswer> {
     Ok(())
 }
 
-/// The Host field of an HTTP/1 request: exactly one, and valid; HTTP/1.0 may lack it (HO1, HO2, HO5).
+/// The Host field of an HTTP/1 request: exactly one, and valid; HTTP/1.0 may lack it.
 fn host_field<B>(request: &Request<B>, last: &mut Option<Rc<Host>>) -> Result<Option<Rc<Host>>, OwnAnswer> {
     let mut lines = request.headers().get_all(HOST).iter();
     let Some(line) = lines.next() else {
@@ -206,7 +207,7 @@ fn origin_form(rest: &[u8]) -> Result<Uri, OwnAnswer> {
     Uri::from_maybe_shared(target).map_err(|_| TARGET)
 }
 
-/// FI2.
+/// Refuses a Connection field that names one which is not the client's to remove.
 fn check_connection(fields: &HeaderMap) -> Result<(), OwnAnswer> {
     for line in fields.get_all(CONNECTION) {
         for member in list(line.as_bytes()) {
@@ -218,7 +219,7 @@ fn check_connection(fields: &HeaderMap) -> Result<(), OwnAnswer> {
     Ok(())
 }
 
-/// FI5: whether the client waits for `100`. Without a body, and in HTTP/1.0 (RFC 9110 §10.1.1), the field is removed.
+/// Whether the client waits for `100`. Without a body, and in HTTP/1.0 (RFC 9110 §10.1.1), the field is removed.
 fn check_expect<B>(request: &mut Request<B>, body: bool) -> Result<bool, OwnAnswer> {
     let lines = request.headers().get_all(EXPECT);
     if !lines.iter().all(|line| line.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
@@ -231,7 +232,7 @@ fn check_expect<B>(request: &mut Request<B>, body: bool) -> Result<bool, OwnAnsw
     Ok(counts)
 }
 
-/// The canonical path where it differs (PA); answers `OPTIONS *` (RL5).
+/// The canonical path where it differs; answers `OPTIONS *`.
 fn canonical_path<B>(request: &Request<B>, http2: bool, policy: HeadPolicy) -> Result<Option<Box<str>>, OwnAnswer> {
     let path = request.uri().path();
     if path == "*" {
@@ -239,7 +240,7 @@ fn canonical_path<B>(request: &Request<B>, http2: bool, policy: HeadPolicy) -> R
         let answer = OwnAnswer { status: StatusCode::NO_CONTENT, reason: Reason::Options, close: false };
         return Err(if options { answer } else { TARGET });
     }
-    // An HTTP/2 `:path` is never empty (HT2); h2 refuses it, this only keeps the promise local.
+    // An HTTP/2 `:path` is never empty (RFC 9113 §8.3.1); h2 refuses it, this only keeps the promise local.
     if http2 && path.is_empty() {
         return Err(TARGET);
     }
@@ -247,7 +248,7 @@ fn canonical_path<B>(request: &Request<B>, http2: bool, policy: HeadPolicy) -> R
     Ok(canonical.is_changed().then(|| canonical.as_str().into()))
 }
 
-/// A valid authority, with its host in the form that routes are found by (HO2, HO3). One that is equal to the last is
+/// A valid authority, with its host in the form that routes are found by. One that is equal to the last is
 /// neither parsed nor copied again.
 fn take_host(received: &[u8], last: &mut Option<Rc<Host>>) -> Result<Rc<Host>, OwnAnswer> {
     if let Some(last) = last.as_ref().filter(|last| last.received == received) {

@@ -31,7 +31,7 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 const HEADER_LIST: u32 = 32 << 10;
 /// With 100 streams these stay below 4 MiB a connection.
 const SEND_BUFFER: usize = 32 << 10;
-/// Streams reset for the client's errors (HT15), and reset by the client before they were handed out.
+/// Streams reset for the client's errors, and reset by the client before they were handed out.
 const LOCAL_RESETS: usize = 64;
 const PENDING_RESETS: usize = 20;
 
@@ -118,7 +118,7 @@ where
     bind(response, exchange)
 }
 
-/// Whether the announced body is above the limit (ML3).
+/// Whether the announced body is above the limit.
 fn is_too_large<H>(exchange: &RunningExchange<H>, request: &Request<Incoming>) -> bool {
     let Some(limit) = exchange.shared.context.guard.limits.body else { return false };
     let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());

@@ -178,7 +178,7 @@ fn http2_heads_obey_the_same_rules() {
 
 #[test]
 fn origin_form_targets_survive_the_uri_type() {
-    // The handler takes path and query from the Uri, so every target that RL7 allows must come through unchanged.
+    // The handler takes path and query from the Uri, so every target that is allowed must come through unchanged.
     for byte in 0x21..=0x7eu8 {
         for target in [vec![b'/', byte], vec![b'/', b'?', byte]] {
             if is_target(&target) {
