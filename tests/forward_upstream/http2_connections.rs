@@ -4,17 +4,21 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{Request, Response};
+use tidegate::balance::EndpointState;
 use tidegate::model::backend::Protocol;
 use tidegate::model::filter::{Filter, Rewrite};
+use tidegate::model::ids::EndpointKey;
 use tidegate::model::policy::Timeouts;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::Instant;
 
 use super::bed::{GET, Gateway, Options, run, run_paused, until};
 
@@ -244,6 +248,35 @@ fn a_second_connection_opens_beside_a_full_one() {
         release.notify_one();
         assert_eq!(held.answer().await.status, 200);
         assert_eq!(gateway.metric("tidegate_upstream_connections_open"), 2);
+    });
+}
+
+/// The timeout of the one that came first does not decide for those that wait with it.
+#[test]
+fn each_that_waits_for_a_connection_has_a_timeout_of_its_own() {
+    run_paused(async || {
+        // Nothing that connects here is accepted, and the queue for that is full: connecting takes for ever.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(addr)).await {
+            waiting.push(stream);
+        }
+        let gateway = Gateway::start(Options::to(&[])).await;
+        let endpoint = Arc::new(EndpointState::new(EndpointKey { addr, uid: None }, None));
+        let pools = gateway.worker.pools();
+        let began = Instant::now();
+        let timed = async |seconds, deadline: Option<u64>| {
+            let deadline = deadline.map(|seconds| began + Duration::from_secs(seconds));
+            let result = pools.http2(&endpoint, Duration::from_secs(seconds), deadline).await;
+            assert!(result.is_err());
+            began.elapsed().as_secs()
+        };
+        let ends = tokio::join!(timed(2, None), timed(1, None), timed(7, None), timed(0, Some(5)));
+        assert_eq!(ends, (2, 1, 7, 5));
+        drop((listener, waiting));
     });
 }
 
