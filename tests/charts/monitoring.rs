@@ -1,0 +1,229 @@
+//! Dashboard and alert rules name metrics, labels and values that exist, and the alerts fire when they shall.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use tidegate::reason::Reason;
+use tidegate::telemetry::{Kind, LABELS, METRICS};
+
+use crate::{documents, get, helm, path, read, render, scratch};
+
+const ALERTS: &str = "charts/tidegate/files/alerts.yaml";
+const DASHBOARD: &str = "charts/tidegate/files/dashboards/tidegate.json";
+
+/// Labels that Prometheus adds to what it scrapes.
+const TARGET_LABELS: &[&str] = &["namespace", "pod", "job", "instance"];
+
+fn alerts() -> Vec<Value> {
+    let file: Value = serde_saphyr::from_str(&read(ALERTS)).unwrap();
+    file["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()).cloned().collect()
+}
+
+/// Queries of the dashboard: those of panels, then those of variables.
+fn dashboard_queries() -> (Vec<String>, Vec<String>) {
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().cloned().unwrap_or_default());
+    let expressions = targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let queries = variables.iter().filter(|variable| variable["type"] == "query");
+    (expressions, queries.map(|variable| variable["query"]["query"].as_str().unwrap().to_owned()).collect())
+}
+
+/// What is wrong with the metrics that a query names.
+fn problems(query: &str) -> Vec<String> {
+    let selector = regex::Regex::new(r"(tidegate_[a-z0-9_]+)\s*(?:\{([^}]*)\})?").unwrap();
+    let matcher = regex::Regex::new(r#"([a-z_]+)\s*(=~|!~|!=|=)\s*"([^"]*)""#).unwrap();
+    let grouping = regex::Regex::new(r"\b(?:by|without)\s*\(([^)]*)\)").unwrap();
+    let mut found = Vec::new();
+    let mut known: BTreeSet<&str> = TARGET_LABELS.iter().copied().collect();
+    for selected in selector.captures_iter(query) {
+        let name = &selected[1];
+        let metric = METRICS.iter().find(|metric| match metric.kind {
+            Kind::Histogram => {
+                ["_bucket", "_sum", "_count"].iter().any(|end| name.strip_suffix(end) == Some(metric.name))
+            }
+            Kind::Counter | Kind::Gauge => metric.name == name,
+        });
+        let Some(metric) = metric else {
+            found.push(format!("no metric {name}"));
+            continue;
+        };
+        if metric.kind == Kind::Counter
+            && !query.contains("rate(")
+            && !query.contains("increase(")
+            && !query.contains("label_values(")
+        {
+            found.push(format!("{name} is a counter and is not asked for its rate"));
+        }
+        known.extend(metric.labels);
+        if name.ends_with("_bucket") {
+            known.insert("le");
+        }
+        for matched in matcher.captures_iter(selected.get(2).map_or("", |matchers| matchers.as_str())) {
+            let (label, value) = (&matched[1], &matched[3]);
+            if !metric.labels.contains(&label) && !TARGET_LABELS.contains(&label) {
+                found.push(format!("{name} has no label {label}"));
+            } else if value.contains('$') || ["route", "rule", "listener"].contains(&label) {
+                // A variable, or a name that only a configuration knows.
+            } else if label == "reason" {
+                if !Reason::ALL.iter().any(|reason| reason.as_str() == value) {
+                    found.push(format!("no reason {value}"));
+                }
+            } else {
+                let values = LABELS.iter().find(|(name, _)| *name == label).map_or("", |(_, values)| values);
+                if !values.contains(&format!("`{value}`")) {
+                    found.push(format!("{label} is never {value}"));
+                }
+            }
+        }
+    }
+    for group in grouping.captures_iter(query) {
+        for label in group[1].split(',').map(str::trim) {
+            if !known.contains(label) {
+                found.push(format!("nothing has the label {label}"));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_query_names_metrics_labels_and_values_that_exist() {
+    let (expressions, variables) = dashboard_queries();
+    assert!(expressions.len() > 30, "only {} queries", expressions.len());
+    let rules = alerts().iter().map(|alert| alert["expr"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert!(rules.len() > 8, "only {} alerts", rules.len());
+    for query in expressions.iter().chain(&variables).chain(&rules) {
+        assert!(query.contains("tidegate_"), "{query}");
+        assert_eq!(problems(query), Vec::<String>::new(), "{query}");
+    }
+    // Every metric is shown somewhere, so that a new one is not forgotten.
+    let text = [expressions, rules].concat().join("\n");
+    let hidden = ["tidegate_interim_responses_dropped_total", "tidegate_underscore_fields_removed_total"];
+    for metric in METRICS.iter().filter(|metric| !hidden.contains(&metric.name)) {
+        assert!(text.contains(metric.name), "{} is in no panel and no alert", metric.name);
+    }
+}
+
+#[test]
+fn the_check_of_queries_finds_what_is_wrong() {
+    for (query, expected) in [
+        ("rate(tidegate_request_total[5m])", "no metric tidegate_request_total"),
+        ("tidegate_request_duration_seconds", "no metric tidegate_request_duration_seconds"),
+        ("rate(tidegate_requests_total{status=\"5xx\"}[5m])", "tidegate_requests_total has no label status"),
+        ("rate(tidegate_requests_total{code=\"500\"}[5m])", "code is never 500"),
+        ("rate(tidegate_own_answers_total{reason=\"nope\"}[5m])", "no reason nope"),
+        ("sum by (backend) (rate(tidegate_requests_total[5m]))", "nothing has the label backend"),
+        ("tidegate_panics_total", "tidegate_panics_total is a counter and is not asked for its rate"),
+    ] {
+        assert_eq!(problems(query), [expected], "{query}");
+    }
+}
+
+fn promtool(args: &[&str]) -> String {
+    let output = Command::new("promtool")
+        .args(args)
+        .current_dir(path("tests/data/charts"))
+        .output()
+        .expect("promtool of the Debian package prometheus");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "promtool {}: {said}", args.join(" "));
+    said
+}
+
+#[test]
+fn prometheus_understands_every_query() {
+    promtool(&["check", "rules", path(ALERTS).to_str().unwrap()]);
+    let rules: Vec<_> = dashboard_queries()
+        .0
+        .iter()
+        .enumerate()
+        .map(|(number, query)| {
+            json!({"record": format!("panel:{number}"), "expr": query.replace("$__rate_interval", "5m")})
+        })
+        .collect();
+    let file = scratch(&json!({"groups": [{"name": "dashboard", "rules": rules}]}).to_string());
+    promtool(&["check", "rules", file.path().to_str().unwrap()]);
+}
+
+#[test]
+fn every_alert_fires_when_it_shall_and_only_then() {
+    promtool(&["test", "rules", "alerts.yaml"]);
+    let tests: Value = serde_saphyr::from_str(&read("tests/data/charts/alerts.yaml")).unwrap();
+    let cases: Vec<_> = tests["tests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|test| test["alert_rule_test"].as_array().unwrap())
+        .map(|case| {
+            let fires = case["exp_alerts"].as_array().is_some_and(|alerts| !alerts.is_empty());
+            (case["alertname"].as_str().unwrap(), fires)
+        })
+        .collect();
+    for alert in alerts() {
+        let name = alert["alert"].as_str().unwrap();
+        assert!(cases.contains(&(name, true)), "no case lets {name} fire");
+        assert!(cases.contains(&(name, false)), "no case keeps {name} quiet");
+    }
+}
+
+/// The fields that Grafana's dashboard model needs, unique ids, and panels that do not overlap.
+#[test]
+fn the_dashboard_is_one_that_grafana_loads() {
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    assert!(dashboard["uid"].is_string() && dashboard["title"].is_string());
+    assert!(dashboard["schemaVersion"].as_u64().unwrap() >= 36);
+    assert!(dashboard.get("id").is_none(), "Grafana gives the id");
+    let variables: BTreeSet<_> =
+        dashboard["templating"]["list"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap()).collect();
+    let mut ids = BTreeSet::new();
+    let mut cells = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
+        let number = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+        assert!(number("x") + number("w") <= 24, "{panel}");
+        for x in number("x")..number("x") + number("w") {
+            for y in number("y")..number("y") + number("h") {
+                assert!(cells.insert((x, y)), "{} overlaps", panel["title"]);
+            }
+        }
+        for target in panel["targets"].as_array().map(Vec::as_slice).unwrap_or_default() {
+            assert_eq!(target["datasource"]["uid"], "${datasource}");
+            let expression = target["expr"].as_str().unwrap();
+            for used in regex::Regex::new(r"\$([a-z]+)").unwrap().captures_iter(expression) {
+                assert!(variables.contains(&used[1]), "{expression}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_chart_carries_both_unchanged() {
+    let Some(helm) = helm() else { return };
+    let values = "metrics: {prometheusRule: {enabled: true, labels: {release: p}}, dashboards: {enabled: true}}";
+    let objects = render(helm, values);
+    let rule = get(&objects, "PrometheusRule", "tidegate");
+    assert_eq!(rule["metadata"]["labels"]["release"], "p");
+    assert_eq!(rule["spec"], documents(&read(ALERTS))[0]);
+    let map = get(&objects, "ConfigMap", "tidegate-dashboards");
+    assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+    let text = map["data"]["tidegate.json"].as_str().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(text).unwrap(), serde_json::from_str::<Value>(&read(DASHBOARD)).unwrap());
+    // Monitors select what the chart makes, and its port has the name that they ask for.
+    let objects = render(helm, "metrics: {podMonitor: {enabled: true}, serviceMonitor: {enabled: true}}");
+    let service = get(&objects, "Service", "tidegate-metrics");
+    let monitor = get(&objects, "ServiceMonitor", "tidegate");
+    let labels = &service["metadata"]["labels"];
+    for (key, value) in monitor["spec"]["selector"]["matchLabels"].as_object().unwrap() {
+        assert_eq!(&labels[key], value);
+    }
+    assert_eq!(monitor["spec"]["endpoints"][0]["port"], service["spec"]["ports"][0]["name"]);
+    let pods = &get(&objects, "Deployment", "tidegate")["spec"]["template"];
+    for (key, value) in get(&objects, "PodMonitor", "tidegate")["spec"]["selector"]["matchLabels"].as_object().unwrap()
+    {
+        assert_eq!(&pods["metadata"]["labels"][key], value);
+    }
+    assert_eq!(pods["spec"]["containers"][0]["ports"][0]["name"], "metrics");
+}

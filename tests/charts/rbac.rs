@@ -1,0 +1,133 @@
+//! Rights: exactly what the controller needs.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::{find, get, helm, render};
+
+/// `group/resource verb` of each right, with `=name` for a restricted one.
+fn rights(role: &Value) -> BTreeSet<String> {
+    let strings = |value: &Value| -> Vec<String> {
+        value
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+            .iter()
+            .map(|item| item.as_str().unwrap().to_owned())
+            .collect()
+    };
+    let mut all = BTreeSet::new();
+    for rule in role["rules"].as_array().unwrap() {
+        let names = strings(&rule["resourceNames"]);
+        let suffix = if names.is_empty() { String::new() } else { format!("={}", names.join(",")) };
+        for group in strings(&rule["apiGroups"]) {
+            for resource in strings(&rule["resources"]) {
+                for verb in strings(&rule["verbs"]) {
+                    assert!(all.insert(format!("{group}/{resource}{suffix} {verb}")), "twice: {resource} {verb}");
+                }
+            }
+        }
+    }
+    all
+}
+
+fn set(rights: &[&str]) -> BTreeSet<String> {
+    rights.iter().map(|&right| right.to_owned()).collect()
+}
+
+const NAMESPACED: &[&str] = &[
+    "tidegate.dev/gatewayroutes list",
+    "tidegate.dev/gatewayroutes watch",
+    "tidegate.dev/gatewayroutes/status patch",
+    "/services list",
+    "/services watch",
+    "discovery.k8s.io/endpointslices list",
+    "discovery.k8s.io/endpointslices watch",
+    "gateway.networking.k8s.io/referencegrants list",
+    "gateway.networking.k8s.io/referencegrants watch",
+    "events.k8s.io/events create",
+    "events.k8s.io/events patch",
+];
+const OWN_CRD: &str = "apiextensions.k8s.io/customresourcedefinitions=gatewayroutes.tidegate.dev get";
+const ENDPOINTS: &[&str] = &["/endpoints list", "/endpoints watch"];
+const CLUSTER: &str = "tidegate-tidegate-system";
+
+#[test]
+fn all_namespaces_need_one_cluster_role() {
+    let Some(helm) = helm() else { return };
+    let objects = render(helm, "{}");
+    let more = [OWN_CRD, "/namespaces list", "/namespaces watch"];
+    assert_eq!(rights(get(&objects, "ClusterRole", CLUSTER)), set(&[NAMESPACED, &more].concat()));
+    let objects = render(helm, "controller: {watchLegacyEndpoints: true}");
+    assert_eq!(rights(get(&objects, "ClusterRole", CLUSTER)), set(&[NAMESPACED, &more, ENDPOINTS].concat()));
+    let lease = set(&[
+        "coordination.k8s.io/leases=tidegate get",
+        "coordination.k8s.io/leases=tidegate patch",
+        "coordination.k8s.io/leases=tidegate update",
+        "coordination.k8s.io/leases create",
+    ]);
+    let role = get(&objects, "Role", "tidegate-lease");
+    assert_eq!((rights(role), &role["metadata"]["namespace"]), (lease, &Value::from("tidegate-system")));
+    assert!(objects.iter().filter(|object| object["kind"] == "Role").count() == 1);
+}
+
+#[test]
+fn watched_namespaces_need_roles_there_and_no_more() {
+    let Some(helm) = helm() else { return };
+    let objects = render(helm, "controller: {watchNamespaces: [shop, team-a]}");
+    let roles: Vec<_> =
+        objects.iter().filter(|object| object["kind"] == "Role" && object["metadata"]["name"] == CLUSTER).collect();
+    let namespaces: Vec<_> = roles.iter().map(|role| role["metadata"]["namespace"].as_str().unwrap()).collect();
+    assert_eq!(namespaces, ["shop", "team-a"]);
+    for role in roles {
+        assert_eq!(rights(role), set(NAMESPACED));
+    }
+    assert_eq!(rights(get(&objects, "ClusterRole", CLUSTER)), set(&[OWN_CRD]));
+    let container = &get(&objects, "Deployment", "tidegate")["spec"]["template"]["spec"]["containers"][0];
+    let args = container["args"].as_array().unwrap();
+    assert!(args.contains(&Value::from("--watch-namespaces=shop,team-a")), "{args:?}");
+    let values = "controller: {watchNamespaces: [shop]}\nrbac: {clusterRole: false, aggregateToUserRoles: false}";
+    let objects = render(helm, values);
+    assert!(find(&objects, "ClusterRole", CLUSTER).is_none());
+    assert!(!objects.iter().any(|object| object["kind"].as_str().unwrap().starts_with("ClusterRole")));
+}
+
+#[test]
+fn every_binding_names_a_role_of_the_release_and_its_service_account() {
+    let Some(helm) = helm() else { return };
+    for values in ["{}", "controller: {watchNamespaces: [shop, team-a]}", "serviceAccount: {name: other}"] {
+        let objects = render(helm, values);
+        let account = get(&objects, "ServiceAccount", "");
+        let bindings = objects.iter().filter(|object| object["kind"].as_str().unwrap().ends_with("RoleBinding"));
+        let mut roles = 0;
+        for binding in bindings {
+            let role = &binding["roleRef"];
+            assert!(
+                objects.iter().any(|object| object["kind"] == role["kind"]
+                    && object["metadata"]["name"] == role["name"]
+                    && object["metadata"]["namespace"] == binding["metadata"]["namespace"]),
+                "{binding}"
+            );
+            assert_eq!(binding["subjects"][0]["name"], account["metadata"]["name"]);
+            assert_eq!(binding["subjects"][0]["namespace"], "tidegate-system");
+            roles += 1;
+        }
+        assert!(roles >= 2);
+    }
+}
+
+/// A gateway that is taken over must not give more than routes away.
+#[test]
+fn nothing_dangerous_is_asked_for() {
+    let Some(helm) = helm() else { return };
+    for values in ["controller: {watchLegacyEndpoints: true}", "controller: {watchNamespaces: [shop]}"] {
+        for role in render(helm, values).iter().filter(|object| object["rules"].is_array()) {
+            for right in rights(role) {
+                let never =
+                    ["*", "secrets", "pods", "webhook", "tokenreviews", "impersonate", "escalate", "bind", "nodes"];
+                assert!(!never.iter().any(|word| right.contains(word)), "{right}");
+            }
+        }
+    }
+}
