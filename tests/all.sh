@@ -15,6 +15,8 @@ step build
 cargo build --quiet --locked --tests
 step tests
 cargo test --locked
+step image
+tests/image.sh
 if [ -x tests/cluster.sh ]; then
   step cluster
   tests/cluster.sh

@@ -24,7 +24,7 @@ fi
 controlplane=$(tests/controlplane/build.sh controlplane)
 helm=$(tests/controlplane/build.sh helm)
 e2e=$(tests/controlplane/build.sh e2e)
-cargo test --locked --test cluster --no-run
+cargo test --locked --test cluster --test charts --no-run
 export TIDEGATE_CONTROLPLANE=$controlplane TIDEGATE_HELM=$helm
 
 # Pods have addresses that exist only inside such a namespace, and there is no other network in it.
@@ -40,5 +40,5 @@ if [ "${CLUSTER_BENCH:-}" != off ]; then
   "$controlplane" bench --rounds=30 --check=100
 fi
 began=$SECONDS
-inside cargo test --locked --offline --test cluster -- --nocapture
+inside cargo test --locked --offline --test cluster --test charts -- --nocapture
 echo "tidegate in a cluster: $((SECONDS - began)) s"

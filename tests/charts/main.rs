@@ -4,6 +4,9 @@
 //! skip; with CI=true they build it.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../support/cluster.rs"]
+mod cluster;
+mod install;
 mod monitoring;
 mod rbac;
 mod values;
