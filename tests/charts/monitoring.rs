@@ -178,6 +178,7 @@ fn the_dashboard_is_one_that_grafana_loads() {
     assert!(dashboard.get("id").is_none(), "Grafana gives the id");
     let variables: BTreeSet<_> =
         dashboard["templating"]["list"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap()).collect();
+    let used_variable = regex::Regex::new(r"\$([a-z]+)").unwrap();
     let mut ids = BTreeSet::new();
     let mut cells = BTreeSet::new();
     for panel in dashboard["panels"].as_array().unwrap() {
@@ -192,7 +193,7 @@ fn the_dashboard_is_one_that_grafana_loads() {
         for target in panel["targets"].as_array().map(Vec::as_slice).unwrap_or_default() {
             assert_eq!(target["datasource"]["uid"], "${datasource}");
             let expression = target["expr"].as_str().unwrap();
-            for used in regex::Regex::new(r"\$([a-z]+)").unwrap().captures_iter(expression) {
+            for used in used_variable.captures_iter(expression) {
                 assert!(variables.contains(&used[1]), "{expression}");
             }
         }
