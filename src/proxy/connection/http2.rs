@@ -1,4 +1,4 @@
-//! HTTP/2 with prior knowledge: hyper's server with the settings of the design; h2 checks frames and field syntax.
+//! HTTP/2 with prior knowledge: hyper's server with bounded windows and buffers; h2 checks frames and field syntax.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use http::header::CONTENT_LENGTH;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use tokio::time::Instant;
@@ -27,8 +27,6 @@ use crate::telemetry::metrics::Side;
 /// Flow control windows: a stream may not fill the connection's, so one blocked stream leaves the others theirs.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
-/// As the fields of an HTTP/1 head.
-const HEADER_LIST: u32 = 32 << 10;
 /// With 100 streams these stay below 4 MiB a connection.
 const SEND_BUFFER: usize = 32 << 10;
 /// Streams reset for the client's errors, and reset by the client before they were handed out.
@@ -62,7 +60,7 @@ impl<H: Handler> Driver<H> {
             .max_concurrent_streams(self.shared.context.http2_streams)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(HEADER_LIST)
+            .max_header_list_size(u32::try_from(self.shared.context.guard.limits.head.fields_total).unwrap_or(u32::MAX))
             .max_send_buf_size(SEND_BUFFER)
             .max_local_error_reset_streams(LOCAL_RESETS)
             .max_pending_accept_reset_streams(PENDING_RESETS);
@@ -107,8 +105,12 @@ where
     F: Future<Output = Response<H::Body>>,
 {
     let facts = facts_of_http2(request.headers(), !request.body().is_end_stream());
-    let response = if is_too_large(&exchange, &request) {
-        let status = StatusCode::PAYLOAD_TOO_LARGE;
+    let too_large = if fields_are_too_many(&exchange, request.headers()) {
+        Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    } else {
+        is_too_large(&exchange, &request).then_some(StatusCode::PAYLOAD_TOO_LARGE)
+    };
+    let response = if let Some(status) = too_large {
         let line = RequestLine::of(&request);
         refuse(&exchange, Some(line), OwnAnswer { status, reason: Reason::Size, close: false })
     } else {
@@ -116,6 +118,14 @@ where
         poll_fn(|cx| answering.poll(cx, &exchange)).await
     };
     bind(response, exchange)
+}
+
+/// Whether the fields are above the limits of an HTTP/1 head: their number, in which each part of a cookie counts, or the
+/// size of one. A table of the compression makes many of few bytes (RFC 7541 §7.1). h2 itself bounds their sum.
+fn fields_are_too_many<H>(exchange: &RunningExchange<H>, fields: &HeaderMap) -> bool {
+    let limits = &exchange.shared.context.guard.limits.head;
+    fields.len() > limits.field_count
+        || fields.iter().any(|(name, value)| name.as_str().len() + ": ".len() + value.len() > limits.field)
 }
 
 /// Whether the announced body is above the limit.

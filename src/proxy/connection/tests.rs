@@ -575,6 +575,43 @@ fn http2_is_served_beside_http1_where_it_is_allowed() {
 }
 
 #[test]
+fn fields_are_counted_over_http2_as_over_http1() {
+    on_real_time(async {
+        let bed = Bed::start(|_, _, _, listener| listener.http2_prior_knowledge = true).await;
+        let mut client = http2_client(&bed).await;
+        let with = |fields: Vec<(String, String)>| {
+            let mut request = http2_request("/b");
+            for (name, value) in fields {
+                let name = http::HeaderName::try_from(name).expect("a name");
+                request.headers_mut().append(name, value.try_into().expect("a value"));
+            }
+            request
+        };
+        // The body's length is a field, too.
+        let many = |count: usize, name: &dyn Fn(usize) -> String| {
+            with((1..count).map(|index| (name(index), "1".to_owned())).collect())
+        };
+        let own = |index: usize| format!("x-{index}");
+        let cases = [
+            (many(100, &own), 200, "as many as there may be"),
+            (many(101, &own), 431, "one too many"),
+            (many(400, &|_| "x-same".to_owned()), 431, "one name"),
+            (many(101, &|_| "cookie".to_owned()), 431, "parts of a cookie"),
+            (many(100, &|_| "cookie".to_owned()), 200, "not too many parts of a cookie"),
+            (with(vec![("x-long".to_owned(), "v".repeat(17 << 10))]), 431, "one that is too long"),
+        ];
+        let mut begun = 0;
+        for (request, status, what) in cases {
+            let response = client.send_request(request).await.expect("answered");
+            assert_eq!(response.status(), status, "{what}");
+            begun += u32::from(status == 200);
+        }
+        assert_eq!(u64::from(begun), bed.script.begun.get() as u64, "nothing else reaches the handler");
+        assert_eq!(bed.metrics.refused_count(Reason::Size), 4);
+    });
+}
+
+#[test]
 fn the_preface_is_waited_for_and_not_served_unasked() {
     on_paused_time(async {
         let bed = Bed::start(|_, _, _, listener| listener.http2_prior_knowledge = true).await;
