@@ -593,7 +593,11 @@ fn origin(text: &str) -> Option<OriginMatch> {
     };
     let authority = if own_port.is_empty() { authority } else { authority.strip_suffix(own_port).unwrap_or(authority) };
     let (wildcard, host) = authority.strip_prefix("*.").map_or((false, authority), |host| (true, host));
-    if !scheme_fits || host.contains('*') || crate::model::host::parse_authority(host.as_bytes()).is_err() {
+    if !scheme_fits
+        || host.contains('*')
+        || host.ends_with(':')
+        || crate::model::host::parse_authority(host.as_bytes()).is_err()
+    {
         return None;
     }
     Some(if wildcard {

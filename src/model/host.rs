@@ -49,7 +49,8 @@ pub fn parse_authority(raw: &[u8]) -> Result<Authority<'_>, HostError> {
     };
     let host = std::str::from_utf8(host).map_err(|_| HostError::Byte)?;
     let port = match port {
-        [] => None,
+        // An empty port is the default one (RFC 3986 §3.2.3).
+        [] | [b':'] => None,
         [b':', digits @ ..] => Some(parse_port(digits)?),
         _ => return Err(HostError::Port),
     };

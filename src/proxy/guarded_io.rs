@@ -68,6 +68,7 @@ impl GuardSettings {
             policy: HeadPolicy {
                 slashes: if forwarding.merge_slashes { Slashes::Merge } else { Slashes::Keep },
                 https: false,
+                trusted: false,
             },
         }
     }

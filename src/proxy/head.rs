@@ -27,6 +27,8 @@ pub struct HeadPolicy {
     pub slashes: Slashes,
     /// The listener speaks TLS.
     pub https: bool,
+    /// The peer is a trusted forwarder: it may end TLS and name the scheme that its own client used.
+    pub trusted: bool,
 }
 
 /// What the fields of an HTTP/2 request say about its head.
@@ -85,13 +87,18 @@ fn absolute_form(target: &[u8], policy: HeadPolicy) -> Result<(Authority<'_>, &[
     Ok((authority, path))
 }
 
-/// The listener's scheme passes, the other of http and https is answered 421 (RL6, HT3).
+/// The listener's scheme passes; the other of http and https is answered 421 unless a trusted forwarder names it
+/// (RFC 9110 §7.4).
 fn check_scheme(scheme: &[u8], policy: HeadPolicy) -> Result<(), OwnAnswer> {
     let https = scheme.eq_ignore_ascii_case(b"https");
     if !https && !scheme.eq_ignore_ascii_case(b"http") {
         return Err(TARGET);
     }
-    if https == policy.https { Ok(()) } else { Err(refuse(StatusCode::MISDIRECTED_REQUEST, Reason::Target)) }
+    if https == policy.https || policy.trusted {
+        Ok(())
+    } else {
+        Err(refuse(StatusCode::MISDIRECTED_REQUEST, Reason::Target))
+    }
 }
 
 /// Checks the head of `request` and cleans it: names with `_`, Upgrade and a void Expect are removed, an absolute-form
@@ -114,7 +121,7 @@ pub fn check<B>(
     if let Some(target) = raw_target.filter(|target| *target != b"*") {
         let (named, rest) = absolute_form(target, policy)?;
         let host = host.as_deref().map(|host| parse_authority(&host.received)).and_then(Result::ok);
-        if host.is_some_and(|host| !same_authority(named, host, policy)) {
+        if host.is_some_and(|host| !same_authority(named, host, policy.https)) {
             return Err(HOST_FIELD);
         }
         *request.uri_mut() = origin_form(rest)?;
@@ -167,7 +174,7 @@ fn host_field<B>(request: &Request<B>, last: &mut Option<Rc<Host>>) -> Result<Op
     take_host(line.as_bytes(), last).map(Some)
 }
 
-/// Scheme, target bytes and authority of an HTTP/2 request (HT2, HT3, HT5, HT7).
+/// Scheme, target bytes and authority of an HTTP/2 request (RFC 9113 §8.3.1).
 fn http2_host<B>(
     request: &Request<B>,
     policy: HeadPolicy,
@@ -188,7 +195,14 @@ fn http2_host<B>(
     let pseudo = uri.authority().map(|authority| authority.as_str().as_bytes());
     let authority = match (pseudo, line) {
         _ if lines.next().is_some() => return Err(HOST_FIELD),
-        (Some(pseudo), Some(line)) if pseudo != line => return Err(HOST_FIELD),
+        (Some(pseudo), Some(line)) if pseudo != line => {
+            let https = uri.scheme_str().map_or(policy.https, |scheme| scheme.eq_ignore_ascii_case("https"));
+            let [named, host] = [pseudo, line].map(|authority| parse_authority(authority).map_err(|_| HOST_FIELD));
+            if !same_authority(named?, host?, https) {
+                return Err(HOST_FIELD);
+            }
+            pseudo
+        }
         (Some(authority), _) | (None, Some(authority)) => authority,
         (None, None) => return Err(HOST_FIELD),
     };
@@ -196,9 +210,9 @@ fn http2_host<B>(
 }
 
 /// Whether two authorities name the same host and port; a missing port is the scheme's.
-fn same_authority(a: Authority<'_>, b: Authority<'_>, policy: HeadPolicy) -> bool {
-    let default = if policy.https { 443 } else { 80 };
-    a.host.eq_ignore_ascii_case(b.host) && a.port.unwrap_or(default) == b.port.unwrap_or(default)
+fn same_authority(a: Authority<'_>, b: Authority<'_>, https: bool) -> bool {
+    let default = if https { 443 } else { 80 };
+    normalize_name(a.host) == normalize_name(b.host) && a.port.unwrap_or(default) == b.port.unwrap_or(default)
 }
 
 /// Path and query of an absolute-form target; no path is `/` (RFC 9112 §3.2.1).
@@ -256,6 +270,8 @@ fn take_host(received: &[u8], last: &mut Option<Rc<Host>>) -> Result<Rc<Host>, O
     }
     let authority = parse_authority(received).map_err(|_| HOST_FIELD)?;
     let name = normalize_name(authority.host).into();
+    // Not every server knows that a port may be empty.
+    let received = received.strip_suffix(b":").unwrap_or(received);
     let host = Rc::new(Host { received: Bytes::copy_from_slice(received), name, port: authority.port });
     Ok(Rc::clone(last.insert(host)))
 }

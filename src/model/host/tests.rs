@@ -2,11 +2,13 @@ use super::*;
 
 #[test]
 fn accepts_names_and_addresses_with_and_without_port() {
-    let cases: [(&str, &str, Option<u16>); 13] = [
+    let cases: [(&str, &str, Option<u16>); 15] = [
         ("a.test", "a.test", None),
         ("A.Test", "A.Test", None),
         ("a.test.", "a.test.", None),
         ("a.test:80", "a.test", Some(80)),
+        ("a.test:", "a.test", None),
+        ("[::1]:", "[::1]", None),
         ("a.test.:8080", "a.test.", Some(8080)),
         ("a_b-c", "a_b-c", None),
         ("10.0.0.1:65535", "10.0.0.1", Some(65535)),
@@ -45,7 +47,7 @@ fn refuses_what_is_no_host() {
         (b"*.test", Byte),
         (b"\xc3\xa9.test", Byte),
         (b"u:p@a.test", Port),
-        (b"a.test:", Port),
+        (b"a.test::", Port),
         (b"a.test:80:80", Port),
         (b"a.test:99999", Port),
         (b"a.test:65536", Port),

@@ -19,7 +19,7 @@ use crate::http1::guard::HeadFacts;
 use crate::http1::request_stream::AcceptedHead;
 use crate::proxy::downstream::{CheckedHead, Downstream, Handler, OwnAnswer, UpgradeSlot, drop_unread};
 use crate::proxy::guarded_io::GuardedSocket;
-use crate::proxy::head;
+use crate::proxy::head::{self, HeadPolicy};
 use crate::reason::Reason;
 use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::Where;
@@ -144,7 +144,8 @@ pub(super) fn answer<H: Handler, F>(
     room: &Rc<Room<F>>,
 ) -> Answering<H::Body, F> {
     let Shared { context, downstream, host, .. } = &*exchange.shared;
-    let checked = match head::check(&mut request, facts, raw_target, context.guard.policy, &mut host.borrow_mut()) {
+    let policy = HeadPolicy { trusted: downstream.trusted, ..context.guard.policy };
+    let checked = match head::check(&mut request, facts, raw_target, policy, &mut host.borrow_mut()) {
         Ok(mut checked) => {
             checked.head.upgrade = upgrade.filter(|_| checked.head.websocket);
             if checked.removed_underscores > 0 {

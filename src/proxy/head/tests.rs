@@ -1,7 +1,7 @@
 use super::*;
 use crate::http1::guard::{HeadLimits, RequestScanner, Scan};
 
-const PLAIN: HeadPolicy = HeadPolicy { slashes: Slashes::Merge, https: false };
+const PLAIN: HeadPolicy = HeadPolicy { slashes: Slashes::Merge, https: false, trusted: false };
 
 /// Parses an HTTP/1 head as hyper does and checks it.
 fn http1(text: &str) -> Result<(Checked, Request<()>), OwnAnswer> {
@@ -61,6 +61,10 @@ fn hosts_are_normalised_and_kept() {
         assert_eq!(checked.head.hostname(), Some(host));
         assert_eq!(checked.head.authority(), Some(field.as_bytes()));
     }
+    for (field, sent) in [("a.test:", "a.test"), ("[::1]:", "[::1]")] {
+        let (checked, _) = get("/", &format!("Host: {field}\r\n")).expect("an empty port is the default one");
+        assert_eq!((checked.head.authority(), checked.head.port()), (Some(sent.as_bytes()), None));
+    }
     let (checked, _) = http1("GET / HTTP/1.0\r\n\r\n").expect("HTTP/1.0 needs no Host");
     assert!(checked.head.host.is_none());
     for fields in ["", "Host: a.test\r\nHost: a.test\r\n", "Host:\r\n", "Host: a.test, b\r\n", "Host: u@a.test\r\n"] {
@@ -78,6 +82,8 @@ fn targets_have_one_form_afterwards() {
         ("http://a.test/x?y", "/x?y", None),
         ("HTTP://A.test:80", "/", None),
         ("http://a.test?q", "/?q", None),
+        ("http://a.test:/q", "/q", None),
+        ("http://A.TEST.:80/q", "/q", None),
         ("http://a.test//b", "//b", Some("/b")),
     ] {
         let (checked, request) = get(target, "Host: a.test\r\n").expect(target);
@@ -154,8 +160,46 @@ fn http2(uri: &str, fields: &[(&str, &str)]) -> Result<(Checked, Request<()>), O
     }
     let mut request = builder.body(()).expect("a request");
     let facts = facts_of_http2(request.headers(), false);
-    let checked = check(&mut request, facts, None, PLAIN, &mut None)?;
+    let policy = HeadPolicy { trusted: fields.contains(&TRUSTED), ..PLAIN };
+    let checked = check(&mut request, facts, None, policy, &mut None)?;
     Ok((checked, request))
+}
+
+/// Stands for a request of a trusted forwarder.
+const TRUSTED: (&str, &str) = ("x-from", "a trusted forwarder");
+
+#[test]
+fn only_a_trusted_forwarder_names_another_scheme() {
+    refused(http2("https://a.test/", &[]), 421, Reason::Target, true);
+    http2("https://a.test/", &[TRUSTED]).expect("it ended TLS itself");
+    http2("http://a.test/", &[TRUSTED]).expect("or not");
+    http2("https://a.test:443/", &[TRUSTED, ("host", "a.test")]).expect("443 is the port of https");
+    refused(http2("https://a.test:80/", &[TRUSTED, ("host", "a.test")]), 400, Reason::Host, true);
+    refused(http2("ftp://a.test/", &[TRUSTED]), 400, Reason::Target, true);
+}
+
+#[test]
+fn host_and_authority_are_compared_by_what_they_mean() {
+    for (uri, host) in [
+        ("http://a.test:80/", "a.test"),
+        ("http://A.TEST/", "a.test"),
+        ("http://a.test/", "A.Test.:80"),
+        ("http://a.test/", "a.test:"),
+        ("http://[::1]:80/", "[::1]"),
+    ] {
+        let (checked, _) = http2(uri, &[("host", host)]).unwrap_or_else(|_| panic!("{uri} and {host}"));
+        let authority = uri.trim_start_matches("http://").trim_end_matches('/');
+        assert_eq!(checked.head.authority(), Some(authority.as_bytes()), ":authority wins (RFC 9113 §8.3.1)");
+    }
+    for (uri, host) in [
+        ("http://a.test/", "a.test:81"),
+        ("http://a.test:8080/", "a.test"),
+        ("http://a.test/", "b.a.test"),
+        ("http://a.test/", ""),
+        ("http://a.test/", "a.test, b.test"),
+    ] {
+        refused(http2(uri, &[("host", host)]), 400, Reason::Host, true);
+    }
 }
 
 #[test]
