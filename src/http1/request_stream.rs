@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use http::StatusCode;
 
-use super::framing::{ChunkDecoder, ChunkEvent, ChunkLimits};
+use super::framing::{ChunkDecoder, ChunkEvent, ChunkLimits, merge_small_chunks};
 use super::guard::{Framing, GuardError, HeadFacts, HeadLimits, RequestFacts, RequestScanner, Scan};
 use crate::reason::Reason;
 
@@ -79,6 +79,15 @@ pub enum Readable {
     Cancelled,
 }
 
+/// How the input ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputEnd {
+    /// The client sends no more; it may still read.
+    Fin,
+    /// The connection is gone.
+    Reset,
+}
+
 /// Parts of messages that ended, for whoever times them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Passed {
@@ -127,6 +136,8 @@ pub struct RequestStream {
     message_taken: bool,
     /// The current message is the last one by its own words.
     last_message: bool,
+    /// It is of HTTP/1.0.
+    is_http10: bool,
     heads: VecDeque<AcceptedHead>,
     ended: bool,
     cancelled: bool,
@@ -146,6 +157,7 @@ impl Default for RequestStream {
             message: 0,
             message_taken: false,
             last_message: false,
+            is_http10: false,
             heads: VecDeque::new(),
             ended: false,
             cancelled: false,
@@ -184,18 +196,38 @@ impl RequestStream {
     }
 
     /// FIN or reset. The one place that decides what it means: while a request runs (`is_running`) or its body is
-    /// incomplete it cancels (half close is for tunnels only); between messages it is an orderly end.
-    pub fn ended(&mut self, is_running: bool) {
+    /// incomplete it cancels; between messages it is an orderly end. A client that cannot send another request, by its own
+    /// words or because it speaks HTTP/1.0, may end its side behind a complete one and still gets its answer.
+    pub fn ended(&mut self, is_running: bool, end: InputEnd) {
         self.ended = true;
-        match self.state {
+        let waits = end == InputEnd::Fin && self.may_half_close();
+        match &self.state {
             State::Length(_) | State::Chunked(..) => self.cancelled = true,
-            _ if is_running => self.cancelled = !matches!(self.state, State::Raw),
+            State::Discard if waits => {}
+            State::Head(scanner) if waits && !scanner.is_started() => {
+                self.end = self.accepted;
+                self.state = State::Ended;
+            }
+            State::Raw => {}
+            _ if is_running => self.cancelled = true,
             State::Head(_) | State::Held => {
                 self.end = self.accepted;
                 self.state = State::Ended;
             }
-            State::Raw | State::Discard | State::Refused(_) | State::Broken(_) | State::Ended => {}
+            State::Discard | State::Refused(_) | State::Broken(_) | State::Ended => {}
         }
+    }
+
+    /// Whether the client can send no other request behind the present or last one, and so may end its side.
+    #[must_use]
+    pub fn may_half_close(&self) -> bool {
+        self.last_message || self.is_http10
+    }
+
+    /// Whether the present or last request is of HTTP/1.0, in which the end of the connection can be that of a body.
+    #[must_use]
+    pub fn is_http10(&self) -> bool {
+        self.is_http10
     }
 
     /// Nothing is judged any more: the input is HTTP/2, beginning with what was filled in.
@@ -388,10 +420,18 @@ impl RequestStream {
                     self.message_done();
                 }
                 State::Chunked(decoder, body) => {
-                    let bytes = self.data.get(self.scanned..self.end).unwrap_or_default();
+                    let bytes = self.data.get_mut(self.scanned..self.end).unwrap_or_default();
                     if bytes.is_empty() {
                         return;
                     }
+                    let next = decoder.next_chunk(bytes);
+                    if let Some(next) = next
+                        && let Some((from, to)) = bytes.get_mut(next..).and_then(merge_small_chunks)
+                    {
+                        self.data.copy_within(self.scanned + next + from..self.end, self.scanned + next + to);
+                        self.end -= from - to;
+                    }
+                    let bytes = self.data.get(self.scanned..self.end).unwrap_or_default();
                     let taken = match decoder.decode(bytes, &limits.chunk) {
                         Ok(ChunkEvent::More) => bytes.len(),
                         Ok(ChunkEvent::Data { skip, len }) => {
@@ -447,6 +487,7 @@ impl RequestStream {
         self.scanned = self.message + facts.head_len;
         self.accepted = self.scanned;
         self.last_message = facts.close;
+        self.is_http10 = !facts.http11;
         match facts.framing {
             Framing::None | Framing::Length(0) if facts.facts.websocket => self.state = State::Held,
             Framing::None | Framing::Length(0) => self.message_done(),

@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
@@ -82,7 +82,8 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream
         host: RefCell::default(),
         idle_since: Cell::new(Instant::now()),
     });
-    let mut driver = Driver { guard, shared, place, timer: Timer::default(), watched: false, leaving: None };
+    let mut driver =
+        Driver { guard, shared, place, timer: Timer::default(), watched: false, leaving: None, cut: false };
     match driver.run().await {
         ConnectionEnd::Upgraded => driver.tunnel().await,
         end => driver.finish(end).await,
@@ -105,6 +106,8 @@ struct Driver<H> {
     watched: bool,
     /// HTTP/2: since when the client is asked to go.
     leaving: Option<Instant>,
+    /// HTTP/1: a request was running when the connection ended.
+    cut: bool,
 }
 
 impl<H: Handler> Driver<H> {
@@ -151,7 +154,13 @@ impl<H: Handler> Driver<H> {
             builder.max_headers(self.shared.context.guard.limits.head.field_count);
         }
         let mut connection = pin!(builder.serve_connection(GuardedIo::new(Rc::clone(&self.guard)), service));
-        poll_fn(|cx| self.poll_http1(cx, connection.as_mut())).await
+        poll_fn(|cx| {
+            let end = ready!(self.poll_http1(cx, connection.as_mut()));
+            // With hyper's connection its exchanges end, too.
+            self.cut = self.shared.exchanges.get() > 0;
+            Poll::Ready(end)
+        })
+        .await
     }
 
     fn poll_http1<C>(&mut self, cx: &mut Context<'_>, mut connection: Pin<&mut C>) -> Poll<ConnectionEnd>

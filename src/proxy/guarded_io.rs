@@ -27,7 +27,7 @@ use super::downstream::OwnAnswer;
 use super::head::{HeadPolicy, check_other_form};
 use crate::http1::framing::ChunkLimits;
 use crate::http1::guard::HeadLimits;
-use crate::http1::request_stream::{AcceptedHead, Readable, RequestStream, StreamLimits};
+use crate::http1::request_stream::{AcceptedHead, InputEnd, Readable, RequestStream, StreamLimits};
 use crate::model::path::Slashes;
 use crate::settings::{Forwarding, Limits};
 use crate::stream::Stream;
@@ -143,6 +143,12 @@ impl GuardedSocket {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.input.has_ended()
+    }
+
+    /// Whether the present or last request is of HTTP/1.0.
+    #[must_use]
+    pub fn is_http10(&self) -> bool {
+        self.input.is_http10()
     }
 
     /// The refusal between messages that has to be answered, if any.
@@ -276,7 +282,7 @@ impl GuardedSocket {
     /// Reads once into the buffer.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(stream) = &mut self.stream else {
-            self.input_ended();
+            self.input_ended(InputEnd::Reset);
             return Poll::Ready(());
         };
         let mut buf = ReadBuf::new(self.input.room());
@@ -292,13 +298,14 @@ impl GuardedSocket {
                 self.first_byte = true;
                 self.body_clock.moved(count as u64);
             }
-            Ok(()) | Err(_) => self.input_ended(),
+            Ok(()) => self.input_ended(InputEnd::Fin),
+            Err(_) => self.input_ended(InputEnd::Reset),
         }
         Poll::Ready(())
     }
 
-    fn input_ended(&mut self) {
-        self.input.ended(self.exchanges.get() > 0);
+    fn input_ended(&mut self, end: InputEnd) {
+        self.input.ended(self.exchanges.get() > 0, end);
         self.follow();
     }
 

@@ -135,10 +135,63 @@ fn a_chunked_body_above_the_limit_is_broken_where_it_crosses() {
     assert_eq!(stream.broken().map(|error| error.status), Some(StatusCode::PAYLOAD_TOO_LARGE));
 }
 
+fn close(version: &str) -> String {
+    format!("GET / HTTP/{version}\r\nhost: a\r\nconnection: close\r\n\r\n")
+}
+
+fn put_close(length: usize) -> String {
+    format!("PUT / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n")
+}
+
+#[test]
+fn runs_of_small_chunks_become_few() {
+    const CHUNKS: usize = 5000;
+    let limits = StreamLimits { body: None, ..LIMITS };
+    let head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let input = [&head[..], &b"1\r\nx\r\n".repeat(CHUNKS), b"0\r\n\r\n"].concat();
+    for piece in [1000, 1001, 16 << 10] {
+        let (mut stream, mut accepted) = (RequestStream::default(), Vec::new());
+        for mut part in input.chunks(piece) {
+            while !part.is_empty() {
+                let room = stream.room();
+                let count = room.len().min(part.len());
+                room[..count].copy_from_slice(&part[..count]);
+                part = &part[count..];
+                stream.received(count, &limits, &check);
+                accepted.extend(taken(&mut stream));
+            }
+        }
+        assert!(stream.refusal().is_none() && accepted.starts_with(head) && accepted.ends_with(b"\r\n0\r\n\r\n"));
+        let body = &accepted[head.len()..];
+        let framing = body.iter().filter(|&&byte| byte == b'\n').count();
+        assert_eq!(body.iter().filter(|&&byte| byte == b'x').count(), CHUNKS);
+        // Two lines for a chunk: one that was split, and one for all others of a piece.
+        assert!(framing < 8 * (input.len() / piece + 2), "{framing} lines in pieces of {piece}");
+    }
+}
+
 #[test]
 fn the_end_of_the_input_cancels_what_runs_and_ends_what_does_not() {
     let cases = [
         ("between messages", GET.to_owned(), false, false, Readable::End),
+        ("behind the last request", close("1.1"), true, false, Readable::End),
+        ("behind the last one's body", format!("{}hello", put_close(5)), true, false, Readable::End),
+        ("in the last one's body", format!("{}hell", put_close(5)), true, true, Readable::Cancelled),
+        ("behind one of HTTP/1.0", "GET / HTTP/1.0\r\n\r\n".to_owned(), true, false, Readable::End),
+        (
+            "behind one of HTTP/1.0 that keeps the connection",
+            "GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n".to_owned(),
+            true,
+            false,
+            Readable::End,
+        ),
+        (
+            "in another head of HTTP/1.0",
+            "GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\nGET".to_owned(),
+            true,
+            true,
+            Readable::Cancelled,
+        ),
         ("in a head", "GET / HT".to_owned(), false, false, Readable::End),
         ("under a request", GET.to_owned(), true, true, Readable::Cancelled),
         (
@@ -153,10 +206,14 @@ fn the_end_of_the_input_cancels_what_runs_and_ends_what_does_not() {
         let mut stream = RequestStream::default();
         put(&mut stream, input.as_bytes());
         taken(&mut stream);
-        stream.ended(is_running);
+        stream.ended(is_running, InputEnd::Fin);
         assert_eq!((stream.is_cancelled(), stream.readable()), (cancelled, behind), "{name}");
         assert!(stream.has_ended() && !stream.reads_ahead(&LIMITS), "{name}");
     }
+    let mut stream = RequestStream::default();
+    put(&mut stream, close("1.0").as_bytes());
+    stream.ended(true, InputEnd::Reset);
+    assert!(stream.is_cancelled(), "nobody is left to take an answer");
 }
 
 #[test]
@@ -259,6 +316,6 @@ fn raw_input_is_passed_on_as_it_is() {
     stream.become_raw();
     put(&mut stream, b"\0\x01");
     assert_eq!(taken(&mut stream), b"PRI\0\x01");
-    stream.ended(true);
+    stream.ended(true, InputEnd::Fin);
     assert_eq!((stream.readable(), stream.is_cancelled()), (Readable::End, false));
 }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
 use crate::proxy::downstream::{Handler, OwnAnswer, Upgraded};
+use crate::proxy::guarded_io::GuardedSocket;
 use crate::proxy::own_answer::own_answer_bytes;
 use crate::reason::Reason;
 use crate::stream::Stream;
@@ -70,6 +71,7 @@ impl<H: Handler> Driver<H> {
                 if guard.has_ended() {
                     metrics.closed(Side::Downstream, Reason::ClientGone);
                 }
+                reset_http10(&mut guard);
                 return None;
             }
             ConnectionEnd::Closed(reason) => {
@@ -80,6 +82,9 @@ impl<H: Handler> Driver<H> {
                 {
                     // Unsent bytes would stay in the kernel for a reader that does not read.
                     stream.reset_on_drop();
+                }
+                if self.cut {
+                    reset_http10(&mut guard);
                 }
                 return None;
             }
@@ -146,6 +151,18 @@ impl<H: Handler> Driver<H> {
     /// Takes the socket out of the guard, which hyper no longer uses.
     fn take_stream(&self) -> Option<Stream> {
         self.guard.borrow_mut().take_stream()
+    }
+}
+
+/// Lets the connection of an HTTP/1.0 client end with a reset when an answer breaks off: FIN would be the end of the body,
+/// and the answer would look complete (RFC 9112 §6.3).
+fn reset_http10(guard: &mut GuardedSocket) {
+    // A client whose body was refused waits for the answer that says so.
+    if guard.is_http10()
+        && guard.broken().is_none()
+        && let Some(stream) = guard.take_stream()
+    {
+        stream.reset_on_drop();
     }
 }
 

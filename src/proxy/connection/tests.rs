@@ -319,6 +319,63 @@ fn a_client_that_takes_nothing_is_reset() {
 }
 
 #[test]
+fn a_client_that_can_send_no_other_request_may_end_its_side() {
+    on_real_time(async {
+        let bed = Bed::plain().await;
+        let body = "connection: close\r\ncontent-length: 4\r\n\r\nbody";
+        for (request, answer) in [
+            ("GET /slow HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".to_owned(), "/slow"),
+            ("GET /slow HTTP/1.0\r\nhost: a\r\n\r\n".to_owned(), "/slow"),
+            ("GET /slow HTTP/1.0\r\nconnection: keep-alive\r\n\r\n".to_owned(), "/slow"),
+            (format!("{GET}POST /slow HTTP/1.1\r\nhost: a\r\n{body}"), "/slow"),
+            (format!("POST /b HTTP/1.1\r\nhost: a\r\n{body}"), "/b 4"),
+        ] {
+            let mut stream = bed.connect().await;
+            stream.write_all(request.as_bytes()).await.expect("written");
+            stream.shutdown().await.expect("half closed");
+            let got = rest(&mut stream).await;
+            assert!(got.ends_with(answer), "{request:?}: {got:?}");
+        }
+        assert_eq!(bed.script.cancelled.get(), 0);
+        let mut stream = bed.connect().await;
+        let incomplete = "POST /b HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 5\r\n\r\nbody";
+        stream.write_all(incomplete.as_bytes()).await.expect("written");
+        stream.shutdown().await.expect("half closed");
+        assert_eq!(rest(&mut stream).await, "", "an incomplete request is cancelled");
+    });
+}
+
+#[test]
+fn an_answer_that_breaks_off_does_not_look_complete() {
+    on_real_time(async {
+        let bed = Bed::plain().await;
+        for (head, reset) in [
+            ("HTTP/1.0\r\n\r\n", true),
+            ("HTTP/1.0\r\nhost: a\r\nconnection: keep-alive\r\n\r\n", true),
+            ("HTTP/1.1\r\nhost: a\r\n\r\n", false),
+        ] {
+            let mut stream = bed.connect().await;
+            stream.write_all(format!("GET /panic-in-body {head}").as_bytes()).await.expect("written");
+            let mut bytes = Vec::new();
+            let end = stream.read_to_end(&mut bytes).await;
+            assert_eq!(end.is_err(), reset, "{head:?}: {end:?}");
+            assert!(!bytes.ends_with(b"0\r\n\r\n"), "{head:?}");
+        }
+        let mut stream = bed.connect().await;
+        stream.write_all(b"GET /whole HTTP/1.0\r\n\r\n").await.expect("written");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.expect("an orderly end");
+        assert!(text.ends_with("/whole 0"), "{text}");
+        // The stop of the process breaks an answer off, too.
+        let mut stream = bed.connect().await;
+        stream.write_all(b"GET /endless HTTP/1.0\r\n\r\n").await.expect("written");
+        stream.read_exact(&mut [0; 1024]).await.expect("the answer has begun");
+        bed.drain.advance(Phase::Ended);
+        stream.read_to_end(&mut Vec::new()).await.expect_err("a reset");
+    });
+}
+
+#[test]
 fn an_ending_client_cancels_its_request() {
     on_real_time(async {
         let bed = Bed::plain().await;
