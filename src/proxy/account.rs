@@ -48,7 +48,7 @@ pub struct Account {
     pub complete: bool,
     /// Counts it when the client takes it back; over HTTP/2 only.
     pub resets: Option<Rc<ResetBudget>>,
-    /// What ends it at its deadline, from its response head on.
+    /// What ends it at its deadline, from its response head on; over HTTP/2 from its begin.
     pub cutoff: Option<Rc<Cutoff>>,
     /// Its line in the access log, when there is one.
     pub entry: Option<Box<Entry>>,
@@ -88,9 +88,10 @@ impl Drop for Account {
     fn drop(&mut self) {
         let metrics = self.worker.metrics();
         metrics.requests_in_flight.dec();
-        if let Some(kind) = self.cutoff.take().and_then(|cutoff| cutoff.clear()) {
-            self.reason = Some(kind.reason());
-            metrics.closed(Side::Upstream, kind.reason());
+        if let Some(reason) = self.cutoff.take().and_then(|cutoff| cutoff.clear()) {
+            self.reason = Some(reason);
+            let stalled = matches!(reason, Reason::WriteStall | Reason::BodySlow);
+            metrics.closed(if stalled { Side::Downstream } else { Side::Upstream }, reason);
         }
         if !self.complete && self.reason.is_none() {
             self.reason = Some(Reason::ClientGone);

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::cutoff::Cutoff;
 use crate::http1::guard::GuardError;
 use crate::reason::Reason;
 
@@ -21,11 +23,13 @@ pub struct ClientBody {
     /// Bytes that were read of it, and how many may be.
     read: u64,
     most: Option<u64>,
+    /// The stream of HTTP/2 that it comes from, which ends when the client lets it wait too long.
+    stream: Option<Rc<Cutoff>>,
 }
 
 impl From<Incoming> for ClientBody {
     fn from(incoming: Incoming) -> Self {
-        Self { again: VecDeque::new(), incoming, read: 0, most: None }
+        Self { again: VecDeque::new(), incoming, read: 0, most: None, stream: Cutoff::of_stream() }
     }
 }
 
@@ -57,7 +61,11 @@ impl Body for ClientBody {
         if let Some(data) = self.again.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if let Some(stream) = &self.stream {
+            if polled.is_pending() { stream.wait_for_body() } else { stream.moved() }
+        }
+        let frame = ready!(polled);
         if let Some(Ok(frame)) = &frame {
             self.read += frame.data_ref().map_or(0, Bytes::len) as u64;
             if self.most.is_some_and(|most| self.read > most) {

@@ -178,7 +178,7 @@ pub fn drop_unread(mut body: Incoming, waits: bool, limit: usize) -> bool {
 /// Answers the requests of client connections.
 pub trait Handler: 'static {
     /// The body of its responses.
-    type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static;
+    type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static;
 
     /// Answers one request. Dropping the future, or later the response's body, cancels the work behind it.
     fn handle(

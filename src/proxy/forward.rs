@@ -93,6 +93,7 @@ impl Exchange {
         if version == Version::HTTP_2 {
             account.resets = Some(Rc::clone(&decision.downstream.resets));
         }
+        account.cutoff = Cutoff::of_stream();
         if account.worker.logs() {
             account.entry = Some(first_entry(&decision, version, &request_id));
         }
@@ -135,6 +136,9 @@ impl Exchange {
         let rule = matched.rule();
         let response_head = self.account.worker.settings().deadlines.response_head;
         self.decision.deadlines = Deadlines::new(&rule.timeouts, response_head, self.account.started);
+        if rule.timeouts.idle.is_some() {
+            self.account.cutoff.as_ref().unwrap_or(&self.decision.downstream.cutoff).allow_quiet();
+        }
         if let Some(entry) = &mut self.account.entry {
             entry.route = matched.route_label().map(Arc::clone);
             entry.rule = Some(Arc::clone(&rule.name));

@@ -78,6 +78,7 @@ where
         if !switching && running.shared.context.drain.phase() > Phase::Serving {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        running.shared.downstream.cutoff.answered();
         match exchange.take() {
             Some(exchange) => Poll::Ready(Ok(bind(response, exchange))),
             None => Poll::Pending,

@@ -106,6 +106,9 @@ pub(super) enum Protocol {
 impl<H> RunningExchange<H> {
     pub(super) fn begin(shared: &Rc<Shared<H>>, protocol: Protocol) -> Self {
         shared.exchanges.set(shared.exchanges.get() + 1);
+        if protocol == Protocol::Http1 {
+            shared.downstream.cutoff.begin();
+        }
         Self { shared: Rc::clone(shared), protocol }
     }
 }

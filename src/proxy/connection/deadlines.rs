@@ -30,7 +30,9 @@ impl<H> Driver<H> {
                 next = earlier(next, due.map(|due| (due, Reason::WriteSlow)));
             }
         }
-        if context.body_rate > 0 && !deadlines.body_rate_window.is_zero() {
+        // Without an exchange it is what is left of a body, which nobody streams.
+        let takes_slow_body = self.shared.exchanges.get() > 0 && self.shared.downstream.cutoff.takes_slow_body();
+        if context.body_rate > 0 && !deadlines.body_rate_window.is_zero() && !takes_slow_body {
             let due = guard.body_clock.due(deadlines.body_rate_window);
             next = earlier(next, due.map(|due| (due, Reason::BodySlow)));
         }

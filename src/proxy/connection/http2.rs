@@ -2,13 +2,14 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Request, Response, StatusCode};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::service::service_fn;
 use tokio::time::Instant;
 
@@ -16,7 +17,7 @@ use super::answer::{Begin, BodyError, Room, answer, bind, refuse};
 use super::context::{Protocol, RunningExchange};
 use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
-use crate::proxy::cutoff::run_stream;
+use crate::proxy::cutoff::{Cutoff, run_stream};
 use crate::proxy::downstream::{Handler, OwnAnswer};
 use crate::proxy::guarded_io::GuardedIo;
 use crate::proxy::head::facts_of_http2;
@@ -35,14 +36,17 @@ const PENDING_RESETS: usize = 20;
 
 /// Runs the tasks of a connection's streams on its own thread.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LocalExecutor;
+pub(super) struct StreamExecutor {
+    /// How long a stream may wait for its client; zero: without an end.
+    pub(super) stall: Duration,
+}
 
-impl<F> hyper::rt::Executor<F> for LocalExecutor
+impl<F> hyper::rt::Executor<F> for StreamExecutor
 where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(run_stream(future));
+        tokio::task::spawn_local(run_stream(future, self.stall));
     }
 }
 
@@ -55,7 +59,9 @@ impl<H: Handler> Driver<H> {
             let room = Rc::clone(&room);
             async move { Ok::<_, Infallible>(answer_http2(exchange, request, H::handle, room).await) }
         });
-        let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
+        let mut builder = hyper::server::conn::http2::Builder::new(StreamExecutor {
+            stall: self.shared.context.deadlines.write_stall,
+        });
         builder
             .max_concurrent_streams(self.shared.context.http2_streams)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -117,7 +123,61 @@ where
         let mut answering = answer(&exchange, request, facts, None, None, begin, &room);
         poll_fn(|cx| answering.poll(cx, &exchange)).await
     };
-    bind(response, exchange)
+    if let Some(stream) = Cutoff::of_stream() {
+        stream.answered();
+    }
+    bind(response, exchange).map(|body| PacedBody { body, stream: Cutoff::of_stream(), last: None })
+}
+
+/// A response body that notes when the client takes it: hyper holds one part back until the windows let some of it pass, and
+/// asks for the next one then.
+struct PacedBody<B> {
+    body: B,
+    stream: Option<Rc<Cutoff>>,
+    /// The last byte of the body. It goes by itself, so that hyper keeps the stream until the windows let all bytes before
+    /// it pass; a stream that it has let go of can no longer be reset.
+    last: Option<bytes::Bytes>,
+}
+
+impl<B: Body<Data = bytes::Bytes> + Unpin> Body for PacedBody<B> {
+    type Data = bytes::Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, B::Error>>> {
+        let this = &mut *self;
+        if let Some(stream) = &this.stream {
+            stream.moved();
+        }
+        let frame = match this.last.take() {
+            Some(last) => Some(Ok(Frame::data(last))),
+            None => ready!(Pin::new(&mut this.body).poll_frame(cx)),
+        };
+        let frame = frame.map(|frame| {
+            frame.map(|frame| match frame.into_data() {
+                Ok(mut data) if data.len() > 1 && this.body.is_end_stream() => {
+                    this.last = Some(data.split_off(data.len() - 1));
+                    Frame::data(data)
+                }
+                Ok(data) => Frame::data(data),
+                Err(other) => other,
+            })
+        });
+        if let (Some(Ok(_)), Some(stream)) = (&frame, &this.stream) {
+            stream.wait_for_taking();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.last.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Whether the fields are above the limits of an HTTP/1 head: their number, in which each part of a cookie counts, or the

@@ -19,6 +19,8 @@ use super::*;
 use crate::drain::Phase;
 use crate::http1::guard::GuardError;
 use crate::model::ids::ListenerId;
+use crate::proxy::client_body::ClientBody;
+use crate::proxy::cutoff::Cutoff;
 use crate::proxy::downstream::OwnAnswer;
 use crate::proxy::downstream::{CheckedHead, drop_unread};
 use crate::proxy::own_answer::own_body;
@@ -96,10 +98,21 @@ impl Handler for Script {
                 let close = drop_unread(request.into_body(), head.expect_continue, 65536);
                 self.own_answer(&downstream, OwnAnswer { status: StatusCode::NOT_FOUND, reason: Reason::NoPath, close })
             }
+            // What a duplex stream is made of: the answer begins, and each part of the body goes back.
+            "/duplex" => Response::new(Box::pin(request.into_body().map_err(Into::into)) as TestBody),
+            "/quiet" => {
+                Cutoff::of_stream().as_ref().unwrap_or(&downstream.cutoff).allow_quiet();
+                let body = ClientBody::from(request.into_body()).collect().await.expect("a whole body");
+                full(format!("{path} {}", body.to_bytes().len()))
+            }
             "/slow" => {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 full(path)
             }
+            "/upload" => match ClientBody::from(request.into_body()).collect().await {
+                Ok(body) => full(format!("{path} {}", body.to_bytes().len())),
+                Err(_) => full(path),
+            },
             _ => match request.into_body().collect().await {
                 Ok(body) => full(format!("{path} {}", body.to_bytes().len())),
                 Err(error) => {
@@ -589,13 +602,142 @@ fn a_drain_lets_requests_finish() {
     });
 }
 
+#[test]
+fn a_body_may_be_slow_once_the_answer_has_begun_or_where_its_rule_says_so() {
+    on_paused_time(async {
+        let bed = Bed::plain().await;
+        let minutes = Duration::from_secs(600);
+        let mut duplex = bed.connect().await;
+        duplex
+            .write_all(b"POST /duplex HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+            .await
+            .expect("written");
+        until(&mut duplex, "\r\n\r\n").await;
+        for event in ["1\r\na\r\n", "1\r\nb\r\n"] {
+            tokio::time::sleep(minutes).await;
+            duplex.write_all(event.as_bytes()).await.expect("written");
+            until(&mut duplex, event).await;
+        }
+        duplex.write_all(b"0\r\n\r\n").await.expect("written");
+        until(&mut duplex, "0\r\n\r\n").await;
+
+        let mut quiet = bed.connect().await;
+        quiet.write_all(b"POST /quiet HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\na").await.expect("written");
+        tokio::time::sleep(minutes).await;
+        quiet.write_all(b"b").await.expect("written");
+        until(&mut quiet, "/quiet 2").await;
+        // The next exchange on the same connection begins anew.
+        quiet.write_all(b"POST /upload HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\na").await.expect("written");
+        let start = Instant::now();
+        rest(&mut quiet).await;
+        assert_eq!((start.elapsed().as_secs(), bed.metrics.refused_count(Reason::BodySlow)), (30, 1));
+    });
+}
+
 /// A client with prior knowledge on a connection of its own.
 async fn http2_client(bed: &Bed) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
+    http2_client_with(bed, 65_535).await
+}
+
+/// As [`http2_client`], with the window of its streams.
+async fn http2_client_with<B>(bed: &Bed, window: u32) -> hyper::client::conn::http2::SendRequest<B>
+where
+    B: Body<Data = Bytes, Error: Into<BodyError>> + Unpin + 'static,
+{
     let io = ClientIo(bed.connect().await);
-    let (sender, connection) =
-        hyper::client::conn::http2::handshake(http2::LocalExecutor, io).await.expect("a handshake");
+    let executor = http2::StreamExecutor { stall: Duration::ZERO };
+    let mut builder = hyper::client::conn::http2::Builder::new(executor);
+    builder.initial_stream_window_size(window).initial_connection_window_size(1 << 20);
+    let (sender, connection) = builder.handshake(io).await.expect("a handshake");
     tokio::task::spawn_local(connection);
     sender
+}
+
+/// Serves HTTP/2 with a short patience for clients that stall.
+async fn impatient_bed() -> Bed {
+    Bed::start(|deadlines, _, _, listener| {
+        deadlines.write_stall = Duration::from_millis(500);
+        listener.http2_prior_knowledge = true;
+    })
+    .await
+}
+
+#[test]
+fn a_stream_that_its_client_does_not_take_is_reset() {
+    on_real_time(async {
+        let bed = impatient_bed().await;
+        // The body is larger than the window, or smaller than what is buffered for it.
+        for (path, window) in [("/endless", 65_535), ("/b", 1), ("/b", 0)] {
+            let mut client = http2_client_with(&bed, window).await;
+            let response = client.send_request(http2_request(path)).await.expect("a head");
+            // The window is not opened while nobody reads.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let other = client.send_request(http2_request("/c")).await.expect("others go on");
+            if window > 1 {
+                other.into_body().collect().await.expect("a whole body");
+            }
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            let (mut body, mut taken) = (response.into_body(), 0);
+            // hyper's client makes an orderly end of a cancelled stream.
+            while let Some(Ok(frame)) = body.frame().await {
+                taken += frame.data_ref().map_or(0, Bytes::len);
+            }
+            assert!(taken < 4 || window > 1 && taken <= 1 << 20, "{path}, {window}: {taken} bytes");
+        }
+        let mut client = http2_client_with(&bed, 1).await;
+        let response = client.send_request(http2_request("/b")).await.expect("a head");
+        let mut body = response.into_body();
+        let mut text = Vec::new();
+        while let Some(frame) = body.frame().await {
+            text.extend(frame.expect("a slow client is served").into_data().expect("data"));
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+        assert_eq!(text, b"/b 4");
+    });
+}
+
+#[test]
+fn a_stream_whose_body_does_not_come_is_reset() {
+    on_real_time(async {
+        let bed = impatient_bed().await;
+        let mut client = http2_client_with::<Trickle>(&bed, 65_535).await;
+        let request = |path: &str, pause: u64| {
+            let body = Trickle { pause: Duration::from_millis(pause), left: 3, sleep: None };
+            Request::builder().method("POST").uri(format!("http://a.test{path}")).body(body).expect("a request")
+        };
+        let start = Instant::now();
+        client.send_request(request("/upload", 5000)).await.expect_err("reset");
+        assert!((400..3000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+        for (path, pause) in [("/upload", 200), ("/quiet", 800), ("/duplex", 800)] {
+            let response = client.send_request(request(path, pause)).await;
+            let response = response.unwrap_or_else(|error| panic!("{path}: {error:?}"));
+            let body = response.into_body().collect().await.expect("a whole body").to_bytes();
+            assert!(&body[..] == b"xxx" || body.ends_with(b" 3"), "{path}: {body:?}");
+        }
+    });
+}
+
+/// A request body of a few bytes with a pause before each.
+struct Trickle {
+    pause: Duration,
+    left: u8,
+    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Body for Trickle {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let pause = self.pause;
+        ready!(self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause))).as_mut().poll(cx));
+        self.sleep = None;
+        self.left -= 1;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
+    }
 }
 
 fn http2_request(path: &str) -> Request<Full<Bytes>> {
