@@ -151,7 +151,9 @@ fn a_streamed_body_is_cut_at_its_limit() {
         let answer = gateway.ask(&format!("{head}8\r\n12345678\r\n0\r\n\r\n")).await;
         assert_eq!(answer.status, 200, "as much as the limit passes");
         let mut client = gateway.client().await;
-        client.send(format!("{head}4\r\n1234\r\n5\r\n56789\r\n")).await;
+        client.send(format!("{head}4\r\n1234\r\n")).await;
+        until(|| backend.count() == 2).await;
+        client.send("5\r\n56789\r\n").await;
         assert_eq!(client.answer().await.verdict(), (413, Some("size")));
         drop(client);
         until(|| backend.closed.get() == 1).await;
