@@ -32,6 +32,7 @@ use crate::settings::{AccessLog, Listener, Settings};
 use crate::source::Update;
 use crate::source::collect::{DiagnosticLog, drive};
 use crate::source::files::{self, FileSource};
+use crate::stream::TcpTimeouts;
 use crate::telemetry::access_log::{self, AccessLogHandle, AccessLogWriter};
 use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
@@ -98,7 +99,14 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
     let bound = settings
         .listeners
         .iter()
-        .map(|(name, listener)| Ok(listener::bind(name, listener.address, settings.workers)?))
+        .map(|(name, listener)| {
+            let bound = listener::bind(name, listener.address, settings.workers)?;
+            bound.set_timeouts(TcpTimeouts {
+                keepalive: settings.deadlines.tcp_keepalive,
+                user_timeout: settings.deadlines.tcp_user_timeout,
+            });
+            Ok(bound)
+        })
         .collect::<Result<Vec<BoundListener>>>()?;
     let admin_socket = listener::bind("admin", settings.admin, 1)?;
     let (source, updates) = FileSource::start(config, base(&settings))?;

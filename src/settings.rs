@@ -81,6 +81,10 @@ pub struct Deadlines {
     pub upstream_idle: Duration,
     /// Dropping input after an error answer.
     pub linger: Duration,
+    /// No byte on a connection, of a client or an endpoint, until TCP asks whether the other side is still there.
+    pub tcp_keepalive: Duration,
+    /// Bytes without an acknowledgement, or a window that stays shut, until TCP gives a connection up.
+    pub tcp_user_timeout: Duration,
     /// Head of an admin request.
     pub admin: Duration,
     /// Whole admin connection, from its accept to the last byte of its answer.
@@ -99,6 +103,8 @@ impl Default for Deadlines {
             response_head: Duration::from_secs(60),
             upstream_idle: Duration::from_secs(4),
             linger: Duration::from_secs(5),
+            tcp_keepalive: Duration::from_secs(30),
+            tcp_user_timeout: Duration::from_secs(120),
             admin: Duration::from_secs(2),
             admin_connection: Duration::from_secs(10),
         }

@@ -6,11 +6,12 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -19,6 +20,41 @@ use tokio::net::TcpStream;
 pub enum Stream {
     /// The socket itself.
     Plain(TcpStream),
+}
+
+/// When TCP gives a peer up that has vanished without a word: neither FIN nor reset comes from a machine without power or
+/// behind a gateway that has forgotten the connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpTimeouts {
+    /// After this long without a byte the peer is asked whether it is still there, and again each quarter of it; zero: never.
+    pub keepalive: Duration,
+    /// How long bytes or such a question may stay without an acknowledgement; zero: what the system does.
+    pub user_timeout: Duration,
+}
+
+impl TcpTimeouts {
+    /// Sets the options (SO_KEEPALIVE and its times, TCP_USER_TIMEOUT; RFC 9293 §3.8.3 and §3.8.4). Connections that a
+    /// listening socket accepts have its options.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn apply<S: AsFd>(self, socket: &S) -> io::Result<()> {
+        const PROBES: u32 = 4;
+        let socket = SockRef::from(socket);
+        if !self.keepalive.is_zero() {
+            // The system counts whole seconds.
+            let second = Duration::from_secs(1);
+            let times = TcpKeepalive::new()
+                .with_time(self.keepalive.max(second))
+                .with_interval((self.keepalive / PROBES).max(second))
+                .with_retries(PROBES);
+            socket.set_tcp_keepalive(&times)?;
+        }
+        if !self.user_timeout.is_zero() {
+            socket.set_tcp_user_timeout(Some(self.user_timeout))?;
+        }
+        Ok(())
+    }
 }
 
 /// Whether an idle connection can carry another request.
@@ -55,6 +91,14 @@ impl Stream {
     /// When the connection is gone.
     pub fn set_nodelay(&self) -> io::Result<()> {
         self.socket().set_nodelay(true)
+    }
+
+    /// Lets TCP give the peer up when it has vanished.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn set_timeouts(&self, timeouts: TcpTimeouts) -> io::Result<()> {
+        timeouts.apply(self.socket())
     }
 
     /// Lets the connection end with a reset when it is dropped: bytes that were not sent are given up.
@@ -180,6 +224,27 @@ mod tests {
         let (mut stream, mut far) = pair().await;
         far.write_all(b"x").await.expect("sent");
         assert_eq!(changed(&mut stream).await, Liveness::Unusable, "a byte that nobody asked for");
+    }
+
+    #[tokio::test]
+    async fn tcp_asks_for_vanished_peers_as_it_is_told() {
+        let seconds = Duration::from_secs;
+        for (keepalive, user_timeout, expected) in [
+            (seconds(40), seconds(90), Some((seconds(40), seconds(10)))),
+            (Duration::from_millis(300), seconds(2), Some((seconds(1), seconds(1)))),
+            (Duration::ZERO, Duration::ZERO, None),
+        ] {
+            let (stream, _far) = pair().await;
+            stream.set_timeouts(TcpTimeouts { keepalive, user_timeout }).expect("options");
+            let socket = SockRef::from(stream.socket());
+            assert_eq!(socket.keepalive().expect("an option"), expected.is_some());
+            if let Some((time, interval)) = expected {
+                assert_eq!(socket.tcp_keepalive_time().expect("an option"), time);
+                assert_eq!(socket.tcp_keepalive_interval().expect("an option"), interval);
+            }
+            let timeout = socket.tcp_user_timeout().expect("an option").unwrap_or_default();
+            assert_eq!(timeout, user_timeout);
+        }
     }
 
     #[tokio::test]

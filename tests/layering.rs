@@ -62,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "readiness",
             "settings",
             "source",
+            "stream",
             "telemetry",
         ],
     ),

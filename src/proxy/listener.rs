@@ -13,6 +13,7 @@ use super::connection::{ConnectionContext, serve};
 use super::downstream::Handler;
 use super::worker_drain::WorkerDrain;
 use crate::drain::{Drain, Phase};
+use crate::stream::TcpTimeouts;
 
 /// Connections that wait in the kernel; it cuts this to its own limit.
 const BACKLOG: i32 = 4096;
@@ -52,6 +53,17 @@ pub struct BoundListener {
     pub address: SocketAddr,
     /// One socket a worker.
     pub sockets: Vec<StdListener>,
+}
+
+impl BoundListener {
+    /// Lets TCP give up clients that have vanished, of all connections that will be accepted.
+    pub fn set_timeouts(&self, timeouts: TcpTimeouts) {
+        for socket in &self.sockets {
+            if let Err(error) = timeouts.apply(socket) {
+                tracing::warn!(address = %self.address, error = %error, "clients that vanish are not noticed");
+            }
+        }
+    }
 }
 
 /// Binds the listener `name` for `workers` workers. With port 0 the first socket gets a free one and the others share it.
@@ -257,6 +269,28 @@ mod tests {
         for socket in &bound.sockets {
             assert_eq!(socket.local_addr().expect("bound"), bound.address);
         }
+    }
+
+    #[test]
+    fn accepted_connections_have_the_timeouts_of_their_listener() {
+        let bound = bind("web", "127.0.0.1:0".parse().expect("an address"), 2).expect("bound");
+        let (keepalive, user_timeout) = (Duration::from_secs(40), Duration::from_secs(90));
+        bound.set_timeouts(TcpTimeouts { keepalive, user_timeout });
+        let mut clients = Vec::new();
+        for _ in 0..8 {
+            clients.push(std::net::TcpStream::connect(bound.address).expect("queued"));
+        }
+        let mut accepted = 0;
+        for listener in &bound.sockets {
+            while let Ok((stream, _)) = listener.accept() {
+                let socket = socket2::SockRef::from(&stream);
+                assert!(socket.keepalive().expect("an option"));
+                assert_eq!(socket.tcp_keepalive_time().expect("an option"), keepalive);
+                assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(user_timeout));
+                accepted += 1;
+            }
+        }
+        assert_eq!(accepted, clients.len());
     }
 
     #[test]

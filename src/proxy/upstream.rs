@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::stream::Stream;
+use crate::stream::{Stream, TcpTimeouts};
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
@@ -31,6 +31,8 @@ pub struct PoolLimits {
     pub idle: Duration,
     /// Idle connections kept per endpoint.
     pub per_endpoint: usize,
+    /// When TCP gives up an endpoint that has vanished.
+    pub tcp: TcpTimeouts,
 }
 
 /// A connection that is counted as open for as long as it lives.
@@ -264,6 +266,10 @@ impl Pools {
         deadline: Option<Instant>,
     ) -> Result<Stream, ConnectError> {
         let result = connect_to(addr, timeout, deadline).await;
+        if let Ok(stream) = &result {
+            // A connection that is gone already says so when it is used.
+            let _ = stream.set_timeouts(self.limits.tcp);
+        }
         self.metrics.upstream_connect(match &result {
             Ok(_) => ConnectResult::Ok,
             Err(ConnectError::TimedOut) => ConnectResult::Timeout,

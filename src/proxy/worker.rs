@@ -21,6 +21,7 @@ use crate::http1::framing::ChunkLimits;
 use crate::live::LiveCache;
 use crate::model::ids::ListenerId;
 use crate::settings::Settings;
+use crate::stream::TcpTimeouts;
 use crate::telemetry::access_log::{AccessLogSender, Entry};
 use crate::telemetry::metrics::WorkerMetrics;
 
@@ -87,8 +88,14 @@ impl Worker {
                 trailer_count: limits.trailer_count,
             },
         };
-        let pool_limits =
-            PoolLimits { idle: settings.deadlines.upstream_idle, per_endpoint: limits.upstream_idle_per_endpoint };
+        let pool_limits = PoolLimits {
+            idle: settings.deadlines.upstream_idle,
+            per_endpoint: limits.upstream_idle_per_endpoint,
+            tcp: TcpTimeouts {
+                keepalive: settings.deadlines.tcp_keepalive,
+                user_timeout: settings.deadlines.tcp_user_timeout,
+            },
+        };
         let pools = Rc::new(Pools::new(pool_limits, Arc::clone(&metrics)));
         let forwarders = settings
             .listeners

@@ -283,6 +283,10 @@ block! {
         upstream_idle: DurationText => |text| text.0;
         /// How long what a client still sends is dropped behind an error answer.
         linger: DurationText => |text| text.0;
+        /// No byte on a connection, of a client or an endpoint, until TCP asks whether the other side is still there.
+        tcp_keepalive: DurationText => |text| text.0;
+        /// Bytes without an acknowledgement, or a window that stays shut, until TCP gives a connection up.
+        tcp_user_timeout: DurationText => |text| text.0;
         /// Longest time from the accept of an admin connection to the complete head of its request.
         admin: DurationText => |text| text.0;
         /// Longest time from the accept of an admin connection to the last byte of its answer.

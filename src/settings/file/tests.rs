@@ -58,7 +58,8 @@ listeners:
     allowedNamespaces: [shop]
   inner: {address: \":8081\"}
 deadlines: {firstByte: 1s, head: 2s, idle: 3s, bodyRateWindow: 4s, writeStall: 5s, connect: 250ms, responseHead: 0s,
-            upstreamIdle: 1m30s, linger: 1h, admin: 6s, adminConnection: 7s}
+            upstreamIdle: 1m30s, linger: 1h, admin: 6s, adminConnection: 7s,
+            tcpKeepalive: 7s, tcpUserTimeout: 8s}
 limits: {requestLine: 1, field: 2, fieldsTotal: 3, fieldCount: 4, body: 5, chunkLine: 6, chunkExtensions: 7,
          trailersTotal: 8, trailerCount: 9, upgradeHeld: 10, responseHead: 11, interimResponses: 12, unreadBody: 13,
          bodyRate: 14, http2Streams: 15, upstreamIdlePerEndpoint: 16, adminConnections: 17}
@@ -97,6 +98,8 @@ workers: 3
             response_head: Duration::ZERO,
             upstream_idle: seconds(90),
             linger: seconds(3600),
+            tcp_keepalive: seconds(7),
+            tcp_user_timeout: seconds(8),
             admin: seconds(6),
             admin_connection: seconds(7),
         },
