@@ -241,6 +241,9 @@ impl<'ast> Visit<'ast> for Paths {
         self.tree(&[], &item.tree);
     }
 
+    /// Who may see an item is no import.
+    fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
         // One name alone is a variable or something that was imported.
         if path.segments.len() > 1 {

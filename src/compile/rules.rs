@@ -158,8 +158,7 @@ fn compile_rule<'a>(
         let inner = if reference.filters.is_empty() {
             Some(Arc::default())
         } else {
-            let path = at.field("filters").to_string();
-            let list = List { filters: &reference.filters, path: &path, predicates: Some(&predicates) };
+            let list = List { filters: &reference.filters, at, predicates: Some(&predicates) };
             let outer = filters.as_deref().unwrap_or_default();
             filters::compile(outer, &[list], &mut Faults::new(report, shared.expressions, index)).map(Arc::from)
         };
@@ -234,9 +233,8 @@ fn rule_filters(
     if route.spec.filters.is_empty() && own.is_empty() {
         return Some(Arc::default());
     }
-    let path = FieldPath::SPEC.item("rules", index).field("filters").to_string();
-    let of_route = List { filters: &route.spec.filters, path: "spec.filters", predicates: None };
-    let of_rule = List { filters: own, path: &path, predicates: Some(predicates) };
+    let of_route = List { filters: &route.spec.filters, at: FieldPath::SPEC, predicates: None };
+    let of_rule = List { filters: own, at: FieldPath::rule(index), predicates: Some(predicates) };
     filters::compile(&[], &[of_route, of_rule], &mut Faults::new(report, expressions, index)).map(Arc::from)
 }
 

@@ -1,11 +1,15 @@
 use serde_json::{Value, json};
 
+use http::StatusCode;
+use ipnet::IpNet;
+
 use super::*;
 
 use crate::compile::compile;
 use crate::compile::inputs::{Inputs, StaticListener};
 use crate::kinds::Sourced;
 use crate::kinds::gateway_route::Route;
+use crate::model::filter::{IpAccess, OriginMatch, TemplatePart};
 use crate::model::ids::ObjectName;
 use crate::model::snapshot::Snapshot;
 
@@ -88,7 +92,7 @@ fn rewrite(path: Value) -> Value {
 }
 
 #[test]
-fn every_filter_in_force_becomes_a_layer_in_its_place() {
+fn every_filter_becomes_a_layer_in_its_place() {
     let filters = json!([
         { "type": "IPAccess", "ipAccess": { "allow": ["10.1.2.3/8", "2001:db8::1", "::ffff:192.0.2.0/120"] } },
         { "type": "BodyLimit", "bodyLimit": { "maxBytes": 10 } },
