@@ -20,6 +20,7 @@ pub mod inputs;
 mod matches;
 mod output;
 mod policies;
+mod position;
 mod references;
 mod report;
 mod routes;

@@ -16,6 +16,7 @@ use self::attached::{Refusal, refuse};
 use self::delegation::{Reference, delegate};
 pub(super) use self::listeners::Listeners;
 use super::inputs::{Inputs, StaticListener};
+use super::position::{ParentPos, RoutePos};
 use super::report::About;
 use super::rules::OwnRoute;
 use crate::api::common::GATEWAY_GROUP;
@@ -25,7 +26,7 @@ use crate::kinds::Kind;
 use crate::kinds::gateway_route::Route;
 use crate::model::ids::ListenerId;
 
-/// Attaches all routes; the result has one entry a route. Findings go to the routes' reports.
+/// Attaches all routes; the result has one entry per route. Findings go to the routes' reports.
 pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attached> {
     let mut listeners: Vec<Parent> =
         (0..).map(ListenerId).zip(&inputs.listeners).map(|(id, one)| static_listener(id, one)).collect();
@@ -34,6 +35,7 @@ pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attach
     let mut first_parent = 0;
     let mut attached: Vec<Attached> = Vec::with_capacity(routes.len());
     let mut references = Vec::new();
+    let mut last = Listeners::default();
     for (child, route) in routes.iter_mut().enumerate() {
         let parent_refs = &route.object.spec.parent_refs;
         let mut parents = Vec::with_capacity(parent_refs.len());
@@ -41,7 +43,7 @@ pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attach
             let verdict = match (parent_ref.group.as_str(), parent_ref.kind.as_str()) {
                 (GROUP, "Listener") => to_listener(inputs, parent_ref, &route.name.namespace).map(Some),
                 (GROUP, Route::NAME) => {
-                    references.push(Reference { child, parent: parents.len(), index });
+                    references.push(Reference { child: RoutePos(child), parent: ParentPos(parents.len()), index });
                     Ok(None)
                 }
                 (GATEWAY_GROUP, "Gateway" | "ListenerSet") | ("", "Service") => Err((
@@ -56,7 +58,7 @@ pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attach
             let parent_ref = Arc::new(parent_ref.clone());
             let mut parent = Parent { key: key(route, &parent_ref).into(), parent_ref, listener, refused: None };
             if let Err(refusal) = verdict {
-                refuse(route, &mut parent, parents.len(), index, refusal);
+                refuse(route, &mut parent, ParentPos(parents.len()), index, refusal);
             }
             parents.push(parent);
         }
@@ -64,8 +66,12 @@ pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attach
             true => to_all_listeners(inputs, &listeners, route),
             false => parents.into(),
         };
-        let mut bound = Listeners::default();
-        parents.iter().filter_map(|parent| parent.listener).for_each(|id| bound.insert(id));
+        let bound: Listeners = parents.iter().filter_map(|parent| parent.listener).collect();
+        // Most routes are bound to the same listeners and share one set.
+        if bound != last {
+            last = bound;
+        }
+        let bound = last.clone();
         let mut ways = Vec::new();
         if !bound.is_empty() {
             ways = vec![Way { listeners: bound, hostnames: Arc::clone(&route.hostnames), delegation: None }];

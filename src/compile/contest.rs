@@ -1,4 +1,4 @@
-//! Which match wins a request: ranks by age, duplicates told apart, one router a listener.
+//! Which match wins a request: ranks by age, duplicates told apart, one router per listener.
 //!
 //! Candidates stay where they are; what is put in order are their positions, by numbers.
 
@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap;
 pub(super) use self::place::Place;
 use self::shadows::shadows;
 use super::attach::{Attached, Delegation, Listeners};
+use super::position::{MatchOf, ParentPos, RoutePos, RuleOf};
 use super::report::{About, FieldPath, NEVER_MATCHED};
 use super::rules::OwnRoute;
 use crate::api::conditions::ConditionReason;
@@ -27,22 +28,26 @@ pub(super) struct Contest {
     places: Vec<Place>,
 }
 
-/// A match that another one always beats: position of its route, rule and match, and of the winner's route and rule.
-type Lost = (usize, usize, usize, usize, usize);
+/// A match that has lost to an equal one of another rule.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Lost {
+    loser: MatchOf,
+    winner: RuleOf,
+}
 
 /// On which hostname first, and where: by listeners, and by parents that delegate.
 struct Conflict {
     hostname: Hostname,
-    parents: BTreeSet<usize>,
+    parents: BTreeSet<ParentPos>,
 }
 
 /// What lost to what.
 pub(super) struct Conflicts(BTreeMap<Lost, Conflict>);
 
-/// A match that can never win for a host: positions of its route, rule and match, and of the winner's route and rule.
+/// A match that can never win for a host.
 struct Shadowed {
-    loser: (usize, usize, usize),
-    winner: (usize, usize),
+    loser: MatchOf,
+    winner: RuleOf,
     hostname: Hostname,
     /// Type and value of the winner's path.
     path: String,
@@ -77,7 +82,7 @@ impl Contest {
         self.rank(routes, attached);
         let order = in_order(&self.candidates);
         let never = self.never_matched(&order, attached);
-        let sets: BTreeSet<Listeners> = self.places.iter().map(|place| place.listeners).collect();
+        let sets: BTreeSet<&Listeners> = self.places.iter().map(|place| &place.listeners).collect();
         let mut groups: BTreeMap<Vec<bool>, Vec<ListenerId>> = BTreeMap::new();
         for id in (0..).map(ListenerId).take(listeners) {
             groups.entry(sets.iter().map(|set| set.contains(id)).collect()).or_default().push(id);
@@ -106,8 +111,8 @@ impl Contest {
             let [loser, winner] = [shadow.loser, shadow.winner].map(|at| &self.places[at as usize]);
             let [own, other] = [shadow.loser, shadow.winner].map(|at| &self.candidates[at as usize]);
             Shadowed {
-                loser: (loser.route, loser.rule, loser.one),
-                winner: (winner.route, winner.rule),
+                loser: loser.at,
+                winner: winner.at.of,
                 hostname: own.hostname.clone(),
                 path: format!("{} {}", other.path.type_name(), other.path.value()),
                 why: match () {
@@ -134,9 +139,9 @@ impl Contest {
         let mut ages = vec![0usize; routes.len()];
         by_age.into_iter().enumerate().for_each(|(age, (_, _, position))| ages[position] = age);
         let key = |place: &Place| {
-            let root = attached[place.route].ways[place.way].delegation.as_deref().and_then(Delegation::root);
-            let own = (ages[place.route], place.rule, place.one, place.way);
-            (ages[root.unwrap_or(place.route)], place.delegates, own)
+            let MatchOf { of: RuleOf { route, rule }, one } = place.at;
+            let root = attached[route.0].ways[place.way.0].delegation.as_deref().and_then(Delegation::root);
+            (ages[root.unwrap_or(route).0], place.delegates, (ages[route.0], rule, one, place.way))
         };
         // Hostnames of one match stay in their order.
         let mut order: Vec<_> = self.places.iter().map(key).zip(0usize..).collect();
@@ -195,7 +200,7 @@ impl Contest {
     ) {
         let (hostname, loser, winner) = (&self.candidates[loser].hostname, &self.places[loser], &self.places[winner]);
         if !loser.is_family(winner, attached) {
-            let lost = (loser.route, loser.rule, loser.one, winner.route, winner.rule);
+            let lost = Lost { loser: loser.at, winner: winner.at.of };
             let new = || Conflict { hostname: hostname.clone(), parents: BTreeSet::new() };
             let conflict = conflicts.0.entry(lost).or_insert_with(new);
             conflict.parents.extend(parents_of(loser, listeners, attached));
@@ -203,15 +208,15 @@ impl Contest {
     }
 }
 
-/// The parents, as positions in the status, at which a candidate is attached to one of some listeners.
+/// The parents by which a candidate is bound to one of some listeners.
 fn parents_of<'p>(
     place: &Place,
     listeners: &'p [ListenerId],
     attached: &'p [Attached],
-) -> impl Iterator<Item = usize> + 'p {
-    let attached = &attached[place.route];
-    let way = &attached.ways[place.way];
-    attached.parents.iter().enumerate().filter_map(move |(position, parent)| {
+) -> impl Iterator<Item = ParentPos> + 'p {
+    let attached = &attached[place.at.of.route.0];
+    let way = &attached.ways[place.way.0];
+    (0..).map(ParentPos).zip(attached.parents.iter()).filter_map(move |(position, parent)| {
         let is_direct = || parent.listener.is_some_and(|id| listeners.contains(&id));
         let is_here = way.delegation.as_ref().map_or_else(is_direct, |delegation| delegation.parent == position);
         is_here.then_some(position)
@@ -219,23 +224,22 @@ fn parents_of<'p>(
 }
 
 impl Conflicts {
-    /// Reports what lost; gives for each parent at which a match lost to another object what to say there, by positions
-    /// of route and parent.
-    pub(super) fn report(self, routes: &mut [OwnRoute<'_>]) -> BTreeMap<(usize, usize), String> {
-        let mut conflicted: BTreeMap<(usize, usize), String> = BTreeMap::new();
-        for ((route, rule, one, winner_route, winner_rule), Conflict { hostname, parents }) in self.0 {
-            let winner = &routes[winner_route];
-            let rule_name = winner.rules[winner_rule].as_ref().map_or("", |rule| &rule.name);
+    /// Reports what lost; gives what to say at each parent at which a match lost to another object.
+    pub(super) fn report(self, routes: &mut [OwnRoute<'_>]) -> BTreeMap<(RoutePos, ParentPos), String> {
+        let mut conflicted: BTreeMap<(RoutePos, ParentPos), String> = BTreeMap::new();
+        for (Lost { loser, winner: by }, Conflict { hostname, parents }) in self.0 {
+            let MatchOf { of: RuleOf { route, rule }, one } = loser;
+            let winner = &routes[by.route.0];
+            let rule_name = winner.rules[by.rule.0].as_ref().map_or("", |rule| &rule.name);
             let host = host(&hostname);
-            let is_own = route == winner_route;
+            let is_own = route == by.route;
             let (about, expected) = match is_own {
                 true => (About::Part, "a match that no earlier rule of the route has"),
                 false => (About::Conflict, "a match that no older route has"),
             };
             let found = format!("the match of rule {rule_name} of {} {} for {host}", winner.object.kind, winner.name);
-            let spec = FieldPath::SPEC;
-            let at_rule = spec.item("rules", rule);
-            let path = at_rule.item("matches", one).to_string();
+            let at_rule = FieldPath::rule(rule.0);
+            let path = at_rule.item("matches", one.0).to_string();
             if !is_own {
                 for parent in parents {
                     let message = conflicted.entry((route, parent)).or_default();
@@ -243,7 +247,7 @@ impl Conflicts {
                     *message += &format!("{semicolon}{path}: found {found}, which wins");
                 }
             }
-            routes[route].report.add(about, ConditionReason::DuplicateMatch, path, found, expected);
+            routes[route.0].report.add(about, ConditionReason::DuplicateMatch, path, found, expected);
         }
         conflicted
     }
@@ -257,9 +261,9 @@ impl NeverMatched {
             if !told.insert(loser) {
                 continue;
             }
-            let (route, rule, one) = loser;
-            let other = &routes[winner.0];
-            let rule_name = other.rules[winner.1].as_ref().map_or("", |rule| &rule.name);
+            let MatchOf { of: RuleOf { route, rule }, one } = loser;
+            let other = &routes[winner.route.0];
+            let rule_name = other.rules[winner.rule.0].as_ref().map_or("", |rule| &rule.name);
             let found = format!(
                 "this match can never win for {}: every request that fits it also fits {path} of rule {rule_name} of {} {}, \
                  which comes first{why}",
@@ -267,9 +271,9 @@ impl NeverMatched {
                 other.object.kind,
                 other.name,
             );
-            let at_rule = FieldPath::rule(rule);
+            let at_rule = FieldPath::rule(rule.0);
             let effect = "change its path, its conditions or the priority of its rule, or remove it";
-            routes[route].report.warn(at_rule.item("matches", one), NEVER_MATCHED, found, effect);
+            routes[route.0].report.warn(at_rule.item("matches", one.0), NEVER_MATCHED, found, effect);
         }
     }
 }

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use super::diagnostics::Diagnostic;
 use super::endpoints::EndpointIndex;
 use super::inputs::Inputs;
+use super::position::RulePos;
 use super::report::{About, FieldPath, Refused, Report};
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{BackendProtocol, BackendRef, GROUP, KnownValue};
@@ -89,7 +90,7 @@ impl<'a> Backends<'a> {
         match self.lookup((kind, namespace), reference, stated) {
             Ok(number) => Some(number),
             Err((field, reason, found, expected)) => {
-                report.add(About::Reference(rule), reason, at.field(field), found, expected);
+                report.add(About::Reference(RulePos(rule)), reason, at.field(field), found, expected);
                 None
             }
         }

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::diagnostics::{Diagnostic, Severity, Statement};
+use super::position::{ParentPos, RulePos};
 use crate::api::conditions::ConditionReason;
 use crate::api::open_enum::{KnownValue, OpenEnum};
 use crate::kinds::gateway_route::Route;
@@ -16,19 +17,19 @@ pub(super) const NEVER_MATCHED: &str = "NeverMatched";
 /// What a finding takes out of service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum About {
-    /// The route at the parent at this position of its status.
-    Parent(usize),
+    /// The route at this parent.
+    Parent(ParentPos),
     /// The whole route.
     Route,
-    /// The rule at this position, everywhere.
-    Rule(usize),
+    /// This rule, everywhere.
+    Rule(RulePos),
     /// The rules that inherit a block of `spec.defaults`.
     Heirs,
-    /// The rule at the second position, where it hangs below the parent at the first.
-    RuleAt(usize, usize),
-    /// A share of the requests of the rule at this position.
-    Reference(usize),
-    /// A match of the rule at this position, which is there a second time in the route, or a hostname.
+    /// This rule where it is bound by this parent.
+    RuleAt(ParentPos, RulePos),
+    /// A share of the requests of this rule.
+    Reference(RulePos),
+    /// A match that is there a second time in the route, or a hostname.
     Part,
     /// A match that lost to another object.
     Conflict,
@@ -154,7 +155,7 @@ impl<'a> Report<'a> {
             _ if self.has(&path) => return,
             None => About::Part,
             Some(_) if path.starts_with("spec.defaults") || path.starts_with("spec.filters") => About::Heirs,
-            Some(rule) => About::Rule(rule),
+            Some(rule) => About::Rule(RulePos(rule)),
         };
         self.add(about, ConditionReason::UnsupportedValue, path, found, expected);
     }

@@ -10,6 +10,7 @@ use super::filters;
 use super::inputs::Inputs;
 use super::matches::{Predicate, Shared};
 use super::output::Output;
+use super::position::{MatchOf, MatchPos, ParentPos, RoutePos, RuleOf, RulePos, WayPos};
 use super::references::Backends;
 use super::report::{About, FieldPath};
 use super::rules::{OwnRoute, OwnRule};
@@ -68,8 +69,7 @@ struct Table {
 
 /// A rule at one place in the delegation tree, with the settings that it inherits filled in.
 struct PendingRule {
-    route: usize,
-    rule: usize,
+    at: RuleOf,
     timeouts: Arc<Timeouts>,
     upgrades: Arc<Upgrades>,
     filters: Arc<[Filter]>,
@@ -109,17 +109,19 @@ impl Table {
                     let (at_rule, reason) = (spec.item("rules", rule), ConditionReason::UnsupportedValue);
                     let at = at_rule.item("matches", one);
                     let path = at.to_string();
-                    let about = About::RuleAt(delegation.parent, rule);
+                    let about = About::RuleAt(delegation.parent, RulePos(rule));
                     routes[position].report.add(about, reason, path, found, expected);
                 } else if let Some(delegation) = &way.delegation
                     && let Some(path) = spoiled(own, rule, &outer_filters(routes, delegation))
                 {
-                    let (about, reason) = (About::RuleAt(delegation.parent, rule), ConditionReason::UnsupportedValue);
+                    let (about, reason) =
+                        (About::RuleAt(delegation.parent, RulePos(rule)), ConditionReason::UnsupportedValue);
                     let found = "ReplacePrefixMatch behind a path change of a delegating rule";
                     let expected = "ReplaceFullPath, ReplaceTemplate or ReplaceRegularExpression there";
                     routes[position].report.add(about, reason, path, found, expected);
                 } else if !way.hostnames.is_empty() {
-                    self.add_rule((position, rule, number), own, way, routes, backends);
+                    let of = RuleOf { route: RoutePos(position), rule: RulePos(rule) };
+                    self.add_rule((of, number), own, way, routes, backends);
                     self.note_served(attached, way);
                 }
             }
@@ -130,21 +132,23 @@ impl Table {
     fn note_served(&mut self, attached: &Attached, way: &Way) {
         for (position, parent) in attached.parents.iter().enumerate() {
             let is_direct = || parent.listener.is_some_and(|id| way.listeners.contains(id));
-            let is_here = way.delegation.as_ref().map_or_else(is_direct, |delegation| delegation.parent == position);
+            let is_here =
+                way.delegation.as_ref().map_or_else(is_direct, |delegation| delegation.parent == ParentPos(position));
             self.served[attached.first_parent + position] |= is_here;
         }
     }
 
     fn add_rule(
         &mut self,
-        (route, rule, number): (usize, usize, usize),
+        (of, number): (RuleOf, usize),
         own: &OwnRule<'_>,
         way: &Way,
         routes: &[OwnRoute<'_>],
         backends: &Backends<'_>,
     ) {
         let above = way.delegation.iter().flat_map(|delegation| &delegation.rules);
-        let above: Vec<&OwnRule<'_>> = above.filter_map(|(route, rule)| routes[*route].rules[*rule].as_ref()).collect();
+        let above: Vec<&OwnRule<'_>> =
+            above.filter_map(|above| routes[above.route.0].rules[above.rule.0].as_ref()).collect();
         let inherited = || above.iter().find_map(|rule| rule.timeouts.as_ref());
         let timeouts = Arc::clone(own.timeouts.as_ref().or_else(inherited).unwrap_or(&self.timeouts));
         let inherited = || above.iter().find_map(|rule| rule.algorithm.as_ref());
@@ -169,10 +173,9 @@ impl Table {
             Some(_) | None => Arc::clone(&own.filters),
         };
         let delegates = own.delegate.is_some();
-        let pending = PendingRule { route, rule, timeouts, upgrades, filters, algorithm, delegates };
+        let pending = PendingRule { at: of, timeouts, upgrades, filters, algorithm, delegates };
         // Ways that hand down the same make one rule.
-        let of_rule =
-            self.rules.iter().enumerate().rev().take_while(|(_, other)| (other.route, other.rule) == (route, rule));
+        let of_rule = self.rules.iter().enumerate().rev().take_while(|(_, other)| other.at == of);
         let mut same = of_rule.filter(|(_, other)| {
             other.timeouts == pending.timeouts
                 && other.upgrades == pending.upgrades
@@ -195,7 +198,12 @@ impl Table {
                     None => continue,
                 },
             };
-            let place = Place { route, rule, one, way: number, listeners: way.listeners, delegates };
+            let place = Place {
+                at: MatchOf { of, one: MatchPos(one) },
+                way: WayPos(number),
+                listeners: way.listeners.clone(),
+                delegates,
+            };
             let mut add = |hostname: &Hostname, predicate: Predicate| {
                 let candidate = Candidate {
                     rule: id,
@@ -208,7 +216,7 @@ impl Table {
                     cookies: predicate.cookies,
                     rank: 0,
                 };
-                self.contest.add(place, candidate);
+                self.contest.add(place.clone(), candidate);
             };
             if let Some((last, hostnames)) = way.hostnames.split_last() {
                 hostnames.iter().for_each(|hostname| add(hostname, predicate.clone()));
@@ -226,7 +234,7 @@ fn snapshot(
     backends: Backends<'_>,
     routers: Vec<Arc<Router>>,
 ) -> (Snapshot, Vec<Diagnostic>) {
-    let own_rule = |rule: &PendingRule| own[rule.route].rules[rule.rule].as_ref();
+    let own_rule = |rule: &PendingRule| own[rule.at.route.0].rules[rule.at.rule.0].as_ref();
     let used = rules.iter().filter_map(own_rule).flat_map(|rule| &rule.shares);
     let (backends, ids, diagnostics) = backends.finish(used.filter_map(|share| share.backend));
     let mut snapshot = Snapshot { version, backends, routers, ..Snapshot::default() };
@@ -234,11 +242,12 @@ fn snapshot(
     snapshot.rules.reserve_exact(rules.len());
     snapshot.routes.reserve_exact(own.len());
     for pending in rules {
-        let route = &own[pending.route];
-        if last.replace(pending.route) != Some(pending.route) {
+        let RuleOf { route: position, rule } = pending.at;
+        let route = &own[position.0];
+        if last.replace(position) != Some(position) {
             snapshot.routes.push(Route { name: route.name.clone(), label: Arc::clone(&route.label) });
         }
-        let Some(rule) = &route.rules[pending.rule] else { continue };
+        let Some(rule) = &route.rules[rule.0] else { continue };
         let backend_refs = rule.shares.iter().map(|share| WeightedBackend {
             weight: share.weight,
             tier: share.tier,
@@ -264,7 +273,7 @@ fn snapshot(
 /// way.
 fn outer_filters(routes: &[OwnRoute<'_>], delegation: &Delegation) -> Vec<Filter> {
     let above = delegation.rules.iter().rev();
-    let rules = above.filter_map(|(route, rule)| routes[*route].rules[*rule].as_ref());
+    let rules = above.filter_map(|above| routes[above.route.0].rules[above.rule.0].as_ref());
     rules.flat_map(|rule| rule.filters.iter().cloned()).collect()
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::attach::{Attached, Parent};
+use super::position::{ParentPos, RoutePos};
 use super::report::{About, Finding};
 use super::rules::OwnRoute;
 use crate::api::conditions::ConditionReason;
@@ -66,21 +67,21 @@ impl Verdict {
 pub(super) struct Statuses<'a> {
     /// Whether a rule is served at a parent; by [`Attached::first_parent`].
     served: &'a [bool],
-    /// What to say about matches that lost to another object, by positions of route and parent.
-    conflicted: &'a BTreeMap<(usize, usize), String>,
+    /// What to say about matches that lost to another object, by route and parent.
+    conflicted: &'a BTreeMap<(RoutePos, ParentPos), String>,
     /// The last list of parents about which there was nothing to say, and what became of it.
     plain: Option<(Arc<[Parent]>, Arc<[ParentStatus]>)>,
 }
 
 impl<'a> Statuses<'a> {
-    pub(super) fn new(served: &'a [bool], conflicted: &'a BTreeMap<(usize, usize), String>) -> Self {
+    pub(super) fn new(served: &'a [bool], conflicted: &'a BTreeMap<(RoutePos, ParentPos), String>) -> Self {
         Self { served, conflicted, plain: None }
     }
 
     /// The status of the route at a position.
     pub(super) fn derive(&mut self, position: usize, route: &OwnRoute<'_>, attached: &Attached) -> RouteStatus {
         let served = &self.served[attached.first_parent..][..attached.parents.len()];
-        let conflicted = |parent| self.conflicted.get(&(position, parent)).map(String::as_str);
+        let conflicted = |parent| self.conflicted.get(&(RoutePos(position), ParentPos(parent))).map(String::as_str);
         // Whatever lost, or was refused, is a finding.
         let is_plain = route.report.findings.is_empty() && served.iter().all(|served| *served);
         let parents = match &self.plain {
@@ -107,7 +108,7 @@ fn parents<'c>(
     let status = |(position, (parent, is_served)): (usize, (&Parent, &bool))| {
         let dropped = |about| match about {
             About::Rule(_) | About::Heirs => true,
-            About::RuleAt(at, _) => at == position,
+            About::RuleAt(at, _) => at.0 == position,
             About::Parent(_) | About::Route | About::Reference(_) | About::Part | About::Conflict | About::Nothing => {
                 false
             }

@@ -6,6 +6,7 @@ use super::listeners::Listeners;
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::ParentRef;
 use crate::compile::matches::Predicate;
+use crate::compile::position::{ParentPos, RoutePos, RuleOf};
 use crate::compile::report::{About, FieldPath};
 use crate::compile::rules::OwnRoute;
 use crate::model::ids::ListenerId;
@@ -24,22 +25,22 @@ pub(crate) struct Way {
 /// What delegating rules hand down.
 #[derive(Clone, Debug)]
 pub(crate) struct Delegation {
-    /// The child's parent that it came by, as position in its status.
-    pub(crate) parent: usize,
+    /// The child's parent that it came by.
+    pub(crate) parent: ParentPos,
     /// Paths of the child lie under this prefix, held without a trailing slash.
     pub(crate) prefix: Arc<str>,
     /// What the delegating rules ask of a request beside the path.
     pub(crate) outer: Predicate,
     /// The least priority of the child's rules.
     pub(crate) priority: i32,
-    /// The delegating rules as positions of route and rule, innermost first; not empty.
-    pub(crate) rules: Vec<(usize, usize)>,
+    /// The delegating rules, innermost first; not empty.
+    pub(crate) rules: Vec<RuleOf>,
 }
 
 impl Delegation {
-    /// The position of the route that hangs on listeners itself.
-    pub(crate) fn root(&self) -> Option<usize> {
-        self.rules.last().map(|(route, _)| *route)
+    /// The route that is bound to listeners itself.
+    pub(crate) fn root(&self) -> Option<RoutePos> {
+        self.rules.last().map(|rule| rule.route)
     }
 }
 
@@ -68,8 +69,14 @@ pub(crate) struct Attached {
 /// Why a parent does not take a route: reason, found and expected.
 pub(super) type Refusal = (ConditionReason, String, String);
 
-/// Writes down that a parent, at a position in the status, does not take a route.
-pub(super) fn refuse(route: &mut OwnRoute<'_>, parent: &mut Parent, position: usize, index: usize, refusal: Refusal) {
+/// Notes that a parent, which `spec.parentRefs` has at `index`, does not take a route.
+pub(super) fn refuse(
+    route: &mut OwnRoute<'_>,
+    parent: &mut Parent,
+    position: ParentPos,
+    index: usize,
+    refusal: Refusal,
+) {
     let (reason, found, expected) = refusal;
     parent.refused = Some((reason, format!("found {found}, expected {expected}")));
     route.report.add(About::Parent(position), reason, FieldPath::SPEC.item("parentRefs", index), found, expected);

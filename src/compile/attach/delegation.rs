@@ -9,6 +9,7 @@ use super::circles::circles;
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{NamespacesFrom, ParentRef};
 use crate::compile::inputs::Inputs;
+use crate::compile::position::{ParentPos, RoutePos, RuleOf, RulePos};
 use crate::compile::rules::{OwnRoute, OwnRule};
 use crate::kinds::Kind;
 use crate::kinds::gateway_route::Route;
@@ -23,10 +24,10 @@ const MAX_WAYS: usize = 64;
 
 /// A parent of kind GatewayRoute.
 pub(super) struct Reference {
-    /// Position of the route that names it.
-    pub(super) child: usize,
-    /// Position in the child's status.
-    pub(super) parent: usize,
+    /// The route that names it.
+    pub(super) child: RoutePos,
+    /// The parent in the child's status.
+    pub(super) parent: ParentPos,
     /// Position in `spec.parentRefs`.
     pub(super) index: usize,
 }
@@ -34,14 +35,12 @@ pub(super) struct Reference {
 /// A reference to a rule that takes the child.
 struct Edge {
     reference: Reference,
-    /// Position of the parent.
-    route: usize,
-    /// Position of its rule.
-    rule: usize,
+    /// The parent's rule.
+    to: RuleOf,
     outcome: Outcome,
 }
 
-/// What became of an edge; the later says more.
+/// Result of following one delegation. When several apply, the greatest is reported.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     /// The parent itself is attached nowhere, or not under the prefix of its own parent.
@@ -60,35 +59,36 @@ pub(super) fn delegate(
     references: Vec<Reference>,
 ) {
     let positions: FxHashMap<_, _> =
-        routes.iter().enumerate().map(|(position, route)| (route.name, position)).collect();
+        routes.iter().enumerate().map(|(position, route)| (route.name, RoutePos(position))).collect();
     let target = |reference: &Reference| {
         let (child, parent_ref) = reference.of(routes);
         let namespace = parent_ref.namespace.as_deref().unwrap_or(&child.name.namespace);
         positions.get(&ObjectName::new(namespace, parent_ref.name.as_str())).copied()
     };
-    let targets: Vec<Option<usize>> = references.iter().map(target).collect();
+    let targets: Vec<Option<RoutePos>> = references.iter().map(target).collect();
     let circles = circles(
         routes.len(),
-        references.iter().zip(&targets).filter_map(|(reference, target)| Some((reference.child, (*target)?))),
+        references.iter().zip(&targets).filter_map(|(reference, target)| Some((reference.child.0, (*target)?.0))),
     );
     let mut edges = Vec::with_capacity(references.len());
     for (reference, target) in references.into_iter().zip(targets) {
         match admitted(inputs, routes, &reference, target, &circles) {
-            Ok((route, rule)) => edges.push(Edge { reference, route, rule, outcome: Outcome::NoWay }),
+            Ok(to) => edges.push(Edge { reference, to, outcome: Outcome::NoWay }),
             Err(refusal) => {
                 let (child, position) = (reference.child, reference.parent);
-                let parent = &mut Arc::make_mut(&mut attached[child].parents)[position];
-                refuse(&mut routes[child], parent, position, reference.index, refusal);
+                let parent = &mut Arc::make_mut(&mut attached[child.0].parents)[position.0];
+                refuse(&mut routes[child.0], parent, position, reference.index, refusal);
             }
         }
     }
     for depth in 2..=MAX_DEPTH + 1 {
-        let mut new: Vec<(usize, Way)> = Vec::new();
+        let mut new: Vec<(RoutePos, Way)> = Vec::new();
         for edge in &mut edges {
             let child = edge.reference.child;
-            let above = attached[edge.route].ways.iter().filter(|way| way.depth() == depth - 1);
+            let above = attached[edge.to.route.0].ways.iter().filter(|way| way.depth() == depth - 1);
             for way in above {
-                let of_child = attached[child].ways.len() + new.iter().rev().take_while(|(to, _)| *to == child).count();
+                let of_child =
+                    attached[child.0].ways.len() + new.iter().rev().take_while(|(to, _)| *to == child).count();
                 let step = match depth {
                     _ if depth > MAX_DEPTH => Err(Outcome::TooDeep),
                     _ if of_child >= MAX_WAYS => Err(Outcome::TooMany),
@@ -104,11 +104,11 @@ pub(super) fn delegate(
                 edge.outcome = edge.outcome.max(outcome);
             }
         }
-        new.into_iter().for_each(|(child, way)| attached[child].ways.push(way));
+        new.into_iter().for_each(|(child, way)| attached[child.0].ways.push(way));
     }
-    for Edge { reference, route, rule, outcome } in edges {
-        let parent = &routes[route];
-        let rule = parent.rules[rule].as_ref().map_or("", |rule| &rule.name);
+    for Edge { reference, to, outcome } in edges {
+        let parent = &routes[to.route.0];
+        let rule = parent.rules[to.rule.0].as_ref().map_or("", |rule| &rule.name);
         let (reason, found, expected) = match outcome {
             Outcome::Attached => continue,
             Outcome::NoWay => {
@@ -129,27 +129,27 @@ pub(super) fn delegate(
             }
         };
         let (child, position) = (reference.child, reference.parent);
-        let parent = &mut Arc::make_mut(&mut attached[child].parents)[position];
-        refuse(&mut routes[child], parent, position, reference.index, (reason, found, expected));
+        let parent = &mut Arc::make_mut(&mut attached[child.0].parents)[position.0];
+        refuse(&mut routes[child.0], parent, position, reference.index, (reason, found, expected));
     }
 }
 
-/// The rule that a reference leads to, if it takes the child: position of the route and of the rule.
+/// The rule that a reference leads to, if it takes the child.
 fn admitted(
     inputs: &Inputs,
     routes: &[OwnRoute<'_>],
     reference: &Reference,
-    target: Option<usize>,
+    target: Option<RoutePos>,
     circles: &[usize],
-) -> Result<(usize, usize), Refusal> {
+) -> Result<RuleOf, Refusal> {
     let (child, parent_ref) = reference.of(routes);
-    let Some((position, parent)) = target.and_then(|position| Some((position, routes.get(position)?))) else {
+    let Some((position, parent)) = target.and_then(|position| Some((position, routes.get(position.0)?))) else {
         let namespace = parent_ref.namespace.as_deref().unwrap_or(&child.name.namespace);
         let found = format!("no {} {namespace}/{}", Route::NAME, parent_ref.name);
         let expected = format!("a {} of class {}", Route::NAME, inputs.gateway_class_name);
         return Err((ConditionReason::NoMatchingParent, found, expected));
     };
-    if circles[position] == circles[reference.child] {
+    if circles[position.0] == circles[reference.child.0] {
         let found = format!("{}, which hangs below this route", parent.name);
         return Err((ConditionReason::DelegationCycle, found, "parents that end at a listener".to_owned()));
     }
@@ -187,7 +187,7 @@ fn admitted(
         return refused(format!("which does not delegate to namespace {namespace}"));
     }
     match parent.rules.get(index) {
-        Some(Some(rule)) if rule.delegated_prefix().is_some() => Ok((position, index)),
+        Some(Some(rule)) if rule.delegated_prefix().is_some() => Ok(RuleOf { route: position, rule: RulePos(index) }),
         _ => refused("which is not served".to_owned()),
     }
 }
@@ -195,7 +195,7 @@ fn admitted(
 impl Reference {
     /// The child and what it says.
     fn of<'r, 'a>(&self, routes: &'r [OwnRoute<'a>]) -> (&'r OwnRoute<'a>, &'r ParentRef) {
-        let child = &routes[self.child];
+        let child = &routes[self.child.0];
         (child, &child.object.spec.parent_refs[self.index])
     }
 }
@@ -203,11 +203,11 @@ impl Reference {
 impl Edge {
     /// One way of the parent, a step further.
     fn step(&self, way: &Way, routes: &[OwnRoute<'_>]) -> Result<Way, Outcome> {
-        let rule = routes[self.route].rules[self.rule].as_ref();
+        let rule = routes[self.to.route.0].rules[self.to.rule.0].as_ref();
         let (predicate, prefix) = rule.and_then(OwnRule::delegated_prefix).ok_or(Outcome::NoWay)?;
         let mut priority = rule.map_or(0, |rule| rule.priority);
         let mut outer = predicate.clone();
-        let mut rules = vec![(self.route, self.rule)];
+        let mut rules = vec![self.to];
         if let Some(above) = &way.delegation {
             if !predicate.is_under(&above.prefix) {
                 return Err(Outcome::NoWay);
@@ -216,13 +216,13 @@ impl Edge {
             priority = priority.max(above.priority);
             rules.extend_from_slice(&above.rules);
         }
-        let hostnames = narrowed(&way.hostnames, &routes[self.reference.child].hostnames);
+        let hostnames = narrowed(&way.hostnames, &routes[self.reference.child.0].hostnames);
         if hostnames.is_empty() {
             return Err(Outcome::NoHostname);
         }
         let parent = self.reference.parent;
         let delegation = Delegation { parent, prefix: Arc::clone(prefix), outer, priority, rules };
-        Ok(Way { listeners: way.listeners, hostnames, delegation: Some(Arc::new(delegation)) })
+        Ok(Way { listeners: way.listeners.clone(), hostnames, delegation: Some(Arc::new(delegation)) })
     }
 }
 

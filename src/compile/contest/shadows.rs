@@ -33,7 +33,7 @@ pub(super) fn shadows(candidates: &[Candidate], order: &[u32], places: &[Place],
             let mut covers = |other: u32| {
                 let winner = of_host[other as usize];
                 effort.spend()
-                    && place(winner).listeners.contains_all(place(loser).listeners)
+                    && place(winner).listeners.contains_all(&place(loser).listeners)
                     && candidate(winner).covers(candidate(loser), &mut effort)
             };
             let Some(winner) = earlier.first(candidate(loser), &mut covers) else {
