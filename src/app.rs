@@ -83,7 +83,7 @@ impl fmt::Debug for Running {
     }
 }
 
-/// Starts serving the manifests of a folder. Returns once everything is bound and the first version serves.
+/// Starts serving the manifests of a folder. Returns once everything is bound and the first version is active.
 ///
 /// # Errors
 /// A listener or the admin address cannot be bound, the folder cannot be read, the access log cannot be opened.
@@ -297,7 +297,7 @@ where
     drive(updates, apply, || metrics.control_panicked()).await;
 }
 
-/// What makes a version of what a source says: compile, publish, tell.
+/// Turns an update of a source into the next version: compile, publish, log.
 fn applier(mut publisher: Publisher, metrics: Arc<Metrics>) -> impl FnMut(Update) + Send + 'static {
     let mut log = DiagnosticLog::default();
     let mut compiler = Compiler::default();

@@ -94,7 +94,7 @@ impl Contest {
             left -= 1;
             let winners = self.winners(&order, &group, attached, &mut conflicts);
             let won = match left {
-                // Nobody needs them after the last router, which mostly is the only one.
+                // They are not needed after the last router, which mostly is the only one.
                 0 => arrange(std::mem::take(&mut self.candidates), &winners),
                 _ => winners.into_iter().map(|at| self.candidates[at as usize].clone()).collect(),
             };

@@ -34,7 +34,7 @@ impl OfService<'_> {
     }
 }
 
-/// Slices by the Service that they belong to, gone through once a compilation: in the order of Services.
+/// Slices by the Service that they belong to, gone through once per compilation: in the order of Services.
 pub(super) struct EndpointIndex<'a> {
     /// Sorted by namespace and Service, then by name.
     slices: Vec<OfService<'a>>,

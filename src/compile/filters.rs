@@ -104,8 +104,7 @@ fn warn_of_no_change<'f>(
     }
 }
 
-/// Whether layers that stand outside of others leave them nothing to work on: a prefix that the rule matched and that they
-/// have replaced.
+/// Whether an outer filter rewrites the path, so that an inner one would replace a prefix that is no longer there.
 pub(super) fn spoil(outer: &[Filter], inner: &[Filter]) -> bool {
     inner.iter().any(changes_prefix) && outer.iter().any(changes_path)
 }

@@ -207,7 +207,7 @@ impl Matches<'_, '_, '_> {
             Some(GrpcMatchType::RegularExpression) => {
                 let mut whole = String::new();
                 for (name, part) in parts {
-                    // Each must be an expression by itself, or `a)|(b` would reach beyond its place.
+                    // Each must be an expression by itself, so that `a)|(b` does not reach over its place.
                     match part {
                         Some(part) => {
                             self.regex(&part, at.field(name))?;

@@ -1,4 +1,4 @@
-//! The table of all rules that are served: what each does, and the matches that it competes with.
+//! The table of all rules that serve: what each does, and the matches that it competes with.
 
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ struct Table {
     timeouts: Arc<Timeouts>,
     upgrades: Arc<Upgrades>,
     contest: Contest,
-    /// Whether a rule is served at a parent; by [`Attached::first_parent`].
+    /// Whether a rule serves at a parent; by [`Attached::first_parent`].
     served: Vec<bool>,
 }
 
@@ -112,7 +112,7 @@ impl Table {
                     let about = About::RuleAt(delegation.parent, RulePos(rule));
                     routes[position].report.add(about, reason, path, found, expected);
                 } else if let Some(delegation) = &way.delegation
-                    && let Some(path) = spoiled(own, rule, &outer_filters(routes, delegation))
+                    && let Some(path) = loses_its_prefix(own, rule, &outer_filters(routes, delegation))
                 {
                     let (about, reason) =
                         (About::RuleAt(delegation.parent, RulePos(rule)), ConditionReason::UnsupportedValue);
@@ -128,7 +128,7 @@ impl Table {
         }
     }
 
-    /// Notes at which parents a rule of a route is served by one of its ways.
+    /// Notes at which parents a rule of a route serves by one of its ways.
     fn note_served(&mut self, attached: &Attached, way: &Way) {
         for (position, parent) in attached.parents.iter().enumerate() {
             let is_direct = || parent.listener.is_some_and(|id| way.listeners.contains(id));
@@ -269,16 +269,17 @@ fn snapshot(
     (snapshot, diagnostics)
 }
 
-/// The layers of delegating rules and their routes, outermost first. All are served: a child of a rule that is not has no
-/// way.
+/// The layers of delegating rules and their routes, outermost first. All of them serve: a child of a rule that does not
+/// has no way.
 fn outer_filters(routes: &[OwnRoute<'_>], delegation: &Delegation) -> Vec<Filter> {
     let above = delegation.rules.iter().rev();
     let rules = above.filter_map(|above| routes[above.route.0].rules[above.rule.0].as_ref());
     rules.flat_map(|rule| rule.filters.iter().cloned()).collect()
 }
 
-/// The first list of a child's rule, at this position, whose filters the layers outside leave nothing to work on.
-fn spoiled(own: &OwnRule<'_>, rule: usize, outer: &[Filter]) -> Option<String> {
+/// The first list of a child's rule, at this position, with a filter that replaces a prefix which an outer filter has
+/// replaced already.
+fn loses_its_prefix(own: &OwnRule<'_>, rule: usize, outer: &[Filter]) -> Option<String> {
     let spec = FieldPath::SPEC;
     let at = spec.item("rules", rule);
     if filters::spoil(outer, &own.filters) {

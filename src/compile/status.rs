@@ -65,7 +65,7 @@ impl Verdict {
 
 /// Derives the statuses of routes, one after the other.
 pub(super) struct Statuses<'a> {
-    /// Whether a rule is served at a parent; by [`Attached::first_parent`].
+    /// Whether a rule serves at a parent; by [`Attached::first_parent`].
     served: &'a [bool],
     /// What to say about matches that lost to another object, by route and parent.
     conflicted: &'a BTreeMap<(RoutePos, ParentPos), String>,
@@ -95,8 +95,8 @@ impl<'a> Statuses<'a> {
     }
 }
 
-/// What became of a route at its parents, by what was found about it and, for each parent, whether a rule is served
-/// there and what is to be said about matches that lost.
+/// What became of a route at its parents, by what was found about it and, for each parent, whether a rule serves
+/// there and what to tell about matches that lost.
 fn parents<'c>(
     findings: &[Finding],
     parents: &[Parent],

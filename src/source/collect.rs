@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::kinds::ObjectRef;
 
-/// Least time between the begins of two runs: a source that never rests costs a bounded share of a core.
+/// Least time between the starts of two runs: a source that never rests costs a bounded share of a core.
 pub const LEAST_GAP: Duration = Duration::from_millis(5);
 
 /// Calls `apply` with the present state and again with the newest one after every change, one run at a time on a

@@ -150,7 +150,7 @@ fn admitted(
         return Err((ConditionReason::NoMatchingParent, found, expected));
     };
     if circles[position.0] == circles[reference.child.0] {
-        let found = format!("{}, which hangs below this route", parent.name);
+        let found = format!("{}, which is below this route", parent.name);
         return Err((ConditionReason::DelegationCycle, found, "parents that end at a listener".to_owned()));
     }
     if parent_ref.port.is_some() {

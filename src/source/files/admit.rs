@@ -1,4 +1,4 @@
-//! Admission of manifests from files: what an API server does for a cluster and nobody does for a folder. Never in the
+//! Admission of manifests from files: what an API server does for a cluster. Never in the
 //! way of objects from a cluster.
 //!
 //! * [`manifest`]: lists taken apart, kinds told apart. [`validator`]: defaults, schema and rules of one object; [`node`]

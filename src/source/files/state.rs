@@ -1,4 +1,4 @@
-//! What is active of a directory: last good contents and objects, without files, threads and clocks.
+//! The active state of a directory: last good contents and objects, without files, threads and clocks.
 //!
 //! Contents and the time are arguments. Three levels of last good state:
 //!
@@ -84,7 +84,7 @@ struct Document {
     hash: u128,
     line: u32,
     entries: Arc<[Entry]>,
-    /// Objects that stood here before what stands here now, which does not say what it is.
+    /// Objects last read from this document; kept because its present text has no kind or name.
     held: Vec<ObjectRef>,
 }
 

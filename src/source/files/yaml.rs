@@ -77,7 +77,7 @@ fn split_yaml(text: &str) -> Vec<Document<'_>> {
         }
     };
     for (line_number, line) in (1..).zip(text.split_inclusive('\n')) {
-        // In YAML these markers separate documents wherever they stand at the begin of a line, block scalars included.
+        // In YAML these markers separate documents wherever they stand at the start of a line, block scalars included.
         if is_marker(line, "---") && offset > start {
             push(start, offset, start_line);
             (start, start_line) = (offset, line_number);

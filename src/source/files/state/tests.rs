@@ -1,4 +1,4 @@
-//! Last good state as a table: what is written, what is active, what is said.
+//! Last good state as a table: what is written, what is active, what is told.
 
 use std::sync::LazyLock;
 
