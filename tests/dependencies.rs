@@ -30,7 +30,28 @@ fn packages() -> Vec<Value> {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let Value::Array(packages) = metadata["packages"].take() else { panic!("no packages") };
-    packages
+    // `cargo metadata` also lists optional crates that no active feature asks for; `cargo tree` lists what is built.
+    let built = built();
+    let is_built = |package: &Value| {
+        let text = |key: &str| package[key].as_str().unwrap_or_default();
+        built.contains(&(text("name").to_owned(), text("version").to_owned()))
+    };
+    packages.into_iter().filter(is_built).collect()
+}
+
+/// Names and versions of what is built on Linux, with all kinds of dependencies.
+fn built() -> BTreeSet<(String, String)> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["tree", "--locked", "--target", "x86_64-unknown-linux-gnu", "--edges", "normal,build,dev"])
+        .args(["--prefix", "none", "--no-dedupe", "--format", "{p}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("names in UTF-8");
+    let lines = text.lines().filter_map(|line| line.split_once(" v"));
+    lines.map(|(name, rest)| (name.to_owned(), rest.split(' ').next().unwrap_or_default().to_owned())).collect()
 }
 
 /// Whether a licence expression (SPDX, with the old `/` for OR) can be met with the allowed licences alone.
