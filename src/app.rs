@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,6 +30,7 @@ use crate::proxy::listener::{self, BoundListener};
 use crate::readiness::Readiness;
 use crate::settings::{AccessLog, Listener, Settings};
 use crate::source::Update;
+use crate::source::cluster;
 use crate::source::collect::{DiagnosticLog, drive};
 use crate::source::files::{self, FileSource};
 use crate::stream::TcpTimeouts;
@@ -55,7 +56,7 @@ pub struct Ready {
 pub struct Running {
     /// Where.
     pub ready: Ready,
-    /// The files it serves from, as last read.
+    /// The objects it serves from, as last read.
     pub updates: watch::Receiver<Update>,
     runtime: Runtime,
     readiness: Readiness,
@@ -63,9 +64,22 @@ pub struct Running {
     connections: Arc<Connections>,
     settings: Arc<Settings>,
     access_log: Option<(AccessLogHandle, AccessLogWriter)>,
-    /// Watches the files as long as it is held.
-    source: FileSource,
+    source: Source,
     signals: Signals,
+}
+
+/// Where the objects come from.
+enum Source {
+    /// Watches the files as long as it is held.
+    Files(FileSource),
+    /// Tasks of the runtime follow the API server.
+    Cluster,
+}
+
+/// Where to read objects.
+enum Place<'a> {
+    Folder(&'a Path),
+    Cluster(&'a cluster::Options),
 }
 
 /// What SIGHUP asks for.
@@ -88,6 +102,20 @@ impl fmt::Debug for Running {
 /// # Errors
 /// A listener or the admin address cannot be bound, the folder cannot be read, the access log cannot be opened.
 pub fn start(settings: Settings, config: &Path) -> Result<Running> {
+    start_at(settings, &Place::Folder(config))
+}
+
+/// Starts serving the objects of a Kubernetes API server. Returns once everything is bound, every kind that is needed was
+/// listed and the first version is active; until then, the admin server already answers.
+///
+/// # Errors
+/// A listener or the admin address cannot be bound, no API server is known, the access log cannot be opened, or a signal
+/// asks to stop before the first version is active.
+pub fn start_controller(settings: Settings, options: &cluster::Options) -> Result<Running> {
+    start_at(settings, &Place::Cluster(options))
+}
+
+fn start_at(settings: Settings, place: &Place<'_>) -> Result<Running> {
     raise_file_limit();
     let settings = Arc::new(settings);
     let listeners: Vec<Arc<str>> = settings.listeners.keys().map(|name| name.as_str().into()).collect();
@@ -109,7 +137,6 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
         })
         .collect::<Result<Vec<BoundListener>>>()?;
     let admin_socket = listener::bind("admin", settings.admin, 1)?;
-    let (source, updates) = FileSource::start(config, base(&settings))?;
     let access_log = match &settings.access_log {
         AccessLog::Off => None,
         AccessLog::Stdout => Some((access_log::Output::Stdout, "standard output".to_owned())),
@@ -128,7 +155,7 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
         .build()
         .context("cannot start the control runtime")?;
     // From here on no signal ends the process before what it serves is closed in order.
-    let signals = runtime.block_on(async { Signals::new() })?;
+    let mut signals = runtime.block_on(async { Signals::new() })?;
     let readiness = Readiness::default();
     let snapshot_ready = readiness.guard("snapshot");
     let (mut publisher, feeds) = live::channel(settings.workers, Arc::clone(&metrics));
@@ -157,8 +184,24 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
     if let Some(reaper) = publisher.reaper() {
         runtime.spawn(reaper.run());
     }
-    runtime.spawn(compile_loop(updates.clone(), applier(publisher, Arc::clone(&metrics)), Arc::clone(&metrics)));
     drop(guard);
+    let (source, updates) = match place {
+        Place::Folder(folder) => {
+            let (source, updates) = FileSource::start(folder, base(&settings))?;
+            (Source::Files(source), updates)
+        }
+        Place::Cluster(options) => {
+            let access_log = access_log.as_ref().map(|(handle, _)| handle);
+            let updates = runtime.block_on(async {
+                tokio::select! {
+                    updates = cluster::start(options, base(&settings)) => Ok(updates?),
+                    () = signals.stop(access_log, || false) => bail!("stopped before everything was listed"),
+                }
+            })?;
+            (Source::Cluster, updates)
+        }
+    };
+    runtime.spawn(compile_loop(updates.clone(), applier(publisher, Arc::clone(&metrics)), Arc::clone(&metrics)));
     runtime.block_on(view.reached(1)).context("the first version was not published")?;
     snapshot_ready.ready();
     let (control, drain) = drain::channel();
@@ -195,9 +238,12 @@ impl Running {
         let Self { runtime, readiness, control, connections, settings, access_log, source, mut signals, .. } = self;
         let handle = access_log.as_ref().map(|(handle, _)| handle);
         let all_gone = runtime.block_on(async {
-            let read_again = || {
-                tracing::info!("SIGHUP: reading all files again");
-                source.read_again();
+            let read_again = || match &source {
+                Source::Files(source) => {
+                    tracing::info!("SIGHUP: reading all files again");
+                    source.read_again();
+                }
+                Source::Cluster => tracing::info!("SIGHUP is ignored: no files are read"),
             };
             signals
                 .stop(handle, || match hangup {

@@ -30,6 +30,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve from a directory of manifests, as kubectl would take them; changes take effect at once
     Standalone(Standalone),
+    /// Serve what a Kubernetes cluster has, and follow its changes
+    Controller(ControllerCommand),
     /// Serve an example with small backends in the process, and print what to try
     Demo(Demo),
     /// Say what is wrong with manifests
@@ -50,6 +52,29 @@ pub struct Standalone {
     /// Directory with *.yaml, *.yml and *.json manifests
     #[arg(long, value_name = "DIR", env = "TIDEGATE_CONFIG")]
     pub config: PathBuf,
+    /// Flags of every serving command.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// `tidegate controller`.
+#[derive(Clone, Debug, Args)]
+pub struct ControllerCommand {
+    /// Namespace to watch; may be repeated [default: all]
+    #[arg(long, value_name = "NAMESPACE", env = "TIDEGATE_WATCH_NAMESPACES", value_delimiter = ',', value_parser = parse_namespace)]
+    pub watch_namespaces: Vec<String>,
+    /// Serve routes of this class only [default: tidegate]
+    #[arg(long, value_name = "NAME", env = "TIDEGATE_GATEWAY_CLASS")]
+    pub gateway_class: Option<String>,
+    /// Kubeconfig [default: $KUBECONFIG, ~/.kube/config, else the service account of the pod]
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Watch core Endpoints too, for Services without EndpointSlices
+    #[arg(long, env = "TIDEGATE_WATCH_LEGACY_ENDPOINTS")]
+    pub watch_legacy_endpoints: bool,
+    /// Name of this controller [default: tidegate.dev/controller]
+    #[arg(long, value_name = "DOMAIN/PATH", env = "TIDEGATE_CONTROLLER_NAME")]
+    pub controller_name: Option<String>,
     /// Flags of every serving command.
     #[command(flatten)]
     pub serve: Serve,
@@ -134,7 +159,7 @@ pub struct Serve {
     /// off, stdout or a file, which is reopened on SIGUSR1 [default: stdout; demo: off]
     #[arg(long, value_name = "WHERE", env = "TIDEGATE_ACCESS_LOG", value_parser = parse_access_log)]
     pub access_log: Option<AccessLog>,
-    /// After SIGTERM: not ready, still accepting [default: 0s]
+    /// After SIGTERM: not ready, still accepting [default: 0s; controller: 5s]
     #[arg(long, value_name = "DURATION", env = "TIDEGATE_DRAIN_DELAY", value_parser = parse_duration)]
     pub drain_delay: Option<Duration>,
     /// After that: time for requests in flight [default: 15s]
@@ -164,6 +189,13 @@ fn parse_access_log(text: &str) -> Result<AccessLog, String> {
     }
 }
 
+fn parse_namespace(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let is_label =
+        (1..=63).contains(&text.len()) && text.chars().all(plain) && !text.starts_with('-') && !text.ends_with('-');
+    if is_label { Ok(text.to_owned()) } else { Err(format!("found {text:?}, expected the name of a namespace")) }
+}
+
 fn parse_log(text: &str) -> Result<String, String> {
     let refused = || format!("found {text:?}, expected error, warn, info, debug, trace, off or directives");
     // A filter would take any other word for the name of a module.
@@ -184,6 +216,28 @@ impl Standalone {
     /// When the settings file is refused or something cannot work.
     pub fn settings(&self) -> Result<Settings, CliError> {
         self.serve.overlay(standalone_defaults())
+    }
+}
+
+impl ControllerCommand {
+    /// The settings of this command: flag, else variable, else file, else default.
+    ///
+    /// # Errors
+    ///
+    /// When the settings file is refused or something cannot work.
+    pub fn settings(&self) -> Result<Settings, CliError> {
+        let mut settings = standalone_defaults();
+        // Whoever sends traffic to a pod is told by the cluster that it ends, and that takes a while.
+        settings.drain.delay = Duration::from_secs(5);
+        settings = self.serve.overlay(settings)?;
+        if let Some(name) = &self.gateway_class {
+            settings.controller.gateway_class_name.clone_from(name);
+        }
+        if let Some(name) = &self.controller_name {
+            settings.controller.controller_name.clone_from(name);
+        }
+        settings.validate()?;
+        Ok(settings)
     }
 }
 
@@ -299,6 +353,26 @@ mod tests {
         Cli::try_parse_from(["tidegate"].iter().chain(arguments))
     }
 
+    #[test]
+    fn flags_of_the_controller_reach_the_settings() {
+        let controller = |arguments: &[&str]| -> Result<_, clap::Error> {
+            match parse(&[&["controller"], arguments].concat())?.command {
+                Command::Controller(controller) => Ok(controller),
+                _ => panic!("not the command that was given"),
+            }
+        };
+        let plain = controller(&[]).expect("no flag is needed").settings().expect("the defaults work");
+        assert_eq!((plain.controller, plain.drain.delay), (Controller::default(), Duration::from_secs(5)));
+        let flags = ["--gateway-class=public", "--controller-name=example.com/a", "--drain-delay=1s"];
+        let settings = controller(&flags).expect("valid flags").settings().expect("valid settings");
+        assert_eq!(settings.controller.gateway_class_name, "public");
+        assert_eq!(settings.controller.controller_name, "example.com/a");
+        assert_eq!(settings.drain.delay, Duration::from_secs(1));
+        assert_eq!(controller(&["--watch-namespaces=a,b"]).expect("valid flags").watch_namespaces, ["a", "b"]);
+        let error = controller(&["--watch-namespaces=a,B"]).expect_err("no name of a namespace");
+        assert!(error.to_string().contains("found \"B\", expected the name of a namespace"), "{error}");
+    }
+
     fn standalone(arguments: &[&str]) -> Result<Settings, CliError> {
         let cli = parse(&[&["standalone", "--config", "."], arguments].concat()).expect("valid flags");
         let Command::Standalone(standalone) = cli.command else { panic!("not the command that was given") };
@@ -342,7 +416,8 @@ mod tests {
             (&["demo", "--drain-timeout=-1s"], "expected a duration such as 250ms"),
             (&["check"], "<PATH>"),
             (&["check", "a", "--output", "yaml"], "[possible values: text, json]"),
-            (&["controller"], "unrecognized subcommand"),
+            (&["controller", "--watch-namespaces", "A"], "expected the name of a namespace"),
+            (&["sidecar"], "unrecognized subcommand"),
         ];
         for (arguments, expected) in cases {
             let error = parse(arguments).expect_err("a bad value");

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use tidegate::cli::{Check, Cli, Command, LogFormat, OutputFormat, Serve, Standalone};
+use tidegate::cli::{Check, Cli, Command, ControllerCommand, LogFormat, OutputFormat, Serve, Standalone};
+use tidegate::source::cluster;
 use tidegate::telemetry::logging::{self, Format};
 use tidegate::{api, app, check, cli, demo, settings, telemetry};
 
@@ -16,6 +17,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Standalone(standalone) => serve(&standalone).map(|()| ExitCode::SUCCESS),
+        Command::Controller(command) => control(&command).map(|()| ExitCode::SUCCESS),
         Command::Demo(command) => {
             start_log(&command.serve).and_then(|()| demo::run(&command)).map(|()| ExitCode::SUCCESS)
         }
@@ -42,6 +44,18 @@ fn start_log(serve: &Serve) -> Result<()> {
 fn serve(standalone: &Standalone) -> Result<()> {
     start_log(&standalone.serve)?;
     let running = app::start(standalone.settings()?, &standalone.config)?;
+    running.print_ready()?;
+    running.wait(app::Hangup::ReadAgain)
+}
+
+fn control(command: &ControllerCommand) -> Result<()> {
+    start_log(&command.serve)?;
+    let options = cluster::Options {
+        kubeconfig: command.kubeconfig.clone(),
+        namespaces: command.watch_namespaces.clone(),
+        legacy_endpoints: command.watch_legacy_endpoints,
+    };
+    let running = app::start_controller(command.settings()?, &options)?;
     running.print_ready()?;
     running.wait(app::Hangup::ReadAgain)
 }

@@ -8,13 +8,14 @@ mod cluster;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cluster::{Cluster, Options, PATIENCE, wait_for};
+use cluster::{Cluster, Namespace, Options, PATIENCE, wait_for};
 
 /// The YAML files of a folder of this repository, in order.
 fn yaml_files(folder: &str) -> Vec<PathBuf> {
@@ -245,6 +246,172 @@ endpoints: [{{addresses: ["{backend}"]}}]
     );
 }
 
+/// What the controller may do, and nothing else.
+fn reader_role(name: &str, namespace: &str) -> String {
+    format!(
+        r#"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {{name: {name}}}
+rules:
+- {{apiGroups: [tidegate.dev], resources: [gatewayroutes], verbs: [list, watch]}}
+- {{apiGroups: [""], resources: [services, namespaces], verbs: [list, watch]}}
+- {{apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}}
+- {{apiGroups: [gateway.networking.k8s.io], resources: [referencegrants], verbs: [list, watch]}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {{name: {name}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {name}}}
+subjects: [{{kind: ServiceAccount, name: gateway, namespace: {namespace}}}]
+"#
+    )
+}
+
+/// `tidegate controller` beside the cluster, with the rights of a service account, that ends with the value.
+struct Controller {
+    child: Child,
+    port: u16,
+    log: PathBuf,
+}
+
+impl Controller {
+    fn start(cluster: &Cluster, kubeconfig: &Path) -> Self {
+        let log = PathBuf::from(cluster.file("controller.log", ""));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["controller", "--http=127.0.0.1:0", "--admin=127.0.0.1:0", "--access-log=off", "--kubeconfig"])
+            .arg(kubeconfig)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .expect("the binary starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).expect("a line");
+        let ready: serde_json::Value = serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("{line:?}: {error}: {}", fs::read_to_string(&log).unwrap()));
+        let address = ready["listeners"]["http"].as_str().expect("an address");
+        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
+        Self { child, port, log }
+    }
+
+    /// Asks until the answer has this status, and returns the answer.
+    fn wait_for(&self, host: &str, status: &str) -> String {
+        wait_for(&format!("{status} of {host}"), || {
+            let answer = get_at(("127.0.0.1", self.port), host)?;
+            if answer.starts_with(&format!("HTTP/1.1 {status}")) { Ok(answer) } else { Err(answer) }
+        })
+    }
+
+    fn wait_for_log(&self, text: &str) {
+        wait_for(&format!("{text:?} in the log"), || {
+            let log = fs::read_to_string(&self.log).unwrap();
+            if log.contains(text) { Ok(()) } else { Err(log) }
+        });
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A pod that answers, ready, behind a Service.
+fn serve_web(namespace: &Namespace<'_>) {
+    let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+    namespace.apply(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec: {containers: [{name: web, image: web, ports: [{containerPort: 8080}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
+"#,
+    );
+    namespace.kubectl(&["wait", "--for=condition=Ready", "pod/web", &timeout]);
+}
+
+fn web_route(name: &str, hostname: &str) -> String {
+    format!(
+        "{{apiVersion: tidegate.dev/v1alpha1, kind: GatewayRoute, metadata: {{name: {name}}}, spec: {{hostnames: \
+         [{hostname}], rules: [{{backendRefs: [{{name: web, port: 80}}]}}]}}}}"
+    )
+}
+
+/// The API server goes away and comes back: the last state serves, then changes count again.
+#[test]
+fn the_controller_outlives_the_api_server() {
+    let Some(mut cluster) = Cluster::start(Options::default()) else { return };
+    install_crds(&cluster);
+    let (kubeconfig, host) = {
+        let namespace = cluster.namespace("outage");
+        namespace.kubectl(&["create", "serviceaccount", "gateway"]);
+        cluster.apply(&reader_role("tidegate-test", &namespace.name));
+        serve_web(&namespace);
+        namespace.apply(&web_route("web", "a.outage.test"));
+        let kubeconfig = namespace.kubeconfig_for("gateway");
+        // The namespace stays as long as the cluster.
+        std::mem::forget(namespace);
+        (kubeconfig, "a.outage.test")
+    };
+    let controller = Controller::start(&cluster, &kubeconfig);
+    controller.wait_for(host, "200");
+    cluster.fault("kill apiserver");
+    controller.wait_for_log("GatewayRoute: the watch failed");
+    assert!(get_at(("127.0.0.1", controller.port), host).unwrap().starts_with("HTTP/1.1 200"));
+    cluster.fault("start apiserver");
+    controller.wait_for_log("GatewayRoute: read again");
+    let edited = web_route("other", "b.outage.test");
+    let namespaces = cluster.kubectl(&["get", "namespaces", "--output=name"]);
+    let namespace = namespaces.lines().find_map(|line| line.strip_prefix("namespace/outage-")).expect("it is there");
+    let file = cluster.file("edited.yaml", &edited);
+    cluster.kubectl(&["--namespace", &format!("outage-{namespace}"), "apply", "--server-side", "-f", &file]);
+    controller.wait_for("b.outage.test", "200");
+    controller.wait_for(host, "200");
+}
+
+/// Routes, Services and pods as the cluster has them: new, changed, gone; and a right that is taken away for a while.
+#[test]
+fn the_controller_follows_the_cluster() {
+    let Some(cluster) = Cluster::shared_with_pods() else { return };
+    install_crds(cluster);
+    let namespace = cluster.namespace("controller");
+    namespace.kubectl(&["create", "serviceaccount", "gateway"]);
+    let role = format!("tidegate-test-{}", namespace.name);
+    cluster.apply(&reader_role(&role, &namespace.name));
+    serve_web(&namespace);
+    let controller = Controller::start(cluster, &namespace.kubeconfig_for("gateway"));
+    let host = |name: &str| format!("{name}.{}.test", namespace.name);
+    let route = |name: &str, hostname: &str| namespace.apply(&web_route(name, hostname));
+    controller.wait_for(&host("a"), "404");
+    route("web", &host("a"));
+    assert!(controller.wait_for(&host("a"), "200").contains("\"pod\": \"web\""));
+    route("web", &host("b"));
+    controller.wait_for(&host("b"), "200");
+    controller.wait_for(&host("a"), "404");
+
+    // Without its role it keeps what it has and says what is missing; with it, it goes on.
+    cluster.kubectl(&["delete", "clusterrolebinding", &role]);
+    controller.wait_for_log("GatewayRoute: may not be listed and watched");
+    controller.wait_for(&host("b"), "200");
+    cluster.apply(&reader_role(&role, &namespace.name));
+    controller.wait_for_log("GatewayRoute: read again");
+    route("second", &host("c"));
+    controller.wait_for(&host("c"), "200");
+
+    namespace.kubectl(&["delete", "pod", "web", "--grace-period=1"]);
+    controller.wait_for(&host("b"), "503");
+    namespace.kubectl(&["delete", "gatewayroute", "web"]);
+    controller.wait_for(&host("b"), "404");
+    cluster.kubectl(&["delete", "clusterrole,clusterrolebinding", &role]);
+}
+
 const GATEWAY: &str = r#"
 apiVersion: apps/v1
 kind: Deployment
@@ -278,8 +445,12 @@ spec: {type: LoadBalancer, selector: {app: gateway}, ports: [{name: http, port: 
 
 /// One GET at an address of the cluster; the whole answer as text.
 fn get(address: &str, host: &str) -> Result<String, String> {
+    get_at((address, 80), host)
+}
+
+fn get_at(address: (&str, u16), host: &str) -> Result<String, String> {
     let exchange = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect((address, 80))?;
+        let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         stream.write_all(format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes())?;
         let mut answer = String::new();

@@ -101,6 +101,18 @@ macro_rules! kinds {
                     $(Self::$variant => read::<$held>(manifest).map(|held| Object::$variant(Arc::new(held))),)+
                 }
             }
+
+            /// Reads an object that an API server keeps, whatever it may hold: the compiler tells what is strange.
+            ///
+            /// # Errors
+            /// The object has another structure than the one that this version reads.
+            pub fn hold(self, object: Value) -> Result<Object, serde_json::Error> {
+                match self {
+                    $(Self::$variant => {
+                        serde_json::from_value(object).map(|it| Object::$variant(Arc::new(<$held as Kind>::reduce(it))))
+                    })+
+                }
+            }
         }
 
         impl Object {
@@ -128,6 +140,13 @@ macro_rules! kinds {
             pub fn insert(&mut self, name: ObjectName, object: Object, origin: Option<Origin>) {
                 match object {
                     $(Object::$variant(object) => drop(self.$map.insert(name, Sourced { object, origin })),)+
+                }
+            }
+
+            /// Takes an object out of the map of its kind.
+            pub fn remove(&mut self, kind: KindId, name: &ObjectName) {
+                match kind {
+                    $(KindId::$variant => drop(self.$map.remove(name)),)+
                 }
             }
         }
