@@ -13,6 +13,8 @@ step lints
 cargo clippy --quiet --locked --all-targets -- -D warnings
 step build
 cargo build --quiet --locked --tests
+step counts
+cargo bench --quiet --locked --profile release-fast --bench gates -- --only counts
 step tests
 cargo test --locked
 step image

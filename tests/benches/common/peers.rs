@@ -100,10 +100,30 @@ pub fn write_filter_routes(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// When it cannot be started or prints no ready line.
 pub fn tidegate(binary: &Path, dir: &Path, core: Option<usize>) -> io::Result<(Peer, u16)> {
+    ready(Process::start("tidegate", core, binary, &standalone(dir), false)?)
+}
+
+/// The same below a program that watches it: `tool` is that program, `options` come before the binary's path.
+///
+/// # Errors
+/// When it cannot be started or prints no ready line.
+pub fn watched_tidegate(tool: &Path, options: &[String], binary: &Path, dir: &Path) -> io::Result<Peer> {
+    let mut args = options.to_vec();
+    args.push(binary.display().to_string());
+    args.extend(standalone(dir));
+    // Its life below a tool is short and of no interest; what goes wrong is.
+    args.extend(["--log".to_owned(), "warn".to_owned()]);
+    Ok(ready(Process::start("tidegate", None, tool, &args, false)?)?.0)
+}
+
+fn standalone(dir: &Path) -> Vec<String> {
     let args = ["standalone", "--config", &dir.to_string_lossy(), "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     let rest = ["--workers", "1", "--access-log", "off"];
-    let args: Vec<String> = args.iter().chain(&rest).map(|arg| (*arg).to_owned()).collect();
-    let mut process = Process::start("tidegate", core, binary, &args, false)?;
+    args.iter().chain(&rest).map(|arg| (*arg).to_owned()).collect()
+}
+
+/// Waits for the ready line; the port of the admin server beside the peer.
+fn ready(mut process: Process) -> io::Result<(Peer, u16)> {
     let line = process.first_line()?;
     let ready: serde_json::Value = serde_json::from_str(&line)?;
     let port = |value: &serde_json::Value| {

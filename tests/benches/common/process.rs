@@ -83,10 +83,34 @@ impl Process {
     pub fn rss_kib(&self) -> u64 {
         tree(self.pid()).into_iter().map(|pid| smaps(pid, "Rss:")).sum()
     }
+
+    /// Asks the program to end and waits until it has. A tool that watches a program as its child is not asked itself: it
+    /// ends, and writes down what it saw, when the program ends.
+    ///
+    /// # Errors
+    /// When the process does not end within `patience`, or with a failure.
+    pub fn finish(mut self, patience: Duration) -> io::Result<()> {
+        let program = tree(self.pid()).pop().unwrap_or(self.pid());
+        Command::new("kill").arg(program.to_string()).status()?;
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(io::Error::other(format!("{} ended with {status}", self.name))),
+                None if Instant::now() > deadline => {
+                    return Err(io::Error::other(format!("{} did not end within {patience:?}", self.name)));
+                }
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
         // SIGTERM first, so that nginx's master ends its workers.
         let _ = Command::new("kill").arg(self.pid().to_string()).stderr(Stdio::null()).status();
         let deadline = Instant::now() + Duration::from_secs(3);

@@ -1,23 +1,31 @@
-//! Bounds that need no peer: memory and the way of a file change, `cargo bench --bench gates`.
+//! Bounds that need no peer: what a request costs, memory and the way of a file change, `cargo bench --bench gates`.
 //!
+//! * user instructions and system calls per request, against a recorded baseline (`counts.rs`);
 //! * resident memory of `standalone` with 5,000 two-rule routes, at rest;
 //! * memory of an idle keep-alive connection;
 //! * memory of an idle WebSocket: an open tunnel that has passed one message each way;
 //! * time from a changed file to changed traffic, with those 5,000 routes loaded.
 //!
-//! Exit code 1: a bound was missed. `--routes N`, `--edits N` and `--subject PATH` change the run.
+//! Exit code 1: a bound was missed. `--only counts` measures the first alone: a busy machine does not change it. `--record`
+//! writes it down as the new baseline. `--routes N`, `--edits N` and `--subject PATH` change the run.
 
+mod baseline;
+mod client;
 #[path = "../common/mod.rs"]
 mod common;
+mod counts;
+mod verdict;
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use client::request;
 use common::peers;
 use common::process::{self, Process};
 use common::websocket;
+use verdict::verdict;
 
 const RESIDENT_KIB: u64 = 40 << 10;
 const IDLE_CONNECTION_KIB: f64 = 24.0;
@@ -26,60 +34,85 @@ const IDLE_WEBSOCKET_KIB: f64 = 12.0;
 const FILES: u64 = 11_000;
 const CHANGE_P99: Duration = Duration::from_millis(100);
 
-fn main() -> io::Result<()> {
+struct Options {
+    subject: PathBuf,
+    routes: usize,
+    edits: usize,
+    only_counts: bool,
+    record: bool,
+}
+
+fn options() -> io::Result<Options> {
+    let mut options = Options {
+        subject: PathBuf::from(env!("CARGO_BIN_EXE_tidegate")),
+        routes: 5_000,
+        edits: 200,
+        only_counts: false,
+        record: false,
+    };
     let mut args = std::env::args().skip(1);
-    let mut subject = PathBuf::from(env!("CARGO_BIN_EXE_tidegate"));
-    let (mut routes, mut edits) = (5_000, 200);
     while let Some(arg) = args.next() {
-        match (arg.as_str(), arg.as_str() != "--bench" && arg != "backend") {
-            ("backend", _) => return common::backend::run(),
-            (_, false) => {}
-            (name, true) => {
-                let value = args.next().ok_or_else(|| io::Error::other(format!("{name} needs a value")))?;
-                let number = || value.parse().map_err(|_| io::Error::other(format!("{name} takes a number")));
-                match name {
-                    "--subject" => subject = PathBuf::from(&value),
-                    "--routes" => routes = number()?,
-                    "--edits" => edits = number()?,
-                    _ => return Err(io::Error::other(format!("unknown argument {name}"))),
-                }
-            }
+        let mut value = || args.next().ok_or_else(|| io::Error::other(format!("{arg} needs a value")));
+        let number = |text: String| text.parse().map_err(|_| io::Error::other(format!("{arg} takes a number")));
+        match arg.as_str() {
+            "--bench" => {}
+            "--record" => options.record = true,
+            "--subject" => options.subject = PathBuf::from(value()?),
+            "--routes" => options.routes = number(value()?)?,
+            "--edits" => options.edits = number(value()?)?,
+            "--only" => match value()?.as_str() {
+                "counts" => options.only_counts = true,
+                other => return Err(io::Error::other(format!("--only: found {other}, expected counts"))),
+            },
+            _ => return Err(io::Error::other(format!("unknown argument {arg}"))),
         }
     }
-    let files = process::raise_file_limit();
-    if files < FILES {
-        return Err(io::Error::other(format!("{FILES} open files are needed, the limit is {files}: see prlimit(1)")));
+    Ok(options)
+}
+
+fn main() -> io::Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("backend") {
+        return common::backend::run();
     }
-    let folder = tempfile::tempdir()?;
+    let options = options()?;
     let own = std::env::current_exe()?;
     let mut backend = Process::start("backend", None, &own, &["backend".to_owned()], false)?;
     let line = backend.first_line()?;
     let ports: Vec<u16> = line.split_whitespace().filter_map(|port| port.parse().ok()).collect();
-    peers::write_routes(folder.path(), [ports[0], ports[1]], routes, false)?;
-    let started = Instant::now();
-    let (peer, _) = peers::tidegate(&subject, folder.path(), None)?;
-    println!("ready with {routes} two-rule routes after {} ms", started.elapsed().as_millis());
-    let mut met = resident(&peer.process);
-    met &= file_changes(folder.path(), peer.port, edits)?;
-    met &= resident(&peer.process);
-    drop(peer);
-    let bare = tempfile::tempdir()?;
-    peers::write_routes(bare.path(), [ports[0], ports[1]], 10, true)?;
-    let (peer, _) = peers::tidegate(&subject, bare.path(), None)?;
-    met &= idle_connections(&peer.process, peer.port)?;
-    drop(peer);
-    // A fresh process: what the connections before have freed would hide what sockets take.
-    let (peer, _) = peers::tidegate(&subject, bare.path(), None)?;
-    met &= idle_websockets(&peer.process, peer.port)?;
-    drop(peer);
+    let backends = [ports[0], ports[1]];
+    let mut met = counts::measure(&options.subject, backends, options.record)?;
+    if !options.only_counts {
+        met &= memory_and_changes(&options, backends)?;
+    }
     drop(backend);
     std::process::exit(i32::from(!met));
 }
 
-/// Prints one bound and whether it holds.
-fn verdict(what: &str, value: String, bound: String, met: bool) -> bool {
-    println!("{what}: {value} (bound {bound}): {}", if met { "met" } else { "MISSED" });
-    met
+/// The bounds that are read from a running process.
+fn memory_and_changes(options: &Options, backends: [u16; 2]) -> io::Result<bool> {
+    let files = process::raise_file_limit();
+    if files < FILES {
+        return Err(io::Error::other(format!("{FILES} open files are needed, the limit is {files}: see prlimit(1)")));
+    }
+    let Options { subject, routes, edits, .. } = options;
+    let folder = tempfile::tempdir()?;
+    peers::write_routes(folder.path(), backends, *routes, false)?;
+    let started = Instant::now();
+    let (peer, _) = peers::tidegate(subject, folder.path(), None)?;
+    println!("ready with {routes} two-rule routes after {} ms", started.elapsed().as_millis());
+    let mut met = resident(&peer.process);
+    met &= file_changes(folder.path(), peer.port, *edits)?;
+    met &= resident(&peer.process);
+    drop(peer);
+    let bare = tempfile::tempdir()?;
+    peers::write_routes(bare.path(), backends, 10, true)?;
+    let (peer, _) = peers::tidegate(subject, bare.path(), None)?;
+    met &= idle_connections(&peer.process, peer.port)?;
+    drop(peer);
+    // A fresh process: what the connections before have freed would hide what sockets take.
+    let (peer, _) = peers::tidegate(subject, bare.path(), None)?;
+    met &= idle_websockets(&peer.process, peer.port)?;
+    Ok(met)
 }
 
 fn resident(process: &Process) -> bool {
@@ -93,7 +126,7 @@ fn resident(process: &Process) -> bool {
 fn idle_connections(process: &Process, port: u16) -> io::Result<bool> {
     let each = pss_kib_of_each(process, || {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        request(&mut stream, "idle.example.com")?;
+        request(&mut stream, "/edited", "idle.example.com")?;
         Ok(stream)
     })?;
     let value = format!("{each:.2} KiB");
@@ -157,25 +190,5 @@ fn file_changes(dir: &Path, port: u16, edits: usize) -> io::Result<bool> {
 
 /// Whether the edited host is routed by now: no other route has it, so the answer was 404 before.
 fn edited(stream: &mut TcpStream, host: &str) -> io::Result<bool> {
-    Ok(request(stream, host)?.contains("200"))
-}
-
-/// One keep-alive request for `/edited` on a host; the status line of the answer.
-fn request(stream: &mut TcpStream, host: &str) -> io::Result<String> {
-    stream.write_all(format!("GET /edited HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())?;
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        let count = stream.read(&mut buffer)?;
-        if count == 0 {
-            return Err(io::Error::other("the gateway closed the connection"));
-        }
-        bytes.extend_from_slice(&buffer[..count]);
-        let Some(end) = memchr::memmem::find(&bytes, b"\r\n\r\n") else { continue };
-        let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
-        if bytes.len() >= end + 4 + length.unwrap_or(0) {
-            return Ok(head.lines().next().unwrap_or_default().to_owned());
-        }
-    }
+    Ok(request(stream, "/edited", host)?.contains("200"))
 }
