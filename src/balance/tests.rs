@@ -1,6 +1,7 @@
 //! Sequences, shares and fallbacks of all algorithms, through the state that a worker keeps for a rule.
 
 mod hash;
+mod simulation;
 pub(crate) mod snapshots;
 
 use std::collections::BTreeMap;
