@@ -11,7 +11,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     (r"\b(LN|RL|ML|CH|FI|PA|HO|UP|TU|RS|CO|HT)[0-9]{1,2}\b", "a rule's code: say the rule, and its RFC section"),
     (r"(?i)\bdecisions? [0-9]+", "a decision's number: say what was decided and why"),
     (r"(?i)\b(decisions|house|reliability|performance|policy|explain|style)\.md\b", "a file outside of the repository"),
-    (r"\.\./shared|/work/shared", "a path outside of the repository"),
+    (r"\.\./shared", "a path outside of the repository"),
     (r"(?i)\bin force\b", "say supported, active or served"),
     (r"(?i)\blest\b|\bfor want of\b|\bnobody's\b|\bhangs on\b", "say it in plain words"),
 ];
