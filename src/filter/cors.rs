@@ -8,7 +8,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use super::{Answer, Director, Flow, Memory, ResponseView};
+use super::layer::{Answer, Director, Flow, Memory, ResponseView};
 use crate::model::filter::{Cors, OriginMatch};
 use crate::reason::Reason;
 

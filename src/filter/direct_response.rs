@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
-use super::{Answer, Flow};
+use super::layer::{Answer, Flow};
 use crate::model::filter::DirectResponse;
 use crate::reason::Reason;
 

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::{Director, Flow, refuse};
+use super::layer::{Director, Flow, refuse};
 use crate::model::filter::IpAccess;
 use crate::reason::Reason;
 

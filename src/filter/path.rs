@@ -1,6 +1,6 @@
 //! Path edits, shared by redirects and rewrites.
 
-use super::Facts;
+use super::layer::Facts;
 use crate::model::filter::{PathEdit, TemplatePart};
 use crate::model::path::{CanonicalPath, Slashes};
 

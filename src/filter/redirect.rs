@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::{Answer, Director, Flow, path, refuse};
+use super::layer::{Answer, Director, Flow, refuse};
+use super::path;
 use crate::model::filter::Redirect;
 use crate::reason::Reason;
 

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use http::{HeaderValue, StatusCode};
 
-use super::{Director, Flow, path, refuse};
+use super::layer::{Director, Flow, refuse};
+use super::path;
 use crate::model::filter::Rewrite;
 use crate::reason::Reason;
 

@@ -1,14 +1,17 @@
-use std::net::Ipv4Addr;
+use std::borrow::Cow;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use http::HeaderName;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use proptest::prelude::*;
 
 use super::*;
 use crate::model::filter::{
-    Cors, DirectResponse, HeaderEdits, IpAccess, OriginMatch, PathEdit, Redirect, Rewrite, TemplatePart,
+    Cors, DirectResponse, Filter, HeaderEdits, IpAccess, OriginMatch, PathEdit, Redirect, Rewrite, TemplatePart,
 };
 use crate::model::search_regex::SearchRegex;
+use crate::reason::Reason;
 
 /// A request that goes through layers, and its response.
 struct Walk {
@@ -441,23 +444,6 @@ fn cors_keeps_cached_responses_good_for_later_origins() {
         let outcome = Walk::default().answered(&layers, named);
         assert_eq!(outcome.response.get_all("vary").iter().count(), 1, "{case}: said once");
     }
-}
-
-/// The filter of tests: counts in its state, and asks whether the number is even.
-pub(super) fn wait(state: usize, director: &Director<'_, '_>) -> Flow {
-    match director.states.get(state) {
-        Some(Some(state)) => {
-            let FilterState::Count(count) = &**state;
-            let before = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            Flow::Ask(Question::Test(u32::try_from(before).unwrap()))
-        }
-        Some(None) | None => panic!("the version has no state {state}"),
-    }
-}
-
-/// Its response side leaves a mark.
-pub(super) fn left(view: &mut ResponseView<'_>) {
-    view.headers.append("x-mark", HeaderValue::from(99));
 }
 
 /// The walk stops at the layer that asks, goes on with it, and leaves through exactly those that were entered.
