@@ -21,10 +21,10 @@ use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
-use crate::connections::Connections;
 use crate::live::LiveView;
 use crate::readiness::Readiness;
 use crate::settings::Settings;
+use crate::sockets::Sockets;
 use crate::telemetry::metrics::Metrics;
 
 mod debug;
@@ -47,7 +47,7 @@ pub struct Admin {
     /// The settings of the process.
     pub settings: Arc<Settings>,
     /// The registry of live sockets.
-    pub connections: Arc<Connections>,
+    pub sockets: Arc<Sockets>,
     /// The epoch that the data workers measure time by.
     pub epoch: std::time::Instant,
 }
@@ -118,7 +118,7 @@ impl Admin {
             return text(status, why);
         }
         if let Some(rest) = path.strip_prefix("/debug/sockets") {
-            return self.connections(request.method(), rest, request.uri().query());
+            return self.sockets(request.method(), rest, request.uri().query());
         }
         let answer = match path {
             "/livez" => text(StatusCode::OK, "ok\n"),
@@ -136,15 +136,15 @@ impl Admin {
     }
 
     /// `/debug/sockets`: lists live sockets (GET), closes one by its id or all of a route or pod (DELETE).
-    fn connections(&self, method: &Method, rest: &str, query: Option<&str>) -> Response<Full<Bytes>> {
+    fn sockets(&self, method: &Method, rest: &str, query: Option<&str>) -> Response<Full<Bytes>> {
         let listing = matches!(*method, Method::GET | Method::HEAD);
         match (rest.strip_prefix('/'), query) {
-            (None, _) if rest.is_empty() && listing => json(&debug::connections(&self.connections)),
+            (None, _) if rest.is_empty() && listing => json(&debug::sockets(&self.sockets)),
             (None, query) if rest.is_empty() && *method == Method::DELETE => self.close_all(query.unwrap_or_default()),
             (None, _) if rest.is_empty() => not_allowed("GET, HEAD, DELETE"),
             (Some(id), _) if *method == Method::DELETE => match id.parse() {
-                Ok(id) if self.connections.close(id) => json(&debug::Closed { closed: 1 }),
-                Ok(_) | Err(_) => text(StatusCode::NOT_FOUND, format!("no connection {id:?}\n")),
+                Ok(id) if self.sockets.close(id) => json(&debug::Closed { closed: 1 }),
+                Ok(_) | Err(_) => text(StatusCode::NOT_FOUND, format!("no socket {id:?}\n")),
             },
             (Some(_), _) => not_allowed("DELETE"),
             (None, _) => text(StatusCode::NOT_FOUND, ""),
@@ -169,7 +169,7 @@ impl Admin {
             // Closing everything is never a slip of the hand.
             return text(StatusCode::BAD_REQUEST, "say which: an id in the path, route=namespace/name or pod=name\n");
         }
-        let closed = self.connections.close_all(|info| {
+        let closed = self.sockets.close_all(|info| {
             route.as_deref().is_none_or(|route| *route == *info.route)
                 && pod.as_deref().is_none_or(|pod| info.pod.as_deref() == Some(pod))
         });

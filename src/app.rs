@@ -23,12 +23,12 @@ use crate::admin::Admin;
 use crate::compile::Compiler;
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::inputs::{Inputs, StaticListener};
-use crate::connections::Connections;
 use crate::drain::{self, DrainControl, Phase};
 use crate::live::{self, Publisher};
 use crate::proxy::listener::{self, BoundListener};
 use crate::readiness::Readiness;
 use crate::settings::{AccessLog, Listener, Settings};
+use crate::sockets::Sockets;
 use crate::source::Update;
 use crate::source::cluster;
 use crate::source::collect::{DiagnosticLog, drive};
@@ -61,7 +61,7 @@ pub struct Running {
     runtime: Runtime,
     readiness: Readiness,
     control: DrainControl,
-    connections: Arc<Connections>,
+    sockets: Arc<Sockets>,
     settings: Arc<Settings>,
     access_log: Option<(AccessLogHandle, AccessLogWriter)>,
     source: Source,
@@ -166,9 +166,9 @@ fn start_at(settings: Settings, place: &Place<'_>) -> Result<Running> {
         listeners: settings.listeners.keys().cloned().zip(bound.iter().map(|listener| listener.address)).collect(),
         admin: admin_socket.address,
     };
-    let connections = Arc::new(Connections::default());
+    let sockets = Arc::new(Sockets::default());
     let admin = Admin {
-        connections: Arc::clone(&connections),
+        sockets: Arc::clone(&sockets),
         live: publisher.view(),
         readiness: readiness.clone(),
         metrics: Arc::clone(&metrics),
@@ -209,13 +209,13 @@ fn start_at(settings: Settings, place: &Place<'_>) -> Result<Running> {
         settings: Arc::clone(&settings),
         listeners,
         metrics,
-        connections: Arc::clone(&connections),
+        sockets: Arc::clone(&sockets),
         epoch,
         drain,
     };
     workers::start(&parts, bound, feeds, access_log.as_ref().map(|(handle, _)| handle))?;
     drop(parts);
-    Ok(Running { ready, updates, runtime, readiness, control, connections, settings, access_log, source, signals })
+    Ok(Running { ready, updates, runtime, readiness, control, sockets, settings, access_log, source, signals })
 }
 
 impl Running {
@@ -235,7 +235,7 @@ impl Running {
     /// # Errors
     /// When signals cannot be listened for.
     pub fn wait(self, hangup: Hangup) -> Result<()> {
-        let Self { runtime, readiness, control, connections, settings, access_log, source, mut signals, .. } = self;
+        let Self { runtime, readiness, control, sockets, settings, access_log, source, mut signals, .. } = self;
         let handle = access_log.as_ref().map(|(handle, _)| handle);
         let all_gone = runtime.block_on(async {
             let read_again = || match &source {
@@ -256,7 +256,7 @@ impl Running {
                 .await;
             tracing::info!("draining: not ready, still accepting");
             readiness.drain();
-            let drained = drain(&control, &connections, settings.drain.delay, settings.drain.timeout);
+            let drained = drain(&control, &sockets, settings.drain.delay, settings.drain.timeout);
             let again = signals.stop(handle, || {
                 tracing::info!("SIGHUP is ignored: the process is stopping");
                 false
@@ -286,14 +286,14 @@ impl Running {
 /// The order of the stop: still accepting for `delay`, then requests finish within `timeout` while sockets leave within the
 /// windows of their rules, which end with `timeout` at the latest. What is left then is closed, and the process ends
 /// [`LAST_CALL`] later; whether all had gone by then.
-async fn drain(control: &DrainControl, connections: &Connections, delay: Duration, timeout: Duration) -> bool {
+async fn drain(control: &DrainControl, sockets: &Sockets, delay: Duration, timeout: Duration) -> bool {
     control.advance(Phase::NotReady);
     tokio::time::sleep(delay).await;
     control.advance(Phase::Closing);
     if tokio::time::timeout(timeout, control.joined()).await.is_ok() {
         return true;
     }
-    tracing::warn!(sockets = connections.len(), "the drain timeout is over: closing what is still open");
+    tracing::warn!(sockets = sockets.len(), "the drain timeout is over: closing what is still open");
     control.advance(Phase::Ended);
     tokio::time::timeout(LAST_CALL, control.joined()).await.is_ok()
 }

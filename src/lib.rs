@@ -15,7 +15,7 @@
 //!
 //! A configuration change is a value that walks once from a [`source`] to [`live`]; a request is a value that walks once
 //! through the phases of [`proxy::forward`]. They meet in one place, the pointer to [`live::Live`]. Nothing else is
-//! shared but counters and the live numbers of endpoints.
+//! shared but counters, the current numbers of endpoints, and [`sockets`], which only an upgrade touches.
 //!
 //! In reading order:
 //!
@@ -24,7 +24,8 @@
 //! * [`compile`]: the one pure function from the first to the second. [`source`]: fills its inputs.
 //! * [`balance`]: chooses endpoints. [`filter`]: the layers around a request. [`live`]: publishes snapshot and balancers
 //!   as one.
-//! * [`stream`]: a connection's bytes. [`http1`]: our own wire code. [`proxy`]: the data plane. [`connections`]: the registry of live sockets.
+//! * [`stream`]: a connection's bytes. [`http1`]: our own wire code. [`proxy`]: the data plane. [`sockets`]: the registry
+//!   of open WebSockets.
 //! * [`telemetry`], [`admin`], [`readiness`], [`drain`], [`reason`], [`settings`]: what operators see and set.
 //! * [`fields`], [`text`]: header names with a meaning, and texts that several layers read.
 //! * [`app`]: the only wiring place. [`cli`], [`check`], [`demo`]: the commands.
@@ -38,7 +39,6 @@ pub mod balance;
 pub mod check;
 pub mod cli;
 pub mod compile;
-pub mod connections;
 pub mod demo;
 pub mod drain;
 pub mod fields;
@@ -51,6 +51,7 @@ pub mod proxy;
 pub mod readiness;
 pub mod reason;
 pub mod settings;
+pub mod sockets;
 pub mod source;
 pub mod stream;
 pub mod telemetry;

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::connections::{Connections, Entry};
 use crate::live::Live;
 use crate::model::backend::Protocol;
 use crate::model::ids::{ListenerId, RuleId};
 use crate::model::matching::{Candidate, Hostname, ValueMatch, ValueTest};
 use crate::model::policy::Algorithm;
 use crate::model::snapshot::Snapshot;
+use crate::sockets::{OpenSocket, Sockets};
 
 /// `/debug/snapshot`: the active configuration in numbers.
 #[derive(Serialize)]
@@ -81,7 +81,7 @@ struct BackendRow {
 /// `/debug/sockets`: one entry per live socket, oldest first.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ConnectionRow {
+pub(super) struct SocketRow {
     /// Its number, unique in the life of the process; `DELETE /debug/sockets/{id}` closes it.
     id: u64,
     /// `namespace/name` of the route.
@@ -216,9 +216,9 @@ fn backends(snapshot: &Snapshot, rule: RuleId) -> Vec<BackendRow> {
         .collect()
 }
 
-pub(super) fn connections(connections: &Connections) -> Vec<ConnectionRow> {
+pub(super) fn sockets(sockets: &Sockets) -> Vec<SocketRow> {
     let now = std::time::Instant::now();
-    let row = |entry: &Arc<Entry>| ConnectionRow {
+    let row = |entry: &Arc<OpenSocket>| SocketRow {
         id: entry.id,
         route: entry.info.route.to_string(),
         rule: entry.info.rule.to_string(),
@@ -231,7 +231,7 @@ pub(super) fn connections(connections: &Connections) -> Vec<ConnectionRow> {
         bytes_to_client: entry.bytes_to_client(),
         bytes_to_endpoint: entry.bytes_to_endpoint(),
     };
-    connections.list().iter().map(row).collect()
+    sockets.list().iter().map(row).collect()
 }
 
 /// `now` is the time since the epoch that the data workers measure by.

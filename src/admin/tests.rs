@@ -34,7 +34,7 @@ fn admin(admin_connections: usize) -> Admin {
         metrics,
         listeners: Vec::new(),
         settings: Arc::new(settings),
-        connections: Arc::default(),
+        sockets: Arc::default(),
         epoch: std::time::Instant::now(),
     }
 }

@@ -8,7 +8,6 @@ use anyhow::{Context as _, Result};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
-use crate::connections::Connections;
 use crate::drain::{self, Drain, Phase};
 use crate::live::Feed;
 use crate::model::ids::ListenerId;
@@ -17,6 +16,7 @@ use crate::proxy::listener::{BoundListener, accept};
 use crate::proxy::worker::{Worker, WorkerParts};
 use crate::proxy::worker_drain::WorkerDrain;
 use crate::settings::Settings;
+use crate::sockets::Sockets;
 use crate::telemetry::access_log::{AccessLogHandle, AccessLogSender};
 use crate::telemetry::metrics::Metrics;
 
@@ -26,8 +26,8 @@ pub(super) struct Parts {
     /// Names of the listeners, in the order of their ids.
     pub(super) listeners: Vec<Arc<str>>,
     pub(super) metrics: Arc<Metrics>,
-    /// The registry of live sockets.
-    pub(super) connections: Arc<Connections>,
+    /// The registry of open sockets.
+    pub(super) sockets: Arc<Sockets>,
     pub(super) epoch: Instant,
     /// Held by every worker until its last connection has ended.
     pub(super) drain: Drain,
@@ -37,9 +37,9 @@ pub(super) struct Parts {
 struct Own {
     settings: Arc<Settings>,
     names: Vec<Arc<str>>,
-    sockets: Vec<StdListener>,
+    listening: Vec<StdListener>,
     metrics: Arc<Metrics>,
-    connections: Arc<Connections>,
+    sockets: Arc<Sockets>,
     index: usize,
     epoch: Instant,
     feed: Feed,
@@ -54,15 +54,15 @@ pub(super) fn start(
     feeds: Vec<Feed>,
     access_log: Option<&AccessLogHandle>,
 ) -> Result<()> {
-    let mut sockets: Vec<std::vec::IntoIter<StdListener>> =
+    let mut listening: Vec<std::vec::IntoIter<StdListener>> =
         bound.into_iter().map(|listener| listener.sockets.into_iter()).collect();
     for (index, feed) in feeds.into_iter().enumerate() {
         let own = Own {
             settings: Arc::clone(&parts.settings),
             names: parts.listeners.clone(),
-            sockets: sockets.iter_mut().filter_map(Iterator::next).collect(),
+            listening: listening.iter_mut().filter_map(Iterator::next).collect(),
             metrics: Arc::clone(&parts.metrics),
-            connections: Arc::clone(&parts.connections),
+            sockets: Arc::clone(&parts.sockets),
             index,
             epoch: parts.epoch,
             feed,
@@ -83,7 +83,7 @@ pub(super) fn start(
 
 impl Own {
     async fn run(self) {
-        let Self { settings, names, sockets, metrics, connections, index, epoch, feed, access_log, drain } = self;
+        let Self { settings, names, listening, metrics, sockets, index, epoch, feed, access_log, drain } = self;
         let Some(cells) = metrics.worker(index) else { return };
         let worker = Worker::new(WorkerParts {
             settings: Arc::clone(&settings),
@@ -92,7 +92,7 @@ impl Own {
             epoch,
             seed: fastrand::u64(..),
             access_log,
-            connections,
+            sockets,
         });
         let maintenance = tokio::task::spawn_local(Rc::clone(&worker).maintain());
         let following = tokio::task::spawn_local({
@@ -102,7 +102,7 @@ impl Own {
         // The worker's own drain tells when its last connection is gone; the process's tells how far the stop has come.
         let (own_control, own_drain) = drain::channel();
         let phase = WorkerDrain::new();
-        let listeners = (0..).map(ListenerId).zip(names).zip(settings.listeners.values()).zip(sockets);
+        let listeners = (0..).map(ListenerId).zip(names).zip(settings.listeners.values()).zip(listening);
         for ((named, listener), socket) in listeners {
             let limits = (&settings.deadlines, &settings.limits, &settings.forwarding);
             let name = Arc::clone(&named.1);

@@ -13,9 +13,9 @@ use super::decision::Decision;
 use super::downstream::UpgradeSlot;
 use super::headers::RequestId;
 use crate::balance::Picked;
-use crate::connections::Reservation;
 use crate::http1::client::Upload;
 use crate::model::policy::Upgrades;
+use crate::sockets::Reservation;
 
 /// A request on its way to a response.
 pub(super) struct Exchange {

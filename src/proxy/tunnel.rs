@@ -16,9 +16,9 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use crate::connections::Entry;
 use crate::http1::websocket::{Follower, close_frame};
 use crate::reason::Reason;
+use crate::sockets::OpenSocket;
 use crate::stream::Stream;
 use crate::telemetry::metrics::{self, WorkerMetrics};
 
@@ -61,7 +61,7 @@ pub struct Ends {
 #[derive(Clone, Copy, Debug)]
 pub struct Meter<'a> {
     /// The socket's entry in the registry.
-    pub entry: &'a Entry,
+    pub entry: &'a OpenSocket,
     /// The cells of the worker that runs it.
     pub metrics: &'a WorkerMetrics,
 }

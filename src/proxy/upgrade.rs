@@ -25,11 +25,11 @@ use super::tunnel::{self, End, Ends, Limits, Meter};
 use super::upstream::Pooled;
 use super::worker::Worker;
 use crate::balance::{InFlight, Picked};
-use crate::connections::{Full, Registration, SocketInfo};
 use crate::http1::client::Upload;
 use crate::http1::websocket;
 use crate::model::policy::Upgrades;
 use crate::reason::Reason;
+use crate::sockets::{Registration, SocketInfo, TooMany};
 use crate::stream::Stream;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::{Side, SocketEnd};
@@ -66,8 +66,8 @@ impl Exchange {
         }
         let Some(route) = matched.route_label().map(Arc::clone) else { return Ok(()) };
         let rule = Arc::clone(&matched.rule().name);
-        let place = self.account.worker.connections().reserve(&route, &rule, upgrades.max_connections);
-        let place = place.map_err(|Full| ProxyError::MaxConnections)?;
+        let place = self.account.worker.sockets().reserve(&route, &rule, upgrades.max_connections);
+        let place = place.map_err(|TooMany| ProxyError::MaxConnections)?;
         let accept = websocket::accept(key.as_bytes());
         self.handshake = Some(Box::new(Handshake { slot, place, accept, upgrades, route, rule }));
         Ok(())

@@ -15,12 +15,12 @@ use tokio::time::Instant;
 use super::tunnel;
 use super::upstream::{PoolLimits, Pooled, Pools};
 use crate::balance::EndpointState;
-use crate::connections::Connections;
 use crate::http1::client::{Buffers, ResponseLimits};
 use crate::http1::framing::ChunkLimits;
 use crate::live::LiveCache;
 use crate::model::ids::ListenerId;
 use crate::settings::Settings;
+use crate::sockets::Sockets;
 use crate::stream::TcpTimeouts;
 use crate::telemetry::access_log::{AccessLogSender, Entry};
 use crate::telemetry::metrics::WorkerMetrics;
@@ -47,8 +47,8 @@ pub struct WorkerParts {
     pub seed: u64,
     /// Where access-log entries go; `None`: nowhere.
     pub access_log: Option<AccessLogSender>,
-    /// The registry of live sockets.
-    pub connections: Arc<Connections>,
+    /// The registry of open sockets.
+    pub sockets: Arc<Sockets>,
 }
 
 /// One worker of the data plane.
@@ -60,7 +60,7 @@ pub struct Worker {
     epoch: Instant,
     rng: RefCell<fastrand::Rng>,
     access_log: Option<AccessLogSender>,
-    connections: Arc<Connections>,
+    sockets: Arc<Sockets>,
     /// Lent to tunnels for one read.
     tunnel_buffer: RefCell<Box<[u8]>>,
     pools: Rc<Pools>,
@@ -76,7 +76,7 @@ impl Worker {
     /// Makes a worker, to be used on one thread inside a `LocalSet`.
     #[must_use]
     pub fn new(parts: WorkerParts) -> Rc<Self> {
-        let WorkerParts { settings, live, metrics, epoch, seed, access_log, connections } = parts;
+        let WorkerParts { settings, live, metrics, epoch, seed, access_log, sockets } = parts;
         let limits = &settings.limits;
         let response_limits = ResponseLimits {
             head: limits.response_head,
@@ -108,7 +108,7 @@ impl Worker {
             epoch,
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
             access_log,
-            connections,
+            sockets,
             // Zeroed pages cost nothing before the first tunnel reads.
             tunnel_buffer: RefCell::new(vec![0; tunnel::BUFFER].into_boxed_slice()),
             pools,
@@ -193,9 +193,9 @@ impl Worker {
         self.forwarders.get(listener.index()).map_or(&[], AsRef::as_ref)
     }
 
-    /// The registry of live sockets.
-    pub(super) fn connections(&self) -> &Arc<Connections> {
-        &self.connections
+    /// The registry of open sockets.
+    pub(super) fn sockets(&self) -> &Arc<Sockets> {
+        &self.sockets
     }
 
     /// The buffer that tunnels read into.

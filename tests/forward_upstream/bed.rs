@@ -139,7 +139,7 @@ impl Gateway {
             epoch: Instant::now(),
             seed: 1,
             access_log: options.access_log,
-            connections: Arc::default(),
+            sockets: Arc::default(),
         });
         let context = Rc::new(ConnectionContext::new(
             (ListenerId(0), name),

@@ -90,7 +90,7 @@ async fn serve(bound: BoundListener, feed: Feed, metrics: Arc<WorkerMetrics>, dr
         epoch: tokio::time::Instant::now(),
         seed: 1,
         access_log: None,
-        connections: Arc::default(),
+        sockets: Arc::default(),
     });
     tokio::task::spawn_local(Rc::clone(&handler).maintain());
     let worker = WorkerDrain::new();

@@ -6,14 +6,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::connections::{Connections, SocketInfo};
+use crate::sockets::{SocketInfo, Sockets};
 use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
 /// Both outer ends of a tunnel that runs in a task of its own.
 struct Bed {
     client: TcpStream,
     endpoint: TcpStream,
-    connections: Arc<Connections>,
+    sockets: Arc<Sockets>,
     drain: Option<oneshot::Sender<()>>,
     end: tokio::task::JoinHandle<End>,
 }
@@ -29,10 +29,10 @@ impl Bed {
     async fn start(limits: Limits, from_client: &'static [u8], from_endpoint: &'static [u8]) -> Self {
         let (client, inner_client) = pair().await;
         let (endpoint, inner_endpoint) = pair().await;
-        let connections = Arc::new(Connections::default());
+        let sockets = Arc::new(Sockets::default());
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let info = SocketInfo { route: "a/a".into(), rule: "0".into(), pod: None, endpoint: address, client: address };
-        let registration = connections.reserve(&info.route, &info.rule, None).unwrap().open(info);
+        let registration = sockets.reserve(&info.route, &info.rule, None).unwrap().open(info);
         let options = MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 1 };
         let metrics = Metrics::new(options).worker(0).unwrap();
         let (drain, drained) = oneshot::channel();
@@ -57,7 +57,7 @@ impl Bed {
             )
             .await
         });
-        Self { client, endpoint, connections, drain: Some(drain), end }
+        Self { client, endpoint, sockets, drain: Some(drain), end }
     }
 }
 
@@ -92,7 +92,7 @@ fn glued_bytes_come_first_and_bytes_pass_unchanged_both_ways() {
         bed.endpoint.write_all(b"again").await.unwrap();
         expect(&mut bed.endpoint, b"up more").await;
         expect(&mut bed.client, b"down again").await;
-        let entry = bed.connections.list().pop().unwrap();
+        let entry = bed.sockets.list().pop().unwrap();
         assert_eq!((entry.bytes_to_endpoint(), entry.bytes_to_client()), (7, 10));
     });
 }
@@ -108,7 +108,7 @@ fn one_side_may_finish_while_the_other_goes_on() {
         drop(bed.endpoint);
         assert_eq!(rest(&mut bed.client).await, b"answer");
         assert_eq!(bed.end.await.unwrap(), End::Finished);
-        assert!(bed.connections.is_empty());
+        assert!(bed.sockets.is_empty());
     });
 }
 
@@ -178,7 +178,7 @@ fn drain_puts_close_frames_between_frames_and_never_inside_one() {
 fn an_operator_closes_one_socket() {
     local(async {
         let mut bed = Bed::start(limits(), b"", b"").await;
-        assert!(bed.connections.close(1));
+        assert!(bed.sockets.close(1));
         assert_eq!(rest(&mut bed.client).await, close_frame(1012, None));
         drop(bed.client);
         drop(bed.endpoint);

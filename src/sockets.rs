@@ -1,8 +1,8 @@
-//! The registry of live upgraded sockets: listed, counted and closed over the admin port.
+//! The registry of open sockets, that is of upgraded connections: listed, counted and closed over the admin port.
 //!
-//! A data worker registers a socket when its tunnel opens and keeps the counters of its [`Entry`]; the control half
+//! A data worker registers a socket when its tunnel opens and keeps the counters of its [`OpenSocket`]; the control half
 //! reads them and asks for a close, which the tunnel carries out in its own way. The registry knows no stream and closes
-//! nothing itself. Registration takes a lock; no request that is not an upgrade comes here.
+//! nothing itself. Registering takes a lock, which only requests for an upgrade ever take.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -27,9 +27,9 @@ pub struct SocketInfo {
     pub client: SocketAddr,
 }
 
-/// One live socket.
+/// One open socket and its counters.
 #[derive(Debug)]
-pub struct Entry {
+pub struct OpenSocket {
     /// Its number, unique in the life of the process.
     pub id: u64,
     /// What is known of it.
@@ -44,7 +44,7 @@ pub struct Entry {
     close: Notify,
 }
 
-impl Entry {
+impl OpenSocket {
     /// Counts bytes that went to the client, at `now`.
     pub fn sent_to_client(&self, bytes: usize, now: Instant) {
         count(&self.to_client, bytes);
@@ -105,61 +105,66 @@ fn count(cell: &AtomicU64, bytes: usize) {
     cell.store(cell.load(Ordering::Relaxed).wrapping_add(bytes as u64), Ordering::Relaxed);
 }
 
-/// All live sockets of the process.
+/// All open sockets of the process.
 #[derive(Debug, Default)]
-pub struct Connections {
+pub struct Sockets {
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    entries: BTreeMap<u64, Arc<Entry>>,
+    entries: BTreeMap<u64, Arc<OpenSocket>>,
     by_rule: HashMap<(Arc<str>, Arc<str>), u32>,
 }
 
-/// A place for a socket of a rule that is about to open; leaving scope gives it back.
+/// A place for a socket of a rule that is about to open; dropping it gives the place back.
 #[derive(Debug)]
 pub struct Reservation {
     /// Label of the route and name of the rule.
     rule: (Arc<str>, Arc<str>),
-    owner: Arc<Connections>,
+    owner: Arc<Sockets>,
 }
 
-/// A socket's place in the registry; leaving scope takes it out.
+/// A socket's place in the registry; dropping it takes the socket out.
 #[derive(Debug)]
 pub struct Registration {
-    entry: Arc<Entry>,
+    entry: Arc<OpenSocket>,
     reservation: Reservation,
 }
 
-/// The rule has as many sockets as it may.
+/// The rule has reached its limit of open sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub struct TooMany;
 
-impl Connections {
+impl Sockets {
     /// Keeps a place for a socket of a rule, so that no endpoint is asked for one that may not open.
     ///
     /// # Errors
-    /// [`Full`] when the rule already has `max` of them, open or about to open.
-    pub fn reserve(self: &Arc<Self>, route: &Arc<str>, rule: &Arc<str>, max: Option<u32>) -> Result<Reservation, Full> {
+    /// [`TooMany`] when the rule already has `max` sockets, open or about to open.
+    pub fn reserve(
+        self: &Arc<Self>,
+        route: &Arc<str>,
+        rule: &Arc<str>,
+        max: Option<u32>,
+    ) -> Result<Reservation, TooMany> {
         let rule = (Arc::clone(route), Arc::clone(rule));
         let mut state = self.lock();
         let open = state.by_rule.entry(rule.clone()).or_insert(0);
         if max.is_some_and(|max| *open >= max) {
-            return Err(Full);
+            return Err(TooMany);
         }
         *open += 1;
         Ok(Reservation { rule, owner: Arc::clone(self) })
     }
 
-    /// Live sockets, oldest first.
+    /// Open sockets, oldest first.
     #[must_use]
-    pub fn list(&self) -> Vec<Arc<Entry>> {
+    pub fn list(&self) -> Vec<Arc<OpenSocket>> {
         self.lock().entries.values().cloned().collect()
     }
 
-    /// Number of live sockets.
+    /// The number of open sockets.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lock().entries.len()
@@ -199,7 +204,7 @@ impl Reservation {
     pub fn open(self, info: SocketInfo) -> Registration {
         let mut state = self.owner.lock();
         state.next += 1;
-        let entry = Arc::new(Entry {
+        let entry = Arc::new(OpenSocket {
             id: state.next,
             info,
             since: SystemTime::now(),
@@ -219,7 +224,7 @@ impl Reservation {
 impl Registration {
     /// The socket's entry.
     #[must_use]
-    pub fn entry(&self) -> &Entry {
+    pub fn entry(&self) -> &OpenSocket {
         &self.entry
     }
 }
@@ -246,8 +251,8 @@ impl Drop for Reservation {
 mod tests {
     use super::*;
 
-    impl Connections {
-        fn register(self: &Arc<Self>, info: SocketInfo, max: Option<u32>) -> Result<Registration, Full> {
+    impl Sockets {
+        fn register(self: &Arc<Self>, info: SocketInfo, max: Option<u32>) -> Result<Registration, TooMany> {
             Ok(self.reserve(&info.route, &info.rule, max)?.open(info))
         }
     }
@@ -259,46 +264,45 @@ mod tests {
 
     #[test]
     fn sockets_are_listed_while_registered_and_numbers_never_return() {
-        let connections = Arc::new(Connections::default());
-        let first = connections.register(info("a", "p"), None).unwrap();
-        let second = connections.register(info("a", "q"), None).unwrap();
-        let ids: Vec<u64> = connections.list().iter().map(|entry| entry.id).collect();
+        let sockets = Arc::new(Sockets::default());
+        let first = sockets.register(info("a", "p"), None).unwrap();
+        let second = sockets.register(info("a", "q"), None).unwrap();
+        let ids: Vec<u64> = sockets.list().iter().map(|entry| entry.id).collect();
         assert_eq!(ids, [1, 2]);
         drop(first);
-        assert_eq!(connections.len(), 1);
-        assert_eq!(connections.register(info("a", "p"), None).unwrap().entry().id, 3);
+        assert_eq!(sockets.len(), 1);
+        assert_eq!(sockets.register(info("a", "p"), None).unwrap().entry().id, 3);
         drop(second);
-        assert!(connections.is_empty());
-        assert!(connections.lock().by_rule.is_empty());
+        assert!(sockets.is_empty());
+        assert!(sockets.lock().by_rule.is_empty());
     }
 
     #[test]
     fn a_rule_is_full_at_its_limit_and_has_room_again() {
-        let connections = Arc::new(Connections::default());
-        let first = connections.register(info("a", "p"), Some(1)).unwrap();
-        assert_eq!(connections.register(info("a", "p"), Some(1)).unwrap_err(), Full);
-        assert!(connections.register(info("b", "p"), Some(1)).is_ok());
+        let sockets = Arc::new(Sockets::default());
+        let first = sockets.register(info("a", "p"), Some(1)).unwrap();
+        assert_eq!(sockets.register(info("a", "p"), Some(1)).unwrap_err(), TooMany);
+        assert!(sockets.register(info("b", "p"), Some(1)).is_ok());
         drop(first);
-        assert!(connections.register(info("a", "p"), Some(1)).is_ok());
+        assert!(sockets.register(info("a", "p"), Some(1)).is_ok());
     }
 
     #[tokio::test]
     async fn a_close_reaches_the_tunnel_whether_it_waits_already_or_not() {
-        let connections = Arc::new(Connections::default());
-        let one = connections.register(info("a", "p"), None).unwrap();
-        let other = connections.register(info("b", "q"), None).unwrap();
-        assert!(connections.close(one.entry().id));
+        let sockets = Arc::new(Sockets::default());
+        let one = sockets.register(info("a", "p"), None).unwrap();
+        let other = sockets.register(info("b", "q"), None).unwrap();
+        assert!(sockets.close(one.entry().id));
         one.entry().closed().await;
-        assert!(!connections.close(99));
-        let (count, ()) =
-            tokio::join!(async { connections.close_all(|info| &*info.route == "b") }, other.entry().closed());
+        assert!(!sockets.close(99));
+        let (count, ()) = tokio::join!(async { sockets.close_all(|info| &*info.route == "b") }, other.entry().closed());
         assert_eq!(count, 1);
     }
 
     #[test]
     fn bytes_and_idle_time_are_those_of_the_tunnel() {
-        let connections = Arc::new(Connections::default());
-        let registration = connections.register(info("a", "p"), None).unwrap();
+        let sockets = Arc::new(Sockets::default());
+        let registration = sockets.register(info("a", "p"), None).unwrap();
         let entry = registration.entry();
         let later = Instant::now() + Duration::from_secs(5);
         entry.sent_to_client(10, later);
