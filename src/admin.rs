@@ -3,7 +3,7 @@
 //! It runs on the control runtime and never shares a port with traffic. `/livez`, `/readyz` and `/metrics` answer
 //! everyone; `/debug/…` answers loopback and the networks of `--debug-allow` only, and no web page that reaches it through
 //! somebody's browser. A connection carries one request and has a deadline. It reads what is published and changes
-//! nothing, except that it closes live sockets on request.
+//! nothing, except that it closes open sockets on request.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -46,7 +46,7 @@ pub struct Admin {
     pub listeners: Vec<Arc<str>>,
     /// The settings of the process.
     pub settings: Arc<Settings>,
-    /// The registry of live sockets.
+    /// The registry of open sockets.
     pub sockets: Arc<Sockets>,
     /// The epoch that the data workers measure time by.
     pub epoch: std::time::Instant,
@@ -135,7 +135,7 @@ impl Admin {
         not_allowed("GET, HEAD")
     }
 
-    /// `/debug/sockets`: lists live sockets (GET), closes one by its id or all of a route or pod (DELETE).
+    /// `/debug/sockets`: lists open sockets (GET), closes one by its id or all of a route or pod (DELETE).
     fn sockets(&self, method: &Method, rest: &str, query: Option<&str>) -> Response<Full<Bytes>> {
         let listing = matches!(*method, Method::GET | Method::HEAD);
         match (rest.strip_prefix('/'), query) {

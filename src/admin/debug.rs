@@ -78,7 +78,7 @@ struct BackendRow {
     endpoints: usize,
 }
 
-/// `/debug/sockets`: one entry per live socket, oldest first.
+/// `/debug/sockets`: one entry per open socket, oldest first.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SocketRow {

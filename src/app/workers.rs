@@ -8,11 +8,11 @@ use anyhow::{Context as _, Result};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
-use crate::drain::{self, Drain, Phase};
+use crate::drain::Drain;
 use crate::live::Feed;
 use crate::model::ids::ListenerId;
 use crate::proxy::connection::ConnectionContext;
-use crate::proxy::listener::{BoundListener, accept};
+use crate::proxy::listener::{BoundListener, serve_all};
 use crate::proxy::worker::{Worker, WorkerParts};
 use crate::proxy::worker_drain::WorkerDrain;
 use crate::settings::Settings;
@@ -99,42 +99,14 @@ impl Own {
             let worker = Rc::clone(&worker);
             async move { worker.live().follow().await }
         });
-        // The worker's own drain tells when its last connection is gone; the process's tells how far the stop has come.
-        let (own_control, own_drain) = drain::channel();
         let phase = WorkerDrain::new();
         let listeners = (0..).map(ListenerId).zip(names).zip(settings.listeners.values()).zip(listening);
-        for ((named, listener), socket) in listeners {
+        let listeners = listeners.map(|((named, listener), socket)| {
             let limits = (&settings.deadlines, &settings.limits, &settings.forwarding);
-            let name = Arc::clone(&named.1);
-            let context = ConnectionContext::new(
-                named,
-                listener,
-                limits,
-                Rc::clone(&worker),
-                Arc::clone(&cells),
-                Rc::clone(&phase),
-            );
-            let accepting = accept(Rc::new(context), socket, own_drain.clone());
-            tokio::task::spawn_local(async move {
-                if let Err(error) = accepting.await {
-                    tracing::error!(listener = %name, error = %error, "a worker cannot accept connections");
-                }
-            });
-        }
-        drop(own_drain);
-        let follow = async {
-            let mut process = drain;
-            let mut seen = Phase::Serving;
-            loop {
-                seen = process.later_than(seen).await;
-                own_control.advance(seen);
-                phase.advance(seen);
-            }
-        };
-        tokio::select! {
-            () = own_control.joined() => {}
-            () = follow => {}
-        }
+            let (worker, cells) = (Rc::clone(&worker), Arc::clone(&cells));
+            (ConnectionContext::new(named, listener, limits, worker, cells, Rc::clone(&phase)), socket)
+        });
+        serve_all(listeners, &phase, drain).await;
         worker.pools().clear();
         maintenance.abort();
         following.abort();

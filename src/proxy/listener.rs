@@ -4,15 +4,17 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connection::{ConnectionContext, serve};
 use super::downstream::Handler;
 use super::worker_drain::WorkerDrain;
-use crate::drain::{Drain, Phase};
+use crate::drain::{self, Drain, Phase};
 use crate::stream::TcpTimeouts;
 
 /// Connections that wait in the kernel; it cuts this to its own limit.
@@ -46,12 +48,12 @@ pub enum BindError {
     },
 }
 
-/// The sockets of one listener, one a worker, all with the same address.
+/// The sockets of one listener, one per worker, all with the same address.
 #[derive(Debug)]
 pub struct BoundListener {
-    /// The bound address; with the real port where port 0 was asked for, and `0.0.0.0` where `[::]` is not to be had.
+    /// The bound address; with the real port where port 0 was asked for, and `0.0.0.0` where there is no `[::]`.
     pub address: SocketAddr,
-    /// One socket a worker.
+    /// One socket per worker.
     pub sockets: Vec<StdListener>,
 }
 
@@ -92,11 +94,8 @@ fn bind_error(name: &str, address: SocketAddr, source: io::Error) -> BindError {
 
 fn is_without_ipv6(error: &io::Error) -> bool {
     // EAFNOSUPPORT has no kind of its own in `io::ErrorKind`.
-    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
+    error.kind() == io::ErrorKind::AddrNotAvailable || Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
 }
-
-/// Address family not supported by protocol (Linux).
-const EAFNOSUPPORT: i32 = 97;
 
 fn bind_sockets(mut address: SocketAddr, workers: usize) -> io::Result<BoundListener> {
     if address.port() != 0 {
@@ -128,24 +127,47 @@ fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Passes the phases of `drain` on to the connections of one worker; never ends before [`Phase::Ended`].
-pub async fn follow_drain(mut drain: Drain, worker: Rc<WorkerDrain>) {
-    let mut phase = drain.phase();
-    worker.advance(phase);
-    while phase < Phase::Ended {
-        phase = drain.later_than(phase).await;
-        worker.advance(phase);
+/// Serves all listeners of one worker until the drain of the process has closed them and their last connection has ended.
+/// Every context must hold `worker`, by which the connections see how far the drain has come.
+///
+/// Must run on a `LocalSet` inside a runtime.
+pub async fn serve_all<H: Handler>(
+    listeners: impl IntoIterator<Item = (ConnectionContext<H>, StdListener)>,
+    worker: &WorkerDrain,
+    mut process: Drain,
+) {
+    // The process's drain tells how far the stop has come; the worker's own tells when its last connection is gone.
+    let (control, drain) = drain::channel();
+    for (context, socket) in listeners {
+        let name = Arc::clone(&context.listener_name);
+        let accepting = accept(Rc::new(context), socket, drain.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(error) = accepting.await {
+                tracing::error!(listener = %name, error = %error, "a worker cannot accept connections");
+            }
+        });
+    }
+    drop(drain);
+    let follow = async {
+        let mut phase = process.phase();
+        loop {
+            control.advance(phase);
+            worker.advance(phase);
+            phase = process.later_than(phase).await;
+        }
+    };
+    tokio::select! {
+        () = control.joined() => {}
+        () = follow => {}
     }
 }
 
 /// Accepts connections and serves each in a task of its own until the drain closes listeners; then empties the queue, so
-/// that nobody who was let in by the kernel is reset, and returns. The tasks hold `drain` until their connections end.
-///
-/// Must run on a `LocalSet` inside a runtime.
+/// that no client whom the kernel has let in is reset, and returns. The tasks hold `drain` until their connections end.
 ///
 /// # Errors
 /// The socket cannot be registered with the runtime.
-pub async fn accept<H: Handler>(
+async fn accept<H: Handler>(
     context: Rc<ConnectionContext<H>>,
     socket: StdListener,
     mut drain: Drain,
@@ -250,7 +272,6 @@ async fn wait_for_files(limit: &FileLimit) {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::sync::Arc;
 
     use tokio::task::LocalSet;
 
@@ -353,18 +374,17 @@ mod tests {
                 allowed_namespaces: None,
             };
             let worker = WorkerDrain::new();
-            let following = tokio::task::spawn_local(follow_drain(drain.clone(), Rc::clone(&worker)));
-            let context = Rc::new(ConnectionContext::new(
+            let context = ConnectionContext::new(
                 (ListenerId(0), name),
                 &settings,
                 (&Deadlines::default(), &Limits::default(), &Forwarding::default()),
                 Rc::new(Empty),
                 Metrics::new(options).worker(0).expect("one worker"),
-                worker,
-            ));
+                Rc::clone(&worker),
+            );
             let socket = bound.sockets.into_iter().next().expect("one worker");
-            accept(context, socket, drain).await.expect("a listener");
-            following.abort();
+            serve_all([(context, socket)], &worker, drain).await;
+            assert_eq!(worker.connections(), 0);
             control.joined().await;
         });
         for mut client in clients {

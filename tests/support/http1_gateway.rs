@@ -94,18 +94,17 @@ async fn serve(bound: BoundListener, feed: Feed, metrics: Arc<WorkerMetrics>, dr
     });
     tokio::task::spawn_local(Rc::clone(&handler).maintain());
     let worker = WorkerDrain::new();
-    tokio::task::spawn_local(listener::follow_drain(drain.clone(), Rc::clone(&worker)));
     let (name, listener) = settings.listeners.iter().next().expect("one listener");
-    let context = Rc::new(ConnectionContext::new(
+    let context = ConnectionContext::new(
         (ListenerId(0), name.as_str().into()),
         listener,
         (&settings.deadlines, &settings.limits, &settings.forwarding),
         handler,
         metrics,
-        worker,
-    ));
+        Rc::clone(&worker),
+    );
     let socket = bound.sockets.into_iter().next().expect("one worker");
-    listener::accept(context, socket, drain).await.expect("a listener");
+    listener::serve_all([(context, socket)], &worker, drain).await;
 }
 
 /// The defaults.
