@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +24,7 @@ use crate::compile::Compiler;
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::inputs::{Inputs, StaticListener};
 use crate::drain::{self, DrainControl, Phase};
+use crate::kubernetes::Kubernetes;
 use crate::live::{self, Publisher};
 use crate::proxy::listener::{self, BoundListener};
 use crate::readiness::Readiness;
@@ -79,7 +80,16 @@ enum Source {
 /// Where to read objects.
 enum Place<'a> {
     Folder(&'a Path),
-    Cluster(&'a cluster::Options),
+    Cluster(&'a ControllerOptions),
+}
+
+/// What to read from which API server.
+#[derive(Clone, Debug, Default)]
+pub struct ControllerOptions {
+    /// The kubeconfig; without one that of the environment, or the service account of the pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// What to watch.
+    pub watch: cluster::Options,
 }
 
 /// What SIGHUP asks for.
@@ -111,7 +121,7 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
 /// # Errors
 /// A listener or the admin address cannot be bound, no API server is known, the access log cannot be opened, or a signal
 /// asks to stop before the first version is active.
-pub fn start_controller(settings: Settings, options: &cluster::Options) -> Result<Running> {
+pub fn start_controller(settings: Settings, options: &ControllerOptions) -> Result<Running> {
     start_at(settings, &Place::Cluster(options))
 }
 
@@ -193,8 +203,10 @@ fn start_at(settings: Settings, place: &Place<'_>) -> Result<Running> {
         Place::Cluster(options) => {
             let access_log = access_log.as_ref().map(|(handle, _)| handle);
             let updates = runtime.block_on(async {
+                let kubernetes = Kubernetes::new(options.kubeconfig.as_deref()).await?;
+                let client = kubernetes.client()?;
                 tokio::select! {
-                    updates = cluster::start(options, base(&settings)) => Ok(updates?),
+                    updates = cluster::start(&client, &options.watch, base(&settings)) => Ok(updates?),
                     () = signals.stop(access_log, || false) => bail!("stopped before everything was listed"),
                 }
             })?;

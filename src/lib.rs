@@ -21,7 +21,8 @@
 //!
 //! * [`api`]: what users write. [`kinds`]: the kinds of objects that are read. [`model`]: what requests are answered
 //!   from.
-//! * [`compile`]: the one pure function from the first to the second. [`source`]: fills its inputs.
+//! * [`compile`]: the one pure function from the first to the second. [`source`]: fills its inputs. [`kubernetes`]: the
+//!   connection to an API server.
 //! * [`balance`]: chooses endpoints. [`filter`]: the layers around a request. [`live`]: publishes snapshot and balancers
 //!   as one.
 //! * [`stream`]: a connection's bytes. [`http1`]: our own wire code. [`proxy`]: the data plane. [`sockets`]: the registry
@@ -45,6 +46,7 @@ pub mod fields;
 pub mod filter;
 pub mod http1;
 pub mod kinds;
+pub mod kubernetes;
 pub mod live;
 pub mod model;
 pub mod proxy;

@@ -50,10 +50,12 @@ fn serve(standalone: &Standalone) -> Result<()> {
 
 fn control(command: &ControllerCommand) -> Result<()> {
     start_log(&command.serve)?;
-    let options = cluster::Options {
+    let options = app::ControllerOptions {
         kubeconfig: command.kubeconfig.clone(),
-        namespaces: command.watch_namespaces.clone(),
-        legacy_endpoints: command.watch_legacy_endpoints,
+        watch: cluster::Options {
+            namespaces: command.watch_namespaces.clone(),
+            legacy_endpoints: command.watch_legacy_endpoints,
+        },
     };
     let running = app::start_controller(command.settings()?, &options)?;
     running.print_ready()?;

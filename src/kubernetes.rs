@@ -1,0 +1,93 @@
+//! The connection to a Kubernetes API server: address, credentials and limits of time, for whoever reads from it or
+//! writes to it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+/// How long the API server may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Silence after which a connection counts as dead: longer than any watch lasts.
+const SILENCE: Duration = Duration::from_secs(45);
+
+/// Variable with the namespace of the pod that the process runs in.
+const POD_NAMESPACE: &str = "POD_NAMESPACE";
+
+/// Where an API server is, and as whom to talk to it.
+#[derive(Clone, Debug)]
+pub struct Kubernetes {
+    config: Config,
+}
+
+/// Why there is no connection to an API server.
+#[derive(Debug, thiserror::Error)]
+pub enum KubernetesError {
+    /// The kubeconfig cannot be read or used.
+    #[error("the kubeconfig {path} cannot be used: {error}", path = path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: kube::config::KubeconfigError,
+    },
+    /// There is neither a kubeconfig nor a service account.
+    #[error(
+        "no Kubernetes API server is known: expected --kubeconfig, KUBECONFIG or the service account of a pod: {0}"
+    )]
+    Unknown(#[from] kube::config::InferConfigError),
+    /// The credentials or the address cannot be used.
+    #[error("the Kubernetes client cannot be set up: {0}")]
+    Client(#[from] kube::Error),
+}
+
+impl Kubernetes {
+    /// Finds out which API server to talk to; asks it nothing yet. Without a file that of the environment, or the
+    /// service account of the pod.
+    ///
+    /// # Errors
+    /// There is no usable kubeconfig and no service account.
+    pub async fn new(kubeconfig: Option<&Path>) -> Result<Self, KubernetesError> {
+        let mut config = match kubeconfig {
+            None => Config::infer().await?,
+            Some(path) => {
+                let refused = |error| KubernetesError::Kubeconfig { path: path.to_owned(), error };
+                let file = Kubeconfig::read_from(path).map_err(refused)?;
+                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(refused)?
+            }
+        };
+        config.connect_timeout = Some(CONNECT);
+        config.read_timeout = Some(SILENCE);
+        // All callers try again by themselves; the client's own attempts could go on for many minutes without a word.
+        config.default_retry = false;
+        Ok(Self { config })
+    }
+
+    /// A client with connections of its own.
+    ///
+    /// # Errors
+    /// The credentials or the address cannot be used.
+    pub fn client(&self) -> Result<Client, KubernetesError> {
+        Ok(Client::try_from(self.config.clone())?)
+    }
+
+    /// The namespace that the process belongs to: that of its pod, or the one of the kubeconfig's context.
+    #[must_use]
+    pub fn namespace(&self) -> String {
+        let of_pod = std::env::var(POD_NAMESPACE).ok().filter(|name| !name.is_empty());
+        of_pod.unwrap_or_else(|| self.config.default_namespace.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_broken_kubeconfig_is_named() {
+        let error = Kubernetes::new(Some(Path::new("/nonexistent/kubeconfig"))).await.expect_err("there is no file");
+        assert!(error.to_string().starts_with("the kubeconfig /nonexistent/kubeconfig cannot be used: "), "{error}");
+    }
+}
