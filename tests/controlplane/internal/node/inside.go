@@ -25,6 +25,7 @@ type insideSpec struct {
 	Dir              string        `json:"dir"`
 	Mounts           []insideMount `json:"mounts"`
 	Hosts            string        `json:"hosts"`
+	ResolvConf       string        `json:"resolvConf"`
 	Hostname         string        `json:"hostname"`
 	UID              int           `json:"uid"`
 	GID              int           `json:"gid"`
@@ -208,8 +209,8 @@ func (s *insideSpec) fillEtc() error {
 		"group":         "root:x:0:\nnogroup:x:65534:\n",
 		"hosts":         s.Hosts,
 		"hostname":      s.Hostname + "\n",
-		"resolv.conf":   "", // there is no DNS in these clusters
-		"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+		"resolv.conf":   s.ResolvConf,
+		"nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(s.Root, "etc", name), []byte(text), 0o644); err != nil {

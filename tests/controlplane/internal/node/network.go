@@ -51,7 +51,9 @@ func (a *agent) build(n *podNetwork, bridge netlink.Link, o *v1.Pod) error {
 	attributes := netlink.NewLinkAttrs()
 	attributes.Name = n.veth
 	attributes.MasterIndex = bridge.Attrs().Index
-	veth := &netlink.Veth{LinkAttrs: attributes, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(n.ns.Fd()))}
+	veth := &netlink.Veth{
+		LinkAttrs: attributes, PeerName: "eth0", PeerNamespace: netlink.NsFd(int(n.ns.Fd())), PeerHardwareAddr: hardwareAddress(n.ip),
+	}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("make a veth pair: %w", err)
 	}
@@ -119,6 +121,7 @@ func (a *agent) bridgeLocked() (netlink.Link, error) {
 	}
 	attributes := netlink.NewLinkAttrs()
 	attributes.Name = a.config.Plan.BridgeName()
+	attributes.HardwareAddr = hardwareAddress(a.config.Plan.Bridge().Addr())
 	bridge := &netlink.Bridge{LinkAttrs: attributes}
 	if err := netlink.LinkAdd(bridge); err != nil {
 		return nil, fmt.Errorf("make the bridge %s: %w", attributes.Name, err)
@@ -131,6 +134,16 @@ func (a *agent) bridgeLocked() (netlink.Link, error) {
 	if err := netlink.LinkSetUp(bridge); err != nil {
 		return nil, fmt.Errorf("start the bridge: %w", err)
 	}
+	if err := a.services.serveDNS(at.Addr()); err != nil {
+		return nil, err
+	}
 	a.bridge = bridge
 	return bridge, nil
+}
+
+// hardwareAddress belongs to an address. Without one of its own a bridge takes that of a device that joins it, and connections
+// through it hang for many seconds whenever that changes; so they do when a new pod has the address of one that has gone.
+func hardwareAddress(ip netip.Addr) net.HardwareAddr {
+	ip4 := ip.As4()
+	return append(net.HardwareAddr{0x02, 0x00}, ip4[:]...)
 }

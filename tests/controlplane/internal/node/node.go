@@ -50,6 +50,7 @@ type agent struct {
 	fakeIPs      *addr.Pool
 	processIPs   *addr.Pool
 	bridge       netlink.Link
+	services     *services
 	veths        int
 	podsOfOwner  map[ownerOnNode]int
 	podsOfNode   map[string]int
@@ -145,6 +146,7 @@ func (a *agent) start() error {
 	nodeInformer := factory.Core().V1().Nodes().Informer()
 	pods := factory.Core().V1().Pods().Informer()
 	services := newServices(a, factory)
+	a.services = services
 	factory.Start(ctx.Done())
 	if !cache.WaitForCacheSync(ctx.Done(), nodeInformer.HasSynced) {
 		return fmt.Errorf("the list of nodes did not arrive")

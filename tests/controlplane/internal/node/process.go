@@ -273,6 +273,8 @@ func (c *container) insideSpec(env, dirs map[string]string, who identity) (*insi
 		Dir: c.spec.WorkingDir, UID: who.uid, GID: who.gid, Groups: who.groups, Hostname: o.Name,
 		UserNamespace: who.uid != 0 && inUserNamespace(), OwnIDs: inUserNamespace(),
 		Hosts: fmt.Sprintf("127.0.0.1 localhost\n%s %s\n", c.pod.ip, o.Name),
+		ResolvConf: fmt.Sprintf("nameserver %[1]s\nsearch %[2]s.svc.%[3]s svc.%[3]s %[3]s\noptions ndots:5\n",
+			c.pod.agent.config.Plan.Bridge().Addr(), o.Namespace, clusterDomain),
 	}
 	if o.Spec.HostNetwork {
 		s.Hostname = o.Spec.NodeName
