@@ -2,14 +2,11 @@
 //!
 //! `tests/cluster.sh` runs this inside the control plane's namespace; without a control plane it says so and skips.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::time::Duration;
 
-use serde_json::Value;
-
-use crate::cluster::{Cluster, Options, PATIENCE, wait_for};
+use crate::cluster::{Cluster, Namespace, Options, PATIENCE, wait_for};
+use crate::load::{Load, Request};
 use crate::{helm, path};
 
 struct Helm<'a> {
@@ -18,7 +15,12 @@ struct Helm<'a> {
     home: tempfile::TempDir,
 }
 
-impl Helm<'_> {
+impl<'a> Helm<'a> {
+    fn new(program: &'a std::path::Path, cluster: &Cluster) -> Self {
+        let kubeconfig = cluster.ready()["kubeconfig"].as_str().unwrap().to_owned();
+        Self { program, kubeconfig, home: tempfile::tempdir().unwrap() }
+    }
+
     fn run(&self, args: &[&str]) -> Result<String, String> {
         let output = Command::new(self.program)
             .args(args)
@@ -36,87 +38,162 @@ impl Helm<'_> {
     }
 }
 
-/// The pods serve an empty directory here: their restrictions, probes, settings and roll-out are the chart's.
+/// Short pauses. Everything else, and above all what the pods run, is the chart's.
 const VALUES: &str = r"
-deployment:
-  args: [standalone, --config=/routes, --settings=/etc/tidegate/settings.yaml]
-  minReadySeconds: 0
-extraVolumes: [{name: routes, emptyDir: {}}]
-extraVolumeMounts: [{name: routes, mountPath: /routes}]
-service: {type: ClusterIP, ipFamilyPolicy: SingleStack}
-dataPlane: {drain: {delay: 0s, timeout: 1s}}
+deployment: {minReadySeconds: 0}
+dataPlane: {drain: {delay: 2s, timeout: 5s}}
 ";
 
+/// The commands of the README that install tidegate into a cluster, without comments.
+fn readme_commands() -> Vec<String> {
+    let readme = crate::read("README.md");
+    let block = readme
+        .split("```sh\n")
+        .find_map(|rest| rest.split("```").next().filter(|block| block.starts_with("helm install ")))
+        .expect("README.md has a block that begins with helm install");
+    block.lines().map(|line| line.split(" #").next().unwrap().trim().to_owned()).collect()
+}
+
+/// Pods that answer, behind a Service, and a route to them.
+const WEB: &str = r"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
+      containers:
+      - name: web
+        image: web
+        ports: [{containerPort: 8080}]
+        securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: tidegate.dev/v1alpha1
+kind: GatewayRoute
+metadata: {name: web}
+spec: {hostnames: [web.example.com], rules: [{backendRefs: [{name: web, port: 80}]}]}
+";
+
+/// The address that the load balancer gave the gateway.
+fn address(namespace: &Namespace<'_>) -> SocketAddr {
+    wait_for("the address of the Service", || {
+        let path = "--output=jsonpath={.status.loadBalancer.ingress[0].ip}";
+        let address = namespace.kubectl(&["get", "service", "tidegate", path]);
+        address.parse().map(|address: IpAddr| (address, 80).into()).map_err(|error| format!("{address:?}: {error}"))
+    })
+}
+
+fn wait_for_answer(request: &Request, status: u16) -> String {
+    wait_for(&format!("{status} of {}", request.host), || match request.send() {
+        Ok(answer) if answer.status == status => Ok(answer.body),
+        other => Err(format!("{other:?}")),
+    })
+}
+
+/// The commands of the README install a gateway that serves; a change of its settings and the way back cost no request;
+/// what is removed is gone, but for the kind and its routes.
 #[test]
 fn helm_installs_upgrades_rolls_back_and_uninstalls() {
     let Some(program) = helm() else { return };
     let Some(cluster) = Cluster::start(Options::default().image("tidegate", env!("CARGO_BIN_EXE_tidegate"))) else {
         return;
     };
-    let kubeconfig = cluster.ready()["kubeconfig"].as_str().unwrap().to_owned();
-    let helm = Helm { program, kubeconfig, home: tempfile::tempdir().unwrap() };
+    let helm = Helm::new(program, &cluster);
     let values = cluster.file("values.yaml", VALUES);
     let namespace = cluster.namespace("edge");
     let timeout = format!("{}s", PATIENCE.as_secs());
     let name = namespace.name.as_str();
-    let common = ["tidegate", "charts/tidegate", "--namespace", name, "--values", &values];
-    let wait = ["--wait", "--timeout", &timeout];
-
-    // Without its kinds it does not begin, and says what to do.
-    let error = helm.run(&[&["install"], &common[..]].concat()).unwrap_err();
-    assert!(error.contains("install the chart tidegate-crds first"), "{error}");
-    helm.must(&["install", "tidegate-crds", "charts/tidegate-crds", "--namespace", name]);
-    cluster.kubectl(&["wait", "--for=condition=Established", "crd/gatewayroutes.tidegate.dev", "--timeout=60s"]);
     // The namespace refuses every pod that is not restricted.
-    cluster.kubectl(&["label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted"]);
+    namespace.kubectl(&["label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted"]);
+    let commands = readme_commands();
+    let [kinds, gateway, route] = commands.as_slice() else { panic!("not three commands: {commands:?}") };
+    let words = |command: &str| command.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let run_helm = |command: &str, more: &[&str]| {
+        let words = words(command);
+        assert_eq!(words[0], "helm", "{command}");
+        let mut args: Vec<&str> = words[1..].iter().map(String::as_str).collect();
+        args.extend(["--namespace", name]);
+        args.extend(more);
+        helm.run(&args)
+    };
+    let settle = ["--values", values.as_str(), "--wait", "--timeout", timeout.as_str()];
 
-    let notes = helm.must(&[&["install"], &common[..], &wait].concat());
+    // Without its kind it does not begin, and says what to do.
+    let error = run_helm(gateway, &settle).unwrap_err();
+    assert!(error.contains("install the chart tidegate-crds first"), "{error}");
+    run_helm(kinds, &["--wait", "--timeout", &timeout]).unwrap();
+    let notes = run_helm(gateway, &settle).unwrap();
     assert!(notes.contains("serves GatewayRoutes of the class \"tidegate\""), "{notes}");
-    let deployment = || -> Value {
-        serde_json::from_str(&namespace.kubectl(&["get", "deployment", "tidegate", "--output=json"])).unwrap()
-    };
-    assert_eq!(deployment()["status"]["readyReplicas"], 2);
-    let address = namespace.kubectl(&["get", "service", "tidegate", "--output=jsonpath={.spec.clusterIP}"]);
-    let status = || {
-        wait_for("an answer", || {
-            let answer = || -> std::io::Result<String> {
-                let mut stream = TcpStream::connect((address.as_str(), 80))?;
-                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-                stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n")?;
-                let mut text = String::new();
-                stream.read_to_string(&mut text)?;
-                Ok(text)
-            };
-            let text = answer().map_err(|error| error.to_string())?;
-            text.get(9..12).map(str::to_owned).ok_or_else(|| format!("{text:?}"))
-        })
-    };
-    assert_eq!(status(), "404");
+    let ready = namespace.kubectl(&["get", "deployment", "tidegate", "--output=jsonpath={.status.readyReplicas}"]);
+    assert_eq!(ready, "2");
 
-    // Settings are read at the start of a pod: a change of them rolls all pods, and back.
+    let words = words(route);
+    assert_eq!(words[..2], ["kubectl", "apply"], "{route}");
+    let file = path(words.last().unwrap());
+    namespace.kubectl(&["apply", "-f", file.to_str().unwrap()]);
+    namespace.apply(WEB);
+    namespace.kubectl(&["rollout", "status", "deployment/web", &format!("--timeout={timeout}")]);
+    let address = address(&namespace);
+    let request = |host: &str| Request { address, host: host.to_owned() };
+    let (hello, web) = (request("hello.example.com"), request("web.example.com"));
+    assert_eq!(wait_for_answer(&hello, 200), "hello from tidegate\n");
+    assert!(wait_for_answer(&web, 200).contains("\"pod\""));
+    wait_for_answer(&request("other.example.com"), 404);
+
+    // Settings are read at the start of a pod: a change of them rolls all pods, and back. Nobody notices.
+    let load = Load::start(&[hello.clone(), web.clone()]);
+    let common = ["tidegate", "charts/tidegate", "--namespace", name];
     let set = ["--set", "listeners.http.healthPath=/healthz"];
-    helm.must(&[&["upgrade"], &common[..], &set, &wait].concat());
-    namespace.kubectl(&["rollout", "status", "deployment/tidegate", &format!("--timeout={timeout}")]);
-    assert_eq!(status(), "200");
+    let health = || {
+        let settings =
+            namespace.kubectl(&["get", "configmap", "tidegate", "--output=jsonpath={.data.settings\\.yaml}"]);
+        settings.contains("healthPath: /healthz")
+    };
+    let rolled_out = || {
+        namespace.kubectl(&["rollout", "status", "deployment/tidegate", &format!("--timeout={timeout}")]);
+        // The old pods have drained, too.
+        wait_for("the end of the old pods", || {
+            let pods =
+                namespace.kubectl(&["get", "pods", "--selector=app.kubernetes.io/name=tidegate", "--output=name"]);
+            if pods.lines().count() == 2 { Ok(()) } else { Err(pods) }
+        });
+    };
+    helm.must(&[&["upgrade"], &common[..], &settle, &set].concat());
+    rolled_out();
+    assert!(health());
     helm.must(&["rollback", "tidegate", "1", "--namespace", name, "--wait", "--timeout", &timeout]);
-    namespace.kubectl(&["rollout", "status", "deployment/tidegate", &format!("--timeout={timeout}")]);
-    assert_eq!(status(), "404");
+    rolled_out();
+    assert!(!health());
+    let (answered, failures) = load.end();
+    println!("{answered} requests during an upgrade and a rollback, {} failed", failures.len());
+    assert!(failures.is_empty(), "{} of {answered}: {:#?}", failures.len(), &failures[..failures.len().min(20)]);
+    assert!(answered > 500, "only {answered} requests");
 
     // An upgrade that is wrong changes nothing.
     let error = helm.run(&[&["upgrade"], &common[..], &["--set", "deployment.replica=3"]].concat()).unwrap_err();
     assert!(error.contains("replica"), "{error}");
 
     helm.must(&["uninstall", "tidegate", "--namespace", name, "--wait", "--timeout", &timeout]);
-    let left = namespace.kubectl(&[
-        "get",
-        "all,configmaps,roles,rolebindings,serviceaccounts,pdb,networkpolicies",
-        "--output=name",
-    ]);
-    assert!(!left.contains("tidegate"), "{left}");
+    // The pods drain first.
+    wait_for("the end of all objects", || {
+        let kinds = "all,configmaps,roles,rolebindings,serviceaccounts,pdb,networkpolicies";
+        let left = namespace.kubectl(&["get", kinds, "--output=name"]);
+        if left.contains("tidegate") { Err(left) } else { Ok(()) }
+    });
     let roles = cluster.kubectl(&["get", "clusterroles,clusterrolebindings", "--output=name"]);
     assert!(!roles.contains("tidegate"), "{roles}");
     helm.must(&["uninstall", "tidegate-crds", "--namespace", name]);
     cluster.kubectl(&["get", "crd", "gatewayroutes.tidegate.dev"]);
+    assert_eq!(namespace.kubectl(&["get", "gatewayroutes", "--output=name"]).lines().count(), 2, "routes are kept");
 }
 
 /// The API server takes every object of the chart, with all that does not need an operator switched on.

@@ -7,6 +7,7 @@
 #[path = "../support/cluster.rs"]
 mod cluster;
 mod install;
+mod load;
 mod monitoring;
 mod rbac;
 mod values;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use clap::Parser as _;
 use serde_json::{Value, json};
-use tidegate::cli::Cli;
+use tidegate::cli::{Cli, ControllerCommand, LogFormat};
 use tidegate::settings::file::{SettingsFile, schema};
 
 use crate::{assert_committed, documents, find, get, helm, path, read, render, template};
@@ -138,6 +138,40 @@ fn settings(objects: &[Value]) -> tidegate::settings::Settings {
     file.overlay(Path::new("settings.yaml"), &mut settings).unwrap_or_else(|error| panic!("{error}\n{text}"));
     settings.validate().unwrap();
     settings
+}
+
+/// The arguments of the pod with these values, as the program reads them.
+fn controller(helm: &Path, values: &str) -> ControllerCommand {
+    let objects = render(helm, values);
+    let container = &get(&objects, "Deployment", "tidegate")["spec"]["template"]["spec"]["containers"][0];
+    let args = container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
+    let cli = Cli::try_parse_from(std::iter::once("tidegate").chain(args)).unwrap_or_else(|error| panic!("{error}"));
+    let tidegate::cli::Command::Controller(controller) = cli.command else { panic!("not controller: {cli:?}") };
+    controller
+}
+
+#[test]
+fn the_arguments_are_what_the_program_reads() {
+    let Some(helm) = helm() else { return };
+    let defaults = controller(helm, "{}");
+    assert!(defaults.watch_namespaces.is_empty() && !defaults.watch_legacy_endpoints && defaults.kubeconfig.is_none());
+    assert_eq!((defaults.serve.log.as_str(), defaults.serve.log_format), ("info", LogFormat::Json));
+    assert_eq!(defaults.serve.settings.as_deref(), Some(Path::new("/etc/tidegate/settings.yaml")));
+    let changed = controller(
+        helm,
+        r#"
+controller: {watchNamespaces: [shop, team-a], watchLegacyEndpoints: true}
+log: {level: "warn,tidegate::source=debug", format: text}
+extraArgs: [--workers=2]
+"#,
+    );
+    assert_eq!(changed.watch_namespaces, ["shop", "team-a"]);
+    assert!(changed.watch_legacy_endpoints);
+    assert_eq!(
+        (changed.serve.log.as_str(), changed.serve.log_format),
+        ("warn,tidegate::source=debug", LogFormat::Text)
+    );
+    assert_eq!(changed.serve.workers.map(std::num::NonZeroUsize::get), Some(2));
 }
 
 #[test]
