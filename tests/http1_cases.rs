@@ -9,7 +9,7 @@ mod http1_reference;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -32,10 +32,11 @@ fn run(all: &Cases, cases: &[&Case], ipv6: bool, delivery: Delivery) -> Vec<(Str
             scope.spawn(|| {
                 let backend = Backend::start(all.scripts.clone());
                 let gateway = Gateway::start(backend.address, http1_bed::loopback(ipv6));
-                check_bed(gateway.address(), &backend);
+                check_bed(&gateway, &backend);
                 loop {
                     let Some((index, case)) = next.lock().expect("not poisoned").next() else { break };
-                    let seen = http1_bed::run(gateway.address(), &backend, &case.send, delivery);
+                    let seen =
+                        http1_bed::run((gateway.address(), || gateway.connections()), &backend, &case.send, delivery);
                     if let Err(text) = http1_bed::judge(case, &seen) {
                         failed.lock().expect("not poisoned").push((index, case.id.clone(), text));
                     }
@@ -48,9 +49,9 @@ fn run(all: &Cases, cases: &[&Case], ipv6: bool, delivery: Delivery) -> Vec<(Str
     failed.into_iter().map(|(_, id, text)| (id, text)).collect()
 }
 
-fn check_bed(gateway: SocketAddr, backend: &Backend) {
+fn check_bed(gateway: &Gateway, backend: &Backend) {
     let steps = [Step::Bytes(b"GET /bed HTTP/1.1\r\nHost: a.test\r\n\r\n".to_vec())];
-    let seen = http1_bed::run(gateway, backend, &steps, Delivery::Whole);
+    let seen = http1_bed::run((gateway.address(), || gateway.connections()), backend, &steps, Delivery::Whole);
     assert_eq!((seen.requests.len(), &seen.statuses[..]), (1, &[200][..]), "a plain GET does not reach the backend");
 }
 

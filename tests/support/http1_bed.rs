@@ -131,12 +131,35 @@ struct BackendInner {
     /// Number of the running case.
     case: AtomicU64,
     record: Mutex<Record>,
+    /// The connections that were accepted, in their order.
+    peers: Mutex<Vec<Accepted>>,
     scripts: Vec<Script>,
+}
+
+/// A connection as the one who waits for all of them sees it.
+#[derive(Debug)]
+struct Accepted {
+    peer: SocketAddr,
+    stream: TcpStream,
+    /// Held from the first byte of a request until the request is recorded, and while bytes of a tunnel are read.
+    recording: Arc<Mutex<()>>,
+}
+
+impl Accepted {
+    /// Whether everything that came is in the record.
+    fn is_recorded(&self) -> bool {
+        let Ok(_held) = self.recording.try_lock() else { return false };
+        rustix::io::ioctl_fionread(&self.stream).is_ok_and(|unread| unread == 0)
+    }
 }
 
 impl BackendInner {
     fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn peers(&self) -> MutexGuard<'_, Vec<Accepted>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -144,12 +167,20 @@ impl Backend {
     pub fn start(scripts: Vec<Script>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let inner = Arc::new(BackendInner { case: AtomicU64::new(0), record: Mutex::default(), scripts });
+        let (record, peers) = (Mutex::default(), Mutex::default());
+        let inner = Arc::new(BackendInner { case: AtomicU64::new(0), record, peers, scripts });
         let backend = Self { address, inner: Arc::clone(&inner) };
         std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
+            while let Ok((stream, peer)) = listener.accept() {
                 let inner = Arc::clone(&inner);
-                std::thread::spawn(move || Peer { stream, buffer: Vec::new(), inner }.run());
+                let recording = Arc::new(Mutex::new(()));
+                let accepted =
+                    Accepted { peer, stream: stream.try_clone().expect("a handle"), recording: Arc::clone(&recording) };
+                inner.peers().push(accepted);
+                std::thread::spawn(move || {
+                    Peer { stream, buffer: Vec::new(), recording, inner: Arc::clone(&inner) }.run();
+                    inner.peers().retain(|accepted| accepted.peer != peer);
+                });
             }
         });
         backend
@@ -164,23 +195,47 @@ impl Backend {
     fn take(&self) -> Record {
         std::mem::take(&mut *self.inner.record())
     }
+
+    /// Waits until every byte that was sent to the backend is in its record.
+    fn wait_until_recorded(&self) {
+        // Connections are accepted in their order: where this one is known, all that came before are.
+        let last = TcpStream::connect(self.address).expect("the backend accepts");
+        let own = last.local_addr().expect("connected");
+        until("the backend accepts", || self.inner.peers().iter().any(|accepted| accepted.peer == own));
+        drop(last);
+        until("the backend reads", || self.inner.peers().iter().all(Accepted::is_recorded));
+    }
+}
+
+/// Waits for a condition.
+#[track_caller]
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not within 20 s");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// One connection to the backend.
 struct Peer {
     stream: TcpStream,
     buffer: Vec<u8>,
+    recording: Arc<Mutex<()>>,
     inner: Arc<BackendInner>,
 }
 
 impl Peer {
     fn run(mut self) {
         let _ = self.stream.set_nodelay(true);
+        let recording = Arc::clone(&self.recording);
         loop {
-            // Waits for the first byte of a request as long as the connection is kept.
-            if self.buffer.is_empty() && !self.fill(Duration::from_secs(600)) {
+            // Waits for the first byte of a request as long as the connection is kept, and leaves it where it is.
+            let _ = self.stream.set_read_timeout(Some(Duration::from_secs(600)));
+            if self.buffer.is_empty() && !self.stream.peek(&mut [0]).is_ok_and(|count| count > 0) {
                 return;
             }
+            let held = recording.lock().unwrap_or_else(PoisonError::into_inner);
             let case = self.inner.case.load(Ordering::SeqCst);
             let Some(head) = self.head() else { return };
             let mut request = parse_head(&head);
@@ -196,6 +251,8 @@ impl Peer {
             if !complete {
                 return;
             }
+            let reads_on = |script: &Script| script.steps.iter().any(|step| step.get("read_tunnel_ms").is_some());
+            let _held = script.as_ref().is_some_and(reads_on).then_some(held);
             let goes_on = match script {
                 Some(script) => self.play(&script, key.as_deref(), case),
                 None => {
@@ -457,8 +514,13 @@ impl Client {
     }
 }
 
-/// Runs one case.
-pub fn run(gateway: SocketAddr, backend: &Backend, steps: &[Step], delivery: Delivery) -> Observation {
+/// Runs one case. `open` says how many clients' connections the gateway has.
+pub fn run(
+    (gateway, open): (SocketAddr, impl Fn() -> usize),
+    backend: &Backend,
+    steps: &[Step],
+    delivery: Delivery,
+) -> Observation {
     backend.begin();
     let stream = TcpStream::connect(gateway).expect("the gateway accepts");
     stream.set_nodelay(true).expect("a socket");
@@ -493,7 +555,9 @@ pub fn run(gateway: SocketAddr, backend: &Backend, steps: &[Step], delivery: Del
     }
     let Client { stream, received, closed } = client;
     drop(stream);
-    std::thread::sleep(Duration::from_millis(120));
+    // What the gateway has not sent to the backend by then, it never will.
+    until("the gateway leaves the connection", || open() == 0);
+    backend.wait_until_recorded();
     let record = backend.take();
     let mut seen = Observation {
         statuses: statuses(&received),

@@ -26,6 +26,7 @@ use tokio::task::LocalSet;
 pub struct Gateway {
     address: SocketAddr,
     control: DrainControl,
+    metrics: Arc<Metrics>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -33,18 +34,25 @@ impl Gateway {
     /// Starts one on a free port of `ip` that forwards the host `a.test` to `backend`.
     pub fn start(backend: SocketAddr, ip: IpAddr) -> Self {
         let parts = Parts::new(backend, ip);
-        let address = parts.bound.address;
+        let (address, metrics) = (parts.bound.address, Arc::clone(&parts.all_metrics));
         let (control, drain) = drain::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             LocalSet::new().block_on(&runtime, parts.serve(drain));
         });
-        Self { address, control, thread: Some(thread) }
+        Self { address, control, metrics, thread: Some(thread) }
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many clients' connections are open.
+    pub fn connections(&self) -> usize {
+        let page = self.metrics.render();
+        let value = page.lines().find_map(|line| line.strip_prefix("tidegate_connections_open{listener=\"cases\"} "));
+        value.expect("a gauge").parse().expect("a number")
     }
 }
 
@@ -61,6 +69,7 @@ impl Drop for Gateway {
 pub struct Parts {
     pub bound: BoundListener,
     feed: Feed,
+    all_metrics: Arc<Metrics>,
     metrics: Arc<WorkerMetrics>,
 }
 
@@ -72,7 +81,8 @@ impl Parts {
         let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: vec![name], max_series: 10 });
         let (mut publisher, mut feeds) = live::channel(1, Arc::clone(&metrics));
         publisher.publish(snapshot(backend));
-        Self { bound, feed: feeds.remove(0), metrics: metrics.worker(0).expect("one worker") }
+        let cells = metrics.worker(0).expect("one worker");
+        Self { bound, feed: feeds.remove(0), all_metrics: metrics, metrics: cells }
     }
 
     /// Runs it as one worker with one listener, on a `LocalSet`, until `drain` closes listeners.
