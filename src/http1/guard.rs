@@ -13,11 +13,13 @@ mod syntax;
 
 use self::fields::FieldScanner;
 use self::syntax::{
-    CLASS, LENGTH, LINE, LINE_TOO_LONG, TARGET, TARGET_PATH, TARGET_QUERY, TOKEN, UNDERSCORE, VERSION, skip,
+    CLASS, LENGTH, LINE, TARGET, TARGET_PATH, TARGET_QUERY, TARGET_RAW, TOKEN, UNDERSCORE, VERSION, skip,
 };
 
-pub(super) use self::syntax::skip_value;
-pub use self::syntax::{GuardError, HeadLimits, Span, is_target, is_token, is_value_byte, list, parse_length, trim};
+pub use self::syntax::{
+    GuardError, HeadLimits, Span, encode_target, is_token, is_value_byte, list, parse_length, trim,
+};
+pub(super) use self::syntax::{LINE_TOO_LONG, skip_value};
 
 /// Empty lines that are skipped before a request line (RFC 9112 §2.2).
 const MAX_EMPTY_LINES: u8 = 2;
@@ -79,6 +81,8 @@ pub struct RequestFacts {
     pub method: Span,
     /// The target as received.
     pub target: Span,
+    /// The target has bytes that are sent on percent-encoded.
+    pub raw_target: bool,
     /// The value of the first Host line, trimmed; empty when there is none.
     pub host: Span,
     /// `HTTP/1.1`, else `HTTP/1.0`.
@@ -116,6 +120,7 @@ pub struct RequestScanner {
     method: Span,
     target: Span,
     target_start: usize,
+    raw_target: bool,
     major: u8,
     minor: u8,
     fields: FieldScanner,
@@ -139,6 +144,7 @@ impl RequestScanner {
             method: Span { start: 0, end: 0 },
             target: Span { start: 0, end: 0 },
             target_start: 0,
+            raw_target: false,
             major: 0,
             minor: 0,
             fields: FieldScanner::new(),
@@ -229,6 +235,10 @@ impl RequestScanner {
                     Some(b'?') if self.state == RequestState::Path && self.at > self.target_start => {
                         self.state = RequestState::Query;
                     }
+                    Some(&b) if CLASS[b as usize] & TARGET_RAW != 0 => {
+                        self.raw_target = true;
+                        self.at += 1;
+                    }
                     Some(b' ') => {
                         self.target = Span::new(self.target_start, self.at);
                         self.at += 1;
@@ -313,6 +323,7 @@ impl RequestScanner {
             head_len: self.at,
             method: self.method,
             target: self.target,
+            raw_target: self.raw_target,
             host: fields.host,
             http11,
             framing,

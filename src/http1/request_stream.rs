@@ -1,7 +1,7 @@
 //! The input of an HTTP/1 connection as a state machine: bytes in, accepted bytes and verdicts out.
 //!
 //! Heads are scanned once, and the framing of their bodies is followed to find the next message. Only what was accepted
-//! is given out: a head as a whole, a body as far as its framing holds. What is refused between messages looks like the
+//! is given out: a head as a whole, its target percent-encoded where it has to be, a body as far as its framing holds. What is refused between messages looks like the
 //! end of the input, so that answers under way are finished in order; what is refused inside a body is an error behind
 //! all bytes before it.
 //!
@@ -9,13 +9,16 @@
 //! ([`received`](RequestStream::received)) or that nothing will ([`ended`](RequestStream::ended)). A verdict depends on
 //! the bytes only, never on how they were split.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use http::StatusCode;
 
 use super::framing::{ChunkDecoder, ChunkEvent, ChunkLimits, merge_small_chunks};
-use super::guard::{Framing, GuardError, HeadFacts, HeadLimits, RequestFacts, RequestScanner, Scan};
+use super::guard::{
+    Framing, GuardError, HeadFacts, HeadLimits, LINE_TOO_LONG, RequestFacts, RequestScanner, Scan, Span, encode_target,
+};
 use crate::reason::Reason;
 
 /// Bytes of a buffer at first, and of those that a thread keeps for its connections.
@@ -58,7 +61,7 @@ pub type TargetCheck<'a> = &'a dyn Fn(&[u8], &[u8]) -> Result<(), GuardError>;
 pub struct AcceptedHead {
     /// What the scanner found.
     pub facts: HeadFacts,
-    /// The target as received when it is not in origin-form.
+    /// The target, percent-encoded, when it is not in origin-form.
     pub raw_target: Option<Box<[u8]>>,
 }
 
@@ -468,6 +471,13 @@ impl RequestStream {
     }
 
     fn head_done(&mut self, facts: &RequestFacts, limits: &StreamLimits, check: TargetCheck<'_>) {
+        let mut facts = *facts;
+        if facts.raw_target
+            && let Err(error) = self.encode_target(&mut facts, limits.head.start_line)
+        {
+            self.refuse(error);
+            return;
+        }
         let bytes = self.data.get(self.message..self.end).unwrap_or_default();
         let target = facts.target.of(bytes);
         let other_form = !target.starts_with(b"/");
@@ -494,6 +504,31 @@ impl RequestStream {
             Framing::Length(length) => self.state = State::Length(length),
             Framing::Chunked => self.state = State::Chunked(ChunkDecoder::new(), 0),
         }
+    }
+
+    /// Puts the percent-encoded form of a target in its place. The limit of a request line holds for it, too.
+    fn encode_target(&mut self, facts: &mut RequestFacts, start_line: usize) -> Result<(), GuardError> {
+        const VERSION: usize = " HTTP/1.1".len();
+        let message = self.data.get(self.message..self.end).unwrap_or_default();
+        let Some(Cow::Owned(encoded)) = encode_target(facts.target.of(message)) else { return Ok(()) };
+        let (line, target) = (facts.method.start as usize, facts.target.start as usize);
+        let end = target + encoded.len();
+        if end + VERSION - line > start_line {
+            return Err(LINE_TOO_LONG);
+        }
+        let from = self.message + facts.target.end as usize;
+        let grown = self.message + end - from;
+        if self.end + grown > self.data.len() {
+            self.data.resize(self.end + grown, 0);
+        }
+        self.data.copy_within(from..self.end, from + grown);
+        if let Some(place) = self.data.get_mut(self.message + target..from + grown) {
+            place.copy_from_slice(&encoded);
+        }
+        self.end += grown;
+        facts.head_len += grown;
+        facts.target = Span::new(target, end);
+        Ok(())
     }
 
     fn message_done(&mut self) {

@@ -4,15 +4,17 @@
 //! `http` crate says about a target is never believed where it repairs one (`#…` is cut, `?x` becomes `/?x`, userinfo and
 //! port 99999 pass): an HTTP/1 target that is not in origin-form is judged by its received bytes.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, HOST, HeaderName, UPGRADE};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 
 use super::downstream::{CheckedHead, Host, OwnAnswer};
 use crate::fields::{self, FieldFlags};
-use crate::http1::guard::{GuardError, HeadFacts, is_target, list};
+use crate::http1::guard::{GuardError, HeadFacts, encode_target, list};
 use crate::model::host::{Authority, normalize_name, parse_authority};
 use crate::model::path::{CanonicalPath, Slashes};
 use crate::reason::Reason;
@@ -176,16 +178,14 @@ fn host_field<B>(request: &Request<B>, last: &mut Option<Rc<Host>>) -> Result<Op
 
 /// Scheme, target bytes and authority of an HTTP/2 request (RFC 9113 §8.3.1).
 fn http2_host<B>(
-    request: &Request<B>,
+    request: &mut Request<B>,
     policy: HeadPolicy,
     last: &mut Option<Rc<Host>>,
 ) -> Result<Option<Rc<Host>>, OwnAnswer> {
+    encode_http2_target(request.uri_mut())?;
     let uri = request.uri();
     if let Some(scheme) = uri.scheme_str() {
         check_scheme(scheme.as_bytes(), policy)?;
-    }
-    if !uri.path_and_query().is_some_and(|target| is_target(target.as_str().as_bytes())) {
-        return Err(TARGET);
     }
     if request.headers().keys().any(|name| fields::flags(name.as_str()).has_any(FieldFlags::NOT_IN_HTTP2)) {
         return Err(FIELD);
@@ -207,6 +207,19 @@ fn http2_host<B>(
         (None, None) => return Err(HOST_FIELD),
     };
     take_host(authority, last).map(Some)
+}
+
+/// Percent-encodes the bytes of a `:path` that clients send raw, as the guard does for HTTP/1. h2 refuses some of them
+/// before: `<`, `>` and a backquote in a path, and `"`, `<` and `>` in a query, with an error of the stream; what is no
+/// UTF-8 with one of the connection.
+fn encode_http2_target(uri: &mut Uri) -> Result<(), OwnAnswer> {
+    let target = uri.path_and_query().ok_or(TARGET)?.as_str();
+    let Cow::Owned(encoded) = encode_target(target.as_bytes()).ok_or(TARGET)? else { return Ok(()) };
+    let encoded = PathAndQuery::from_maybe_shared(Bytes::from(encoded)).map_err(|_| TARGET)?;
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.path_and_query = Some(encoded);
+    *uri = Uri::from_parts(parts).map_err(|_| TARGET)?;
+    Ok(())
 }
 
 /// Whether two authorities name the same host and port; a missing port is the scheme's.

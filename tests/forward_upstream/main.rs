@@ -14,3 +14,4 @@ mod http2_connections;
 mod log;
 mod retry;
 mod streaming;
+mod targets;

@@ -127,8 +127,9 @@ pub fn mutate(bytes: &mut Vec<u8>, rng: &mut fastrand::Rng) {
     }
 }
 
-static REQUEST_LINE: LazyLock<Regex> =
-    LazyLock::new(|| regex(r#"^([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!$-;=@-_a-~]+(?:\?[!$-;=?-~]*)?) HTTP/1\.([01])$"#));
+static REQUEST_LINE: LazyLock<Regex> = LazyLock::new(|| {
+    regex(r#"^([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!"$->@-~\x80-\xff]+(?:\?[!"$-~\x80-\xff]*)?) HTTP/1\.([01])$"#)
+});
 static FIELD: LazyLock<Regex> =
     LazyLock::new(|| regex(r"(?s)^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*$"));
 static SIZE_LINE: LazyLock<Regex> = LazyLock::new(|| regex(r"(?s)^([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e\x80-\xff]*)?$"));

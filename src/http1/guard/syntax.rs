@@ -1,5 +1,7 @@
 //! What the scanners of heads have in common: refusals, limits, classes of bytes, lists and lengths.
 
+use std::borrow::Cow;
+
 use http::StatusCode;
 
 use crate::reason::Reason;
@@ -33,7 +35,7 @@ pub(super) const TARGET: GuardError = GuardError::bad(Reason::Target);
 /// A malformed or doubled length (RFC 9112 §6).
 pub(super) const LENGTH: GuardError = GuardError::bad(Reason::Length);
 /// The request line is too long.
-pub(super) const LINE_TOO_LONG: GuardError = GuardError::new(StatusCode::URI_TOO_LONG, Reason::Size);
+pub(in crate::http1) const LINE_TOO_LONG: GuardError = GuardError::new(StatusCode::URI_TOO_LONG, Reason::Size);
 /// A well-formed version that is not served (RFC 9110 §15.6.6).
 pub(super) const VERSION: GuardError = GuardError::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, Reason::Line);
 
@@ -60,7 +62,7 @@ pub struct Span {
 }
 
 impl Span {
-    pub(super) fn new(start: usize, end: usize) -> Self {
+    pub(in crate::http1) fn new(start: usize, end: usize) -> Self {
         // A head is bounded by its limits, far below 4 GiB; a saturated span would only select nothing.
         Self { start: u32::try_from(start).unwrap_or(u32::MAX), end: u32::try_from(end).unwrap_or(u32::MAX) }
     }
@@ -77,6 +79,8 @@ pub(super) const TARGET_PATH: u8 = 2;
 pub(super) const TARGET_QUERY: u8 = 4;
 pub(super) const VALUE: u8 = 8;
 pub(super) const UNDERSCORE: u8 = 16;
+/// May come raw in a path or a query, and is sent on percent-encoded.
+pub(super) const TARGET_RAW: u8 = 32;
 
 /// What a byte may be part of.
 pub(super) static CLASS: [u8; 256] = classes();
@@ -93,10 +97,12 @@ const fn classes() -> [u8; 256] {
         if b == b'_' {
             class |= UNDERSCORE;
         }
-        if b >= 0x21 && b <= 0x7e && !matches!(b, b'#' | b'"' | b'<' | b'>') {
+        if matches!(b, b'"' | b'<' | b'>' | b'\\' | b'`' | 0x80..) {
+            class |= TARGET_RAW;
+        } else if b >= 0x21 && b <= 0x7e && b != b'#' {
             class |= TARGET_QUERY;
             // `?` ends the path.
-            if b != b'`' && b != b'?' {
+            if b != b'?' {
                 class |= TARGET_PATH;
             }
         }
@@ -130,15 +136,36 @@ pub fn is_value_byte(b: u8) -> bool {
     CLASS[b as usize] & VALUE != 0
 }
 
-/// Whether `target` has only bytes of a target (RFC 3986 §3.3, §3.4), and those that browsers send besides.
+/// A target as it is sent on: `"`, `<`, `>`, `\`, backquotes and bytes above 0x7F in its path or query are percent-encoded
+/// (RFC 3986 §2.1), since clients send them raw. `None` when it is empty or has a byte that no target may have: a control
+/// byte, a space or `#`.
 #[must_use]
-pub fn is_target(target: &[u8]) -> bool {
-    let path_end = skip(target, 0, target.len(), TARGET_PATH);
-    match target.get(path_end) {
-        None => path_end > 0,
-        Some(b'?') => skip(target, path_end, target.len(), TARGET_QUERY) == target.len(),
-        Some(_) => false,
+pub fn encode_target(target: &[u8]) -> Option<Cow<'_, [u8]>> {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    // A query may have all that a path may have, and the first `?` begins it.
+    if matches!(target, [] | [b'?', ..]) {
+        return None;
     }
+    let mut raw = 0;
+    for &b in target {
+        let class = CLASS[b as usize];
+        if class & (TARGET_QUERY | TARGET_RAW) == 0 {
+            return None;
+        }
+        raw += usize::from(class & TARGET_RAW != 0);
+    }
+    if raw == 0 {
+        return Some(Cow::Borrowed(target));
+    }
+    let mut encoded = Vec::with_capacity(target.len() + 2 * raw);
+    for &b in target {
+        if CLASS[b as usize] & TARGET_RAW != 0 {
+            encoded.extend([b'%', HEX[usize::from(b >> 4)], HEX[usize::from(b & 15)]]);
+        } else {
+            encoded.push(b);
+        }
+    }
+    Some(Cow::Owned(encoded))
 }
 
 /// The first index in `from..to` whose byte is not of `class`, else `to`. `to` is at most `buf.len()`.

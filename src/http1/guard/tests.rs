@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use super::syntax::VALUE;
 use super::*;
 use crate::reason::Reason;
@@ -136,9 +138,9 @@ fn refuses_bad_lines() {
         (b"GET / HTTP/1.1\r\nA: b\x0b", 400, Reason::Line),
         (b"GET / HTTP/1.1\r\n\r\r", 400, Reason::Line),
         (b"GET / HTTP/1.1\r\n\n", 400, Reason::Line),
-        (b"GET /\xff", 400, Reason::Target),
+        (b"GET /\xff\x7f", 400, Reason::Target),
         (b"GET /a#", 400, Reason::Target),
-        (b"GET /`", 400, Reason::Target),
+        (b"GET ?", 400, Reason::Target),
     ];
     for (bytes, status, reason) in table {
         refused(bytes, status, reason);
@@ -215,11 +217,39 @@ fn values_are_scanned_by_words_as_by_bytes() {
 }
 
 #[test]
-fn targets_are_checked_as_a_whole() {
-    for good in ["/", "/a?b", "/^{}[]|\\", "*", "http://a/", "/?`?"] {
-        assert!(is_target(good.as_bytes()), "{good}");
+fn targets_are_checked_and_encoded_as_a_whole() {
+    for (target, sent) in [
+        ("/", "/"),
+        ("*", "*"),
+        ("/a?b", "/a?b"),
+        ("/^{}[]|", "/^{}[]|"),
+        ("http://a/", "http://a/"),
+        ("/?'?", "/?'?"),
+        ("/%zz%", "/%zz%"),
+        ("/\u{fc}", "/%C3%BC"),
+        ("/a?q=\u{20ac}&\"x\"", "/a?q=%E2%82%AC&%22x%22"),
+        ("/<`\\>?<`\\>", "/%3C%60%5C%3E?%3C%60%5C%3E"),
+    ] {
+        let encoded = encode_target(target.as_bytes()).expect(target);
+        assert_eq!(encoded.escape_ascii().to_string(), sent.as_bytes().escape_ascii().to_string(), "{target}");
+        assert_eq!(matches!(encoded, Cow::Owned(_)), target != sent, "{target}");
     }
-    for bad in ["", "/`", "/#", "/?#", "/ ", "/é", "/?\x7f", "/\""] {
-        assert!(!is_target(bad.as_bytes()), "{bad}");
+    for bad in ["", "?", "/#", "/?#", "/ ", "/\t", "/?\x7f", "/\0", "/\u{fc} "] {
+        assert_eq!(encode_target(bad.as_bytes()), None, "{bad:?}");
+    }
+}
+
+#[test]
+fn the_scanner_takes_the_bytes_that_a_target_may_have() {
+    for byte in 0..=255u8 {
+        for before in [&b"/a"[..], b"/a?b", b"http://a/", b"/\xff", b"/?\""] {
+            let line = [b"GET ", before, &[byte], b"z HTTP/1.1\r\n\r\n"].concat();
+            let target = &line[4..line.len() - b" HTTP/1.1\r\n\r\n".len()];
+            let facts = request(&line, line.len()).0.ok().flatten();
+            let encoded = encode_target(target).filter(|_| byte != b' ');
+            let found = facts.map(|facts| (facts.target.of(&line).to_vec(), facts.raw_target));
+            let expected = encoded.map(|encoded| (target.to_vec(), matches!(encoded, Cow::Owned(_))));
+            assert_eq!(found, expected, "{}", line.escape_ascii());
+        }
     }
 }

@@ -105,6 +105,39 @@ fn verdicts_do_not_depend_on_how_the_bytes_come() {
 }
 
 #[test]
+fn raw_bytes_of_a_target_are_given_out_encoded() {
+    let raw = "POST /\u{fc}?\"<>\\`=\u{20ac} HTTP/1.1\r\nhost: \u{fc}\r\ncontent-length: 3\r\n\r\n\u{fc}!";
+    let sent = "POST /%C3%BC?%22%3C%3E%5C%60=%E2%82%AC HTTP/1.1\r\nhost: \u{fc}\r\ncontent-length: 3\r\n\r\n\u{fc}!";
+    let input = format!("{GET}{raw}\r\n{raw}GET /\u{fc}");
+    let expected = format!("{GET}{sent}\r\n{sent}");
+    for piece in 1..=input.len() {
+        for eager in [false, true] {
+            let outcome = outcome(input.as_bytes(), piece, eager);
+            assert_eq!(outcome.accepted.escape_ascii().to_string(), expected.as_bytes().escape_ascii().to_string());
+            assert_eq!((outcome.heads, outcome.behind, outcome.refusal), (3, Readable::NeedsInput, None), "{piece}");
+        }
+    }
+    let mut stream = RequestStream::default();
+    put(&mut stream, "GET http://a/\u{fc} HTTP/1.1\r\nhost: a\r\n\r\n".as_bytes());
+    let head = stream.next_head().expect("a head");
+    assert_eq!(head.raw_target.as_deref(), Some(&b"http://a/%C3%BC"[..]));
+}
+
+#[test]
+fn an_encoded_target_has_the_same_limit_and_makes_the_buffer_grow() {
+    const LINE: usize = "GET / HTTP/1.1".len();
+    let most = (LIMITS.head.start_line - LINE) / 3;
+    let fields = format!("host: a\r\nx: {}\r\n\r\n", "y".repeat(BUFFER - 4096));
+    let mut stream = RequestStream::default();
+    put(&mut stream, format!("GET /{} HTTP/1.1\r\n{fields}", "<".repeat(most)).as_bytes());
+    let expected = format!("GET /{} HTTP/1.1\r\n{fields}", "%3C".repeat(most));
+    assert!(stream.accepted() == expected.as_bytes());
+    let mut stream = RequestStream::default();
+    put(&mut stream, format!("GET /{} HTTP/1.1\r\n{fields}", "<".repeat(most + 1)).as_bytes());
+    assert_eq!(stream.refusal().map(|error| error.status), Some(StatusCode::URI_TOO_LONG));
+}
+
+#[test]
 fn a_broken_body_is_refused_as_a_whole_until_a_byte_of_its_message_was_taken() {
     let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
     let mut stream = RequestStream::default();
