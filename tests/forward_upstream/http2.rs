@@ -21,7 +21,7 @@ use tidegate::model::policy::Timeouts;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::bed::{GET, Gateway, Options, dying, run, run_paused, until};
+use super::bed::{Endpoints, GET, Gateway, Options, dying, run, run_paused, until};
 
 #[derive(Clone, Copy)]
 struct Local;
@@ -160,6 +160,9 @@ async fn answer(
         trailers,
     });
     response.headers_mut().insert("x-own", HeaderValue::from_static("1"));
+    if let Some(status) = path.strip_prefix("/p/status/") {
+        *response.status_mut() = status.parse().unwrap();
+    }
     let mut end = HeaderMap::new();
     end.insert("grpc-status", HeaderValue::from_static("0"));
     end.insert("host", HeaderValue::from_static("evil"));
@@ -224,6 +227,34 @@ fn http1_clients_reach_http2_endpoints_over_one_connection() {
         assert_eq!(seen.headers["content-length"], "5");
         for gone in ["connection", "x-c", "host", "te"] {
             assert!(!seen.headers.contains_key(gone), "{gone}");
+        }
+    });
+}
+
+#[test]
+fn statuses_without_a_registered_reason_pass_over_both_protocols() {
+    run(async || {
+        let server = Server::start().await;
+        let to_http2 = Gateway::start(options(&server)).await;
+        for status in [299, 499, 599] {
+            let endpoint = Endpoints::script(move |mut served| async move {
+                while served.request().await.is_some() {
+                    served.send(format!("HTTP/1.1 {status} Odd\r\ncontent-length: 2\r\n\r\nok")).await;
+                }
+            })
+            .await;
+            let to_http1 = Gateway::start(Options { http2: true, ..Options::to(&[endpoint.addr]) }).await;
+            for gateway in [&to_http1, &to_http2] {
+                let target = format!("/p/status/{status}");
+                let answer = gateway.ask(&format!("GET {target} HTTP/1.1\r\nhost: a.test\r\n\r\n")).await;
+                let reason = if std::ptr::eq(gateway, &raw const to_http1) { "Odd" } else { "" };
+                assert_eq!(answer.head.lines().next(), Some(&*format!("HTTP/1.1 {status} {reason}")));
+                assert!(String::from_utf8_lossy(&answer.body).contains("ok"));
+                let mut client = client(gateway).await;
+                let response = client.send_request(grpc(&target, Vec::new())).await.unwrap();
+                assert_eq!(response.status(), status);
+                assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
+            }
         }
     });
 }

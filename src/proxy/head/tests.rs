@@ -61,7 +61,8 @@ fn hosts_are_normalised_and_kept() {
         assert_eq!(checked.head.hostname(), Some(host));
         assert_eq!(checked.head.authority(), Some(field.as_bytes()));
     }
-    for (field, sent) in [("a.test:", "a.test"), ("[::1]:", "[::1]")] {
+    for (field, sent) in [("a.test:", "a.test"), ("A.test.:", "A.test."), ("[::1]:", "[::1]"), ("1.2.3.4:", "1.2.3.4")]
+    {
         let (checked, _) = get("/", &format!("Host: {field}\r\n")).expect("an empty port is the default one");
         assert_eq!((checked.head.authority(), checked.head.port()), (Some(sent.as_bytes()), None));
     }

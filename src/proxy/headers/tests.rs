@@ -259,7 +259,7 @@ fn the_second_own_mark_is_a_loop() {
 fn the_client_is_the_right_most_stranger() {
     let trusted = ["192.0.2.0/24".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
     type Lines = &'static [(&'static str, &'static str)];
-    let table: [(bool, Lines, &str); 11] = [
+    let table: [(bool, Lines, &str); 13] = [
         (false, &[("x-forwarded-for", "1.1.1.1")], "192.0.2.7"),
         (true, &[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 10.1.1.1")], "2.2.2.2"),
         (true, &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "10.1.1.1")], "1.1.1.1"),
@@ -270,6 +270,8 @@ fn the_client_is_the_right_most_stranger() {
         (true, &[("x-forwarded-for", "1.1.1.1, , 10.1.1.1 ,,")], "1.1.1.1"),
         (true, &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", ""), ("x-forwarded-for", " , ")], "1.1.1.1"),
         (true, &[("x-forwarded-for", ",")], "192.0.2.7"),
+        (true, &[("x-forwarded-for", " ,\t, "), ("x-forwarded-for", "")], "192.0.2.7"),
+        (true, &[("x-forwarded-for", "1.1.1.1:4711, ,")], "1.1.1.1"),
         (true, &[], "192.0.2.7"),
     ];
     for (is_trusted, lines, expected) in table {
