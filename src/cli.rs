@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use http::HeaderValue;
 use ipnet::IpNet;
 
+use crate::probe::{Field, Statuses, Target};
 use crate::settings::file::{FileError, SettingsFile};
 use crate::settings::{
     AccessLog, Controller, Deadlines, Drain, Forwarding, Limits, Listener, MetricsSettings, Settings, SettingsError,
@@ -38,6 +40,10 @@ pub enum Command {
     ///
     /// Exit code 0: clean or warnings only, 1: findings, 2: usage.
     Check(Check),
+    /// Ask addresses whether they answer as expected
+    ///
+    /// Prints one line for each. Exit code 0: all do, 1: at least one does not, 2: usage.
+    Probe(Probe),
     /// Print the CustomResourceDefinition
     Crd,
     /// Print the table of metrics and access-log fields
@@ -106,6 +112,35 @@ pub struct Check {
     /// Settings file, for the names of listeners and the class
     #[arg(long, value_name = "FILE", env = "TIDEGATE_SETTINGS")]
     pub settings: Option<PathBuf>,
+}
+
+/// `tidegate probe`.
+#[derive(Clone, Debug, Args)]
+pub struct Probe {
+    /// What to ask, such as http://10.0.0.1:8080/healthz; each request has a connection of its own
+    #[arg(value_name = "URL", required = true)]
+    pub targets: Vec<Target>,
+    /// Expected status, or class such as 2xx; may be repeated
+    #[arg(long, value_name = "STATUS", value_delimiter = ',', default_value = "2xx")]
+    pub status: Vec<Statuses>,
+    /// Host to ask for [default: that of the URL]
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<HeaderValue>,
+    /// Field to send, as "NAME: VALUE"; may be repeated
+    #[arg(long, value_name = "FIELD")]
+    pub header: Vec<Field>,
+    /// Text that the body has to contain
+    #[arg(long, value_name = "TEXT")]
+    pub contains: Option<String>,
+    /// How many requests in a row have to succeed
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub times: NonZeroU32,
+    /// Try again for this long until it succeeds
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
+    pub wait: Duration,
+    /// What one request may take
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    pub timeout: Duration,
 }
 
 /// How findings are printed.
@@ -417,6 +452,12 @@ mod tests {
             (&["check"], "<PATH>"),
             (&["check", "a", "--output", "yaml"], "[possible values: text, json]"),
             (&["controller", "--watch-namespaces", "A"], "expected the name of a namespace"),
+            (&["probe"], "<URL>"),
+            (&["probe", "a.test:80"], "expected a URL such as http://10.0.0.1:8080/path"),
+            (&["probe", "http://a.test", "--status", "1xx"], "expected a status from 200 to 599"),
+            (&["probe", "http://a.test", "--header", "a"], "expected a field such as"),
+            (&["probe", "http://a.test", "--times", "0"], "--times"),
+            (&["probe", "http://a.test", "--wait", "5"], "expected a duration such as 250ms"),
             (&["sidecar"], "unrecognized subcommand"),
         ];
         for (arguments, expected) in cases {

@@ -29,7 +29,7 @@
 //!   of open WebSockets.
 //! * [`telemetry`], [`admin`], [`readiness`], [`drain`], [`reason`], [`settings`]: what operators see and set.
 //! * [`fields`], [`text`]: header names with a meaning, and texts that several layers read.
-//! * [`app`]: the only wiring place. [`cli`], [`check`], [`demo`]: the commands.
+//! * [`app`]: the only wiring place. [`cli`], [`check`], [`demo`], [`probe`]: the commands.
 //!
 //! `tests/layering.rs` holds the arrows of allowed imports.
 
@@ -49,6 +49,7 @@ pub mod kinds;
 pub mod kubernetes;
 pub mod live;
 pub mod model;
+pub mod probe;
 pub mod proxy;
 pub mod readiness;
 pub mod reason;

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use tidegate::cli::{Check, Cli, Command, ControllerCommand, LogFormat, OutputFormat, Serve, Standalone};
+use tidegate::cli::{Check, Cli, Command, ControllerCommand, LogFormat, OutputFormat, Probe, Serve, Standalone};
 use tidegate::source::cluster;
 use tidegate::telemetry::logging::{self, Format};
-use tidegate::{api, app, check, cli, demo, settings, telemetry};
+use tidegate::{api, app, check, cli, demo, probe, settings, telemetry};
 
 /// Gives free memory back to the system, which the C library's allocator keeps; options in `.cargo/config.toml`.
 #[global_allocator]
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
             start_log(&command.serve).and_then(|()| demo::run(&command)).map(|()| ExitCode::SUCCESS)
         }
         Command::Check(check) => run_check(&check),
+        Command::Probe(command) => run_probe(command),
         Command::Crd => print(&api::crd::crd_yaml()),
         Command::Metrics => print(&telemetry::table()),
         Command::Settings => print(&settings::table::table(&cli::standalone_defaults())),
@@ -73,6 +74,25 @@ fn run_check(command: &Check) -> Result<ExitCode> {
     let verdict =
         check::run(&options, base, &mut io::stdin(), &mut out, &mut err).context("cannot write the findings")?;
     Ok(ExitCode::from(verdict as u8))
+}
+
+fn run_probe(command: Probe) -> Result<ExitCode> {
+    let options = probe::Options {
+        targets: command.targets,
+        statuses: command.status,
+        host: command.host,
+        fields: command.header,
+        contains: command.contains,
+        times: command.times.get(),
+        wait: command.wait,
+        timeout: command.timeout,
+    };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
+    let done = runtime.block_on(probe::run(&options, &mut io::stdout().lock(), &mut io::stderr().lock()));
+    // A name that is still being looked up must not hold up the end.
+    runtime.shutdown_background();
+    Ok(if done.context("cannot write what was found")? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn print(text: &str) -> Result<ExitCode> {

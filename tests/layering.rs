@@ -48,7 +48,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("admin", &["live", "model", "sockets", "readiness", "settings", "telemetry"]),
-    ("cli", &["settings"]),
+    ("probe", &[]),
+    ("cli", &["probe", "settings"]),
     ("check", &["compile", "source"]),
     (
         "app",

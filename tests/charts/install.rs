@@ -30,7 +30,11 @@ impl<'a> Helm<'a> {
             .output()
             .map_err(|error| error.to_string())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(text(&output.stderr) + &text(&output.stdout))
+        }
     }
 
     fn must(&self, args: &[&str]) -> String {
@@ -149,6 +153,10 @@ fn helm_installs_upgrades_rolls_back_and_uninstalls() {
     assert!(wait_for_answer(&web, 200).contains("\"pod\""));
     wait_for_answer(&request("other.example.com"), 404);
 
+    let tested = helm.must(&["test", "tidegate", "--namespace", name, "--logs", "--timeout", &timeout]);
+    assert!(tested.contains("Phase:          Succeeded"), "{tested}");
+    assert!(tested.contains("200 OK in") && tested.contains("5 times in a row"), "{tested}");
+
     // Settings are read at the start of a pod: a change of them rolls all pods, and back. Nobody notices.
     let load = Load::start(&[hello.clone(), web.clone()]);
     let common = ["tidegate", "charts/tidegate", "--namespace", name];
@@ -196,11 +204,52 @@ fn helm_installs_upgrades_rolls_back_and_uninstalls() {
     assert_eq!(namespace.kubectl(&["get", "gatewayroutes", "--output=name"]).lines().count(), 2, "routes are kept");
 }
 
+/// `helm test` fails when the routes of the class are not served, and when nothing runs, and its log says why.
+#[test]
+fn helm_test_finds_a_broken_gateway() {
+    let Some(program) = helm() else { return };
+    let Some(cluster) = Cluster::start(Options::default().image("tidegate", env!("CARGO_BIN_EXE_tidegate"))) else {
+        return;
+    };
+    let helm = Helm::new(program, &cluster);
+    let values =
+        cluster.file("values.yaml", &format!("{VALUES}\nhelmTest: {{wait: 3s}}\nservice: {{type: ClusterIP}}"));
+    let namespace = cluster.namespace("broken");
+    let timeout = format!("{}s", PATIENCE.as_secs());
+    let name = namespace.name.as_str();
+    let end = ["--namespace", name, "--timeout", &timeout];
+    helm.must(&[&["install", "tidegate-crds", "charts/tidegate-crds", "--wait"], &end[..]].concat());
+    helm.must(&[&["install", "tidegate", "charts/tidegate", "--wait", "--values", &values], &end[..]].concat());
+    let test = || helm.run(&[&["test", "tidegate", "--logs"], &end[..]].concat());
+    test().unwrap();
+
+    let set = ["--set", "extraArgs={--gateway-class=other}"];
+    helm.must(
+        &[&["upgrade", "tidegate", "charts/tidegate", "--wait", "--values", &values], &set[..], &end[..]].concat(),
+    );
+    namespace.kubectl(&["rollout", "status", "deployment/tidegate", &format!("--timeout={timeout}")]);
+    let other = test().unwrap_err();
+    assert!(other.contains("found status 404 Not Found, expected 200"), "{other}");
+    let routes = namespace.kubectl(&["get", "gatewayroutes", "--output=name"]);
+    assert_eq!(routes, "", "the route of the test is removed when it fails, too");
+
+    namespace.kubectl(&["scale", "deployment", "tidegate", "--replicas=0"]);
+    wait_for("the end of the pods", || {
+        let pods = namespace.kubectl(&["get", "pods", "--selector=app.kubernetes.io/name=tidegate", "--output=name"]);
+        if pods.is_empty() { Ok(()) } else { Err(pods) }
+    });
+    let nothing = test().unwrap_err();
+    assert!(nothing.contains("cannot connect: "), "{nothing}");
+}
+
 /// The API server takes every object of the chart, with all that does not need an operator switched on.
 #[test]
 fn a_real_api_server_takes_every_object() {
     let Some(program) = helm() else { return };
     let Some(cluster) = Cluster::shared() else { return };
+    let kinds = path("charts/tidegate-crds/templates/gatewayroutes.tidegate.dev.yaml");
+    cluster.kubectl(&["apply", "--server-side", "-f", kinds.to_str().unwrap()]);
+    cluster.kubectl(&["wait", "--for=condition=Established", "crd/gatewayroutes.tidegate.dev", "--timeout=60s"]);
     let namespace = cluster.namespace("objects");
     for values in [
         "autoscaling: {enabled: true}\nmetrics: {dashboards: {enabled: true}}",

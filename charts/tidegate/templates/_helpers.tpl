@@ -134,6 +134,16 @@ accessLog: {{ toYaml .Values.dataPlane.accessLog }}
   verbs: [create, patch]
 {{- end -}}
 
+{{/* The listener that `helm test` asks: the first one that the Service leads to. */}}
+{{- define "tidegate.testListener" -}}
+{{- required "service.ports: found no port, expected at least one" (keys .Values.service.ports | sortAlpha | first) -}}
+{{- end -}}
+
+{{/* A name that is in no DNS. */}}
+{{- define "tidegate.testHost" -}}
+{{- include "tidegate.fullname" . }}.{{ .Release.Namespace }}.invalid
+{{- end -}}
+
 {{/* The pod of Deployment and DaemonSet. */}}
 {{- define "tidegate.pod" -}}
 metadata:
