@@ -23,6 +23,7 @@ pub mod listener;
 pub mod own_answer;
 mod reset_budget;
 pub mod retry;
+pub mod room;
 pub mod tunnel;
 mod upgrade;
 pub mod upstream;

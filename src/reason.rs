@@ -63,6 +63,10 @@ reasons! {
     TunnelLifetime => "tunnel_lifetime",
     /// The client went on sending after an error answer.
     Linger => "linger",
+    /// An idle connection was closed because places or file descriptors ran short.
+    MadeRoom => "made_room",
+    /// The client's address has as many connections as it may (`limits.connectionsPerAddress`).
+    AddressLimit => "address_limit",
     /// The process is stopping.
     Drain => "drain",
     /// An admin connection was too slow or one too many.

@@ -146,6 +146,10 @@ pub struct Limits {
     pub http2_streams: u32,
     /// Idle connections kept per endpoint and worker.
     pub upstream_idle_per_endpoint: usize,
+    /// Client connections that are served at the same time; `None`: as many as there are file descriptors for.
+    pub connections: Option<usize>,
+    /// Connections of one client address, trusted forwarders aside; `None`: no limit.
+    pub connections_per_address: Option<usize>,
     /// Admin connections that wait for their request, and those that are answered: each as many.
     pub admin_connections: usize,
 }
@@ -169,6 +173,8 @@ impl Default for Limits {
             body_rate: 240,
             http2_streams: 100,
             upstream_idle_per_endpoint: 512,
+            connections: None,
+            connections_per_address: None,
             admin_connections: 16,
         }
     }
@@ -259,7 +265,7 @@ pub struct SettingsError {
 
 impl Settings {
     /// Sizes and counts that cannot be 0, by the path of their key.
-    fn at_least_one(&self) -> [(&'static str, usize); 9] {
+    fn at_least_one(&self) -> [(&'static str, usize); 11] {
         [
             ("limits.requestLine", self.limits.request_line),
             ("limits.field", self.limits.field),
@@ -268,6 +274,8 @@ impl Settings {
             ("limits.chunkLine", self.limits.chunk_line),
             ("limits.responseHead", self.limits.response_head),
             ("limits.http2Streams", self.limits.http2_streams as usize),
+            ("limits.connections", self.limits.connections.unwrap_or(usize::MAX)),
+            ("limits.connectionsPerAddress", self.limits.connections_per_address.unwrap_or(usize::MAX)),
             ("limits.adminConnections", self.limits.admin_connections),
             ("metrics.maxSeries", self.metrics.max_series),
         ]

@@ -23,7 +23,7 @@
 //! | `tidegate_socket_duration_seconds` | histogram |  | How long upgraded connections lasted, from the 101 on. |
 //! | `tidegate_interim_responses_dropped_total` | counter |  | Interim answers of endpoints that were not passed on. |
 //! | `tidegate_underscore_fields_removed_total` | counter |  | Request fields that were removed because their name has an underscore. |
-//! | `tidegate_accept_pauses_total` | counter |  | Times a listener stopped accepting because few file descriptors were left. |
+//! | `tidegate_accept_pauses_total` | counter |  | Times a listener stopped accepting because places for connections or file descriptors ran short and no client was idle. |
 //! | `tidegate_panics_total` | counter | `where` | Panics that were caught. |
 //! | `tidegate_config_version` | gauge |  | Version of the active configuration, 0 before the first. |
 //! | `tidegate_config_last_ok_timestamp_seconds` | gauge |  | When the whole configuration was last active without an error, 0 for never. |
@@ -206,7 +206,7 @@ pub const METRICS: &[Metric] = &[
         "tidegate_accept_pauses_total",
         Counter,
         &[],
-        "Times a listener stopped accepting because few file descriptors were left.",
+        "Times a listener stopped accepting because places for connections or file descriptors ran short and no client was idle.",
     ),
     metric("tidegate_panics_total", Counter, &["where"], "Panics that were caught."),
     metric("tidegate_config_version", Gauge, &[], "Version of the active configuration, 0 before the first."),

@@ -13,6 +13,7 @@ use crate::live::Feed;
 use crate::model::ids::ListenerId;
 use crate::proxy::connection::ConnectionContext;
 use crate::proxy::listener::{BoundListener, serve_all};
+use crate::proxy::room::{Room, WorkerRoom};
 use crate::proxy::worker::{Worker, WorkerParts};
 use crate::proxy::worker_drain::WorkerDrain;
 use crate::settings::Settings;
@@ -40,6 +41,7 @@ struct Own {
     listening: Vec<StdListener>,
     metrics: Arc<Metrics>,
     sockets: Arc<Sockets>,
+    room: Arc<Room>,
     index: usize,
     epoch: Instant,
     feed: Feed,
@@ -56,6 +58,7 @@ pub(super) fn start(
 ) -> Result<()> {
     let mut listening: Vec<std::vec::IntoIter<StdListener>> =
         bound.into_iter().map(|listener| listener.sockets.into_iter()).collect();
+    let room = Room::new(&parts.settings.limits, feeds.len());
     for (index, feed) in feeds.into_iter().enumerate() {
         let own = Own {
             settings: Arc::clone(&parts.settings),
@@ -63,6 +66,7 @@ pub(super) fn start(
             listening: listening.iter_mut().filter_map(Iterator::next).collect(),
             metrics: Arc::clone(&parts.metrics),
             sockets: Arc::clone(&parts.sockets),
+            room: Arc::clone(&room),
             index,
             epoch: parts.epoch,
             feed,
@@ -83,7 +87,8 @@ pub(super) fn start(
 
 impl Own {
     async fn run(self) {
-        let Self { settings, names, listening, metrics, sockets, index, epoch, feed, access_log, drain } = self;
+        let Self { settings, names, listening, metrics, sockets, room, index, epoch, feed, access_log, drain } = self;
+        let room = WorkerRoom::new(&room, index);
         let Some(cells) = metrics.worker(index) else { return };
         let worker = Worker::new(WorkerParts {
             settings: Arc::clone(&settings),
@@ -93,13 +98,14 @@ impl Own {
             seed: fastrand::u64(..),
             access_log,
             sockets,
+            room: Rc::clone(&room),
         });
         let maintenance = tokio::task::spawn_local(Rc::clone(&worker).maintain());
         let following = tokio::task::spawn_local({
             let worker = Rc::clone(&worker);
             async move { worker.live().follow().await }
         });
-        let phase = WorkerDrain::new();
+        let phase = WorkerDrain::new(room);
         let listeners = (0..).map(ListenerId).zip(names).zip(settings.listeners.values()).zip(listening);
         let listeners = listeners.map(|((named, listener), socket)| {
             let limits = (&settings.deadlines, &settings.limits, &settings.forwarding);

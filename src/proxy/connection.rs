@@ -19,6 +19,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
@@ -31,7 +32,7 @@ use self::timer::Timer;
 use super::downstream::{Downstream, Handler, UpgradeSlot};
 use super::guarded_io::{GuardError, GuardedIo, GuardedSocket};
 use super::headers::identity;
-use super::worker_drain::DrainPlace;
+use super::room::Place;
 use crate::reason::Reason;
 use crate::stream::Stream;
 use crate::telemetry::metrics::Where;
@@ -54,15 +55,16 @@ enum ConnectionEnd {
     Closed(Reason),
 }
 
-/// Serves one client connection until it ends. Dropping the future closes it and cancels what runs on it.
-pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream, peer: SocketAddr) {
+/// Serves one client connection in its place until it ends. Dropping the future closes it and cancels what runs on it.
+pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream, peer: SocketAddr, place: Place) {
     // A connection that is gone already has no local address; the first read will say so.
     let local = stream.local_addr().map_or(peer, canonical);
     let _ = stream.set_nodelay();
     let peer = canonical(peer);
     let listener = context.listener.index();
     context.metrics.connection_accepted(listener);
-    let place = context.drain.register();
+    let (now, presence) = (Instant::now(), place.presence().clone());
+    presence.idle(now);
     let exchanges = Rc::new(Cell::new(0));
     let guard = Rc::new(RefCell::new(GuardedSocket::new(stream, Rc::clone(&context.guard), Rc::clone(&exchanges))));
     let shared = Rc::new(Shared {
@@ -74,16 +76,17 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream
             local,
             listener: context.listener,
             listener_name: Arc::clone(&context.listener_name),
-            trusted: context.trusted_forwarders.iter().any(|net| net.contains(&peer.ip())),
+            trusted: context.trusts(peer.ip()),
         }),
         context: Rc::clone(&context),
         exchanges,
         upgrade: UpgradeSlot::default(),
         host: RefCell::default(),
-        idle_since: Cell::new(Instant::now()),
+        idle_since: Cell::new(now),
+        presence,
     });
-    let mut driver =
-        Driver { guard, shared, place, timer: Timer::default(), watched: false, leaving: None, cut: false };
+    let timer = Timer::default();
+    let mut driver = Driver { guard, shared, place, timer, watched: false, leaving: None, cut: false };
     match driver.run().await {
         ConnectionEnd::Upgraded => driver.tunnel().await,
         end => driver.finish(end).await,
@@ -92,7 +95,7 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream
 }
 
 /// An IPv4-mapped address as IPv4.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
@@ -100,12 +103,12 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 struct Driver<H> {
     guard: Rc<RefCell<GuardedSocket>>,
     shared: Rc<Shared<H>>,
-    place: DrainPlace,
+    place: Place,
     timer: Timer,
-    /// The drain knows this task.
+    /// The worker knows whom to wake.
     watched: bool,
-    /// HTTP/2: since when the client is asked to go.
-    leaving: Option<Instant>,
+    /// HTTP/2: since when the client is asked to go, and how long it may take.
+    leaving: Option<(Instant, Duration)>,
     /// HTTP/1: a request was running when the connection ended.
     cut: bool,
 }
@@ -116,6 +119,9 @@ impl<H: Handler> Driver<H> {
             let http2 = poll_fn(|cx| {
                 if let Poll::Ready(http2) = self.guard.borrow_mut().poll_sniff(cx) {
                     return Poll::Ready(Ok(http2));
+                }
+                if self.makes_room(cx) {
+                    return Poll::Ready(Err(ConnectionEnd::Closed(Reason::MadeRoom)));
                 }
                 // A partial preface is no request yet: the first byte's deadline goes on.
                 let deadline = self.first_byte_deadline();
@@ -183,6 +189,9 @@ impl<H: Handler> Driver<H> {
                     continue;
                 }
             }
+            if self.makes_room(cx) {
+                return Poll::Ready(ConnectionEnd::Closed(Reason::MadeRoom));
+            }
             let deadline = self.deadline();
             let Some(due) = self.poll_deadline(cx, deadline) else { return Poll::Pending };
             match due {
@@ -227,6 +236,25 @@ impl<H: Handler> Driver<H> {
                 Poll::Ready(ConnectionEnd::Dropped)
             }
         }
+    }
+
+    /// Whether the connection ends now for one that needs its place; also notes whom to wake when that, or the drain, has
+    /// something to say.
+    fn makes_room(&mut self, cx: &Context<'_>) -> bool {
+        if !self.watched {
+            self.watched = true;
+            self.place.watch(cx);
+        }
+        if !self.shared.presence.is_asked() {
+            return false;
+        }
+        if self.shared.exchanges.get() > 0 || !self.guard.borrow().is_silent() {
+            // The client was faster, or still takes its last answer.
+            self.shared.presence.idle(Instant::now());
+            return false;
+        }
+        self.place.leave();
+        true
     }
 
     fn cancelled(&self) -> ConnectionEnd {

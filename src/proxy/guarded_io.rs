@@ -170,6 +170,15 @@ impl GuardedSocket {
         self.first_byte
     }
 
+    /// Whether nothing is under way in either direction: no body, no answer that waits for the client to take it, and no byte
+    /// that nobody has read. A head that is not complete does not count.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        !self.input.is_in_body()
+            && self.write_clock.waiting_since().is_none()
+            && self.stream.as_ref().is_some_and(Stream::is_silent)
+    }
+
     /// When the first byte of the present, unfinished head came; empty lines do not count.
     #[must_use]
     pub fn head_since(&self) -> Option<Instant> {

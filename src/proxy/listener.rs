@@ -2,27 +2,25 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
-use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::connection::{ConnectionContext, serve};
+use super::connection::{ConnectionContext, canonical, serve};
 use super::downstream::Handler;
+use super::room::{FilesComing, Place};
 use super::worker_drain::WorkerDrain;
 use crate::drain::{self, Drain, Phase};
+use crate::reason::Reason;
 use crate::stream::TcpTimeouts;
+use crate::telemetry::metrics::Side;
 
 /// Connections that wait in the kernel; it cuts this to its own limit.
 const BACKLOG: i32 = 4096;
-/// File descriptors kept free for connections to endpoints.
-const RESERVED_FILES: u64 = 64;
-/// How often a listener out of file descriptors looks again.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// A listener cannot be bound.
 #[derive(Debug, thiserror::Error)]
@@ -173,30 +171,29 @@ async fn accept<H: Handler>(
     mut drain: Drain,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(socket)?;
-    let limit = FileLimit::of_process();
+    let room = Rc::clone(context.drain.room());
     loop {
         let accepted = tokio::select! {
             biased;
             () = closing(&mut drain) => break,
             accepted = listener.accept() => accepted,
         };
-        let full = match accepted {
+        let coming = match accepted {
             Ok((stream, peer)) => {
-                let full = limit.reached(stream.as_raw_fd());
-                spawn(&context, stream, peer, &drain);
-                full
+                let coming = room.ask_for_files(room.files_over(&stream));
+                welcome(&context, stream, peer, &mut drain).await;
+                coming
             }
-            Err(error) => !is_of_one_connection(&error),
+            Err(error) if is_of_one_connection(&error) => FilesComing::Enough,
+            Err(_) => room.ask_for_files(room.no_files()),
         };
-        if full {
-            context.metrics.accept_pauses.inc();
-            tracing::warn!(listener = %context.listener_name, "few file descriptors left, accepting is paused");
+        if coming != FilesComing::Enough {
+            let mut pause = Pause::new(&context, "file descriptors");
             tokio::select! {
                 biased;
                 () = closing(&mut drain) => break,
-                () = wait_for_files(&limit) => {}
+                () = room.wait_for_files(coming, || pause.begin()) => {}
             }
-            tracing::info!(listener = %context.listener_name, "accepting goes on");
         }
     }
     // Whatever order the tasks of this worker woke in: who comes out of the queue is asked to close.
@@ -209,10 +206,77 @@ async fn closing(drain: &mut Drain) {
     drain.reached(Phase::Closing).await;
 }
 
-fn spawn<H: Handler>(context: &Rc<ConnectionContext<H>>, stream: TcpStream, peer: SocketAddr, drain: &Drain) {
+/// Says in log and metric that a listener does not accept for a while, and that it does again.
+struct Pause<'a, H> {
+    context: &'a ConnectionContext<H>,
+    short_of: &'static str,
+    begun: bool,
+}
+
+impl<'a, H> Pause<'a, H> {
+    fn new(context: &'a ConnectionContext<H>, short_of: &'static str) -> Self {
+        Self { context, short_of, begun: false }
+    }
+
+    fn begin(&mut self) {
+        self.begun = true;
+        self.context.metrics.accept_pauses.inc();
+        let (listener, short_of) = (&self.context.listener_name, self.short_of);
+        tracing::warn!(%listener, short_of, "accepting is paused: no client is idle that could make room");
+    }
+}
+
+impl<H> Drop for Pause<'_, H> {
+    fn drop(&mut self) {
+        if self.begun {
+            tracing::info!(listener = %self.context.listener_name, "accepting goes on");
+        }
+    }
+}
+
+/// Serves a new connection, once there is a place for it; closes it when its address has too many.
+async fn welcome<H: Handler>(
+    context: &Rc<ConnectionContext<H>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    drain: &mut Drain,
+) {
+    let Some(mut place) = enter(context, &stream, peer) else { return };
+    let mut pause = Pause::new(context, "limits.connections");
+    tokio::select! {
+        biased;
+        // Who was let in is served, limit or not: most leave now.
+        () = closing(drain) => {}
+        () = context.drain.room().admit(&mut place, || pause.begin()) => {}
+    }
+    spawn(context, stream, peer, place, drain);
+}
+
+/// A place for a new connection, unless its address has too many: then it is to be closed.
+fn enter<H>(context: &ConnectionContext<H>, stream: &TcpStream, peer: SocketAddr) -> Option<Place> {
+    let address = canonical(peer).ip();
+    // Behind a trusted forwarder are the connections of many clients.
+    let counted = (!context.trusts(address)).then_some(address);
+    let place = context.drain.room().enter(counted);
+    if place.is_err() {
+        context.metrics.closed(Side::Downstream, Reason::AddressLimit);
+        tracing::debug!(%peer, "closed: the address has as many connections as limits.connectionsPerAddress allows");
+        // Whoever opens too many costs no more than this.
+        let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    }
+    place.ok()
+}
+
+fn spawn<H: Handler>(
+    context: &Rc<ConnectionContext<H>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    drain: &Drain,
+) {
     let (context, drain) = (Rc::clone(context), drain.clone());
     tokio::task::spawn_local(async move {
-        serve(context, stream.into(), peer).await;
+        serve(context, stream.into(), peer, place).await;
         // Held until here: the process waits for its connections.
         drop(drain);
     });
@@ -223,8 +287,10 @@ fn empty_queue<H: Handler>(context: &Rc<ConnectionContext<H>>, listener: TcpList
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, peer)) = listener.accept() {
         let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-        if let Ok(stream) = stream {
-            spawn(context, stream, peer, drain);
+        if let Ok(stream) = stream
+            && let Some(place) = enter(context, &stream, peer)
+        {
+            spawn(context, stream, peer, place, drain);
         }
     }
 }
@@ -243,32 +309,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// From which file descriptor on accepting stops. The kernel gives out the lowest free number, so a number tells how many
-/// are in use.
-#[derive(Clone, Copy, Debug)]
-struct FileLimit(Option<u64>);
-
-impl FileLimit {
-    fn of_process() -> Self {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        Self(limit.map(|limit| limit.saturating_sub(RESERVED_FILES).max(1)))
-    }
-
-    fn reached(self, descriptor: i32) -> bool {
-        self.0.is_some_and(|limit| u64::try_from(descriptor).is_ok_and(|number| number >= limit))
-    }
-}
-
-/// Waits until a new file would be below the limit.
-async fn wait_for_files(limit: &FileLimit) {
-    loop {
-        tokio::time::sleep(PAUSE).await;
-        if std::fs::File::open("/dev/null").is_ok_and(|file| !limit.reached(file.as_raw_fd())) {
-            return;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -278,6 +318,7 @@ mod tests {
     use super::*;
     use crate::model::ids::ListenerId;
     use crate::proxy::downstream::{CheckedHead, Downstream, OwnAnswer};
+    use crate::proxy::room::{Room, WorkerRoom};
     use crate::settings::{Deadlines, Forwarding, Limits, Listener};
     use crate::telemetry::access_log::RequestLine;
     use crate::telemetry::metrics::{Metrics, MetricsOptions};
@@ -373,7 +414,8 @@ mod tests {
                 health_path: None,
                 allowed_namespaces: None,
             };
-            let worker = WorkerDrain::new();
+            let room = Room::new(&Limits::default(), 1);
+            let worker = WorkerDrain::new(WorkerRoom::new(&room, 0));
             let context = ConnectionContext::new(
                 (ListenerId(0), name),
                 &settings,
@@ -384,7 +426,7 @@ mod tests {
             );
             let socket = bound.sockets.into_iter().next().expect("one worker");
             serve_all([(context, socket)], &worker, drain).await;
-            assert_eq!(worker.connections(), 0);
+            assert_eq!(worker.room().connections(), 0);
             control.joined().await;
         });
         for mut client in clients {
@@ -399,12 +441,5 @@ mod tests {
     fn an_address_of_another_host_is_an_error_with_its_cause() {
         let error = bind("web", "203.0.113.1:0".parse().expect("an address"), 1).expect_err("not ours");
         assert!(std::error::Error::source(&error).is_some());
-    }
-
-    #[test]
-    fn descriptors_are_judged_by_number() {
-        let limit = FileLimit(Some(100));
-        assert!(!limit.reached(99) && limit.reached(100));
-        assert!(!FileLimit(None).reached(i32::MAX));
     }
 }

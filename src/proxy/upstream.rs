@@ -16,9 +16,11 @@ use std::time::Duration;
 
 use crate::stream::{Stream, TcpTimeouts};
 use rustc_hash::FxHashMap;
+use rustix::io::Errno;
 use tokio::time::Instant;
 
 use super::connect::{ConnectError, Open, connect_to};
+use super::room::WorkerRoom;
 use super::upstream_http2::{self, Http2Connection, Http2Slot, Lease};
 use crate::balance::EndpointState;
 use crate::http1::client::Connection;
@@ -88,6 +90,8 @@ struct Entry {
 pub struct Pools {
     limits: PoolLimits,
     metrics: Arc<WorkerMetrics>,
+    /// Whom to ask when file descriptors are short.
+    room: Rc<WorkerRoom>,
     /// Keyed by the address of the endpoint's state, which is unique while the entry holds it.
     entries: RefCell<FxHashMap<usize, Entry>>,
 }
@@ -99,8 +103,8 @@ fn key(endpoint: &Arc<EndpointState>) -> usize {
 impl Pools {
     /// Makes empty pools.
     #[must_use]
-    pub fn new(limits: PoolLimits, metrics: Arc<WorkerMetrics>) -> Self {
-        Self { limits, metrics, entries: RefCell::default() }
+    pub fn new(limits: PoolLimits, metrics: Arc<WorkerMetrics>, room: Rc<WorkerRoom>) -> Self {
+        Self { limits, metrics, room, entries: RefCell::default() }
     }
 
     /// Takes the youngest idle connection that is still alive; dead and overdue ones on the way are closed.
@@ -265,7 +269,13 @@ impl Pools {
         timeout: Duration,
         deadline: Option<Instant>,
     ) -> Result<Stream, ConnectError> {
-        let result = connect_to(addr, timeout, deadline).await;
+        let began = Instant::now();
+        let mut result = connect_to(addr, timeout, deadline).await;
+        if matches!(&result, Err(ConnectError::Failed(error)) if is_out_of_files(error)) {
+            let longest = if timeout.is_zero() { FILES_WAIT } else { timeout };
+            let until = deadline.into_iter().chain([began + longest]).min();
+            result = self.connect_with_room(addr, until).await;
+        }
         if let Ok(stream) = &result {
             // A connection that is gone already says so when it is used.
             let _ = stream.set_timeouts(self.limits.tcp);
@@ -279,11 +289,37 @@ impl Pools {
         result
     }
 
+    /// Connects once file descriptors are free: idle connections of either side are closed for that.
+    async fn connect_with_room(&self, addr: SocketAddr, until: Option<Instant>) -> Result<Stream, ConnectError> {
+        let mut wait = Duration::from_millis(1);
+        loop {
+            self.entries.borrow_mut().values_mut().for_each(|entry| entry.idle.clear());
+            self.room.ask_for_reserve();
+            let before = until.is_none_or(|until| Instant::now() + wait < until);
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(MOST_FILES_WAIT);
+            match connect_to(addr, Duration::ZERO, until).await {
+                Err(ConnectError::Failed(error)) if is_out_of_files(&error) && before => {}
+                result => return result,
+            }
+        }
+    }
+
     fn is_overdue(&self, connection: &Connection, now: Instant) -> bool {
         let own = (!self.limits.idle.is_zero()).then_some(self.limits.idle);
         let Some(limit) = own.into_iter().chain(connection.idle_limit()).min() else { return false };
         connection.idle_since().is_some_and(|since| now.saturating_duration_since(since) >= limit)
     }
+}
+
+/// How long a connection to an endpoint waits for a file descriptor where its rule has no limit for connecting; and the
+/// longest pause until it looks again.
+const FILES_WAIT: Duration = Duration::from_secs(1);
+const MOST_FILES_WAIT: Duration = Duration::from_millis(20);
+
+/// Whether the process or the system has no file descriptor left.
+fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 fn entry<'a>(entries: &'a mut FxHashMap<usize, Entry>, endpoint: &Arc<EndpointState>) -> &'a mut Entry {

@@ -12,6 +12,7 @@ use http::HeaderMap;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
+use super::room::WorkerRoom;
 use super::tunnel;
 use super::upstream::{PoolLimits, Pooled, Pools};
 use crate::balance::EndpointState;
@@ -49,6 +50,8 @@ pub struct WorkerParts {
     pub access_log: Option<AccessLogSender>,
     /// The registry of open sockets.
     pub sockets: Arc<Sockets>,
+    /// Room for its clients' connections.
+    pub room: Rc<WorkerRoom>,
 }
 
 /// One worker of the data plane.
@@ -76,7 +79,7 @@ impl Worker {
     /// Makes a worker, to be used on one thread inside a `LocalSet`.
     #[must_use]
     pub fn new(parts: WorkerParts) -> Rc<Self> {
-        let WorkerParts { settings, live, metrics, epoch, seed, access_log, sockets } = parts;
+        let WorkerParts { settings, live, metrics, epoch, seed, access_log, sockets, room } = parts;
         let limits = &settings.limits;
         let response_limits = ResponseLimits {
             head: limits.response_head,
@@ -96,7 +99,7 @@ impl Worker {
                 user_timeout: settings.deadlines.tcp_user_timeout,
             },
         };
-        let pools = Rc::new(Pools::new(pool_limits, Arc::clone(&metrics)));
+        let pools = Rc::new(Pools::new(pool_limits, Arc::clone(&metrics), room));
         let forwarders = settings
             .listeners
             .values()

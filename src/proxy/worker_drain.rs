@@ -1,11 +1,11 @@
 //! The stop of the process as the connections of one worker see it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
-use std::task::{Context, Waker};
 
 use tokio::time::Instant;
 
+use super::room::WorkerRoom;
 use crate::drain::Phase;
 
 /// The stop of the process as the connections of one worker see it; wakes them when it moves on.
@@ -14,22 +14,14 @@ pub struct WorkerDrain {
     phase: Cell<Phase>,
     since: Cell<Instant>,
     closing_since: Cell<Option<Instant>>,
-    /// One waker per connection, at the index it registered.
-    wakers: RefCell<Vec<Option<Waker>>>,
-    free: RefCell<Vec<usize>>,
+    room: Rc<WorkerRoom>,
 }
 
 impl WorkerDrain {
     /// A worker that is not stopping.
     #[must_use]
-    pub fn new() -> Rc<Self> {
-        Rc::new(Self {
-            phase: Cell::default(),
-            since: Cell::new(Instant::now()),
-            closing_since: Cell::new(None),
-            wakers: RefCell::default(),
-            free: RefCell::default(),
-        })
+    pub fn new(room: Rc<WorkerRoom>) -> Rc<Self> {
+        Rc::new(Self { phase: Cell::default(), since: Cell::new(Instant::now()), closing_since: Cell::new(None), room })
     }
 
     /// Since when the present phase lasts.
@@ -56,46 +48,13 @@ impl WorkerDrain {
             if phase >= Phase::Closing && self.closing_since.get().is_none() {
                 self.closing_since.set(Some(Instant::now()));
             }
-            self.wakers.borrow().iter().flatten().for_each(Waker::wake_by_ref);
+            self.room.wake_all();
         }
     }
 
-    /// The number of connections that are open.
+    /// The connections of the worker.
     #[must_use]
-    pub fn connections(&self) -> usize {
-        self.wakers.borrow().len() - self.free.borrow().len()
-    }
-
-    pub(super) fn register(self: &Rc<Self>) -> DrainPlace {
-        let index = self.free.borrow_mut().pop().unwrap_or_else(|| {
-            let mut wakers = self.wakers.borrow_mut();
-            wakers.push(None);
-            wakers.len() - 1
-        });
-        DrainPlace { drain: Rc::clone(self), index }
-    }
-}
-
-/// A connection's place among those that a drain wakes.
-pub(super) struct DrainPlace {
-    drain: Rc<WorkerDrain>,
-    index: usize,
-}
-
-impl DrainPlace {
-    /// Notes whom to wake; a connection is always polled by its own task, so once is enough.
-    pub(super) fn watch(&self, cx: &Context<'_>) {
-        if let Some(slot) = self.drain.wakers.borrow_mut().get_mut(self.index) {
-            *slot = Some(cx.waker().clone());
-        }
-    }
-}
-
-impl Drop for DrainPlace {
-    fn drop(&mut self) {
-        if let Some(slot) = self.drain.wakers.borrow_mut().get_mut(self.index) {
-            *slot = None;
-        }
-        self.drain.free.borrow_mut().push(self.index);
+    pub fn room(&self) -> &Rc<WorkerRoom> {
+        &self.room
     }
 }

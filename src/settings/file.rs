@@ -328,6 +328,12 @@ block! {
         http2_streams: u32 => |count| count;
         /// Most idle connections that are kept per endpoint and worker.
         upstream_idle_per_endpoint: usize => |count| count;
+        /// Most client connections that are served at the same time: beyond it, those that have been idle longest are closed, and
+        /// new ones wait while none is idle. Without it, file descriptors are the limit.
+        connections: usize => Some;
+        /// Most connections of one client address: beyond it, its longest idle one is closed, and new ones are while none is
+        /// idle. Peers in `trustedForwarders` do not count. Without it there is no limit.
+        connections_per_address: usize => Some;
         /// Most admin connections that wait for their request; as many more may wait for their answer.
         admin_connections: usize => |count| count;
     }

@@ -17,6 +17,7 @@ use tidegate::model::policy::{Algorithm, Timeouts, Upgrades};
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
 use tidegate::proxy::connection::{ConnectionContext, serve};
+use tidegate::proxy::room::{Room, WorkerRoom};
 use tidegate::proxy::worker::{Worker, WorkerParts};
 use tidegate::proxy::worker_drain::WorkerDrain;
 use tidegate::settings::{
@@ -132,6 +133,7 @@ impl Gateway {
         let (mut publisher, mut feeds) = live::channel(1, Arc::clone(&metrics));
         publisher.publish(snapshot(&options));
         let cells = metrics.worker(0).unwrap();
+        let room = WorkerRoom::new(&Room::new(&settings.limits, 1), 0);
         let worker = Worker::new(WorkerParts {
             settings: Arc::clone(&settings),
             live: feeds.remove(0).into_cache(0),
@@ -140,6 +142,7 @@ impl Gateway {
             seed: 1,
             access_log: options.access_log,
             sockets: Arc::default(),
+            room: Rc::clone(&room),
         });
         let context = Rc::new(ConnectionContext::new(
             (ListenerId(0), name),
@@ -147,7 +150,7 @@ impl Gateway {
             (&settings.deadlines, &settings.limits, &settings.forwarding),
             Rc::clone(&worker),
             cells,
-            WorkerDrain::new(),
+            WorkerDrain::new(room),
         ));
         let socket = TcpListener::bind(listener.address).await.unwrap();
         let addr = socket.local_addr().unwrap();
@@ -155,7 +158,8 @@ impl Gateway {
             // Keeps what is published alive.
             let _publisher = publisher;
             while let Ok((stream, peer)) = socket.accept().await {
-                tokio::task::spawn_local(serve(Rc::clone(&context), stream.into(), peer));
+                let place = context.drain.room().enter(None).unwrap();
+                tokio::task::spawn_local(serve(Rc::clone(&context), stream.into(), peer, place));
             }
         });
         Self { worker, addr, metrics }

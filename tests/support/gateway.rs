@@ -32,11 +32,22 @@ impl Gateway {
 
     /// As [`start_with`](Self::start_with), with another place for the log.
     pub fn start_logging(files: &[(&str, &str)], args: &[&str], log: Stdio) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_tidegate")), files, args, log)
+    }
+
+    /// As [`start_with`](Self::start_with), in a process that may have `open_files` file descriptors.
+    pub fn start_limited(files: &[(&str, &str)], args: &[&str], open_files: u32) -> Self {
+        let mut command = Command::new("sh");
+        let limited = format!("ulimit -n {open_files} && exec \"$0\" \"$@\"");
+        command.args(["-c", &limited, env!("CARGO_BIN_EXE_tidegate")]);
+        Self::start_by(command, files, args, Stdio::inherit())
+    }
+
+    fn start_by(mut command: Command, files: &[(&str, &str)], args: &[&str], log: Stdio) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         for (name, text) in files {
             fs::write(dir.path().join(name), text).expect("a file in the temporary folder");
         }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.args(["standalone", "--config"]).arg(dir.path());
         command.args(["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(args).stderr(log);
         if !args.contains(&"--access-log") {

@@ -16,6 +16,7 @@ use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
 use tidegate::proxy::connection::ConnectionContext;
 use tidegate::proxy::listener::{self, BoundListener};
+use tidegate::proxy::room::{Room, WorkerRoom};
 use tidegate::proxy::worker::{Worker, WorkerParts};
 use tidegate::proxy::worker_drain::WorkerDrain;
 use tidegate::settings::{self, Settings};
@@ -93,6 +94,7 @@ impl Parts {
 
 async fn serve(bound: BoundListener, feed: Feed, metrics: Arc<WorkerMetrics>, drain: Drain) {
     let settings = Arc::new(settings(bound.address));
+    let room = WorkerRoom::new(&Room::new(&settings.limits, 1), 0);
     let handler = Worker::new(WorkerParts {
         settings: Arc::clone(&settings),
         live: feed.into_cache(0),
@@ -101,9 +103,10 @@ async fn serve(bound: BoundListener, feed: Feed, metrics: Arc<WorkerMetrics>, dr
         seed: 1,
         access_log: None,
         sockets: Arc::default(),
+        room: Rc::clone(&room),
     });
     tokio::task::spawn_local(Rc::clone(&handler).maintain());
-    let worker = WorkerDrain::new();
+    let worker = WorkerDrain::new(room);
     let (name, listener) = settings.listeners.iter().next().expect("one listener");
     let context = ConnectionContext::new(
         (ListenerId(0), name.as_str().into()),

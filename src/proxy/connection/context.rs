@@ -1,6 +1,7 @@
 //! What connections have in common: those of one listener on one worker, and the exchanges of one connection.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use crate::model::ids::ListenerId;
 use crate::proxy::downstream::{Downstream, Host, UpgradeSlot};
 use crate::proxy::guarded_io::GuardSettings;
+use crate::proxy::room::Presence;
 use crate::proxy::worker_drain::WorkerDrain;
 use crate::settings::{Deadlines, Forwarding, Limits, Listener};
 use crate::telemetry::metrics::WorkerMetrics;
@@ -76,6 +78,14 @@ impl<H> ConnectionContext<H> {
     }
 }
 
+impl<H> ConnectionContext<H> {
+    /// Whether forwarding fields of this peer are believed.
+    #[must_use]
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted_forwarders.iter().any(|net| net.contains(&peer))
+    }
+}
+
 /// What the exchanges of one connection share.
 pub(super) struct Shared<H> {
     pub(super) context: Rc<ConnectionContext<H>>,
@@ -88,6 +98,8 @@ pub(super) struct Shared<H> {
     pub(super) host: RefCell<Option<Rc<Host>>>,
     /// When the last exchange ended, at first when the connection was accepted.
     pub(super) idle_since: Cell<Instant>,
+    /// Tells the same to whoever needs room for another connection.
+    pub(super) presence: Presence,
 }
 
 /// One running exchange; dropped with its response's body, or with whatever ends it earlier.
@@ -105,7 +117,11 @@ pub(super) enum Protocol {
 
 impl<H> RunningExchange<H> {
     pub(super) fn begin(shared: &Rc<Shared<H>>, protocol: Protocol) -> Self {
-        shared.exchanges.set(shared.exchanges.get() + 1);
+        let before = shared.exchanges.get();
+        if before == 0 {
+            shared.presence.busy();
+        }
+        shared.exchanges.set(before + 1);
         if protocol == Protocol::Http1 {
             shared.downstream.cutoff.begin();
         }
@@ -115,7 +131,11 @@ impl<H> RunningExchange<H> {
 
 impl<H> Drop for RunningExchange<H> {
     fn drop(&mut self) {
-        self.shared.exchanges.set(self.shared.exchanges.get() - 1);
-        self.shared.idle_since.set(Instant::now());
+        let (left, now) = (self.shared.exchanges.get() - 1, Instant::now());
+        self.shared.exchanges.set(left);
+        self.shared.idle_since.set(now);
+        if left == 0 {
+            self.shared.presence.idle(now);
+        }
     }
 }

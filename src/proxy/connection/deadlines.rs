@@ -46,8 +46,8 @@ impl<H> Driver<H> {
             sooner(&mut next, since.max(idle_since), deadlines.head, Reason::Head);
             return next;
         }
-        if let Some(leaving) = self.leaving {
-            sooner(&mut next, leaving.max(idle_since), deadlines.linger, Reason::Linger);
+        if let Some((since, longest)) = self.leaving {
+            sooner(&mut next, since.max(idle_since), longest, Reason::Linger);
         } else if guard.has_first_byte() {
             sooner(&mut next, idle_since, deadlines.idle, Reason::Idle);
         } else {
@@ -80,16 +80,12 @@ impl<H> Driver<H> {
         }
     }
 
-    /// Waits for `deadline` and for the drain; the reason when it is due, unless a rate turns out to be high enough.
+    /// Waits for `deadline`; the reason when it is due, unless a rate turns out to be high enough.
     pub(super) fn poll_deadline(
         &mut self,
         cx: &mut Context<'_>,
         mut deadline: Option<(Instant, Reason)>,
     ) -> Option<Reason> {
-        if !self.watched {
-            self.watched = true;
-            self.place.watch(cx);
-        }
         loop {
             let (at, reason) = deadline?;
             if self.timer.poll_until(cx, at).is_pending() {

@@ -31,6 +31,7 @@ impl<H: Handler> Driver<H> {
         let socket = self.guard.borrow_mut().take_tunnel();
         let (Some(tunnel), Some((stream, held))) = (tunnel, socket) else { return };
         let Self { shared, place, mut watched, .. } = self;
+        place.presence().busy();
         let drain = Rc::clone(&shared.context.drain);
         let closing = Box::pin(poll_fn(move |cx| {
             if !std::mem::replace(&mut watched, true) {
@@ -121,8 +122,8 @@ impl<H: Handler> Driver<H> {
         poll_fn(|cx| {
             let mut bytes = [0; 1024];
             loop {
-                // The drain wakes this task, too.
-                if drain.phase() == Phase::Ended {
+                // The drain wakes this task, and so does whoever needs its place.
+                if drain.phase() == Phase::Ended || self.shared.presence.is_asked() {
                     return Poll::Ready(true);
                 }
                 let mut buf = ReadBuf::new(&mut bytes);

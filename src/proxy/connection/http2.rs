@@ -34,6 +34,9 @@ const SEND_BUFFER: usize = 32 << 10;
 const LOCAL_RESETS: usize = 64;
 const PENDING_RESETS: usize = 20;
 
+/// How long the client of a connection that makes room for another may take to acknowledge the GOAWAY: a round trip.
+const FAREWELL: Duration = Duration::from_millis(250);
+
 /// Runs the tasks of a connection's streams on its own thread.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StreamExecutor {
@@ -71,10 +74,11 @@ impl<H: Handler> Driver<H> {
             .max_local_error_reset_streams(LOCAL_RESETS)
             .max_pending_accept_reset_streams(PENDING_RESETS);
         let mut connection = pin!(builder.serve_connection(GuardedIo::new(Rc::clone(&self.guard)), service));
+        let linger = self.shared.context.deadlines.linger;
         poll_fn(|cx| {
             loop {
                 if self.leaving.is_none() && self.shared.context.drain.phase() > Phase::Serving {
-                    self.leaving = Some(Instant::now());
+                    self.leaving = Some((Instant::now(), linger));
                     connection.as_mut().graceful_shutdown();
                 }
                 if let Poll::Ready(end) = self.poll_hyper(cx, connection.as_mut()) {
@@ -83,12 +87,18 @@ impl<H: Handler> Driver<H> {
                 if self.shared.downstream.resets.is_spent() {
                     return Poll::Ready(ConnectionEnd::Closed(Reason::Flood));
                 }
+                if self.leaving.is_none() && self.makes_room(cx) {
+                    self.shared.context.metrics.closed(Side::Downstream, Reason::MadeRoom);
+                    self.leaving = Some((Instant::now(), FAREWELL));
+                    connection.as_mut().graceful_shutdown();
+                    continue;
+                }
                 let deadline = self.deadline();
                 match self.poll_deadline(cx, deadline) {
                     None => return Poll::Pending,
                     Some(Reason::Idle) if self.leaving.is_none() => {
                         self.shared.context.metrics.closed(Side::Downstream, Reason::Idle);
-                        self.leaving = Some(Instant::now());
+                        self.leaving = Some((Instant::now(), linger));
                         connection.as_mut().graceful_shutdown();
                     }
                     Some(reason) => return Poll::Ready(ConnectionEnd::Closed(reason)),

@@ -24,6 +24,7 @@ use crate::proxy::cutoff::Cutoff;
 use crate::proxy::downstream::OwnAnswer;
 use crate::proxy::downstream::{CheckedHead, drop_unread};
 use crate::proxy::own_answer::own_body;
+use crate::proxy::room::{Room, WorkerRoom};
 use crate::proxy::worker_drain::WorkerDrain;
 use crate::settings::{Deadlines, Forwarding, Limits, Listener};
 use crate::telemetry::access_log::RequestLine;
@@ -171,7 +172,8 @@ impl Bed {
         let name: Arc<str> = "web".into();
         let options = MetricsOptions { workers: 1, listeners: vec![Arc::clone(&name)], max_series: 10 };
         let metrics = Metrics::new(options).worker(0).expect("one worker");
-        let (script, drain) = (Rc::new(Script::default()), WorkerDrain::new());
+        let (script, drain) =
+            (Rc::new(Script::default()), WorkerDrain::new(WorkerRoom::new(&Room::new(&limits, 1), 0)));
         let context = Rc::new(ConnectionContext::new(
             (ListenerId(0), name),
             &listener,
@@ -182,7 +184,8 @@ impl Bed {
         ));
         tokio::task::spawn_local(async move {
             while let Ok((stream, peer)) = socket.accept().await {
-                tokio::task::spawn_local(serve(Rc::clone(&context), stream.into(), peer));
+                let place = context.drain.room().enter(None).expect("no limit");
+                tokio::task::spawn_local(serve(Rc::clone(&context), stream.into(), peer, place));
             }
         });
         Self { script, metrics, drain, address }
@@ -249,7 +252,7 @@ fn silence_ends_at_the_first_byte_deadline() {
         assert_eq!(rest(&mut stream).await, "");
         assert_eq!(start.elapsed().as_secs(), 10);
         assert_eq!(bed.closed(Reason::FirstByte), 1);
-        assert_eq!(bed.drain.connections(), 0);
+        assert_eq!(bed.drain.room().connections(), 0);
     });
 }
 
@@ -323,7 +326,7 @@ fn a_client_that_takes_nothing_is_reset() {
         let mut stream = bed.connect().await;
         stream.write_all(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("written");
         let start = Instant::now();
-        while bed.drain.connections() > 0 || bed.closed(Reason::WriteStall) == 0 {
+        while bed.drain.room().connections() > 0 || bed.closed(Reason::WriteStall) == 0 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             assert!(start.elapsed() < Duration::from_secs(40), "not closed");
         }
@@ -420,7 +423,7 @@ fn an_ending_client_cancels_its_request() {
             assert_eq!(bed.script.cancelled.get() as usize, round + 1, "{end}");
         }
         assert_eq!(bed.script.begun.get(), 4, "the pipelined request was not begun");
-        while bed.drain.connections() > 0 {
+        while bed.drain.room().connections() > 0 {
             tokio::task::yield_now().await;
         }
         assert_eq!(bed.closed(Reason::ClientGone), 4);
@@ -766,7 +769,7 @@ fn http2_is_served_beside_http1_where_it_is_allowed() {
         }
         bed.drain.advance(Phase::Closing);
         assert_eq!(answer.await.expect("in-flight streams finish").status(), StatusCode::OK);
-        while bed.drain.connections() > 0 {
+        while bed.drain.room().connections() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(client.is_closed() || client.ready().await.is_err());

@@ -151,7 +151,7 @@ pub struct WorkerMetrics {
     pub interim_responses_dropped: Cell,
     /// Request fields removed because their name has an underscore.
     pub underscore_fields_removed: Cell,
-    /// Times a listener stopped accepting because few file descriptors were left.
+    /// Times a listener stopped accepting because places or file descriptors ran short and no client was idle.
     pub accept_pauses: Cell,
     /// Upgraded connections that are open; incremented and decremented by [`Self::socket_opened`] and [`Self::socket_closed`].
     pub(super) sockets_open: Cell,
