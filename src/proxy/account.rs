@@ -4,6 +4,7 @@
 //! it is entered once.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::Method;
 use tokio::time::Instant;
@@ -12,9 +13,9 @@ use super::cutoff::Cutoff;
 use super::decision::Matched;
 use super::reset_budget::ResetBudget;
 use super::worker::Worker;
-use crate::balance::InFlight;
+use crate::balance::{InFlight, Picked};
 use crate::reason::Reason;
-use crate::telemetry::access_log::Entry;
+use crate::telemetry::access_log::{BackendText, Entry};
 use crate::telemetry::metrics::Side;
 
 /// Status in log and metrics of a request whose client went away before a head (nginx's 499).
@@ -80,6 +81,31 @@ impl Account {
             resets: None,
             cutoff: None,
             entry: None,
+        }
+    }
+
+    /// Enters the rule that the request belongs to.
+    pub(super) fn note_rule(&mut self, matched: &Matched) {
+        if let Some(entry) = &mut self.entry {
+            entry.route = matched.route_label().map(Arc::clone);
+            entry.rule = Some(Arc::clone(&matched.rule().name));
+        }
+        self.matched = Some(matched.clone());
+    }
+
+    /// Counts the request at its endpoint, and names it in the log.
+    pub(super) fn note_endpoint(&mut self, matched: &Matched, picked: &Picked) {
+        self.in_flight = Some(picked.endpoint.begin());
+        if let Some(entry) = &mut self.entry {
+            entry.endpoint = Some(picked.endpoint.key.addr);
+            if let Some(backend) = matched.backend(picked) {
+                entry.backend = Some(BackendText {
+                    namespace: Arc::clone(&backend.key.service.namespace),
+                    name: Arc::clone(&backend.key.service.name),
+                    port: backend.key.port,
+                });
+                entry.pod = backend.pod_of(&picked.endpoint.key);
+            }
         }
     }
 }

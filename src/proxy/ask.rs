@@ -1,9 +1,28 @@
 //! Answers the questions of filters: what they must not do themselves, since it takes sockets, clocks or time.
 
+use super::decision::{Early, Matched};
+use super::error::ProxyError;
+use super::exchange::Exchange;
 use crate::filter::{Question, Told};
 
+impl Exchange {
+    /// Answers what filters ask until none does any more, within the deadline of the request; costs nothing where none
+    /// asks.
+    pub(super) async fn settle(&mut self, matched: &Matched, mut asked: Option<Question>) -> Result<(), Early> {
+        while let Some(question) = asked.take() {
+            let answer = Box::pin(answer(question));
+            let told = match self.decision.deadlines.request {
+                Some(at) => tokio::time::timeout_at(at, answer).await.map_err(|_| ProxyError::Request)?,
+                None => answer.await,
+            };
+            asked = self.decision.resume(matched, told)?;
+        }
+        Ok(())
+    }
+}
+
 /// Finds the answer to a question. Dropping the future takes the question back.
-pub(super) async fn answer(question: Question) -> Told {
+async fn answer(question: Question) -> Told {
     match question {
         #[cfg(test)]
         Question::Test(number) => {

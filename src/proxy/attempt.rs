@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use tokio::time::Instant;
 
 use super::connect::ConnectError;
@@ -48,6 +49,17 @@ impl Exchange {
     fn note_connect(&mut self, began: Instant) {
         if let Some(entry) = &mut self.account.entry {
             entry.connect = Some(began.elapsed());
+        }
+    }
+
+    /// Enters what a response head tells about the endpoint and the exchange.
+    pub(super) fn note_head(&mut self, picked: &Picked, status: StatusCode, now: Instant) {
+        let took = now.saturating_duration_since(self.decision.deadlines.try_began);
+        picked.endpoint.observe_latency(took, self.account.worker.since_epoch(now));
+        picked.endpoint.succeeded();
+        self.account.status = status.as_u16();
+        if let Some(entry) = &mut self.account.entry {
+            entry.head = Some(took);
         }
     }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Version};
-use tokio::time::Instant;
 
 use super::account::Account;
 use super::body::Content;
@@ -12,7 +11,6 @@ use super::client_body::ClientBody;
 use super::decision::Decision;
 use super::downstream::UpgradeSlot;
 use super::headers::RequestId;
-use crate::balance::Picked;
 use crate::http1::client::Upload;
 use crate::model::policy::Upgrades;
 use crate::sockets::Reservation;
@@ -33,19 +31,6 @@ pub(super) struct Exchange {
     pub(super) upload: Option<Box<Upload<ClientBody>>>,
     /// The next attempt must not use the connection that an earlier one failed on.
     pub(super) fresh: bool,
-}
-
-impl Exchange {
-    /// Enters what a response head tells about the endpoint and the exchange.
-    pub(super) fn note_head(&mut self, picked: &Picked, status: StatusCode, now: Instant) {
-        let took = now.saturating_duration_since(self.decision.deadlines.try_began);
-        picked.endpoint.observe_latency(took, self.account.worker.since_epoch(now));
-        picked.endpoint.succeeded();
-        self.account.status = status.as_u16();
-        if let Some(entry) = &mut self.account.entry {
-            entry.head = Some(took);
-        }
-    }
 }
 
 /// A response before it is put together: what an attempt brought, or one of tidegate's own.

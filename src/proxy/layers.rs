@@ -75,8 +75,8 @@ impl Decision {
         })
     }
 
-    /// Runs the request sides of `filters`, from the one that asked on where it was told. The layers stay in place meanwhile: should one panic, the response unwinds
-    /// those before it.
+    /// Runs the request sides of `filters`, from the one that asked on where it was told. The layers stay in place
+    /// meanwhile: should one panic, the response unwinds those before it.
     fn walk(&mut self, matched: &Matched, filters: &[Filter], told: Option<Told>) -> Result<Option<Question>, Early> {
         let Self { downstream, head, uri, fields, layers, client, content_length, .. } = self;
         let Some(layers) = layers else { return Ok(None) };
@@ -119,6 +119,13 @@ impl Decision {
 }
 
 impl Exchange {
+    /// Puts the limit that filters have set on the client's body.
+    pub(super) fn limit_body(&mut self) {
+        if let (Some(body), Some(layers)) = (&mut self.body, &self.decision.layers) {
+            body.limit(layers.body_limit);
+        }
+    }
+
     /// Filters out: over those that were entered, innermost first. Gives the stages for the body.
     pub(super) fn leave(&mut self, reply: &mut Reply) -> Vec<BodyStage> {
         let mut stages = Vec::new();

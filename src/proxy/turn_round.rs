@@ -1,0 +1,47 @@
+//! The answer to a request that turns round before an endpoint has answered it.
+
+use http::Version;
+use hyper::body::Incoming;
+
+use super::body::Content;
+use super::decision::Early;
+use super::downstream::{OwnAnswer, drop_unread};
+use super::exchange::{Exchange, Reply};
+use super::own_answer;
+use crate::reason::Reason;
+use crate::telemetry::metrics::Where;
+
+impl Exchange {
+    /// The own answer to a failure, or that of a filter.
+    pub(super) fn turn_round(&mut self, early: Early) -> Reply {
+        let mut answer = match &early {
+            Early::Failed(error) => error.answer(),
+            Early::Filtered(made) => OwnAnswer { status: made.status, reason: made.reason, close: false },
+        };
+        if answer.reason == Reason::Panic {
+            self.account.worker.metrics().panicked(Where::Request);
+        }
+        if let Some(upload) = &mut self.upload {
+            self.account.bytes_in = upload.body_read();
+            self.body = upload.take_body();
+        }
+        if let Some(body) = self.body.take().filter(|_| !answer.close) {
+            let limit = self.account.worker.settings().limits.unread_body;
+            answer.close = drop_unread(Incoming::from(body), self.decision.head.expect_continue, limit);
+        }
+        answer.close &= self.version <= Version::HTTP_11;
+        let account = &mut self.account;
+        account.worker.metrics().own_answer(answer.reason);
+        account.in_flight = None;
+        account.status = answer.status.as_u16();
+        account.reason = Some(answer.reason);
+        let (form, reason_header) = (self.decision.form, account.worker.settings().forwarding.reason_header);
+        let parts = match early {
+            Early::Filtered(made) if made.body.is_some() => {
+                own_answer::filter_parts(*made, answer, form, reason_header)
+            }
+            Early::Filtered(_) | Early::Failed(_) => own_answer::parts(answer, form, reason_header),
+        };
+        Reply { status: parts.status, fields: parts.fields, content: Content::full(parts.content), reason: None }
+    }
+}
