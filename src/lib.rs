@@ -28,7 +28,7 @@
 //! * [`stream`]: a connection's bytes. [`http1`]: our own wire code. [`proxy`]: the data plane. [`sockets`]: the registry
 //!   of open WebSockets.
 //! * [`telemetry`], [`admin`], [`readiness`], [`drain`], [`reason`], [`settings`]: what operators see and set.
-//! * [`fields`], [`text`]: header names with a meaning, and texts that several layers read.
+//! * [`fields`], [`text`], [`timer`]: header names with a meaning, texts that several layers read, and deadlines.
 //! * [`app`]: the only wiring place. [`cli`], [`check`], [`demo`], [`probe`]: the commands.
 //!
 //! `tests/layering.rs` holds the arrows of allowed imports.
@@ -59,3 +59,4 @@ pub mod source;
 pub mod stream;
 pub mod telemetry;
 pub mod text;
+pub mod timer;

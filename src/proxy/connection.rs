@@ -9,7 +9,6 @@ mod context;
 mod deadlines;
 mod farewell;
 mod http2;
-mod timer;
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -28,7 +27,6 @@ use tokio::time::Instant;
 
 use self::answer::{Room, answer_http1};
 use self::context::{Protocol, RunningExchange, Shared};
-use self::timer::Timer;
 use super::downstream::{Downstream, Handler, UpgradeSlot};
 use super::guarded_io::{GuardError, GuardedIo, GuardedSocket};
 use super::headers::identity;
@@ -36,6 +34,7 @@ use super::room::Place;
 use crate::reason::Reason;
 use crate::stream::Stream;
 use crate::telemetry::metrics::Where;
+use crate::timer::Timer;
 
 pub use self::context::ConnectionContext;
 

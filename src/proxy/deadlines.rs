@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::model::policy::Timeouts;
 use crate::reason::Reason;
+use crate::timer::earlier;
 
 /// The deadlines of one exchange, by what they bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,14 +95,15 @@ impl Deadlines {
     #[must_use]
     pub fn before_head(&self, sent: Option<Instant>, activity: Option<Instant>) -> Option<(Instant, DeadlineKind)> {
         let head = sent.zip(self.response_head).map(|(sent, after)| (sent + after, DeadlineKind::ResponseHead));
-        earliest(head, self.in_body(activity))
+        earlier(head, self.in_body(activity))
     }
 
     /// The next deadline while the response body is under way.
     #[must_use]
     pub fn in_body(&self, activity: Option<Instant>) -> Option<(Instant, DeadlineKind)> {
         let idle = self.idle.map(|after| (activity.unwrap_or(self.try_began) + after, DeadlineKind::Idle));
-        earliest(self.end(), idle)
+        // Of equal ones the wider deadline names the reason.
+        earlier(self.end(), idle)
     }
 
     /// When the exchange or its present try ends at the latest, whatever moves.
@@ -109,21 +111,13 @@ impl Deadlines {
     pub fn end(&self) -> Option<(Instant, DeadlineKind)> {
         let request = self.request.map(|at| (at, DeadlineKind::Request));
         let backend = self.backend_request.map(|at| (at, DeadlineKind::BackendRequest));
-        earliest(request, backend)
+        earlier(request, backend)
     }
 }
 
 /// A deadline that is not switched off.
 fn active(after: Option<Duration>) -> Option<Duration> {
     after.filter(|after| !after.is_zero())
-}
-
-/// The earlier of two; the first when they are equal, so that the wider deadline names the reason.
-fn earliest(a: Option<(Instant, DeadlineKind)>, b: Option<(Instant, DeadlineKind)>) -> Option<(Instant, DeadlineKind)> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
-        (one, other) => one.or(other),
-    }
 }
 
 #[cfg(test)]

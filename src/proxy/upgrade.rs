@@ -21,7 +21,7 @@ use super::downstream::Upgraded;
 use super::error::ProxyError;
 use super::exchange::{Exchange, Handshake, Reply};
 use super::retry::{Failure, Progress, Sent};
-use super::tunnel::{self, End, Ends, Limits, Meter};
+use super::tunnel::{self, CloseCause, End, Ends, Limits, Meter};
 use super::upstream::Pooled;
 use super::worker::Worker;
 use crate::balance::{InFlight, Picked};
@@ -151,19 +151,21 @@ impl Socket {
         (self.end, self.reason) = match end {
             End::Finished => (SocketEnd::Finished, None),
             End::Reset => (SocketEnd::Reset, Some(Reason::Reset)),
-            End::Closed(reason) => (end_of(reason), Some(reason)),
+            End::Closed(cause) => {
+                let (end, reason) = names_of(cause);
+                (end, Some(reason))
+            }
         };
     }
 }
 
-/// The metric's name for what made tidegate end a socket.
-fn end_of(reason: Reason) -> SocketEnd {
-    match reason {
-        Reason::TunnelIdle => SocketEnd::TunnelIdle,
-        Reason::TunnelLifetime => SocketEnd::TunnelLifetime,
-        Reason::Admin => SocketEnd::Admin,
-        // The only other one that a tunnel gives.
-        _ => SocketEnd::Drain,
+/// What metric and log call the cause for which tidegate ended a socket.
+fn names_of(cause: CloseCause) -> (SocketEnd, Reason) {
+    match cause {
+        CloseCause::Drain => (SocketEnd::Drain, Reason::Drain),
+        CloseCause::Idle => (SocketEnd::TunnelIdle, Reason::TunnelIdle),
+        CloseCause::Lifetime => (SocketEnd::TunnelLifetime, Reason::TunnelLifetime),
+        CloseCause::Admin => (SocketEnd::Admin, Reason::Admin),
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
 use crate::reason::Reason;
+use crate::timer::earlier;
 
 /// How long a connection may stay idle once listeners close: clients that send without pause get their answer, with
 /// `connection: close`, instead of a reset.
@@ -112,12 +113,5 @@ impl<H> Driver<H> {
 fn sooner(next: &mut Option<(Instant, Reason)>, since: Instant, after: Duration, reason: Reason) {
     if !after.is_zero() {
         *next = earlier(*next, since.checked_add(after).map(|at| (at, reason)));
-    }
-}
-
-fn earlier(a: Option<(Instant, Reason)>, b: Option<(Instant, Reason)>) -> Option<(Instant, Reason)> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
-        (a, b) => a.or(b),
     }
 }
