@@ -361,7 +361,7 @@ fn applier(mut publisher: Publisher, metrics: Arc<Metrics>) -> impl FnMut(Update
     let mut compiler = Compiler::default();
     move |update| {
         let begun = std::time::Instant::now();
-        let output = compiler.compile(&update.inputs, publisher.published_version() + 1);
+        let output = compiler.compile(&update.inputs);
         let compiled = begun.elapsed();
         let version = publisher.publish(output.snapshot);
         let diagnostics: Vec<Diagnostic> = update.diagnostics.iter().cloned().chain(output.diagnostics).collect();

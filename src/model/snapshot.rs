@@ -9,17 +9,17 @@ use super::matching::{Candidate, Found, Miss, RequestView, Router};
 use super::route::{Route, Rule};
 
 /// Everything that a worker needs to answer a request, as of one version; never changed after it is built.
-#[derive(Clone, Debug, Default)]
+///
+/// Two snapshots are equal when they answer every request alike. Whoever publishes one gives it its number.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// Number of the publication, 1 for the first; not part of equality.
-    pub version: u64,
     /// Active routes, sorted by name.
     pub routes: Vec<Route>,
     /// Active rules, those of one route together and in its order.
     pub rules: Vec<Rule>,
     /// Backends that rules refer to, sorted by key, each once.
     pub backends: Vec<Backend>,
-    /// One router a static listener, indexed by [`ListenerId`]; listeners with equal routes share one.
+    /// One router per static listener, indexed by [`ListenerId`]; listeners with equal routes share one.
     pub routers: Vec<Arc<Router>>,
     /// The states that filters keep beyond a request, by the index that their values have.
     pub filter_states: Vec<StateKey>,
@@ -98,17 +98,6 @@ impl Snapshot {
     #[must_use]
     pub fn backend(&self, id: BackendId) -> Option<&Backend> {
         self.backends.get(id.index())
-    }
-}
-
-/// Two snapshots are equal when they answer every request alike; the version does not count.
-impl PartialEq for Snapshot {
-    fn eq(&self, other: &Self) -> bool {
-        self.routes == other.routes
-            && self.rules == other.rules
-            && self.backends == other.backends
-            && self.routers == other.routers
-            && self.filter_states == other.filter_states
     }
 }
 

@@ -227,7 +227,6 @@ fn snapshot(options: &Options) -> Snapshot {
         rank: 0,
     };
     Snapshot {
-        version: 0,
         routes: vec![route],
         rules: vec![rule],
         backends,

@@ -166,7 +166,6 @@ fn snapshot(backend: SocketAddr) -> Snapshot {
     let endpoint = Endpoint { key: EndpointKey { addr: backend, uid: None }, fallback: None, pod: None };
     let candidate = Candidate { hostname: Hostname::Exact("a.test".into()), ..Candidate::any(RuleId(0), 0) };
     Snapshot {
-        version: 0,
         routes: vec![Route { name: ObjectName::new("default", "cases"), label: "default/cases".into() }],
         rules: vec![rule],
         backends: vec![Backend { key, endpoints: [endpoint].into() }],
