@@ -204,6 +204,7 @@ impl<H: Handler> Driver<H> {
                         return Poll::Ready(ConnectionEnd::Closed(Reason::BodySlow));
                     }
                 }
+                Reason::ClientGone => self.guard.borrow_mut().look_ahead(),
                 Reason::Request | Reason::BackendRequest => {
                     self.shared.downstream.cutoff.pass();
                     return Poll::Ready(ConnectionEnd::Closed(due));

@@ -15,3 +15,4 @@ mod log;
 mod retry;
 mod streaming;
 mod targets;
+mod uploads;

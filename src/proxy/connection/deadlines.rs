@@ -14,6 +14,9 @@ use crate::timer::earlier;
 /// `connection: close`, instead of a reset.
 const IDLE_AT_DRAIN: Duration = Duration::from_millis(500);
 
+/// How often the end of a client is looked for that cannot be read, since input before it fills the buffer.
+const LOOK_AHEAD: Duration = Duration::from_secs(1);
+
 impl<H> Driver<H> {
     /// The earliest deadline that holds now, and its reason.
     pub(super) fn deadline(&mut self) -> Option<(Instant, Reason)> {
@@ -39,6 +42,9 @@ impl<H> Driver<H> {
         }
         next = earlier(next, self.shared.downstream.cutoff.due());
         if self.shared.exchanges.get() > 0 {
+            if let Some(since) = guard.full_since() {
+                sooner(&mut next, since, LOOK_AHEAD, Reason::ClientGone);
+            }
             return next;
         }
         let idle_since = self.shared.idle_since.get();

@@ -110,6 +110,11 @@ impl Handler for Script {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 full(path)
             }
+            "/sleepy" => {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                let body = request.into_body().collect().await.expect("a whole body");
+                full(format!("{path} {}", body.to_bytes().len()))
+            }
             "/upload" => match ClientBody::from(request.into_body()).collect().await {
                 Ok(body) => full(format!("{path} {}", body.to_bytes().len())),
                 Err(_) => full(path),
@@ -427,6 +432,57 @@ fn an_ending_client_cancels_its_request() {
             tokio::task::yield_now().await;
         }
         assert_eq!(bed.closed(Reason::ClientGone), 4);
+    });
+}
+
+/// More than is read of a body that nobody takes, and less than the socket's buffer has room for behind that.
+const UNREAD: usize = 80 << 10;
+
+#[test]
+fn an_ending_client_is_seen_behind_a_body_that_nobody_reads() {
+    on_paused_time(async {
+        let bed = Bed::plain().await;
+        for (version, fields, resets) in
+            [("1.1", "", false), ("1.1", "", true), ("1.1", "connection: close\r\n", true), ("1.0", "", true)]
+        {
+            let mut stream = bed.connect().await;
+            let head = format!("POST /wait HTTP/{version}\r\nhost: a\r\n{fields}content-length: 1000000\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.expect("written");
+            stream.write_all(&vec![0; UNREAD]).await.expect("written");
+            while bed.script.begun.get() == bed.script.cancelled.get() {
+                bed.script.changed.notified().await;
+            }
+            let began = Instant::now();
+            if resets {
+                Stream::from(stream).reset_on_drop();
+            } else {
+                drop(stream);
+            }
+            while bed.script.begun.get() > bed.script.cancelled.get() {
+                bed.script.changed.notified().await;
+            }
+            assert!(began.elapsed() <= Duration::from_secs(2), "{version} {fields} {resets}: {:?}", began.elapsed());
+        }
+        while bed.drain.room().connections() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bed.closed(Reason::ClientGone), 4);
+    });
+}
+
+#[test]
+fn a_client_that_may_end_its_side_may_do_so_behind_a_body_that_nobody_reads() {
+    on_paused_time(async {
+        let bed = Bed::plain().await;
+        for (version, fields) in [("1.1", "connection: close\r\n"), ("1.0", "")] {
+            let mut stream = bed.connect().await;
+            let head = format!("POST /sleepy HTTP/{version}\r\nhost: a\r\n{fields}content-length: {UNREAD}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.expect("written");
+            stream.write_all(&vec![0; UNREAD]).await.expect("written");
+            stream.shutdown().await.expect("half closed");
+            let answer = rest(&mut stream).await;
+            assert!(answer.ends_with(&format!("/sleepy {UNREAD}")), "{answer}");
+        }
     });
 }
 
