@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::attach::{Attached, Delegation, Way, attach};
-use super::contest::{Contest, Decided, Place};
+use super::contest::{CandidateOrigin, Contest, Decided};
 use super::diagnostics::Diagnostic;
 use super::expressions::Expressions;
 use super::filters;
@@ -198,7 +198,7 @@ impl Table {
                     None => continue,
                 },
             };
-            let place = Place {
+            let place = CandidateOrigin {
                 at: MatchOf { of, one: MatchPos(one) },
                 way: WayPos(number),
                 listeners: way.listeners.clone(),

@@ -356,7 +356,7 @@ fn mutate(config: &mut Snapshots, chance: &mut fastrand::Rng) {
 #[test]
 fn the_state_of_a_filter_outlives_a_version() {
     use crate::filter::FilterState;
-    use crate::model::filter::{Place, StateKey};
+    use crate::model::filter::{FilterList, StateKey};
     use crate::model::ids::ObjectName;
     use std::sync::atomic::Ordering;
 
@@ -368,12 +368,12 @@ fn the_state_of_a_filter_outlives_a_version() {
     };
     let (mut publisher, mut feeds) = channel(1, metrics(1));
     let cache = feeds.pop().expect("feed").into_cache(0);
-    let (route, rule) = (key(Place::Route, 0), key(Place::Rule("0".into()), 0));
+    let (route, rule) = (key(FilterList::Route, 0), key(FilterList::Rule("0".into()), 0));
     publisher.publish(version(&[route.clone(), rule.clone()]));
     let first = cache.current();
     assert_eq!((count(&first, 0), count(&first, 1)), (0, 0));
     // At another index and beside another one; a running request counts on with it.
-    publisher.publish(version(&[rule.clone(), key(Place::Rule("0".into()), 1)]));
+    publisher.publish(version(&[rule.clone(), key(FilterList::Rule("0".into()), 1)]));
     let second = cache.current();
     assert_eq!((count(&first, 1), count(&second, 0), count(&second, 1)), (1, 2, 0));
     // The route's state is gone once no version has it: a filter that comes back begins anew.

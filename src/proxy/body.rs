@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::account::Account;
 use super::client_body::ClientBody;
-use super::deadlines::{DeadlineKind, Deadlines};
+use super::deadlines::{DeadlineKind, ExchangeDeadlines};
 use super::error::ProxyError;
 use super::headers;
 use super::upstream::Pooled;
@@ -100,7 +100,7 @@ pub struct Http1Body {
     /// The client takes trailers.
     pub trailers: bool,
     /// What ends it early.
-    pub deadlines: Deadlines,
+    pub deadlines: ExchangeDeadlines,
 }
 
 /// A body that is being read from an HTTP/2 stream.
@@ -115,7 +115,7 @@ pub struct Http2Body {
     /// The client takes trailers.
     pub trailers: bool,
     /// What ends it early.
-    pub deadlines: Deadlines,
+    pub deadlines: ExchangeDeadlines,
     /// When the last response frame came.
     pub activity: Option<Instant>,
     /// Armed at the first wait.

@@ -25,8 +25,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tokio::time::Instant;
 
-use self::answer::{Room, answer_http1};
-use self::context::{Protocol, RunningExchange, Shared};
+use self::answer::{FutureMemory, answer_http1};
+use self::context::{HttpVersion, RunningExchange, Shared};
 use super::downstream::{Downstream, Handler, UpgradeSlot};
 use super::guarded_io::{GuardError, GuardedIo, GuardedSocket};
 use super::headers::identity;
@@ -139,7 +139,7 @@ impl<H: Handler> Driver<H> {
     async fn run_http1(&mut self) -> ConnectionEnd {
         let shared = Rc::clone(&self.shared);
         let guard = Rc::clone(&self.guard);
-        let room = Room::new();
+        let spare = FutureMemory::new();
         let service = service_fn(move |request: Request<Incoming>| {
             let (accepted, holding) = {
                 let mut guard = guard.borrow_mut();
@@ -148,9 +148,9 @@ impl<H: Handler> Driver<H> {
                 let holding = accepted.as_ref().is_some_and(|head| head.facts.websocket) && guard.is_holding();
                 (accepted, holding)
             };
-            let exchange = RunningExchange::begin(&shared, Protocol::Http1);
+            let exchange = RunningExchange::begin(&shared, HttpVersion::Http1);
             let held = holding.then(|| Rc::clone(&guard));
-            answer_http1(exchange, request, accepted, held, H::handle, &room)
+            answer_http1(exchange, request, accepted, held, H::handle, &spare)
         });
         let max_head = self.shared.context.guard.max_head();
         let mut builder = hyper::server::conn::http1::Builder::new();

@@ -36,7 +36,7 @@ impl DeadlineKind {
 
 /// The deadlines of one exchange and its present try.
 #[derive(Clone, Copy, Debug)]
-pub struct Deadlines {
+pub struct ExchangeDeadlines {
     /// End of the whole exchange.
     pub request: Option<Instant>,
     /// End of the present try.
@@ -49,7 +49,7 @@ pub struct Deadlines {
     pub try_began: Instant,
 }
 
-impl Deadlines {
+impl ExchangeDeadlines {
     /// The deadlines of an exchange that began at `now`. `response_head` is the default of the process, zero for none: a
     /// rule that says how long a request or a try may take replaces it, also by switching that deadline off.
     #[must_use]
@@ -130,7 +130,7 @@ mod tests {
         let secs = Duration::from_secs;
         let timeouts =
             Timeouts { request: Some(secs(10)), backend_request: Some(secs(4)), connect: None, idle: Some(secs(3)) };
-        let mut deadlines = Deadlines::new(&timeouts, secs(2), now);
+        let mut deadlines = ExchangeDeadlines::new(&timeouts, secs(2), now);
         assert_eq!(deadlines.before_head(None, None), Some((now + secs(3), DeadlineKind::Idle)));
         assert_eq!(deadlines.before_head(Some(now), Some(now)), Some((now + secs(3), DeadlineKind::Idle)));
         assert_eq!(deadlines.in_body(Some(now + secs(2))), Some((now + secs(4), DeadlineKind::BackendRequest)));
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn nothing_set_means_nothing_to_wait_for() {
         let now = Instant::now();
-        let deadlines = Deadlines::new(&Timeouts::default(), Duration::ZERO, now);
+        let deadlines = ExchangeDeadlines::new(&Timeouts::default(), Duration::ZERO, now);
         assert_eq!(deadlines.before_head(Some(now), Some(now)), None);
         assert_eq!(deadlines.connect(), None);
     }
@@ -169,7 +169,7 @@ mod tests {
             (Timeouts { request: zero, backend_request: zero, idle: zero, ..none }, None),
         ] {
             assert_eq!(
-                Deadlines::new(&timeouts, default, now).before_head(Some(now), Some(now)),
+                ExchangeDeadlines::new(&timeouts, default, now).before_head(Some(now), Some(now)),
                 expected,
                 "{timeouts:?}"
             );

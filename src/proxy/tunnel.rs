@@ -33,7 +33,7 @@ const LAST_BYTES: Duration = Duration::from_millis(50);
 
 /// Limits of one tunnel.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Limits {
+pub struct TunnelLimits {
     /// End when no byte went either way for this long.
     pub idle: Option<Duration>,
     /// End after this long.
@@ -124,7 +124,7 @@ struct Direction {
 pub async fn run(
     ends: Ends,
     meter: Meter<'_>,
-    limits: Limits,
+    limits: TunnelLimits,
     buffer: &RefCell<Box<[u8]>>,
     drain: impl Future<Output = Duration>,
 ) -> End {

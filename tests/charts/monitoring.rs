@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use tidegate::reason::Reason;
-use tidegate::telemetry::{Kind, LABELS, METRICS};
+use tidegate::telemetry::{LABELS, METRICS, MetricKind};
 
 use crate::{documents, get, helm, path, read, render, scratch, tool};
 
@@ -41,16 +41,16 @@ fn problems(query: &str) -> Vec<String> {
     for selected in selector.captures_iter(query) {
         let name = &selected[1];
         let metric = METRICS.iter().find(|metric| match metric.kind {
-            Kind::Histogram => {
+            MetricKind::Histogram => {
                 ["_bucket", "_sum", "_count"].iter().any(|end| name.strip_suffix(end) == Some(metric.name))
             }
-            Kind::Counter | Kind::Gauge => metric.name == name,
+            MetricKind::Counter | MetricKind::Gauge => metric.name == name,
         });
         let Some(metric) = metric else {
             found.push(format!("no metric {name}"));
             continue;
         };
-        if metric.kind == Kind::Counter
+        if metric.kind == MetricKind::Counter
             && !query.contains("rate(")
             && !query.contains("increase(")
             && !query.contains("label_values(")

@@ -136,7 +136,7 @@ fn settings(address: SocketAddr) -> Settings {
         forwarding: settings::Forwarding::default(),
         metrics: settings::MetricsSettings::default(),
         access_log: settings::AccessLog::Off,
-        drain: settings::Drain { delay: Duration::ZERO, timeout: Duration::from_secs(1) },
+        drain: settings::DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(1) },
         controller: settings::Controller::default(),
         admin: SocketAddr::from(([127, 0, 0, 1], 0)),
         debug_allow: Vec::new(),

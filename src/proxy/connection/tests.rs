@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
-use super::answer::BodyError;
+use super::answer::BoxError;
 use super::*;
 use crate::drain::Phase;
 use crate::http1::guard::GuardError;
@@ -62,16 +62,16 @@ struct Endless {
 
 impl Body for Endless {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         static CHUNK: [u8; 65536] = [b'x'; 65536];
         assert!(!self.panics, "wanted by the test");
         Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&CHUNK)))))
     }
 }
 
-type TestBody = Pin<Box<dyn Body<Data = Bytes, Error = BodyError>>>;
+type TestBody = Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>;
 
 fn full(text: impl Into<Bytes>) -> Response<TestBody> {
     Response::new(Box::pin(Full::from(text.into()).map_err(Into::into)))
@@ -701,7 +701,7 @@ async fn http2_client(bed: &Bed) -> hyper::client::conn::http2::SendRequest<Full
 /// As [`http2_client`], with the window of its streams.
 async fn http2_client_with<B>(bed: &Bed, window: u32) -> hyper::client::conn::http2::SendRequest<B>
 where
-    B: Body<Data = Bytes, Error: Into<BodyError>> + Unpin + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static,
 {
     let io = ClientIo(bed.connect().await);
     let executor = http2::StreamExecutor { stall: Duration::ZERO };
@@ -785,9 +785,9 @@ struct Trickle {
 
 impl Body for Trickle {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.left == 0 {
             return Poll::Ready(None);
         }
