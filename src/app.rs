@@ -24,20 +24,20 @@ use crate::compile::Compiler;
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::inputs::{Inputs, StaticListener};
 use crate::drain::{self, DrainControl, Phase};
-use crate::kubernetes::Kubernetes;
 use crate::live::{self, Publisher};
 use crate::proxy::listener::{self, BoundListener};
 use crate::readiness::Readiness;
 use crate::settings::{AccessLog, Listener, Settings};
 use crate::sockets::Sockets;
 use crate::source::Update;
-use crate::source::cluster;
 use crate::source::collect::{DiagnosticLog, drive};
 use crate::source::files::{self, FileSource};
+use crate::status::{Published, Status};
 use crate::stream::TcpTimeouts;
 use crate::telemetry::access_log::{self, AccessLogHandle, AccessLogWriter};
 use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
+mod cluster;
 mod workers;
 
 /// How long closing everything may take once the time for requests is over.
@@ -73,12 +73,12 @@ pub struct Running {
 enum Source {
     /// Watches the files as long as it is held.
     Files(FileSource),
-    /// Tasks of the runtime follow the API server.
-    Cluster,
+    /// Tasks of the runtime follow the API server, and may tell it what became of its routes.
+    Cluster(Option<Status>),
 }
 
 /// Where to read objects.
-enum ObjectsFrom<'a> {
+enum Place<'a> {
     Folder(&'a Path),
     Cluster(&'a ControllerOptions),
 }
@@ -89,7 +89,18 @@ pub struct ControllerOptions {
     /// The kubeconfig; without one that of the environment, or the service account of the pod.
     pub kubeconfig: Option<PathBuf>,
     /// What to watch.
-    pub watch: cluster::Options,
+    pub watch: crate::source::cluster::Options,
+    /// How the replicas agree on who writes statuses; `None`: this one does not.
+    pub lease: Option<LeaseOptions>,
+}
+
+/// The Lease by which the replicas agree on who writes statuses.
+#[derive(Clone, Debug)]
+pub struct LeaseOptions {
+    /// Its name.
+    pub name: String,
+    /// Its namespace; without one that of the pod, or of the kubeconfig's context.
+    pub namespace: Option<String>,
 }
 
 /// What SIGHUP asks for.
@@ -112,7 +123,7 @@ impl fmt::Debug for Running {
 /// # Errors
 /// A listener or the admin address cannot be bound, the folder cannot be read, the access log cannot be opened.
 pub fn start(settings: Settings, config: &Path) -> Result<Running> {
-    start_at(settings, &ObjectsFrom::Folder(config))
+    start_at(settings, &Place::Folder(config))
 }
 
 /// Starts serving the objects of a Kubernetes API server. Returns once everything is bound, every kind that is needed was
@@ -122,10 +133,10 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
 /// A listener or the admin address cannot be bound, no API server is known, the access log cannot be opened, or a signal
 /// asks to stop before the first version is active.
 pub fn start_controller(settings: Settings, options: &ControllerOptions) -> Result<Running> {
-    start_at(settings, &ObjectsFrom::Cluster(options))
+    start_at(settings, &Place::Cluster(options))
 }
 
-fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
+fn start_at(settings: Settings, place: &Place<'_>) -> Result<Running> {
     raise_file_limit();
     let settings = Arc::new(settings);
     let listeners: Vec<Arc<str>> = settings.listeners.keys().map(|name| name.as_str().into()).collect();
@@ -149,8 +160,8 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
     let admin_socket = listener::bind("admin", settings.admin, 1)?;
     let access_log = match &settings.access_log {
         AccessLog::Off => None,
-        AccessLog::Stdout => Some((access_log::AccessLogOutput::Stdout, "standard output".to_owned())),
-        AccessLog::File(path) => Some((access_log::AccessLogOutput::File(path.clone()), path.display().to_string())),
+        AccessLog::Stdout => Some((access_log::Output::Stdout, "standard output".to_owned())),
+        AccessLog::File(path) => Some((access_log::Output::File(path.clone()), path.display().to_string())),
     };
     let access_log = access_log
         .map(|(output, name)| {
@@ -195,27 +206,29 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
         runtime.spawn(reaper.run());
     }
     drop(guard);
-    let (source, updates) = match place {
-        ObjectsFrom::Folder(folder) => {
+    let (mut source, updates, published, status) = match place {
+        Place::Folder(folder) => {
             let (source, updates) = FileSource::start(folder, base(&settings))?;
-            (Source::Files(source), updates)
+            (Source::Files(source), updates, None, None)
         }
-        ObjectsFrom::Cluster(options) => {
+        Place::Cluster(options) => {
             let access_log = access_log.as_ref().map(|(handle, _)| handle);
-            let updates = runtime.block_on(async {
-                let kubernetes = Kubernetes::new(options.kubeconfig.as_deref()).await?;
-                let client = kubernetes.client()?;
+            let followed = runtime.block_on(async {
                 tokio::select! {
-                    updates = cluster::start(&client, &options.watch, base(&settings)) => Ok(updates?),
+                    followed = cluster::follow(options, &settings) => followed,
                     () = signals.stop(access_log, || false) => bail!("stopped before everything was listed"),
                 }
             })?;
-            (Source::Cluster, updates)
+            (Source::Cluster(None), followed.updates, followed.published, followed.status)
         }
     };
-    runtime.spawn(compile_loop(updates.clone(), applier(publisher, Arc::clone(&metrics)), Arc::clone(&metrics)));
+    let apply = applier(publisher, Arc::clone(&metrics), published);
+    runtime.spawn(compile_loop(updates.clone(), apply, Arc::clone(&metrics)));
     runtime.block_on(view.reached(1)).context("the first version was not published")?;
     snapshot_ready.ready();
+    if let Some(status) = status {
+        source = Source::Cluster(Some(runtime.block_on(async { status.start(&metrics) })));
+    }
     let (control, drain) = drain::channel();
     let parts = workers::Parts {
         settings: Arc::clone(&settings),
@@ -255,7 +268,7 @@ impl Running {
                     tracing::info!("SIGHUP: reading all files again");
                     source.read_again();
                 }
-                Source::Cluster => tracing::info!("SIGHUP is ignored: no files are read"),
+                Source::Cluster(_) => tracing::info!("SIGHUP is ignored: no files are read"),
             };
             signals
                 .stop(handle, || match hangup {
@@ -268,7 +281,15 @@ impl Running {
                 .await;
             tracing::info!("draining: not ready, still accepting");
             readiness.drain();
-            let drained = drain(&control, &sockets, settings.drain.delay, settings.drain.timeout);
+            let farewell = async {
+                if let Source::Cluster(Some(status)) = source {
+                    status.stop().await;
+                }
+            };
+            let drained = async {
+                let drained = drain(&control, &sockets, settings.drain.delay, settings.drain.timeout);
+                tokio::join!(drained, farewell).0
+            };
             let again = signals.stop(handle, || {
                 tracing::info!("SIGHUP is ignored: the process is stopping");
                 false
@@ -356,14 +377,23 @@ where
 }
 
 /// Turns an update of a source into the next version: compile, publish, log.
-fn applier(mut publisher: Publisher, metrics: Arc<Metrics>) -> impl FnMut(Update) + Send + 'static {
+fn applier(
+    mut publisher: Publisher,
+    metrics: Arc<Metrics>,
+    published: Option<watch::Sender<Option<Published>>>,
+) -> impl FnMut(Update) + Send + 'static {
     let mut log = DiagnosticLog::default();
     let mut compiler = Compiler::default();
     move |update| {
         let begun = std::time::Instant::now();
-        let output = compiler.compile(&update.inputs);
+        let output = compiler.compile(&update.inputs, publisher.published_version() + 1);
         let compiled = begun.elapsed();
         let version = publisher.publish(output.snapshot);
+        if let Some(published) = &published {
+            // Only now: a status speaks of what is active.
+            let statuses = output.statuses.into();
+            published.send_replace(Some(Published { inputs: Arc::clone(&update.inputs), statuses }));
+        }
         let diagnostics: Vec<Diagnostic> = update.diagnostics.iter().cloned().chain(output.diagnostics).collect();
         let count = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
         let errors = count(Severity::Error);

@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use crate::probe::{Field, Statuses, Target};
 use crate::settings::file::{FileError, SettingsFile};
 use crate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, MetricsSettings, Settings,
-    SettingsError, parse_address, parse_duration, parse_network,
+    AccessLog, Controller, Deadlines, Drain, Forwarding, Limits, Listener, MetricsSettings, Settings, SettingsError,
+    parse_address, parse_duration, parse_network,
 };
 
 /// A Kubernetes ingress gateway: a change of routes, pods or certificates never costs a request or a socket.
@@ -81,6 +81,15 @@ pub struct ControllerCommand {
     /// Name of this controller [default: tidegate.dev/controller]
     #[arg(long, value_name = "DOMAIN/PATH", env = "TIDEGATE_CONTROLLER_NAME")]
     pub controller_name: Option<String>,
+    /// Name of the Lease by which replicas agree on who writes the status of routes
+    #[arg(long, value_name = "NAME", env = "TIDEGATE_LEASE_NAME", default_value = "tidegate", value_parser = parse_object_name)]
+    pub lease_name: String,
+    /// Namespace of the Lease [default: that of the pod, else of the kubeconfig's context]
+    #[arg(long, value_name = "NAMESPACE", env = "TIDEGATE_LEASE_NAMESPACE", value_parser = parse_namespace)]
+    pub lease_namespace: Option<String>,
+    /// Write no status, and take no part in who does
+    #[arg(long, env = "TIDEGATE_NO_STATUS")]
+    pub no_status: bool,
     /// Flags of every serving command.
     #[command(flatten)]
     pub serve: Serve,
@@ -231,6 +240,11 @@ fn parse_namespace(text: &str) -> Result<String, String> {
     if is_label { Ok(text.to_owned()) } else { Err(format!("found {text:?}, expected the name of a namespace")) }
 }
 
+fn parse_object_name(text: &str) -> Result<String, String> {
+    let is_name = text.len() <= 253 && !text.is_empty() && text.split('.').all(|label| parse_namespace(label).is_ok());
+    if is_name { Ok(text.to_owned()) } else { Err(format!("found {text:?}, expected the name of an object")) }
+}
+
 fn parse_log(text: &str) -> Result<String, String> {
     let refused = || format!("found {text:?}, expected error, warn, info, debug, trace, off or directives");
     // A filter would take any other word for the name of a module.
@@ -332,7 +346,7 @@ pub fn standalone_defaults() -> Settings {
         forwarding: Forwarding::default(),
         metrics: MetricsSettings::default(),
         access_log: AccessLog::Stdout,
-        drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
+        drain: Drain { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
         controller: Controller::default(),
         admin: all(9090),
         debug_allow: Vec::new(),
@@ -403,6 +417,13 @@ mod tests {
         assert_eq!(settings.controller.gateway_class_name, "public");
         assert_eq!(settings.controller.controller_name, "example.com/a");
         assert_eq!(settings.drain.delay, Duration::from_secs(1));
+        let plain = controller(&[]).expect("no flag is needed");
+        assert_eq!((&*plain.lease_name, plain.lease_namespace, plain.no_status), ("tidegate", None, false));
+        let status = controller(&["--lease-name=a.b", "--lease-namespace=ns", "--no-status"]).expect("valid flags");
+        assert_eq!(
+            (&*status.lease_name, status.lease_namespace.as_deref(), status.no_status),
+            ("a.b", Some("ns"), true)
+        );
         assert_eq!(controller(&["--watch-namespaces=a,b"]).expect("valid flags").watch_namespaces, ["a", "b"]);
         let error = controller(&["--watch-namespaces=a,B"]).expect_err("no name of a namespace");
         assert!(error.to_string().contains("found \"B\", expected the name of a namespace"), "{error}");
@@ -425,7 +446,7 @@ mod tests {
         assert_eq!(settings.listeners["http"].address.to_string(), "[::]:8080");
         assert_eq!(settings.admin.to_string(), "[::]:9090");
         assert_eq!(settings.access_log, AccessLog::Stdout);
-        assert_eq!(settings.drain, DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(15) });
+        assert_eq!(settings.drain, Drain { delay: Duration::ZERO, timeout: Duration::from_secs(15) });
         assert!(settings.workers >= 1);
         let Command::Demo(demo) = parse(&["demo"]).expect("no flag is needed").command else { panic!("not demo") };
         let settings = demo.settings().expect("defaults work");
@@ -458,6 +479,8 @@ mod tests {
             (&["probe", "http://a.test", "--header", "a"], "expected a field such as"),
             (&["probe", "http://a.test", "--times", "0"], "--times"),
             (&["probe", "http://a.test", "--wait", "5"], "expected a duration such as 250ms"),
+            (&["controller", "--lease-name", "a..b"], "expected the name of an object"),
+            (&["controller", "--lease-namespace", "a.b"], "expected the name of a namespace"),
             (&["sidecar"], "unrecognized subcommand"),
         ];
         for (arguments, expected) in cases {
@@ -491,14 +514,14 @@ mod tests {
             let file = ["--settings", path.as_str()];
             let settings = standalone(&file).expect("a good file");
             let seconds = Duration::from_secs;
-            assert_eq!(settings.drain, DrainSettings { delay: seconds(2), timeout: seconds(3) }, "variable, then file");
+            assert_eq!(settings.drain, Drain { delay: seconds(2), timeout: seconds(3) }, "variable, then file");
             assert_eq!(settings.deadlines.idle, seconds(3), "file");
             assert_eq!(settings.deadlines.head, seconds(10), "default");
             assert_eq!(settings.access_log, AccessLog::Off, "variable over file");
             assert_eq!(settings.debug_allow.len(), 2, "a list in a variable");
             let flags = ["--drain-delay", "1s", "--access-log", "stdout", "--debug-allow", "10.0.0.0/8"];
             let settings = standalone(&[&file[..], &flags].concat()).expect("a good file");
-            assert_eq!(settings.drain, DrainSettings { delay: seconds(1), timeout: seconds(3) }, "flag over variable");
+            assert_eq!(settings.drain, Drain { delay: seconds(1), timeout: seconds(3) }, "flag over variable");
             assert_eq!(settings.access_log, AccessLog::Stdout, "flag over variable");
             assert_eq!(settings.debug_allow.len(), 1, "flag over variable");
             return;

@@ -27,8 +27,9 @@
 //!   as one.
 //! * [`stream`]: a connection's bytes. [`http1`]: our own wire code. [`proxy`]: the data plane. [`sockets`]: the registry
 //!   of open WebSockets.
+//! * [`status`]: what the cluster is told about its routes.
 //! * [`telemetry`], [`admin`], [`readiness`], [`drain`], [`reason`], [`settings`]: what operators see and set.
-//! * [`fields`], [`text`], [`timer`]: header names with a meaning, texts that several layers read, and deadlines.
+//! * [`fields`], [`text`]: header names with a meaning, and texts that several layers read.
 //! * [`app`]: the only wiring place. [`cli`], [`check`], [`demo`], [`probe`]: the commands.
 //!
 //! `tests/layering.rs` holds the arrows of allowed imports.
@@ -56,7 +57,7 @@ pub mod reason;
 pub mod settings;
 pub mod sockets;
 pub mod source;
+pub mod status;
 pub mod stream;
 pub mod telemetry;
 pub mod text;
-pub mod timer;

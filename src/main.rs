@@ -57,6 +57,10 @@ fn control(command: &ControllerCommand) -> Result<()> {
             namespaces: command.watch_namespaces.clone(),
             legacy_endpoints: command.watch_legacy_endpoints,
         },
+        lease: (!command.no_status).then(|| app::LeaseOptions {
+            name: command.lease_name.clone(),
+            namespace: command.lease_namespace.clone(),
+        }),
     };
     let running = app::start_controller(command.settings()?, &options)?;
     running.print_ready()?;

@@ -32,7 +32,7 @@ pub struct Settings {
     /// Access log.
     pub access_log: AccessLog,
     /// Graceful stop.
-    pub drain: DrainSettings,
+    pub drain: Drain,
     /// The controller's identity.
     pub controller: Controller,
     /// Address of the admin server.
@@ -223,7 +223,7 @@ pub enum AccessLog {
 
 /// Graceful stop.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DrainSettings {
+pub struct Drain {
     /// Not ready, still accepting.
     pub delay: Duration,
     /// Requests in flight.

@@ -31,6 +31,10 @@
 //! | `tidegate_config_objects` | gauge | `kind` | Active routes, rules, backends and usable endpoints. |
 //! | `tidegate_metrics_series_folded` | gauge |  | Series of rules and routes that are counted under _folded or _overflow because of the limit. |
 //! | `tidegate_access_log_dropped_total` | counter |  | Access-log lines that were dropped because the log was written too slowly. |
+//! | `tidegate_status_writes_total` | counter | `result` | Statuses of routes that this replica wrote or tried to. |
+//! | `tidegate_status_queue_length` | gauge |  | Routes whose status this replica has still to look at or to write. |
+//! | `tidegate_leader` | gauge |  | 1 while this replica is the one that writes statuses, else 0. |
+//! | `tidegate_leader_transitions_total` | counter |  | Times that this replica began or ceased to be the one that writes statuses. |
 //! | `tidegate_build_info` | gauge | `version` | Always 1; the label has the version of the program. |
 //!
 //! | label | values |
@@ -82,11 +86,11 @@ pub mod metrics;
 
 use std::fmt::Write as _;
 
-use MetricKind::{Counter, Gauge, Histogram};
+use Kind::{Counter, Gauge, Histogram};
 
 /// Kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetricKind {
+pub enum Kind {
     /// Only rises while the process and what it counts for live.
     Counter,
     /// Rises and falls.
@@ -95,7 +99,7 @@ pub enum MetricKind {
     Histogram,
 }
 
-impl MetricKind {
+impl Kind {
     /// The type's name in Prometheus' text format.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -113,7 +117,7 @@ pub struct Metric {
     /// Its name, beginning with `tidegate_`.
     pub name: &'static str,
     /// Its type.
-    pub kind: MetricKind,
+    pub kind: Kind,
     /// Names of its labels.
     pub labels: &'static [&'static str],
     /// What it means; the page's HELP text.
@@ -122,7 +126,7 @@ pub struct Metric {
 
 /// One field of an access-log line as the table has it.
 #[derive(Clone, Copy, Debug)]
-pub struct LogField {
+pub struct Field {
     /// Its JSON key.
     pub name: &'static str,
     /// Its JSON type, `?` when it may be absent.
@@ -132,13 +136,13 @@ pub struct LogField {
 }
 
 /// Makes a row of [`METRICS`].
-const fn metric(name: &'static str, kind: MetricKind, labels: &'static [&'static str], help: &'static str) -> Metric {
+const fn metric(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Metric {
     Metric { name, kind, labels, help }
 }
 
 /// Makes a row of [`ACCESS_LOG`].
-const fn field(name: &'static str, kind: &'static str, help: &'static str) -> LogField {
-    LogField { name, kind, help }
+const fn field(name: &'static str, kind: &'static str, help: &'static str) -> Field {
+    Field { name, kind, help }
 }
 
 /// Every metric of the process, in the order of the page.
@@ -230,6 +234,25 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Access-log lines that were dropped because the log was written too slowly.",
     ),
+    metric(
+        "tidegate_status_writes_total",
+        Counter,
+        &["result"],
+        "Statuses of routes that this replica wrote or tried to.",
+    ),
+    metric(
+        "tidegate_status_queue_length",
+        Gauge,
+        &[],
+        "Routes whose status this replica has still to look at or to write.",
+    ),
+    metric("tidegate_leader", Gauge, &[], "1 while this replica is the one that writes statuses, else 0."),
+    metric(
+        "tidegate_leader_transitions_total",
+        Counter,
+        &[],
+        "Times that this replica began or ceased to be the one that writes statuses.",
+    ),
     metric("tidegate_build_info", Gauge, &["version"], "Always 1; the label has the version of the program."),
 ];
 
@@ -259,7 +282,7 @@ pub const LABELS: &[(&str, &str)] = &[
 ];
 
 /// Every field of an access-log line, in its order.
-pub const ACCESS_LOG: &[LogField] = &[
+pub const ACCESS_LOG: &[Field] = &[
     field("time", "string", "When the request's head was complete: RFC 3339, UTC, milliseconds."),
     field(
         "request_id",
@@ -323,7 +346,7 @@ pub fn table() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::{ConnectResult, Direction, Side, SocketEnd, Where};
+    use crate::telemetry::metrics::{ConnectResult, Direction, Side, SocketEnd, StatusWrite, Where};
 
     #[test]
     fn the_docs_have_the_tables() {
@@ -342,7 +365,7 @@ mod tests {
         for row in METRICS {
             assert!(seen.insert(row.name), "{} stands twice", row.name);
             assert!(row.name.starts_with("tidegate_"));
-            assert_eq!(row.name.ends_with("_total"), row.kind == MetricKind::Counter, "{}", row.name);
+            assert_eq!(row.name.ends_with("_total"), row.kind == Kind::Counter, "{}", row.name);
             assert!(row.help.ends_with('.'), "{}", row.name);
             for label in row.labels {
                 assert!(LABELS.iter().any(|(name, _)| name == label), "{label} of {} is not explained", row.name);
@@ -359,6 +382,7 @@ mod tests {
         let sides = Side::ALL.iter().map(|value| value.as_str()).chain(["admin"]);
         assert_eq!(listed("side"), sides.collect::<Vec<_>>());
         assert_eq!(listed("result"), ConnectResult::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("result"), StatusWrite::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("direction"), Direction::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("end"), SocketEnd::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("where"), Where::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());

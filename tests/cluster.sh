@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests against a real Kubernetes API server: the control plane's own tests (Go), then tidegate's (tests/cluster.rs).
+# Tests against a real Kubernetes API server: the control plane's own tests (Go), then tidegate's (tests/cluster*.rs, tests/charts).
 #
 # Builds and caches what it needs (tests/controlplane/build.sh): cold 10 to 15 minutes on 2 cores, warm 3 minutes in all.
 # Without Go it says so and is skipped; with CI=true that is a failure. With USE_EXISTING_CLUSTER=true only the Rust
@@ -16,17 +16,16 @@ if ! command -v go >/dev/null 2>&1; then
   exit 0
 fi
 
-unformatted=$(gofmt -l tests/controlplane tests/grafana)
+unformatted=$(gofmt -l tests/controlplane)
 if [ -n "$unformatted" ]; then
   echo "gofmt would change: $unformatted"
   exit 1
 fi
 controlplane=$(tests/controlplane/build.sh controlplane)
 helm=$(tests/controlplane/build.sh helm)
-grafana=$(tests/grafana/build.sh)
 e2e=$(tests/controlplane/build.sh e2e)
-cargo test --locked --test cluster --test charts --no-run
-export TIDEGATE_CONTROLPLANE=$controlplane TIDEGATE_HELM=$helm TIDEGATE_GRAFANA=$grafana
+cargo test --locked --test cluster --test cluster_status --test charts --no-run
+export TIDEGATE_CONTROLPLANE=$controlplane TIDEGATE_HELM=$helm
 
 # Pods have addresses that exist only inside such a namespace, and there is no other network in it.
 inside() { "$controlplane" netns -- "$@"; }
@@ -41,5 +40,5 @@ if [ "${CLUSTER_BENCH:-}" != off ]; then
   "$controlplane" bench --rounds=30 --check=100
 fi
 began=$SECONDS
-inside cargo test --locked --offline --test cluster --test charts -- --nocapture
+inside cargo test --locked --offline --test cluster --test cluster_status --test charts -- --nocapture
 echo "tidegate in a cluster: $((SECONDS - began)) s"

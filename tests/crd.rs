@@ -55,19 +55,7 @@ fn names_columns_and_annotations() {
         .iter()
         .map(|column| (column["name"].as_str().unwrap(), column["priority"].as_i64().unwrap_or(0)))
         .collect();
-    assert_eq!(
-        columns,
-        [
-            ("Ready", 0),
-            ("Class", 1),
-            ("Hostnames", 0),
-            ("Accepted", 0),
-            ("Refs", 0),
-            ("Programmed", 0),
-            ("Conflicted", 1),
-            ("Age", 0)
-        ]
-    );
+    assert_eq!(columns, [("Ready", 0), ("Reason", 0), ("Hostnames", 0), ("Class", 1), ("Message", 1), ("Age", 0)]);
 }
 
 /// Calls `visit` with the path of every schema inside `schema`.
@@ -176,6 +164,8 @@ fn differs_from_the_draft_only_as_decided() {
     assert_eq!(unexplained, Vec::<&String>::new());
     let rest = |mut crd: Value| {
         crd["spec"]["versions"][0]["schema"] = Value::Null;
+        // Columns that print the first parent alone, of several, were taken out: Ready and its reason speak for all.
+        crd["spec"]["versions"][0]["additionalPrinterColumns"] = Value::Null;
         crd
     };
     assert_eq!(rest(draft), rest(ours));

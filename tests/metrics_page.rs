@@ -21,6 +21,7 @@ fn promtool_has_nothing_to_say() {
     worker.panicked(Where::Connection);
     metrics.set_config(1, ConfigObjects { routes: 1, rules: 1, backends: 1, endpoints: 1 });
     metrics.set_config_ok(SystemTime::now());
+    metrics.status().set_leader(true);
     let names = [("shop/cart".into(), "add \"quoted\" \\ name".into())];
     let series = metrics.set_rules(names.iter().map(|(route, rule)| (route, rule)));
     series[0].record(1, &http::Method::POST, 201, Duration::from_millis(7));

@@ -10,7 +10,8 @@ use super::open_enum::{KnownValue, known_values};
 known_values! {
     /// What a condition is about.
     pub enum ConditionType {
-        /// Every parent that is ours is Accepted, ResolvedRefs and Programmed; stands in `status.conditions`.
+        /// The route is served as written at every parent that is ours: Accepted, ResolvedRefs and Programmed, with no rule
+        /// dropped and no match lost to another route; stands in `status.conditions`.
         Ready = "Ready",
         /// At least one rule is served at the parent.
         Accepted = "Accepted",

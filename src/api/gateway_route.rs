@@ -61,27 +61,13 @@ pub const DEFAULT_CLASS: &str = "tidegate";
     annotation("helm.sh/resource-policy", "keep"),
     label("app.kubernetes.io/part-of", "tidegate"),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
-    printcolumn(name = "Class", type_ = "string", json_path = ".spec.gatewayClassName", priority = "1"),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Hostnames", type_ = "string", json_path = ".spec.hostnames"),
+    printcolumn(name = "Class", type_ = "string", json_path = ".spec.gatewayClassName", priority = "1"),
     printcolumn(
-        name = "Accepted",
+        name = "Message",
         type_ = "string",
-        json_path = r#".status.parents[*].conditions[?(@.type=="Accepted")].status"#
-    ),
-    printcolumn(
-        name = "Refs",
-        type_ = "string",
-        json_path = r#".status.parents[*].conditions[?(@.type=="ResolvedRefs")].status"#
-    ),
-    printcolumn(
-        name = "Programmed",
-        type_ = "string",
-        json_path = r#".status.parents[*].conditions[?(@.type=="Programmed")].status"#
-    ),
-    printcolumn(
-        name = "Conflicted",
-        type_ = "string",
-        json_path = r#".status.parents[*].conditions[?(@.type=="Conflicted")].status"#,
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
         priority = "1"
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -519,7 +505,8 @@ pub struct GatewayRouteStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::LongFrom<0>")]
     pub observed_generation: Option<i64>,
-    /// Ready: every parent is Accepted, ResolvedRefs and Programmed.
+    /// Ready: the route is served as written at every parent: Accepted, ResolvedRefs and Programmed, with no rule dropped
+    /// and no match lost to another route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "schema::MapByType<schema::Condition, 8>")]
     pub conditions: Vec<Condition>,

@@ -28,10 +28,7 @@ use crate::model::ids::ListenerId;
 
 /// Attaches all routes; the result has one entry per route. Findings go to the routes' reports.
 pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attached> {
-    let mut listeners: Vec<Parent> =
-        (0..).map(ListenerId).zip(&inputs.listeners).map(|(id, one)| static_listener(id, one)).collect();
-    listeners.sort_by(|a, b| a.key.cmp(&b.key));
-    let listeners: Arc<[Parent]> = listeners.into();
+    let listeners: Arc<[Parent]> = static_listeners(inputs).into();
     let mut first_parent = 0;
     let mut attached: Vec<Attached> = Vec::with_capacity(routes.len());
     let mut references = Vec::new();
@@ -84,6 +81,14 @@ pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attach
         delegate(inputs, routes, &mut attached, references);
     }
     attached
+}
+
+/// The parents of routes that name none, by key.
+pub(super) fn static_listeners(inputs: &Inputs) -> Vec<Parent> {
+    let listeners = (0..).map(ListenerId).zip(&inputs.listeners);
+    let mut listeners: Vec<Parent> = listeners.map(|(id, one)| static_listener(id, one)).collect();
+    listeners.sort_by(|a, b| a.key.cmp(&b.key));
+    listeners
 }
 
 /// A listener as the parent of routes that name none.

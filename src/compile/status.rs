@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::attach::{Attached, Parent};
+use super::attach::{Attached, Parent, static_listeners};
+use super::inputs::Inputs;
 use super::position::{ParentPos, RoutePos};
 use super::report::{About, Finding};
 use super::rules::OwnRoute;
@@ -61,6 +62,12 @@ impl Verdict {
     const fn plain(holds: bool, reason: ConditionReason) -> Self {
         Self { holds, reason, message: String::new() }
     }
+}
+
+/// The parents of a route that names none: all static listeners by key, with the reference that would name each.
+#[must_use]
+pub fn parents_for_all(inputs: &Inputs) -> Vec<(Arc<str>, Arc<ParentRef>)> {
+    static_listeners(inputs).into_iter().map(|parent| (parent.key, parent.parent_ref)).collect()
 }
 
 /// Derives the statuses of routes, one after the other.

@@ -8,6 +8,7 @@
 mod buffers;
 mod connection;
 mod error;
+mod timer;
 mod upload;
 
 #[cfg(test)]
@@ -16,4 +17,5 @@ mod tests;
 pub use buffers::Buffers;
 pub use connection::{Connection, ResponseHead, ResponseLimits};
 pub use error::ClientError;
+pub use timer::poll_timer;
 pub use upload::{LengthMismatch, RequestFraming, Upload};

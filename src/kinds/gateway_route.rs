@@ -17,6 +17,8 @@ pub struct Route {
     pub kind: &'static str,
     /// How the user's object names the fields of `spec`.
     pub fields: FieldMap,
+    /// `metadata.uid`; empty for objects from files that do not state it.
+    pub uid: Box<str>,
     /// `metadata.generation`.
     pub generation: Option<i64>,
     /// `metadata.creationTimestamp`; `None` for objects from files that do not state it.
@@ -31,6 +33,7 @@ impl From<GatewayRoute> for Route {
         Self {
             kind: Self::NAME,
             fields: FieldMap::default(),
+            uid: metadata.uid.unwrap_or_default().into(),
             generation: metadata.generation,
             created: metadata.creation_timestamp.map(|time| time.0),
             spec: object.spec,

@@ -9,21 +9,20 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::account::Account;
 use super::client_body::ClientBody;
-use super::deadlines::{DeadlineKind, ExchangeDeadlines};
+use super::deadlines::{DeadlineKind, Deadlines};
 use super::error::ProxyError;
 use super::headers;
 use super::upstream::Pooled;
 use super::upstream_http2::{Lease, RequestProgress};
 use crate::balance::EndpointState;
 use crate::filter::{BodyStage, BodyStream};
-use crate::http1::client::{ClientError, Upload};
+use crate::http1::client::{self, ClientError, Upload};
 use crate::reason::Reason;
 use crate::telemetry::metrics::Side;
-use crate::timer::Timer;
 
 /// Why a response was cut after its head went out.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +99,7 @@ pub struct Http1Body {
     /// The client takes trailers.
     pub trailers: bool,
     /// What ends it early.
-    pub deadlines: ExchangeDeadlines,
+    pub deadlines: Deadlines,
 }
 
 /// A body that is being read from an HTTP/2 stream.
@@ -115,11 +114,11 @@ pub struct Http2Body {
     /// The client takes trailers.
     pub trailers: bool,
     /// What ends it early.
-    pub deadlines: ExchangeDeadlines,
+    pub deadlines: Deadlines,
     /// When the last response frame came.
     pub activity: Option<Instant>,
     /// Armed at the first wait.
-    pub timer: Timer,
+    pub timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl ForwardBody {
@@ -270,7 +269,7 @@ impl Http2Body {
                 Poll::Pending => {
                     let activity = self.activity.into_iter().chain(self.progress.last.get()).max();
                     let Some((at, kind)) = self.deadlines.in_body(activity) else { return Poll::Pending };
-                    ready!(self.timer.poll_until(cx, at));
+                    ready!(client::poll_timer(&mut self.timer, at, cx));
                     return Poll::Ready(Step::Cut(kind.reason(), BodyError::Deadline(kind)));
                 }
             }

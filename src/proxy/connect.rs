@@ -13,9 +13,9 @@ use crate::telemetry::metrics::WorkerMetrics;
 
 /// Counts a connection to an endpoint as open while it lives.
 #[derive(Debug)]
-pub struct OpenConnection(Arc<WorkerMetrics>);
+pub struct Open(Arc<WorkerMetrics>);
 
-impl OpenConnection {
+impl Open {
     /// Begins to count.
     #[must_use]
     pub fn new(metrics: Arc<WorkerMetrics>) -> Self {
@@ -24,7 +24,7 @@ impl OpenConnection {
     }
 }
 
-impl Drop for OpenConnection {
+impl Drop for Open {
     fn drop(&mut self) {
         self.0.upstream_connections_open.dec();
     }

@@ -9,6 +9,7 @@ mod context;
 mod deadlines;
 mod farewell;
 mod http2;
+mod timer;
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -25,8 +26,9 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tokio::time::Instant;
 
-use self::answer::{FutureMemory, answer_http1};
-use self::context::{HttpVersion, RunningExchange, Shared};
+use self::answer::{Room, answer_http1};
+use self::context::{Protocol, RunningExchange, Shared};
+use self::timer::Timer;
 use super::downstream::{Downstream, Handler, UpgradeSlot};
 use super::guarded_io::{GuardError, GuardedIo, GuardedSocket};
 use super::headers::identity;
@@ -34,7 +36,6 @@ use super::room::Place;
 use crate::reason::Reason;
 use crate::stream::Stream;
 use crate::telemetry::metrics::Where;
-use crate::timer::Timer;
 
 pub use self::context::ConnectionContext;
 
@@ -139,7 +140,7 @@ impl<H: Handler> Driver<H> {
     async fn run_http1(&mut self) -> ConnectionEnd {
         let shared = Rc::clone(&self.shared);
         let guard = Rc::clone(&self.guard);
-        let spare = FutureMemory::new();
+        let room = Room::new();
         let service = service_fn(move |request: Request<Incoming>| {
             let (accepted, holding) = {
                 let mut guard = guard.borrow_mut();
@@ -148,9 +149,9 @@ impl<H: Handler> Driver<H> {
                 let holding = accepted.as_ref().is_some_and(|head| head.facts.websocket) && guard.is_holding();
                 (accepted, holding)
             };
-            let exchange = RunningExchange::begin(&shared, HttpVersion::Http1);
+            let exchange = RunningExchange::begin(&shared, Protocol::Http1);
             let held = holding.then(|| Rc::clone(&guard));
-            answer_http1(exchange, request, accepted, held, H::handle, &spare)
+            answer_http1(exchange, request, accepted, held, H::handle, &room)
         });
         let max_head = self.shared.context.guard.max_head();
         let mut builder = hyper::server::conn::http1::Builder::new();
@@ -204,7 +205,6 @@ impl<H: Handler> Driver<H> {
                         return Poll::Ready(ConnectionEnd::Closed(Reason::BodySlow));
                     }
                 }
-                Reason::ClientGone => self.guard.borrow_mut().look_ahead(),
                 Reason::Request | Reason::BackendRequest => {
                     self.shared.downstream.cutoff.pass();
                     return Poll::Ready(ConnectionEnd::Closed(due));

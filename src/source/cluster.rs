@@ -18,9 +18,13 @@ use crate::source::update::Update;
 mod follow;
 mod index;
 mod object;
+mod witness;
+
+pub use witness::Sightings;
 
 use follow::Watch;
 use index::Index;
+use witness::Witness;
 
 /// Changes that wait for the index; more make the watches wait.
 const WAITING: usize = 1024;
@@ -41,14 +45,23 @@ pub struct Ended;
 
 /// Lists everything, and then follows the changes for as long as the runtime and the receiver live.
 ///
+/// What is seen of routes beside what they want goes to `sightings`.
+///
 /// # Errors
 /// A task has ended, which happens only with its runtime. An API server that does not answer is asked again until it does.
-pub async fn start(client: &Client, options: &Options, base: Inputs) -> Result<watch::Receiver<Update>, Ended> {
+pub async fn start(
+    client: &Client,
+    options: &Options,
+    base: Inputs,
+    sightings: Option<&Sightings>,
+) -> Result<watch::Receiver<Update>, Ended> {
     let watches = watches(options);
     let (sender, changes) = mpsc::channel(WAITING);
     let index = Index::new(base, watches.iter().map(|watch| watch.kind));
     for (number, watch) in watches.into_iter().enumerate() {
-        tokio::spawn(watch.follow(client.clone(), number, sender.clone()));
+        let of_routes = sightings.filter(|_| watch.kind == KindId::GatewayRoute);
+        let witness = of_routes.map(|to| Witness::new(to.clone(), watch.namespace.as_deref()));
+        tokio::spawn(watch.follow(client.clone(), number, sender.clone(), witness));
     }
     drop(sender);
     index.run(changes).await.ok_or(Ended)

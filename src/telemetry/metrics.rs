@@ -6,17 +6,19 @@
 mod cells;
 mod page;
 mod series;
+mod status;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 pub use cells::{Cell, ConnectResult, Direction, Side, SocketEnd, Where, WorkerMetrics};
 pub use series::{RouteSeries, RuleSeries};
+pub use status::{StatusMetrics, StatusWrite};
 
 use page::Page;
 use series::RouteEntry;
@@ -53,6 +55,8 @@ pub struct Metrics {
     control: ControlCells,
     /// Series of the active routes, by label. Only the control half takes this lock.
     routes: Mutex<BTreeMap<Arc<str>, RouteEntry>>,
+    /// Only where statuses are written.
+    status: OnceLock<Arc<StatusMetrics>>,
 }
 
 /// Numbers that the control half writes, from any of its threads.
@@ -74,7 +78,13 @@ impl Metrics {
     #[must_use]
     pub fn new(options: MetricsOptions) -> Arc<Self> {
         let workers = (0..options.workers).map(|_| Arc::new(WorkerMetrics::new(options.listeners.len()))).collect();
-        Arc::new(Self { options, workers, control: ControlCells::default(), routes: Mutex::default() })
+        Arc::new(Self {
+            options,
+            workers,
+            control: ControlCells::default(),
+            routes: Mutex::default(),
+            status: OnceLock::new(),
+        })
     }
 
     /// The cells of one worker; only that worker's thread may write them. `None` when there is no such worker.
@@ -136,12 +146,21 @@ impl Metrics {
         self.control.access_log_dropped.fetch_add(lines, Ordering::Relaxed);
     }
 
+    /// The numbers of the writer of statuses, which are on the page from now on.
+    #[must_use]
+    pub fn status(&self) -> Arc<StatusMetrics> {
+        Arc::clone(self.status.get_or_init(Arc::default))
+    }
+
     /// The page in Prometheus' text format 0.0.4; a metric without any series is left out.
     #[must_use]
     pub fn render(&self) -> String {
         let mut page = Page::default();
         self.render_config(&mut page);
         self.render_workers(&mut page);
+        if let Some(status) = self.status.get() {
+            status.render(&mut page);
+        }
         let folded = series::render(&mut lock(&self.routes), self.options.max_series, &mut page);
         page.add("tidegate_metrics_series_folded", &[], folded as f64);
         page.encode()

@@ -15,4 +15,3 @@ mod log;
 mod retry;
 mod streaming;
 mod targets;
-mod uploads;

@@ -11,8 +11,10 @@ use tokio::sync::mpsc;
 
 use super::index::{Change, Event};
 use super::object;
+use super::witness::Witness;
 use crate::kinds::KindId;
 use crate::model::ids::ObjectName;
+use crate::source::stored::StoredRoute;
 
 /// The first pause after a failure; it doubles up to the longest one.
 const FIRST_PAUSE: Duration = Duration::from_millis(800);
@@ -112,16 +114,51 @@ fn pause(failures: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(LONGEST_PAUSE)
 }
 
+/// What the status needs of the object of an event.
+fn seen(witness: &Witness, event: &watcher::Event<DynamicObject>) -> Option<StoredRoute> {
+    match event {
+        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
+            Some(witness.read(&serde_json::to_value(object).unwrap_or_default()))
+        }
+        watcher::Event::Init | watcher::Event::InitDone | watcher::Event::Delete(_) => None,
+    }
+}
+
+async fn tell(witness: &mut Witness, event: &Event, seen: Option<StoredRoute>) {
+    let problem = |object: &Result<_, String>| object.as_ref().err().cloned();
+    match (event, seen) {
+        (Event::Init, _) => witness.begins(),
+        (Event::InitApply(name, object), Some(seen)) => witness.listed(name, seen, problem(object).as_deref()),
+        (Event::InitDone, _) => witness.ends().await,
+        (Event::Apply(name, object), Some(seen)) => witness.applied(name, seen, problem(object).as_deref()).await,
+        (Event::Delete(name), _) => witness.gone(name).await,
+        (Event::InitApply(..) | Event::Apply(..), None) | (Event::Unavailable, _) => {}
+    }
+}
+
 impl Watch {
     /// Tells the index what the API server says, for as long as it listens.
-    pub(super) async fn follow(self, client: Client, number: usize, changes: mpsc::Sender<Change>) {
+    pub(super) async fn follow(
+        self,
+        client: Client,
+        number: usize,
+        changes: mpsc::Sender<Change>,
+        mut witness: Option<Witness>,
+    ) {
         let mut progress = Progress { streams: true, version: 0, listed: false, failures: 0, told: None };
         loop {
             let mut stream = pin!(watcher::watcher(self.api(&client, progress.version), self.config(progress.streams)));
             loop {
                 let Some(next) = stream.next().await else { break };
                 let (event, failure) = match next {
-                    Ok(event) => (Some(self.event(event, &mut progress)), None),
+                    Ok(event) => {
+                        let seen = witness.as_ref().and_then(|witness| seen(witness, &event));
+                        let event = self.event(event, &mut progress);
+                        if let Some(witness) = &mut witness {
+                            tell(witness, &event, seen).await;
+                        }
+                        (Some(event), None)
+                    }
                     Err(error) => {
                         let failure = Failure::of(&error);
                         self.complain(failure, &error, &mut progress);

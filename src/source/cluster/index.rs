@@ -139,8 +139,17 @@ impl Index {
                 true
             }
             Event::Apply(name, object) => {
-                self.put(watch, name, object);
-                true
+                // What changed about the object may be nothing that is read: a status, above all.
+                let about = ObjectRef { kind: listed.kind.name(), name: name.clone() };
+                let is_same = match (&object, self.base.objects.get(&about)) {
+                    (Ok(Object::GatewayRoute(new)), Some(Object::GatewayRoute(old))) => *new == old,
+                    (Ok(Object::Service(new)), Some(Object::Service(old))) => *new == old,
+                    _ => false,
+                } && !self.problems.contains_key(&about);
+                if !is_same {
+                    self.put(watch, name, object);
+                }
+                !is_same
             }
             Event::Delete(name) => {
                 self.remove(watch, name);

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::reason::Reason;
-use crate::telemetry::{LABELS, METRICS, MetricKind};
+use crate::telemetry::{Kind, LABELS, METRICS};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -61,6 +61,7 @@ fn touch_everything(metrics: &Metrics) {
     metrics.set_config(4, ConfigObjects { routes: 1, rules: 2, backends: 3, endpoints: 4 });
     metrics.set_config_ok(SystemTime::UNIX_EPOCH + Duration::from_millis(1_500));
     metrics.set_diagnostics(1, 2);
+    metrics.status().wrote(StatusWrite::Ok);
     set_rules(metrics, 1, 1)[0].record(0, &http::Method::GET, 200, MS);
 }
 
@@ -81,10 +82,10 @@ fn the_page_has_exactly_the_names_of_the_table() {
         let row = METRICS
             .iter()
             .find(|row| match row.kind {
-                MetricKind::Histogram => {
+                Kind::Histogram => {
                     name.strip_prefix(row.name).is_some_and(|end| ["_bucket", "_sum", "_count"].contains(&end))
                 }
-                MetricKind::Counter | MetricKind::Gauge => name == row.name,
+                Kind::Counter | Kind::Gauge => name == row.name,
             })
             .unwrap_or_else(|| panic!("{sample} is not in the table"));
         let found: BTreeSet<&str> =

@@ -1,0 +1,212 @@
+//! What an API server keeps about the status of a route, as far as it is ours: enough to tell whether there is something
+//! to write, and little enough to be kept for thousands of routes.
+
+use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
+
+use crate::api::conditions::{ConditionReason, ConditionType};
+use crate::api::gateway_route::DEFAULT_CLASS;
+use crate::api::open_enum::{KnownValue, OpenEnum};
+use crate::model::ids::ObjectName;
+
+/// Whose routes and status entries are ours.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// `controllerName` of status entries.
+    pub controller_name: Box<str>,
+    /// Class of routes.
+    pub gateway_class_name: Box<str>,
+}
+
+/// A route as the API server has it, without what it wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredRoute {
+    /// `metadata.uid`; tells an object from a later one of the same name.
+    pub uid: Box<str>,
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
+    /// The route is of our class, as far as that can be read.
+    pub is_of_class: bool,
+    /// Why this version of tidegate cannot read the object.
+    pub problem: Option<Box<str>>,
+    /// Its status, as far as it is ours.
+    pub status: StoredStatus,
+}
+
+/// A status, as far as it is ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredStatus {
+    /// `status.observedGeneration`.
+    pub observed_generation: Option<i64>,
+    /// The condition Ready of `status.conditions`.
+    pub ready: Option<StoredCondition>,
+    /// Entries of `status.parents` with our `controllerName`, in their order.
+    pub parents: Box<[StoredParent]>,
+}
+
+/// An entry of `status.parents`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredParent {
+    /// `ref`.
+    pub key: Box<str>,
+    /// Its conditions.
+    pub conditions: Box<[StoredCondition]>,
+}
+
+/// A condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredCondition {
+    /// `type`.
+    pub kind: OpenEnum<ConditionType>,
+    /// `status`: `None` for `Unknown`.
+    pub holds: Option<bool>,
+    /// `reason`.
+    pub reason: OpenEnum<ConditionReason>,
+    /// `message`.
+    pub message: Box<str>,
+    /// `observedGeneration`.
+    pub observed_generation: Option<i64>,
+    /// `lastTransitionTime`; `None` when it cannot be read.
+    pub since: Option<Timestamp>,
+}
+
+/// What happened to routes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sighting {
+    /// All routes of a namespace, or of all: others are gone.
+    All(Option<Box<str>>, Vec<(ObjectName, StoredRoute)>),
+    /// A route is new or changed.
+    One(ObjectName, StoredRoute),
+    /// A route is gone.
+    Gone(ObjectName),
+}
+
+impl StoredRoute {
+    /// Reads what an API server sends; what is not as it should be counts as missing, and so is written anew.
+    #[must_use]
+    pub fn read(object: &Value, identity: &Identity) -> Self {
+        let metadata = &object["metadata"];
+        let class = object["spec"]["gatewayClassName"].as_str().unwrap_or(DEFAULT_CLASS);
+        Self {
+            uid: text(&metadata["uid"]),
+            generation: metadata["generation"].as_i64(),
+            is_of_class: class == &*identity.gateway_class_name,
+            problem: None,
+            status: StoredStatus::read(&object["status"], identity),
+        }
+    }
+}
+
+impl StoredStatus {
+    fn read(status: &Value, identity: &Identity) -> Self {
+        let is_ours = |entry: &&Value| entry["controllerName"].as_str() == Some(&identity.controller_name);
+        let parents = items(&status["parents"]).filter(is_ours).map(|entry| StoredParent {
+            key: text(&entry["ref"]),
+            conditions: items(&entry["conditions"]).map(StoredCondition::read).collect(),
+        });
+        let mut conditions = items(&status["conditions"]);
+        let ready = conditions.find(|condition| condition["type"].as_str() == Some(ConditionType::Ready.as_str()));
+        Self {
+            observed_generation: status["observedGeneration"].as_i64(),
+            ready: ready.map(StoredCondition::read),
+            parents: parents.collect(),
+        }
+    }
+
+    /// The entry with a key.
+    #[must_use]
+    pub fn parent(&self, key: &str) -> Option<&StoredParent> {
+        self.parents.iter().find(|parent| &*parent.key == key)
+    }
+}
+
+impl StoredParent {
+    /// The condition of a type.
+    #[must_use]
+    pub fn condition(&self, kind: ConditionType) -> Option<&StoredCondition> {
+        self.conditions.iter().find(|condition| condition.kind.is(kind))
+    }
+}
+
+impl StoredCondition {
+    fn read(condition: &Value) -> Self {
+        Self {
+            kind: name(&condition["type"]),
+            holds: match condition["status"].as_str() {
+                Some("True") => Some(true),
+                Some("False") => Some(false),
+                Some(_) | None => None,
+            },
+            reason: name(&condition["reason"]),
+            message: text(&condition["message"]),
+            observed_generation: condition["observedGeneration"].as_i64(),
+            since: condition["lastTransitionTime"].as_str().and_then(|time| time.parse().ok()),
+        }
+    }
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> Box<str> {
+    value.as_str().unwrap_or_default().into()
+}
+
+fn name<T: KnownValue>(value: &Value) -> OpenEnum<T> {
+    let name = value.as_str().unwrap_or_default();
+    T::from_name(name).map_or_else(|| OpenEnum::Unknown(name.into()), OpenEnum::Known)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity { controller_name: "tidegate.dev/controller".into(), gateway_class_name: "tidegate".into() }
+    }
+
+    #[test]
+    fn what_is_ours_is_kept_and_nothing_else() {
+        let condition = json!({
+            "type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "observedGeneration": 3,
+            "lastTransitionTime": "2026-01-02T03:04:05Z",
+        });
+        let object = json!({
+            "metadata": { "uid": "u", "generation": 3 },
+            "spec": {},
+            "status": {
+                "observedGeneration": 3,
+                "conditions": [
+                    { "type": "Synced" },
+                    { "type": "Ready", "status": "False", "reason": "Strange", "message": "m" },
+                ],
+                "parents": [
+                    { "controllerName": "other.example/x", "ref": "a", "conditions": [condition] },
+                    { "controllerName": "tidegate.dev/controller", "ref": "b", "conditions": [condition, 5] },
+                ],
+            },
+        });
+        let route = StoredRoute::read(&object, &identity());
+        assert_eq!((&*route.uid, route.generation, route.is_of_class), ("u", Some(3), true));
+        let ready = route.status.ready.as_ref().expect("it is there");
+        assert_eq!((ready.holds, ready.reason.as_str(), ready.since), (Some(false), "Strange", None));
+        assert_eq!(route.status.parents.len(), 1);
+        let accepted = route.status.parent("b").and_then(|parent| parent.condition(ConditionType::Accepted));
+        let accepted = accepted.expect("it is there");
+        assert_eq!((accepted.holds, accepted.observed_generation), (Some(true), Some(3)));
+        assert_eq!(accepted.since.map(|time| time.to_string()).as_deref(), Some("2026-01-02T03:04:05Z"));
+        assert!(route.status.parent("a").is_none());
+    }
+
+    #[test]
+    fn nonsense_is_as_good_as_nothing() {
+        for status in [json!(null), json!(5), json!({ "parents": 5, "conditions": {} }), json!({ "parents": [5] })] {
+            let object = json!({ "spec": { "gatewayClassName": "other" }, "status": status });
+            let route = StoredRoute::read(&object, &identity());
+            assert_eq!(route, StoredRoute::default(), "{object}");
+        }
+    }
+}

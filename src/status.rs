@@ -1,0 +1,119 @@
+//! What the cluster is told about its routes: status and Events, written by one replica of all.
+//!
+//! Every replica compiles and knows what the status of each route should be; the one that holds a Lease writes. A write
+//! is made only where the API server has something else, so that a start, a change of the writer or an hour without
+//! changes writes nothing. What is said is what this replica serves: statuses come from a version that is published.
+//!
+//! * [`lease`]: who may write, as pure rules. [`election`]: the same against an API server.
+//! * [`desired`]: the status of one route. [`book`]: which routes need a write. [`pace`]: how fast.
+//! * [`writer`]: the task that writes. [`events`]: what it tells beside. [`call`]: how calls end.
+//!
+//! Traffic knows nothing of all this: whatever happens here, requests are answered as before.
+
+mod book;
+mod call;
+mod desired;
+mod election;
+mod events;
+mod lease;
+mod pace;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+pub use book::Published;
+
+use crate::source::stored::{Identity, Sighting};
+use crate::telemetry::metrics::StatusMetrics;
+use election::{ClusterLease, Election};
+use events::Events;
+use lease::Timing;
+use writer::{ClusterRoutes, Sources, Writer};
+
+/// Sightings that wait for the writer; more make the watch of routes wait.
+pub const WAITING: usize = 1024;
+
+/// How long giving back the Lease may take at the end.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Who writes, and where that is agreed on.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Namespace of the Lease.
+    pub lease_namespace: String,
+    /// Name of the Lease, the same for all replicas that serve the same.
+    pub lease_name: String,
+    /// The name of this replica: that of its pod or machine.
+    pub replica: String,
+    /// Whose entries are ours.
+    pub identity: Identity,
+}
+
+/// What the tasks hear.
+#[derive(Debug)]
+pub struct Ears {
+    /// What the API server has.
+    pub sightings: mpsc::Receiver<Sighting>,
+    /// What is active in this process; `None` before the first version.
+    pub published: watch::Receiver<Option<Published>>,
+}
+
+/// The running tasks; they end with [`stop`](Self::stop) or with their runtime.
+#[derive(Debug)]
+pub struct Status {
+    writer: Task,
+    election: Task,
+}
+
+#[derive(Debug)]
+struct Task {
+    stop: oneshot::Sender<()>,
+    handle: JoinHandle<()>,
+}
+
+impl Task {
+    fn spawn<F: Future<Output = ()> + Send + 'static>(run: impl FnOnce(oneshot::Receiver<()>) -> F) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        Self { stop, handle: tokio::spawn(run(stopped)) }
+    }
+
+    async fn end(self) {
+        drop(self.stop);
+        // A task that has panicked has ended, too.
+        let _ = self.handle.await;
+    }
+}
+
+/// Starts to run for the Lease, and to write while it is held.
+#[must_use]
+pub fn start(client: &Client, options: Options, ears: Ears, metrics: Arc<StatusMetrics>) -> Status {
+    // A process that starts again under the same name is another one.
+    let replica = format!("{}_{:08x}", options.replica, fastrand::u32(..));
+    let store = ClusterLease::new(client.clone(), &options.lease_namespace, &options.lease_name);
+    let counted = Arc::clone(&metrics);
+    let told = Box::new(move |is_leader| counted.set_leader(is_leader));
+    let (election, leadership) = Election::new(store, replica.clone(), Timing::DEFAULT, told);
+    let target = ClusterRoutes::new(client.clone(), options.identity.clone(), Events::new(client.clone(), replica));
+    let sources = Sources { leadership, sightings: ears.sightings, published: ears.published };
+    let writer = Writer::new(target, sources, options.identity, metrics);
+    Status { writer: Task::spawn(|stop| writer.run(stop)), election: Task::spawn(|stop| election.run(stop)) }
+}
+
+impl Status {
+    /// Stops to write, and gives the Lease back so that another replica goes on at once. Takes 3 s at most.
+    pub async fn stop(self) {
+        let Self { writer, election } = self;
+        let ended = tokio::time::timeout(FAREWELL, async {
+            writer.end().await;
+            election.end().await;
+        });
+        if ended.await.is_err() {
+            tracing::warn!("the Lease was not given back in time; it expires");
+        }
+    }
+}

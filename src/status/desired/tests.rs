@@ -1,0 +1,194 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::model::ids::ObjectName;
+use crate::source::stored::{Identity, StoredRoute};
+
+const CONTROLLER: &str = "tidegate.dev/controller";
+
+fn verdict(holds: bool, reason: ConditionReason, message: &str) -> Verdict {
+    Verdict { holds, reason, message: message.to_owned() }
+}
+
+fn parent(name: &str) -> ParentStatus {
+    let parent_ref = ParentRef {
+        group: "tidegate.dev".to_owned(),
+        kind: "Listener".to_owned(),
+        namespace: None,
+        name: name.to_owned(),
+        section_name: None,
+        port: None,
+    };
+    ParentStatus {
+        key: format!("tidegate.dev/Listener//{name}//").into(),
+        parent_ref: Arc::new(parent_ref),
+        accepted: verdict(true, ConditionReason::Accepted, ""),
+        resolved_refs: verdict(true, ConditionReason::ResolvedRefs, ""),
+        conflicted: verdict(false, ConditionReason::NoConflicts, ""),
+        partially_invalid: None,
+    }
+}
+
+fn route(parents: Vec<ParentStatus>) -> RouteStatus {
+    RouteStatus { name: ObjectName::new("ns", "route"), generation: Some(7), parents: parents.into() }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("in range")
+}
+
+/// What an API server has after this was applied to it.
+fn applied(desired: &Desired<'_>, before: &StoredStatus, second: i64) -> StoredStatus {
+    let identity = Identity { controller_name: CONTROLLER.into(), gateway_class_name: "tidegate".into() };
+    let object = json!({ "status": desired.to_json(CONTROLLER, before, at(second)) });
+    StoredRoute::read(&object, &identity).status
+}
+
+#[test]
+fn what_was_applied_is_no_difference_any_more() {
+    let status = route(vec![parent("http"), parent("internal")]);
+    let desired = Desired::of(&status, true);
+    let none = StoredStatus::default();
+    assert!(desired.differs(&none));
+    let stored = applied(&desired, &none, 100);
+    assert!(!desired.differs(&stored));
+    assert_eq!(stored.observed_generation, Some(7));
+    let ready = stored.ready.expect("it is there");
+    assert_eq!((ready.holds, ready.reason.as_str(), &*ready.message), (Some(true), "Ready", ""));
+    let programmed = stored.parents[1].condition(ConditionType::Programmed).expect("it is there");
+    assert_eq!((programmed.holds, programmed.reason.as_str()), (Some(true), "Programmed"));
+}
+
+#[test]
+fn every_part_of_a_status_is_compared() {
+    let status = route(vec![parent("http")]);
+    let desired = Desired::of(&status, true);
+    let stored = applied(&desired, &StoredStatus::default(), 100);
+    let changes: &[(&str, fn(&mut StoredStatus))] = &[
+        ("generation", |stored| stored.observed_generation = Some(6)),
+        ("no Ready", |stored| stored.ready = None),
+        ("Ready", |stored| stored.ready.as_mut().expect("Ready").holds = None),
+        ("an entry", |stored| stored.parents = Box::default()),
+        ("another entry", |stored| stored.parents[0].key = "x".into()),
+        ("a condition", |stored| stored.parents[0].conditions = stored.parents[0].conditions[1..].into()),
+        ("status", |stored| stored.parents[0].conditions[0].holds = Some(false)),
+        ("reason", |stored| stored.parents[0].conditions[0].reason = ConditionReason::Pending.into()),
+        ("message", |stored| stored.parents[0].conditions[0].message = "x".into()),
+        ("its generation", |stored| stored.parents[0].conditions[0].observed_generation = None),
+        ("no time", |stored| stored.parents[0].conditions[0].since = None),
+    ];
+    for (what, change) in changes {
+        let mut stored = stored.clone();
+        change(&mut stored);
+        assert!(desired.differs(&stored), "{what}");
+    }
+}
+
+#[test]
+fn the_time_of_a_transition_moves_with_the_status_alone() {
+    let mut status = route(vec![parent("http")]);
+    let stored = applied(&Desired::of(&status, true), &StoredStatus::default(), 100);
+    status.generation = Some(8);
+    Arc::get_mut(&mut status.parents).expect("not shared")[0].resolved_refs =
+        verdict(false, ConditionReason::BackendNotFound, "no Service");
+    let stored = applied(&Desired::of(&status, true), &stored, 200);
+    let since = |stored: &StoredStatus, kind| stored.parents[0].condition(kind).and_then(|one| one.since);
+    assert_eq!(since(&stored, ConditionType::Accepted), Some(at(100)));
+    assert_eq!(since(&stored, ConditionType::ResolvedRefs), Some(at(200)));
+    assert_eq!(stored.ready.as_ref().and_then(|ready| ready.since), Some(at(200)));
+    // Another reason for the same status.
+    Arc::get_mut(&mut status.parents).expect("not shared")[0].resolved_refs =
+        verdict(false, ConditionReason::RefNotPermitted, "no grant");
+    let stored = applied(&Desired::of(&status, true), &stored, 300);
+    assert_eq!(since(&stored, ConditionType::ResolvedRefs), Some(at(200)));
+    assert_eq!(stored.ready.and_then(|ready| ready.since), Some(at(200)));
+}
+
+#[test]
+fn a_route_is_ready_when_it_serves_as_written_everywhere() {
+    let bad: &[(ConditionReason, fn(&mut ParentStatus))] = &[
+        (ConditionReason::NoMatchingParent, |parent| {
+            parent.accepted = verdict(false, ConditionReason::NoMatchingParent, "why");
+        }),
+        (ConditionReason::BackendNotFound, |parent| {
+            parent.resolved_refs = verdict(false, ConditionReason::BackendNotFound, "why");
+        }),
+        (ConditionReason::UnsupportedValue, |parent| {
+            parent.partially_invalid = Some(verdict(true, ConditionReason::UnsupportedValue, "why"));
+        }),
+        (ConditionReason::DuplicateMatch, |parent| {
+            parent.conflicted = verdict(true, ConditionReason::DuplicateMatch, "why");
+        }),
+    ];
+    for (reason, change) in bad {
+        let (good, mut broken) = (parent("http"), parent("internal"));
+        change(&mut broken);
+        let status = route(vec![good, broken]);
+        for is_for_all in [false, true] {
+            let ready = Desired::of(&status, is_for_all).ready;
+            assert_eq!((ready.holds, ready.reason, ready.message), (false, *reason, "why"));
+        }
+    }
+}
+
+/// Without parentRefs a route asks for every listener that admits it: some may not.
+#[test]
+fn a_listener_that_does_not_admit_a_route_counts_only_when_it_was_asked_for() {
+    let refused =
+        |name| ParentStatus { accepted: verdict(false, ConditionReason::NotAllowedByListeners, "why"), ..parent(name) };
+    let some = route(vec![parent("http"), refused("internal")]);
+    assert!(Desired::of(&some, true).ready.holds);
+    assert!(!Desired::of(&some, false).ready.holds);
+    let none = route(vec![refused("http"), refused("internal")]);
+    assert!(!Desired::of(&none, true).ready.holds);
+}
+
+#[test]
+fn people_are_told_once_what_is_new() {
+    let status = route(vec![parent("http"), parent("internal")]);
+    let none = StoredStatus::default();
+    let good = Desired::of(&status, true);
+    let notices = good.notices(&none);
+    assert_eq!(notices.len(), 1);
+    assert_eq!((notices[0].is_warning, &*notices[0].message), (false, "Serves as written at 2 parents"));
+    let stored = applied(&good, &none, 100);
+    assert_eq!(good.notices(&stored), []);
+
+    let mut broken = vec![parent("http"), parent("internal")];
+    for parent in &mut broken {
+        parent.resolved_refs = verdict(false, ConditionReason::BackendNotFound, "no Service");
+    }
+    let status = route(broken);
+    let bad = Desired::of(&status, true);
+    let warning = Notice { is_warning: true, reason: ConditionReason::BackendNotFound, message: "no Service".into() };
+    assert_eq!(bad.notices(&stored), [warning], "once for both parents");
+    // A new generation with the same fault is nothing new.
+    let mut newer = status.clone();
+    newer.generation = Some(8);
+    let stored = applied(&bad, &stored, 200);
+    assert_eq!(Desired::of(&newer, true).notices(&stored), []);
+}
+
+#[test]
+fn what_cannot_be_read_is_said_at_every_parent() {
+    let http = parent("http");
+    let parents = [(&*http.key, &*http.parent_ref)];
+    let desired = Desired::unreadable(Some(3), "found x", parents.into_iter());
+    let stored = applied(&desired, &StoredStatus::default(), 100);
+    assert!(!desired.differs(&stored));
+    let accepted = stored.parents[0].condition(ConditionType::Accepted).expect("it is there");
+    assert_eq!(
+        (accepted.holds, accepted.reason.as_str(), &*accepted.message),
+        (Some(false), "UnsupportedValue", "found x")
+    );
+    assert_eq!(stored.ready.expect("it is there").holds, Some(false));
+}
+
+#[test]
+fn a_fingerprint_is_that_of_what_is_said() {
+    let status = route(vec![parent("http")]);
+    let other = RouteStatus { generation: Some(8), ..status.clone() };
+    let fingerprint = |status: &RouteStatus| Desired::of(status, true).fingerprint();
+    assert_eq!(fingerprint(&status), fingerprint(&status.clone()));
+    assert_ne!(fingerprint(&status), fingerprint(&other));
+}
