@@ -458,6 +458,11 @@ impl Served {
         let _ = self.stream.write_all(bytes.as_ref()).await;
     }
 
+    /// Reads more; false at the end.
+    pub async fn more(&mut self) -> bool {
+        self.stream.read_buf(&mut self.buffer).await.unwrap_or(0) > 0
+    }
+
     /// Waits until the gateway closes.
     pub async fn until_closed(&mut self) {
         let mut rest = [0; 4096];

@@ -12,6 +12,7 @@ mod http1;
 mod http2;
 mod http2_connections;
 mod log;
+mod quiet;
 mod retry;
 mod streaming;
 mod targets;
