@@ -213,3 +213,88 @@ fn the_demo_goes_with_its_terminal() {
     };
     assert!(status.success(), "it drains: {status}");
 }
+
+/// A browser asks before it sends what a rule with conditions would take; the rule's filter answers.
+#[test]
+fn a_preflight_is_matched_as_the_request_that_it_announces() {
+    const ROUTE: &str = "
+apiVersion: tidegate.dev/v1alpha1
+kind: GatewayRoute
+metadata: {name: api}
+spec:
+  hostnames: [api.test]
+  rules:
+  - name: write
+    matches:
+    - path: {value: /items}
+      method: POST
+      headers: [{name: x-version, value: '2'}]
+      cookies: [{name: session, type: Present}]
+      queryParams: [{name: dry, value: 'no'}]
+    filters:
+    - type: CORS
+      cors: {allowOrigins: ['https://app.test'], allowMethods: ['*'], allowHeaders: ['*'], allowCredentials: true}
+    backendRefs: [{name: a, port: 80}]
+  - name: read
+    matches: [{path: {value: /items}, method: GET}]
+    backendRefs: [{name: a, port: 80}]
+  - name: own
+    matches: [{path: {value: /own}, method: OPTIONS}]
+    backendRefs: [{name: a, port: 80}]
+  - name: own-write
+    matches: [{path: {value: /own}, method: PUT}]
+    filters:
+    - type: CORS
+      cors: {allowOrigins: ['*'], allowMethods: [PUT], exposeHeaders: [x-total]}
+    backendRefs: [{name: a, port: 80}]
+  - name: public
+    matches: [{path: {value: /public}, method: PUT}]
+    filters:
+    - type: CORS
+      cors: {allowOrigins: ['*'], allowMethods: [PUT], exposeHeaders: [x-total]}
+    backendRefs: [{name: a, port: 80}]
+";
+    let backend = Backend::start("pod");
+    let gateway = Gateway::start(&[("service.yaml", &service("a", &[backend.port])), ("route.yaml", ROUTE)]);
+    let preflight = |path: &str, method: &str| {
+        let head = format!(
+            "OPTIONS {path} HTTP/1.1\r\nHost: api.test\r\nOrigin: https://app.test\r\nAccess-Control-Request-Method: \
+             {method}\r\nAccess-Control-Request-Headers: x-version, authorization\r\n\r\n"
+        );
+        Client::connect(gateway.http).request(&head).expect("an answer")
+    };
+    let answer = preflight("/items", "POST");
+    assert_eq!(answer.status, 204, "{answer:?}");
+    for (name, value) in [
+        ("access-control-allow-origin", "https://app.test"),
+        ("access-control-allow-methods", "POST"),
+        ("access-control-allow-headers", "x-version, authorization"),
+        ("access-control-allow-credentials", "true"),
+        ("vary", "origin"),
+    ] {
+        assert_eq!(answer.field(name), Some(value), "{name}");
+    }
+    let answer = preflight("/public/sub", "PUT");
+    assert_eq!((answer.status, answer.field("access-control-allow-origin")), (204, Some("*")));
+    assert_eq!(answer.field("access-control-expose-headers"), Some("x-total"));
+    assert_eq!(backend.requests.load(Ordering::Relaxed), 0, "no preflight reached the pod");
+
+    assert_eq!(preflight("/items", "DELETE").status, 404, "no rule takes what is announced");
+    assert_eq!(preflight("/public", "post").status, 404, "methods are case-sensitive");
+    let answer = preflight("/items", "GET");
+    assert_eq!((answer.status, &*answer.body), (200, "pod"), "a rule without CORS leaves it to its pod");
+    let answer = preflight("/own", "PUT");
+    assert_eq!((answer.status, &*answer.body), (200, "pod"), "a rule that names OPTIONS wins");
+
+    // What follows the preflight has to fulfil all conditions.
+    let post = |fields: &str| {
+        let head = format!(
+            "POST /items?dry=no HTTP/1.1\r\nHost: api.test\r\nOrigin: https://app.test\r\n{fields}Content-Length: 0\r\n\r\n"
+        );
+        Client::connect(gateway.http).request(&head).expect("an answer")
+    };
+    let answer = post("X-Version: 2\r\nCookie: session=1\r\n");
+    assert_eq!((answer.status, &*answer.body), (200, "pod"));
+    assert_eq!(answer.field("access-control-allow-origin"), Some("https://app.test"));
+    assert_eq!(post("X-Version: 2\r\n").status, 404);
+}

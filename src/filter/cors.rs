@@ -52,7 +52,10 @@ pub(super) fn response(cors: &Cors, memory: Memory, view: &mut ResponseView<'_>)
 }
 
 fn preflight(cors: &Cors, origin: HeaderValue, method: &HeaderValue, request: &HeaderMap, headers: &mut HeaderMap) {
-    expose(cors, headers);
+    // The names that stand for a wildcard are those of a response, and this is none that scripts read.
+    if !(cors.any_expose && cors.credentials) {
+        expose(cors, headers);
+    }
     allow(cors, origin, headers);
     // With credentials browsers read the wildcard literally, so the method that was asked for is named.
     let methods = if cors.any_method && cors.credentials { Some(method.clone()) } else { cors.methods.clone() };

@@ -378,6 +378,8 @@ fn cors_names_what_a_wildcard_stands_for() {
         assert_eq!(field(&answer, "access-control-allow-headers"), Some(headers), "{credentials} {asked:?}");
     }
     assert_eq!(field(&preflight(true, &[]), "access-control-allow-headers"), None, "nothing was asked for");
+    assert_eq!(field(&preflight(true, &[]), "access-control-expose-headers"), None, "nothing that a script could read");
+    assert_eq!(field(&preflight(false, &[]), "access-control-expose-headers"), Some("*"));
 
     let backend: HeaderMap = [("x-total", "7"), ("etag", "a"), ("content-type", "text/plain"), ("set-cookie", "a=b")]
         .into_iter()
