@@ -160,26 +160,116 @@ async fn until_frame(stream: &mut TcpStream, kind: u8) -> Option<u32> {
     }
 }
 
-#[test]
-fn a_goaway_below_the_stream_is_sent_again_whatever_the_method() {
-    run(async || {
-        let pod = Pod::start(|connection, mut stream, bodies| async move {
+/// What a pod says in its GOAWAY, and whether it ends the connection with it.
+#[derive(Clone, Copy, Debug)]
+struct GoAway {
+    last_stream: u8,
+    code: u8,
+    closes: bool,
+}
+
+impl GoAway {
+    /// A pod that says it to the first request, once the frame of this kind and stream 1 is here; it serves further
+    /// connections.
+    async fn pod(self, behind_frame: u8) -> Pod {
+        let Self { last_stream, code, closes } = self;
+        Pod::start(move |connection, mut stream, bodies| async move {
+            stream.set_nodelay(true).unwrap();
             if connection > 0 {
                 return serve(stream, 100, move |_, request, respond| answer_ok(request, respond, Rc::clone(&bodies)))
                     .await;
             }
             let mut preface = [0; 24];
             stream.read_exact(&mut preface).await.unwrap();
-            // SETTINGS, and once a request is here, GOAWAY with NO_ERROR that no stream was looked at.
             stream.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
-            assert_eq!(until_frame(&mut stream, 1).await, Some(1));
-            stream.write_all(b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0").await.unwrap();
-            while until_frame(&mut stream, 0xff).await.is_some() {}
+            assert_eq!(until_frame(&mut stream, behind_frame).await, Some(1));
+            let frame = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, last_stream, 0, 0, 0, code];
+            stream.write_all(&frame).await.unwrap();
+            if !closes {
+                while until_frame(&mut stream, 0xff).await.is_some() {}
+            }
+        })
+        .await
+    }
+}
+
+const HEADERS: u8 = 1;
+const DATA: u8 = 0;
+
+#[test]
+fn a_goaway_below_the_stream_is_sent_again_whatever_the_method() {
+    run(async || {
+        let post = |body: usize| {
+            let length = format!("content-length: {body}\r\n\r\n");
+            format!("POST /p HTTP/1.1\r\nhost: a.test\r\n{length}{}", "x".repeat(body))
+        };
+        let chunked = "POST /p HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n2\r\nxx\r\n0\r\n\r\n";
+        for (request, behind_frame, body) in [
+            (post(5), HEADERS, 5),
+            (post(5), DATA, 5),
+            (post(0), HEADERS, 0),
+            ("PATCH /p HTTP/1.1\r\nhost: a.test\r\n\r\n".to_owned(), HEADERS, 0),
+            (chunked.to_owned(), DATA, 2),
+            // What is kept of a body.
+            (post(64 << 10), DATA, 64 << 10),
+        ] {
+            for (code, closes) in [(0, false), (0, true), (2, false), (2, true)] {
+                let goaway = GoAway { last_stream: 0, code, closes };
+                let pod = goaway.pod(behind_frame).await;
+                let gateway = Gateway::start(pod.options()).await;
+                assert_eq!(gateway.ask(&request).await.status, 200, "{goaway:?}, {body} bytes");
+                let bodies = pod.bodies.borrow();
+                assert_eq!(bodies.iter().map(Bytes::len).collect::<Vec<_>>(), [body], "{goaway:?}");
+                assert_eq!(pod.connections.get(), 2);
+            }
+        }
+    });
+}
+
+/// The rest of a body that was half sent when the pod refused it comes from the client.
+#[test]
+fn a_goaway_in_the_middle_of_a_body_loses_nothing_of_it() {
+    run(async || {
+        let pod = GoAway { last_stream: 0, code: 0, closes: false }.pod(DATA).await;
+        let gateway = Gateway::start(pod.options()).await;
+        let mut client = gateway.client().await;
+        client.send("POST /p HTTP/1.1\r\nhost: a.test\r\ncontent-length: 10\r\n\r\nfirst").await;
+        until(|| pod.connections.get() == 2).await;
+        client.send("-last").await;
+        assert_eq!(client.answer().await.status, 200);
+        assert_eq!(*pod.bodies.borrow(), ["first-last"]);
+    });
+}
+
+/// The pod may have done anything with a stream that it has looked at, and with a body of which nobody has the beginning.
+#[test]
+fn a_goaway_at_the_stream_or_behind_a_large_body_is_not_sent_again() {
+    run(async || {
+        for code in [0, 2] {
+            let pod = GoAway { last_stream: 1, code, closes: true }.pod(HEADERS).await;
+            let gateway = Gateway::start(pod.options()).await;
+            assert_eq!(gateway.ask(POST).await.verdict(), (502, Some("reset")), "code {code}");
+            assert_eq!(pod.connections.get(), 1);
+        }
+        let pod = Pod::start(|_, stream, _| {
+            serve(stream, 100, |_, request, mut respond| async move {
+                let mut body = request.into_body();
+                let mut read = 0;
+                while read < 100_000 {
+                    let data = body.data().await.unwrap().unwrap();
+                    let _ = body.flow_control().release_capacity(data.len());
+                    read += data.len();
+                }
+                respond.send_reset(Reason::REFUSED_STREAM);
+            })
         })
         .await;
         let gateway = Gateway::start(pod.options()).await;
-        assert_eq!(gateway.ask(POST).await.status, 200);
-        assert_eq!((&**pod.bodies.borrow(), pod.connections.get()), (&[Bytes::from("hello")][..], 2));
+        let mut client = gateway.client().await;
+        let head = "POST /p HTTP/1.1\r\nhost: a.test\r\ncontent-length: 200000\r\n\r\n";
+        client.send(format!("{head}{}", "x".repeat(100_000))).await;
+        assert_eq!(client.answer().await.verdict(), (502, Some("reset")));
+        assert_eq!(pod.connections.get(), 1);
     });
 }
 
