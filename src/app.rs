@@ -78,7 +78,7 @@ enum Source {
 }
 
 /// Where to read objects.
-enum Place<'a> {
+enum ObjectsFrom<'a> {
     Folder(&'a Path),
     Cluster(&'a ControllerOptions),
 }
@@ -123,7 +123,7 @@ impl fmt::Debug for Running {
 /// # Errors
 /// A listener or the admin address cannot be bound, the folder cannot be read, the access log cannot be opened.
 pub fn start(settings: Settings, config: &Path) -> Result<Running> {
-    start_at(settings, &Place::Folder(config))
+    start_at(settings, &ObjectsFrom::Folder(config))
 }
 
 /// Starts serving the objects of a Kubernetes API server. Returns once everything is bound, every kind that is needed was
@@ -133,10 +133,10 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
 /// A listener or the admin address cannot be bound, no API server is known, the access log cannot be opened, or a signal
 /// asks to stop before the first version is active.
 pub fn start_controller(settings: Settings, options: &ControllerOptions) -> Result<Running> {
-    start_at(settings, &Place::Cluster(options))
+    start_at(settings, &ObjectsFrom::Cluster(options))
 }
 
-fn start_at(settings: Settings, place: &Place<'_>) -> Result<Running> {
+fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
     raise_file_limit();
     let settings = Arc::new(settings);
     let listeners: Vec<Arc<str>> = settings.listeners.keys().map(|name| name.as_str().into()).collect();
@@ -160,8 +160,8 @@ fn start_at(settings: Settings, place: &Place<'_>) -> Result<Running> {
     let admin_socket = listener::bind("admin", settings.admin, 1)?;
     let access_log = match &settings.access_log {
         AccessLog::Off => None,
-        AccessLog::Stdout => Some((access_log::Output::Stdout, "standard output".to_owned())),
-        AccessLog::File(path) => Some((access_log::Output::File(path.clone()), path.display().to_string())),
+        AccessLog::Stdout => Some((access_log::AccessLogOutput::Stdout, "standard output".to_owned())),
+        AccessLog::File(path) => Some((access_log::AccessLogOutput::File(path.clone()), path.display().to_string())),
     };
     let access_log = access_log
         .map(|(output, name)| {
@@ -207,11 +207,11 @@ fn start_at(settings: Settings, place: &Place<'_>) -> Result<Running> {
     }
     drop(guard);
     let (mut source, updates, published, status) = match place {
-        Place::Folder(folder) => {
+        ObjectsFrom::Folder(folder) => {
             let (source, updates) = FileSource::start(folder, base(&settings))?;
             (Source::Files(source), updates, None, None)
         }
-        Place::Cluster(options) => {
+        ObjectsFrom::Cluster(options) => {
             let access_log = access_log.as_ref().map(|(handle, _)| handle);
             let followed = runtime.block_on(async {
                 tokio::select! {
@@ -386,7 +386,7 @@ fn applier(
     let mut compiler = Compiler::default();
     move |update| {
         let begun = std::time::Instant::now();
-        let output = compiler.compile(&update.inputs, publisher.published_version() + 1);
+        let output = compiler.compile(&update.inputs);
         let compiled = begun.elapsed();
         let version = publisher.publish(output.snapshot);
         if let Some(published) = &published {

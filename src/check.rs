@@ -33,7 +33,7 @@ pub struct Options {
 
 /// How a check ended; the exit code of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CheckOutcome {
     /// Nothing is wrong, or warnings only.
     Clean = 0,
     /// At least one error.
@@ -73,12 +73,12 @@ pub fn run(
     stdin: &mut dyn Read,
     out: &mut dyn Write,
     err: &mut dyn Write,
-) -> io::Result<Verdict> {
+) -> io::Result<CheckOutcome> {
     let readings = match collect(&options.paths, stdin) {
         Ok(readings) => readings,
         Err(message) => {
             writeln!(err, "tidegate check: {message}")?;
-            return Ok(Verdict::Usage);
+            return Ok(CheckOutcome::Usage);
         }
     };
     let findings = findings(readings, base, options.allow_unresolved);
@@ -95,7 +95,7 @@ pub fn run(
         }
         writeln!(err, "{}, {}", counted(errors, "error"), counted(warnings, "warning"))?;
     }
-    Ok(if errors == 0 { Verdict::Clean } else { Verdict::Findings })
+    Ok(if errors == 0 { CheckOutcome::Clean } else { CheckOutcome::Findings })
 }
 
 /// Reads everything that the paths name; a file that is named twice is read once.
@@ -143,7 +143,7 @@ fn findings(readings: Vec<(PathBuf, Reading)>, base: Inputs, allow_unresolved: b
         .collect();
     state.apply(readings, Instant::now());
     let (inputs, mut findings) = state.build();
-    let mut compiled = compile(&inputs, 1).diagnostics;
+    let mut compiled = compile(&inputs).diagnostics;
     refine_with(&mut compiled, |file: &Arc<PathBuf>| {
         let bytes = texts.iter().find(|(path, _)| path == file.as_ref()).map(|(_, bytes)| bytes.clone())?;
         decode(&bytes).ok().map(Cow::into_owned)

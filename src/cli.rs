@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use crate::probe::{Field, Statuses, Target};
 use crate::settings::file::{FileError, SettingsFile};
 use crate::settings::{
-    AccessLog, Controller, Deadlines, Drain, Forwarding, Limits, Listener, MetricsSettings, Settings, SettingsError,
-    parse_address, parse_duration, parse_network,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, MetricsSettings, Settings,
+    SettingsError, parse_address, parse_duration, parse_network,
 };
 
 /// A Kubernetes ingress gateway: a change of routes, pods or certificates never costs a request or a socket.
@@ -346,7 +346,7 @@ pub fn standalone_defaults() -> Settings {
         forwarding: Forwarding::default(),
         metrics: MetricsSettings::default(),
         access_log: AccessLog::Stdout,
-        drain: Drain { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
+        drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
         controller: Controller::default(),
         admin: all(9090),
         debug_allow: Vec::new(),
@@ -446,7 +446,7 @@ mod tests {
         assert_eq!(settings.listeners["http"].address.to_string(), "[::]:8080");
         assert_eq!(settings.admin.to_string(), "[::]:9090");
         assert_eq!(settings.access_log, AccessLog::Stdout);
-        assert_eq!(settings.drain, Drain { delay: Duration::ZERO, timeout: Duration::from_secs(15) });
+        assert_eq!(settings.drain, DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(15) });
         assert!(settings.workers >= 1);
         let Command::Demo(demo) = parse(&["demo"]).expect("no flag is needed").command else { panic!("not demo") };
         let settings = demo.settings().expect("defaults work");
@@ -514,14 +514,14 @@ mod tests {
             let file = ["--settings", path.as_str()];
             let settings = standalone(&file).expect("a good file");
             let seconds = Duration::from_secs;
-            assert_eq!(settings.drain, Drain { delay: seconds(2), timeout: seconds(3) }, "variable, then file");
+            assert_eq!(settings.drain, DrainSettings { delay: seconds(2), timeout: seconds(3) }, "variable, then file");
             assert_eq!(settings.deadlines.idle, seconds(3), "file");
             assert_eq!(settings.deadlines.head, seconds(10), "default");
             assert_eq!(settings.access_log, AccessLog::Off, "variable over file");
             assert_eq!(settings.debug_allow.len(), 2, "a list in a variable");
             let flags = ["--drain-delay", "1s", "--access-log", "stdout", "--debug-allow", "10.0.0.0/8"];
             let settings = standalone(&[&file[..], &flags].concat()).expect("a good file");
-            assert_eq!(settings.drain, Drain { delay: seconds(1), timeout: seconds(3) }, "flag over variable");
+            assert_eq!(settings.drain, DrainSettings { delay: seconds(1), timeout: seconds(3) }, "flag over variable");
             assert_eq!(settings.access_log, AccessLog::Stdout, "flag over variable");
             assert_eq!(settings.debug_allow.len(), 1, "flag over variable");
             return;

@@ -41,17 +41,17 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// Compiles everything; `version` is only put into the snapshot.
+    /// Compiles everything.
     #[must_use]
-    pub fn compile(&mut self, inputs: &Inputs, version: u64) -> Output {
-        routes::compile(inputs, version, &mut self.expressions)
+    pub fn compile(&mut self, inputs: &Inputs) -> Output {
+        routes::compile(inputs, &mut self.expressions)
     }
 }
 
 /// Compiles everything once.
 #[must_use]
-pub fn compile(inputs: &Inputs, version: u64) -> Output {
-    Compiler::default().compile(inputs, version)
+pub fn compile(inputs: &Inputs) -> Output {
+    Compiler::default().compile(inputs)
 }
 
 #[cfg(test)]

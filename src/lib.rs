@@ -29,7 +29,7 @@
 //!   of open WebSockets.
 //! * [`status`]: what the cluster is told about its routes.
 //! * [`telemetry`], [`admin`], [`readiness`], [`drain`], [`reason`], [`settings`]: what operators see and set.
-//! * [`fields`], [`text`]: header names with a meaning, and texts that several layers read.
+//! * [`fields`], [`text`], [`timer`]: header names with a meaning, texts that several layers read, and deadlines.
 //! * [`app`]: the only wiring place. [`cli`], [`check`], [`demo`], [`probe`]: the commands.
 //!
 //! `tests/layering.rs` holds the arrows of allowed imports.
@@ -61,3 +61,4 @@ pub mod status;
 pub mod stream;
 pub mod telemetry;
 pub mod text;
+pub mod timer;

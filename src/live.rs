@@ -25,6 +25,7 @@ mod tests;
 /// One version of everything that requests are answered from; never changed after it is built.
 #[derive(Debug, Default)]
 pub struct Live {
+    version: u64,
     snapshot: Snapshot,
     balancers: Balancers,
     /// In the order of the snapshot's keys.
@@ -49,7 +50,7 @@ impl Live {
     /// The number of this version; 0 before the first publication.
     #[must_use]
     pub fn version(&self) -> u64 {
-        self.snapshot.version
+        self.version
     }
 
     fn objects(&self) -> ConfigObjects {
@@ -64,18 +65,17 @@ impl Live {
     /// Builds the next version from this one.
     fn next(
         &self,
-        mut snapshot: Snapshot,
+        snapshot: Snapshot,
         (endpoints, states): (&mut EndpointRegistry, &mut StateRegistry),
         metrics: &Metrics,
     ) -> Self {
-        snapshot.version = self.version() + 1;
         let unchanged = same_names(&self.snapshot, &snapshot);
         let before = |rule: RuleId| if unchanged { Some(rule) } else { self.snapshot.same_rule(&snapshot, rule) };
         let previous = Previous { snapshot: &self.snapshot, balancers: &self.balancers, rule: &before };
         let balancers = endpoints.build(&snapshot, Some(previous));
         let series = if unchanged { Arc::clone(&self.series) } else { metrics.set_rules(labels(&snapshot)).into() };
         let filter_states = states.build(&snapshot.filter_states);
-        Self { snapshot, balancers, filter_states, series }
+        Self { version: self.version + 1, snapshot, balancers, filter_states, series }
     }
 }
 
@@ -102,8 +102,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes a snapshot and returns its version: 1 for the first, then one more each time; the snapshot's own
-    /// number is replaced by it.
+    /// Publishes a snapshot and returns its version: 1 for the first, then one more each time.
     ///
     /// A new request of any worker sees it at once; requests that run go on with what they began with.
     pub fn publish(&mut self, snapshot: Snapshot) -> u64 {
@@ -121,12 +120,6 @@ impl Publisher {
             }
         }
         version
-    }
-
-    /// The version that was published last; 0 before the first.
-    #[must_use]
-    pub fn published_version(&self) -> u64 {
-        self.pointer.borrow().version()
     }
 
     /// A way to look at the active version, for admin.

@@ -32,7 +32,7 @@ pub struct Settings {
     /// Access log.
     pub access_log: AccessLog,
     /// Graceful stop.
-    pub drain: Drain,
+    pub drain: DrainSettings,
     /// The controller's identity.
     pub controller: Controller,
     /// Address of the admin server.
@@ -223,7 +223,7 @@ pub enum AccessLog {
 
 /// Graceful stop.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Drain {
+pub struct DrainSettings {
     /// Not ready, still accepting.
     pub delay: Duration,
     /// Requests in flight.

@@ -3,16 +3,17 @@
 //! Whoever reads, writes, tunnels or pools connections takes a [`Stream`] and does not know what lies under it. Nothing
 //! here knows HTTP.
 
+use std::future::Future as _;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
 /// An established connection.
@@ -66,6 +67,15 @@ pub enum Liveness {
     Silent,
     /// Closed, broken, or with bytes that nobody has asked for.
     Unusable,
+}
+
+/// How the other side has ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerEnd {
+    /// It sends no more behind what is not read yet; it may still read.
+    Fin,
+    /// The connection is gone.
+    Reset,
 }
 
 impl Stream {
@@ -123,6 +133,24 @@ impl Stream {
                     Ok(_) | Err(_) => Liveness::Unusable,
                 }
             }
+        }
+    }
+
+    /// The end of the other side, seen without reading what lies before it. Free of system calls: it is what the reactor
+    /// was told, and nobody is woken when that changes.
+    #[must_use]
+    pub fn seen_end(&self) -> Option<PeerEnd> {
+        let told = |interest| {
+            let mut cx = Context::from_waker(Waker::noop());
+            match pin!(self.socket().ready(interest)).poll(&mut cx) {
+                Poll::Ready(Ok(ready)) => ready,
+                Poll::Ready(Err(_)) | Poll::Pending => Ready::EMPTY,
+            }
+        };
+        if told(Interest::WRITABLE).is_write_closed() {
+            Some(PeerEnd::Reset)
+        } else {
+            told(Interest::READABLE).is_read_closed().then_some(PeerEnd::Fin)
         }
     }
 
@@ -224,6 +252,25 @@ mod tests {
         let (mut stream, mut far) = pair().await;
         far.write_all(b"x").await.expect("sent");
         assert_eq!(changed(&mut stream).await, Liveness::Unusable, "a byte that nobody asked for");
+    }
+
+    #[tokio::test]
+    async fn an_end_is_seen_behind_bytes_that_are_not_read() {
+        for (resets, expected) in [(false, PeerEnd::Fin), (true, PeerEnd::Reset)] {
+            let (stream, mut far) = pair().await;
+            far.write_all(b"bytes").await.expect("sent");
+            stream.socket().readable().await.expect("there");
+            assert_eq!(stream.seen_end(), None);
+            if resets {
+                Stream::from(far).reset_on_drop();
+            } else {
+                drop(far);
+            }
+            while stream.seen_end().is_none() {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(stream.seen_end(), Some(expected));
+        }
     }
 
     #[tokio::test]

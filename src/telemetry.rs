@@ -86,11 +86,11 @@ pub mod metrics;
 
 use std::fmt::Write as _;
 
-use Kind::{Counter, Gauge, Histogram};
+use MetricKind::{Counter, Gauge, Histogram};
 
 /// Kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// Only rises while the process and what it counts for live.
     Counter,
     /// Rises and falls.
@@ -99,7 +99,7 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
+impl MetricKind {
     /// The type's name in Prometheus' text format.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -117,7 +117,7 @@ pub struct Metric {
     /// Its name, beginning with `tidegate_`.
     pub name: &'static str,
     /// Its type.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// Names of its labels.
     pub labels: &'static [&'static str],
     /// What it means; the page's HELP text.
@@ -126,7 +126,7 @@ pub struct Metric {
 
 /// One field of an access-log line as the table has it.
 #[derive(Clone, Copy, Debug)]
-pub struct Field {
+pub struct LogField {
     /// Its JSON key.
     pub name: &'static str,
     /// Its JSON type, `?` when it may be absent.
@@ -136,13 +136,13 @@ pub struct Field {
 }
 
 /// Makes a row of [`METRICS`].
-const fn metric(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Metric {
+const fn metric(name: &'static str, kind: MetricKind, labels: &'static [&'static str], help: &'static str) -> Metric {
     Metric { name, kind, labels, help }
 }
 
 /// Makes a row of [`ACCESS_LOG`].
-const fn field(name: &'static str, kind: &'static str, help: &'static str) -> Field {
-    Field { name, kind, help }
+const fn field(name: &'static str, kind: &'static str, help: &'static str) -> LogField {
+    LogField { name, kind, help }
 }
 
 /// Every metric of the process, in the order of the page.
@@ -282,7 +282,7 @@ pub const LABELS: &[(&str, &str)] = &[
 ];
 
 /// Every field of an access-log line, in its order.
-pub const ACCESS_LOG: &[Field] = &[
+pub const ACCESS_LOG: &[LogField] = &[
     field("time", "string", "When the request's head was complete: RFC 3339, UTC, milliseconds."),
     field(
         "request_id",
@@ -365,7 +365,7 @@ mod tests {
         for row in METRICS {
             assert!(seen.insert(row.name), "{} stands twice", row.name);
             assert!(row.name.starts_with("tidegate_"));
-            assert_eq!(row.name.ends_with("_total"), row.kind == Kind::Counter, "{}", row.name);
+            assert_eq!(row.name.ends_with("_total"), row.kind == MetricKind::Counter, "{}", row.name);
             assert!(row.help.ends_with('.'), "{}", row.name);
             for label in row.labels {
                 assert!(LABELS.iter().any(|(name, _)| name == label), "{label} of {} is not explained", row.name);

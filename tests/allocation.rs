@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tidegate::model::host::{normalize_host, parse_authority};
 use tidegate::model::ids::RuleId;
 use tidegate::model::matching::{
-    Candidate, CompiledRegex, Found, Hostname, PathMatch, RequestView, Router, Template, ValueMatch, ValueTest,
+    Candidate, CompiledRegex, FoundRule, Hostname, PathMatch, RequestView, Router, Template, ValueMatch, ValueTest,
 };
 use tidegate::model::path::{CanonicalPath, Slashes};
 
@@ -138,6 +138,6 @@ fn ten_thousand_candidates_stay_small() {
         let kib = info.bytes_current / 1024;
         println!("{shape}: {kib} KiB for 10,000 candidates");
         assert!(kib < 6 * 1024, "{shape}: {kib} KiB");
-        assert!(router.candidate(Found { rule: RuleId(0), candidate: 9_999 }).is_some());
+        assert!(router.candidate(FoundRule { rule: RuleId(0), candidate: 9_999 }).is_some());
     }
 }

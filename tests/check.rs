@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tidegate::check::{Options, Verdict, run};
+use tidegate::check::{CheckOutcome, Options, run};
 use tidegate::compile::inputs::{Inputs, StaticListener};
 
 const GOOD: &str = "apiVersion: tidegate.dev/v1alpha1
@@ -29,7 +29,7 @@ endpoints: [{addresses: [127.0.0.1]}]
 ";
 
 struct Result {
-    verdict: Verdict,
+    verdict: CheckOutcome,
     out: String,
     err: String,
 }
@@ -58,9 +58,9 @@ fn good_manifests_are_clean() {
     let result = stdin(GOOD);
     assert_eq!(
         (result.verdict, result.out.as_str(), result.err.as_str()),
-        (Verdict::Clean, "", "0 errors, 0 warnings\n")
+        (CheckOutcome::Clean, "", "0 errors, 0 warnings\n")
     );
-    assert_eq!(stdin("").verdict, Verdict::Clean, "nothing is wrong with nothing");
+    assert_eq!(stdin("").verdict, CheckOutcome::Clean, "nothing is wrong with nothing");
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn everything_wrong_is_told_with_its_place() {
     for (good, bad, line, reason) in cases {
         assert!(GOOD.contains(good), "{good}");
         let result = stdin(&GOOD.replacen(good, bad, 1));
-        assert_eq!(result.verdict, Verdict::Findings, "{bad}");
+        assert_eq!(result.verdict, CheckOutcome::Findings, "{bad}");
         let told = result
             .out
             .lines()
@@ -105,7 +105,7 @@ fn a_match_that_can_never_win_is_a_warning() {
         1,
     );
     let result = stdin(&both);
-    assert_eq!((result.verdict, result.err.as_str()), (Verdict::Clean, "0 errors, 1 warning\n"), "{}", result.out);
+    assert_eq!((result.verdict, result.err.as_str()), (CheckOutcome::Clean, "0 errors, 1 warning\n"), "{}", result.out);
     assert!(
         result.out.starts_with("warning: <stdin>:10:15: GatewayRoute default/a: spec.rules[1].matches[0]"),
         "{}",
@@ -126,10 +126,10 @@ fn manifests_in_utf_16_are_read_as_kubectl_reads_them() {
     };
     let good = write("good.yaml", &GOOD.replace('\n', "\r\n"), b"\xFF\xFE", u16::to_le_bytes);
     let result = check(&[&good], "", |_| ());
-    assert_eq!((result.verdict, result.out.as_str()), (Verdict::Clean, ""), "{}", result.err);
+    assert_eq!((result.verdict, result.out.as_str()), (CheckOutcome::Clean, ""), "{}", result.err);
     let bad = write("bad.yaml", &bad, b"\xFE\xFF", u16::to_be_bytes);
     let result = check(&[&bad], "", |_| ());
-    assert_eq!(result.verdict, Verdict::Findings);
+    assert_eq!(result.verdict, CheckOutcome::Findings);
     assert!(result.out.contains("bad.yaml:6:3: GatewayRoute default/a: spec.hosts"), "{}", result.out);
     // Findings of the compiler have their places, too.
     let missing = write("missing.yaml", GOOD.split("---").next().expect("a route"), b"\xFE\xFF", u16::to_be_bytes);
@@ -138,10 +138,10 @@ fn manifests_in_utf_16_are_read_as_kubectl_reads_them() {
     let json =
         r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}]}}"#;
     let json = write("a.json", json, b"\xFF\xFE", u16::to_le_bytes);
-    assert_eq!(check(&[&json], "", |_| ()).verdict, Verdict::Clean);
+    assert_eq!(check(&[&json], "", |_| ()).verdict, CheckOutcome::Clean);
     // Without its mark it is a file of zero bytes and letters.
     let bare = write("bare.yaml", GOOD, b"", u16::to_le_bytes);
-    assert_eq!(check(&[&bare], "", |_| ()).verdict, Verdict::Findings);
+    assert_eq!(check(&[&bare], "", |_| ()).verdict, CheckOutcome::Findings);
 }
 
 #[test]
@@ -151,11 +151,16 @@ fn whole_applications_may_lie_beside_routes() {
     let knative = "---\napiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\nspec: {}\n";
     let list = "---\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Secret, metadata: {name: s}}\n";
     let result = stdin(&[GOOD, deployment, config, knative, list].concat());
-    assert_eq!((result.verdict, result.err.as_str()), (Verdict::Clean, "0 errors, 0 warnings\n"), "{}", result.out);
+    assert_eq!(
+        (result.verdict, result.err.as_str()),
+        (CheckOutcome::Clean, "0 errors, 0 warnings\n"),
+        "{}",
+        result.out
+    );
     assert_eq!(result.out.lines().count(), 1, "one note for the file: {}", result.out);
     assert!(result.out.starts_with("note: <stdin>:"), "{}", result.out);
     let own = "---\napiVersion: tidegate.dev/v1alpha1\nkind: GatewayRoutes\nmetadata: {name: web}\n";
-    assert_eq!(stdin(&[GOOD, own].concat()).verdict, Verdict::Findings, "an unknown kind of our own is an error");
+    assert_eq!(stdin(&[GOOD, own].concat()).verdict, CheckOutcome::Findings, "an unknown kind of our own is an error");
 }
 
 #[test]
@@ -164,7 +169,7 @@ fn a_duplicate_names_both_places() {
     fs::write(dir.path().join("a.yaml"), GOOD).expect("a file");
     fs::write(dir.path().join("b.yaml"), GOOD.replacen("a.test", "b.test", 1)).expect("a file");
     let result = check(&[dir.path()], "", |_| ());
-    assert_eq!(result.verdict, Verdict::Findings);
+    assert_eq!(result.verdict, CheckOutcome::Findings);
     let (a, b) = (dir.path().join("a.yaml"), dir.path().join("b.yaml"));
     for (line, kind) in [(1, "GatewayRoute default/a"), (9, "Service default/a"), (15, "EndpointSlice default/a-1")] {
         let told = format!("{}:{line}:1: {kind}: Duplicate", b.display());
@@ -176,21 +181,25 @@ fn a_duplicate_names_both_places() {
 #[test]
 fn unresolved_references_are_findings_unless_allowed() {
     let route = GOOD.split("---\n").next().expect("the first document");
-    assert_eq!(stdin(route).verdict, Verdict::Findings);
+    assert_eq!(stdin(route).verdict, CheckOutcome::Findings);
     let result = check(&[Path::new("-")], route, |options| options.allow_unresolved = true);
-    assert_eq!((result.verdict, result.out.as_str()), (Verdict::Clean, ""));
+    assert_eq!((result.verdict, result.out.as_str()), (CheckOutcome::Clean, ""));
     // What is there but is not as the reference says stays a finding.
     let lenient = |text: &str| check(&[Path::new("-")], text, |options| options.allow_unresolved = true).verdict;
-    assert_eq!(lenient(&GOOD.replacen("name: a, port: 80}]", "name: a, port: 81}]", 1)), Verdict::Findings, "port");
+    assert_eq!(
+        lenient(&GOOD.replacen("name: a, port: 80}]", "name: a, port: 81}]", 1)),
+        CheckOutcome::Findings,
+        "port"
+    );
     let parent = "  parentRefs: [{group: tidegate.dev, kind: GatewayRoute, name: NAME, sectionName: x}]\n  rules:\n";
     let child = |name: &str| {
         GOOD.replacen("name: a}", "name: child}", 1).replacen("  rules:\n", &parent.replace("NAME", name), 1)
     };
-    assert_eq!(lenient(&child("elsewhere")), Verdict::Clean, "the parent may be elsewhere");
-    assert_eq!(lenient(&format!("{}---\n{route}", child("a"))), Verdict::Findings, "the parent has no such rule");
+    assert_eq!(lenient(&child("elsewhere")), CheckOutcome::Clean, "the parent may be elsewhere");
+    assert_eq!(lenient(&format!("{}---\n{route}", child("a"))), CheckOutcome::Findings, "the parent has no such rule");
     let broken = route.replace("a.test", "A.test");
     let result = check(&[Path::new("-")], &broken, |options| options.allow_unresolved = true);
-    assert_eq!(result.verdict, Verdict::Findings, "everything else still counts");
+    assert_eq!(result.verdict, CheckOutcome::Findings, "everything else still counts");
 }
 
 #[test]
@@ -205,7 +214,7 @@ fn paths_are_files_directories_or_standard_input() {
     let service = outside.path().join("service.manifest");
     fs::write(&service, documents[1]).expect("a file");
     let result = check(&[dir.path(), &service, Path::new("-")], documents[2], |_| ());
-    assert_eq!((result.verdict, result.out.as_str()), (Verdict::Clean, ""), "{}", result.err);
+    assert_eq!((result.verdict, result.out.as_str()), (CheckOutcome::Clean, ""), "{}", result.err);
     // A file that is named twice is one.
     let twice = check(&[dir.path(), &dir.path().join("route.yaml"), &service], "", |_| ());
     assert!(!twice.out.contains("Duplicate"), "{}", twice.out);
@@ -219,7 +228,7 @@ fn what_cannot_be_read_is_usage() {
     let dir = tempfile::tempdir().expect("a folder");
     let missing = dir.path().join("missing.yaml");
     let result = check(&[&missing], "", |_| ());
-    assert_eq!((result.verdict, result.out.as_str()), (Verdict::Usage, ""));
+    assert_eq!((result.verdict, result.out.as_str()), (CheckOutcome::Usage, ""));
     assert!(result.err.contains(&missing.display().to_string()), "{}", result.err);
     assert_eq!(result.err.lines().count(), 1);
 }
@@ -229,7 +238,10 @@ fn json_has_a_member_for_every_part() {
     let bad = GOOD.replacen("hostnames: [a.test]", "hostnames: [A.test]", 1);
     let result = check(&[Path::new("-")], &bad, |options| options.json = true);
     let report: serde_json::Value = serde_json::from_str(&result.out).expect("JSON");
-    assert_eq!((result.verdict, &report["errors"], &report["warnings"]), (Verdict::Findings, &1.into(), &0.into()));
+    assert_eq!(
+        (result.verdict, &report["errors"], &report["warnings"]),
+        (CheckOutcome::Findings, &1.into(), &0.into())
+    );
     let finding = &report["findings"][0];
     let expected = serde_json::json!({
         "severity": "error", "reason": "Invalid", "file": "<stdin>", "document": 0, "line": 5, "column": 15,
@@ -247,7 +259,7 @@ fn json_has_a_member_for_every_part() {
 fn the_demo_is_clean() {
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/demo");
     let result = check(&[&demo], "", |_| ());
-    assert_eq!((result.verdict, result.out.as_str()), (Verdict::Clean, ""), "{}", result.err);
+    assert_eq!((result.verdict, result.out.as_str()), (CheckOutcome::Clean, ""), "{}", result.err);
 }
 
 #[test]
@@ -259,7 +271,7 @@ fn examples_are_clean_and_show_what_the_readme_lists() {
         let path = entry.expect("an entry").path();
         let result = check(&[&path], "", |options| options.allow_unresolved = true);
         let told = (result.verdict, result.out.as_str(), result.err.as_str());
-        assert_eq!(told, (Verdict::Clean, "", "0 errors, 0 warnings\n"), "{}", path.display());
+        assert_eq!(told, (CheckOutcome::Clean, "", "0 errors, 0 warnings\n"), "{}", path.display());
         text += &fs::read_to_string(&path).expect("text");
         count += 1;
     }

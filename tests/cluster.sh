@@ -16,16 +16,17 @@ if ! command -v go >/dev/null 2>&1; then
   exit 0
 fi
 
-unformatted=$(gofmt -l tests/controlplane)
+unformatted=$(gofmt -l tests/controlplane tests/grafana)
 if [ -n "$unformatted" ]; then
   echo "gofmt would change: $unformatted"
   exit 1
 fi
 controlplane=$(tests/controlplane/build.sh controlplane)
 helm=$(tests/controlplane/build.sh helm)
+grafana=$(tests/grafana/build.sh)
 e2e=$(tests/controlplane/build.sh e2e)
 cargo test --locked --test cluster --test cluster_status --test charts --no-run
-export TIDEGATE_CONTROLPLANE=$controlplane TIDEGATE_HELM=$helm
+export TIDEGATE_CONTROLPLANE=$controlplane TIDEGATE_HELM=$helm TIDEGATE_GRAFANA=$grafana
 
 # Pods have addresses that exist only inside such a namespace, and there is no other network in it.
 inside() { "$controlplane" netns -- "$@"; }

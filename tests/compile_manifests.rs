@@ -82,7 +82,7 @@ fn what_the_compiler_refuses_is_refused_for_its_one_reason() {
         let expected = expected.strip_prefix("expected").expect("expected").trim_start();
         let mut inputs = inputs(&validator, &text);
         add_services(&mut inputs);
-        let output = compile(&inputs, 1);
+        let output = compile(&inputs);
         let as_expected = matches!(output.diagnostics.as_slice(), [only] if only.path == *path
             && only.found.contains(found) && only.expected.contains(expected) && !only.effect.is_empty());
         if !as_expected {
@@ -101,7 +101,7 @@ fn every_rule_of_the_examples_is_served() {
     for (file, text) in &examples {
         let mut inputs = inputs(&validator, text);
         add_services(&mut inputs);
-        let output = compile(&inputs, 1);
+        let output = compile(&inputs);
         assert_eq!(output.diagnostics, [], "{}", file.display());
         let rules: usize = inputs.objects.routes.values().map(|route| route.object.spec.rules.len()).sum();
         assert!(rules > 0 && output.snapshot.rules.len() >= rules, "{}", file.display());
@@ -116,7 +116,7 @@ fn the_consistent_hash_example_routes_its_tenants() {
         files("manifests/examples").into_iter().find(|(path, _)| path.ends_with("03-consistent-hash.yaml")).unwrap();
     let mut inputs = inputs(&validator, &text);
     add_services(&mut inputs);
-    let output = compile(&inputs, 1);
+    let output = compile(&inputs);
     assert_eq!(output.diagnostics, []);
     let headers = http::HeaderMap::new();
     let ask = |host, path| {

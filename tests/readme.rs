@@ -6,7 +6,7 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 use regex::Regex;
-use tidegate::check::{Options, Verdict, run};
+use tidegate::check::{CheckOutcome, Options, run};
 use tidegate::cli::{Cli, standalone_defaults};
 use tidegate::compile::inputs::{Inputs, StaticListener};
 use tidegate::settings::file::SettingsFile;
@@ -84,6 +84,6 @@ fn the_smallest_set_of_manifests_is_clean() {
     };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let verdict = run(&options, base, &mut example.as_bytes(), &mut out, &mut err).expect("vectors take everything");
-    assert_eq!((verdict, String::from_utf8_lossy(&out).as_ref()), (Verdict::Clean, ""));
+    assert_eq!((verdict, String::from_utf8_lossy(&out).as_ref()), (CheckOutcome::Clean, ""));
     assert!(example.contains("kind: GatewayRoute"), "{example}");
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::live;
 use crate::settings::{
-    AccessLog, Controller, Deadlines, Drain, Forwarding, Limits, MetricsSettings, Settings as AllSettings,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, MetricsSettings, Settings as AllSettings,
 };
 use crate::telemetry::metrics::MetricsOptions;
 
@@ -21,7 +21,7 @@ fn admin(admin_connections: usize) -> Admin {
         forwarding: Forwarding::default(),
         metrics: MetricsSettings::default(),
         access_log: AccessLog::Off,
-        drain: Drain { delay: Duration::ZERO, timeout: Duration::ZERO },
+        drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::ZERO },
         controller: Controller::default(),
         admin: "127.0.0.1:0".parse().expect("an address"),
         debug_allow: Vec::new(),

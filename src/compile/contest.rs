@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-pub(super) use self::place::Place;
+pub(super) use self::place::CandidateOrigin;
 use self::shadows::shadows;
 use super::attach::{Attached, Delegation, Listeners};
 use super::position::{MatchOf, ParentPos, RoutePos, RuleOf};
@@ -25,7 +25,7 @@ use crate::model::matching::{Candidate, Hostname, PredicateKey, Router, arrange,
 pub(super) struct Contest {
     candidates: Vec<Candidate>,
     /// Where each comes from.
-    places: Vec<Place>,
+    places: Vec<CandidateOrigin>,
 }
 
 /// A match that has lost to an equal one of another rule.
@@ -72,7 +72,7 @@ impl Contest {
     }
 
     /// Adds a candidate; its rank is found later.
-    pub(super) fn add(&mut self, place: Place, candidate: Candidate) {
+    pub(super) fn add(&mut self, place: CandidateOrigin, candidate: Candidate) {
         self.places.push(place);
         self.candidates.push(candidate);
     }
@@ -138,7 +138,7 @@ impl Contest {
         by_age.sort_unstable();
         let mut ages = vec![0usize; routes.len()];
         by_age.into_iter().enumerate().for_each(|(age, (_, _, position))| ages[position] = age);
-        let key = |place: &Place| {
+        let key = |place: &CandidateOrigin| {
             let MatchOf { of: RuleOf { route, rule }, one } = place.at;
             let root = attached[route.0].ways[place.way.0].delegation.as_deref().and_then(Delegation::root);
             (ages[root.unwrap_or(route).0], place.delegates, (ages[route.0], rule, one, place.way))
@@ -210,7 +210,7 @@ impl Contest {
 
 /// The parents by which a candidate is bound to one of some listeners.
 fn parents_of<'p>(
-    place: &Place,
+    place: &CandidateOrigin,
     listeners: &'p [ListenerId],
     attached: &'p [Attached],
 ) -> impl Iterator<Item = ParentPos> + 'p {

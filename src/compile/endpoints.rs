@@ -43,7 +43,7 @@ pub(super) struct EndpointIndex<'a> {
     legacy: &'a Map<Endpoints>,
     allow_loopback: bool,
     /// What one Service has; empty between two.
-    found: Vec<(Key<'a>, Found<'a>)>,
+    found: Vec<(Key<'a>, SliceEndpoint<'a>)>,
 }
 
 impl<'a> EndpointIndex<'a> {
@@ -90,7 +90,7 @@ impl<'a> EndpointIndex<'a> {
 
 /// The union over slices; a key may stand there twice until the end.
 struct Union<'a, 'd> {
-    found: &'d mut Vec<(Key<'a>, Found<'a>)>,
+    found: &'d mut Vec<(Key<'a>, SliceEndpoint<'a>)>,
     allow_loopback: bool,
     diagnostics: &'d mut Vec<Diagnostic>,
 }
@@ -100,7 +100,7 @@ type Key<'a> = (SocketAddr, Option<&'a Arc<str>>);
 
 /// One address of one pod, before the families are told apart.
 #[derive(Clone, Copy)]
-struct Found<'a> {
+struct SliceEndpoint<'a> {
     class: Class,
     /// Name of the pod.
     pod: Option<&'a Arc<str>>,
@@ -184,7 +184,7 @@ impl<'a> Union<'a, '_> {
             // A port without a number stands for every port: then the Service says which.
             let Some(number) = port_number(port.number.unwrap_or(service_port.target)) else { continue };
             let key = (SocketAddr::new(ip, number), endpoint.uid.as_ref());
-            self.found.push((key, Found { class, pod: endpoint.pod.as_ref() }));
+            self.found.push((key, SliceEndpoint { class, pod: endpoint.pod.as_ref() }));
         }
     }
 
@@ -214,7 +214,7 @@ fn port_number(number: i32) -> Option<u16> {
 }
 
 /// Takes the best class that has an endpoint, and one address a pod: of the preferred family where it has one.
-fn take_endpoints(found: &mut Vec<(Key<'_>, Found<'_>)>, prefer_ipv6: bool) -> Arc<[Endpoint]> {
+fn take_endpoints(found: &mut Vec<(Key<'_>, SliceEndpoint<'_>)>, prefer_ipv6: bool) -> Arc<[Endpoint]> {
     // The better class wins where a key stands twice.
     found.sort_unstable_by(|(a, of_a), (b, of_b)| a.cmp(b).then(of_a.class.cmp(&of_b.class)));
     found.dedup_by(|(later, _), (first, _)| later == first);
@@ -224,12 +224,12 @@ fn take_endpoints(found: &mut Vec<(Key<'_>, Found<'_>)>, prefer_ipv6: bool) -> A
         return Arc::from([]);
     }
     found.retain(|(_, found)| found.class == best);
-    let endpoint = |((addr, uid), found): (Key<'_>, Found<'_>), fallback| Endpoint {
+    let endpoint = |((addr, uid), found): (Key<'_>, SliceEndpoint<'_>), fallback| Endpoint {
         key: EndpointKey { addr, uid: uid.cloned() },
         fallback,
         pod: found.pod.cloned(),
     };
-    let is_ipv6 = |((addr, _), _): &(Key<'_>, Found<'_>)| addr.is_ipv6();
+    let is_ipv6 = |((addr, _), _): &(Key<'_>, SliceEndpoint<'_>)| addr.is_ipv6();
     if found.iter().all(is_ipv6) || !found.iter().any(is_ipv6) {
         return found.drain(..).map(|found| endpoint(found, None)).collect();
     }
@@ -254,7 +254,7 @@ fn take_endpoints(found: &mut Vec<(Key<'_>, Found<'_>)>, prefer_ipv6: bool) -> A
 }
 
 /// What two addresses of one pod have in common: uid, else name.
-fn identity<'a>(((_, uid), found): (Key<'a>, Found<'a>)) -> Option<&'a str> {
+fn identity<'a>(((_, uid), found): (Key<'a>, SliceEndpoint<'a>)) -> Option<&'a str> {
     uid.or(found.pod).map(|identity| &**identity)
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::attach::{Attached, Delegation, Way, attach};
-use super::contest::{Contest, Decided, Place};
+use super::contest::{CandidateOrigin, Contest, Decided};
 use super::diagnostics::Diagnostic;
 use super::expressions::Expressions;
 use super::filters;
@@ -24,7 +24,7 @@ use crate::model::route::{Route, Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
 /// Compiles everything.
-pub(super) fn compile(inputs: &Inputs, version: u64, expressions: &mut Expressions) -> Output {
+pub(super) fn compile(inputs: &Inputs, expressions: &mut Expressions) -> Output {
     expressions.begin();
     let mut shared = Shared::new(expressions);
     let mut backends = Backends::new(inputs);
@@ -47,7 +47,7 @@ pub(super) fn compile(inputs: &Inputs, version: u64, expressions: &mut Expressio
     let statuses =
         routes.iter().zip(&attached).enumerate().map(|(at, (route, attached))| statuses.derive(at, route, attached));
     let statuses = statuses.collect();
-    let (snapshot, slices) = snapshot(version, rules, &routes, backends, routers);
+    let (snapshot, slices) = snapshot(rules, &routes, backends, routers);
     let mut diagnostics: Vec<Diagnostic> = Vec::new();
     for route in routes {
         diagnostics.extend(route.report.findings.into_iter().map(|finding| finding.diagnostic));
@@ -198,7 +198,7 @@ impl Table {
                     None => continue,
                 },
             };
-            let place = Place {
+            let place = CandidateOrigin {
                 at: MatchOf { of, one: MatchPos(one) },
                 way: WayPos(number),
                 listeners: way.listeners.clone(),
@@ -228,7 +228,6 @@ impl Table {
 
 /// Numbers everything and puts it together; and what is strange about slices.
 fn snapshot(
-    version: u64,
     rules: Vec<PendingRule>,
     own: &[OwnRoute<'_>],
     backends: Backends<'_>,
@@ -237,7 +236,7 @@ fn snapshot(
     let own_rule = |rule: &PendingRule| own[rule.at.route.0].rules[rule.at.rule.0].as_ref();
     let used = rules.iter().filter_map(own_rule).flat_map(|rule| &rule.shares);
     let (backends, ids, diagnostics) = backends.finish(used.filter_map(|share| share.backend));
-    let mut snapshot = Snapshot { version, backends, routers, ..Snapshot::default() };
+    let mut snapshot = Snapshot { backends, routers, ..Snapshot::default() };
     let mut last = None;
     snapshot.rules.reserve_exact(rules.len());
     snapshot.routes.reserve_exact(own.len());

@@ -84,7 +84,7 @@ impl World {
     }
 
     fn compile(&self) -> Compiled {
-        Compiled(compile(&self.0, 3))
+        Compiled(compile(&self.0))
     }
 }
 
@@ -162,7 +162,7 @@ fn on(listener: &str) -> Value {
 
 #[test]
 fn nothing_compiles_to_nothing() {
-    let output = compile(&Inputs::default(), 9);
+    let output = compile(&Inputs::default());
     assert_eq!(output.snapshot, Snapshot::default());
-    assert_eq!((output.snapshot.version, output.diagnostics.len(), output.statuses.len()), (9, 0, 0));
+    assert_eq!((output.diagnostics.len(), output.statuses.len()), (0, 0));
 }

@@ -453,7 +453,7 @@ fn cors_keeps_cached_responses_good_for_later_origins() {
 fn a_layer_that_waits_goes_on_with_its_answer() {
     let keys = [crate::model::filter::StateKey {
         route: crate::model::ids::ObjectName::new("ns", "r"),
-        place: crate::model::filter::Place::Route,
+        place: crate::model::filter::FilterList::Route,
         filter: "Wait",
         position: 0,
     }];

@@ -8,7 +8,6 @@
 mod buffers;
 mod connection;
 mod error;
-mod timer;
 mod upload;
 
 #[cfg(test)]
@@ -17,5 +16,4 @@ mod tests;
 pub use buffers::Buffers;
 pub use connection::{Connection, ResponseHead, ResponseLimits};
 pub use error::ClientError;
-pub use timer::poll_timer;
 pub use upload::{LengthMismatch, RequestFraming, Upload};

@@ -221,6 +221,15 @@ impl RequestStream {
         }
     }
 
+    /// FIN or reset was seen behind input that there is no room for, so that [`ended`](Self::ended) cannot be told of it:
+    /// cancels the request that runs. A client that may end its side may have done so behind the rest of its request.
+    pub fn ended_ahead(&mut self, end: InputEnd) {
+        if end == InputEnd::Reset || !self.may_half_close() {
+            self.ended = true;
+            self.cancelled = true;
+        }
+    }
+
     /// Whether the client can send no other request behind the present or last one, and so may end its side.
     #[must_use]
     pub fn may_half_close(&self) -> bool {

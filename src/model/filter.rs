@@ -39,7 +39,7 @@ pub struct StateKey {
     /// The route that the filter is written in.
     pub route: ObjectName,
     /// The list of that route.
-    pub place: Place,
+    pub place: FilterList,
     /// The filter's type, as the API calls it.
     pub filter: &'static str,
     /// Its position among those of its type in the list.
@@ -48,7 +48,7 @@ pub struct StateKey {
 
 /// A list of filters in a route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum FilterList {
     /// `spec.filters`.
     Route,
     /// The filters of the rule of this name, its backendRefs' included.

@@ -12,7 +12,7 @@ mod router;
 mod template;
 mod values;
 
-pub use self::candidate::{Candidate, Found, Hostname, Miss, PathMatch, RequestView, ValueMatch, ValueTest};
+pub use self::candidate::{Candidate, FoundRule, Hostname, Miss, PathMatch, RequestView, ValueMatch, ValueTest};
 pub use self::cover::Effort;
 pub use self::precedence::{PredicateKey, arrange, in_order, is_tied, precedence};
 pub use self::regex::{CompiledRegex, RegexError};

@@ -5,21 +5,21 @@ use std::sync::Arc;
 use super::backend::Backend;
 use super::filter::StateKey;
 use super::ids::{BackendId, ListenerId, RouteId, RuleId};
-use super::matching::{Candidate, Found, Miss, RequestView, Router};
+use super::matching::{Candidate, FoundRule, Miss, RequestView, Router};
 use super::route::{Route, Rule};
 
 /// Everything that a worker needs to answer a request, as of one version; never changed after it is built.
-#[derive(Clone, Debug, Default)]
+///
+/// Two snapshots are equal when they answer every request alike. Whoever publishes one gives it its number.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// Number of the publication, 1 for the first; not part of equality.
-    pub version: u64,
     /// Active routes, sorted by name.
     pub routes: Vec<Route>,
     /// Active rules, those of one route together and in its order.
     pub rules: Vec<Rule>,
     /// Backends that rules refer to, sorted by key, each once.
     pub backends: Vec<Backend>,
-    /// One router a static listener, indexed by [`ListenerId`]; listeners with equal routes share one.
+    /// One router per static listener, indexed by [`ListenerId`]; listeners with equal routes share one.
     pub routers: Vec<Arc<Router>>,
     /// The states that filters keep beyond a request, by the index that their values have.
     pub filter_states: Vec<StateKey>,
@@ -35,11 +35,11 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`Miss::NoHost`] when no route of the listener has the host; [`Miss::NoPath`] when some have but no match fits.
-    pub fn find_route(&self, listener: ListenerId, request: &RequestView<'_>) -> Result<Found, Miss> {
+    pub fn find_route(&self, listener: ListenerId, request: &RequestView<'_>) -> Result<FoundRule, Miss> {
         self.routers.get(listener.index()).map_or(Err(Miss::NoHost), |router| self.find_in(router, request))
     }
 
-    fn find_in(&self, router: &Router, request: &RequestView<'_>) -> Result<Found, Miss> {
+    fn find_in(&self, router: &Router, request: &RequestView<'_>) -> Result<FoundRule, Miss> {
         match request.announced_method() {
             Some(method) => self.find_preflight(router, request, &method),
             None => router.find(request),
@@ -51,7 +51,12 @@ impl Snapshot {
     /// A match for OPTIONS itself wins if it fits. Otherwise conditions on values are passed over: the first match wins
     /// whose rule answers preflights, or which has no such conditions, so that the announced request surely fits it. If
     /// there is none, the first match with conditions wins.
-    fn find_preflight(&self, router: &Router, request: &RequestView<'_>, method: &http::Method) -> Result<Found, Miss> {
+    fn find_preflight(
+        &self,
+        router: &Router,
+        request: &RequestView<'_>,
+        method: &http::Method,
+    ) -> Result<FoundRule, Miss> {
         if let Ok(found) = router.find(request)
             && router.candidate(found).is_some_and(|candidate| candidate.method.is_some())
         {
@@ -98,17 +103,6 @@ impl Snapshot {
     #[must_use]
     pub fn backend(&self, id: BackendId) -> Option<&Backend> {
         self.backends.get(id.index())
-    }
-}
-
-/// Two snapshots are equal when they answer every request alike; the version does not count.
-impl PartialEq for Snapshot {
-    fn eq(&self, other: &Self) -> bool {
-        self.routes == other.routes
-            && self.rules == other.rules
-            && self.backends == other.backends
-            && self.routers == other.routers
-            && self.filter_states == other.filter_states
     }
 }
 

@@ -15,7 +15,7 @@ use super::reset_budget::ResetBudget;
 use super::worker::Worker;
 use crate::balance::{InFlight, Picked};
 use crate::reason::Reason;
-use crate::telemetry::access_log::{BackendText, Entry};
+use crate::telemetry::access_log::{AccessLogEntry, BackendText};
 use crate::telemetry::metrics::Side;
 
 /// Status in log and metrics of a request whose client went away before a head (nginx's 499).
@@ -52,7 +52,7 @@ pub struct Account {
     /// What ends it at its deadline, from its response head on; over HTTP/2 from its begin.
     pub cutoff: Option<Rc<Cutoff>>,
     /// Its line in the access log, when there is one.
-    pub entry: Option<Box<Entry>>,
+    pub entry: Option<Box<AccessLogEntry>>,
 }
 
 impl std::fmt::Debug for Account {

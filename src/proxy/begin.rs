@@ -9,14 +9,14 @@ use tokio::time::Instant;
 
 use super::account::Account;
 use super::cutoff::Cutoff;
-use super::deadlines::Deadlines;
+use super::deadlines::ExchangeDeadlines;
 use super::decision::Decision;
 use super::downstream::{CheckedHead, Downstream};
 use super::exchange::Exchange;
 use super::headers::RequestId;
 use super::worker::Worker;
 use crate::model::policy::Timeouts;
-use crate::telemetry::access_log::{Entry, RequestLine};
+use crate::telemetry::access_log::{AccessLogEntry, RequestLine};
 
 impl Exchange {
     /// Takes a request over: opens its account, and works out what its head alone tells.
@@ -29,7 +29,8 @@ impl Exchange {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
         let live = worker.live().current();
-        let deadlines = Deadlines::new(&Timeouts::default(), worker.settings().deadlines.response_head, started);
+        let deadlines =
+            ExchangeDeadlines::new(&Timeouts::default(), worker.settings().deadlines.response_head, started);
         let request_id = RequestId::new(downstream.trusted, &parts.headers, &mut worker.rng().borrow_mut());
         let version = parts.version;
         let (body, content_length) = if body.is_end_stream() { (None, Some(0)) } else { (Some(body), None) };
@@ -58,14 +59,14 @@ impl Exchange {
 }
 
 /// The log line as far as the request's head tells it.
-fn first_entry(decision: &Decision, version: Version, request_id: &RequestId) -> Box<Entry> {
+fn first_entry(decision: &Decision, version: Version, request_id: &RequestId) -> Box<AccessLogEntry> {
     let Decision { downstream, head, client, method, uri, .. } = decision;
     let line = RequestLine { method: method.clone(), target: uri.clone(), protocol: version };
     let mut id = Vec::with_capacity(32);
     request_id.write(&mut id);
-    Box::new(Entry {
+    Box::new(AccessLogEntry {
         host: head.hostname().map(Into::into),
         request_id: Some(String::from_utf8_lossy(&id).into()),
-        ..Entry::new(Arc::clone(&downstream.listener_name), client.address, downstream.peer, Some(line))
+        ..AccessLogEntry::new(Arc::clone(&downstream.listener_name), client.address, downstream.peer, Some(line))
     })
 }

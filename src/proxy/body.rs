@@ -9,20 +9,21 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::account::Account;
 use super::client_body::ClientBody;
-use super::deadlines::{DeadlineKind, Deadlines};
+use super::deadlines::{DeadlineKind, ExchangeDeadlines};
 use super::error::ProxyError;
 use super::headers;
 use super::upstream::Pooled;
 use super::upstream_http2::{Lease, RequestProgress};
 use crate::balance::EndpointState;
 use crate::filter::{BodyStage, BodyStream};
-use crate::http1::client::{self, ClientError, Upload};
+use crate::http1::client::{ClientError, Upload};
 use crate::reason::Reason;
 use crate::telemetry::metrics::Side;
+use crate::timer::Timer;
 
 /// Why a response was cut after its head went out.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +100,7 @@ pub struct Http1Body {
     /// The client takes trailers.
     pub trailers: bool,
     /// What ends it early.
-    pub deadlines: Deadlines,
+    pub deadlines: ExchangeDeadlines,
 }
 
 /// A body that is being read from an HTTP/2 stream.
@@ -114,11 +115,11 @@ pub struct Http2Body {
     /// The client takes trailers.
     pub trailers: bool,
     /// What ends it early.
-    pub deadlines: Deadlines,
+    pub deadlines: ExchangeDeadlines,
     /// When the last response frame came.
     pub activity: Option<Instant>,
     /// Armed at the first wait.
-    pub timer: Option<Pin<Box<Sleep>>>,
+    pub timer: Timer,
 }
 
 impl ForwardBody {
@@ -269,7 +270,7 @@ impl Http2Body {
                 Poll::Pending => {
                     let activity = self.activity.into_iter().chain(self.progress.last.get()).max();
                     let Some((at, kind)) = self.deadlines.in_body(activity) else { return Poll::Pending };
-                    ready!(client::poll_timer(&mut self.timer, at, cx));
+                    ready!(self.timer.poll_until(cx, at));
                     return Poll::Ready(Step::Cut(kind.reason(), BodyError::Deadline(kind)));
                 }
             }

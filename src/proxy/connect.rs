@@ -13,9 +13,9 @@ use crate::telemetry::metrics::WorkerMetrics;
 
 /// Counts a connection to an endpoint as open while it lives.
 #[derive(Debug)]
-pub struct Open(Arc<WorkerMetrics>);
+pub struct OpenConnection(Arc<WorkerMetrics>);
 
-impl Open {
+impl OpenConnection {
     /// Begins to count.
     #[must_use]
     pub fn new(metrics: Arc<WorkerMetrics>) -> Self {
@@ -24,7 +24,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.upstream_connections_open.dec();
     }

@@ -9,7 +9,6 @@ mod context;
 mod deadlines;
 mod farewell;
 mod http2;
-mod timer;
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -26,9 +25,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tokio::time::Instant;
 
-use self::answer::{Room, answer_http1};
-use self::context::{Protocol, RunningExchange, Shared};
-use self::timer::Timer;
+use self::answer::{FutureMemory, answer_http1};
+use self::context::{HttpVersion, RunningExchange, Shared};
 use super::downstream::{Downstream, Handler, UpgradeSlot};
 use super::guarded_io::{GuardError, GuardedIo, GuardedSocket};
 use super::headers::identity;
@@ -36,6 +34,7 @@ use super::room::Place;
 use crate::reason::Reason;
 use crate::stream::Stream;
 use crate::telemetry::metrics::Where;
+use crate::timer::Timer;
 
 pub use self::context::ConnectionContext;
 
@@ -140,7 +139,7 @@ impl<H: Handler> Driver<H> {
     async fn run_http1(&mut self) -> ConnectionEnd {
         let shared = Rc::clone(&self.shared);
         let guard = Rc::clone(&self.guard);
-        let room = Room::new();
+        let spare = FutureMemory::new();
         let service = service_fn(move |request: Request<Incoming>| {
             let (accepted, holding) = {
                 let mut guard = guard.borrow_mut();
@@ -149,9 +148,9 @@ impl<H: Handler> Driver<H> {
                 let holding = accepted.as_ref().is_some_and(|head| head.facts.websocket) && guard.is_holding();
                 (accepted, holding)
             };
-            let exchange = RunningExchange::begin(&shared, Protocol::Http1);
+            let exchange = RunningExchange::begin(&shared, HttpVersion::Http1);
             let held = holding.then(|| Rc::clone(&guard));
-            answer_http1(exchange, request, accepted, held, H::handle, &room)
+            answer_http1(exchange, request, accepted, held, H::handle, &spare)
         });
         let max_head = self.shared.context.guard.max_head();
         let mut builder = hyper::server::conn::http1::Builder::new();
@@ -205,6 +204,7 @@ impl<H: Handler> Driver<H> {
                         return Poll::Ready(ConnectionEnd::Closed(Reason::BodySlow));
                     }
                 }
+                Reason::ClientGone => self.guard.borrow_mut().look_ahead(),
                 Reason::Request | Reason::BackendRequest => {
                     self.shared.downstream.cutoff.pass();
                     return Poll::Ready(ConnectionEnd::Closed(due));

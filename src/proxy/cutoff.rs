@@ -15,8 +15,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::deadlines::DeadlineKind;
-use crate::http1::client::poll_timer;
 use crate::reason::Reason;
+use crate::timer::Timer;
 
 /// A body that is being polled ends at its deadline by itself, and better: it gets this much time to do so.
 const GRACE: Duration = Duration::from_millis(50);
@@ -147,7 +147,7 @@ impl Drop for Scope {
 /// `stall` for the client (zero: without an end): then it is dropped, and h2 resets the stream.
 pub async fn run_stream(stream: impl Future, stall: Duration) {
     let cutoff = Rc::new(Cutoff::default());
-    let mut timer = None;
+    let mut timer = Timer::default();
     let mut stream = pin!(stream);
     poll_fn(|cx| {
         let scope = Scope::enter(&cutoff);
@@ -156,15 +156,10 @@ pub async fn run_stream(stream: impl Future, stall: Duration) {
         }
         drop(scope);
         cutoff.task.get_or_init(|| cx.waker().clone());
-        loop {
-            let Some((at, reason)) = cutoff.stream_due(stall) else { return Poll::Pending };
-            ready!(poll_timer(&mut timer, at, cx));
-            // The timer may have been set for an earlier wait.
-            if cutoff.stream_due(stall).is_some_and(|(at, _)| at <= Instant::now()) {
-                cutoff.passed.set(Some(reason));
-                return Poll::Ready(());
-            }
-        }
+        let Some((at, reason)) = cutoff.stream_due(stall) else { return Poll::Pending };
+        ready!(timer.poll_until(cx, at));
+        cutoff.passed.set(Some(reason));
+        Poll::Ready(())
     })
     .await;
 }

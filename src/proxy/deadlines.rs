@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::model::policy::Timeouts;
 use crate::reason::Reason;
+use crate::timer::earlier;
 
 /// The deadlines of one exchange, by what they bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ impl DeadlineKind {
 
 /// The deadlines of one exchange and its present try.
 #[derive(Clone, Copy, Debug)]
-pub struct Deadlines {
+pub struct ExchangeDeadlines {
     /// End of the whole exchange.
     pub request: Option<Instant>,
     /// End of the present try.
@@ -48,7 +49,7 @@ pub struct Deadlines {
     pub try_began: Instant,
 }
 
-impl Deadlines {
+impl ExchangeDeadlines {
     /// The deadlines of an exchange that began at `now`. `response_head` is the default of the process, zero for none: a
     /// rule that says how long a request or a try may take replaces it, also by switching that deadline off.
     #[must_use]
@@ -94,14 +95,15 @@ impl Deadlines {
     #[must_use]
     pub fn before_head(&self, sent: Option<Instant>, activity: Option<Instant>) -> Option<(Instant, DeadlineKind)> {
         let head = sent.zip(self.response_head).map(|(sent, after)| (sent + after, DeadlineKind::ResponseHead));
-        earliest(head, self.in_body(activity))
+        earlier(head, self.in_body(activity))
     }
 
     /// The next deadline while the response body is under way.
     #[must_use]
     pub fn in_body(&self, activity: Option<Instant>) -> Option<(Instant, DeadlineKind)> {
         let idle = self.idle.map(|after| (activity.unwrap_or(self.try_began) + after, DeadlineKind::Idle));
-        earliest(self.end(), idle)
+        // Of equal ones the wider deadline names the reason.
+        earlier(self.end(), idle)
     }
 
     /// When the exchange or its present try ends at the latest, whatever moves.
@@ -109,21 +111,13 @@ impl Deadlines {
     pub fn end(&self) -> Option<(Instant, DeadlineKind)> {
         let request = self.request.map(|at| (at, DeadlineKind::Request));
         let backend = self.backend_request.map(|at| (at, DeadlineKind::BackendRequest));
-        earliest(request, backend)
+        earlier(request, backend)
     }
 }
 
 /// A deadline that is not switched off.
 fn active(after: Option<Duration>) -> Option<Duration> {
     after.filter(|after| !after.is_zero())
-}
-
-/// The earlier of two; the first when they are equal, so that the wider deadline names the reason.
-fn earliest(a: Option<(Instant, DeadlineKind)>, b: Option<(Instant, DeadlineKind)>) -> Option<(Instant, DeadlineKind)> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
-        (one, other) => one.or(other),
-    }
 }
 
 #[cfg(test)]
@@ -136,7 +130,7 @@ mod tests {
         let secs = Duration::from_secs;
         let timeouts =
             Timeouts { request: Some(secs(10)), backend_request: Some(secs(4)), connect: None, idle: Some(secs(3)) };
-        let mut deadlines = Deadlines::new(&timeouts, secs(2), now);
+        let mut deadlines = ExchangeDeadlines::new(&timeouts, secs(2), now);
         assert_eq!(deadlines.before_head(None, None), Some((now + secs(3), DeadlineKind::Idle)));
         assert_eq!(deadlines.before_head(Some(now), Some(now)), Some((now + secs(3), DeadlineKind::Idle)));
         assert_eq!(deadlines.in_body(Some(now + secs(2))), Some((now + secs(4), DeadlineKind::BackendRequest)));
@@ -150,7 +144,7 @@ mod tests {
     #[test]
     fn nothing_set_means_nothing_to_wait_for() {
         let now = Instant::now();
-        let deadlines = Deadlines::new(&Timeouts::default(), Duration::ZERO, now);
+        let deadlines = ExchangeDeadlines::new(&Timeouts::default(), Duration::ZERO, now);
         assert_eq!(deadlines.before_head(Some(now), Some(now)), None);
         assert_eq!(deadlines.connect(), None);
     }
@@ -175,7 +169,7 @@ mod tests {
             (Timeouts { request: zero, backend_request: zero, idle: zero, ..none }, None),
         ] {
             assert_eq!(
-                Deadlines::new(&timeouts, default, now).before_head(Some(now), Some(now)),
+                ExchangeDeadlines::new(&timeouts, default, now).before_head(Some(now), Some(now)),
                 expected,
                 "{timeouts:?}"
             );

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use ipnet::IpNet;
 use tokio::time::Instant;
 
-use super::deadlines::Deadlines;
+use super::deadlines::ExchangeDeadlines;
 use super::downstream::{CheckedHead, Downstream};
 use super::error::ProxyError;
 use super::headers::{self, ClientTarget};
@@ -25,7 +25,7 @@ use crate::filter::{Answer, Chain};
 use crate::live::WorkerLive;
 use crate::model::backend::Backend;
 use crate::model::ids::{ListenerId, RuleId};
-use crate::model::matching::{Found, Miss, RequestView};
+use crate::model::matching::{FoundRule, Miss, RequestView};
 use crate::model::policy::{Algorithm, Timeouts};
 use crate::model::route::Rule;
 
@@ -48,7 +48,7 @@ impl From<ProxyError> for Early {
 #[derive(Clone, Debug)]
 pub(super) struct Matched {
     live: Rc<WorkerLive>,
-    found: Found,
+    found: FoundRule,
 }
 
 impl Matched {
@@ -118,7 +118,7 @@ pub(super) struct Decision {
     /// The client said `te: trailers`.
     pub(super) trailers: bool,
     /// Its deadlines.
-    pub(super) deadlines: Deadlines,
+    pub(super) deadlines: ExchangeDeadlines,
     /// The hash of its key, where the rule balances by one.
     hash: Option<u64>,
     /// What it may still try.
@@ -172,7 +172,7 @@ impl Decision {
         parts: http::request::Parts,
         content_length: Option<u64>,
         forwarders: &[IpNet],
-        deadlines: Deadlines,
+        deadlines: ExchangeDeadlines,
     ) -> Self {
         let http::request::Parts { method, uri, headers: fields, .. } = parts;
         let client = Client {

@@ -69,15 +69,15 @@ pub struct Upgraded {
 }
 
 /// What runs on a connection that has left HTTP; dropping it before or while it runs closes both sides.
-pub type Tunnel = Box<dyn FnOnce(Upgraded) -> Pin<Box<dyn Future<Output = ()>>>>;
+pub type AfterUpgrade = Box<dyn FnOnce(Upgraded) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// Where a handler that answers a handshake with `101` leaves what runs behind it.
 #[derive(Clone, Default)]
-pub struct UpgradeSlot(Rc<Cell<Option<Tunnel>>>);
+pub struct UpgradeSlot(Rc<Cell<Option<AfterUpgrade>>>);
 
 impl UpgradeSlot {
     /// Leaves a tunnel; the handler's answer must be `101`.
-    pub fn put(&self, tunnel: Tunnel) {
+    pub fn put(&self, tunnel: AfterUpgrade) {
         self.0.set(Some(tunnel));
     }
 
@@ -91,7 +91,7 @@ impl UpgradeSlot {
     }
 
     /// Takes what was left.
-    pub fn take(&self) -> Option<Tunnel> {
+    pub fn take(&self) -> Option<AfterUpgrade> {
         self.0.take()
     }
 }

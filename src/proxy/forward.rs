@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::account::Account;
 use super::body::{Content, ForwardBody};
 use super::cutoff::Cutoff;
-use super::deadlines::Deadlines;
+use super::deadlines::ExchangeDeadlines;
 use super::decision::{Early, Matched, Means};
 use super::downstream::{CheckedHead, Downstream};
 use super::error::ProxyError;
@@ -80,7 +80,7 @@ impl Exchange {
         self.account.note_rule(&matched);
         let rule = matched.rule();
         let response_head = self.account.worker.settings().deadlines.response_head;
-        self.decision.deadlines = Deadlines::new(&rule.timeouts, response_head, self.account.started);
+        self.decision.deadlines = ExchangeDeadlines::new(&rule.timeouts, response_head, self.account.started);
         if rule.timeouts.idle.is_some() {
             self.account.cutoff.as_ref().unwrap_or(&self.decision.downstream.cutoff).allow_quiet();
         }

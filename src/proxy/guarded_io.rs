@@ -30,7 +30,7 @@ use crate::http1::guard::HeadLimits;
 use crate::http1::request_stream::{AcceptedHead, InputEnd, Readable, RequestStream, StreamLimits};
 use crate::model::path::Slashes;
 use crate::settings::{Forwarding, Limits};
-use crate::stream::Stream;
+use crate::stream::{PeerEnd, Stream};
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
 pub const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -90,6 +90,8 @@ pub struct GuardedSocket {
     input: RequestStream,
     /// hyper waits for input.
     read_waiting: bool,
+    /// Since when there is no room to read ahead, or when the client's end was looked for without reading.
+    full_since: Option<Instant>,
     /// Any byte has come at all.
     first_byte: bool,
     /// When the first byte of an unfinished head came.
@@ -113,6 +115,7 @@ impl GuardedSocket {
             settings,
             input: RequestStream::default(),
             read_waiting: false,
+            full_since: None,
             first_byte: false,
             head_since: None,
             body_clock: RateClock::default(),
@@ -253,12 +256,33 @@ impl GuardedSocket {
     /// Reads ahead while a request runs, to see FIN and reset. Says whether hyper, which waited, has something to read.
     pub fn poll_watch(&mut self, cx: &mut Context<'_>) -> bool {
         while self.input.reads_ahead(&self.settings.limits) && self.poll_fill(cx).is_ready() {}
+        if self.input.has_ended() || self.input.reads_ahead(&self.settings.limits) {
+            self.full_since = None;
+        } else {
+            self.full_since.get_or_insert_with(Instant::now);
+        }
         let readable = match self.input.readable() {
             Readable::Bytes | Readable::End | Readable::Broken(_) => true,
             Readable::NeedsInput | Readable::Held | Readable::Cancelled => false,
         };
         // Told once: hyper may have lost interest since it waited, and then it must not be asked again and again.
         readable && std::mem::take(&mut self.read_waiting)
+    }
+
+    /// Since when the client's end could only be seen by [`look_ahead`](Self::look_ahead), or when that was done last.
+    #[must_use]
+    pub fn full_since(&self) -> Option<Instant> {
+        self.full_since
+    }
+
+    /// Looks whether the client has ended its side behind input that there is no room for, and cancels the request then.
+    pub fn look_ahead(&mut self) {
+        self.full_since = Some(Instant::now());
+        match self.stream.as_ref().and_then(Stream::seen_end) {
+            Some(PeerEnd::Fin) => self.input.ended_ahead(InputEnd::Fin),
+            Some(PeerEnd::Reset) => self.input.ended_ahead(InputEnd::Reset),
+            None => {}
+        }
     }
 
     /// Reads once and judges what came; ready also at the end of the input.

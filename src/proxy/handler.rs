@@ -12,7 +12,7 @@ use super::downstream::{CheckedHead, Downstream, Handler, OwnAnswer};
 use super::forward;
 use super::own_answer::{self, AnswerForm, own_body};
 use super::worker::Worker;
-use crate::telemetry::access_log::{Entry, RequestLine};
+use crate::telemetry::access_log::{AccessLogEntry, RequestLine};
 
 impl Handler for Worker {
     type Body = ForwardBody;
@@ -39,11 +39,11 @@ impl Handler for Worker {
         if self.logs() {
             let client = downstream.peer.ip();
             let listener = Arc::clone(&downstream.listener_name);
-            self.log(Entry {
+            self.log(AccessLogEntry {
                 status: answer.status.as_u16(),
                 reason: Some(answer.reason),
                 bytes_out: own_body(answer.status).len() as u64,
-                ..Entry::new(listener, client, downstream.peer, request)
+                ..AccessLogEntry::new(listener, client, downstream.peer, request)
             });
         }
     }

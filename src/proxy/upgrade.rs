@@ -15,13 +15,13 @@ use tokio::time::Instant;
 
 use super::body::Content;
 use super::client_body::ClientBody;
-use super::connect::Open;
+use super::connect::OpenConnection;
 use super::decision::Matched;
 use super::downstream::Upgraded;
 use super::error::ProxyError;
 use super::exchange::{Exchange, Handshake, Reply};
 use super::retry::{Failure, Progress, Sent};
-use super::tunnel::{self, End, Ends, Limits, Meter};
+use super::tunnel::{self, CloseCause, End, Ends, Meter, TunnelLimits};
 use super::upstream::Pooled;
 use super::worker::Worker;
 use crate::balance::{InFlight, Picked};
@@ -44,9 +44,9 @@ struct Socket {
     upgrades: Upgrades,
     /// Loads its endpoint as a running request does.
     _in_flight: Option<InFlight>,
-    _open: Open,
+    _open: OpenConnection,
     /// The line of the handshake, written at the end with all that went through.
-    line: Option<Box<access_log::Entry>>,
+    line: Option<Box<access_log::AccessLogEntry>>,
     /// When the handshake came, and when it was accepted.
     started: Instant,
     opened: Instant,
@@ -134,7 +134,7 @@ impl Socket {
         let Upgraded { stream, held, closing } = upgraded;
         let Upgrades { idle_timeout, max_lifetime, drain_window, close_code, .. } = self.upgrades;
         let mask = self.worker.rng().borrow_mut().u32(..).to_ne_bytes();
-        let limits = Limits { idle: idle_timeout, lifetime: max_lifetime, close_code, mask };
+        let limits = TunnelLimits { idle: idle_timeout, lifetime: max_lifetime, close_code, mask };
         // The sockets of a window leave spread over it, so that their clients do not all come back at once. The process does
         // not outlive its own drain timeout.
         let timeout = self.worker.settings().drain.timeout;
@@ -151,19 +151,21 @@ impl Socket {
         (self.end, self.reason) = match end {
             End::Finished => (SocketEnd::Finished, None),
             End::Reset => (SocketEnd::Reset, Some(Reason::Reset)),
-            End::Closed(reason) => (end_of(reason), Some(reason)),
+            End::Closed(cause) => {
+                let (end, reason) = names_of(cause);
+                (end, Some(reason))
+            }
         };
     }
 }
 
-/// The metric's name for what made tidegate end a socket.
-fn end_of(reason: Reason) -> SocketEnd {
-    match reason {
-        Reason::TunnelIdle => SocketEnd::TunnelIdle,
-        Reason::TunnelLifetime => SocketEnd::TunnelLifetime,
-        Reason::Admin => SocketEnd::Admin,
-        // The only other one that a tunnel gives.
-        _ => SocketEnd::Drain,
+/// What metric and log call the cause for which tidegate ended a socket.
+fn names_of(cause: CloseCause) -> (SocketEnd, Reason) {
+    match cause {
+        CloseCause::Drain => (SocketEnd::Drain, Reason::Drain),
+        CloseCause::Idle => (SocketEnd::TunnelIdle, Reason::TunnelIdle),
+        CloseCause::Lifetime => (SocketEnd::TunnelLifetime, Reason::TunnelLifetime),
+        CloseCause::Admin => (SocketEnd::Admin, Reason::Admin),
     }
 }
 

@@ -19,7 +19,7 @@ use rustc_hash::FxHashMap;
 use rustix::io::Errno;
 use tokio::time::Instant;
 
-use super::connect::{ConnectError, Open, connect_to};
+use super::connect::{ConnectError, OpenConnection, connect_to};
 use super::room::WorkerRoom;
 use super::upstream_http2::{self, Http2Connection, Http2Slot, Lease};
 use crate::balance::EndpointState;
@@ -41,19 +41,19 @@ pub struct PoolLimits {
 #[derive(Debug)]
 pub struct Pooled {
     connection: Box<Connection>,
-    open: Open,
+    open: OpenConnection,
 }
 
 impl Pooled {
     /// Takes over a connected socket.
     #[must_use]
     pub fn new(stream: Stream, metrics: Arc<WorkerMetrics>) -> Self {
-        Self { connection: Connection::new(stream), open: Open::new(metrics) }
+        Self { connection: Connection::new(stream), open: OpenConnection::new(metrics) }
     }
 
     /// Ends HTTP on the connection behind a `101`: the socket, the bytes behind the head, and what counts it as open.
     #[must_use]
-    pub fn into_tunnel(self) -> (Stream, bytes::Bytes, Open) {
+    pub fn into_tunnel(self) -> (Stream, bytes::Bytes, OpenConnection) {
         let (stream, glued) = self.connection.into_tunnel();
         (stream, glued, self.open)
     }
@@ -75,7 +75,7 @@ impl std::ops::DerefMut for Pooled {
 
 /// What one worker keeps for one endpoint.
 #[derive(Debug)]
-struct Entry {
+struct EndpointPool {
     /// Keeps the address that the map is keyed by from being reused.
     endpoint: Arc<EndpointState>,
     /// Idle HTTP/1 connections, the longest idle first. Each may have a limit of its own.
@@ -93,7 +93,7 @@ pub struct Pools {
     /// Whom to ask when file descriptors are short.
     room: Rc<WorkerRoom>,
     /// Keyed by the address of the endpoint's state, which is unique while the entry holds it.
-    entries: RefCell<FxHashMap<usize, Entry>>,
+    entries: RefCell<FxHashMap<usize, EndpointPool>>,
 }
 
 fn key(endpoint: &Arc<EndpointState>) -> usize {
@@ -260,7 +260,7 @@ impl Pools {
         timeout: Duration,
     ) -> Result<Http2Connection, ConnectError> {
         let stream = self.connect_within(endpoint, [timeout, Duration::ZERO], None).await?;
-        upstream_http2::handshake(stream, Open::new(Arc::clone(&self.metrics))).await
+        upstream_http2::handshake(stream, OpenConnection::new(Arc::clone(&self.metrics))).await
     }
 
     async fn connect_one(
@@ -322,8 +322,8 @@ fn is_out_of_files(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-fn entry<'a>(entries: &'a mut FxHashMap<usize, Entry>, endpoint: &Arc<EndpointState>) -> &'a mut Entry {
-    entries.entry(key(endpoint)).or_insert_with(|| Entry {
+fn entry<'a>(entries: &'a mut FxHashMap<usize, EndpointPool>, endpoint: &Arc<EndpointState>) -> &'a mut EndpointPool {
+    entries.entry(key(endpoint)).or_insert_with(|| EndpointPool {
         endpoint: Arc::clone(endpoint),
         idle: VecDeque::new(),
         http2: Http2Slot::default(),
@@ -331,7 +331,7 @@ fn entry<'a>(entries: &'a mut FxHashMap<usize, Entry>, endpoint: &Arc<EndpointSt
     })
 }
 
-impl Drop for Entry {
+impl Drop for EndpointPool {
     fn drop(&mut self) {
         tracing::trace!(endpoint = %self.endpoint.key.addr, idle = self.idle.len(), "endpoint pool closed");
     }

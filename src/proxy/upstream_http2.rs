@@ -18,8 +18,8 @@ use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use self::socket::{Socket, Traffic};
-use super::connect::{ConnectError, Open};
+use self::socket::{Http2Socket, Traffic};
+use super::connect::{ConnectError, OpenConnection};
 
 mod body;
 mod socket;
@@ -30,7 +30,7 @@ pub use self::body::{RequestBody, RequestProgress};
 pub type Sender = SendRequest<RequestBody>;
 
 /// Drives a connection.
-type Driver = Connection<Socket, RequestBody, LocalExecutor>;
+type Driver = Connection<Http2Socket, RequestBody, LocalExecutor>;
 
 /// Bytes of a response that wait for the client: what one stream may cost.
 const STREAM_WINDOW: u32 = 128 << 10;
@@ -92,7 +92,7 @@ pub struct Http2Connection {
     full_until: Cell<Option<Instant>>,
     /// Takes no new exchange any more.
     put_aside: Cell<bool>,
-    _open: Open,
+    _open: OpenConnection,
 }
 
 /// A PING of ours.
@@ -299,7 +299,7 @@ fn copy_error(error: &io::Error) -> io::Error {
 ///
 /// # Errors
 /// When the preface cannot be written.
-pub async fn handshake(stream: Stream, open: Open) -> Result<Http2Connection, ConnectError> {
+pub async fn handshake(stream: Stream, open: OpenConnection) -> Result<Http2Connection, ConnectError> {
     let now = Instant::now();
     let traffic = Traffic::new(now);
     let mut builder = Builder::new(LocalExecutor);
@@ -309,7 +309,7 @@ pub async fn handshake(stream: Stream, open: Open) -> Result<Http2Connection, Co
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(HEADER_LIST);
     let (sender, driver) = builder
-        .handshake(Socket::new(stream, Rc::clone(&traffic)))
+        .handshake(Http2Socket::new(stream, Rc::clone(&traffic)))
         .await
         .map_err(|err| ConnectError::Failed(io::Error::other(err)))?;
     let driver = Rc::new(RefCell::new(Some(driver)));

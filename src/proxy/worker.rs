@@ -23,7 +23,7 @@ use crate::model::ids::ListenerId;
 use crate::settings::Settings;
 use crate::sockets::Sockets;
 use crate::stream::TcpTimeouts;
-use crate::telemetry::access_log::{AccessLogSender, Entry};
+use crate::telemetry::access_log::{AccessLogEntry, AccessLogSender};
 use crate::telemetry::metrics::WorkerMetrics;
 
 /// How often collected log entries are handed over and idle connections looked at.
@@ -213,7 +213,7 @@ impl Worker {
     }
 
     /// Adds a line to the access log, if there is one.
-    pub fn log(&self, entry: Entry) {
+    pub fn log(&self, entry: AccessLogEntry) {
         if let Some(log) = &self.access_log {
             log.push(entry);
         }

@@ -358,7 +358,7 @@ block! {
 }
 
 block! {
-    DrainKeys for super::Drain {
+    DrainKeys for super::DrainSettings {
         /// How long the process still accepts connections after it has stopped being ready.
         delay: DurationText => |text| text.0;
         /// How long requests and WebSockets may take to end after that.

@@ -41,7 +41,7 @@ pub struct BackendText {
 
 /// What is logged of one request.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct AccessLogEntry {
     /// When the request's head was complete.
     pub time: SystemTime,
     /// The client, after trusted forwarders.
@@ -84,7 +84,7 @@ pub struct Entry {
     pub request_id: Option<Box<str>>,
 }
 
-impl Entry {
+impl AccessLogEntry {
     /// A line of which nothing more is known yet.
     #[must_use]
     pub fn new(listener: Arc<str>, client: IpAddr, peer: SocketAddr, request: Option<RequestLine>) -> Self {
@@ -174,7 +174,7 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn new(entry: &'a Entry) -> Self {
+    fn new(entry: &'a AccessLogEntry) -> Self {
         let request = entry.request.as_ref();
         Self {
             time: jiff::Timestamp::try_from(entry.time).map_or_else(|_| String::new(), |time| format!("{time:.3}")),
@@ -250,7 +250,7 @@ fn must_escape(c: char) -> bool {
 }
 
 /// Appends the line of an entry.
-fn write_line(out: &mut Vec<u8>, entry: &Entry) {
+fn write_line(out: &mut Vec<u8>, entry: &AccessLogEntry) {
     let start = out.len();
     let mut serializer = serde_json::Serializer::with_formatter(&mut *out, PlainFormatter);
     match Line::new(entry).serialize(&mut serializer) {
@@ -277,15 +277,15 @@ impl Drops {
 /// A worker's end: collects entries and never waits.
 #[derive(Debug)]
 pub struct AccessLogSender {
-    queue: SyncSender<Vec<Entry>>,
-    batch: RefCell<Vec<Entry>>,
+    queue: SyncSender<Vec<AccessLogEntry>>,
+    batch: RefCell<Vec<AccessLogEntry>>,
     drops: Arc<Drops>,
 }
 
 /// Makes worker's ends; lives in the control half.
 #[derive(Clone, Debug)]
 pub struct AccessLogHandle {
-    queue: SyncSender<Vec<Entry>>,
+    queue: SyncSender<Vec<AccessLogEntry>>,
     drops: Arc<Drops>,
     reopen: Arc<AtomicBool>,
 }
@@ -313,7 +313,7 @@ impl AccessLogHandle {
 
 impl AccessLogSender {
     /// Adds an entry; hands the batch over when it is full.
-    pub fn push(&self, entry: Entry) {
+    pub fn push(&self, entry: AccessLogEntry) {
         let mut batch = self.batch.borrow_mut();
         batch.push(entry);
         if batch.len() >= BATCH {
@@ -329,7 +329,7 @@ impl AccessLogSender {
         }
     }
 
-    fn hand_over(&self, batch: &mut Vec<Entry>) {
+    fn hand_over(&self, batch: &mut Vec<AccessLogEntry>) {
         let full = std::mem::replace(batch, Vec::with_capacity(BATCH));
         let count = full.len() as u64;
         if self.queue.try_send(full).is_err() {
@@ -346,7 +346,7 @@ impl Drop for AccessLogSender {
 
 /// Where lines go.
 #[derive(Debug)]
-pub enum Output {
+pub enum AccessLogOutput {
     /// Standard output.
     Stdout,
     /// A file, appended to.
@@ -377,10 +377,10 @@ impl AccessLogWriter {
 ///
 /// # Errors
 /// When the file cannot be opened or the thread not be started.
-pub fn start(output: Output, metrics: Arc<Metrics>) -> io::Result<(AccessLogHandle, AccessLogWriter)> {
+pub fn start(output: AccessLogOutput, metrics: Arc<Metrics>) -> io::Result<(AccessLogHandle, AccessLogWriter)> {
     let sink = match output {
-        Output::Stdout => Sink::Stdout,
-        Output::File(path) => Sink::File(open(&path)?, path),
+        AccessLogOutput::Stdout => Sink::Stdout,
+        AccessLogOutput::File(path) => Sink::File(open(&path)?, path),
     };
     start_with(sink, QUEUE, metrics)
 }
@@ -431,7 +431,7 @@ fn open(path: &PathBuf) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-fn write_all(receiver: &Receiver<Vec<Entry>>, sink: &mut Sink, drops: &Drops, reopen: &AtomicBool) {
+fn write_all(receiver: &Receiver<Vec<AccessLogEntry>>, sink: &mut Sink, drops: &Drops, reopen: &AtomicBool) {
     let mut lines = Vec::new();
     let mut failing = false;
     while let Ok(batch) = receiver.recv() {

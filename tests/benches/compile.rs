@@ -80,7 +80,7 @@ fn inputs(routes: usize) -> Inputs {
 
 fn main() -> ExitCode {
     let inputs = inputs(ROUTES);
-    let output = compile(&inputs, 1);
+    let output = compile(&inputs);
     let snapshot = &output.snapshot;
     assert_eq!((snapshot.routes.len(), snapshot.rules.len(), output.diagnostics.len()), (ROUTES, 2 * ROUTES, 0));
     assert!(snapshot.backends.iter().all(|backend| backend.endpoints.len() == 3), "every backend has its pods");
@@ -88,9 +88,9 @@ fn main() -> ExitCode {
     drop(output);
     let start = Instant::now();
     let mut times: Vec<Duration> = (0..RUNS)
-        .map(|version| {
+        .map(|_| {
             let begun = cpu_time(start);
-            let output = compile(black_box(&inputs), version as u64);
+            let output = compile(black_box(&inputs));
             let ended = cpu_time(start);
             black_box(output);
             ended - begun

@@ -59,7 +59,7 @@ fn readme_commands() -> Vec<String> {
 }
 
 /// Pods that answer, behind a Service, and a route to them.
-const WEB: &str = r"
+pub const WEB: &str = r"
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web}
@@ -96,7 +96,7 @@ fn address(namespace: &Namespace<'_>) -> SocketAddr {
     })
 }
 
-fn wait_for_answer(request: &Request, status: u16) -> String {
+pub fn wait_for_answer(request: &Request, status: u16) -> String {
     wait_for(&format!("{status} of {}", request.host), || match request.send() {
         Ok(answer) if answer.status == status => Ok(answer.body),
         other => Err(format!("{other:?}")),

@@ -1,7 +1,7 @@
 //! The charts: rendered by the real helm, checked against the program, its metrics and its settings.
 //!
 //! helm is `TIDEGATE_HELM`, or what `tests/controlplane/build.sh helm` built. Without it the tests that render say so and
-//! skip; with CI=true they build it.
+//! skip; with CI=true they build it. So it is with the check of the dashboard, `TIDEGATE_GRAFANA` and `tests/grafana/build.sh`.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/cluster.rs"]
@@ -9,6 +9,7 @@ mod cluster;
 mod install;
 mod load;
 mod monitoring;
+mod prometheus;
 mod rbac;
 mod values;
 
@@ -45,23 +46,27 @@ fn assert_committed(relative: &str, expected: &str) {
 
 fn helm() -> Option<&'static Path> {
     static HELM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    HELM.get_or_init(|| {
-        if let Some(given) = std::env::var_os("TIDEGATE_HELM").filter(|given| !given.is_empty()) {
-            return Some(given.into());
-        }
-        let built = path("tests/controlplane/.bin/helm");
-        if built.exists() {
-            return Some(built);
-        }
-        if std::env::var("CI").is_ok_and(|ci| ci == "true") {
-            let output = Command::new(path("tests/controlplane/build.sh")).arg("helm").output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            return Some(String::from_utf8(output.stdout).unwrap().trim().into());
-        }
-        println!("skipped: there is no helm; tests/controlplane/build.sh helm builds it");
-        None
-    })
-    .as_deref()
+    HELM.get_or_init(|| tool("TIDEGATE_HELM", "tests/controlplane/.bin/helm", &["tests/controlplane/build.sh", "helm"]))
+        .as_deref()
+}
+
+/// A program that a script of this repository builds: the one that a variable names, or what was built before, or with
+/// CI=true what is built now. `None`, and said, without any.
+fn tool(variable: &str, built: &str, script: &[&str]) -> Option<PathBuf> {
+    if let Some(given) = std::env::var_os(variable).filter(|given| !given.is_empty()) {
+        return Some(given.into());
+    }
+    let built = path(built);
+    if built.exists() {
+        return Some(built);
+    }
+    if std::env::var("CI").is_ok_and(|ci| ci == "true") {
+        let output = Command::new(path(script[0])).args(&script[1..]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        return Some(String::from_utf8(output.stdout).unwrap().trim().into());
+    }
+    println!("skipped: {} is not there; {} builds it", built.display(), script.join(" "));
+    None
 }
 
 /// A file for one call of helm.

@@ -5,9 +5,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use tidegate::reason::Reason;
-use tidegate::telemetry::{Kind, LABELS, METRICS};
+use tidegate::telemetry::{LABELS, METRICS, MetricKind};
 
-use crate::{documents, get, helm, path, read, render, scratch};
+use crate::{documents, get, helm, path, read, render, scratch, tool};
 
 const ALERTS: &str = "charts/tidegate/files/alerts.yaml";
 const DASHBOARD: &str = "charts/tidegate/files/dashboards/tidegate.json";
@@ -15,13 +15,13 @@ const DASHBOARD: &str = "charts/tidegate/files/dashboards/tidegate.json";
 /// Labels that Prometheus adds to what it scrapes.
 const TARGET_LABELS: &[&str] = &["namespace", "pod", "job", "instance"];
 
-fn alerts() -> Vec<Value> {
+pub fn alerts() -> Vec<Value> {
     let file: Value = serde_saphyr::from_str(&read(ALERTS)).unwrap();
     file["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()).cloned().collect()
 }
 
 /// Queries of the dashboard: those of panels, then those of variables.
-fn dashboard_queries() -> (Vec<String>, Vec<String>) {
+pub fn dashboard_queries() -> (Vec<String>, Vec<String>) {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().cloned().unwrap_or_default());
@@ -41,16 +41,16 @@ fn problems(query: &str) -> Vec<String> {
     for selected in selector.captures_iter(query) {
         let name = &selected[1];
         let metric = METRICS.iter().find(|metric| match metric.kind {
-            Kind::Histogram => {
+            MetricKind::Histogram => {
                 ["_bucket", "_sum", "_count"].iter().any(|end| name.strip_suffix(end) == Some(metric.name))
             }
-            Kind::Counter | Kind::Gauge => metric.name == name,
+            MetricKind::Counter | MetricKind::Gauge => metric.name == name,
         });
         let Some(metric) = metric else {
             found.push(format!("no metric {name}"));
             continue;
         };
-        if metric.kind == Kind::Counter
+        if metric.kind == MetricKind::Counter
             && !query.contains("rate(")
             && !query.contains("increase(")
             && !query.contains("label_values(")
@@ -169,7 +169,42 @@ fn every_alert_fires_when_it_shall_and_only_then() {
     }
 }
 
-/// The fields that Grafana's dashboard model needs, unique ids, and panels that do not overlap.
+/// What Grafana's published types of dashboards, panels and Prometheus queries say of a dashboard; empty if it is one.
+fn grafana(program: &std::path::Path, dashboard: &Value) -> String {
+    let file = scratch(&dashboard.to_string());
+    let output = Command::new(program).arg(file.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.success(), said.is_empty(), "{}: {said}", output.status);
+    said
+}
+
+#[test]
+fn the_dashboard_is_of_grafanas_published_types() {
+    let Some(program) = tool("TIDEGATE_GRAFANA", "tests/grafana/.bin/grafana", &["tests/grafana/build.sh"]) else {
+        return;
+    };
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    assert_eq!(grafana(&program, &dashboard), "");
+    // It finds what is wrong: in the dashboard, in a panel, in the options of its plugin and in its query.
+    let panel = dashboard["panels"].as_array().unwrap().iter().position(|panel| panel["type"] == "stat").unwrap();
+    let edits: [(&str, Value, &str); 5] = [
+        ("/panel", json!([]), "unexpected field 'panel'"),
+        ("/panels/N/kind", json!("stat"), "unexpected field 'kind'"),
+        ("/panels/N/gridPos/h", json!("8"), "cannot unmarshal string"),
+        ("/panels/N/options/colour", json!("value"), "unexpected field 'colour'"),
+        ("/panels/N/targets/0/expression", json!("up"), "unexpected field 'expression'"),
+    ];
+    for (place, value, expected) in edits {
+        let place = place.replace('N', &panel.to_string());
+        let (parent, key) = place.rsplit_once('/').unwrap();
+        let mut edited = dashboard.clone();
+        edited.pointer_mut(parent).unwrap()[key] = value;
+        let said = grafana(&program, &edited);
+        assert!(said.contains(expected), "{place}: {said:?}");
+    }
+}
+
+/// Unique ids, panels that do not overlap, and variables that exist.
 #[test]
 fn the_dashboard_is_one_that_grafana_loads() {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();

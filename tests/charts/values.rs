@@ -285,6 +285,12 @@ fn what_is_switched_on_is_there_and_what_is_off_is_not() {
         assert!(find(&defaults, kind, "tidegate").is_none(), "{kind}");
         get(&render(helm, values), kind, "tidegate");
     }
+    // Nobody scrapes a pod twice.
+    for (values, expected) in [("{}", true), (optional[1].1, false), (optional[2].1, false)] {
+        let objects = render(helm, values);
+        let annotations = &get(&objects, "Deployment", "tidegate")["spec"]["template"]["metadata"]["annotations"];
+        assert_eq!(annotations.get("prometheus.io/scrape").is_some(), expected, "{values}");
+    }
     let always = [
         ("PodDisruptionBudget", "podDisruptionBudget: {enabled: false}"),
         ("NetworkPolicy", "networkPolicy: {enabled: false}"),

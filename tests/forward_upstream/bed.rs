@@ -21,7 +21,7 @@ use tidegate::proxy::room::{Room, WorkerRoom};
 use tidegate::proxy::worker::{Worker, WorkerParts};
 use tidegate::proxy::worker_drain::WorkerDrain;
 use tidegate::settings::{
-    AccessLog, Controller, Deadlines, Drain, Forwarding, Limits, Listener, MetricsSettings, Settings,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, MetricsSettings, Settings,
 };
 use tidegate::telemetry::access_log::AccessLogSender;
 use tidegate::telemetry::metrics::{Metrics, MetricsOptions};
@@ -121,7 +121,7 @@ impl Gateway {
             forwarding: options.forwarding.clone(),
             metrics: MetricsSettings::default(),
             access_log: AccessLog::Off,
-            drain: Drain { delay: Duration::ZERO, timeout: Duration::ZERO },
+            drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::ZERO },
             controller: Controller::default(),
             admin: "127.0.0.1:0".parse().unwrap(),
             debug_allow: Vec::new(),
@@ -227,7 +227,6 @@ fn snapshot(options: &Options) -> Snapshot {
         rank: 0,
     };
     Snapshot {
-        version: 0,
         routes: vec![route],
         rules: vec![rule],
         backends,

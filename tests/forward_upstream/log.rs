@@ -1,7 +1,7 @@
 //! Each request leaves one line in the access log, however it ends.
 
 use serde_json::Value;
-use tidegate::telemetry::access_log::{self, AccessLogHandle, AccessLogWriter, Output};
+use tidegate::telemetry::access_log::{self, AccessLogHandle, AccessLogOutput, AccessLogWriter};
 use tidegate::telemetry::metrics::{Metrics, MetricsOptions};
 
 use super::bed::{Endpoints, Gateway, OK, Options, Served, run, until};
@@ -18,7 +18,7 @@ impl Log {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("access.log");
         let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 10 });
-        let (handle, writer) = access_log::start(Output::File(path.clone()), metrics).unwrap();
+        let (handle, writer) = access_log::start(AccessLogOutput::File(path.clone()), metrics).unwrap();
         Self { handle, writer, _dir: dir, path }
     }
 

@@ -16,3 +16,4 @@ mod quiet;
 mod retry;
 mod streaming;
 mod targets;
+mod uploads;

@@ -136,7 +136,7 @@ fn settings(address: SocketAddr) -> Settings {
         forwarding: settings::Forwarding::default(),
         metrics: settings::MetricsSettings::default(),
         access_log: settings::AccessLog::Off,
-        drain: settings::Drain { delay: Duration::ZERO, timeout: Duration::from_secs(1) },
+        drain: settings::DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(1) },
         controller: settings::Controller::default(),
         admin: SocketAddr::from(([127, 0, 0, 1], 0)),
         debug_allow: Vec::new(),
@@ -166,7 +166,6 @@ fn snapshot(backend: SocketAddr) -> Snapshot {
     let endpoint = Endpoint { key: EndpointKey { addr: backend, uid: None }, fallback: None, pod: None };
     let candidate = Candidate { hostname: Hostname::Exact("a.test".into()), ..Candidate::any(RuleId(0), 0) };
     Snapshot {
-        version: 0,
         routes: vec![Route { name: ObjectName::new("default", "cases"), label: "default/cases".into() }],
         rules: vec![rule],
         backends: vec![Backend { key, endpoints: [endpoint].into() }],

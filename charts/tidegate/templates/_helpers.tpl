@@ -159,6 +159,13 @@ metadata:
   annotations:
     # The settings file is read once, at the start: a change of it rolls the pods.
     tidegate.dev/settings-checksum: {{ include "tidegate.settings" . | sha256sum }}
+    {{- with .Values.metrics }}
+    {{- if and .scrapeAnnotations (not .podMonitor.enabled) (not .serviceMonitor.enabled) }}
+    prometheus.io/scrape: "true"
+    prometheus.io/port: {{ int .port | quote }}
+    prometheus.io/path: /metrics
+    {{- end }}
+    {{- end }}
     {{- with .Values.deployment.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

@@ -81,7 +81,7 @@ impl Snapshots {
                     .collect(),
             });
         }
-        Snapshot { version: 0, routes, rules, backends: backends.collect(), ..Snapshot::default() }
+        Snapshot { routes, rules, backends: backends.collect(), ..Snapshot::default() }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::compile::position::{MatchOf, WayPos};
 
 /// Where a candidate comes from: its match, and the way that leads to the route.
 #[derive(Clone)]
-pub(crate) struct Place {
+pub(crate) struct CandidateOrigin {
     pub(crate) at: MatchOf,
     pub(crate) way: WayPos,
     /// Where the way begins.
@@ -14,7 +14,7 @@ pub(crate) struct Place {
     pub(crate) delegates: bool,
 }
 
-impl Place {
+impl CandidateOrigin {
     /// Whether a loss to the other costs nothing: it is the same rule by another way, or one of the two is a delegating
     /// rule above the other.
     pub(super) fn is_family(&self, other: &Self, attached: &[Attached]) -> bool {

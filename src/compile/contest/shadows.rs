@@ -4,7 +4,7 @@ use std::hash::Hasher;
 
 use rustc_hash::{FxHashMap, FxHasher};
 
-use super::place::Place;
+use super::place::CandidateOrigin;
 use crate::compile::attach::Attached;
 use crate::model::matching::{Candidate, Effort, PathMatch, PredicateKey, ValueTest};
 
@@ -22,7 +22,12 @@ pub(super) struct Shadow {
 }
 
 /// All shadows among candidates, given in their order of precedence, but for duplicates and for losses that cost nothing.
-pub(super) fn shadows(candidates: &[Candidate], order: &[u32], places: &[Place], attached: &[Attached]) -> Vec<Shadow> {
+pub(super) fn shadows(
+    candidates: &[Candidate],
+    order: &[u32],
+    places: &[CandidateOrigin],
+    attached: &[Attached],
+) -> Vec<Shadow> {
     let mut found = Vec::new();
     let mut effort = Effort::new(MOST_STEPS);
     let candidate = |at: u32| &candidates[at as usize];

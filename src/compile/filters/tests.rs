@@ -26,7 +26,7 @@ fn compiled(routes: &[(&str, Value)]) -> (Snapshot, Vec<String>) {
         let object: Route = serde_json::from_value(object).expect("a route");
         inputs.objects.routes.insert(ObjectName::new("ns", *name), Sourced { object: object.into(), origin: None });
     }
-    let output = compile(&inputs, 1);
+    let output = compile(&inputs);
     // References are not what these tests are about.
     let findings = output.diagnostics.iter().filter(|finding| finding.reason != "BackendNotFound");
     let texts = findings.map(|finding| format!("{}: {}", finding.path, finding.found)).collect();

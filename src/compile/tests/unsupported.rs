@@ -10,7 +10,7 @@ fn of_rule(mut rule: Value) -> (Vec<String>, [bool; 2]) {
     }
     let other = json!({ "name": "other", "matches": [{ "path": { "value": "/other" } }], "backendRefs": [{ "name": "web", "port": 80 }] });
     let world = World::new().route("r", json!({ "rules": [rule, other] }));
-    let output = compile(&world.0, 1);
+    let output = compile(&world.0);
     let serves = ["it", "other"].map(|name| output.snapshot.rules.iter().any(|rule| &*rule.name == name));
     let texts = output.diagnostics.iter().map(|finding| format!("{}: {}", finding.path, finding.found)).collect();
     (texts, serves)
@@ -107,7 +107,7 @@ fn a_field_of_the_route_refuses_the_whole_route() {
     let world = World::new()
         .route("r", json!({ "tls": { "certificateRefs": [{ "name": "a" }] }, "rules": [{ "name": "it" }] }))
         .route("s", json!({ "rules": [{ "name": "other" }] }));
-    let output = compile(&world.0, 1);
+    let output = compile(&world.0);
     let names: Vec<_> = output.snapshot.rules.iter().map(|rule| &*rule.name).collect();
     assert_eq!(names, ["other"]);
     let [only] = output.diagnostics.as_slice() else { panic!("one finding, not {:?}", output.diagnostics) };
@@ -143,7 +143,7 @@ fn blocks_of_defaults_refuse_the_rules_that_inherit_them() {
         let path = format!("spec.defaults.{path}");
         let spec = json!({ "defaults": defaults,
             "rules": [rule("heir", json!({})), rule("own", own.clone()), rule("heir-too", json!({}))] });
-        let output = compile(&World::new().route("r", spec).0, 1);
+        let output = compile(&World::new().route("r", spec).0);
         let names: Vec<_> = output.snapshot.rules.iter().map(|rule| &*rule.name).collect();
         assert_eq!(names, ["own"], "{path}");
         let told: Vec<_> =
@@ -151,7 +151,7 @@ fn blocks_of_defaults_refuse_the_rules_that_inherit_them() {
         assert_eq!(told, [(path.as_str(), "the rules that inherit it are skipped, the others serve")], "said once");
         // Nobody inherits it: it is named all the same, and drops nothing.
         let spec = json!({ "defaults": defaults, "rules": [rule("own", own.clone())] });
-        let output = compile(&World::new().route("r", spec).0, 1);
+        let output = compile(&World::new().route("r", spec).0);
         assert_eq!(output.snapshot.rules.len(), 1, "{path}");
         let told: Vec<_> =
             output.diagnostics.iter().map(|finding| (finding.path.as_str(), finding.effect.as_str())).collect();
@@ -169,7 +169,7 @@ fn findings_name_the_fields_of_the_object_that_the_user_wrote() {
     made.fields =
         crate::kinds::fields::FieldMap::new([("spec.rules[0].retry", "metadata.annotations[example.com/retries]")]);
     world.0.objects.routes.insert(name, Sourced { object: Arc::new(made), origin: None });
-    let output = compile(&world.0, 1);
+    let output = compile(&world.0);
     assert_eq!(
         output.diagnostics[0].to_string(),
         "Ingress default/r: metadata.annotations[example.com/retries]: UnsupportedValue: retry is not supported yet; \

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,15 +9,15 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame};
 use tokio::io::AsyncReadExt;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::buffers::Buffers;
 use super::error::ClientError;
-use super::timer::poll_timer;
 use super::upload::Upload;
 use crate::http1::framing::ChunkLimits;
 use crate::http1::response::{self, BodyDecoder, Decoded, Expected, ParsedHead, ResponseFraming};
 use crate::stream::{Liveness, Stream};
+use crate::timer::Timer;
 
 /// Spare room asked for before a read that waits for a response head.
 const HEAD_READ: usize = 8 << 10;
@@ -71,7 +70,7 @@ pub struct Connection {
     activity: Option<Instant>,
     track_activity: bool,
     /// Armed at the first wait and left armed between exchanges: re-arming costs more than a rare early wake-up.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     /// How long the endpoint keeps it open when it is idle, as far as it said.
     idle_limit: Option<Duration>,
     /// The last response had no content by its kind: an endpoint that sends some all the same sends it as the answer to
@@ -99,7 +98,7 @@ impl Connection {
             exchanges: 0,
             activity: None,
             track_activity: false,
-            timer: None,
+            timer: Timer::default(),
             idle_limit: None,
             is_unsure: false,
             idle_since: None,
@@ -350,7 +349,7 @@ impl Connection {
 
     /// Waits for `deadline` on the connection's one timer.
     pub fn poll_deadline(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        poll_timer(&mut self.timer, deadline, cx)
+        self.timer.poll_until(cx, deadline)
     }
 
     /// Consumes framing that is already in the buffer, so that the end of a body is known with its last data.

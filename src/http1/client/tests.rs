@@ -11,7 +11,6 @@ use http_body::{Body, Frame};
 use http_body_util::{Empty, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, Sleep};
 
 use super::*;
 use crate::http1::framing::ChunkLimits;
@@ -481,23 +480,6 @@ async fn large_bodies_come_in_growing_chunks() {
     assert!(sizes.iter().all(|&size| size <= 256 << 10));
     assert!(connection.is_reusable());
     writer.abort();
-}
-
-#[tokio::test(start_paused = true)]
-async fn one_timer_serves_later_and_earlier_deadlines() {
-    let mut timer = None;
-    let start = Instant::now();
-    let wait = async |timer: &mut Option<Pin<Box<Sleep>>>, secs: u64| {
-        poll_fn(|cx| poll_timer(timer, start + Duration::from_secs(secs), cx)).await;
-        start.elapsed().as_secs()
-    };
-    assert_eq!(wait(&mut timer, 10).await, 10);
-    assert_eq!(wait(&mut timer, 20).await, 20, "later than what was armed");
-    let armed =
-        poll_fn(|cx| Poll::Ready(poll_timer(&mut timer, start + Duration::from_secs(60), cx).is_pending())).await;
-    assert!(armed);
-    assert_eq!(wait(&mut timer, 30).await, 30, "earlier than what was armed");
-    assert_eq!(wait(&mut timer, 5).await, 30, "long past");
 }
 
 #[test]

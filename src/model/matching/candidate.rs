@@ -171,7 +171,7 @@ impl Candidate {
 
 /// The rule that a request belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundRule {
     /// The winning rule.
     pub rule: RuleId,
     /// Which match of the router won: for path parameters ([`Router::path_param`](super::Router::path_param)).

@@ -13,7 +13,7 @@ use self::selector::Selector;
 use self::span::Span;
 use self::table::{NONE, Table, count, hash_of, prefixes};
 use self::templates::{Draft, TemplateTrees, TemplateTreesBuilder};
-use super::candidate::{Candidate, Found, Hostname, Miss, PathMatch, RequestView};
+use super::candidate::{Candidate, FoundRule, Hostname, Miss, PathMatch, RequestView};
 use super::precedence::{arrange, in_order, precedence};
 use super::values;
 use crate::model::ids::RuleId;
@@ -129,7 +129,7 @@ impl Router {
     ///
     /// # Errors
     /// [`Miss::NoHost`] when no candidate has the host, [`Miss::NoPath`] when some have but none fits.
-    pub fn find(&self, request: &RequestView<'_>) -> Result<Found, Miss> {
+    pub fn find(&self, request: &RequestView<'_>) -> Result<FoundRule, Miss> {
         let fits = |id: u32| self.entries[id as usize].bare || values::fits(&self.candidates[id as usize], request);
         self.search(&Search { request, fits, by_value: true })
     }
@@ -143,7 +143,7 @@ impl Router {
         &self,
         request: &RequestView<'_>,
         accepted: impl Fn(&Candidate) -> bool,
-    ) -> Result<Found, Miss> {
+    ) -> Result<FoundRule, Miss> {
         let fits = |id: u32| {
             let candidate = &self.candidates[id as usize];
             candidate.method.as_ref().is_none_or(|method| method == request.method) && accepted(candidate)
@@ -151,7 +151,7 @@ impl Router {
         self.search(&Search { request, fits, by_value: false })
     }
 
-    fn search<F: Fn(u32) -> bool>(&self, search: &Search<'_, F>) -> Result<Found, Miss> {
+    fn search<F: Fn(u32) -> bool>(&self, search: &Search<'_, F>) -> Result<FoundRule, Miss> {
         let request = search.request;
         let mut miss = Miss::NoHost;
         let mut of_host = |first: u32| {
@@ -166,7 +166,7 @@ impl Router {
                 exact.or_else(|| self.wildcards(host).find_map(&mut of_host))
             })
             .or_else(|| self.hosts.any.and_then(of_host));
-        winner.map_or(Err(miss), |id| Ok(Found { rule: self.entries[id as usize].rule, candidate: id }))
+        winner.map_or(Err(miss), |id| Ok(FoundRule { rule: self.entries[id as usize].rule, candidate: id }))
     }
 
     /// The first level of a name or suffix.
@@ -286,7 +286,7 @@ impl Router {
     /// The value of a variable of the template by which a request was found: canonical text, not decoded, not empty.
     /// `None` when the match is no template or has no such variable.
     #[must_use]
-    pub fn path_param<'p>(&self, found: Found, path: &'p str, name: &str) -> Option<&'p str> {
+    pub fn path_param<'p>(&self, found: FoundRule, path: &'p str, name: &str) -> Option<&'p str> {
         match &self.candidate(found)?.path {
             PathMatch::Template(template) => template.param(path, name),
             PathMatch::Exact(_) | PathMatch::Prefix(_) | PathMatch::Regex(_) => None,
@@ -295,7 +295,7 @@ impl Router {
 
     /// The match by which a request was found; `None` when `found` comes from another router.
     #[must_use]
-    pub fn candidate(&self, found: Found) -> Option<&Candidate> {
+    pub fn candidate(&self, found: FoundRule) -> Option<&Candidate> {
         self.candidates.get(found.candidate as usize)
     }
 

@@ -220,7 +220,7 @@ fn path_params_belong_to_the_match_that_won() {
     let found = router.find(&view("/p")).expect("found");
     assert_eq!(router.path_param(found, "/p", "id"), None);
     assert_eq!(router.candidate(found).expect("its own").path_params().count(), 0);
-    assert_eq!(router.path_param(Found { rule: RuleId(0), candidate: 99 }, "/p", "id"), None);
+    assert_eq!(router.path_param(FoundRule { rule: RuleId(0), candidate: 99 }, "/p", "id"), None);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::http1::client::{RequestFraming, ResponseHead, Upload};
 use crate::http1::response::Expected;
 use crate::proxy::body::{Content, Http1Body};
 use crate::proxy::client_body::ClientBody;
-use crate::proxy::deadlines::{DeadlineKind, Deadlines};
+use crate::proxy::deadlines::{DeadlineKind, ExchangeDeadlines};
 use crate::proxy::decision::Matched;
 use crate::proxy::downstream::drop_unread;
 use crate::proxy::error::ProxyError;
@@ -232,7 +232,7 @@ struct HeadWait {
 impl HeadWait {
     /// When the last byte of the request was sent, or the last that the endpoint took while others wait; `None` while
     /// the client is the one that is waited for.
-    fn since(&mut self, upload: &Upload<ClientBody>, deadlines: &Deadlines) -> Option<Instant> {
+    fn since(&mut self, upload: &Upload<ClientBody>, deadlines: &ExchangeDeadlines) -> Option<Instant> {
         if self.sent.is_none() && upload.is_done() {
             self.sent = Some(if upload.body_read() == 0 { deadlines.try_began } else { Instant::now() });
         }

@@ -11,7 +11,6 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
 use crate::balance::Picked;
-use crate::http1::client;
 use crate::proxy::body::{Content, Http2Body};
 use crate::proxy::decision::Matched;
 use crate::proxy::error::ProxyError;
@@ -19,6 +18,7 @@ use crate::proxy::exchange::{Exchange, Reply};
 use crate::proxy::headers;
 use crate::proxy::retry::{Failure, Progress, Sent};
 use crate::proxy::upstream_http2::{self, Lease, RequestBody, RequestProgress};
+use crate::timer::Timer;
 
 impl Exchange {
     /// A try on one of the endpoint's shared connections.
@@ -95,7 +95,7 @@ impl Exchange {
     ) -> Result<Response<Incoming>, Unanswered> {
         let mut sender = lease.sender();
         let mut sending = pin!(sender.try_send_request(request));
-        let mut timer = None;
+        let mut timer = Timer::default();
         poll_fn(|cx| {
             if let Poll::Ready(result) = sending.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(|mut err| {
@@ -122,7 +122,7 @@ impl Exchange {
             else {
                 return Poll::Pending;
             };
-            ready!(client::poll_timer(&mut timer, at, cx));
+            ready!(timer.poll_until(cx, at));
             lease.timed_out();
             Poll::Ready(Err(ProxyError::from(kind).into()))
         })
@@ -149,7 +149,8 @@ impl Exchange {
             Content::Empty
         } else {
             let (trailers, deadlines) = (self.decision.trailers, self.decision.deadlines);
-            let body = Http2Body { body, lease, progress, trailers, deadlines, activity: None, timer: None };
+            let body =
+                Http2Body { body, lease, progress, trailers, deadlines, activity: None, timer: Timer::default() };
             Content::Http2(Box::new(body))
         };
         Reply { status: parts.status, fields, content, reason: None }

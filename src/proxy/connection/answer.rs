@@ -13,7 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
-use super::context::{ConnectionContext, Protocol, RunningExchange, Shared};
+use super::context::{ConnectionContext, HttpVersion, RunningExchange, Shared};
 use crate::drain::Phase;
 use crate::http1::guard::HeadFacts;
 use crate::http1::request_stream::AcceptedHead;
@@ -25,13 +25,13 @@ use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::Where;
 
 /// The error of a response's body.
-pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Binds `exchange` to the life of the response's body.
 pub(super) fn bind<H: Handler>(
     response: Response<H::Body>,
     exchange: RunningExchange<H>,
-) -> Response<impl Body<Data = bytes::Bytes, Error = BodyError>> {
+) -> Response<impl Body<Data = bytes::Bytes, Error = BoxError>> {
     response.map(|body| {
         body.map_err(move |error| {
             // Held until the body is dropped, whether it fails or not.
@@ -48,8 +48,8 @@ pub(super) fn answer_http1<H, F>(
     accepted: Option<AcceptedHead>,
     held: Option<Rc<RefCell<GuardedSocket>>>,
     begin: Begin<H, F>,
-    room: &Rc<Room<F>>,
-) -> impl Future<Output = Result<Response<impl Body<Data = bytes::Bytes, Error = BodyError> + use<H, F>>, Infallible>>
+    spare: &Rc<FutureMemory<F>>,
+) -> impl Future<Output = Result<Response<impl Body<Data = bytes::Bytes, Error = BoxError> + use<H, F>>, Infallible>>
 + use<H, F>
 where
     H: Handler,
@@ -57,7 +57,9 @@ where
 {
     let slot = held.as_ref().map(|_| exchange.shared.upgrade.clone());
     let mut answering = match accepted {
-        Some(accepted) => answer(&exchange, request, accepted.facts, accepted.raw_target.as_deref(), slot, begin, room),
+        Some(accepted) => {
+            answer(&exchange, request, accepted.facts, accepted.raw_target.as_deref(), slot, begin, spare)
+        }
         // hyper found a request where the guard saw none: the one answer to a disagreement is to end.
         None => {
             let answer = OwnAnswer { status: StatusCode::BAD_REQUEST, reason: Reason::Line, close: true };
@@ -90,9 +92,9 @@ where
 pub(super) type Begin<H, F> = fn(Rc<H>, Rc<Downstream>, CheckedHead, Request<Incoming>) -> F;
 
 /// Memory for a handler's future, reused by the requests of a connection.
-pub(super) struct Room<F>(Cell<Option<Pin<Box<Option<F>>>>>);
+pub(super) struct FutureMemory<F>(Cell<Option<Pin<Box<Option<F>>>>>);
 
-impl<F> Room<F> {
+impl<F> FutureMemory<F> {
     pub(super) fn new() -> Rc<Self> {
         Rc::new(Self(Cell::new(None)))
     }
@@ -104,7 +106,7 @@ pub(super) enum Answering<B, F> {
     /// The answer, until it is taken.
     Done(Option<Response<B>>),
     /// The handler's future, and where its memory goes back to.
-    Handled(Option<Pin<Box<Option<F>>>>, Rc<Room<F>>),
+    Handled(Option<Pin<Box<Option<F>>>>, Rc<FutureMemory<F>>),
 }
 
 impl<B, F: Future<Output = Response<B>>> Answering<B, F> {
@@ -116,7 +118,7 @@ impl<B, F: Future<Output = Response<B>>> Answering<B, F> {
     ) -> Poll<Response<B>> {
         match self {
             Self::Done(response) => response.take().map_or(Poll::Pending, Poll::Ready),
-            Self::Handled(memory, room) => {
+            Self::Handled(memory, spare) => {
                 let Some(future) = memory.as_mut().and_then(|memory| memory.as_mut().as_pin_mut()) else {
                     return Poll::Pending;
                 };
@@ -126,7 +128,7 @@ impl<B, F: Future<Output = Response<B>>> Answering<B, F> {
                 let response = ready!(poll);
                 if let Some(mut memory) = memory.take() {
                     memory.set(None);
-                    room.0.set(Some(memory));
+                    spare.0.set(Some(memory));
                 }
                 Poll::Ready(response)
             }
@@ -142,7 +144,7 @@ pub(super) fn answer<H: Handler, F>(
     raw_target: Option<&[u8]>,
     upgrade: Option<UpgradeSlot>,
     begin: Begin<H, F>,
-    room: &Rc<Room<F>>,
+    spare: &Rc<FutureMemory<F>>,
 ) -> Answering<H::Body, F> {
     let Shared { context, downstream, host, .. } = &*exchange.shared;
     let policy = HeadPolicy { trusted: downstream.trusted, ..context.guard.policy };
@@ -172,10 +174,10 @@ pub(super) fn answer<H: Handler, F>(
         return Answering::Done(Some(context.handler.own_answer(downstream, answer)));
     }
     let handler = Rc::clone(&context.handler);
-    let mut memory = room.0.take().unwrap_or_else(|| Box::pin(None));
+    let mut memory = spare.0.take().unwrap_or_else(|| Box::pin(None));
     let begun = AssertUnwindSafe(|| memory.set(Some(begin(handler, Rc::clone(downstream), checked.head, request))));
     match catch_unwind(begun) {
-        Ok(()) => Answering::Handled(Some(memory), Rc::clone(room)),
+        Ok(()) => Answering::Handled(Some(memory), Rc::clone(spare)),
         Err(_) => Answering::Done(Some(panicked(exchange))),
     }
 }
@@ -184,7 +186,7 @@ pub(super) fn answer<H: Handler, F>(
 fn panicked<H: Handler>(exchange: &RunningExchange<H>) -> Response<H::Body> {
     let Shared { context, downstream, .. } = &*exchange.shared;
     context.metrics.panicked(Where::Request);
-    let close = exchange.protocol == Protocol::Http1;
+    let close = exchange.protocol == HttpVersion::Http1;
     let answer = OwnAnswer { status: StatusCode::INTERNAL_SERVER_ERROR, reason: Reason::Panic, close };
     context.handler.own_answer(downstream, answer)
 }
@@ -214,6 +216,6 @@ pub(super) fn refuse<H: Handler>(
     }
     context.handler.log_unhandled(downstream, request, answer);
     // A stream of HTTP/2 ends alone.
-    answer.close &= exchange.protocol == Protocol::Http1;
+    answer.close &= exchange.protocol == HttpVersion::Http1;
     context.handler.own_answer(downstream, answer)
 }

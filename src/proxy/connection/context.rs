@@ -105,24 +105,24 @@ pub(super) struct Shared<H> {
 /// One running exchange; dropped with its response's body, or with whatever ends it earlier.
 pub(super) struct RunningExchange<H> {
     pub(super) shared: Rc<Shared<H>>,
-    pub(super) protocol: Protocol,
+    pub(super) protocol: HttpVersion,
 }
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
+pub(super) enum HttpVersion {
     Http1,
     Http2,
 }
 
 impl<H> RunningExchange<H> {
-    pub(super) fn begin(shared: &Rc<Shared<H>>, protocol: Protocol) -> Self {
+    pub(super) fn begin(shared: &Rc<Shared<H>>, protocol: HttpVersion) -> Self {
         let before = shared.exchanges.get();
         if before == 0 {
             shared.presence.busy();
         }
         shared.exchanges.set(before + 1);
-        if protocol == Protocol::Http1 {
+        if protocol == HttpVersion::Http1 {
             shared.downstream.cutoff.begin();
         }
         Self { shared: Rc::clone(shared), protocol }

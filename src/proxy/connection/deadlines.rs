@@ -8,10 +8,14 @@ use tokio::time::Instant;
 use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
 use crate::reason::Reason;
+use crate::timer::earlier;
 
 /// How long a connection may stay idle once listeners close: clients that send without pause get their answer, with
 /// `connection: close`, instead of a reset.
 const IDLE_AT_DRAIN: Duration = Duration::from_millis(500);
+
+/// How often the end of a client is looked for that cannot be read, since input before it fills the buffer.
+const LOOK_AHEAD: Duration = Duration::from_secs(1);
 
 impl<H> Driver<H> {
     /// The earliest deadline that holds now, and its reason.
@@ -38,6 +42,9 @@ impl<H> Driver<H> {
         }
         next = earlier(next, self.shared.downstream.cutoff.due());
         if self.shared.exchanges.get() > 0 {
+            if let Some(since) = guard.full_since() {
+                sooner(&mut next, since, LOOK_AHEAD, Reason::ClientGone);
+            }
             return next;
         }
         let idle_since = self.shared.idle_since.get();
@@ -112,12 +119,5 @@ impl<H> Driver<H> {
 fn sooner(next: &mut Option<(Instant, Reason)>, since: Instant, after: Duration, reason: Reason) {
     if !after.is_zero() {
         *next = earlier(*next, since.checked_add(after).map(|at| (at, reason)));
-    }
-}
-
-fn earlier(a: Option<(Instant, Reason)>, b: Option<(Instant, Reason)>) -> Option<(Instant, Reason)> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
-        (a, b) => a.or(b),
     }
 }

@@ -13,8 +13,8 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::service::service_fn;
 use tokio::time::Instant;
 
-use super::answer::{Begin, BodyError, Room, answer, bind, refuse};
-use super::context::{Protocol, RunningExchange};
+use super::answer::{Begin, BoxError, FutureMemory, answer, bind, refuse};
+use super::context::{HttpVersion, RunningExchange};
 use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
 use crate::proxy::cutoff::{Cutoff, run_stream};
@@ -56,11 +56,11 @@ where
 impl<H: Handler> Driver<H> {
     pub(super) async fn run_http2(&mut self) -> ConnectionEnd {
         let shared = Rc::clone(&self.shared);
-        let room = Room::new();
+        let spare = FutureMemory::new();
         let service = service_fn(move |request: Request<Incoming>| {
-            let exchange = RunningExchange::begin(&shared, Protocol::Http2);
-            let room = Rc::clone(&room);
-            async move { Ok::<_, Infallible>(answer_http2(exchange, request, H::handle, room).await) }
+            let exchange = RunningExchange::begin(&shared, HttpVersion::Http2);
+            let spare = Rc::clone(&spare);
+            async move { Ok::<_, Infallible>(answer_http2(exchange, request, H::handle, spare).await) }
         });
         let mut builder = hyper::server::conn::http2::Builder::new(StreamExecutor {
             stall: self.shared.context.deadlines.write_stall,
@@ -114,8 +114,8 @@ async fn answer_http2<H, F>(
     exchange: RunningExchange<H>,
     request: Request<Incoming>,
     begin: Begin<H, F>,
-    room: Rc<Room<F>>,
-) -> Response<impl Body<Data = bytes::Bytes, Error = BodyError>>
+    spare: Rc<FutureMemory<F>>,
+) -> Response<impl Body<Data = bytes::Bytes, Error = BoxError>>
 where
     H: Handler,
     F: Future<Output = Response<H::Body>>,
@@ -130,7 +130,7 @@ where
         let line = RequestLine::of(&request);
         refuse(&exchange, Some(line), OwnAnswer { status, reason: Reason::Size, close: false })
     } else {
-        let mut answering = answer(&exchange, request, facts, None, None, begin, &room);
+        let mut answering = answer(&exchange, request, facts, None, None, begin, &spare);
         poll_fn(|cx| answering.poll(cx, &exchange)).await
     };
     if let Some(stream) = Cutoff::of_stream() {

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
-use super::answer::BodyError;
+use super::answer::BoxError;
 use super::*;
 use crate::drain::Phase;
 use crate::http1::guard::GuardError;
@@ -62,16 +62,16 @@ struct Endless {
 
 impl Body for Endless {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         static CHUNK: [u8; 65536] = [b'x'; 65536];
         assert!(!self.panics, "wanted by the test");
         Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&CHUNK)))))
     }
 }
 
-type TestBody = Pin<Box<dyn Body<Data = Bytes, Error = BodyError>>>;
+type TestBody = Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>;
 
 fn full(text: impl Into<Bytes>) -> Response<TestBody> {
     Response::new(Box::pin(Full::from(text.into()).map_err(Into::into)))
@@ -109,6 +109,11 @@ impl Handler for Script {
             "/slow" => {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 full(path)
+            }
+            "/sleepy" => {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                let body = request.into_body().collect().await.expect("a whole body");
+                full(format!("{path} {}", body.to_bytes().len()))
             }
             "/upload" => match ClientBody::from(request.into_body()).collect().await {
                 Ok(body) => full(format!("{path} {}", body.to_bytes().len())),
@@ -430,6 +435,57 @@ fn an_ending_client_cancels_its_request() {
     });
 }
 
+/// More than is read of a body that nobody takes, and less than the socket's buffer has room for behind that.
+const UNREAD: usize = 80 << 10;
+
+#[test]
+fn an_ending_client_is_seen_behind_a_body_that_nobody_reads() {
+    on_paused_time(async {
+        let bed = Bed::plain().await;
+        for (version, fields, resets) in
+            [("1.1", "", false), ("1.1", "", true), ("1.1", "connection: close\r\n", true), ("1.0", "", true)]
+        {
+            let mut stream = bed.connect().await;
+            let head = format!("POST /wait HTTP/{version}\r\nhost: a\r\n{fields}content-length: 1000000\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.expect("written");
+            stream.write_all(&vec![0; UNREAD]).await.expect("written");
+            while bed.script.begun.get() == bed.script.cancelled.get() {
+                bed.script.changed.notified().await;
+            }
+            let began = Instant::now();
+            if resets {
+                Stream::from(stream).reset_on_drop();
+            } else {
+                drop(stream);
+            }
+            while bed.script.begun.get() > bed.script.cancelled.get() {
+                bed.script.changed.notified().await;
+            }
+            assert!(began.elapsed() <= Duration::from_secs(2), "{version} {fields} {resets}: {:?}", began.elapsed());
+        }
+        while bed.drain.room().connections() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bed.closed(Reason::ClientGone), 4);
+    });
+}
+
+#[test]
+fn a_client_that_may_end_its_side_may_do_so_behind_a_body_that_nobody_reads() {
+    on_paused_time(async {
+        let bed = Bed::plain().await;
+        for (version, fields) in [("1.1", "connection: close\r\n"), ("1.0", "")] {
+            let mut stream = bed.connect().await;
+            let head = format!("POST /sleepy HTTP/{version}\r\nhost: a\r\n{fields}content-length: {UNREAD}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.expect("written");
+            stream.write_all(&vec![0; UNREAD]).await.expect("written");
+            stream.shutdown().await.expect("half closed");
+            let answer = rest(&mut stream).await;
+            assert!(answer.ends_with(&format!("/sleepy {UNREAD}")), "{answer}");
+        }
+    });
+}
+
 #[test]
 fn an_unread_body_is_never_a_request() {
     on_real_time(async {
@@ -645,7 +701,7 @@ async fn http2_client(bed: &Bed) -> hyper::client::conn::http2::SendRequest<Full
 /// As [`http2_client`], with the window of its streams.
 async fn http2_client_with<B>(bed: &Bed, window: u32) -> hyper::client::conn::http2::SendRequest<B>
 where
-    B: Body<Data = Bytes, Error: Into<BodyError>> + Unpin + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static,
 {
     let io = ClientIo(bed.connect().await);
     let executor = http2::StreamExecutor { stall: Duration::ZERO };
@@ -729,9 +785,9 @@ struct Trickle {
 
 impl Body for Trickle {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.left == 0 {
             return Poll::Ready(None);
         }

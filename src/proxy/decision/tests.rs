@@ -8,7 +8,7 @@ use super::*;
 use crate::balance::tests::snapshots::{Snapshots, hash_by_ip, number};
 use crate::filter::{Question, Told};
 use crate::live;
-use crate::model::filter::{Filter, HeaderEdits, IpAccess, Place, StateKey};
+use crate::model::filter::{Filter, FilterList, HeaderEdits, IpAccess, StateKey};
 use crate::model::ids::ListenerId;
 use crate::model::ids::ObjectName;
 use crate::model::matching::{Candidate, PathMatch, Router};
@@ -53,7 +53,7 @@ impl Bed {
             resets: Rc::default(),
         };
         let head = CheckedHead { host: None, path: None, websocket: false, upgrade: None, expect_continue: false };
-        let deadlines = Deadlines::new(&Timeouts::default(), Duration::ZERO, Instant::now());
+        let deadlines = ExchangeDeadlines::new(&Timeouts::default(), Duration::ZERO, Instant::now());
         let parts = request.into_parts().0;
         Decision::new(Rc::clone(&self.live), Rc::new(downstream), head, parts, Some(0), &[], deadlines)
     }
@@ -144,7 +144,8 @@ fn filters_that_wait_go_on_where_they_asked() {
     };
     let mut snapshot = snapshot(Algorithm::RoundRobin, &[1], vec![edit("x-a"), Filter::Wait(0), edit("x-b")]);
     snapshot.rules[0].backend_refs[0].filters = vec![Filter::Wait(1), edit("x-c")].into();
-    let key = |position| StateKey { route: ObjectName::new("ns", "r"), place: Place::Route, filter: "Wait", position };
+    let key =
+        |position| StateKey { route: ObjectName::new("ns", "r"), place: FilterList::Route, filter: "Wait", position };
     snapshot.filter_states = vec![key(0), key(1)];
     let bed = Bed::new(snapshot);
     let mut decision = bed.decision(get("/p"));

@@ -26,7 +26,7 @@ async fn pair() -> (TcpStream, TcpStream) {
 }
 
 impl Bed {
-    async fn start(limits: Limits, from_client: &'static [u8], from_endpoint: &'static [u8]) -> Self {
+    async fn start(limits: TunnelLimits, from_client: &'static [u8], from_endpoint: &'static [u8]) -> Self {
         let (client, inner_client) = pair().await;
         let (endpoint, inner_endpoint) = pair().await;
         let sockets = Arc::new(Sockets::default());
@@ -61,8 +61,8 @@ impl Bed {
     }
 }
 
-fn limits() -> Limits {
-    Limits { close_code: 1012, mask: [1, 2, 3, 4], ..Limits::default() }
+fn limits() -> TunnelLimits {
+    TunnelLimits { close_code: 1012, mask: [1, 2, 3, 4], ..TunnelLimits::default() }
 }
 
 async fn expect(stream: &mut TcpStream, expected: &[u8]) {
@@ -176,7 +176,7 @@ fn drain_puts_close_frames_between_frames_and_never_inside_one() {
         assert_eq!(rest(&mut bed.client).await, expected);
         drop(bed.client);
         drop(bed.endpoint);
-        assert_eq!(bed.end.await.unwrap(), End::Closed(Reason::Drain));
+        assert_eq!(bed.end.await.unwrap(), End::Closed(CloseCause::Drain));
     });
 }
 
@@ -188,7 +188,7 @@ fn an_operator_closes_one_socket() {
         assert_eq!(rest(&mut bed.client).await, close_frame(1012, None));
         drop(bed.client);
         drop(bed.endpoint);
-        assert_eq!(bed.end.await.unwrap(), End::Closed(Reason::Admin));
+        assert_eq!(bed.end.await.unwrap(), End::Closed(CloseCause::Admin));
     });
 }
 
@@ -196,7 +196,7 @@ fn an_operator_closes_one_socket() {
 fn idle_and_lifetime_limits_end_it() {
     let short = Some(Duration::from_secs(80));
     paused(async move {
-        let mut bed = Bed::start(Limits { idle: short, ..limits() }, b"", b"").await;
+        let mut bed = Bed::start(TunnelLimits { idle: short, ..limits() }, b"", b"").await;
         let started = Instant::now();
         for _ in 0..10 {
             bed.client.write_all(b"\x81\x00").await.unwrap();
@@ -207,12 +207,12 @@ fn idle_and_lifetime_limits_end_it() {
         assert_eq!(rest(&mut bed.client).await, close_frame(1012, None));
         drop(bed.client);
         drop(bed.endpoint);
-        assert_eq!(bed.end.await.unwrap(), End::Closed(Reason::TunnelIdle));
-        let bed = Bed::start(Limits { lifetime: short, ..limits() }, b"", b"").await;
+        assert_eq!(bed.end.await.unwrap(), End::Closed(CloseCause::Idle));
+        let bed = Bed::start(TunnelLimits { lifetime: short, ..limits() }, b"", b"").await;
         drop(bed.client);
         drop(bed.endpoint);
         assert_eq!(bed.end.await.unwrap(), End::Finished);
-        let mut bed = Bed::start(Limits { lifetime: short, ..limits() }, b"", b"").await;
+        let mut bed = Bed::start(TunnelLimits { lifetime: short, ..limits() }, b"", b"").await;
         assert_eq!(rest(&mut bed.client).await, close_frame(1012, None));
     });
 }
@@ -220,15 +220,15 @@ fn idle_and_lifetime_limits_end_it() {
 #[test]
 fn the_shorter_of_two_limits_holds() {
     let (short, long) = (Some(Duration::from_secs(80)), Some(Duration::from_secs(3600)));
-    for (limits, reason) in [
-        (Limits { idle: long, lifetime: short, ..limits() }, Reason::TunnelLifetime),
-        (Limits { idle: short, lifetime: long, ..limits() }, Reason::TunnelIdle),
+    for (limits, cause) in [
+        (TunnelLimits { idle: long, lifetime: short, ..limits() }, CloseCause::Lifetime),
+        (TunnelLimits { idle: short, lifetime: long, ..limits() }, CloseCause::Idle),
     ] {
         paused(async move {
             let mut bed = Bed::start(limits, b"", b"").await;
             assert_eq!(rest(&mut bed.client).await, close_frame(1012, None));
             drop((bed.client, bed.endpoint));
-            assert_eq!(bed.end.await.unwrap(), End::Closed(reason));
+            assert_eq!(bed.end.await.unwrap(), End::Closed(cause));
         });
     }
 }
@@ -285,6 +285,6 @@ fn a_half_closed_socket_is_ended_gently_too() {
         expected.extend(close_frame(1012, None));
         assert_eq!(rest(&mut bed.client).await, expected);
         drop(bed.endpoint);
-        assert_eq!(bed.end.await.unwrap(), End::Closed(Reason::Drain));
+        assert_eq!(bed.end.await.unwrap(), End::Closed(CloseCause::Drain));
     });
 }

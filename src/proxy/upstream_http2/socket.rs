@@ -142,7 +142,7 @@ fn strip_acks(frames: &mut Frames, data: &mut [u8]) -> usize {
 }
 
 /// A socket as hyper's io. Reads go through a buffer, since filling hyper's own needs `unsafe`.
-pub(super) struct Socket {
+pub(super) struct Http2Socket {
     stream: Stream,
     buffer: Box<[u8]>,
     traffic: Rc<Traffic>,
@@ -152,7 +152,7 @@ pub(super) struct Socket {
     ping: &'static [u8],
 }
 
-impl Socket {
+impl Http2Socket {
     pub(super) fn new(stream: Stream, traffic: Rc<Traffic>) -> Self {
         let buffer = vec![0; READ_BUFFER].into_boxed_slice();
         // The preface of RFC 9113 §3.4 goes before the first frame.
@@ -176,7 +176,7 @@ impl Socket {
     }
 }
 
-impl hyper::rt::Read for Socket {
+impl hyper::rt::Read for Http2Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -210,7 +210,7 @@ impl hyper::rt::Read for Socket {
     }
 }
 
-impl hyper::rt::Write for Socket {
+impl hyper::rt::Write for Http2Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         this.traffic.check()?;

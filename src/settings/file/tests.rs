@@ -1,7 +1,7 @@
 //! The file over the defaults, and everything that is refused.
 
 use super::*;
-use crate::settings::{Controller, Deadlines, Drain, Forwarding, Limits, MetricsSettings};
+use crate::settings::{Controller, Deadlines, DrainSettings, Forwarding, Limits, MetricsSettings};
 
 fn defaults() -> Settings {
     let listener = Listener {
@@ -18,7 +18,7 @@ fn defaults() -> Settings {
         forwarding: Forwarding::default(),
         metrics: MetricsSettings::default(),
         access_log: AccessLog::Stdout,
-        drain: Drain { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
+        drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
         controller: Controller::default(),
         admin: "[::]:9090".parse().expect("an address"),
         debug_allow: Vec::new(),
@@ -127,7 +127,7 @@ workers: 3
         forwarding: Forwarding { retry_non_idempotent_on_idle_close: true, merge_slashes: false, reason_header: true },
         metrics: MetricsSettings { max_series: 18 },
         access_log: AccessLog::Off,
-        drain: Drain { delay: seconds(7), timeout: seconds(8) },
+        drain: DrainSettings { delay: seconds(7), timeout: seconds(8) },
         controller: Controller { controller_name: "example.com/a".to_owned(), gateway_class_name: "blue".to_owned() },
         admin: "127.0.0.1:9".parse().expect("an address"),
         debug_allow: vec![network("::1/128")],

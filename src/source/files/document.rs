@@ -6,7 +6,7 @@ use super::yaml::{self, Format, Places, SyntaxError};
 use crate::kinds::{ObjectRef, Violation};
 
 /// Line and column in the document, from 1.
-pub type Place = (u32, u32);
+pub type LineColumn = (u32, u32);
 
 /// Something wrong with an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,16 +14,16 @@ pub struct Fault {
     /// Path, found and expected; the path begins at the object's root.
     pub violation: Violation,
     /// Where in the document.
-    pub place: Place,
+    pub place: LineColumn,
 }
 
 /// One object of a document, good or not.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct DocumentObject {
     /// Who it is; `None` when it does not say, or is of a kind that is not read.
     pub object: Option<ObjectRef>,
     /// Where it begins in the document.
-    pub place: Place,
+    pub place: LineColumn,
     /// What it is, or all that is wrong with it.
     pub outcome: Result<Parsed, Vec<Fault>>,
 }
@@ -33,14 +33,14 @@ pub struct Entry {
 /// # Errors
 ///
 /// When it is not YAML or JSON.
-pub fn read(validator: &Validator, text: &str, format: Format) -> Result<Vec<Entry>, SyntaxError> {
+pub fn read(validator: &Validator, text: &str, format: Format) -> Result<Vec<DocumentObject>, SyntaxError> {
     let value = yaml::parse(text, format)?;
     let mut places = LazyPlaces { text, places: None };
     let items = match flatten(value) {
         Ok(items) => items,
         Err(violations) => {
             let faults = places.faults("", violations);
-            return Ok(vec![Entry { object: None, place: places.find(""), outcome: Err(faults) }]);
+            return Ok(vec![DocumentObject { object: None, place: places.find(""), outcome: Err(faults) }]);
         }
     };
     let mut entries = Vec::with_capacity(items.len());
@@ -52,13 +52,13 @@ pub fn read(validator: &Validator, text: &str, format: Format) -> Result<Vec<Ent
             Ok(parsed) => Ok(parsed),
             Err(violations) => Err(places.faults(&prefix, violations)),
         };
-        entries.push(Entry { object, place, outcome });
+        entries.push(DocumentObject { object, place, outcome });
     }
     Ok(entries)
 }
 
 /// The first line with content; the column is that of its first character. Cheaper than parsing again.
-fn first_line(text: &str) -> Place {
+fn first_line(text: &str) -> LineColumn {
     let mut number = 0;
     for line in text.lines() {
         number += 1;
@@ -79,7 +79,7 @@ struct LazyPlaces<'a> {
 }
 
 impl LazyPlaces<'_> {
-    fn find(&mut self, path: &str) -> Place {
+    fn find(&mut self, path: &str) -> LineColumn {
         let places = self.places.get_or_insert_with(|| Places::read(self.text));
         places.as_ref().map_or_else(|| first_line(self.text), |places| places.find(path))
     }

@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::admit::Validator;
 use super::admit::manifest::Parsed;
-use super::document::{self, Entry, Fault, Place};
+use super::document::{self, DocumentObject, Fault, LineColumn};
 use super::encoding::{NotText, decode, is_blank};
 use super::yaml::{self, Format, SyntaxError};
 use crate::compile::diagnostics::{Diagnostic, Severity};
@@ -83,7 +83,7 @@ enum Vanished {
 struct Document {
     hash: u128,
     line: u32,
-    entries: Arc<[Entry]>,
+    entries: Arc<[DocumentObject]>,
     /// Objects last read from this document; kept because its present text has no kind or name.
     held: Vec<ObjectRef>,
 }
@@ -219,7 +219,11 @@ impl State {
     }
 
     /// Documents by hash: those of the files that changed, or of all when there are many (files that were renamed).
-    fn known<'a>(&self, paths: impl Iterator<Item = &'a PathBuf>, count: usize) -> FxHashMap<u128, Arc<[Entry]>> {
+    fn known<'a>(
+        &self,
+        paths: impl Iterator<Item = &'a PathBuf>,
+        count: usize,
+    ) -> FxHashMap<u128, Arc<[DocumentObject]>> {
         let entry = |document: &Document| (document.hash, Arc::clone(&document.entries));
         if count > 1 {
             return self.files.values().flat_map(|file| &file.documents).map(entry).collect();
@@ -323,7 +327,7 @@ impl File {
 
 impl Document {
     /// A place in the document as a place in the file.
-    fn origin(&self, file: &Arc<PathBuf>, number: usize, (line, column): Place) -> Origin {
+    fn origin(&self, file: &Arc<PathBuf>, number: usize, (line, column): LineColumn) -> Origin {
         Origin {
             file: Arc::clone(file),
             document: u32::try_from(number).unwrap_or(u32::MAX),
@@ -375,7 +379,7 @@ fn directory_diagnostic(path: &Arc<PathBuf>, error: &str) -> Diagnostic {
 }
 
 /// Reads documents, each by itself; the results are in the order of the jobs.
-fn run(validator: &Validator, jobs: &[Job<'_>]) -> Vec<Result<Arc<[Entry]>, SyntaxError>> {
+fn run(validator: &Validator, jobs: &[Job<'_>]) -> Vec<Result<Arc<[DocumentObject]>, SyntaxError>> {
     let read = |validator: &Validator, job: &Job<'_>| document::read(validator, job.text, job.format).map(Arc::from);
     let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(jobs.len() / ALONE + 1);
     if workers == 1 {
@@ -474,7 +478,7 @@ impl<'a> Build<'a> {
         });
     }
 
-    fn entry(&mut self, entry: &'a Entry, origin: &dyn Fn(Place) -> Origin) {
+    fn entry(&mut self, entry: &'a DocumentObject, origin: &dyn Fn(LineColumn) -> Origin) {
         let here = origin(entry.place);
         if matches!(entry.outcome, Ok(Parsed::Foreign(_))) {
             return;
@@ -510,7 +514,13 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn faults(&mut self, object: Option<&ObjectRef>, faults: &[Fault], effect: &str, origin: &dyn Fn(Place) -> Origin) {
+    fn faults(
+        &mut self,
+        object: Option<&ObjectRef>,
+        faults: &[Fault],
+        effect: &str,
+        origin: &dyn Fn(LineColumn) -> Origin,
+    ) {
         for Fault { violation, place } in faults {
             self.diagnostics.push(Diagnostic {
                 object: object.cloned(),

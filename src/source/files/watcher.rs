@@ -152,13 +152,13 @@ impl Signature {
 }
 
 /// A name of the directory; the signature is `None` for what cannot be looked at.
-struct Found {
+struct FileState {
     signature: Option<Signature>,
     modified: Option<SystemTime>,
 }
 
 /// All manifests of a directory, symbolic links followed; subfolders and dangling links are left out.
-fn scan(dir: &Path) -> io::Result<HashMap<OsString, Found>> {
+fn scan(dir: &Path) -> io::Result<HashMap<OsString, FileState>> {
     let mut found = HashMap::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -170,10 +170,10 @@ fn scan(dir: &Path) -> io::Result<HashMap<OsString, Found>> {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(metadata) => {
                 let signature = Some(Signature::of(&metadata));
-                found.insert(name, Found { signature, modified: metadata.modified().ok() });
+                found.insert(name, FileState { signature, modified: metadata.modified().ok() });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(_) => drop(found.insert(name, Found { signature: None, modified: None })),
+            Err(_) => drop(found.insert(name, FileState { signature: None, modified: None })),
         }
     }
     Ok(found)
@@ -435,7 +435,7 @@ impl Shell {
     }
 
     /// Makes every name that differs from what was read last a pending one.
-    fn differences(&mut self, found: HashMap<OsString, Found>, complete: bool, now: Instant) {
+    fn differences(&mut self, found: HashMap<OsString, FileState>, complete: bool, now: Instant) {
         let ready = Pending { first: now.checked_sub(DEBOUNCE).unwrap_or(now), last: now, closed: true };
         for (name, found) in &found {
             let same = self.seen.get(name).is_some_and(|seen| seen.is_some() && *seen == found.signature);

@@ -71,7 +71,7 @@ impl Bed {
     }
 
     fn republish(&mut self) {
-        let statuses = compile(&self.inputs, 1).statuses.into();
+        let statuses = compile(&self.inputs).statuses.into();
         self.book.publish(Published { inputs: Arc::new(self.inputs.clone()), statuses });
     }
 

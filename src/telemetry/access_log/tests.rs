@@ -2,8 +2,8 @@ use std::sync::mpsc;
 
 use super::*;
 
-fn entry(path: &str) -> Entry {
-    Entry {
+fn entry(path: &str) -> AccessLogEntry {
+    AccessLogEntry {
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
         client: "192.0.2.7".parse().unwrap(),
         peer: "192.0.2.7:4000".parse().unwrap(),
@@ -35,7 +35,7 @@ fn metrics() -> Arc<Metrics> {
     Metrics::new(super::super::metrics::MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 10 })
 }
 
-fn line(entry: &Entry) -> String {
+fn line(entry: &AccessLogEntry) -> String {
     let mut out = Vec::new();
     write_line(&mut out, entry);
     String::from_utf8(out).unwrap()
@@ -95,7 +95,7 @@ fn queries_are_not_logged() {
 fn a_file_is_appended_to_and_reopened() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
-    let (handle, writer) = start(Output::File(path.clone()), metrics()).unwrap();
+    let (handle, writer) = start(AccessLogOutput::File(path.clone()), metrics()).unwrap();
     let sender = handle.sender();
     sender.push(entry("/first"));
     sender.flush();

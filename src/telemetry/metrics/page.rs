@@ -3,7 +3,7 @@
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
-use crate::telemetry::{Kind, METRICS};
+use crate::telemetry::{METRICS, MetricKind};
 
 /// Samples of one scrape, in the order of [`METRICS`].
 #[derive(Debug)]
@@ -21,13 +21,13 @@ impl Page {
     /// Adds a counter's or gauge's value; `labels` are the values of the row's labels, in its order.
     pub(super) fn add(&mut self, name: &'static str, labels: &[&str], value: f64) {
         self.push(name, labels, |metric, kind| match kind {
-            Kind::Counter => {
+            MetricKind::Counter => {
                 let mut counter = Counter::default();
                 counter.set_value(value);
                 metric.set_counter(counter);
             }
-            Kind::Gauge | Kind::Histogram => {
-                debug_assert!(kind == Kind::Gauge, "{name} is a histogram");
+            MetricKind::Gauge | MetricKind::Histogram => {
+                debug_assert!(kind == MetricKind::Gauge, "{name} is a histogram");
                 let mut gauge = Gauge::default();
                 gauge.set_value(value);
                 metric.set_gauge(gauge);
@@ -58,12 +58,12 @@ impl Page {
         histogram.set_sample_count(counts.iter().sum());
         histogram.set_sample_sum(sum);
         self.push(name, labels, |metric, kind| {
-            debug_assert!(kind == Kind::Histogram, "{name} is not a histogram");
+            debug_assert!(kind == MetricKind::Histogram, "{name} is not a histogram");
             metric.set_histogram(histogram);
         });
     }
 
-    fn push(&mut self, name: &'static str, labels: &[&str], set: impl FnOnce(&mut Metric, Kind)) {
+    fn push(&mut self, name: &'static str, labels: &[&str], set: impl FnOnce(&mut Metric, MetricKind)) {
         let Some((row, samples)) = METRICS.iter().zip(&mut self.samples).find(|(row, _)| row.name == name) else {
             debug_assert!(false, "{name} is missing in the table");
             return;
@@ -91,9 +91,9 @@ impl Page {
                 family.set_name(row.name.to_owned());
                 family.set_help(row.help.to_owned());
                 family.set_field_type(match row.kind {
-                    Kind::Counter => MetricType::COUNTER,
-                    Kind::Gauge => MetricType::GAUGE,
-                    Kind::Histogram => MetricType::HISTOGRAM,
+                    MetricKind::Counter => MetricType::COUNTER,
+                    MetricKind::Gauge => MetricType::GAUGE,
+                    MetricKind::Histogram => MetricType::HISTOGRAM,
                 });
                 family.set_metric(samples);
                 family

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::reason::Reason;
-use crate::telemetry::{Kind, LABELS, METRICS};
+use crate::telemetry::{LABELS, METRICS, MetricKind};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -82,10 +82,10 @@ fn the_page_has_exactly_the_names_of_the_table() {
         let row = METRICS
             .iter()
             .find(|row| match row.kind {
-                Kind::Histogram => {
+                MetricKind::Histogram => {
                     name.strip_prefix(row.name).is_some_and(|end| ["_bucket", "_sum", "_count"].contains(&end))
                 }
-                Kind::Counter | Kind::Gauge => name == row.name,
+                MetricKind::Counter | MetricKind::Gauge => name == row.name,
             })
             .unwrap_or_else(|| panic!("{sample} is not in the table"));
         let found: BTreeSet<&str> =
