@@ -26,7 +26,7 @@ pub struct Kubernetes {
 #[derive(Debug, thiserror::Error)]
 pub enum KubernetesError {
     /// The kubeconfig cannot be read or used.
-    #[error("the kubeconfig {path} cannot be used: {error}", path = path.display())]
+    #[error("the kubeconfig {path} cannot be used: {error}", path = path.display(), error = first_line(error))]
     Kubeconfig {
         /// The file.
         path: PathBuf,
@@ -35,12 +35,18 @@ pub enum KubernetesError {
     },
     /// There is neither a kubeconfig nor a service account.
     #[error(
-        "no Kubernetes API server is known: expected --kubeconfig, KUBECONFIG or the service account of a pod: {0}"
+        "no Kubernetes API server is known: expected --kubeconfig, KUBECONFIG or the service account of a pod: {error}",
+        error = first_line(_0)
     )]
     Unknown(#[from] kube::config::InferConfigError),
     /// The credentials or the address cannot be used.
     #[error("the Kubernetes client cannot be set up: {0}")]
     Client(#[from] kube::Error),
+}
+
+/// What an error says, without the excerpt of the file that follows in further lines.
+fn first_line(error: &dyn std::error::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 impl Kubernetes {

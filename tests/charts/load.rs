@@ -1,4 +1,4 @@
-//! Constant load on an address: clients that come anew for each request, and clients that keep their connection.
+//! Requests, and constant load on an address: clients that come anew for each request, and clients that keep their connection.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -32,7 +32,12 @@ pub struct Answer {
 impl Request {
     /// Asks once, with a connection of its own.
     pub fn send(&self) -> io::Result<Answer> {
-        self.exchange(&mut self.connect()?, "close")
+        self.send_to("/")
+    }
+
+    /// Asks once for a path, with a connection of its own.
+    pub fn send_to(&self, path: &str) -> io::Result<Answer> {
+        self.exchange(&mut self.connect()?, path, "close")
     }
 
     fn connect(&self) -> io::Result<BufReader<TcpStream>> {
@@ -41,8 +46,8 @@ impl Request {
         Ok(BufReader::new(stream))
     }
 
-    fn exchange(&self, stream: &mut BufReader<TcpStream>, connection: &str) -> io::Result<Answer> {
-        let head = format!("GET / HTTP/1.1\r\nhost: {}\r\nconnection: {connection}\r\n\r\n", self.host);
+    fn exchange(&self, stream: &mut BufReader<TcpStream>, path: &str, connection: &str) -> io::Result<Answer> {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: {connection}\r\n\r\n", self.host);
         stream.get_mut().write_all(head.as_bytes())?;
         let broken = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         let mut line = String::new();
@@ -107,7 +112,7 @@ fn run(request: &Request, keeps: bool, stop: &AtomicBool, failures: &Mutex<Vec<S
     while !stop.load(Ordering::Relaxed) {
         let is_new = kept.is_none();
         let exchanged = kept.take().map_or_else(|| request.connect(), Ok).and_then(|mut stream| {
-            let answer = request.exchange(&mut stream, if keeps { "keep-alive" } else { "close" })?;
+            let answer = request.exchange(&mut stream, "/", if keeps { "keep-alive" } else { "close" })?;
             if keeps && !answer.closes {
                 kept = Some(stream);
             }

@@ -6,11 +6,13 @@
 
 #[path = "../support/cluster.rs"]
 mod cluster;
+mod gateway;
 mod install;
 mod load;
 mod monitoring;
 mod prometheus;
 mod rbac;
+mod rules;
 mod values;
 
 use std::fs;
