@@ -133,7 +133,7 @@ impl EndpointState {
         self.effective_weight.load(Ordering::Relaxed)
     }
 
-    /// Raises the effective weight by one, as every pick of a smooth weighted round robin does for each candidate.
+    /// Raises the effective weight by one, as every pick that weighs endpoints does for each candidate.
     pub(super) fn recover(&self) {
         let weight = self.effective_weight.load(Ordering::Relaxed);
         if weight < ENDPOINT_WEIGHT {
@@ -142,7 +142,7 @@ impl EndpointState {
         }
     }
 
-    /// Takes a latency (request sent to response head) into the peak-sensitive average: a higher one replaces it, a
+    /// Takes a latency (request sent to response head, or how long was waited for one in vain) into the peak-sensitive average: a higher one replaces it, a
     /// lower one draws it down with the time constant [`EWMA_DECAY`].
     pub fn observe_latency(&self, latency: Duration, now: Duration) {
         let tick = tick(now);

@@ -1,4 +1,8 @@
 //! `LeastRequest`: the less loaded of two random endpoints (Mitzenmacher, "The Power of Two Choices", 2001).
+//!
+//! The load of an endpoint is its requests in flight and the one to come, divided by its effective weight, as in nginx's
+//! `least_conn`. Failures lower that weight and picks raise it again: an endpoint that accepts and never answers has
+//! nothing in flight whenever a client that sends one request after the other picks, and would get every other one.
 
 use std::sync::Arc;
 
@@ -6,7 +10,7 @@ use super::backend_endpoints::BackendEndpoints;
 use super::endpoint_state::EndpointState;
 use super::random::nth_allowed;
 
-/// Takes the one with fewer requests in flight of two distinct random endpoints.
+/// Takes the one with the lower load of two distinct random endpoints.
 #[derive(Debug)]
 pub(super) struct LeastRequest {
     pub(super) backend: Arc<BackendEndpoints>,
@@ -16,8 +20,22 @@ impl LeastRequest {
     pub(super) fn pick(&self, allowed: impl Fn(&Arc<EndpointState>) -> bool, rng: &mut fastrand::Rng) -> Option<usize> {
         let endpoints = &self.backend.endpoints;
         let (one, other) = two_choices(endpoints, allowed, rng)?;
-        Some(if endpoints[other].in_flight() < endpoints[one].in_flight() { other } else { one })
+        let lighter = if is_lighter(&endpoints[other], &endpoints[one]) { other } else { one };
+        endpoints[one].recover();
+        if one != other {
+            endpoints[other].recover();
+        }
+        Some(lighter)
     }
+}
+
+/// Tells whether the first has the lower load.
+fn is_lighter(first: &EndpointState, second: &EndpointState) -> bool {
+    let parts =
+        |endpoint: &EndpointState| (u64::from(endpoint.in_flight()) + 1, u64::from(endpoint.effective_weight().max(1)));
+    let ((first, of_first), (second, of_second)) = (parts(first), parts(second));
+    // Both quotients, multiplied by both weights.
+    first * of_second < second * of_first
 }
 
 /// Two random indices of allowed endpoints, different when there are two; `None` when there is none.

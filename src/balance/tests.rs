@@ -258,6 +258,27 @@ fn least_request_takes_the_less_loaded_of_two() {
 }
 
 #[test]
+fn least_request_weighs_failures_until_picks_have_forgotten_them() {
+    let mut bed = Bed::new(&one_backend(Algorithm::LeastRequest, 2));
+    bed.endpoint(0).failed(NOW);
+    // Both are looked at with each pick, so 33 of them raise 67 to 100 again.
+    assert_eq!(bed.counts(33), BTreeMap::from([(1, 33)]));
+    assert_eq!(bed.endpoint(0).effective_weight(), 100);
+    let counts = bed.counts(4_000);
+    assert!(chi_square(&counts, &[(0, 1.0), (1, 1.0)]) < 10.8, "{counts:?}");
+    // With a third of the weight, one to come is as much as three: (0 + 1) / 34 against (1 + 1) / 100.
+    (0..2).for_each(|_| bed.endpoint(0).failed(NOW));
+    let busy = bed.endpoint(1);
+    let _in_flight = busy.begin();
+    assert_eq!(bed.counts(1), BTreeMap::from([(1, 1)]));
+    let _more = [busy.begin(), busy.begin()];
+    assert_eq!(bed.counts(1), BTreeMap::from([(0, 1)]), "(0 + 1) / 35 against (3 + 1) / 100");
+    // One that has failed for long is taken when the others have a hundred times as much to do.
+    (0..5).for_each(|_| bed.endpoint(0).failed(NOW));
+    assert_eq!(bed.counts(1), BTreeMap::from([(1, 1)]));
+}
+
+#[test]
 fn least_request_shares_equal_load_evenly() {
     let mut bed = Bed::new(&one_backend(Algorithm::LeastRequest, 3));
     let counts = bed.counts(9_000);

@@ -151,6 +151,30 @@ impl ProxyError {
         }
     }
 
+    /// The endpoint let a deadline pass.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::ConnectTimeout | Self::ResponseHead | Self::BackendRequest | Self::Request | Self::ExchangeIdle => {
+                true
+            }
+            Self::Connect(_)
+            | Self::Reset(_)
+            | Self::BadResponse(_)
+            | Self::Handshake
+            | Self::NoHost
+            | Self::NoPath
+            | Self::NoBackend
+            | Self::NoEndpoints
+            | Self::MissingKey
+            | Self::Loop
+            | Self::MaxConnections
+            | Self::RequestBody { .. }
+            | Self::Unsendable(_)
+            | Self::Panic => false,
+        }
+    }
+
     /// The endpoint failed before a response head, which its live numbers should know.
     #[must_use]
     pub fn is_endpoint_failure(&self) -> bool {

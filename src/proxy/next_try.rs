@@ -26,6 +26,11 @@ impl Exchange {
         if verdict != Verdict::FreshConnection && error.is_endpoint_failure() && !error.is_local() {
             let since_epoch = self.account.worker.since_epoch(now);
             picked.endpoint.failed(since_epoch);
+            if error.is_timeout() {
+                // It would have taken at least as long to answer.
+                let waited = now.saturating_duration_since(self.decision.deadlines.try_began);
+                picked.endpoint.observe_latency(waited, since_epoch);
+            }
             if matches!(error, ProxyError::Connect(_) | ProxyError::ConnectTimeout) {
                 picked.endpoint.refused(since_epoch);
             }
