@@ -120,6 +120,7 @@ impl<'a> Union<'a, '_> {
             let Some(ip) = self.usable(subject, place, &endpoint.address) else { continue };
             self.add(ip, endpoint, endpoint.class, &object.ports, service_port);
         }
+        self.check_ports(subject, "ports", &object.ports, service_port);
     }
 
     fn add_legacy(
@@ -139,6 +140,7 @@ impl<'a> Union<'a, '_> {
                     self.add(ip, endpoint, class, &subset.ports, service_port);
                 }
             }
+            self.check_ports(subject, &format!("subsets[{index}].ports"), &subset.ports, service_port);
         }
     }
 
@@ -185,6 +187,22 @@ impl<'a> Union<'a, '_> {
             let Some(number) = port_number(port.number.unwrap_or(service_port.target)) else { continue };
             let key = (SocketAddr::new(ip, number), endpoint.uid.as_ref());
             self.found.push((key, SliceEndpoint { class, pod: endpoint.pod.as_ref() }));
+        }
+    }
+
+    /// Warns of ports of the Service that no endpoint can have.
+    fn check_ports(
+        &mut self,
+        subject: (&'static str, &ObjectName, Option<&Origin>),
+        path: &str,
+        ports: &[EndpointPort],
+        service_port: &ServicePort,
+    ) {
+        for (index, port) in ports.iter().enumerate().filter(|(_, port)| port.name == service_port.name) {
+            if let Some(number) = port.number.filter(|number| port_number(*number).is_none()) {
+                let place = format!("{path}[{index}].port");
+                self.warn(subject, place, number.to_string(), "1 to 65535", "its endpoints are left out at this port");
+            }
         }
     }
 
