@@ -215,7 +215,7 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
             let access_log = access_log.as_ref().map(|(handle, _)| handle);
             let followed = runtime.block_on(async {
                 tokio::select! {
-                    followed = cluster::follow(options, &settings) => followed,
+                    followed = cluster::follow(options, &settings, &metrics) => followed,
                     () = signals.stop(access_log, || false) => bail!("stopped before everything was listed"),
                 }
             })?;

@@ -56,6 +56,7 @@ fn control(command: &ControllerCommand) -> Result<()> {
         watch: cluster::Options {
             namespaces: command.watch_namespaces.clone(),
             legacy_endpoints: command.watch_legacy_endpoints,
+            ..cluster::Options::default()
         },
         lease: (!command.no_status).then(|| app::LeaseOptions {
             name: command.lease_name.clone(),

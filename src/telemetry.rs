@@ -29,6 +29,11 @@
 //! | `tidegate_config_last_ok_timestamp_seconds` | gauge |  | When the whole configuration was last active without an error, 0 for never. |
 //! | `tidegate_config_diagnostics` | gauge | `severity` | Diagnostics of the active configuration. |
 //! | `tidegate_config_objects` | gauge | `kind` | Active routes, rules, backends and usable endpoints. |
+//! | `tidegate_watch_available` | gauge | `kind` | Whether the API server serves the kind and lets it be read: 1 or 0. |
+//! | `tidegate_watch_age_seconds` | gauge | `kind` | Time since the API server last said something about the kind; the state may be that old. |
+//! | `tidegate_watch_restarts_total` | counter | `kind` `cause` | Times a watch did not simply go on, by what was the matter. |
+//! | `tidegate_watch_objects` | gauge | `kind` | Objects of the kind that are known. |
+//! | `tidegate_watch_removals_held` | gauge | `kind` | Objects that a list no longer has, and that stay for now because so many were gone at once. |
 //! | `tidegate_metrics_series_folded` | gauge |  | Series of rules and routes that are counted under _folded or _overflow because of the limit. |
 //! | `tidegate_access_log_dropped_total` | counter |  | Access-log lines that were dropped because the log was written too slowly. |
 //! | `tidegate_status_writes_total` | counter | `result` | Statuses of routes that this replica wrote or tried to. |
@@ -50,7 +55,8 @@
 //! | `result` | `ok` `refused` `timeout` `error` |
 //! | `where` | `request` `connection` `control` |
 //! | `severity` | `error` `warning` |
-//! | `kind` | `route` `rule` `backend` `endpoint` |
+//! | `kind` | `route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` |
+//! | `cause` | `expired` `disordered` `forbidden` `not_served` `throttled` `refused` `silent` `broken` (failures), `relist` (it was time) |
 //! | `reason` | a reason, as in the access log |
 //! | `version` | the program's version |
 //! | `le` | `0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections |
@@ -223,6 +229,31 @@ pub const METRICS: &[Metric] = &[
     metric("tidegate_config_diagnostics", Gauge, &["severity"], "Diagnostics of the active configuration."),
     metric("tidegate_config_objects", Gauge, &["kind"], "Active routes, rules, backends and usable endpoints."),
     metric(
+        "tidegate_watch_available",
+        Gauge,
+        &["kind"],
+        "Whether the API server serves the kind and lets it be read: 1 or 0.",
+    ),
+    metric(
+        "tidegate_watch_age_seconds",
+        Gauge,
+        &["kind"],
+        "Time since the API server last said something about the kind; the state may be that old.",
+    ),
+    metric(
+        "tidegate_watch_restarts_total",
+        Counter,
+        &["kind", "cause"],
+        "Times a watch did not simply go on, by what was the matter.",
+    ),
+    metric("tidegate_watch_objects", Gauge, &["kind"], "Objects of the kind that are known."),
+    metric(
+        "tidegate_watch_removals_held",
+        Gauge,
+        &["kind"],
+        "Objects that a list no longer has, and that stay for now because so many were gone at once.",
+    ),
+    metric(
         "tidegate_metrics_series_folded",
         Gauge,
         &[],
@@ -272,7 +303,14 @@ pub const LABELS: &[(&str, &str)] = &[
     ("result", "`ok` `refused` `timeout` `error`"),
     ("where", "`request` `connection` `control`"),
     ("severity", "`error` `warning`"),
-    ("kind", "`route` `rule` `backend` `endpoint`"),
+    (
+        "kind",
+        "`route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant`",
+    ),
+    (
+        "cause",
+        "`expired` `disordered` `forbidden` `not_served` `throttled` `refused` `silent` `broken` (failures), `relist` (it was time)",
+    ),
     ("reason", "a reason, as in the access log"),
     ("version", "the program's version"),
     (
@@ -346,7 +384,7 @@ pub fn table() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::{ConnectResult, Direction, Side, SocketEnd, StatusWrite, Where};
+    use crate::telemetry::metrics::{ConnectResult, Direction, Restart, Side, SocketEnd, StatusWrite, Where};
 
     #[test]
     fn the_docs_have_the_tables() {
@@ -385,6 +423,7 @@ mod tests {
         assert_eq!(listed("result"), StatusWrite::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("direction"), Direction::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("end"), SocketEnd::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("cause"), Restart::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("where"), Where::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
     }
 }

@@ -3,6 +3,8 @@
 //! `tests/cluster.sh` builds the control plane and runs this; without one every test says so and skips.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/api_contract.rs"]
+mod api_contract;
 #[path = "support/cluster.rs"]
 mod cluster;
 
@@ -410,6 +412,15 @@ fn the_controller_follows_the_cluster() {
     namespace.kubectl(&["delete", "gatewayroute", "web"]);
     controller.wait_for(&host("b"), "404");
     cluster.kubectl(&["delete", "clusterrole,clusterrolebinding", &role]);
+}
+
+/// What tests with a simulated API server take for granted is true of this one.
+#[test]
+fn a_real_api_server_keeps_the_contract_of_the_simulator() {
+    let Some(cluster) = Cluster::shared() else { return };
+    let namespace = cluster.namespace("contract");
+    let proxy = cluster.proxy();
+    api_contract::run(proxy.port, &namespace.name);
 }
 
 const GATEWAY: &str = r#"

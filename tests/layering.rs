@@ -28,7 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("kubernetes", &[]),
     ("kinds", &["api", "model"]),
     ("compile", &["api", "model", "kinds", "fields", "text"]),
-    ("source", &["api", "model", "kinds", "compile"]),
+    ("source", &["api", "model", "kinds", "compile", "telemetry"]),
     ("status", &["api", "model", "kinds", "compile", "source", "telemetry"]),
     ("balance", &["model"]),
     ("filter", &["model"]),

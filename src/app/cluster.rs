@@ -29,7 +29,7 @@ pub(super) struct Followed {
 }
 
 /// Follows an API server. Returns once every kind that is needed was listed.
-pub(super) async fn follow(options: &ControllerOptions, settings: &Settings) -> Result<Followed> {
+pub(super) async fn follow(options: &ControllerOptions, settings: &Settings, metrics: &Metrics) -> Result<Followed> {
     let kubernetes = Kubernetes::new(options.kubeconfig.as_deref()).await?;
     let client = kubernetes.client()?;
     let (mut published, mut status, mut sightings) = (None, None, None);
@@ -43,7 +43,7 @@ pub(super) async fn follow(options: &ControllerOptions, settings: &Settings) -> 
         let client = kubernetes.client()?;
         status = Some(StatusParts { client, options, ears: Ears { sightings: seen, published: listen } });
     }
-    let updates = cluster::start(&client, &options.watch, base(settings), sightings.as_ref()).await?;
+    let updates = cluster::start(&client, &options.watch, base(settings), sightings.as_ref(), metrics).await?;
     Ok(Followed { updates, published, status })
 }
 

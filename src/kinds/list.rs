@@ -37,12 +37,12 @@ macro_rules! kinds {
         }
 
         /// An object of any kind, shared by every version of the configuration that has it.
-        #[derive(Clone, Debug)]
+        #[derive(Clone, Debug, PartialEq)]
         pub enum Object {
             $($(#[doc = $doc])+ $variant(Arc<$held>),)+
         }
 
-        /// Objects of all kinds by name. Cheap to clone as far as it is small: objects are shared.
+        /// Objects of all kinds by name. Cheap to clone: maps and objects are shared.
         #[derive(Clone, Debug, Default)]
         pub struct Objects {
             $($(#[doc = $doc])+ pub $map: Map<$held>,)+

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -51,4 +52,57 @@ impl<T> Clone for Sourced<T> {
 }
 
 /// Objects of one kind by name; the namespace of cluster-scoped ones is empty.
-pub type Map<T> = BTreeMap<ObjectName, Sourced<T>>;
+///
+/// Versions of the configuration share a map until one of them changes it: that one then has a copy of its own, so that
+/// a change costs what the map of its kind costs, and a clone costs nothing.
+#[derive(Debug)]
+pub struct Map<T>(Arc<BTreeMap<ObjectName, Sourced<T>>>);
+
+impl<T> Clone for Map<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Default for Map<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T> Deref for Map<T> {
+    type Target = BTreeMap<ObjectName, Sourced<T>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Map<T> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl<'a, T> IntoIterator for &'a Map<T> {
+    type Item = (&'a ObjectName, &'a Sourced<T>);
+    type IntoIter = std::collections::btree_map::Iter<'a, ObjectName, Sourced<T>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
+impl<T> FromIterator<(ObjectName, Sourced<T>)> for Map<T> {
+    fn from_iter<I: IntoIterator<Item = (ObjectName, Sourced<T>)>>(objects: I) -> Self {
+        Self(Arc::new(objects.into_iter().collect()))
+    }
+}
+
+impl<T> Map<T> {
+    /// Whether both are the same map, without a look at what it holds.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}

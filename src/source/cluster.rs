@@ -14,7 +14,10 @@ use tokio::sync::{mpsc, watch};
 use crate::compile::inputs::Inputs;
 use crate::kinds::KindId;
 use crate::source::update::Update;
+use crate::telemetry::metrics::Metrics;
 
+mod ask;
+mod failure;
 mod follow;
 mod index;
 mod object;
@@ -22,7 +25,9 @@ mod witness;
 
 pub use witness::Sightings;
 
-use follow::Watch;
+pub use follow::Timing;
+
+use follow::{Follower, Teller, Watch};
 use index::Index;
 use witness::Witness;
 
@@ -36,6 +41,8 @@ pub struct Options {
     pub namespaces: Vec<String>,
     /// Watch core Endpoints too, for Services whose controllers write no EndpointSlices.
     pub legacy_endpoints: bool,
+    /// How long things take.
+    pub timing: Timing,
 }
 
 /// The tasks that follow the API server have ended.
@@ -54,14 +61,18 @@ pub async fn start(
     options: &Options,
     base: Inputs,
     sightings: Option<&Sightings>,
+    metrics: &Metrics,
 ) -> Result<watch::Receiver<Update>, Ended> {
     let watches = watches(options);
     let (sender, changes) = mpsc::channel(WAITING);
-    let index = Index::new(base, watches.iter().map(|watch| watch.kind));
-    for (number, watch) in watches.into_iter().enumerate() {
+    let cells: Vec<_> = watches.iter().map(|watch| metrics.watch(watch.kind.name())).collect();
+    let counted = watches.iter().map(|watch| watch.kind).zip(cells.iter().cloned());
+    let index = Index::new(base, counted, options.timing.removals_held);
+    for (number, (watch, cells)) in watches.into_iter().zip(cells).enumerate() {
         let of_routes = sightings.filter(|_| watch.kind == KindId::GatewayRoute);
         let witness = of_routes.map(|to| Witness::new(to.clone(), watch.namespace.as_deref()));
-        tokio::spawn(watch.follow(client.clone(), number, sender.clone(), witness));
+        let teller = Teller { number, changes: sender.clone(), witness };
+        tokio::spawn(Follower::new(watch, client.clone(), teller, cells, options.timing.clone()).run());
     }
     drop(sender);
     index.run(changes).await.ok_or(Ended)
@@ -91,7 +102,7 @@ mod tests {
         assert!(all.iter().all(|watch| watch.namespace.is_none() && watch.kind != KindId::Endpoints));
         assert_eq!(all.len(), KindId::ALL.len() - 1);
         let namespaces = ["b", "a", "b"].map(str::to_owned).to_vec();
-        let some = watches(&Options { namespaces, legacy_endpoints: true });
+        let some = watches(&Options { namespaces, legacy_endpoints: true, ..Options::default() });
         assert_eq!(some.len(), 2 * KindId::ALL.len());
         assert!(some.iter().all(|watch| watch.namespace.is_some()));
     }

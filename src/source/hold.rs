@@ -2,8 +2,9 @@
 //!
 //! Changes over several slices are not atomic: when an endpoint moves, its removal can arrive before its addition, and a
 //! pool that shrinks for that moment sends its requests elsewhere. So additions and moves into another class count at
-//! once; an endpoint that was ready and is gone, not seen to terminate, stays for up to [`WINDOW`]. A replay (`Init` to
-//! `InitDone`) replaces the set at its end only, and a watch that fails changes nothing.
+//! once; an endpoint that was ready and is gone, not seen to terminate, stays for up to [`WINDOW`]. A list that leaves a
+//! Service without any endpoint is believed much later still: API servers lose data more often than all pods vanish
+//! while nobody watches.
 //!
 //! A pure state machine: the clock is an argument (any steady one). It knows no watch and no Services: a Service that is
 //! deleted takes its backends away in the compiler, whatever is held here.
@@ -12,24 +13,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::kinds::Sourced;
 use crate::kinds::endpoint::{Address, Class, Endpoint};
 use crate::kinds::endpoint_slice::EndpointSlice;
+use crate::kinds::{Map, Sourced};
 use crate::model::ids::ObjectName;
 
 /// How long a bare disappearance is held: longer than the parts of one move are apart, too short to matter for a pod
 /// that is really gone (connects to it are refused and go elsewhere).
 pub const WINDOW: Duration = Duration::from_millis(250);
 
-/// What a watch says about slices.
+/// What happens to slices.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// A replay begins.
-    Init,
-    /// A slice of the replay.
-    InitApply(ObjectName, Arc<EndpointSlice>),
-    /// The replay is whole: slices that were not in it are gone.
-    InitDone,
     /// A slice is new or changed.
     Apply(ObjectName, Arc<EndpointSlice>),
     /// A slice is gone.
@@ -40,15 +35,15 @@ pub enum Change {
 #[derive(Debug)]
 pub struct Slices {
     window: Duration,
-    present: BTreeMap<ObjectName, Arc<EndpointSlice>>,
+    present: Map<EndpointSlice>,
     /// The names of the slices of each Service.
     of_service: BTreeMap<Service, BTreeSet<ObjectName>>,
-    replay: Option<BTreeMap<ObjectName, Arc<EndpointSlice>>>,
-    held: Vec<Held>,
+    /// What is held of each Service.
+    held: BTreeMap<Service, Vec<Held>>,
 }
 
 /// Namespace and name of a Service.
-type Service = (Arc<str>, Arc<str>);
+pub type Service = (Arc<str>, Arc<str>);
 
 /// First address and pod uid: what an endpoint is known by in all slices of its Service.
 type Identity = (Address, Option<Arc<str>>);
@@ -56,7 +51,6 @@ type Identity = (Address, Option<Arc<str>>);
 /// An endpoint that vanished.
 #[derive(Debug)]
 struct Held {
-    service: Service,
     identity: Identity,
     /// The last version of the slice that had it, and its position there.
     slice: (ObjectName, Arc<EndpointSlice>),
@@ -80,59 +74,94 @@ impl Slices {
     /// No slices; what vanishes is held for `window` ([`WINDOW`], or zero for sources that change in one step).
     #[must_use]
     pub fn new(window: Duration) -> Self {
-        Self { window, present: BTreeMap::new(), of_service: BTreeMap::new(), replay: None, held: Vec::new() }
+        Self { window, present: Map::default(), of_service: BTreeMap::new(), held: BTreeMap::new() }
     }
 
-    /// Takes a change at the time `now`. Returns whether [`slices`](Self::slices) may say something else now.
+    /// Takes a change at the time `now`. Returns whether [`slices`](Self::slices) says something else now.
     pub fn change(&mut self, change: Change, now: Duration) -> bool {
         match change {
-            Change::Init => {
-                self.replay = Some(BTreeMap::new());
-                false
-            }
-            Change::InitApply(name, slice) => {
-                self.replay.get_or_insert_default().insert(name, slice);
-                false
-            }
-            Change::InitDone => {
-                let new = self.replay.take().unwrap_or_default();
-                let gone: Vec<ObjectName> =
-                    self.present.keys().filter(|name| !new.contains_key(name)).cloned().collect();
-                new.into_iter().for_each(|(name, slice)| self.set(name, Some(slice), now));
-                gone.into_iter().for_each(|name| self.set(name, None, now));
-                true
-            }
             Change::Apply(name, slice) => {
-                self.set(name, Some(slice), now);
-                true
+                let is_new = self.get(&name) != Some(&slice);
+                if is_new {
+                    self.set(name, Some(slice), now);
+                }
+                is_new
             }
             Change::Delete(name) => {
-                self.set(name, None, now);
-                true
+                let is_known = self.present.contains_key(&name);
+                if is_known {
+                    self.set(name, None, now);
+                }
+                is_known
             }
         }
     }
 
+    /// Takes a whole list in the place of `names`: slices of these that are not in it are gone. Of a Service that loses
+    /// all its endpoints by that, those that were ready are held for `guard`, since a list that lacks so much is rather
+    /// wrong than true. Returns whether something changed, and how many Services are held so.
+    pub fn replace(
+        &mut self,
+        names: &BTreeSet<ObjectName>,
+        list: BTreeMap<ObjectName, Arc<EndpointSlice>>,
+        now: Duration,
+        guard: Duration,
+    ) -> (bool, usize) {
+        let gone = names.iter().filter(|name| !list.contains_key(*name)).cloned().map(Change::Delete);
+        let changes: Vec<Change> = gone.collect();
+        let mut lost = BTreeSet::new();
+        let mut is_changed = false;
+        for change in list.into_iter().map(|(name, slice)| Change::Apply(name, slice)).chain(changes) {
+            let (Change::Apply(name, _) | Change::Delete(name)) = &change;
+            let of = self.get(name).and_then(|slice| service(name, slice));
+            if self.change(change, now) {
+                is_changed = true;
+                lost.extend(of);
+            }
+        }
+        lost.retain(|service| self.held.contains_key(service) && self.identities_of(service).is_empty());
+        for service in &lost {
+            for held in self.held.get_mut(service).into_iter().flatten() {
+                held.until = held.until.max(now + guard);
+            }
+        }
+        (is_changed, lost.len())
+    }
+
+    /// The present version of a slice.
+    #[must_use]
+    pub fn get(&self, name: &ObjectName) -> Option<&Arc<EndpointSlice>> {
+        self.present.get(name).map(|slice| &slice.object)
+    }
+
     /// Lets go of what was held long enough. Returns whether there was something.
     pub fn expire(&mut self, now: Duration) -> bool {
-        let before = self.held.len();
-        self.held.retain(|held| held.until > now);
-        self.held.len() < before
+        let mut is_changed = false;
+        self.held.retain(|_, held| {
+            let before = held.len();
+            held.retain(|held| held.until > now);
+            is_changed |= held.len() < before;
+            !held.is_empty()
+        });
+        is_changed
     }
 
     /// When [`expire`](Self::expire) has something to do next; `None` while nothing is held.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Duration> {
-        self.held.iter().map(|held| held.until).min()
+        self.held.values().flatten().map(|held| held.until).min()
+    }
+
+    /// How many endpoints of each Service are held.
+    pub fn held(&self) -> impl Iterator<Item = (&Service, usize)> {
+        self.held.iter().map(|(service, held)| (service, held.len()))
     }
 
     /// All slices as the compiler takes them. What is held stands in slices of its own, under names that no object has.
     #[must_use]
-    pub fn slices(&self) -> BTreeMap<ObjectName, Sourced<EndpointSlice>> {
-        let sourced = |object| Sourced { object, origin: None };
-        let present = self.present.iter().map(|(name, slice)| (name.clone(), sourced(Arc::clone(slice))));
-        let mut slices: BTreeMap<_, _> = present.collect();
-        for (number, held) in self.held.iter().enumerate() {
+    pub fn slices(&self) -> Map<EndpointSlice> {
+        let mut slices = self.present.clone();
+        for (number, held) in self.held.values().flatten().enumerate() {
             let (name, from) = &held.slice;
             let slice = EndpointSlice {
                 service: from.service.clone(),
@@ -142,7 +171,7 @@ impl Slices {
             };
             // No name of an object has a tilde.
             let name = ObjectName::new(Arc::clone(&name.namespace), format!("{}~{number}", name.name));
-            slices.insert(name, sourced(Arc::new(slice)));
+            slices.insert(name, Sourced { object: Arc::new(slice), origin: None });
         }
         slices
     }
@@ -150,9 +179,10 @@ impl Slices {
     /// Puts a slice in the place of its former version, or takes it away.
     fn set(&mut self, name: ObjectName, new: Option<Arc<EndpointSlice>>, now: Duration) {
         let old = match &new {
-            Some(slice) => self.present.insert(name.clone(), Arc::clone(slice)),
+            Some(slice) => self.present.insert(name.clone(), Sourced { object: Arc::clone(slice), origin: None }),
             None => self.present.remove(&name),
         };
+        let old = old.map(|old| old.object);
         if let Some(service) = old.as_deref().and_then(|old| service(&name, old))
             && let Some(names) = self.of_service.get_mut(&service)
         {
@@ -162,9 +192,20 @@ impl Slices {
             }
         }
         if let Some((service, slice)) = new.as_deref().and_then(|new| Some((service(&name, new)?, new))) {
-            // Seen again, in whatever class: what the slice says counts from here on.
-            let seen: BTreeSet<Identity> = identities(slice).collect();
-            self.held.retain(|held| held.service != service || !seen.contains(&held.identity));
+            if let Some(held) = self.held.get_mut(&service) {
+                // Seen again, in whatever class: what the slice says counts from here on. And where something else is
+                // ready, the rest need not be held for longer than a move takes.
+                let seen: BTreeSet<Identity> = identities(slice).collect();
+                let is_served = slice.endpoints.iter().any(|endpoint| endpoint.class == Class::Ready);
+                let latest = if is_served { now + self.window } else { Duration::MAX };
+                held.retain_mut(|held| {
+                    held.until = held.until.min(latest);
+                    !seen.contains(&held.identity)
+                });
+                if held.is_empty() {
+                    self.held.remove(&service);
+                }
+            }
             self.of_service.entry(service).or_default().insert(name.clone());
         }
         if let Some(old) = old {
@@ -175,15 +216,21 @@ impl Slices {
     /// Holds what was ready in the former version of a slice and is in no slice of its Service any more.
     fn hold(&mut self, name: &ObjectName, old: &Arc<EndpointSlice>, now: Duration) {
         let Some(service) = service(name, old).filter(|_| !self.window.is_zero()) else { return };
-        let slices = self.of_service.get(&service).into_iter().flatten().filter_map(|name| self.present.get(name));
-        let present: BTreeSet<Identity> = slices.flat_map(|slice| identities(slice)).collect();
+        let present = self.identities_of(&service);
         for (position, endpoint) in old.endpoints.iter().enumerate() {
             let Some(identity) = identity(endpoint) else { continue };
             if endpoint.class == Class::Ready && !present.contains(&identity) {
-                let (service, slice) = (service.clone(), (name.clone(), Arc::clone(old)));
-                self.held.push(Held { service, identity, slice, position, until: now + self.window });
+                let slice = (name.clone(), Arc::clone(old));
+                let held = Held { identity, slice, position, until: now + self.window };
+                self.held.entry(service.clone()).or_default().push(held);
             }
         }
+    }
+
+    /// What is in the present slices of a Service, whatever its class.
+    fn identities_of(&self, service: &Service) -> BTreeSet<Identity> {
+        let slices = self.of_service.get(service).into_iter().flatten().filter_map(|name| self.get(name));
+        slices.flat_map(|slice| identities(slice)).collect()
     }
 }
 
@@ -222,7 +269,7 @@ mod tests {
     /// What the slices have, held or not: the best class of each endpoint.
     fn classes(slices: &Slices) -> BTreeMap<String, Class> {
         let mut classes = BTreeMap::new();
-        for slice in slices.slices().into_values() {
+        for slice in slices.slices().values() {
             for endpoint in slice.object.endpoints.iter() {
                 let (address, uid) = identity(endpoint).expect("an address");
                 let class = endpoint.class;
@@ -311,31 +358,58 @@ mod tests {
         assert!(slices.slices().is_empty());
     }
 
+    /// A list in the place of all slices; whether something changed, and how many Services are guarded.
+    fn replace(slices: &mut Slices, list: &[(&str, &str)], now: u64) -> (bool, usize) {
+        let names = slices.present.keys().cloned().collect();
+        let list = list.iter().map(|(at, endpoints)| (name(at), slice(endpoints))).collect();
+        slices.replace(&names, list, MS(now), GUARD)
+    }
+
+    const GUARD: Duration = Duration::from_secs(60);
+
     #[test]
-    fn a_replay_replaces_the_set_at_its_end_only() {
-        // The watch was down, and a 410 begins a replay; half of the endpoints and a whole slice are gone meanwhile.
+    fn a_list_replaces_the_slices() {
+        // The watch was down; half of the endpoints and a whole slice are gone meanwhile.
         let mut slices = after([apply("x", "1/a 2/b"), apply("y", "3/c 4/d")]);
-        let before = classes(&slices);
-        for change in [Change::Init, Change::InitApply(name("x"), slice("1/a"))] {
-            assert!(!slices.change(change, MS(10)));
-            assert_eq!(classes(&slices), before, "nothing is taken away by half a replay");
-        }
-        // It breaks off and begins again.
-        slices.change(Change::Init, MS(15));
-        slices.change(Change::InitApply(name("x"), slice("1/a 5/e")), MS(20));
-        assert!(slices.change(Change::InitDone, MS(30)));
+        assert_eq!(replace(&mut slices, &[("x", "1/a 5/e")], 30), (true, 0));
         assert_eq!(ready(&slices), ["1/a", "2/b", "3/c", "4/d", "5/e"], "the rest is held");
         assert!(slices.expire(MS(280)));
         assert_eq!(ready(&slices), ["1/a", "5/e"]);
+        assert_eq!(replace(&mut slices, &[("x", "1/a 5/e")], 300), (false, 0), "the same again");
     }
 
     #[test]
-    fn a_service_deleted_while_the_watch_was_down_is_empty_in_the_end() {
+    fn a_service_that_a_list_leaves_without_endpoints_is_held_for_longer() {
+        let mut slices = after([apply("x", "1/a"), apply("y", "2/b 3/c!")]);
+        assert_eq!(replace(&mut slices, &[("x", "")], 20), (true, 1));
+        assert!(!slices.expire(MS(60_019)));
+        assert_eq!(ready(&slices), ["1/a", "2/b"]);
+        assert!(slices.expire(MS(60_020)));
+        assert!(ready(&slices).is_empty());
+    }
+
+    #[test]
+    fn what_a_list_says_of_the_pods_counts_at_once() {
         let mut slices = after([apply("x", "1/a")]);
-        slices.change(Change::Init, MS(10));
-        assert_eq!(ready(&slices), ["1/a"]);
-        slices.change(Change::InitDone, MS(20));
-        slices.expire(MS(270));
+        assert_eq!(replace(&mut slices, &[("x", "1/a!")], 20), (true, 0), "not gone, but not ready");
+        assert!(ready(&slices).is_empty());
+    }
+
+    #[test]
+    fn a_service_that_is_served_again_lets_go_of_what_was_held() {
+        let mut slices = after([apply("x", "1/a 2/b")]);
+        assert_eq!(replace(&mut slices, &[], 20), (true, 1));
+        slices.change(apply("x", "2/b 3/c"), MS(1000));
+        assert_eq!(ready(&slices), ["1/a", "2/b", "3/c"]);
+        assert!(slices.expire(MS(1250)));
+        assert_eq!(ready(&slices), ["2/b", "3/c"]);
+    }
+
+    #[test]
+    fn a_single_removal_is_believed() {
+        let mut slices = after([apply("x", "1/a")]);
+        assert!(slices.change(Change::Delete(name("x")), MS(10)));
+        assert!(slices.expire(MS(260)));
         assert!(slices.slices().is_empty());
     }
 

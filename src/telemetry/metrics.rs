@@ -7,6 +7,7 @@ mod cells;
 mod page;
 mod series;
 mod status;
+mod watches;
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::time::SystemTime;
 pub use cells::{Cell, ConnectResult, Direction, Side, SocketEnd, Where, WorkerMetrics};
 pub use series::{RouteSeries, RuleSeries};
 pub use status::{StatusMetrics, StatusWrite};
+pub use watches::{Restart, WatchCells};
 
 use page::Page;
 use series::RouteEntry;
@@ -57,6 +59,8 @@ pub struct Metrics {
     routes: Mutex<BTreeMap<Arc<str>, RouteEntry>>,
     /// Only where statuses are written.
     status: OnceLock<Arc<StatusMetrics>>,
+    /// The watches of an API server, if there is one.
+    watches: Mutex<Vec<Arc<WatchCells>>>,
 }
 
 /// Numbers that the control half writes, from any of its threads.
@@ -84,7 +88,16 @@ impl Metrics {
             control: ControlCells::default(),
             routes: Mutex::default(),
             status: OnceLock::new(),
+            watches: Mutex::default(),
         })
+    }
+
+    /// The cells of a new watch of a kind.
+    #[must_use]
+    pub fn watch(&self, kind: &'static str) -> Arc<WatchCells> {
+        let cells = Arc::new(WatchCells::new(kind));
+        lock(&self.watches).push(Arc::clone(&cells));
+        cells
     }
 
     /// The cells of one worker; only that worker's thread may write them. `None` when there is no such worker.
@@ -157,6 +170,7 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut page = Page::default();
         self.render_config(&mut page);
+        watches::render(lock(&self.watches).iter().map(|watch| &**watch), &mut page);
         self.render_workers(&mut page);
         if let Some(status) = self.status.get() {
             status.render(&mut page);

@@ -1,33 +1,72 @@
-//! One watch that is kept alive.
+//! One kind, followed for as long as the process lives: a list, then one short watch after the other.
+//!
+//! Whatever the API server does, the index keeps what it has until a list is whole. A watch lasts half a minute, so that
+//! a connection that has died without a word is noticed soon; one that says nothing at all is given up and asked for
+//! again; and now and then there is a new list, which repairs what a watch has lost.
 
-use std::pin::pin;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
-use kube::runtime::watcher::{self, Error};
-use kube::{Api, Client};
+use kube::Client;
+use kube::api::WatchEvent;
+use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::ask::Ask;
+use super::failure::{Failure, Verb};
 use super::index::{Change, Event};
 use super::object;
 use super::witness::Witness;
 use crate::kinds::KindId;
 use crate::model::ids::ObjectName;
-use crate::source::stored::StoredRoute;
-
-/// The first pause after a failure; it doubles up to the longest one.
-const FIRST_PAUSE: Duration = Duration::from_millis(800);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+use crate::telemetry::metrics::{Restart, WatchCells};
 
 /// How often a kind is asked for that is not served or may not be read, and is not needed.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(30);
 
-/// Failures in a row after which a watch is built anew, with a new list.
-const REBUILD_AFTER: u32 = 3;
+/// The longest pause that an API server may ask for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Objects of a page of a list.
-const PAGE: u32 = 500;
+/// Failures in a row after which there is a new list.
+const LIST_AFTER: u32 = 3;
+
+/// A watch that ends sooner, without a word, is no watch: something cuts it.
+const SHORTEST_WATCH: Duration = Duration::from_secs(1);
+
+/// How long things take. Only tests need others than the default.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// Seconds of one watch. Not all watches end at the same moment.
+    pub watch_seconds: RangeInclusive<u32>,
+    /// After how long there is a new list, give or take a fifth.
+    pub relist: Duration,
+    /// The first pause after a failure; it doubles up to the longest one.
+    pub first_pause: Duration,
+    /// The longest pause.
+    pub longest_pause: Duration,
+    /// How much longer than its time a watch may last.
+    pub grace: Duration,
+    /// How long an API server may take to begin an answer, and to go on with a list.
+    pub silence: Duration,
+    /// How long objects stay that a list lacks suspiciously many of.
+    pub removals_held: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            watch_seconds: 25..=35,
+            relist: Duration::from_secs(600),
+            first_pause: Duration::from_millis(800),
+            longest_pause: Duration::from_secs(5),
+            grace: Duration::from_secs(5),
+            silence: Duration::from_secs(15),
+            removals_held: Duration::from_secs(60),
+        }
+    }
+}
 
 /// Objects of one kind, in all namespaces or one.
 #[derive(Clone, Debug)]
@@ -36,69 +75,90 @@ pub(super) struct Watch {
     pub(super) namespace: Option<String>,
 }
 
-/// Why a watch failed, as far as it makes a difference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Failure {
-    /// The API server refuses these credentials.
-    Forbidden,
-    /// The API server does not serve the kind.
-    NotServed,
-    /// What was known of the state is too old: a new list is needed.
-    Expired,
-    /// The API server answers with another error.
-    Refused,
-    /// There is no whole answer.
-    Broken,
+/// Why there is nothing more to do for now.
+enum Stop {
+    Failed(Failure),
+    /// Nobody listens any more.
+    Ended,
 }
 
-/// Where a watch stands.
-struct Progress {
-    /// Lists as streams, which need the least memory on both sides; until the API server turns out not to know them.
-    streams: bool,
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Tells the index what happens, under the number of the watch; and whoever writes status, if it is about routes.
+pub(super) struct Teller {
+    pub(super) number: usize,
+    pub(super) changes: mpsc::Sender<Change>,
+    pub(super) witness: Option<Witness>,
+}
+
+impl Teller {
+    async fn tell(&self, event: Event) -> Result<(), Stop> {
+        self.changes.send(Change { watch: self.number, event }).await.map_err(|_| Stop::Ended)
+    }
+
+    async fn list_begins(&mut self) -> Result<(), Stop> {
+        if let Some(witness) = &mut self.witness {
+            witness.begins();
+        }
+        self.tell(Event::Init).await
+    }
+
+    async fn listed(&mut self, kind: KindId, object: Value) -> Result<(), Stop> {
+        let seen = self.witness.as_ref().map(|witness| witness.read(&object));
+        let (name, object) = object::read(kind, object);
+        if let (Some(witness), Some(seen)) = (&mut self.witness, seen) {
+            witness.listed(&name, seen, object.as_ref().err().map(String::as_str));
+        }
+        self.tell(Event::InitApply(name, object)).await
+    }
+
+    async fn list_ends(&mut self) -> Result<(), Stop> {
+        if let Some(witness) = &mut self.witness {
+            witness.ends().await;
+        }
+        self.tell(Event::InitDone).await
+    }
+
+    async fn applied(&self, kind: KindId, object: Value) -> Result<(), Stop> {
+        let seen = self.witness.as_ref().map(|witness| witness.read(&object));
+        let (name, object) = object::read(kind, object);
+        if let (Some(witness), Some(seen)) = (&self.witness, seen) {
+            witness.applied(&name, seen, object.as_ref().err().map(String::as_str)).await;
+        }
+        self.tell(Event::Apply(name, object)).await
+    }
+
+    async fn gone(&self, name: ObjectName) -> Result<(), Stop> {
+        if let Some(witness) = &self.witness {
+            witness.gone(&name).await;
+        }
+        self.tell(Event::Delete(name)).await
+    }
+}
+
+/// Follows one kind.
+pub(super) struct Follower {
+    watch: Watch,
+    client: Client,
+    index: Teller,
+    cells: Arc<WatchCells>,
+    timing: Timing,
     /// Which of the versions of the kind is asked for.
     version: usize,
-    /// There was a whole list once.
-    listed: bool,
+    /// Lists as streams, which need the least memory on both sides; until the API server turns out not to know them.
+    streams: bool,
+    /// The version of the state that was read; `None` before a list.
+    position: Option<String>,
+    /// When there is a new list, whatever the watches say.
+    relist_at: Instant,
     /// Failures since the last success.
     failures: u32,
     /// What was logged last, while it lasts.
-    told: Option<Failure>,
-}
-
-impl Failure {
-    fn of(error: &Error) -> Self {
-        let code = match error {
-            Error::InitialListFailed(kube::Error::Api(status))
-            | Error::WatchStartFailed(kube::Error::Api(status))
-            | Error::WatchFailed(kube::Error::Api(status)) => status.code,
-            Error::WatchError(status) => status.code,
-            Error::InitialListFailed(_)
-            | Error::WatchStartFailed(_)
-            | Error::WatchFailed(_)
-            | Error::NoResourceVersion => 0,
-        };
-        match code {
-            401 | 403 => Self::Forbidden,
-            404 => Self::NotServed,
-            410 => Self::Expired,
-            // Of an API server that lags behind the state that was seen: "Too large resource version".
-            504 => Self::Expired,
-            0 | 429 => Self::Broken,
-            _ => Self::Refused,
-        }
-    }
-}
-
-/// The plural under which the API server has a kind.
-const fn plural(kind: KindId) -> &'static str {
-    match kind {
-        KindId::GatewayRoute => "gatewayroutes",
-        KindId::Service => "services",
-        KindId::EndpointSlice => "endpointslices",
-        KindId::Endpoints => "endpoints",
-        KindId::Namespace => "namespaces",
-        KindId::ReferenceGrant => "referencegrants",
-    }
+    told: Option<Restart>,
 }
 
 /// Whether nothing is served before the kind was listed. Without the others, what they would permit is refused.
@@ -109,190 +169,292 @@ const fn is_needed(kind: KindId) -> bool {
     }
 }
 
-/// The pause after so many failures in a row, without jitter.
-fn pause(failures: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(LONGEST_PAUSE)
-}
-
-/// What the status needs of the object of an event.
-fn seen(witness: &Witness, event: &watcher::Event<DynamicObject>) -> Option<StoredRoute> {
-    match event {
-        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
-            Some(witness.read(&serde_json::to_value(object).unwrap_or_default()))
+impl Follower {
+    pub(super) fn new(watch: Watch, client: Client, index: Teller, cells: Arc<WatchCells>, timing: Timing) -> Self {
+        Self {
+            watch,
+            client,
+            index,
+            cells,
+            timing,
+            version: 0,
+            streams: true,
+            position: None,
+            relist_at: Instant::now(),
+            failures: 0,
+            told: None,
         }
-        watcher::Event::Init | watcher::Event::InitDone | watcher::Event::Delete(_) => None,
     }
-}
 
-async fn tell(witness: &mut Witness, event: &Event, seen: Option<StoredRoute>) {
-    let problem = |object: &Result<_, String>| object.as_ref().err().cloned();
-    match (event, seen) {
-        (Event::Init, _) => witness.begins(),
-        (Event::InitApply(name, object), Some(seen)) => witness.listed(name, seen, problem(object).as_deref()),
-        (Event::InitDone, _) => witness.ends().await,
-        (Event::Apply(name, object), Some(seen)) => witness.applied(name, seen, problem(object).as_deref()).await,
-        (Event::Delete(name), _) => witness.gone(name).await,
-        (Event::InitApply(..) | Event::Apply(..), None) | (Event::Unavailable, _) => {}
-    }
-}
-
-impl Watch {
     /// Tells the index what the API server says, for as long as it listens.
-    pub(super) async fn follow(
-        self,
-        client: Client,
-        number: usize,
-        changes: mpsc::Sender<Change>,
-        mut witness: Option<Witness>,
-    ) {
-        let mut progress = Progress { streams: true, version: 0, listed: false, failures: 0, told: None };
+    pub(super) async fn run(mut self) {
         loop {
-            let mut stream = pin!(watcher::watcher(self.api(&client, progress.version), self.config(progress.streams)));
-            loop {
-                let Some(next) = stream.next().await else { break };
-                let (event, failure) = match next {
-                    Ok(event) => {
-                        let seen = witness.as_ref().and_then(|witness| seen(witness, &event));
-                        let event = self.event(event, &mut progress);
-                        if let Some(witness) = &mut witness {
-                            tell(witness, &event, seen).await;
-                        }
-                        (Some(event), None)
+            let done = match self.position.clone() {
+                None => self.list().await,
+                Some(version) => self.watch(version).await,
+            };
+            let pause = match done {
+                Ok(()) => continue,
+                Err(Stop::Ended) => return,
+                Err(Stop::Failed(failure)) => {
+                    self.complain(&failure);
+                    if self.is_given_up(failure.cause) && self.index.tell(Event::Unavailable).await.is_err() {
+                        return;
                     }
-                    Err(error) => {
-                        let failure = Failure::of(&error);
-                        self.complain(failure, &error, &mut progress);
-                        let is_unavailable = matches!(failure, Failure::Forbidden | Failure::NotServed);
-                        // Another version of the kind may be served.
-                        let is_last = progress.failures as usize + 1 >= self.kind.api_versions().len();
-                        let is_done = is_unavailable && is_last && !is_needed(self.kind);
-                        let event = is_done.then_some(Event::Unavailable);
-                        (event, Some(failure))
-                    }
-                };
-                if let Some(event) = event
-                    && changes.send(Change { watch: number, event }).await.is_err()
-                {
-                    return;
+                    self.failed(&failure)
                 }
-                if let Some(failure) = failure
-                    && self.rest(failure, &mut progress).await
-                {
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// Reads the whole state.
+    async fn list(&mut self) -> Result<(), Stop> {
+        let ask = self.ask();
+        let version = if self.streams {
+            match self.list_stream(&ask).await {
+                // An API server that does not stream lists refuses them, in ways that differ by its version and storage.
+                Err(Stop::Failed(Failure { cause: Restart::Refused, says, .. })) => {
+                    let version = self.list_pages(&ask).await?;
+                    tracing::info!(
+                        "{}: lists come in pages, since the API server does not stream them: {says}",
+                        self.watch
+                    );
+                    self.streams = false;
+                    version
+                }
+                done => done?,
+            }
+        } else {
+            self.list_pages(&ask).await?
+        };
+        self.index.list_ends().await?;
+        self.position = Some(version);
+        self.relist_at = Instant::now() + self.timing.relist.mul_f64(0.8 + 0.4 * fastrand::f64());
+        self.cells.set_available(true);
+        self.heard();
+        Ok(())
+    }
+
+    fn ask(&self) -> Ask {
+        let Watch { kind, namespace } = &self.watch;
+        Ask::new(self.client.clone(), *kind, self.version, namespace.as_deref(), self.timing.silence)
+    }
+
+    async fn list_stream(&mut self, ask: &Ask) -> Result<String, Stop> {
+        let silence = self.timing.silence;
+        let mut events = ask.list_stream().await?;
+        self.index.list_begins().await?;
+        loop {
+            let silent = |_| Failure::new(Restart::Silent, Verb::List, format!("nothing for {silence:?}"));
+            match timeout(silence, events.next()).await.map_err(silent)?? {
+                Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                    self.index.listed(self.watch.kind, object).await?
+                }
+                Some(WatchEvent::Bookmark(mark)) if mark.metadata.annotations.contains_key(INITIAL_END) => {
+                    return Ok(mark.metadata.resource_version);
+                }
+                Some(WatchEvent::Bookmark(_) | WatchEvent::Deleted(_) | WatchEvent::Error(_)) => {}
+                None => {
+                    return Err(Failure::new(Restart::Broken, Verb::List, "it ended before it was whole").into());
+                }
+            }
+        }
+    }
+
+    async fn list_pages(&mut self, ask: &Ask) -> Result<String, Stop> {
+        let mut token = None;
+        self.index.list_begins().await?;
+        loop {
+            let mut page = ask.page(token).await?;
+            for object in page.items.take().into_iter().flatten() {
+                self.index.listed(self.watch.kind, object).await?;
+            }
+            token = page.next();
+            if token.is_none() {
+                return page.version().ok_or_else(|| no_version(Verb::List).into());
+            }
+        }
+    }
+
+    /// Follows what happens after a version, for the time of one watch.
+    async fn watch(&mut self, version: String) -> Result<(), Stop> {
+        let ask = self.ask();
+        let seconds = fastrand::u32(self.timing.watch_seconds.clone());
+        let began = Instant::now();
+        let mut events = ask.watch(&version, seconds).await?;
+        let grace = self.timing.grace;
+        let deadline = Instant::now() + Duration::from_secs(seconds.into()) + grace;
+        let mut last = None;
+        loop {
+            let Ok(next) = timeout_at(deadline, events.next()).await else {
+                if last.is_some_and(|last: Instant| last.elapsed() < 2 * grace) {
                     break;
                 }
-            }
+                let says = format!("nothing, and no end, after {seconds} seconds");
+                return Err(Failure::new(Restart::Silent, Verb::Watch, says).into());
+            };
+            let Some(event) = next? else { break };
+            self.take(event).await?;
+            last = Some(Instant::now());
         }
+        if last.is_none() && began.elapsed() < SHORTEST_WATCH {
+            return Err(Failure::new(Restart::Broken, Verb::Watch, "it ended as soon as it had begun").into());
+        }
+        self.heard();
+        if Instant::now() >= self.relist_at {
+            self.cells.restarted(Restart::Relist);
+            self.position = None;
+        }
+        Ok(())
     }
 
-    fn api(&self, client: &Client, version: usize) -> Api<DynamicObject> {
-        let versions = self.kind.api_versions();
-        let api_version = versions[version % versions.len()];
-        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let kind = GroupVersionKind::gvk(group, version, self.kind.name());
-        let resource = ApiResource::from_gvk_with_plural(&kind, plural(self.kind));
-        match &self.namespace {
-            Some(namespace) if self.kind.is_namespaced() => Api::namespaced_with(client.clone(), namespace, &resource),
-            Some(_) | None => Api::all_with(client.clone(), &resource),
-        }
-    }
-
-    fn config(&self, streams: bool) -> watcher::Config {
-        // Not all watches end at the same moment; and a connection that has died without a word is noticed soon.
-        let config = watcher::Config::default().timeout(fastrand::u32(25..=35));
-        let config = if streams { config.streaming_lists() } else { config.page_size(PAGE) };
-        match &self.namespace {
-            Some(namespace) if !self.kind.is_namespaced() => config.fields(&format!("metadata.name={namespace}")),
-            Some(_) | None => config,
-        }
-    }
-
-    fn event(&self, event: watcher::Event<DynamicObject>, progress: &mut Progress) -> Event {
-        // A list that only begins may still be refused.
-        if !matches!(event, watcher::Event::Init) {
-            progress.failures = 0;
-            if progress.told.take().is_some() {
-                tracing::info!("{self}: read again");
-            }
-        }
+    async fn take(&mut self, event: WatchEvent<Value>) -> Result<(), Stop> {
         match event {
-            watcher::Event::Init => Event::Init,
-            watcher::Event::InitDone => {
-                progress.listed = true;
-                Event::InitDone
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                self.advance(object["metadata"]["resourceVersion"].as_str())?;
+                self.index.applied(self.watch.kind, object).await?;
             }
-            watcher::Event::InitApply(object) => {
-                let (name, object) = object::read(self.kind, object);
-                Event::InitApply(name, object)
+            WatchEvent::Deleted(object) => {
+                self.advance(object["metadata"]["resourceVersion"].as_str())?;
+                self.index.gone(object::name(&object)).await?;
             }
-            watcher::Event::Apply(object) => {
-                let (name, object) = object::read(self.kind, object);
-                Event::Apply(name, object)
-            }
-            watcher::Event::Delete(object) => {
-                let metadata = object.metadata;
-                Event::Delete(ObjectName::new(
-                    metadata.namespace.as_deref().unwrap_or_default(),
-                    metadata.name.as_deref().unwrap_or_default(),
-                ))
-            }
+            WatchEvent::Bookmark(mark) => self.advance(Some(&mark.metadata.resource_version))?,
+            WatchEvent::Error(_) => {}
         }
+        self.heard();
+        Ok(())
+    }
+
+    /// Notes the version of an event. Versions of one kind only rise: when one falls, events came in the wrong order or
+    /// the data of the API server are those of an earlier time, and what was read cannot be trusted.
+    fn advance(&mut self, version: Option<&str>) -> Result<(), Failure> {
+        let version = version.filter(|version| !version.is_empty()).ok_or_else(|| no_version(Verb::Watch))?;
+        let number = |version: &str| version.parse::<u64>().ok();
+        let before = self.position.as_deref().and_then(number);
+        if let (Some(before), Some(now)) = (before, number(version))
+            && now < before
+        {
+            let says = format!("version {now} came after version {before}");
+            return Err(Failure::new(Restart::Disordered, Verb::Watch, says));
+        }
+        self.position = Some(version.to_owned());
+        Ok(())
+    }
+
+    /// The API server has said something that counts.
+    fn heard(&mut self) {
+        self.cells.heard();
+        self.failures = 0;
+        if self.told.take().is_some() {
+            tracing::info!("{}: read again", self.watch);
+        }
+    }
+
+    /// Whether the rest is served without this kind: it is not needed, and none of its versions can be read.
+    fn is_given_up(&self, cause: Restart) -> bool {
+        let is_unavailable = matches!(cause, Restart::Forbidden | Restart::NotServed);
+        let is_last = self.failures as usize + 1 >= self.watch.kind.api_versions().len();
+        is_unavailable && is_last && !is_needed(self.watch.kind)
+    }
+
+    /// Takes a failure into account; how long to wait before the next attempt.
+    fn failed(&mut self, failure: &Failure) -> Duration {
+        let cause = failure.cause;
+        self.cells.restarted(cause);
+        self.failures = self.failures.saturating_add(1);
+        let is_unavailable = matches!(cause, Restart::Forbidden | Restart::NotServed);
+        if is_unavailable {
+            self.cells.set_available(false);
+        }
+        if cause == Restart::NotServed {
+            // Another version of the kind may be served.
+            self.version += 1;
+        }
+        let is_stale = match cause {
+            Restart::Expired | Restart::Disordered | Restart::Relist => true,
+            Restart::Forbidden | Restart::NotServed => true,
+            Restart::Throttled | Restart::Refused | Restart::Silent | Restart::Broken => false,
+        };
+        if is_stale || self.failures.is_multiple_of(LIST_AFTER) {
+            self.position = None;
+        }
+        // What was read is known to be old, or nothing is wrong but silence: no reason to wait, the first time.
+        if self.failures == 1 && matches!(cause, Restart::Expired | Restart::Disordered | Restart::Silent) {
+            return Duration::ZERO;
+        }
+        let versions = self.watch.kind.api_versions().len();
+        let longest = if is_unavailable && !is_needed(self.watch.kind) && self.failures as usize > versions {
+            UNAVAILABLE_PAUSE
+        } else {
+            self.pause()
+        };
+        let pause = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
+        pause.max(failure.retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+    }
+
+    /// The pause after so many failures in a row, without jitter.
+    fn pause(&self) -> Duration {
+        let Timing { first_pause, longest_pause, .. } = self.timing;
+        first_pause.saturating_mul(1 << self.failures.saturating_sub(1).min(8)).min(longest_pause)
     }
 
     /// Logs a failure once for as long as it lasts.
-    fn complain(&self, failure: Failure, error: &Error, progress: &mut Progress) {
-        // An end of what the API server remembers is part of its work, and a single failure is nothing either.
-        let is_silent = failure == Failure::Expired || (failure == Failure::Broken && progress.failures == 0);
-        if is_silent || progress.told.replace(failure) == Some(failure) {
+    fn complain(&mut self, failure: &Failure) {
+        let cause = failure.cause;
+        // A single one of these is part of a watch's life, or nothing yet.
+        let is_usual = matches!(cause, Restart::Expired | Restart::Silent | Restart::Relist | Restart::Broken);
+        let is_silent = is_usual && self.failures == 0;
+        if is_silent || self.told.replace(cause) == Some(cause) {
             return;
         }
-        let effect = if is_needed(self.kind) {
+        let watch = &self.watch;
+        let effect = if is_needed(watch.kind) {
             "what was read before stays active"
         } else {
             "what needs it is refused, the rest is served"
         };
-        match failure {
-            Failure::Forbidden => {
+        match cause {
+            Restart::Forbidden => {
                 tracing::error!(
-                    "{self}: may not be listed and watched: {error}; expected a role with list and watch; {effect}"
+                    "{watch}: may not be listed and watched: {failure}; expected a role with list and watch; {effect}"
                 );
             }
-            Failure::NotServed if self.kind == KindId::ReferenceGrant => {
+            Restart::NotServed if watch.kind == KindId::ReferenceGrant => {
                 tracing::info!(
-                    "{self}: the API server does not serve this kind: no reference between namespaces is granted"
+                    "{watch}: the API server does not serve this kind: no reference between namespaces is granted"
                 );
             }
-            Failure::NotServed => {
+            Restart::NotServed if watch.kind == KindId::GatewayRoute => {
                 tracing::error!(
-                    "{self}: the API server does not serve this kind; expected its CustomResourceDefinition, which \
+                    "{watch}: the API server does not serve this kind; expected its CustomResourceDefinition, which \
                      `tidegate crd` prints; {effect}"
                 );
             }
-            Failure::Expired | Failure::Refused | Failure::Broken => {
-                tracing::warn!("{self}: the watch failed: {error}; {effect}; trying again");
+            Restart::NotServed => {
+                tracing::error!(
+                    "{watch}: the API server does not serve {}; expected a newer Kubernetes; {effect}",
+                    watch.kind.api_versions()[0]
+                );
+            }
+            Restart::Throttled
+            | Restart::Expired
+            | Restart::Disordered
+            | Restart::Refused
+            | Restart::Silent
+            | Restart::Relist
+            | Restart::Broken => {
+                tracing::warn!("{watch}: the watch failed: {failure}; {effect}; trying again");
             }
         }
     }
+}
 
-    /// Waits after a failure; whether the watch is to be built anew.
-    async fn rest(&self, failure: Failure, progress: &mut Progress) -> bool {
-        progress.failures = progress.failures.saturating_add(1);
-        let is_unavailable = matches!(failure, Failure::Forbidden | Failure::NotServed);
-        if failure == Failure::NotServed {
-            progress.version += 1;
-        }
-        let versions = self.kind.api_versions().len();
-        let longest = if is_unavailable && !is_needed(self.kind) && progress.failures as usize > versions {
-            UNAVAILABLE_PAUSE
-        } else {
-            pause(progress.failures)
-        };
-        tokio::time::sleep(longest.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        if progress.failures.is_multiple_of(REBUILD_AFTER) && failure == Failure::Refused && !progress.listed {
-            // An API server that does not stream lists refuses them for ever.
-            progress.streams = false;
-        }
-        is_unavailable || failure == Failure::Expired || progress.failures.is_multiple_of(REBUILD_AFTER)
-    }
+/// The annotation of the bookmark at the end of a list that is a stream.
+const INITIAL_END: &str = "k8s.io/initial-events-end";
+
+fn no_version(verb: Verb) -> Failure {
+    Failure::new(Restart::Broken, verb, "found no metadata.resourceVersion, expected one")
 }
 
 impl std::fmt::Display for Watch {
@@ -302,66 +464,5 @@ impl std::fmt::Display for Watch {
             Some(namespace) => write!(f, " in namespace {namespace}"),
             None => Ok(()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(code: u16) -> Error {
-        let status = serde_json::json!({ "status": "Failure", "message": "no", "reason": "", "code": code });
-        Error::WatchError(Box::new(serde_json::from_value(status).expect("a status")))
-    }
-
-    #[test]
-    fn failures_are_told_apart_by_their_code() {
-        for (code, failure) in [
-            (401, Failure::Forbidden),
-            (403, Failure::Forbidden),
-            (404, Failure::NotServed),
-            (410, Failure::Expired),
-            (504, Failure::Expired),
-            (500, Failure::Refused),
-            (422, Failure::Refused),
-            (429, Failure::Broken),
-        ] {
-            assert_eq!(Failure::of(&refused(code)), failure, "{code}");
-        }
-        assert_eq!(Failure::of(&Error::NoResourceVersion), Failure::Broken);
-    }
-
-    #[test]
-    fn pauses_grow_and_are_bounded() {
-        assert_eq!(pause(1), FIRST_PAUSE);
-        assert_eq!(pause(2), 2 * FIRST_PAUSE);
-        assert_eq!([pause(4), pause(u32::MAX)], [LONGEST_PAUSE; 2]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn streams_of_lists_are_given_up_after_three_refusals_and_for_nothing_else() {
-        let watch = Watch { kind: KindId::Service, namespace: None };
-        let new = || Progress { streams: true, version: 0, listed: false, failures: 0, told: None };
-        let mut progress = new();
-        let mut rebuilt = Vec::new();
-        for _ in 0..3 {
-            rebuilt.push(watch.rest(Failure::Refused, &mut progress).await);
-        }
-        assert_eq!((rebuilt, progress.streams), (vec![false, false, true], false));
-        for (failure, listed) in [(Failure::Forbidden, false), (Failure::Broken, false), (Failure::Refused, true)] {
-            let mut progress = Progress { listed, ..new() };
-            for _ in 0..3 {
-                watch.rest(failure, &mut progress).await;
-            }
-            assert!(progress.streams, "{failure:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_other_version_of_a_kind_is_tried_when_one_is_not_served() {
-        let watch = Watch { kind: KindId::ReferenceGrant, namespace: None };
-        let mut progress = Progress { streams: true, version: 0, listed: false, failures: 0, told: None };
-        assert!(watch.rest(Failure::NotServed, &mut progress).await);
-        assert_eq!(progress.version, 1);
     }
 }

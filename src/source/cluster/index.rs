@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -12,6 +13,7 @@ use crate::kinds::{KindId, Object, ObjectRef};
 use crate::model::ids::ObjectName;
 use crate::source::hold::{self, Slices};
 use crate::source::update::Update;
+use crate::telemetry::metrics::WatchCells;
 
 /// Most changes that are taken in one step.
 const AT_ONCE: usize = 1024;
@@ -49,6 +51,9 @@ struct Listed {
     done: bool,
     names: BTreeSet<ObjectName>,
     replay: Option<BTreeMap<ObjectName, Result<Object, String>>>,
+    /// Objects that the last list did not have and that stay for now, with the time at which they go.
+    doubted: BTreeMap<ObjectName, Duration>,
+    cells: Arc<WatchCells>,
 }
 
 /// All objects.
@@ -58,17 +63,36 @@ pub(super) struct Index {
     slices: Slices,
     /// Why an object cannot be read.
     problems: BTreeMap<ObjectRef, String>,
+    /// How long objects stay that a list lacks suspiciously many of.
+    guard: Duration,
     epoch: Instant,
 }
 
+/// So many objects are few: their removal by a list is believed, unless nothing is left.
+const FEW: usize = 20;
+
+/// Whether a list of `listed` objects that takes `gone` of `known` is rather wrong than true: data were lost, or are
+/// being restored.
+const fn is_suspicious(gone: usize, known: usize, listed: usize) -> bool {
+    gone > 0 && (listed == 0 || (known >= FEW && gone > known / 2))
+}
+
 impl Index {
-    pub(super) fn new(base: Inputs, kinds: impl Iterator<Item = KindId>) -> Self {
-        let listed = |kind| Listed { kind, done: false, names: BTreeSet::new(), replay: None };
+    pub(super) fn new(base: Inputs, watches: impl Iterator<Item = (KindId, Arc<WatchCells>)>, guard: Duration) -> Self {
+        let listed = |(kind, cells)| Listed {
+            kind,
+            done: false,
+            names: BTreeSet::new(),
+            replay: None,
+            doubted: BTreeMap::new(),
+            cells,
+        };
         Self {
             base,
-            watches: kinds.map(listed).collect(),
+            watches: watches.map(listed).collect(),
             slices: Slices::new(hold::WINDOW),
             problems: BTreeMap::new(),
+            guard,
             epoch: Instant::now(),
         }
     }
@@ -79,6 +103,7 @@ impl Index {
             let change = changes.recv().await?;
             self.take(change);
         }
+        self.count();
         let (sender, updates) = watch::channel(self.update());
         tokio::spawn(async move {
             while self.next(&mut changes).await.is_some() {
@@ -93,17 +118,18 @@ impl Index {
     /// Waits until the state is another one; `None` when the watches have ended.
     async fn next(&mut self, changes: &mut mpsc::Receiver<Change>) -> Option<()> {
         loop {
-            let expiry = self.slices.next_expiry().map(|expiry| self.epoch + expiry);
+            let expiry = self.next_expiry().map(|expiry| self.epoch + expiry);
             let mut is_changed = tokio::select! {
                 change = changes.recv() => self.take(change?),
                 () = tokio::time::sleep_until(expiry.unwrap_or(self.epoch)), if expiry.is_some() => false,
             };
-            is_changed |= self.slices.expire(self.epoch.elapsed());
+            is_changed |= self.expire();
             // What has come by now is one step.
             for _ in 0..AT_ONCE {
                 let Ok(change) = changes.try_recv() else { break };
                 is_changed |= self.take(change);
             }
+            self.count();
             if is_changed {
                 return Some(());
             }
@@ -114,7 +140,37 @@ impl Index {
         self.watches.iter().all(|listed| listed.done)
     }
 
-    /// Takes a change; whether the state may be another one now.
+    fn next_expiry(&self) -> Option<Duration> {
+        let doubted = self.watches.iter().flat_map(|listed| listed.doubted.values()).min().copied();
+        doubted.into_iter().chain(self.slices.next_expiry()).min()
+    }
+
+    /// Lets go of what was held long enough; whether there was something.
+    fn expire(&mut self) -> bool {
+        let now = self.epoch.elapsed();
+        let mut is_changed = self.slices.expire(now);
+        for watch in 0..self.watches.len() {
+            let listed = &mut self.watches[watch];
+            if listed.doubted.values().all(|until| *until > now) {
+                continue;
+            }
+            let (gone, stay) = std::mem::take(&mut listed.doubted).into_iter().partition(|(_, until)| *until <= now);
+            listed.doubted = stay;
+            let gone: BTreeMap<ObjectName, Duration> = gone;
+            tracing::warn!(
+                "{}: {} objects that the API server has not had for {:?} are removed now",
+                listed.kind.name(),
+                gone.len(),
+                self.guard
+            );
+            for name in gone.into_keys() {
+                is_changed |= self.remove(watch, name);
+            }
+        }
+        is_changed
+    }
+
+    /// Takes a change; whether the state is another one now.
     fn take(&mut self, Change { watch, event }: Change) -> bool {
         let listed = &mut self.watches[watch];
         match event {
@@ -126,71 +182,154 @@ impl Index {
                 listed.replay.get_or_insert_default().insert(name, object);
                 false
             }
-            Event::InitDone => {
-                listed.done = true;
-                let new = listed.replay.take().unwrap_or_default();
-                let gone: Vec<_> = listed.names.iter().filter(|name| !new.contains_key(*name)).cloned().collect();
-                for (name, object) in new {
-                    self.put(watch, name, object);
-                }
-                for name in gone {
-                    self.remove(watch, name);
-                }
-                true
-            }
+            Event::InitDone => self.replace(watch),
             Event::Apply(name, object) => {
-                // What changed about the object may be nothing that is read: a status, above all.
-                let about = ObjectRef { kind: listed.kind.name(), name: name.clone() };
-                let is_same = match (&object, self.base.objects.get(&about)) {
-                    (Ok(Object::GatewayRoute(new)), Some(Object::GatewayRoute(old))) => *new == old,
-                    (Ok(Object::Service(new)), Some(Object::Service(old))) => *new == old,
-                    _ => false,
-                } && !self.problems.contains_key(&about);
-                if !is_same {
-                    self.put(watch, name, object);
-                }
-                !is_same
+                listed.doubted.remove(&name);
+                self.put(watch, name, object)
             }
             Event::Delete(name) => {
-                self.remove(watch, name);
-                true
+                listed.doubted.remove(&name);
+                self.remove(watch, name)
             }
             Event::Unavailable => !std::mem::replace(&mut listed.done, true),
         }
     }
 
-    fn put(&mut self, watch: usize, name: ObjectName, object: Result<Object, String>) {
+    /// Puts a whole list in the place of what a watch has told; whether the state is another one now.
+    fn replace(&mut self, watch: usize) -> bool {
         let listed = &mut self.watches[watch];
-        listed.names.insert(name.clone());
-        let about = ObjectRef { kind: listed.kind.name(), name: name.clone() };
-        match object {
-            Ok(object) => {
-                self.problems.remove(&about);
-                match object {
-                    Object::EndpointSlice(slice) => {
-                        self.slices.change(hold::Change::Apply(name, slice), self.epoch.elapsed());
-                    }
-                    Object::GatewayRoute(_)
-                    | Object::Service(_)
-                    | Object::Endpoints(_)
-                    | Object::Namespace(_)
-                    | Object::ReferenceGrant(_) => self.base.objects.insert(name, object, None),
-                }
-            }
-            // The last version that could be read stays.
-            Err(problem) => drop(self.problems.insert(about, problem)),
+        let is_first = !std::mem::replace(&mut listed.done, true);
+        let new = listed.replay.take().unwrap_or_default();
+        if listed.kind == KindId::EndpointSlice {
+            return self.replace_slices(watch, new) || is_first;
         }
+        listed.doubted.retain(|name, _| !new.contains_key(name));
+        // What is doubted already is judged by its own time.
+        let believed: Vec<_> = listed.names.iter().filter(|name| !listed.doubted.contains_key(*name)).collect();
+        let gone: Vec<_> =
+            believed.iter().filter(|name| !new.contains_key(**name)).map(|name| (*name).clone()).collect();
+        let is_doubted = is_suspicious(gone.len(), believed.len(), new.len());
+        let mut is_changed = is_first;
+        for (name, object) in new {
+            is_changed |= self.put(watch, name, object);
+        }
+        if is_doubted {
+            self.doubt(watch, gone);
+            return is_changed;
+        }
+        for name in gone {
+            is_changed |= self.remove(watch, name);
+        }
+        is_changed
     }
 
-    fn remove(&mut self, watch: usize, name: ObjectName) {
+    /// Keeps objects for a while that a list does not have any more.
+    fn doubt(&mut self, watch: usize, gone: Vec<ObjectName>) {
+        let until = self.epoch.elapsed() + self.guard;
         let listed = &mut self.watches[watch];
-        listed.names.remove(&name);
+        tracing::warn!(
+            "{}: the list of the API server lacks {} of {} objects that were there, which looks like lost data: they \
+             stay active for {:?}, unless the API server says of one that it is gone",
+            listed.kind.name(),
+            gone.len(),
+            listed.names.len(),
+            self.guard
+        );
+        listed.doubted.extend(gone.into_iter().map(|name| (name, until)));
+    }
+
+    fn replace_slices(&mut self, watch: usize, new: BTreeMap<ObjectName, Result<Object, String>>) -> bool {
+        let listed = &mut self.watches[watch];
+        let names = std::mem::take(&mut listed.names);
+        let about = |name: &ObjectName| ObjectRef { kind: KindId::EndpointSlice.name(), name: name.clone() };
+        let mut is_changed = false;
+        let mut list = BTreeMap::new();
+        for name in names.iter().filter(|name| !new.contains_key(*name)) {
+            is_changed |= self.problems.remove(&about(name)).is_some();
+        }
+        for (name, object) in new {
+            listed.names.insert(name.clone());
+            match object {
+                Ok(Object::EndpointSlice(slice)) => {
+                    is_changed |= self.problems.remove(&about(&name)).is_some();
+                    list.insert(name, slice);
+                }
+                Ok(_) => {}
+                Err(problem) => {
+                    list.extend(self.slices.get(&name).map(|last| (name.clone(), Arc::clone(last))));
+                    is_changed |= self.problems.insert(about(&name), problem.clone()) != Some(problem);
+                }
+            }
+        }
+        let (has_new, guarded) = self.slices.replace(&names, list, self.epoch.elapsed(), self.guard);
+        if guarded > 0 {
+            tracing::warn!(
+                "EndpointSlice: the list of the API server lacks all endpoints of {guarded} Services that had some, which \
+                 looks like lost data: they stay active for {:?}, unless other endpoints of the same Service are ready",
+                self.guard
+            );
+        }
+        is_changed || has_new
+    }
+
+    /// Takes an object; whether the state is another one now.
+    fn put(&mut self, watch: usize, name: ObjectName, object: Result<Object, String>) -> bool {
+        let listed = &mut self.watches[watch];
+        listed.names.insert(name.clone());
         let about = ObjectRef { kind: listed.kind.name(), name };
-        self.problems.remove(&about);
+        let object = match object {
+            Ok(object) => object,
+            // The last version that could be read stays.
+            Err(problem) => return self.problems.insert(about, problem.clone()) != Some(problem),
+        };
+        let is_repaired = self.problems.remove(&about).is_some();
+        let is_new = match object {
+            Object::EndpointSlice(slice) => {
+                self.slices.change(hold::Change::Apply(about.name, slice), self.epoch.elapsed())
+            }
+            Object::GatewayRoute(_)
+            | Object::Service(_)
+            | Object::Endpoints(_)
+            | Object::Namespace(_)
+            | Object::ReferenceGrant(_) => {
+                // Most changes of an object are none for us: of a status, an annotation, or none at all.
+                let is_new = self.base.objects.get(&about).as_ref() != Some(&object);
+                if is_new {
+                    self.base.objects.insert(about.name, object, None);
+                }
+                is_new
+            }
+        };
+        is_new || is_repaired
+    }
+
+    /// Takes an object away; whether the state is another one now.
+    fn remove(&mut self, watch: usize, name: ObjectName) -> bool {
+        let listed = &mut self.watches[watch];
+        let was_known = listed.names.remove(&name);
+        let about = ObjectRef { kind: listed.kind.name(), name };
+        let had_problem = self.problems.remove(&about).is_some();
         if listed.kind == KindId::EndpointSlice {
-            self.slices.change(hold::Change::Delete(about.name), self.epoch.elapsed());
-        } else {
+            return self.slices.change(hold::Change::Delete(about.name), self.epoch.elapsed()) || had_problem;
+        }
+        if was_known {
             self.base.objects.remove(listed.kind, &about.name);
+        }
+        was_known
+    }
+
+    /// Tells the metrics what there is.
+    fn count(&self) {
+        for listed in &self.watches {
+            let held = match listed.kind {
+                KindId::EndpointSlice => self.slices.held().map(|(_, endpoints)| endpoints).sum(),
+                KindId::GatewayRoute
+                | KindId::Service
+                | KindId::Endpoints
+                | KindId::Namespace
+                | KindId::ReferenceGrant => listed.doubted.len(),
+            };
+            listed.cells.set_objects(listed.names.len(), held);
         }
     }
 
@@ -217,20 +356,21 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use serde_json::json;
 
     use super::*;
     use crate::source::hold::WINDOW;
+    use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
+    const GUARD: Duration = Duration::from_secs(60);
     const ROUTES: usize = 0;
     const SLICES: usize = 1;
     const GRANTS: usize = 2;
 
     fn index() -> Index {
         let kinds = [KindId::GatewayRoute, KindId::EndpointSlice, KindId::ReferenceGrant];
-        Index::new(Inputs::default(), kinds.into_iter())
+        let metrics = Metrics::new(MetricsOptions { workers: 0, listeners: Vec::new(), max_series: 0 });
+        Index::new(Inputs::default(), kinds.into_iter().map(|kind| (kind, metrics.watch(kind.name()))), GUARD)
     }
 
     fn name(name: &str) -> ObjectName {
@@ -280,9 +420,10 @@ mod tests {
         told(&mut index, ROUTES, [Event::Init, Event::InitApply(name("b"), route())]);
         assert_eq!(routes(&index.update()), ["a", "b"]);
         // It breaks off and begins again.
-        told(&mut index, ROUTES, [Event::Init, Event::InitApply(name("c"), route()), Event::InitDone]);
-        assert_eq!(routes(&index.update()), ["c"]);
-        told(&mut index, ROUTES, [Event::Delete(name("c")), Event::Delete(name("never"))]);
+        let list = ["b", "c"].map(|it| Event::InitApply(name(it), route()));
+        told(&mut index, ROUTES, [Event::Init].into_iter().chain(list).chain([Event::InitDone]));
+        assert_eq!(routes(&index.update()), ["b", "c"]);
+        told(&mut index, ROUTES, ["b", "c", "never"].map(|it| Event::Delete(name(it))));
         assert!(routes(&index.update()).is_empty());
     }
 
@@ -326,5 +467,94 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(60), updates.changed()).await.expect("in time").expect("a change");
         assert_eq!(endpoints(&mut updates), 1);
         assert!(began.elapsed() >= WINDOW, "{:?}", began.elapsed());
+    }
+
+    /// A list of routes by number; whether it changed anything.
+    fn list(index: &mut Index, numbers: std::ops::Range<usize>) -> bool {
+        index.take(Change { watch: ROUTES, event: Event::Init });
+        for number in numbers {
+            let event = Event::InitApply(name(&format!("{number:02}")), route());
+            index.take(Change { watch: ROUTES, event });
+        }
+        index.take(Change { watch: ROUTES, event: Event::InitDone })
+    }
+
+    #[test]
+    fn a_list_that_lacks_too_much_is_doubted() {
+        for (known, left, is_doubted) in [
+            (1, 0, true),
+            (10, 0, true),
+            (10, 1, false),
+            (19, 1, false),
+            (20, 9, true),
+            (20, 10, false),
+            (20, 0, true),
+            (0, 0, false),
+        ] {
+            let mut index = index();
+            list(&mut index, 0..known);
+            list(&mut index, 0..left);
+            let stays = if is_doubted { known } else { left };
+            assert_eq!(routes(&index.update()).len(), stays, "{left} of {known}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_doubted_goes_after_the_time_of_the_guard_and_not_before() {
+        let mut index = index();
+        list(&mut index, 0..30);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(!list(&mut index, 0..0));
+        tokio::time::advance(Duration::from_secs(20)).await;
+        // Another list that says the same gives no more time; what is new counts at once.
+        assert!(list(&mut index, 40..41));
+        assert_eq!(routes(&index.update()).len(), 31);
+        assert_eq!(index.next_expiry(), Some(Duration::from_secs(65)));
+        tokio::time::advance(Duration::from_secs(39)).await;
+        assert!(!index.expire());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(index.expire());
+        assert_eq!((routes(&index.update()), index.next_expiry()), (vec!["40".to_owned()], None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_doubted_and_comes_back_stays() {
+        let mut index = index();
+        list(&mut index, 0..30);
+        list(&mut index, 0..0);
+        // Some come back one by one, one is said to be gone, the rest comes with a list.
+        told(&mut index, ROUTES, [Event::Apply(name("00"), route()), Event::Delete(name("29"))]);
+        assert_eq!(routes(&index.update()).len(), 29);
+        assert!(!list(&mut index, 0..29));
+        assert_eq!(index.next_expiry(), None);
+        tokio::time::advance(GUARD).await;
+        assert!(!index.expire());
+        assert_eq!(routes(&index.update()).len(), 29);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn endpoints_that_a_list_lacks_are_held_for_the_time_of_the_guard() {
+        let mut index = index();
+        told(&mut index, SLICES, [Event::Init, Event::InitApply(name("s"), slice(&["10.0.0.1"])), Event::InitDone]);
+        told(&mut index, SLICES, [Event::Init, Event::InitDone]);
+        tokio::time::advance(GUARD - Duration::from_millis(1)).await;
+        assert!(!index.expire());
+        assert_eq!(index.update().inputs.objects.slices.len(), 1);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(index.expire());
+        assert!(index.update().inputs.objects.slices.is_empty());
+    }
+
+    #[test]
+    fn what_says_nothing_new_changes_nothing() {
+        let mut index = index();
+        list(&mut index, 0..3);
+        let before = index.update().inputs;
+        assert!(!list(&mut index, 0..3));
+        assert!(!index.take(Change { watch: ROUTES, event: Event::Apply(name("00"), route()) }));
+        assert!(!index.take(Change { watch: ROUTES, event: Event::Delete(name("never")) }));
+        assert!(before.objects.routes.is_same(&index.update().inputs.objects.routes));
+        assert!(index.take(Change { watch: ROUTES, event: Event::Delete(name("00")) }));
+        assert_eq!(before.objects.routes.len(), 3, "a version that was handed on stays as it was");
     }
 }

@@ -1,35 +1,32 @@
 //! From an object as the API server sends it to the form in which it is held.
 
-use kube::api::DynamicObject;
 use serde_json::Value;
 
 use crate::kinds::{KindId, Object};
 use crate::model::ids::ObjectName;
 
+/// Namespace and name of an object; empty where it has none.
+pub(super) fn name(object: &Value) -> ObjectName {
+    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    ObjectName::new(text("namespace"), text("name"))
+}
+
 /// The name of an object, and the object or why it cannot be read.
 ///
 /// Objects come untyped, so that one of a schema that is older or newer than ours never makes a whole list fail.
-pub(super) fn read(kind: KindId, object: DynamicObject) -> (ObjectName, Result<Object, String>) {
-    let DynamicObject { mut metadata, mut data, .. } = object;
-    let name = ObjectName::new(
-        metadata.namespace.as_deref().unwrap_or_default(),
-        metadata.name.as_deref().unwrap_or_default(),
-    );
-    // Much of an object, and nothing that a route is compiled from.
-    metadata.managed_fields = None;
-    metadata.annotations = None;
-    let held = match (serde_json::to_value(metadata), &mut data) {
-        (Ok(metadata), Value::Object(fields)) => {
-            fields.remove("status");
-            fields.insert("metadata".to_owned(), metadata);
-            fields.insert("kind".to_owned(), kind.name().into());
-            fields.insert("apiVersion".to_owned(), kind.api_versions()[0].into());
-            kind.hold(data).map_err(|error| error.to_string())
-        }
-        (Ok(_), _) => Err("it has no fields".to_owned()),
-        (Err(error), _) => Err(error.to_string()),
-    };
-    (name, held)
+pub(super) fn read(kind: KindId, mut object: Value) -> (ObjectName, Result<Object, String>) {
+    let name = name(&object);
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        // Much of an object, and nothing that a route is compiled from.
+        metadata.remove("managedFields");
+        metadata.remove("annotations");
+    }
+    let Some(fields) = object.as_object_mut() else { return (name, Err("it has no fields".to_owned())) };
+    fields.remove("status");
+    // Lists leave out what is the same for all their objects.
+    fields.insert("kind".to_owned(), kind.name().into());
+    fields.insert("apiVersion".to_owned(), kind.api_versions()[0].into());
+    (name, kind.hold(object).map_err(|error| error.to_string()))
 }
 
 #[cfg(test)]
@@ -37,10 +34,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn object(value: Value) -> DynamicObject {
-        serde_json::from_value(value).expect("metadata")
-    }
 
     #[test]
     fn each_kind_is_read_without_the_type_that_lists_leave_out() {
@@ -53,7 +46,7 @@ mod tests {
             };
             let mut fields = fields;
             fields["metadata"] = json!({ "namespace": "ns", "name": "it", "annotations": { "a": "b" } });
-            let (name, held) = read(*kind, object(fields));
+            let (name, held) = read(*kind, fields);
             assert_eq!(name, ObjectName::new("ns", "it"));
             assert_eq!(held.map(|held| held.kind()), Ok(*kind));
         }
@@ -62,7 +55,7 @@ mod tests {
     #[test]
     fn an_object_of_another_schema_keeps_its_name_and_says_why() {
         let route = json!({ "metadata": { "namespace": "ns", "name": "it" }, "spec": { "rules": 5 } });
-        let (name, held) = read(KindId::GatewayRoute, object(route));
+        let (name, held) = read(KindId::GatewayRoute, route);
         assert_eq!(name, ObjectName::new("ns", "it"));
         assert!(held.expect_err("rules are a list").contains("invalid type"));
     }
@@ -70,6 +63,6 @@ mod tests {
     #[test]
     fn a_status_that_cannot_be_read_does_not_matter() {
         let route = json!({ "metadata": { "name": "it" }, "spec": {}, "status": { "parents": 5 } });
-        assert!(read(KindId::GatewayRoute, object(route)).1.is_ok());
+        assert!(read(KindId::GatewayRoute, route).1.is_ok());
     }
 }

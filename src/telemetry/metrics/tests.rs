@@ -63,6 +63,29 @@ fn touch_everything(metrics: &Metrics) {
     metrics.set_diagnostics(1, 2);
     metrics.status().wrote(StatusWrite::Ok);
     set_rules(metrics, 1, 1)[0].record(0, &http::Method::GET, 200, MS);
+    let watch = metrics.watch("Service");
+    Restart::ALL.iter().for_each(|&why| watch.restarted(why));
+}
+
+/// Several namespaces may be watched one by one: the page tells about a kind.
+#[test]
+fn watches_of_one_kind_are_told_together() {
+    let metrics = metrics(1, 10_000);
+    let [one, other] = [metrics.watch("Service"), metrics.watch("Service")];
+    one.set_objects(3, 1);
+    other.set_objects(4, 0);
+    other.set_available(false);
+    one.restarted(Restart::Expired);
+    other.restarted(Restart::Expired);
+    let page = metrics.render();
+    for line in [
+        "tidegate_watch_objects{kind=\"Service\"} 7",
+        "tidegate_watch_removals_held{kind=\"Service\"} 1",
+        "tidegate_watch_available{kind=\"Service\"} 0",
+        "tidegate_watch_restarts_total{kind=\"Service\",cause=\"expired\"} 2",
+    ] {
+        assert!(page.contains(line), "{line} in {page}");
+    }
 }
 
 #[test]

@@ -1,0 +1,159 @@
+//! The two requests that a watch consists of: a list, in pages or as a stream, and the watch of what follows it.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use kube::Client;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Resource as _, WatchEvent, WatchParams};
+use kube::core::Request;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::failure::{Failure, Verb};
+use crate::kinds::KindId;
+use crate::telemetry::metrics::Restart;
+
+/// Objects of a page of a list.
+const PAGE: u32 = 500;
+
+/// How many times longer than the beginning of an answer a whole page may take.
+const WHOLE_PAGE: u32 = 4;
+
+/// How long a list as a stream may take as a whole; the API server ends it then. Silence ends it sooner.
+const WHOLE_STREAM_SECONDS: u32 = 300;
+
+/// Where the objects of one kind are, in all namespaces or in one.
+pub(super) struct Ask {
+    client: Client,
+    request: Request,
+    field_selector: Option<String>,
+    /// How long the API server may take to begin an answer.
+    silence: Duration,
+}
+
+/// A page of a list.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Page {
+    #[serde(default)]
+    metadata: PageMetadata,
+    /// The objects; a list of none may have `null`.
+    pub(super) items: Option<Vec<Value>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PageMetadata {
+    resource_version: Option<String>,
+    #[serde(rename = "continue")]
+    token: Option<String>,
+}
+
+impl Page {
+    /// The version of the list.
+    pub(super) fn version(&self) -> Option<String> {
+        self.metadata.resource_version.clone().filter(|version| !version.is_empty())
+    }
+
+    /// What to ask for to get the next page; `None` behind the last one.
+    pub(super) fn next(&self) -> Option<String> {
+        self.metadata.token.clone().filter(|token| !token.is_empty())
+    }
+}
+
+/// The plural under which the API server has a kind.
+const fn plural(kind: KindId) -> &'static str {
+    match kind {
+        KindId::GatewayRoute => "gatewayroutes",
+        KindId::Service => "services",
+        KindId::EndpointSlice => "endpointslices",
+        KindId::Endpoints => "endpoints",
+        KindId::Namespace => "namespaces",
+        KindId::ReferenceGrant => "referencegrants",
+    }
+}
+
+impl Ask {
+    /// For one of the versions of a kind, in one namespace or all.
+    pub(super) fn new(
+        client: Client,
+        kind: KindId,
+        version: usize,
+        namespace: Option<&str>,
+        silence: Duration,
+    ) -> Self {
+        let versions = kind.api_versions();
+        let api_version = versions[version % versions.len()];
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let named = GroupVersionKind::gvk(group, version, kind.name());
+        let resource = ApiResource::from_gvk_with_plural(&named, plural(kind));
+        let within = namespace.filter(|_| kind.is_namespaced());
+        let request = Request::new(DynamicObject::url_path(&resource, within));
+        // Of Namespaces themselves, the one.
+        let field_selector =
+            namespace.filter(|_| !kind.is_namespaced()).map(|namespace| format!("metadata.name={namespace}"));
+        Self { client, request, field_selector, silence }
+    }
+
+    /// One page of a list.
+    pub(super) async fn page(&self, token: Option<String>) -> Result<Page, Failure> {
+        let params = ListParams {
+            limit: Some(PAGE),
+            continue_token: token,
+            field_selector: self.field_selector.clone(),
+            ..ListParams::default()
+        };
+        let request = self.request.list(&params).map_err(|error| broken(Verb::List, error))?;
+        let longest = self.silence * WHOLE_PAGE;
+        match tokio::time::timeout(longest, self.client.request::<Page>(request)).await {
+            Ok(Ok(page)) => Ok(page),
+            Ok(Err(error)) => Err(Failure::of(Verb::List, &error)),
+            Err(_) => Err(Failure::new(Restart::Silent, Verb::List, format!("no whole page within {longest:?}"))),
+        }
+    }
+
+    /// A list as a stream: every object as an event, and at their end a bookmark that says so.
+    pub(super) async fn list_stream(&self) -> Result<Events, Failure> {
+        let params =
+            WatchParams { send_initial_events: true, timeout: Some(WHOLE_STREAM_SECONDS), ..WatchParams::default() };
+        // Without a version it is a list of what is there now, however old the API server's own copy is.
+        self.events(Verb::List, params, "").await
+    }
+
+    /// What has happened since a version, for so many seconds.
+    pub(super) async fn watch(&self, version: &str, seconds: u32) -> Result<Events, Failure> {
+        self.events(Verb::Watch, WatchParams { timeout: Some(seconds), ..WatchParams::default() }, version).await
+    }
+
+    async fn events(&self, verb: Verb, mut params: WatchParams, version: &str) -> Result<Events, Failure> {
+        params.field_selector.clone_from(&self.field_selector);
+        let request = self.request.watch(&params, version).map_err(|error| broken(verb, error))?;
+        match tokio::time::timeout(self.silence, self.client.request_events::<Value>(request)).await {
+            Ok(Ok(events)) => Ok(Events { verb, stream: events.boxed() }),
+            Ok(Err(error)) => Err(Failure::of(verb, &error)),
+            Err(_) => Err(Failure::new(Restart::Silent, verb, format!("no answer within {:?}", self.silence))),
+        }
+    }
+}
+
+/// What a watch says, event by event.
+pub(super) struct Events {
+    verb: Verb,
+    stream: BoxStream<'static, kube::Result<WatchEvent<Value>>>,
+}
+
+impl Events {
+    /// The next event; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<WatchEvent<Value>>, Failure> {
+        match self.stream.next().await {
+            None => Ok(None),
+            Some(Ok(WatchEvent::Error(status))) => Err(Failure::of_status(self.verb, &status)),
+            Some(Ok(event)) => Ok(Some(event)),
+            Some(Err(error)) => Err(Failure::of(self.verb, &error)),
+        }
+    }
+}
+
+fn broken(verb: Verb, error: impl std::fmt::Display) -> Failure {
+    Failure::new(Restart::Broken, verb, error.to_string())
+}

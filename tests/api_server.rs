@@ -1,0 +1,512 @@
+//! The source against an API server that does whatever API servers do: in the end its state is that of the server, and
+//! until then nothing that served is lost.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/api_contract.rs"]
+mod api_contract;
+#[path = "support/api_server.rs"]
+mod api_server;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api_server::{ApiServer, Asked, Delivery, Fault, On};
+use serde_json::{Value, json};
+use tidegate::compile::compile;
+use tidegate::compile::inputs::{Inputs, StaticListener};
+use tidegate::kubernetes::Kubernetes;
+use tidegate::source::Update;
+use tidegate::source::cluster::{self, Options, Timing};
+use tidegate::telemetry::metrics::{Metrics, MetricsOptions, Restart};
+use tokio::sync::watch;
+
+/// Bounds every wait. Only reached when something is broken.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const ROUTES: &str = "gatewayroutes";
+const SERVICES: &str = "services";
+const SLICES: &str = "endpointslices";
+const GRANTS: &str = "referencegrants";
+
+fn route(name: &str) -> Value {
+    json!({ "metadata": { "namespace": "ns", "name": name, "annotations": { "a": "b" } },
+        "spec": { "hostnames": [format!("{name}.test")], "rules": [{ "backendRefs": [{ "name": "web", "port": 80 }] }] } })
+}
+
+fn service(name: &str) -> Value {
+    json!({ "metadata": { "namespace": "ns", "name": name },
+        "spec": { "selector": { "app": name }, "ports": [{ "name": "http", "port": 80 }] } })
+}
+
+fn slice(service: &str, addresses: &[&str], port: i64) -> Value {
+    let endpoint = |address: &&str| json!({ "addresses": [address], "conditions": { "ready": true } });
+    json!({ "metadata": { "namespace": "ns", "name": format!("{service}-x"),
+            "labels": { "kubernetes.io/service-name": service } },
+        "addressType": "IPv4", "ports": [{ "name": "http", "port": port }],
+        "endpoints": addresses.iter().map(endpoint).collect::<Vec<_>>() })
+}
+
+/// Quick where patience would only make tests slow.
+fn quick() -> Timing {
+    Timing {
+        watch_seconds: 20..=20,
+        first_pause: Duration::from_millis(20),
+        longest_pause: Duration::from_millis(200),
+        grace: Duration::from_millis(500),
+        silence: Duration::from_secs(1),
+        ..Timing::default()
+    }
+}
+
+/// A source that follows a server.
+struct Bed {
+    server: ApiServer,
+    metrics: Arc<Metrics>,
+    updates: watch::Receiver<Update>,
+}
+
+fn metrics() -> Arc<Metrics> {
+    Metrics::new(MetricsOptions { workers: 0, listeners: Vec::new(), max_series: 0 })
+}
+
+async fn start(server: &ApiServer, timing: Timing, metrics: &Metrics) -> watch::Receiver<Update> {
+    let client = Kubernetes::new(Some(&server.kubeconfig())).await.unwrap().client().unwrap();
+    let options = Options { timing, ..Options::default() };
+    let listener = StaticListener { name: "http".into(), allowed_namespaces: None };
+    let base = Inputs { listeners: vec![listener], gateway_class_name: "tidegate".into(), ..Inputs::default() };
+    let started = cluster::start(&client, &options, base, None, metrics);
+    tokio::time::timeout(PATIENCE, started).await.expect("it starts in time").expect("it starts")
+}
+
+impl Bed {
+    async fn new(timing: Timing) -> Self {
+        Self::on(ApiServer::start(), timing).await
+    }
+
+    /// On a server that serves one route with one endpoint and whatever the test has put there.
+    async fn on(server: ApiServer, timing: Timing) -> Self {
+        server.put(ROUTES, route("a"));
+        server.put(SERVICES, service("web"));
+        server.put(SLICES, slice("web", &["10.0.0.1"], 8080));
+        let metrics = metrics();
+        let updates = start(&server, timing, &metrics).await;
+        Self { server, metrics, updates }
+    }
+
+    fn routes(&self) -> BTreeSet<String> {
+        self.updates.borrow().inputs.objects.routes.keys().map(|name| name.name.to_string()).collect()
+    }
+
+    /// Waits for a state.
+    async fn until(&mut self, what: &str, is_so: impl Fn(&Update) -> bool) {
+        let reached = self.updates.wait_for(|update| is_so(update));
+        let reached = tokio::time::timeout(PATIENCE, reached).await;
+        let is_reached = matches!(reached, Ok(Ok(_)));
+        drop(reached);
+        assert!(is_reached, "waited for {what}: {:?}", self.routes());
+    }
+
+    async fn until_routes(&mut self, expected: &[&str]) {
+        let expected: BTreeSet<&str> = expected.iter().copied().collect();
+        self.until(&format!("{expected:?}"), |update| {
+            let routes = update.inputs.objects.routes.keys();
+            routes.map(|name| name.name.as_ref()).collect::<BTreeSet<_>>() == expected
+        })
+        .await;
+    }
+
+    /// A value of the metrics page, by name and labels as written there; 0 where there is none.
+    fn metric(&self, series: &str) -> f64 {
+        let page = self.metrics.render();
+        let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    fn restarts(&self, kind: &str, cause: Restart) -> f64 {
+        let cause = cause.as_str();
+        self.metric(&format!("tidegate_watch_restarts_total{{kind=\"{kind}\",cause=\"{cause}\"}}"))
+    }
+
+    async fn until_metric(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            assert!(Instant::now() < deadline, "waited for {what}: {}", self.metrics.render());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// The simulator behaves as the cases say that a real API server does.
+#[test]
+fn the_simulator_keeps_the_contract() {
+    let server = ApiServer::start();
+    api_contract::run(server.address.port(), "default");
+}
+
+#[tokio::test]
+async fn what_changes_is_followed() {
+    let mut bed = Bed::new(quick()).await;
+    assert_eq!(bed.routes(), BTreeSet::from(["a".to_owned()]));
+    bed.server.put(ROUTES, route("b"));
+    bed.until_routes(&["a", "b"]).await;
+    bed.server.delete(ROUTES, "ns", "a");
+    bed.until_routes(&["b"]).await;
+    let mut changed = route("b");
+    changed["spec"]["hostnames"] = json!(["other.test"]);
+    bed.server.put(ROUTES, changed);
+    bed.until("the other name", |update| {
+        update.inputs.objects.routes.values().all(|route| route.object.spec.hostnames == ["other.test"])
+    })
+    .await;
+    assert_eq!(bed.server.asked(ROUTES), [Asked::Stream, Asked::Watch], "one list, one watch");
+}
+
+/// What is no change for a compilation is none: a status, an annotation, the same object again.
+#[tokio::test]
+async fn what_is_no_change_is_not_told() {
+    let mut bed = Bed::new(quick()).await;
+    bed.updates.mark_unchanged();
+    let mut same = route("a");
+    same["metadata"]["annotations"] = json!({ "other": "text" });
+    same["status"] = json!({ "parents": [] });
+    bed.server.put(ROUTES, same);
+    // Behind it in the same watch.
+    bed.server.put(ROUTES, route("b"));
+    bed.updates.changed().await.unwrap();
+    assert_eq!(bed.routes().len(), 2, "the first change that is told is the second one");
+}
+
+#[tokio::test]
+async fn a_server_without_streaming_lists_is_listed_in_pages_at_once() {
+    let server = ApiServer::start();
+    server.refuse_streaming_lists();
+    let many: Vec<String> = (0..1200).map(|number| format!("r{number:04}")).collect();
+    server.put_all(ROUTES, many.iter().map(|name| route(name)));
+    let began = Instant::now();
+    let mut bed = Bed::on(server, Timing::default()).await;
+    assert!(began.elapsed() < Duration::from_secs(20), "no pause: {:?}", began.elapsed());
+    assert_eq!(bed.routes().len(), 1201);
+    assert_eq!(bed.server.asked(ROUTES)[..4], [Asked::Stream, Asked::Page, Asked::Page, Asked::Page]);
+    // It is remembered.
+    bed.server.compact(ROUTES);
+    bed.server.interrupt(ROUTES, None);
+    bed.server.put(ROUTES, route("new"));
+    bed.until("the new one", |update| update.inputs.objects.routes.len() == 1202).await;
+    assert_eq!(bed.server.asked(ROUTES).iter().filter(|asked| **asked == Asked::Stream).count(), 1);
+}
+
+/// Each fault, at the first list and in the middle of the life of a watch.
+#[tokio::test]
+async fn after_any_failure_the_state_is_that_of_the_server() {
+    for (fault, cause) in [
+        (Fault::Answer(410, None), Restart::Expired),
+        (Fault::Answer(504, None), Restart::Expired),
+        (Fault::Answer(500, None), Restart::Refused),
+        (Fault::Answer(429, Some(1)), Restart::Throttled),
+        (Fault::Answer(403, None), Restart::Forbidden),
+        (Fault::Answer(404, None), Restart::NotServed),
+        (Fault::Cut, Restart::Broken),
+        (Fault::Stall, Restart::Silent),
+        (Fault::Hang, Restart::Silent),
+        (Fault::ErrorEvent(410), Restart::Expired),
+        (Fault::ErrorEvent(500), Restart::Refused),
+    ] {
+        println!("{fault:?}");
+        let server = ApiServer::start();
+        for on in [On::Stream, On::Page] {
+            server.fault(ROUTES, on, 2, fault.clone());
+        }
+        let mut timing = quick();
+        timing.watch_seconds = 2..=2;
+        let mut bed = Bed::on(server, timing).await;
+        // A refused list as a stream is no failure: it comes in pages.
+        let is_listed_otherwise = matches!(fault, Fault::ErrorEvent(500));
+        let count = bed.restarts("GatewayRoute", cause);
+        assert!(count >= 1.0 || is_listed_otherwise, "{fault:?} at the list: {}", bed.metrics.render());
+        bed.server.heal(ROUTES);
+        let before = bed.restarts("GatewayRoute", cause);
+        bed.server.fault(ROUTES, On::Watch, 1, fault.clone());
+        bed.server.interrupt(ROUTES, None);
+        bed.server.put(ROUTES, route("b"));
+        bed.server.delete(ROUTES, "ns", "a");
+        let began = Instant::now();
+        bed.until_routes(&["b"]).await;
+        assert!(began.elapsed() < Duration::from_secs(30), "{fault:?}: {:?}", began.elapsed());
+        bed.until_metric("the count", |bed| bed.restarts("GatewayRoute", cause) > before).await;
+    }
+}
+
+/// An event of any status ends a running watch, and nothing is lost.
+#[tokio::test]
+async fn errors_inside_a_watch_lose_nothing() {
+    let mut bed = Bed::new(quick()).await;
+    let mut expected = vec!["a".to_owned()];
+    for code in [410, 500, 403, 429, 504] {
+        bed.server.interrupt(ROUTES, Some(code));
+        let name = format!("after-{code}");
+        bed.server.put(ROUTES, route(&name));
+        expected.push(name);
+        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+        bed.until_routes(&expected).await;
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_says_nothing_is_given_up() {
+    let mut bed = Bed::new(Timing { watch_seconds: 3..=3, ..quick() }).await;
+    bed.server.deliver(ROUTES, Delivery::Stalled);
+    bed.server.put(ROUTES, route("b"));
+    bed.until_metric("a watch that is given up", |bed| bed.restarts("GatewayRoute", Restart::Silent) > 0.0).await;
+    assert!(bed.metric("tidegate_watch_age_seconds{kind=\"GatewayRoute\"}") > 2.0);
+    assert_eq!(bed.routes().len(), 1);
+    bed.server.heal(ROUTES);
+    bed.until_routes(&["a", "b"]).await;
+    bed.until_metric("an age that falls", |bed| bed.metric("tidegate_watch_age_seconds{kind=\"GatewayRoute\"}") < 2.0)
+        .await;
+}
+
+#[tokio::test]
+async fn lost_events_are_repaired_by_the_next_list() {
+    let timing = Timing { watch_seconds: 1..=1, relist: Duration::from_secs(3), ..quick() };
+    let mut bed = Bed::new(timing).await;
+    bed.server.deliver(ROUTES, Delivery::Lossy);
+    bed.server.put(ROUTES, route("b"));
+    bed.server.put(ROUTES, route("c"));
+    bed.server.delete(ROUTES, "ns", "a");
+    bed.until_routes(&["b", "c"]).await;
+    assert!(bed.restarts("GatewayRoute", Restart::Relist) >= 1.0);
+}
+
+#[tokio::test]
+async fn repeated_and_reordered_events_change_nothing_in_the_end() {
+    for delivery in [Delivery::Twice, Delivery::Reversed] {
+        let mut bed = Bed::new(quick()).await;
+        bed.server.deliver(ROUTES, delivery);
+        let last = route("b");
+        let mut first = route("b");
+        first["spec"]["hostnames"] = json!(["first.test"]);
+        bed.server.put_all(ROUTES, [first, last, route("c")]);
+        bed.until_routes(&["a", "b", "c"]).await;
+        bed.until("the last version", |update| {
+            update
+                .inputs
+                .objects
+                .routes
+                .iter()
+                .any(|(name, route)| &*name.name == "b" && route.object.spec.hostnames == ["b.test"])
+        })
+        .await;
+        let disordered = bed.restarts("GatewayRoute", Restart::Disordered) > 0.0;
+        assert_eq!(disordered, delivery == Delivery::Reversed);
+    }
+}
+
+/// The data are restored from an earlier time: versions fall, and objects that came later are gone.
+#[tokio::test]
+async fn versions_that_fall_are_noticed() {
+    let mut bed = Bed::new(Timing { watch_seconds: 2..=2, removals_held: Duration::ZERO, ..quick() }).await;
+    let version = bed.server.version();
+    for number in 0..5 {
+        bed.server.put(ROUTES, route(&format!("late{number}")));
+    }
+    bed.until("all", |update| update.inputs.objects.routes.len() == 6).await;
+    bed.server.lose_all(ROUTES);
+    bed.server.go_back_to(version - 3);
+    bed.server.put(ROUTES, route("restored"));
+    bed.until_routes(&["restored"]).await;
+}
+
+#[tokio::test]
+async fn half_a_list_takes_nothing_away() {
+    let server = ApiServer::start();
+    server.put_all(ROUTES, (0..40).map(|number| route(&format!("r{number}"))));
+    let mut bed = Bed::on(server, quick()).await;
+    for on in [On::Stream, On::Page] {
+        bed.server.fault(ROUTES, on, 5, Fault::Cut);
+    }
+    bed.server.compact(ROUTES);
+    bed.server.interrupt(ROUTES, None);
+    bed.until_metric("broken lists", |bed| bed.restarts("GatewayRoute", Restart::Broken) >= 4.0).await;
+    assert_eq!(bed.routes().len(), 41, "the list is not whole");
+    bed.server.heal(ROUTES);
+    bed.server.put(ROUTES, route("new"));
+    bed.until("the new one", |update| update.inputs.objects.routes.len() == 42).await;
+}
+
+#[tokio::test]
+async fn a_slow_list_is_waited_for() {
+    for streams in [true, false] {
+        let server = ApiServer::start();
+        if !streams {
+            server.refuse_streaming_lists();
+        }
+        server.put_all(ROUTES, (0..50).map(|number| route(&format!("r{number}"))));
+        server.fault(ROUTES, On::List, usize::MAX, Fault::Slow(Duration::from_millis(30)));
+        let bed = Bed::on(server, quick()).await;
+        assert_eq!(bed.routes().len(), 51, "it starts with all of them");
+    }
+}
+
+#[tokio::test]
+async fn a_kind_that_is_removed_keeps_what_was_read_and_comes_back() {
+    let mut bed = Bed::new(quick()).await;
+    bed.server.remove_kind(ROUTES);
+    bed.until_metric("a kind that is away", |bed| bed.metric("tidegate_watch_available{kind=\"GatewayRoute\"}") == 0.0)
+        .await;
+    bed.server.put(SERVICES, service("other"));
+    bed.until("other kinds go on", |update| update.inputs.objects.services.len() == 2).await;
+    assert_eq!(bed.routes().len(), 1);
+    bed.server.heal(ROUTES);
+    bed.server.put(ROUTES, route("b"));
+    bed.until_routes(&["a", "b"]).await;
+    assert!(bed.metric("tidegate_watch_available{kind=\"GatewayRoute\"}") == 1.0);
+}
+
+#[tokio::test]
+async fn a_permission_that_is_withdrawn_keeps_what_was_read() {
+    let mut bed = Bed::new(quick()).await;
+    bed.server.forbid(SLICES);
+    bed.until_metric("a kind that is forbidden", |bed| bed.restarts("EndpointSlice", Restart::Forbidden) > 1.0).await;
+    assert_eq!(bed.updates.borrow().inputs.objects.slices.len(), 1);
+    bed.server.heal(SLICES);
+    bed.server.put(SLICES, slice("other", &["10.0.0.2"], 80));
+    bed.until("the other slice", |update| update.inputs.objects.slices.len() == 2).await;
+}
+
+#[tokio::test]
+async fn kinds_that_are_not_needed_hold_nothing_up() {
+    for is_forbidden in [true, false] {
+        let server = ApiServer::start();
+        if is_forbidden {
+            server.forbid(GRANTS);
+            server.forbid("namespaces");
+        } else {
+            server.remove_kind(GRANTS);
+        }
+        let bed = Bed::on(server, quick()).await;
+        assert_eq!(bed.metric("tidegate_watch_available{kind=\"ReferenceGrant\"}"), 0.0);
+        assert_eq!(bed.metric("tidegate_watch_available{kind=\"GatewayRoute\"}"), 1.0);
+    }
+}
+
+#[tokio::test]
+async fn objects_that_do_not_parse_are_told_and_the_rest_is_served() {
+    let server = ApiServer::start();
+    for (number, spec) in [json!({ "rules": 5 }), json!(null), json!([]), json!({ "rules": [{ "matches": "no" }] })]
+        .into_iter()
+        .enumerate()
+    {
+        server.put(ROUTES, json!({ "metadata": { "namespace": "ns", "name": format!("bad{number}") }, "spec": spec }));
+    }
+    server.put(SERVICES, json!({ "metadata": { "namespace": "ns", "name": "bad" }, "spec": "no" }));
+    server.put(SLICES, json!({ "metadata": { "namespace": "ns", "name": "bad" }, "endpoints": [{ "addresses": 5 }] }));
+    let mut bed = Bed::on(server, quick()).await;
+    assert!(bed.routes().contains("a"));
+    let told = |update: &Update| update.diagnostics.iter().filter_map(|it| it.object.as_ref()).count();
+    assert!(told(&bed.updates.borrow()) >= 5, "{:?}", bed.updates.borrow().diagnostics);
+    // One that was good and becomes bad keeps its last good version.
+    bed.server.put(ROUTES, json!({ "metadata": { "namespace": "ns", "name": "a" }, "spec": { "rules": 5 } }));
+    bed.until("a diagnostic", |update| {
+        update.diagnostics.iter().any(|it| it.effect == "its last good version stays active")
+    })
+    .await;
+    assert!(bed.routes().contains("a"));
+}
+
+#[tokio::test]
+async fn endpoints_out_of_range_are_skipped_and_counted() {
+    let server = ApiServer::start();
+    for (number, (address, port)) in
+        [("10.0.0.7", 0), ("10.0.0.7", -1), ("10.0.0.7", 65536), ("300.0.0.1", 80), ("127.0.0.1", 80)]
+            .iter()
+            .enumerate()
+    {
+        let mut bad = slice("web", &[address], *port);
+        bad["metadata"]["name"] = format!("bad-{number}").into();
+        server.put(SLICES, bad);
+    }
+    let bed = Bed::on(server, quick()).await;
+    let output = compile(&bed.updates.borrow().inputs);
+    let warned: BTreeSet<String> = output
+        .diagnostics
+        .iter()
+        .filter_map(|it| it.object.as_ref())
+        .filter(|it| it.kind == "EndpointSlice")
+        .map(|it| it.name.name.to_string())
+        .collect();
+    assert_eq!(warned.len(), 5, "{:?}", output.diagnostics);
+    let endpoints: Vec<String> = output
+        .snapshot
+        .backends
+        .iter()
+        .flat_map(|backend| backend.endpoints.iter())
+        .map(|it| it.key.addr.to_string())
+        .collect();
+    assert_eq!(endpoints, ["10.0.0.1:8080"]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_takes_nothing_along() {
+    let mut bed = Bed::new(quick()).await;
+    let lists = |bed: &Bed| bed.server.asked(ROUTES).iter().filter(|asked| **asked != Asked::Watch).count();
+    let before = lists(&bed);
+    bed.server.set_down(true);
+    bed.until_metric("failures", |bed| bed.restarts("GatewayRoute", Restart::Broken) >= 5.0).await;
+    assert_eq!(bed.routes().len(), 1);
+    bed.server.put(ROUTES, route("b"));
+    bed.server.put(SERVICES, service("other"));
+    bed.server.delete(SERVICES, "ns", "web");
+    bed.server.set_down(false);
+    bed.until_routes(&["a", "b"]).await;
+    bed.until("the Service that is gone", |update| {
+        update.inputs.objects.services.keys().map(|name| &*name.name).eq(["other"])
+    })
+    .await;
+    assert!(lists(&bed) <= before + 1, "at most one list: {:?}", bed.server.asked(ROUTES));
+}
+
+#[tokio::test]
+async fn a_server_that_lost_its_data_is_not_believed_at_once() {
+    let server = ApiServer::start();
+    let names: Vec<String> = (0..30).map(|number| format!("r{number}")).collect();
+    server.put_all(ROUTES, names.iter().map(|name| route(name)));
+    let held = Duration::from_secs(4);
+    let mut bed = Bed::on(server, Timing { removals_held: held, ..quick() }).await;
+    // Wiped, and filled again: nothing is ever missing.
+    let lose = |bed: &Bed| {
+        for kind in [ROUTES, SLICES, SERVICES] {
+            bed.server.lose_all(kind);
+            bed.server.interrupt(kind, None);
+        }
+    };
+    lose(&bed);
+    bed.until_metric("doubt", |bed| bed.metric("tidegate_watch_removals_held{kind=\"GatewayRoute\"}") == 31.0).await;
+    let refilled = async |bed: &Bed| {
+        bed.server.put_all(ROUTES, names.iter().map(|name| route(name)).chain([route("a")]));
+        bed.server.put(SERVICES, service("web"));
+        bed.server.put(SLICES, slice("web", &["10.0.0.1"], 8080));
+        bed.until_metric("no doubt", |bed| {
+            ["GatewayRoute", "Service", "EndpointSlice"]
+                .iter()
+                .all(|kind| bed.metric(&format!("tidegate_watch_removals_held{{kind=\"{kind}\"}}")) == 0.0)
+        })
+        .await;
+    };
+    refilled(&bed).await;
+    assert_eq!(bed.routes().len(), 31);
+    let is_whole = |update: &Update| {
+        let objects = &update.inputs.objects;
+        objects.routes.len() == 31 && objects.services.len() == 1 && objects.slices.len() == 1
+    };
+    assert!(is_whole(&bed.updates.borrow()));
+    // Wiped, and left so: removed after the time, and not before.
+    lose(&bed);
+    let began = Instant::now();
+    bed.until("removal", |update| update.inputs.objects.routes.is_empty()).await;
+    assert!(began.elapsed() >= held, "{:?}", began.elapsed());
+    bed.until("removal of the rest", |update| {
+        update.inputs.objects.services.is_empty() && update.inputs.objects.slices.is_empty()
+    })
+    .await;
+}

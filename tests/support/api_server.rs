@@ -1,0 +1,776 @@
+//! A Kubernetes API server for tests, in the process and on loopback: lists, pages, watches and streaming lists of the
+//! kinds that tidegate reads, and every fault of them on command.
+//!
+//! It keeps objects as they are put, and checks and defaults nothing. What it answers where nothing is broken is what the
+//! cases of `support/api_contract.rs` say, which a real API server has to pass as well.
+#![allow(dead_code, missing_docs, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+/// What it serves: group and version, plural, kind, whether objects have a namespace.
+const RESOURCES: &[(&str, &str, &str, bool)] = &[
+    ("tidegate.dev/v1alpha1", "gatewayroutes", "GatewayRoute", true),
+    ("v1", "services", "Service", true),
+    ("v1", "endpoints", "Endpoints", true),
+    ("v1", "namespaces", "Namespace", false),
+    ("discovery.k8s.io/v1", "endpointslices", "EndpointSlice", true),
+    ("gateway.networking.k8s.io/v1", "referencegrants", "ReferenceGrant", true),
+];
+
+/// What is broken in an answer.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// A status instead of what was asked for, with the seconds after which to ask again.
+    Answer(u16, Option<u32>),
+    /// No answer, not even a head.
+    Hang,
+    /// A head, and then nothing.
+    Stall,
+    /// The body breaks off: a list after half of its objects, a watch at once.
+    Cut,
+    /// A watch says this status in an event and ends.
+    ErrorEvent(u16),
+    /// Every object of a list takes so long.
+    Slow(Duration),
+}
+
+/// Which requests a fault is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// Lists in pages.
+    Page,
+    /// Lists as streams.
+    Stream,
+    /// Both.
+    List,
+    /// Watches that go on from a version.
+    Watch,
+    /// All.
+    Any,
+}
+
+/// How running watches deliver what happens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    #[default]
+    Whole,
+    /// Nothing arrives any more, and nothing ends.
+    Stalled,
+    /// Events are left out.
+    Lossy,
+    /// Every event comes twice.
+    Twice,
+    /// The events of one moment come in the wrong order.
+    Reversed,
+}
+
+/// What was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Page,
+    Stream,
+    Watch,
+}
+
+#[derive(Default)]
+struct Resource {
+    kind: &'static str,
+    api_version: &'static str,
+    is_namespaced: bool,
+    objects: BTreeMap<(String, String), Value>,
+    /// What happened: version, type, object.
+    log: Vec<(u64, &'static str, Value)>,
+    /// Versions up to this one are forgotten.
+    compacted: u64,
+    removed: bool,
+    forbidden: bool,
+    faults: Vec<(On, usize, Fault)>,
+    delivery: Delivery,
+    /// Running watches end when this changes: with an event of this status, or without a word.
+    interruptions: Vec<Option<u16>>,
+    asked: Vec<Asked>,
+}
+
+#[derive(Default)]
+struct State {
+    version: u64,
+    resources: BTreeMap<&'static str, Resource>,
+    /// No connection is accepted, and none stays.
+    down: bool,
+    no_streaming_lists: bool,
+    git_version: String,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Changes with every change of the state.
+    changed: watch::Sender<u64>,
+}
+
+/// The server; it ends with the value.
+pub struct ApiServer {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+    folder: tempfile::TempDir,
+}
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+type Sender = mpsc::Sender<io::Result<Bytes>>;
+
+impl ApiServer {
+    pub fn start() -> Self {
+        let resource =
+            |&(api_version, plural, kind, is_namespaced): &(&'static str, &'static str, &'static str, bool)| {
+                (plural, Resource { kind, api_version, is_namespaced, compacted: 50, ..Resource::default() })
+            };
+        let resources = RESOURCES.iter().map(resource).collect();
+        // As on a real server, the first versions are forgotten.
+        let state = State { version: 100, resources, git_version: "v1.36.3".to_owned(), ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: watch::channel(0).0 });
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let served = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(accept(listener, served, stopped));
+        });
+        let folder = tempfile::tempdir().unwrap();
+        Self { address, shared, stop, thread: Some(thread), folder }
+    }
+
+    /// A kubeconfig for it.
+    pub fn kubeconfig(&self) -> PathBuf {
+        let path = self.folder.path().join("kubeconfig");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": format!("http://{}", self.address)}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+            "users": [{"name": "test", "user": {}}],
+        });
+        std::fs::write(&path, config.to_string()).unwrap();
+        path
+    }
+
+    /// A folder that lives as long as the server.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Puts an object, new or changed.
+    pub fn put(&self, plural: &str, object: Value) {
+        self.change(|state| state.put(plural, object));
+    }
+
+    /// Puts many objects in one step.
+    pub fn put_all(&self, plural: &str, objects: impl IntoIterator<Item = Value>) {
+        self.change(|state| objects.into_iter().for_each(|object| drop(state.put(plural, object))));
+    }
+
+    pub fn delete(&self, plural: &str, namespace: &str, name: &str) {
+        self.change(|state| state.delete(plural, namespace, name));
+    }
+
+    /// All objects of a kind are gone and nothing says so, as after the data were restored from another time.
+    pub fn lose_all(&self, plural: &str) {
+        self.change(|state| {
+            let version = state.version + 1;
+            state.version = version;
+            let resource = state.resource(plural);
+            resource.objects.clear();
+            resource.log.clear();
+            resource.compacted = version;
+        });
+    }
+
+    /// The data are those of an earlier time: versions go backwards, and the history is gone.
+    pub fn go_back_to(&self, version: u64) {
+        self.change(|state| {
+            state.version = version;
+            for resource in state.resources.values_mut() {
+                resource.log.clear();
+                resource.compacted = 50;
+            }
+        });
+    }
+
+    /// Forgets what happened up to now: watches from older versions are told that these have expired.
+    pub fn compact(&self, plural: &str) {
+        self.change(|state| {
+            let version = state.version;
+            let resource = state.resource(plural);
+            resource.log.clear();
+            resource.compacted = version + 1;
+            state.version += 1;
+        });
+    }
+
+    /// The next requests of this sort are answered with a fault; `usize::MAX` times: until [`heal`](Self::heal).
+    pub fn fault(&self, plural: &str, on: On, times: usize, fault: Fault) {
+        self.change(|state| state.resource(plural).faults.push((on, times, fault)));
+    }
+
+    /// No faults any more, and running watches deliver everything.
+    pub fn heal(&self, plural: &str) {
+        self.change(|state| {
+            let resource = state.resource(plural);
+            resource.faults.clear();
+            resource.delivery = Delivery::Whole;
+            resource.forbidden = false;
+            resource.removed = false;
+        });
+    }
+
+    pub fn deliver(&self, plural: &str, delivery: Delivery) {
+        self.change(|state| state.resource(plural).delivery = delivery);
+    }
+
+    /// Running watches end: with an event of this status, or broken off.
+    pub fn interrupt(&self, plural: &str, code: Option<u16>) {
+        self.change(|state| state.resource(plural).interruptions.push(code));
+    }
+
+    /// The kind is not served any more, as when its CustomResourceDefinition is removed.
+    pub fn remove_kind(&self, plural: &str) {
+        self.change(|state| {
+            let resource = state.resource(plural);
+            resource.removed = true;
+            resource.interruptions.push(None);
+        });
+    }
+
+    /// The kind may not be read any more.
+    pub fn forbid(&self, plural: &str) {
+        self.change(|state| {
+            let resource = state.resource(plural);
+            resource.forbidden = true;
+            resource.interruptions.push(None);
+        });
+    }
+
+    /// No connection is accepted and none stays, or all is well again.
+    pub fn set_down(&self, down: bool) {
+        self.change(|state| state.down = down);
+    }
+
+    /// Lists as streams are refused, as by a server that does not know them.
+    pub fn refuse_streaming_lists(&self) {
+        self.change(|state| state.no_streaming_lists = true);
+    }
+
+    pub fn set_git_version(&self, version: &str) {
+        self.change(|state| version.clone_into(&mut state.git_version));
+    }
+
+    /// What was asked about a kind, in order.
+    pub fn asked(&self, plural: &str) -> Vec<Asked> {
+        self.shared.lock().resource(plural).asked.clone()
+    }
+
+    /// The present version.
+    pub fn version(&self) -> u64 {
+        self.shared.lock().version
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        self.shared.change(change)
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let done = change(&mut self.lock());
+        self.changed.send_modify(|count| *count += 1);
+        done
+    }
+}
+
+impl State {
+    fn resource(&mut self, plural: &str) -> &mut Resource {
+        self.resources.get_mut(plural).unwrap_or_else(|| panic!("{plural} is none of the kinds"))
+    }
+
+    fn put(&mut self, plural: &str, mut object: Value) -> Value {
+        self.version += 1;
+        let version = self.version;
+        let resource = self.resource(plural);
+        let metadata = &mut object["metadata"];
+        let key = (text(&metadata["namespace"]), text(&metadata["name"]));
+        metadata["resourceVersion"] = version.to_string().into();
+        let known = resource.objects.get(&key);
+        metadata["uid"] = known.map_or_else(|| format!("uid-{version}").into(), |it| it["metadata"]["uid"].clone());
+        let kind = if known.is_some() { "MODIFIED" } else { "ADDED" };
+        resource.objects.insert(key, object.clone());
+        resource.log.push((version, kind, object.clone()));
+        object
+    }
+
+    fn delete(&mut self, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+        let version = self.version + 1;
+        let resource = self.resource(plural);
+        let mut object = resource.objects.remove(&(namespace.to_owned(), name.to_owned()))?;
+        object["metadata"]["resourceVersion"] = version.to_string().into();
+        resource.log.push((version, "DELETED", object.clone()));
+        self.version = version;
+        Some(object)
+    }
+}
+
+impl Resource {
+    /// Whether something is broken about this request.
+    fn take_fault(&mut self, asked: Asked) -> Option<Fault> {
+        let is_meant = |on: On| match (on, asked) {
+            (On::Any, _)
+            | (On::Page | On::List, Asked::Page)
+            | (On::Stream | On::List, Asked::Stream)
+            | (On::Watch, Asked::Watch) => true,
+            (On::Page | On::Stream | On::List | On::Watch, _) => false,
+        };
+        let position = self.faults.iter().position(|(on, _, _)| is_meant(*on))?;
+        let (_, times, fault) = &mut self.faults[position];
+        let fault = fault.clone();
+        *times = times.saturating_sub(usize::from(*times != usize::MAX));
+        if *times == 0 {
+            self.faults.remove(position);
+        }
+        Some(fault)
+    }
+}
+
+async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted { Ok((stream, _)) => stream, Err(_) => continue },
+            _ = stopped.changed() => return,
+        };
+        if shared.lock().down {
+            continue;
+        }
+        let _ = stream.set_nodelay(true);
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let mut changed = shared.changed.subscribe();
+            let answering = Arc::clone(&shared);
+            let service = hyper::service::service_fn(move |request| answer(Arc::clone(&answering), request));
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                _ = connection => {}
+                () = async { while !shared.lock().down && changed.changed().await.is_ok() {} } => {}
+            }
+        });
+    }
+}
+
+/// A path of an API server.
+struct Target {
+    plural: &'static str,
+    namespace: Option<String>,
+    name: Option<String>,
+    query: BTreeMap<String, String>,
+}
+
+impl Target {
+    fn parse(uri: &http::Uri) -> Option<Self> {
+        let parts: Vec<&str> = uri.path().trim_matches('/').split('/').collect();
+        let (api_version, rest) = match parts.as_slice() {
+            ["api", version, rest @ ..] => ((*version).to_owned(), rest),
+            ["apis", group, version, rest @ ..] => (format!("{group}/{version}"), rest),
+            _ => return None,
+        };
+        let (namespace, rest) = match rest {
+            ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (Some((*namespace).to_owned()), rest),
+            rest => (None, rest),
+        };
+        let (plural, name) = match rest {
+            [plural] => (plural, None),
+            [plural, name] => (plural, Some((*name).to_owned())),
+            _ => return None,
+        };
+        let plural = RESOURCES.iter().find(|(version, of, _, _)| *version == api_version && of == plural)?.1;
+        let query = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+        let query = query.map(|(key, value)| (key.to_owned(), value.replace("%3D", "=").replace("%2F", "/"))).collect();
+        Some(Self { plural, namespace, name, query })
+    }
+
+    fn is(&self, key: &str) -> bool {
+        self.query.get(key).is_some_and(|value| value == "true" || value == "1")
+    }
+
+    fn number(&self, key: &str) -> Option<u64> {
+        self.query.get(key)?.parse().ok()
+    }
+
+    fn wants(&self, namespace: &str, name: &str) -> bool {
+        let selected = self.query.get("fieldSelector").and_then(|selector| selector.strip_prefix("metadata.name="));
+        self.namespace.as_deref().is_none_or(|own| own == namespace) && selected.is_none_or(|own| own == name)
+    }
+
+    fn wants_object(&self, object: &Value) -> bool {
+        self.wants(&text(&object["metadata"]["namespace"]), &text(&object["metadata"]["name"]))
+    }
+}
+
+async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    if request.uri().path() == "/version" {
+        let version = shared.lock().git_version.clone();
+        let minor = version.split('.').nth(1).unwrap_or("0").to_owned();
+        return Ok(whole(
+            200,
+            &json!({ "major": "1", "minor": minor, "gitVersion": version, "gitCommit": "",
+            "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": "" }),
+        ));
+    }
+    let Some(target) = Target::parse(request.uri()) else { return Ok(failure(404, None)) };
+    if request.method() != Method::GET {
+        return Ok(write(&shared, &target, request).await);
+    }
+    let asked = match (target.is("watch"), target.is("sendInitialEvents")) {
+        (false, _) => Asked::Page,
+        (true, true) => Asked::Stream,
+        (true, false) => Asked::Watch,
+    };
+    let fault = {
+        let mut state = shared.lock();
+        let no_streaming_lists = state.no_streaming_lists;
+        let resource = state.resource(target.plural);
+        resource.asked.push(asked);
+        if resource.removed {
+            return Ok(failure(404, None));
+        }
+        if resource.forbidden {
+            return Ok(failure(403, None));
+        }
+        if no_streaming_lists && asked == Asked::Stream {
+            return Ok(failure(422, None));
+        }
+        resource.take_fault(asked)
+    };
+    match fault {
+        Some(Fault::Answer(code, retry_after)) => return Ok(failure(code, retry_after)),
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Stall | Fault::Cut | Fault::ErrorEvent(_) | Fault::Slow(_)) | None => {}
+    }
+    let (sender, receiver) = mpsc::channel(1);
+    match asked {
+        Asked::Page => match page(&shared, &target) {
+            Ok((head, items, tail)) => drop(tokio::spawn(send_page(sender, fault, head, items, tail))),
+            Err(code) => return Ok(failure(code, None)),
+        },
+        Asked::Stream | Asked::Watch => {
+            let too_large = target.number("resourceVersion").is_some_and(|version| version > shared.lock().version);
+            if too_large {
+                return Ok(failure(504, None));
+            }
+            let watch = Watch { changed: shared.changed.subscribe(), shared: Arc::clone(&shared), target, sender };
+            drop(tokio::spawn(watch.run(asked, fault)));
+        }
+    }
+    Ok(streamed(receiver))
+}
+
+/// The parts of a page of a list: everything before the items, the items, everything behind them.
+fn page(shared: &Shared, target: &Target) -> Result<(String, Vec<String>, &'static str), u16> {
+    let mut state = shared.lock();
+    let now = state.version;
+    let resource = state.resource(target.plural);
+    // A token is the version of the list and the number of objects that came before.
+    let (version, skip) = match target.query.get("continue") {
+        Some(token) => {
+            token.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?))).ok_or(400_u16)?
+        }
+        None => (now, 0),
+    };
+    if version < resource.compacted {
+        return Err(410);
+    }
+    let limit = target.number("limit").map_or(usize::MAX, |limit| limit as usize);
+    let mut wanted = resource.objects.iter().filter(|((namespace, name), _)| target.wants(namespace, name)).skip(skip);
+    let items: Vec<String> = wanted.by_ref().take(limit).map(|(_, object)| object.to_string()).collect();
+    let mut metadata = json!({ "resourceVersion": version.to_string() });
+    if wanted.next().is_some() {
+        metadata["continue"] = format!("{version}.{}", skip + items.len()).into();
+    }
+    let (kind, api_version) = (resource.kind, resource.api_version);
+    let head = format!(r#"{{"kind":"{kind}List","apiVersion":"{api_version}","metadata":{metadata},"items":["#);
+    Ok((head, items, "]}\n"))
+}
+
+async fn send_page(sender: Sender, fault: Option<Fault>, head: String, items: Vec<String>, tail: &'static str) {
+    let count = items.len();
+    let mut ok = sender.send(Ok(head.into())).await.is_ok();
+    if matches!(fault, Some(Fault::Stall)) {
+        return std::future::pending().await;
+    }
+    for (number, item) in items.into_iter().enumerate() {
+        if matches!(fault, Some(Fault::Cut)) && number >= count / 2 {
+            let _ = sender.send(Err(io::ErrorKind::ConnectionReset.into())).await;
+            return;
+        }
+        if let Some(Fault::Slow(pause)) = fault {
+            tokio::time::sleep(pause).await;
+        }
+        let comma = if number == 0 { "" } else { "," };
+        ok = ok && sender.send(Ok(format!("{comma}{item}").into())).await.is_ok();
+    }
+    if ok {
+        let _ = sender.send(Ok(tail.into())).await;
+    }
+}
+
+/// A running watch.
+struct Watch {
+    shared: Arc<Shared>,
+    changed: watch::Receiver<u64>,
+    target: Target,
+    sender: Sender,
+}
+
+impl Watch {
+    async fn run(mut self, asked: Asked, fault: Option<Fault>) {
+        let deadline = Instant::now() + Duration::from_secs(self.target.number("timeoutSeconds").unwrap_or(290));
+        match fault {
+            Some(Fault::Stall) => return std::future::pending().await,
+            Some(Fault::Cut) if asked == Asked::Watch => {
+                let _ = self.sender.send(Err(io::ErrorKind::ConnectionReset.into())).await;
+                return;
+            }
+            Some(Fault::ErrorEvent(code)) => {
+                let _ = self.say("ERROR", &status(code, None)).await;
+                return;
+            }
+            Some(Fault::Cut | Fault::Slow(_) | Fault::Answer(..) | Fault::Hang) | None => {}
+        }
+        let (mut cursor, interruptions, initial) = {
+            let mut state = self.shared.lock();
+            let now = state.version;
+            let resource = state.resource(self.target.plural);
+            let from = self.target.number("resourceVersion").filter(|version| *version > 0 && asked == Asked::Watch);
+            let is_expired = from.is_some_and(|from| from < resource.compacted);
+            let objects: Vec<Value> = match from {
+                Some(_) => Vec::new(),
+                None => resource.objects.values().filter(|object| self.target.wants_object(object)).cloned().collect(),
+            };
+            let initial = if is_expired { Err(410) } else { Ok(objects) };
+            (from.unwrap_or(now), resource.interruptions.len(), initial)
+        };
+        let objects = match initial {
+            Ok(objects) => objects,
+            Err(code) => {
+                let _ = self.say("ERROR", &status(code, None)).await;
+                return;
+            }
+        };
+        let count = objects.len();
+        for (number, object) in objects.iter().enumerate() {
+            if matches!(fault, Some(Fault::Cut)) && number >= count / 2 {
+                let _ = self.sender.send(Err(io::ErrorKind::ConnectionReset.into())).await;
+                return;
+            }
+            if let Some(Fault::Slow(pause)) = fault {
+                tokio::time::sleep(pause).await;
+            }
+            if !self.say("ADDED", object).await {
+                return;
+            }
+        }
+        if asked == Asked::Stream && !self.bookmark(cursor, true).await {
+            return;
+        }
+        let mut is_marked = false;
+        loop {
+            let (events, delivery, interruption) = self.news(&mut cursor, interruptions);
+            for event in in_order(events, delivery) {
+                if !self.say(event.0, &event.1).await {
+                    return;
+                }
+            }
+            match interruption {
+                Some(Some(code)) => {
+                    let _ = self.say("ERROR", &status(code, None)).await;
+                    return;
+                }
+                Some(None) => {
+                    let _ = self.sender.send(Err(io::ErrorKind::ConnectionReset.into())).await;
+                    return;
+                }
+                None => {}
+            }
+            // A real server marks the version about two seconds before it ends a watch.
+            let mark = deadline
+                .checked_sub(Duration::from_secs(2))
+                .filter(|_| !is_marked && self.target.is("allowWatchBookmarks"));
+            let until = mark.unwrap_or(deadline);
+            tokio::select! {
+                changed = self.changed.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(until.into()) => {
+                    if delivery == Delivery::Stalled {
+                        return std::future::pending().await;
+                    }
+                    if mark.is_none() {
+                        return;
+                    }
+                    is_marked = true;
+                    let now = self.shared.lock().version;
+                    if !self.bookmark(now, false).await {
+                        return;
+                    }
+                }
+                () = self.sender.closed() => return,
+            }
+        }
+    }
+
+    /// What has happened since, how it is delivered, and whether the watch ends.
+    fn news(&self, cursor: &mut u64, seen: usize) -> (Vec<(&'static str, Value)>, Delivery, Option<Option<u16>>) {
+        let mut state = self.shared.lock();
+        let now = state.version;
+        let resource = state.resource(self.target.plural);
+        let new =
+            resource.log.iter().filter(|(version, _, object)| *version > *cursor && self.target.wants_object(object));
+        let events = new.map(|(_, kind, object)| (*kind, object.clone())).collect();
+        if resource.delivery != Delivery::Stalled {
+            *cursor = now.max(*cursor);
+        }
+        (events, resource.delivery, resource.interruptions.get(seen).copied())
+    }
+
+    async fn say(&self, kind: &str, object: &Value) -> bool {
+        let line = format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n");
+        self.sender.send(Ok(line.into())).await.is_ok()
+    }
+
+    async fn bookmark(&self, version: u64, is_end: bool) -> bool {
+        let (kind, api_version) = {
+            let mut state = self.shared.lock();
+            let resource = state.resource(self.target.plural);
+            (resource.kind, resource.api_version)
+        };
+        let mut metadata = json!({ "resourceVersion": version.to_string() });
+        if is_end {
+            metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
+        }
+        let object = json!({ "kind": kind, "apiVersion": api_version, "metadata": metadata });
+        self.say("BOOKMARK", &object).await
+    }
+}
+
+fn in_order(mut events: Vec<(&'static str, Value)>, delivery: Delivery) -> Vec<(&'static str, Value)> {
+    match delivery {
+        Delivery::Whole => events,
+        Delivery::Stalled | Delivery::Lossy => Vec::new(),
+        Delivery::Twice => events.into_iter().flat_map(|event| [event.clone(), event]).collect(),
+        Delivery::Reversed => {
+            events.reverse();
+            events
+        }
+    }
+}
+
+async fn write(shared: &Shared, target: &Target, request: Request<Incoming>) -> Response<Body> {
+    let method = request.method().clone();
+    let bytes = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let namespace = target.namespace.clone().unwrap_or_default();
+    let key = |name: &str| (namespace.clone(), name.to_owned());
+    match (method, &target.name) {
+        (Method::DELETE, Some(name)) => match shared.change(|state| state.delete(target.plural, &namespace, name)) {
+            Some(_) => whole(200, &json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" })),
+            None => failure(404, None),
+        },
+        (Method::POST | Method::PUT, name) => {
+            let Ok(mut object) = serde_json::from_slice::<Value>(&bytes) else { return failure(400, None) };
+            object["metadata"]["namespace"] = namespace.clone().into();
+            shared.change(|state| {
+                let own = text(&object["metadata"]["name"]);
+                let known = state.resource(target.plural).objects.get(&key(&own)).cloned();
+                match (name, known) {
+                    (None, Some(_)) => failure(409, None),
+                    (Some(_), None) => failure(404, None),
+                    (Some(_), Some(known)) => {
+                        let stated = &object["metadata"]["resourceVersion"];
+                        if stated.is_string() && *stated != known["metadata"]["resourceVersion"] {
+                            return failure(409, None);
+                        }
+                        whole(200, &state.put(target.plural, object))
+                    }
+                    (None, None) => whole(201, &state.put(target.plural, object)),
+                }
+            })
+        }
+        _ => failure(405, None),
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn status(code: u16, retry_after: Option<u32>) -> Value {
+    let (reason, message) = match code {
+        403 => ("Forbidden", "User \"test\" cannot watch the resource"),
+        404 => ("NotFound", "the server could not find the requested resource"),
+        409 => ("Conflict", "the object has been modified; please apply your changes to the latest version"),
+        410 => ("Expired", "too old resource version"),
+        422 => ("Invalid", "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled"),
+        429 => ("TooManyRequests", "too many requests, please try again later"),
+        504 => ("Timeout", "Too large resource version"),
+        _ => ("InternalError", "an error on the server has prevented the request from succeeding"),
+    };
+    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "metadata": {}, "message": message,
+        "reason": reason, "code": code, "details": { "retryAfterSeconds": retry_after.unwrap_or(0) } })
+}
+
+fn failure(code: u16, retry_after: Option<u32>) -> Response<Body> {
+    let mut response = whole(code, &status(code, retry_after));
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert("retry-after", seconds.into());
+    }
+    response
+}
+
+fn whole(code: u16, value: &Value) -> Response<Body> {
+    let body = Full::new(Bytes::from(value.to_string())).map_err(|never| match never {}).boxed_unsync();
+    let response = Response::builder().status(StatusCode::from_u16(code).unwrap());
+    response.header("content-type", "application/json").body(body).unwrap()
+}
+
+fn streamed(receiver: mpsc::Receiver<io::Result<Bytes>>) -> Response<Body> {
+    let next = |mut receiver: mpsc::Receiver<io::Result<Bytes>>| async move {
+        let bytes = receiver.recv().await?;
+        Some((bytes.map(Frame::data), receiver))
+    };
+    let body = StreamBody::new(futures_util::stream::unfold(receiver, next)).boxed_unsync();
+    Response::builder().header("content-type", "application/json").body(body).unwrap()
+}
