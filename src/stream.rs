@@ -117,6 +117,13 @@ impl Stream {
         let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
     }
 
+    /// Lets the kernel take only so many bytes that it has not sent (TCP_NOTSENT_LOWAT): whoever writes sees sooner that the
+    /// other side reads.
+    pub fn limit_unsent(&self, bytes: u32) {
+        // A connection that is gone already says so when it is used.
+        let _ = SockRef::from(self.socket()).set_tcp_notsent_lowat(bytes);
+    }
+
     /// Looks whether the connection is open and silent.
     ///
     /// Free of system calls unless the reactor saw an event. A close that it has not seen yet slips through; the retry of

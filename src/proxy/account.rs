@@ -110,6 +110,13 @@ impl Account {
     }
 }
 
+impl Account {
+    /// When the client took or sent something last, where a rule limits silence.
+    pub fn client_moved(&self) -> Option<Instant> {
+        self.cutoff.as_ref()?.client_moved()
+    }
+}
+
 impl Drop for Account {
     fn drop(&mut self) {
         let metrics = self.worker.metrics();

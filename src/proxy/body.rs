@@ -118,6 +118,8 @@ pub struct Http2Body {
     pub deadlines: ExchangeDeadlines,
     /// When the last response frame came.
     pub activity: Option<Instant>,
+    /// It came to its clean end.
+    pub ended: bool,
     /// Armed at the first wait.
     pub timer: Timer,
 }
@@ -222,7 +224,8 @@ impl Http1Body {
                     return Poll::Ready(Step::Cut(reason, BodyError::Http1(err)));
                 }
                 Poll::Pending => {
-                    let Some((at, kind)) = self.deadlines.in_body(self.connection.activity()) else {
+                    let activity = self.connection.activity().into_iter().chain(account.client_moved()).max();
+                    let Some((at, kind)) = self.deadlines.in_body(activity) else {
                         return Poll::Pending;
                     };
                     ready!(self.connection.poll_deadline(at, cx));
@@ -240,6 +243,15 @@ impl Http1Body {
     }
 }
 
+impl Drop for Http2Body {
+    fn drop(&mut self) {
+        if !self.ended {
+            // The connection's task still sends the client's body, and holds its stream with it.
+            drop(self.progress.take_body());
+        }
+    }
+}
+
 impl Http2Body {
     fn poll(&mut self, account: &mut Account, cx: &mut Context<'_>) -> Poll<Step> {
         loop {
@@ -250,15 +262,22 @@ impl Http2Body {
                         self.activity = Some(Instant::now());
                     }
                     match frame.into_data() {
-                        Ok(data) => return Poll::Ready(Step::Frame(Frame::data(data), self.body.is_end_stream())),
+                        Ok(data) => {
+                            self.ended = self.body.is_end_stream();
+                            return Poll::Ready(Step::Frame(Frame::data(data), self.ended));
+                        }
                         Err(frame) => {
                             if let Some(trailers) = keep_trailers(frame, self.trailers) {
+                                self.ended = true;
                                 return Poll::Ready(Step::Frame(trailers, true));
                             }
                         }
                     }
                 }
-                Poll::Ready(None) => return Poll::Ready(Step::End),
+                Poll::Ready(None) => {
+                    self.ended = true;
+                    return Poll::Ready(Step::End);
+                }
                 Poll::Ready(Some(Err(err))) => {
                     // The client's body may be what made the stream fail.
                     if let Some(source) = self.progress.failed.take() {
@@ -268,7 +287,8 @@ impl Http2Body {
                     return Poll::Ready(Step::Cut(Reason::Reset, BodyError::Http2(err)));
                 }
                 Poll::Pending => {
-                    let activity = self.activity.into_iter().chain(self.progress.last.get()).max();
+                    let came = self.activity.into_iter().chain(self.progress.last.get());
+                    let activity = came.chain(account.client_moved()).max();
                     let Some((at, kind)) = self.deadlines.in_body(activity) else { return Poll::Pending };
                     ready!(self.timer.poll_until(cx, at));
                     return Poll::Ready(Step::Cut(kind.reason(), BodyError::Deadline(kind)));

@@ -63,7 +63,7 @@ impl Body for ClientBody {
         }
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         if let Some(stream) = &self.stream {
-            if polled.is_pending() { stream.wait_for_body() } else { stream.moved() }
+            if polled.is_pending() { stream.wait_for_body() } else { stream.body_came() }
         }
         let frame = ready!(polled);
         if let Some(Ok(frame)) = &frame {

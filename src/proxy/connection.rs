@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use self::answer::{FutureMemory, answer_http1};
 use self::context::{HttpVersion, RunningExchange, Shared};
+use super::cutoff::Cutoff;
 use super::downstream::{Downstream, Handler, UpgradeSlot};
 use super::guarded_io::{GuardError, GuardedIo, GuardedSocket};
 use super::headers::identity;
@@ -65,11 +66,13 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream
     let (now, presence) = (Instant::now(), place.presence().clone());
     presence.idle(now);
     let exchanges = Rc::new(Cell::new(0));
-    let guard = Rc::new(RefCell::new(GuardedSocket::new(stream, Rc::clone(&context.guard), Rc::clone(&exchanges))));
+    let cutoff = Rc::new(Cutoff::default());
+    let guard = GuardedSocket::new(stream, Rc::clone(&context.guard), Rc::clone(&exchanges), Rc::clone(&cutoff));
+    let guard = Rc::new(RefCell::new(guard));
     let shared = Rc::new(Shared {
         downstream: Rc::new(Downstream {
             identity: identity(peer),
-            cutoff: Rc::default(),
+            cutoff,
             resets: Rc::default(),
             peer,
             local,
@@ -205,8 +208,8 @@ impl<H: Handler> Driver<H> {
                     }
                 }
                 Reason::ClientGone => self.guard.borrow_mut().look_ahead(),
-                Reason::Request | Reason::BackendRequest => {
-                    self.shared.downstream.cutoff.pass();
+                Reason::Request | Reason::BackendRequest | Reason::ExchangeIdle => {
+                    self.shared.downstream.cutoff.pass(due);
                     return Poll::Ready(ConnectionEnd::Closed(due));
                 }
                 reason => return Poll::Ready(ConnectionEnd::Closed(reason)),

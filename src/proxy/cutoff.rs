@@ -35,6 +35,9 @@ pub struct Cutoff {
     answered: Cell<bool>,
     /// The rule itself bounds how long the exchange may be quiet.
     may_be_quiet: Cell<bool>,
+    /// The longest silence in both directions, and when the client moved last or the answer began; only while there is an
+    /// answer that it may leave untaken.
+    quiet: Cell<Option<(Duration, Instant)>>,
     /// HTTP/2: since when somebody waits for the client, and what it would be ended for.
     waiting: Cell<Option<(Instant, Reason)>>,
     /// HTTP/2: the stream's task.
@@ -52,6 +55,7 @@ impl Cutoff {
     pub fn begin(&self) {
         self.answered.set(false);
         self.may_be_quiet.set(false);
+        self.quiet.set(None);
     }
 
     /// Puts the deadline of the exchange.
@@ -60,9 +64,36 @@ impl Cutoff {
         self.passed.set(None);
     }
 
+    /// Puts the longest silence of the exchange, whose answer begins now.
+    pub fn limit_silence(&self, longest: Duration) {
+        self.quiet.set(Some((longest, Instant::now())));
+        self.passed.set(None);
+    }
+
+    /// The client took or sent something.
+    pub fn client_moves(&self) {
+        if let Some((longest, _)) = self.quiet.get() {
+            self.quiet.set(Some((longest, Instant::now())));
+        }
+    }
+
+    /// When the client moved last, or the answer began; `None` where silence has no limit.
+    #[must_use]
+    pub fn client_moved(&self) -> Option<Instant> {
+        self.quiet.get().map(|(_, moved)| moved)
+    }
+
+    /// When the silence has lasted for too long, if the answer waits for the client since `since`. While it does not wait,
+    /// whoever reads the answer sees the silence of both sides.
+    #[must_use]
+    pub fn silence_due(&self, since: Instant) -> Option<(Instant, Reason)> {
+        self.quiet.get().map(|(longest, moved)| (since.max(moved) + longest + GRACE, DeadlineKind::Idle.reason()))
+    }
+
     /// The exchange is over: there is nothing to cut off. Gives the reason when it was cut off.
     pub fn clear(&self) -> Option<Reason> {
         self.due.set(None);
+        self.quiet.set(None);
         self.passed.take()
     }
 
@@ -72,9 +103,9 @@ impl Cutoff {
         self.due.get()
     }
 
-    /// Notes that the time has come: the exchange is dropped right after this.
-    pub fn pass(&self) {
-        self.passed.set(self.due.take().map(|(_, reason)| reason));
+    /// Notes what the time has come for: the exchange is dropped right after this.
+    pub fn pass(&self, reason: Reason) {
+        self.passed.set(Some(reason));
     }
 
     /// The head of the answer was handed over: from here on the exchange is a stream in both directions, in which a client
@@ -116,15 +147,31 @@ impl Cutoff {
         self.waiting.set(Some((Instant::now(), Reason::WriteStall)));
     }
 
-    /// The client has moved.
-    pub fn moved(&self) {
-        self.waiting.set(None);
+    /// The client took what was handed over, or there was nothing.
+    pub fn taken(&self) {
+        self.moved(Reason::WriteStall);
+    }
+
+    /// Part of the client's body came.
+    pub fn body_came(&self) {
+        self.moved(Reason::BodySlow);
+    }
+
+    /// Whoever waited for the client in this way does not any more; a client that sends must still take its answer.
+    fn moved(&self, way: Reason) {
+        if self.waiting.get().is_some_and(|(_, reason)| reason == way) {
+            self.waiting.set(None);
+        }
+        self.client_moves();
     }
 
     /// When the stream is to be dropped, with the longest time that anybody waits for a client.
     fn stream_due(&self, stall: Duration) -> Option<(Instant, Reason)> {
-        let waiting = self.waiting.get().filter(|_| !stall.is_zero()).map(|(since, reason)| (since + stall, reason));
-        self.due.get().into_iter().chain(waiting).min_by_key(|(at, _)| *at)
+        let waiting = self.waiting.get();
+        let stalled = waiting.filter(|_| !stall.is_zero()).map(|(since, reason)| (since + stall, reason));
+        let untaken = waiting.filter(|(_, reason)| *reason == Reason::WriteStall);
+        let silent = untaken.and_then(|(since, _)| self.silence_due(since));
+        self.due.get().into_iter().chain(stalled).chain(silent).min_by_key(|(at, _)| *at)
     }
 }
 

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -149,6 +150,9 @@ pub struct OwnAnswer {
     pub close: bool,
 }
 
+/// How long a stream of HTTP/2 whose answer is there may take for the rest of its body.
+const UNREAD_STREAM: Duration = Duration::from_secs(5);
+
 /// Leaves the request body that an own answer does not read: up to `limit` bytes are read and dropped beside the
 /// answer, so that the connection can be kept. Returns `true` when the answer must close the connection instead.
 ///
@@ -159,10 +163,13 @@ pub fn drop_unread(mut body: Incoming, waits: bool, limit: usize) -> bool {
         return false;
     }
     let limit = limit as u64;
+    // The deadlines of a connection of HTTP/1 hold meanwhile. A stream of HTTP/2 would live as long as its client likes, and
+    // ends by itself, whatever is left of it.
+    let longest = Cutoff::of_stream().map(|_| UNREAD_STREAM);
     if waits || body.size_hint().lower() > limit {
         return true;
     }
-    tokio::task::spawn_local(async move {
+    let dropping = async move {
         let mut dropped = 0;
         while let Some(Ok(frame)) = body.frame().await {
             dropped += frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -170,6 +177,12 @@ pub fn drop_unread(mut body: Incoming, waits: bool, limit: usize) -> bool {
             if dropped > limit {
                 return;
             }
+        }
+    };
+    tokio::task::spawn_local(async move {
+        match longest {
+            Some(longest) => drop(tokio::time::timeout(longest, dropping).await),
+            None => dropping.await,
         }
     });
     false

@@ -98,13 +98,18 @@ impl Exchange {
 
     /// Lets the exchange's deadlines hold from here on whatever the client does.
     fn bound(&mut self, reply: &Reply) {
-        if !matches!(reply.content, Content::Empty)
-            && let Some(due) = self.decision.deadlines.end()
-        {
-            let cutoff = Cutoff::of_stream().unwrap_or_else(|| Rc::clone(&self.decision.downstream.cutoff));
-            cutoff.set(due);
-            self.account.cutoff = Some(cutoff);
+        let (end, idle) = (self.decision.deadlines.end(), self.decision.deadlines.idle);
+        if matches!(reply.content, Content::Empty) || (end.is_none() && idle.is_none()) {
+            return;
         }
+        let cutoff = Cutoff::of_stream().unwrap_or_else(|| Rc::clone(&self.decision.downstream.cutoff));
+        if let Some(end) = end {
+            cutoff.set(end);
+        }
+        if let Some(idle) = idle {
+            cutoff.limit_silence(idle);
+        }
+        self.account.cutoff = Some(cutoff);
     }
 }
 

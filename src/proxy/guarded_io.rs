@@ -23,6 +23,7 @@ pub use rate::RateClock;
 /// The guard's verdict on a body, as it stands in the error of a read.
 pub use crate::http1::guard::GuardError;
 
+use super::cutoff::Cutoff;
 use super::downstream::OwnAnswer;
 use super::head::{HeadPolicy, check_other_form};
 use crate::http1::framing::ChunkLimits;
@@ -31,6 +32,10 @@ use crate::http1::request_stream::{AcceptedHead, InputEnd, Readable, RequestStre
 use crate::model::path::Slashes;
 use crate::settings::{Forwarding, Limits};
 use crate::stream::{PeerEnd, Stream};
+
+/// Bytes of a connection that the kernel keeps unsent at most, where it matters to see that its client takes them. Without a
+/// limit there may be megabytes, and a third of them has to go before the socket can be written to again.
+const UNSENT: u32 = 128 << 10;
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
 pub const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -102,6 +107,10 @@ pub struct GuardedSocket {
     pub write_clock: RateClock,
     /// Requests between their accepted head and the end of their response.
     exchanges: Rc<Cell<u32>>,
+    /// Told when the client of HTTP/1 moves.
+    cutoff: Rc<Cutoff>,
+    /// The socket says early when it can take more.
+    is_eager: bool,
     received: u64,
     sent: u64,
 }
@@ -109,7 +118,7 @@ pub struct GuardedSocket {
 impl GuardedSocket {
     /// A guard around a fresh connection.
     #[must_use]
-    pub fn new(stream: Stream, settings: Rc<GuardSettings>, exchanges: Rc<Cell<u32>>) -> Self {
+    pub fn new(stream: Stream, settings: Rc<GuardSettings>, exchanges: Rc<Cell<u32>>, cutoff: Rc<Cutoff>) -> Self {
         Self {
             stream: Some(stream),
             settings,
@@ -121,6 +130,8 @@ impl GuardedSocket {
             body_clock: RateClock::default(),
             write_clock: RateClock::default(),
             exchanges,
+            cutoff,
+            is_eager: false,
             received: 0,
             sent: 0,
         }
@@ -330,6 +341,7 @@ impl GuardedSocket {
                 self.received += count as u64;
                 self.first_byte = true;
                 self.body_clock.moved(count as u64);
+                self.cutoff.client_moves();
             }
             Ok(()) => self.input_ended(InputEnd::Fin),
             Err(_) => self.input_ended(InputEnd::Reset),
@@ -379,12 +391,27 @@ impl GuardedSocket {
         }
     }
 
+    /// Lets the socket say early that it can take more, so that a client that reads slowly is seen to read.
+    pub fn watch_closely(&mut self) {
+        if !std::mem::replace(&mut self.is_eager, true)
+            && let Some(stream) = &self.stream
+        {
+            stream.limit_unsent(UNSENT);
+        }
+    }
+
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.cutoff.client_moved().is_some() {
+            self.watch_closely();
+        }
         let Some(stream) = &mut self.stream else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         match Pin::new(stream).poll_write(cx, bytes) {
             Poll::Ready(result) => {
                 if let Ok(count) = result {
                     self.sent += count as u64;
+                    if self.write_clock.waiting_since().is_some() {
+                        self.cutoff.client_moves();
+                    }
                     self.write_clock.moved(count as u64);
                 }
                 Poll::Ready(result)

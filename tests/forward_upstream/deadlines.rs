@@ -305,6 +305,8 @@ fn a_deadline_holds_while_the_client_does_not_read() {
         let table = [
             (Timeouts { request: secs(2), ..NONE }, "request"),
             (Timeouts { backend_request: secs(2), ..NONE }, "backend_request"),
+            (Timeouts { idle: secs(2), ..NONE }, "exchange_idle"),
+            (Timeouts { idle: secs(2), request: secs(9), ..NONE }, "exchange_idle"),
         ];
         for (timeouts, reason) in table {
             for http2 in [false, true] {
@@ -363,6 +365,110 @@ fn a_deadline_holds_for_a_client_without_a_window() {
             assert!(body.data().await.unwrap().unwrap_err().is_reset());
             assert_eq!(began.elapsed().as_secs(), 2, "{protocol:?}");
             super::bed::until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+        }
+    });
+}
+
+/// A client with a small window of TCP.
+async fn narrow(gateway: &Gateway) -> tokio::net::TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    socket.connect(gateway.addr).await.unwrap()
+}
+
+/// Silence is silence of both sides: a client that takes its time is heard, until it stops.
+#[test]
+fn a_client_that_takes_slowly_is_not_silent() {
+    run_paused(async || {
+        let timeouts = Timeouts { idle: secs(2), ..NONE };
+        let backend = endless().await;
+        let gateway = Gateway::start(Options { timeouts, ..Options::to(&[backend.addr]) }).await;
+        let mut client = narrow(&gateway).await;
+        tokio::io::AsyncWriteExt::write_all(&mut client, GET.as_bytes()).await.unwrap();
+        let mut part = vec![0; 400_000];
+        for _ in 0..10 {
+            tokio::io::AsyncReadExt::read_exact(&mut client, &mut part).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            assert_eq!(gateway.metric("tidegate_requests_in_flight"), 1);
+        }
+        let stopped = Instant::now();
+        super::bed::until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+        assert!(stopped.elapsed() <= Duration::from_secs(2), "{:?}", stopped.elapsed());
+    });
+}
+
+/// Over HTTP/2 the endpoint may have long been silent when its client has taken all that came.
+#[test]
+fn an_endpoint_may_be_silent_while_its_answer_is_taken() {
+    run_paused(async || {
+        let backend = Endpoints::script(|mut served: Served| async move {
+            served.request().await;
+            served.send("HTTP/1.1 200 OK\r\ncontent-length: 60001\r\n\r\n").await;
+            served.send(vec![b'x'; 60_000]).await;
+            tokio::time::sleep(Duration::from_secs(12)).await;
+            served.send("x").await;
+            served.until_closed().await;
+        })
+        .await;
+        let timeouts = Timeouts { idle: secs(2), ..NONE };
+        let options = Options { timeouts, http2: true, ..Options::to(&[backend.addr]) };
+        let gateway = Gateway::start(options).await;
+        let stream = gateway.client().await.stream;
+        let mut builder = h2::client::Builder::new();
+        let handshake = builder.initial_window_size(5000).handshake::<_, bytes::Bytes>(stream);
+        let (mut sender, connection) = handshake.await.unwrap();
+        tokio::task::spawn_local(connection);
+        let began = Instant::now();
+        let request = http::Request::get("http://a.test/p").body(()).unwrap();
+        let (response, _) = sender.send_request(request, true).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        let mut taken = 0;
+        // 5,000 bytes a second.
+        while let Some(data) = body.data().await {
+            let length = data.unwrap_or_else(|error| panic!("{error} after {taken} bytes")).len();
+            tokio::time::sleep(Duration::from_millis(length as u64 / 5)).await;
+            body.flow_control().release_capacity(length).unwrap();
+            taken += length;
+        }
+        assert_eq!((taken, began.elapsed().as_secs()), (60_001, 12));
+    });
+}
+
+/// What a client sends is not what it takes.
+#[test]
+fn a_stream_whose_answer_is_not_taken_ends_though_its_client_sends() {
+    run_paused(async || {
+        for (path, status, idle) in
+            [("/p/duplex", 200, None), ("/p/duplex", 200, secs(60)), ("/p/status/201", 201, None), ("/none", 404, None)]
+        {
+            let addr = super::http2::late().await;
+            let timeouts = Timeouts { idle, ..NONE };
+            let options = Options { timeouts, protocol: Protocol::H2c, http2: true, ..Options::to(&[addr]) };
+            let gateway = Gateway::start(options).await;
+            let stream = gateway.client().await.stream;
+            let mut builder = h2::client::Builder::new();
+            let handshake = builder.initial_window_size(0).handshake::<_, bytes::Bytes>(stream);
+            let (mut sender, connection) = handshake.await.unwrap();
+            tokio::task::spawn_local(connection);
+            let request = http::Request::post(format!("http://a.test{path}")).body(()).unwrap();
+            let (response, mut upload) = sender.send_request(request, false).unwrap();
+            upload.send_data("first".into(), status == 201).unwrap();
+            let response = response.await.unwrap();
+            assert_eq!(response.status(), status);
+            let mut body = response.into_body();
+            let began = Instant::now();
+            let reset = loop {
+                tokio::select! {
+                    data = body.data() => break data.unwrap().unwrap_err(),
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {
+                        assert!(began.elapsed().as_secs() < 40, "{path} is still open");
+                        // The one that answers at the end of the request has had that.
+                        let _ = upload.send_data("more".into(), status == 201);
+                    }
+                }
+            };
+            assert!(reset.is_reset(), "{reset:?}");
+            assert_eq!(began.elapsed().as_secs(), 30, "{path}");
         }
     });
 }

@@ -148,6 +148,11 @@ async fn answer(
     if path == "/p/late" {
         tokio::time::sleep(Duration::from_secs(65)).await;
     }
+    if path == "/p/duplex" {
+        tokio::task::spawn_local(body.collect());
+        *response.body_mut() = Frames(vec![Frame::data(Bytes::from_static(b"at once"))].into_iter(), None);
+        return Ok(response);
+    }
     let Ok(collected) = body.collect().await else {
         return Ok(response);
     };

@@ -149,8 +149,8 @@ impl Exchange {
             Content::Empty
         } else {
             let (trailers, deadlines) = (self.decision.trailers, self.decision.deadlines);
-            let body =
-                Http2Body { body, lease, progress, trailers, deadlines, activity: None, timer: Timer::default() };
+            let (activity, ended, timer) = (None, false, Timer::default());
+            let body = Http2Body { body, lease, progress, trailers, deadlines, activity, ended, timer };
             Content::Http2(Box::new(body))
         };
         Reply { status: parts.status, fields, content, reason: None }

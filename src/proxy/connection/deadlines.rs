@@ -40,7 +40,13 @@ impl<H> Driver<H> {
             let due = guard.body_clock.due(deadlines.body_rate_window);
             next = earlier(next, due.map(|due| (due, Reason::BodySlow)));
         }
-        next = earlier(next, self.shared.downstream.cutoff.due());
+        let cutoff = &self.shared.downstream.cutoff;
+        next = earlier(next, cutoff.due());
+        if self.shared.exchanges.get() > 0
+            && let Some(since) = guard.write_clock.waiting_since()
+        {
+            next = earlier(next, cutoff.silence_due(since));
+        }
         if self.shared.exchanges.get() > 0 {
             if let Some(since) = guard.full_since() {
                 sooner(&mut next, since, LOOK_AHEAD, Reason::ClientGone);

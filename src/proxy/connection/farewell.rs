@@ -17,6 +17,10 @@ use crate::reason::Reason;
 use crate::stream::Stream;
 use crate::telemetry::metrics::Side;
 
+/// Why a connection ends with an answer that its client has not read.
+const UNREAD: [Reason; 5] =
+    [Reason::WriteSlow, Reason::WriteStall, Reason::Request, Reason::BackendRequest, Reason::ExchangeIdle];
+
 /// Input dropped behind an error answer.
 const LINGER_LIMIT: usize = 64 << 10;
 
@@ -77,8 +81,7 @@ impl<H: Handler> Driver<H> {
             }
             ConnectionEnd::Closed(reason) => {
                 metrics.closed(Side::Downstream, reason);
-                let unread = [Reason::WriteSlow, Reason::WriteStall, Reason::Request, Reason::BackendRequest];
-                if unread.contains(&reason)
+                if UNREAD.contains(&reason)
                     && let Some(stream) = guard.take_stream()
                 {
                     // Unsent bytes would stay in the kernel for a reader that does not read.

@@ -75,6 +75,7 @@ impl<H: Handler> Driver<H> {
             .max_pending_accept_reset_streams(PENDING_RESETS);
         let mut connection = pin!(builder.serve_connection(GuardedIo::new(Rc::clone(&self.guard)), service));
         let linger = self.shared.context.deadlines.linger;
+        self.guard.borrow_mut().watch_closely();
         poll_fn(|cx| {
             loop {
                 if self.leaving.is_none() && self.shared.context.drain.phase() > Phase::Serving {
@@ -136,7 +137,7 @@ where
     if let Some(stream) = Cutoff::of_stream() {
         stream.answered();
     }
-    bind(response, exchange).map(|body| PacedBody { body, stream: Cutoff::of_stream(), last: None })
+    bind(response, exchange).map(PacedBody::new)
 }
 
 /// A response body that notes when the client takes it: hyper holds one part back until the windows let some of it pass, and
@@ -144,9 +145,31 @@ where
 struct PacedBody<B> {
     body: B,
     stream: Option<Rc<Cutoff>>,
-    /// The last byte of the body. It goes by itself, so that hyper keeps the stream until the windows let all bytes before
-    /// it pass; a stream that it has let go of can no longer be reset.
-    last: Option<bytes::Bytes>,
+    /// What is handed over before the body is asked again. The last byte of all goes by itself, so that hyper keeps the
+    /// stream until the windows let all bytes before it pass; a stream that it has let go of can no longer be reset.
+    rest: bytes::Bytes,
+}
+
+/// The most bytes that are handed over at once where the silence of an exchange is limited: less than that in so long a time
+/// counts as silence.
+const PACE: usize = 4 << 10;
+
+impl<B: Body<Data = bytes::Bytes>> PacedBody<B> {
+    fn new(body: B) -> Self {
+        Self { body, stream: Cutoff::of_stream(), rest: bytes::Bytes::new() }
+    }
+
+    /// What goes now of `data`; the rest is kept.
+    fn next_part(&mut self, mut data: bytes::Bytes) -> bytes::Bytes {
+        let is_limited = self.stream.as_ref().is_some_and(|stream| stream.client_moved().is_some());
+        let most = if is_limited { PACE } else { usize::MAX };
+        let mut part = data.len().min(most);
+        if part == data.len() && part > 1 && self.body.is_end_stream() {
+            part -= 1;
+        }
+        self.rest = data.split_off(part);
+        data
+    }
 }
 
 impl<B: Body<Data = bytes::Bytes> + Unpin> Body for PacedBody<B> {
@@ -159,19 +182,16 @@ impl<B: Body<Data = bytes::Bytes> + Unpin> Body for PacedBody<B> {
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, B::Error>>> {
         let this = &mut *self;
         if let Some(stream) = &this.stream {
-            stream.moved();
+            stream.taken();
         }
-        let frame = match this.last.take() {
-            Some(last) => Some(Ok(Frame::data(last))),
-            None => ready!(Pin::new(&mut this.body).poll_frame(cx)),
+        let frame = if this.rest.is_empty() {
+            ready!(Pin::new(&mut this.body).poll_frame(cx))
+        } else {
+            Some(Ok(Frame::data(std::mem::take(&mut this.rest))))
         };
         let frame = frame.map(|frame| {
             frame.map(|frame| match frame.into_data() {
-                Ok(mut data) if data.len() > 1 && this.body.is_end_stream() => {
-                    this.last = Some(data.split_off(data.len() - 1));
-                    Frame::data(data)
-                }
-                Ok(data) => Frame::data(data),
+                Ok(data) => Frame::data(this.next_part(data)),
                 Err(other) => other,
             })
         });
@@ -182,7 +202,7 @@ impl<B: Body<Data = bytes::Bytes> + Unpin> Body for PacedBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.last.is_none() && self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> hyper::body::SizeHint {

@@ -17,7 +17,7 @@ async fn pair() -> (TcpStream, GuardedSocket) {
     let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("accepted");
     let (stream, _) = listener.accept().await.expect("a connection");
     let settings = GuardSettings::new(&Limits::default(), &Forwarding::default());
-    (client, GuardedSocket::new(stream.into(), Rc::new(settings), Rc::default()))
+    (client, GuardedSocket::new(stream.into(), Rc::new(settings), Rc::default(), Rc::default()))
 }
 
 /// What one read of hyper gets; `None` while there is nothing.

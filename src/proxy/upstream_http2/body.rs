@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -32,6 +32,8 @@ pub struct RequestProgress {
     body: RefCell<Option<ClientBody>>,
     /// The body was taken back: what is left of the stream must not look complete.
     taken: Cell<bool>,
+    /// Who sends the body, while the client is waited for.
+    sender: Cell<Option<Waker>>,
     kept: RefCell<Kept>,
 }
 
@@ -99,6 +101,9 @@ impl RequestProgress {
     #[must_use]
     pub fn take_body(&self) -> Option<ClientBody> {
         self.taken.set(true);
+        if let Some(sender) = self.sender.take() {
+            sender.wake();
+        }
         let mut body = self.body.take()?;
         if let Kept::All(chunks, _) = self.kept.take() {
             body.put_back(chunks);
@@ -146,6 +151,10 @@ impl Body for RequestBody {
         loop {
             let polled = Pin::new(&mut *body).poll_frame(cx);
             progress.starved.set(polled.is_pending());
+            if polled.is_pending() {
+                let sender = progress.sender.take().filter(|sender| sender.will_wake(cx.waker()));
+                progress.sender.set(Some(sender.unwrap_or_else(|| cx.waker().clone())));
+            }
             let frame = match ready!(polled) {
                 Some(Ok(frame)) => frame,
                 Some(Err(err)) => {
