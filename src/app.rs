@@ -27,7 +27,7 @@ use crate::drain::{self, DrainControl, Phase};
 use crate::live::{self, Publisher};
 use crate::proxy::listener::{self, BoundListener};
 use crate::readiness::Readiness;
-use crate::settings::{AccessLog, Listener, Settings};
+use crate::settings::{AccessLog, HostnameOwnership, Listener, Settings};
 use crate::sockets::Sockets;
 use crate::source::Update;
 use crate::source::collect::{DiagnosticLog, drive};
@@ -417,6 +417,7 @@ pub fn base(settings: &Settings) -> Inputs {
         listeners: settings.listeners.iter().map(listener).collect(),
         gateway_class_name: settings.controller.gateway_class_name.as_str().into(),
         controller_name: settings.controller.controller_name.as_str().into(),
+        hostnames_have_owners: settings.controller.hostname_ownership == HostnameOwnership::Namespace,
         ..Inputs::default()
     }
 }

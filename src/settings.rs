@@ -7,6 +7,7 @@ pub mod table;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -237,11 +238,36 @@ pub struct Controller {
     pub controller_name: String,
     /// Routes of this class only.
     pub gateway_class_name: String,
+    /// To whom a hostname belongs.
+    pub hostname_ownership: HostnameOwnership,
+}
+
+/// To whom a hostname belongs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostnameOwnership {
+    /// To every route that asks for it.
+    #[default]
+    Shared,
+    /// To the namespace of the oldest route that asks for it; others have it only by delegation.
+    Namespace,
+}
+
+impl fmt::Display for HostnameOwnership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Shared => "Shared",
+            Self::Namespace => "Namespace",
+        })
+    }
 }
 
 impl Default for Controller {
     fn default() -> Self {
-        Self { controller_name: "tidegate.dev/controller".to_owned(), gateway_class_name: "tidegate".to_owned() }
+        Self {
+            controller_name: "tidegate.dev/controller".to_owned(),
+            gateway_class_name: "tidegate".to_owned(),
+            hostname_ownership: HostnameOwnership::default(),
+        }
     }
 }
 

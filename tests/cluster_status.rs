@@ -349,6 +349,40 @@ fn a_delegated_route_says_who_may_and_who_may_not() {
 }
 
 #[test]
+fn a_hostname_of_another_namespace_is_refused_where_the_operator_asks_for_it() {
+    let Some(cluster) = shared() else { return };
+    let namespace = cluster.namespace("owner");
+    let thief = cluster.namespace("owner-thief");
+    let Some(kubeconfig) = account(cluster, &namespace) else { return };
+    let settings = cluster.file("settings.yaml", "controller: {hostnameOwnership: Namespace}\n");
+    let replica = Replica::start(cluster, &namespace, &kubeconfig, &["--settings", &settings]);
+    namespace.apply(&route(&namespace, "site", answers("owned.test", 201)));
+    settled(&namespace, "site");
+    // Age is counted in seconds.
+    std::thread::sleep(Duration::from_millis(1100));
+    let mut spec = answers("owned.test", 202);
+    spec["rules"][0]["matches"] = json!([{ "path": { "type": "PathPrefix", "value": "/" }, "method": "GET" }]);
+    thief.apply(&route(&namespace, "login", spec.clone()));
+    let object = wait_for_reason(&thief, "login", "HostnameOwnedByOther");
+    let accepted = condition(&object["status"]["parents"][0]["conditions"], "Accepted");
+    let message = accepted["message"].as_str().unwrap();
+    assert!(message.contains(&format!("which namespace {} owns", namespace.name)), "{message}");
+    assert!(replica.get("owned.test").unwrap().starts_with("HTTP/1.1 201"));
+    // What is its own it keeps.
+    spec["hostnames"] = json!(["owned.test", "own.test"]);
+    thief.apply(&route(&namespace, "login", spec));
+    wait_for("its own host", || {
+        let answer = replica.get("own.test")?;
+        if answer.starts_with("HTTP/1.1 202") { Ok(()) } else { Err(answer) }
+    });
+    let object = settled(&thief, "login");
+    let conditions = &object["status"]["parents"][0]["conditions"];
+    assert_eq!(condition(conditions, "Accepted")["status"], "True");
+    assert_eq!(condition(conditions, "Conflicted")["reason"], "HostnameOwnedByOther");
+    assert!(replica.get("owned.test").unwrap().starts_with("HTTP/1.1 201"));
+}
+
+#[test]
 fn entries_of_others_stay_and_ours_go_with_the_class() {
     let Some(cluster) = shared() else { return };
     let namespace = cluster.namespace("others");

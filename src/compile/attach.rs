@@ -8,6 +8,7 @@ mod attached;
 mod circles;
 mod delegation;
 mod listeners;
+mod ownership;
 
 use std::sync::Arc;
 
@@ -76,6 +77,9 @@ pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attach
         let count = parents.len();
         attached.push(Attached { parents, first_parent, ways });
         first_parent += count;
+    }
+    if inputs.hostnames_have_owners {
+        ownership::apply(routes, &mut attached);
     }
     if !references.is_empty() {
         delegate(inputs, routes, &mut attached, references);

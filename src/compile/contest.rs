@@ -14,7 +14,7 @@ pub(super) use self::place::CandidateOrigin;
 use self::shadows::shadows;
 use super::attach::{Attached, Delegation, Listeners};
 use super::position::{MatchOf, ParentPos, RoutePos, RuleOf};
-use super::report::{About, FieldPath, NEVER_MATCHED};
+use super::report::{About, FieldPath, NEVER_MATCHED, host};
 use super::rules::OwnRoute;
 use crate::api::conditions::ConditionReason;
 use crate::model::ids::ListenerId;
@@ -275,13 +275,5 @@ impl NeverMatched {
             let effect = "change its path, its conditions or the priority of its rule, or remove it";
             routes[route.0].report.warn(at_rule.item("matches", one.0), NEVER_MATCHED, found, effect);
         }
-    }
-}
-
-fn host(hostname: &Hostname) -> String {
-    match hostname {
-        Hostname::Exact(name) => format!("host {name}"),
-        Hostname::Wildcard(suffix) => format!("host *.{suffix}"),
-        Hostname::Any => "any host".to_owned(),
     }
 }

@@ -22,6 +22,9 @@ pub struct Inputs {
     pub gateway_class_name: Arc<str>,
     /// `controllerName` of status entries.
     pub controller_name: Arc<str>,
+    /// A hostname belongs to the namespace of the oldest route that asks for it; routes of other namespaces have it only
+    /// by delegation.
+    pub hostnames_have_owners: bool,
     /// Objects of all kinds by name.
     pub objects: Objects,
     /// Loopback and link-local endpoint addresses are allowed. Only a source whose objects are written by the operator

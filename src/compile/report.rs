@@ -10,6 +10,7 @@ use crate::api::open_enum::{KnownValue, OpenEnum};
 use crate::kinds::gateway_route::Route;
 use crate::kinds::{ObjectRef, Origin, Sourced};
 use crate::model::ids::ObjectName;
+use crate::model::matching::Hostname;
 
 /// The reason of a warning about a match that can never win.
 pub(super) const NEVER_MATCHED: &str = "NeverMatched";
@@ -33,6 +34,8 @@ pub(super) enum About {
     Part,
     /// A match that lost to another object.
     Conflict,
+    /// A hostname that belongs to another namespace.
+    Hostname,
     /// Nothing: everything is served as written.
     Nothing,
 }
@@ -48,6 +51,7 @@ impl About {
             Self::RuleAt(..) => "this rule is skipped there, the others serve",
             Self::Reference(_) => "its share of the requests answers 500",
             Self::Part => "the rest of the route serves",
+            Self::Hostname => "the other hostnames of the route serve",
             Self::Conflict => "the winner serves, and so do the other matches of this route",
             Self::Nothing => "",
         }
@@ -228,5 +232,14 @@ impl fmt::Display for FieldPath<'_> {
         }
         f.write_str(self.name)?;
         self.index.map_or(Ok(()), |index| write!(f, "[{index}]"))
+    }
+}
+
+/// A hostname in a sentence.
+pub(super) fn host(hostname: &Hostname) -> String {
+    match hostname {
+        Hostname::Exact(name) => format!("host {name}"),
+        Hostname::Wildcard(suffix) => format!("host *.{suffix}"),
+        Hostname::Any => "any host".to_owned(),
     }
 }

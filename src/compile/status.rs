@@ -116,9 +116,13 @@ fn parents<'c>(
         let dropped = |about| match about {
             About::Rule(_) | About::Heirs => true,
             About::RuleAt(at, _) => at.0 == position,
-            About::Parent(_) | About::Route | About::Reference(_) | About::Part | About::Conflict | About::Nothing => {
-                false
-            }
+            About::Parent(_)
+            | About::Route
+            | About::Reference(_)
+            | About::Part
+            | About::Conflict
+            | About::Hostname
+            | About::Nothing => false,
         };
         let accepted = match &parent.refused {
             Some((reason, message)) => Verdict { holds: false, reason: *reason, message: message.clone() },
@@ -142,7 +146,10 @@ fn parents<'c>(
             Some(message) => {
                 Verdict { holds: true, reason: ConditionReason::DuplicateMatch, message: bounded(message.to_owned()) }
             }
-            None => Verdict::plain(false, ConditionReason::NoConflicts),
+            None => {
+                let lost = verdict(findings, ConditionReason::NoConflicts, |about| about == About::Hostname);
+                Verdict { holds: !lost.holds, ..lost }
+            }
         };
         ParentStatus {
             key: Arc::clone(&parent.key),

@@ -19,6 +19,7 @@ use crate::model::snapshot::Snapshot;
 
 mod attachment;
 mod never_matched;
+mod ownership;
 mod precedence;
 mod references;
 mod rules;

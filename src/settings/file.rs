@@ -14,7 +14,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
 
-use super::{AccessLog, Listener, Settings, parse_address, parse_duration, parse_network};
+use super::{AccessLog, HostnameOwnership, Listener, Settings, parse_address, parse_duration, parse_network};
 
 /// Why a settings file is refused.
 #[derive(Debug, thiserror::Error)]
@@ -186,7 +186,7 @@ macro_rules! stated_as_printed {
     };
 }
 
-stated_as_printed! { usize u64 u32 bool String SocketAddr IpNet }
+stated_as_printed! { usize u64 u32 bool String SocketAddr IpNet HostnameOwnership }
 
 impl Stated for Duration {
     fn stated(&self) -> Option<String> {
@@ -372,6 +372,9 @@ block! {
         controller_name: String => |name| name;
         /// Only routes with this `gatewayClassName` are served.
         gateway_class_name: String => |name| name;
+        /// To whom a hostname belongs: to every route that asks for it (`Shared`), or to the namespace of the oldest one,
+        /// so that others have it only by delegation (`Namespace`).
+        hostname_ownership: OwnershipText => OwnershipText::ownership;
     }
 }
 
@@ -517,6 +520,23 @@ text! {
 /// `off`, `stdout` or a path.
 #[derive(Clone, Debug)]
 struct AccessLogText(AccessLog);
+
+/// To whom a hostname belongs.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[schemars(inline)]
+enum OwnershipText {
+    Shared,
+    Namespace,
+}
+
+impl OwnershipText {
+    const fn ownership(self) -> HostnameOwnership {
+        match self {
+            Self::Shared => HostnameOwnership::Shared,
+            Self::Namespace => HostnameOwnership::Namespace,
+        }
+    }
+}
 
 /// Reads a word that YAML 1.1 may have made a boolean of.
 struct Word;

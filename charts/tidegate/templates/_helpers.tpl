@@ -88,6 +88,7 @@ listeners:
 controller:
   controllerName: {{ .Values.controller.controllerName | quote }}
   gatewayClassName: {{ .Values.controller.gatewayClassName | quote }}
+  hostnameOwnership: {{ .Values.controller.hostnameOwnership }}
 admin: "[::]:{{ int .Values.metrics.port }}"
 {{- if not (kindIs "invalid" .Values.workers) }}
 workers: {{ int .Values.workers }}

@@ -67,7 +67,7 @@ forwarding: {retryNonIdempotentOnIdleClose: true, mergeSlashes: false, reasonHea
 metrics: {maxSeries: 18}
 accessLog: off
 drain: {delay: 7s, timeout: 8s}
-controller: {controllerName: example.com/a, gatewayClassName: blue}
+controller: {controllerName: example.com/a, gatewayClassName: blue, hostnameOwnership: Namespace}
 admin: 127.0.0.1:9
 debugAllow: [\"::1\"]
 debugHosts: [admin.shop.svc]
@@ -128,7 +128,11 @@ workers: 3
         metrics: MetricsSettings { max_series: 18 },
         access_log: AccessLog::Off,
         drain: DrainSettings { delay: seconds(7), timeout: seconds(8) },
-        controller: Controller { controller_name: "example.com/a".to_owned(), gateway_class_name: "blue".to_owned() },
+        controller: Controller {
+            controller_name: "example.com/a".to_owned(),
+            gateway_class_name: "blue".to_owned(),
+            hostname_ownership: HostnameOwnership::Namespace,
+        },
         admin: "127.0.0.1:9".parse().expect("an address"),
         debug_allow: vec![network("::1/128")],
         debug_hosts: vec!["admin.shop.svc".to_owned()],
