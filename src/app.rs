@@ -254,8 +254,8 @@ impl Running {
         writeln!(out, "{line}").and_then(|()| out.flush()).context("cannot write the ready line")
     }
 
-    /// Serves until SIGTERM or SIGINT, and SIGHUP where that means the same, then drains; a second SIGTERM or SIGINT ends the
-    /// process at once.
+    /// Serves until SIGTERM, SIGINT or SIGQUIT, and SIGHUP where that means the same, then drains; a second one of the first
+    /// three ends the process at once.
     ///
     /// # Errors
     /// When signals cannot be listened for.
@@ -335,6 +335,7 @@ async fn drain(control: &DrainControl, sockets: &Sockets, delay: Duration, timeo
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
     hangup: Signal,
     reopen: Signal,
     unused: Signal,
@@ -346,19 +347,22 @@ impl Signals {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            quit: listen(SignalKind::quit())?,
             hangup: listen(SignalKind::hangup())?,
             reopen: listen(SignalKind::user_defined1())?,
             unused: listen(SignalKind::user_defined2())?,
         })
     }
 
-    /// Waits for SIGTERM or SIGINT, or for a SIGHUP that `hung_up` says is to stop the process. Meanwhile SIGUSR1 reopens
+    /// Waits for SIGTERM, SIGINT or SIGQUIT (nginx's orderly stop), or for a SIGHUP that `hung_up` says is to stop the
+    /// process. Meanwhile SIGUSR1 reopens
     /// the access log, and SIGUSR2, which would end the process without a handler, does nothing.
     async fn stop(&mut self, access_log: Option<&AccessLogHandle>, hung_up: impl Fn() -> bool) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
+                _ = self.quit.recv() => return,
                 _ = self.hangup.recv() => if hung_up() { return },
                 _ = self.reopen.recv() => if let Some(access_log) = access_log { access_log.reopen() },
                 _ = self.unused.recv() => tracing::info!("SIGUSR2 is ignored: it has no meaning here"),

@@ -192,6 +192,28 @@ fn hangup_reads_the_files_again_and_no_signal_costs_a_request() {
     assert!(gateway.wait().success());
 }
 
+/// nginx's orderly stop, which its images and init scripts send.
+#[test]
+fn quit_lets_requests_finish() {
+    let backend = Backend::slow("a", Duration::from_millis(300));
+    let mut gateway = Gateway::start_with(
+        &[("service.yaml", &service("a", &[backend.port])), ("route.yaml", &route("a", "a.test", "a"))],
+        &["--drain-delay", "0s"],
+    );
+    let mut client = Client::connect(gateway.http);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| client.get("a.test", "/"));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while backend.requests.load(Ordering::Relaxed) == 0 {
+            assert!(Instant::now() < deadline, "no request reached the pod");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        gateway.signal("QUIT");
+        assert_eq!(running.join().expect("an answer").body, "a");
+    });
+    assert!(gateway.wait().success());
+}
+
 #[test]
 fn the_demo_goes_with_its_terminal() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));

@@ -159,7 +159,7 @@ impl Matches<'_, '_, '_> {
                 let regex = self.regex(value, at.field("value"))?;
                 if !regex.fits_a_path() {
                     let found = format!("this match can never win: no path fits {value}");
-                    let effect = "an expression has to fit a whole path, which begins with / and has no query";
+                    let effect = "an expression has to fit a whole path, which begins with /, has no query and is percent-encoded";
                     self.report.warn(at.field("value"), NEVER_MATCHED, found, effect);
                 }
                 return Some(PathMatch::Regex(regex));

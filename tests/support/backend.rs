@@ -4,18 +4,24 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// A backend on a free loopback port; it serves until the test process ends.
 pub struct Backend {
     /// Its port.
     pub port: u16,
-    /// Requests answered so far.
+    /// Requests that came so far.
     pub requests: Arc<AtomicUsize>,
 }
 
 impl Backend {
     /// Starts one whose answers have `name` as body.
     pub fn start(name: &'static str) -> Self {
+        Self::slow(name, Duration::ZERO)
+    }
+
+    /// Starts one that takes this long for an answer, behind counting the request.
+    pub fn slow(name: &'static str, pause: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("a bound listener").port();
         let requests = Arc::new(AtomicUsize::new(0));
@@ -23,14 +29,14 @@ impl Backend {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let counter = Arc::clone(&counter);
-                std::thread::spawn(move || serve(stream, name, &counter));
+                std::thread::spawn(move || serve(stream, name, pause, &counter));
             }
         });
         Self { port, requests }
     }
 }
 
-fn serve(stream: TcpStream, name: &str, counter: &AtomicUsize) {
+fn serve(stream: TcpStream, name: &str, pause: Duration, counter: &AtomicUsize) {
     let _ = stream.set_nodelay(true);
     let Ok(mut writer) = stream.try_clone() else { return };
     let mut reader = BufReader::new(stream);
@@ -55,6 +61,7 @@ fn serve(stream: TcpStream, name: &str, counter: &AtomicUsize) {
             return;
         }
         counter.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(pause);
         let answer =
             format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nContent-Type: text/plain\r\n\r\n{name}", name.len());
         if writer.write_all(answer.as_bytes()).is_err() {
