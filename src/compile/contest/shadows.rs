@@ -48,7 +48,9 @@ pub(super) fn shadows(
             };
             let winner = of_host[winner as usize];
             let is_duplicate = || PredicateKey::of(candidate(winner)) == PredicateKey::of(candidate(loser));
-            if !place(loser).is_family(place(winner), attached) && !is_duplicate() {
+            // An expression that fits no path is told by itself; nothing takes requests away from it.
+            let is_void = || matches!(&candidate(loser).path, PathMatch::Regex(regex) if !regex.fits_a_path());
+            if !place(loser).is_family(place(winner), attached) && !is_duplicate() && !is_void() {
                 found.push(Shadow { loser, winner });
             }
         }

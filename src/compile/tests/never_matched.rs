@@ -55,6 +55,7 @@ fn a_match_behind_one_that_fits_the_same_requests_never_wins() {
         ("the same conditions", &["RegularExpression /.* h=1", "PathPrefix / h=1", "PathPrefix / h=1 i=2"], &[1, 2]),
         ("a method", &["RegularExpression /.* GET", "PathPrefix / GET", "PathPrefix / POST", "PathPrefix /"], &[1]),
         ("no path fits", &["RegularExpression user/[0-9]+", "PathPrefix /"], &[0]),
+        ("no path fits, and it is told once", &["Exact /a", "RegularExpression /\u{fc}.*", "PathPrefix /"], &[1]),
         ("the query is no part of a path", &[r"RegularExpression /find\?q=.*", "PathPrefix /"], &[0]),
     ];
     for (name, matches, expected) in cases {

@@ -115,9 +115,10 @@ fn is_implied(outer: &ValueTest, inner: &ValueTest, effort: &mut Effort) -> bool
     }
 }
 
-/// A superset of the bytes of a canonical path (RFC 3986 §3.3); a question mark or number sign ends the path.
+/// The bytes of a canonical path (RFC 3986 §3.3, and those that clients send raw and pods take); a question mark or number
+/// sign ends the path, and some others are percent-encoded in it.
 fn path_bytes() -> impl Iterator<Item = u8> + Clone {
-    (b'!'..=b'~').filter(|byte| !matches!(byte, b'?' | b'#'))
+    (b'!'..=b'~').filter(|byte| !matches!(byte, b'?' | b'#' | b'"' | b'<' | b'>' | b'\\' | b'`'))
 }
 
 /// A state of an automaton: a number that only its [`Language`] understands.
@@ -420,6 +421,10 @@ mod tests {
             ("users/[0-9]+", false),
             (r"/search\?q=.*", false),
             ("/a b", false),
+            ("/\u{fc}", false),
+            (r"/a\\b", false),
+            ("/<[a-z]+>", false),
+            ("/%C3%BC[^<]*", true),
             ("", false),
             ("[^/]*", false),
             ("(users|/users)/.*", true),
