@@ -35,9 +35,10 @@ use crate::source::files::{self, FileSource};
 use crate::status::{Published, Status};
 use crate::stream::TcpTimeouts;
 use crate::telemetry::access_log::{self, AccessLogHandle, AccessLogWriter};
-use crate::telemetry::metrics::{Metrics, MetricsOptions};
+use crate::telemetry::metrics::{ConfigSource, Metrics, MetricsOptions};
 
 mod cluster;
+mod endpoints;
 mod workers;
 
 /// How long closing everything may take once the time for requests is over.
@@ -219,9 +220,11 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
                     () = signals.stop(access_log, || false) => bail!("stopped before everything was listed"),
                 }
             })?;
+            metrics.set_config_source(ConfigSource::Cluster);
             (Source::Cluster(None), followed.updates, followed.published, followed.status)
         }
     };
+    metrics.ask_for_endpoints(endpoints::of_services(publisher.view(), updates.clone()));
     let apply = applier(publisher, Arc::clone(&metrics), published);
     runtime.spawn(compile_loop(updates.clone(), apply, Arc::clone(&metrics)));
     runtime.block_on(view.reached(1)).context("the first version was not published")?;
@@ -393,6 +396,7 @@ fn applier(
         let output = compiler.compile(&update.inputs);
         let compiled = begun.elapsed();
         let version = publisher.publish(output.snapshot);
+        metrics.config_took(compiled, begun.elapsed().saturating_sub(compiled));
         if let Some(published) = &published {
             // Only now: a status speaks of what is active.
             let statuses = output.statuses.into();

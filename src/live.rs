@@ -14,10 +14,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::balance::{Balancers, EndpointRegistry, Pick, PickRequest, Previous, RuleState};
 use crate::filter::{FilterState, StateRegistry};
-use crate::model::ids::RuleId;
+use crate::model::ids::{BackendId, ObjectName, RuleId};
 use crate::model::route::WeightedBackend;
 use crate::model::snapshot::Snapshot;
-use crate::telemetry::metrics::{ConfigObjects, Metrics, RuleSeries};
+use crate::telemetry::metrics::{ConfigObjects, Metrics, RuleSeries, ServiceSeries};
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +32,8 @@ pub struct Live {
     filter_states: Box<[Option<Arc<FilterState>>]>,
     /// Indexed by [`RuleId`]; the same `Arc` in consecutive versions with the same rules, by name, in the same order.
     series: Arc<[Arc<RuleSeries>]>,
+    /// Indexed by [`BackendId`]: those of the backends' Services.
+    services: Arc<[Arc<ServiceSeries>]>,
 }
 
 impl Live {
@@ -74,8 +76,12 @@ impl Live {
         let previous = Previous { snapshot: &self.snapshot, balancers: &self.balancers, rule: &before };
         let balancers = endpoints.build(&snapshot, Some(previous));
         let series = if unchanged { Arc::clone(&self.series) } else { metrics.set_rules(labels(&snapshot)).into() };
+        let services = match services(&self.snapshot).eq(services(&snapshot)) {
+            true => Arc::clone(&self.services),
+            false => metrics.set_services(services(&snapshot).map(|name| name.to_string().into())).into(),
+        };
         let filter_states = states.build(&snapshot.filter_states);
-        Self { version: self.version + 1, snapshot, balancers, filter_states, series }
+        Self { version: self.version + 1, snapshot, balancers, filter_states, series, services }
     }
 }
 
@@ -83,6 +89,11 @@ impl Live {
 fn labels(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
     static NONE: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(|| Arc::from(""));
     snapshot.rules.iter().map(|rule| (snapshot.route(rule.route).map_or(&*NONE, |route| &route.label), &rule.name))
+}
+
+/// The Service of each backend.
+fn services(snapshot: &Snapshot) -> impl Iterator<Item = &ObjectName> {
+    snapshot.backends.iter().map(|backend| &backend.key.service)
 }
 
 /// Tells whether two snapshots have the same rules by name, in the same order.
@@ -379,6 +390,13 @@ impl WorkerLive {
     pub fn record(&self, rule: RuleId, method: &http::Method, status: u16, elapsed: Duration) {
         if let Some(series) = self.live().series.get(rule.index()) {
             series.record(self.worker, method, status, elapsed);
+        }
+    }
+
+    /// Counts an answered request for which an endpoint of this backend was chosen.
+    pub fn record_backend(&self, backend: BackendId, status: u16) {
+        if let Some(series) = self.live().services.get(backend.index()) {
+            series.record(self.worker, status);
         }
     }
 }

@@ -29,6 +29,11 @@
 //! | `tidegate_config_last_ok_timestamp_seconds` | gauge |  | When the whole configuration was last active without an error, 0 for never. |
 //! | `tidegate_config_diagnostics` | gauge | `severity` | Diagnostics of the active configuration. |
 //! | `tidegate_config_objects` | gauge | `kind` | Active routes, rules, backends and usable endpoints. |
+//! | `tidegate_config_source` | gauge | `source` | Where the active configuration comes from: 1 for that, else 0. |
+//! | `tidegate_config_compile_seconds` | histogram |  | Time to compile a version of the configuration from the objects. |
+//! | `tidegate_config_publish_seconds` | histogram |  | Time to make a compiled version active in all workers. |
+//! | `tidegate_service_requests_total` | counter | `service` `code` | Answered requests for which an endpoint of the Service was chosen, by status class. |
+//! | `tidegate_service_endpoints` | gauge | `service` `state` | Endpoints of a Service that rules refer to, by state. |
 //! | `tidegate_watch_available` | gauge | `kind` | Whether the API server serves the kind and lets it be read: 1 or 0. |
 //! | `tidegate_watch_age_seconds` | gauge | `kind` | Time since the API server last said something about the kind; the state may be that old. |
 //! | `tidegate_watch_restarts_total` | counter | `kind` `cause` | Times a watch did not simply go on, by what was the matter. |
@@ -46,6 +51,9 @@
 //! |---|---|
 //! | `route` | `namespace/name` of the route, or `_overflow` beyond the limit of series |
 //! | `rule` | the rule's name or index, or `_folded` beyond the limit of series |
+//! | `service` | `namespace/name` of the Service, or `_overflow` beyond the limit of series |
+//! | `state` | `ready`, `serving` (it terminates, and gets requests while nothing is ready), `not_ready`, `held` (it vanished without a word and stays for a moment) |
+//! | `source` | `files` `cluster` `cache` (of an API server that does not answer) |
 //! | `method` | `GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other` |
 //! | `code` | `1xx` `2xx` `3xx` `4xx` `5xx` |
 //! | `listener` | the static listener's name |
@@ -59,7 +67,7 @@
 //! | `cause` | `expired` `disordered` `forbidden` `not_served` `throttled` `refused` `silent` `broken` (failures), `relist` (it was time) |
 //! | `reason` | a reason, as in the access log |
 //! | `version` | the program's version |
-//! | `le` | `0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections |
+//! | `le` | `0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; the same from `0.001` to `5` of configurations; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections |
 //!
 //! | access-log field | type | meaning |
 //! |---|---|---|
@@ -229,6 +237,31 @@ pub const METRICS: &[Metric] = &[
     metric("tidegate_config_diagnostics", Gauge, &["severity"], "Diagnostics of the active configuration."),
     metric("tidegate_config_objects", Gauge, &["kind"], "Active routes, rules, backends and usable endpoints."),
     metric(
+        "tidegate_config_source",
+        Gauge,
+        &["source"],
+        "Where the active configuration comes from: 1 for that, else 0.",
+    ),
+    metric(
+        "tidegate_config_compile_seconds",
+        Histogram,
+        &[],
+        "Time to compile a version of the configuration from the objects.",
+    ),
+    metric("tidegate_config_publish_seconds", Histogram, &[], "Time to make a compiled version active in all workers."),
+    metric(
+        "tidegate_service_requests_total",
+        Counter,
+        &["service", "code"],
+        "Answered requests for which an endpoint of the Service was chosen, by status class.",
+    ),
+    metric(
+        "tidegate_service_endpoints",
+        Gauge,
+        &["service", "state"],
+        "Endpoints of a Service that rules refer to, by state.",
+    ),
+    metric(
         "tidegate_watch_available",
         Gauge,
         &["kind"],
@@ -291,6 +324,12 @@ pub const METRICS: &[Metric] = &[
 pub const LABELS: &[(&str, &str)] = &[
     ("route", "`namespace/name` of the route, or `_overflow` beyond the limit of series"),
     ("rule", "the rule's name or index, or `_folded` beyond the limit of series"),
+    ("service", "`namespace/name` of the Service, or `_overflow` beyond the limit of series"),
+    (
+        "state",
+        "`ready`, `serving` (it terminates, and gets requests while nothing is ready), `not_ready`, `held` (it vanished without a word and stays for a moment)",
+    ),
+    ("source", "`files` `cluster` `cache` (of an API server that does not answer)"),
     ("method", "`GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other`"),
     ("code", "`1xx` `2xx` `3xx` `4xx` `5xx`"),
     ("listener", "the static listener's name"),
@@ -315,7 +354,7 @@ pub const LABELS: &[(&str, &str)] = &[
     ("version", "the program's version"),
     (
         "le",
-        "`0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections",
+        "`0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; the same from `0.001` to `5` of configurations; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections",
     ),
 ];
 
@@ -384,7 +423,9 @@ pub fn table() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::{ConnectResult, Direction, Restart, Side, SocketEnd, StatusWrite, Where};
+    use crate::telemetry::metrics::{
+        ConfigSource, ConnectResult, Direction, EndpointsState, Restart, Side, SocketEnd, StatusWrite, Where,
+    };
 
     #[test]
     fn the_docs_have_the_tables() {
@@ -424,6 +465,8 @@ mod tests {
         assert_eq!(listed("direction"), Direction::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("end"), SocketEnd::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("cause"), Restart::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("state"), EndpointsState::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("source"), ConfigSource::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("where"), Where::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
     }
 }

@@ -61,6 +61,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "compile",
             "sockets",
             "drain",
+            "kinds",
             "kubernetes",
             "live",
             "model",

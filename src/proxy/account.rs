@@ -14,6 +14,7 @@ use super::decision::Matched;
 use super::reset_budget::ResetBudget;
 use super::worker::Worker;
 use crate::balance::{InFlight, Picked};
+use crate::model::ids::BackendId;
 use crate::reason::Reason;
 use crate::telemetry::access_log::{AccessLogEntry, BackendText};
 use crate::telemetry::metrics::Side;
@@ -31,6 +32,8 @@ pub struct Account {
     pub method: Method,
     /// The rule that it belongs to, once found.
     pub(super) matched: Option<Matched>,
+    /// The backend of the endpoint that was chosen last.
+    backend: Option<BackendId>,
     /// Status of the head that went out; 0 before.
     pub status: u16,
     /// Why tidegate answered or cut it.
@@ -70,6 +73,7 @@ impl Account {
             started,
             method,
             matched: None,
+            backend: None,
             status: 0,
             reason: None,
             in_flight: None,
@@ -96,6 +100,7 @@ impl Account {
     /// Counts the request at its endpoint, and names it in the log.
     pub(super) fn note_endpoint(&mut self, matched: &Matched, picked: &Picked) {
         self.in_flight = Some(picked.endpoint.begin());
+        self.backend = Some(picked.backend);
         if let Some(entry) = &mut self.entry {
             entry.endpoint = Some(picked.endpoint.key.addr);
             if let Some(backend) = matched.backend(picked) {
@@ -136,6 +141,9 @@ impl Drop for Account {
         let elapsed = self.started.elapsed();
         if let Some(matched) = &self.matched {
             matched.live().record(matched.id(), &self.method, status, elapsed);
+            if let Some(backend) = self.backend {
+                matched.live().record_backend(backend, status);
+            }
         }
         // The downstream side counts its own bytes, where heads are seen as well.
         metrics.received(Side::Upstream, self.upstream_received);

@@ -43,7 +43,7 @@ pub struct Slices {
 }
 
 /// Namespace and name of a Service.
-pub type Service = (Arc<str>, Arc<str>);
+type Service = (Arc<str>, Arc<str>);
 
 /// First address and pod uid: what an endpoint is known by in all slices of its Service.
 type Identity = (Address, Option<Arc<str>>);
@@ -68,6 +68,12 @@ fn identity(endpoint: &Endpoint) -> Option<Identity> {
 
 fn identities(slice: &EndpointSlice) -> impl Iterator<Item = Identity> {
     slice.endpoints.iter().filter_map(identity)
+}
+
+/// Whether a slice holds an endpoint that vanished: no name of an object has a tilde.
+#[must_use]
+pub fn is_held(name: &ObjectName) -> bool {
+    name.name.contains('~')
 }
 
 impl Slices {
@@ -152,9 +158,10 @@ impl Slices {
         self.held.values().flatten().map(|held| held.until).min()
     }
 
-    /// How many endpoints of each Service are held.
-    pub fn held(&self) -> impl Iterator<Item = (&Service, usize)> {
-        self.held.iter().map(|(service, held)| (service, held.len()))
+    /// How many endpoints are held for longer than a move takes, since a list lacks all of their Services.
+    #[must_use]
+    pub fn guarded(&self, now: Duration) -> usize {
+        self.held.values().flatten().filter(|held| held.until > now + self.window).count()
     }
 
     /// All slices as the compiler takes them. What is held stands in slices of its own, under names that no object has.
@@ -169,7 +176,7 @@ impl Slices {
                 ports: from.ports.clone(),
                 endpoints: from.endpoints.get(held.position).cloned().into_iter().collect(),
             };
-            // No name of an object has a tilde.
+            // See `is_held`.
             let name = ObjectName::new(Arc::clone(&name.namespace), format!("{}~{number}", name.name));
             slices.insert(name, Sourced { object: Arc::new(slice), origin: None });
         }

@@ -6,7 +6,9 @@
 mod cells;
 mod page;
 mod series;
+mod services;
 mod status;
+mod times;
 mod watches;
 
 #[cfg(test)]
@@ -15,15 +17,18 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub use cells::{Cell, ConnectResult, Direction, Side, SocketEnd, Where, WorkerMetrics};
 pub use series::{RouteSeries, RuleSeries};
+pub use services::{EndpointsState, ServiceEndpoints, ServiceSeries};
 pub use status::{StatusMetrics, StatusWrite};
 pub use watches::{Restart, WatchCells};
 
 use page::Page;
 use series::RouteEntry;
+use services::Services;
+use times::Times;
 
 /// What the metrics have to know at the start.
 #[derive(Clone, Debug)]
@@ -61,6 +66,45 @@ pub struct Metrics {
     status: OnceLock<Arc<StatusMetrics>>,
     /// The watches of an API server, if there is one.
     watches: Mutex<Vec<Arc<WatchCells>>>,
+    services: Mutex<Services>,
+    /// Tells the endpoints of all Services when it is asked.
+    endpoints: OnceLock<EndpointsOf>,
+}
+
+/// Tells the endpoints of all Services.
+struct EndpointsOf(Box<dyn Fn() -> Vec<ServiceEndpoints> + Send + Sync>);
+
+impl std::fmt::Debug for EndpointsOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EndpointsOf")
+    }
+}
+
+/// Where the active configuration comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// Files of a folder.
+    #[default]
+    Files,
+    /// An API server.
+    Cluster,
+    /// What an API server said before the process started, since it does not answer.
+    Cache,
+}
+
+impl ConfigSource {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::Files, Self::Cluster, Self::Cache];
+
+    /// The value of the label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Files => "files",
+            Self::Cluster => "cluster",
+            Self::Cache => "cache",
+        }
+    }
 }
 
 /// Numbers that the control half writes, from any of its threads.
@@ -69,6 +113,9 @@ struct ControlCells {
     config_version: AtomicU64,
     /// Milliseconds since 1970; 0: never.
     config_last_ok: AtomicU64,
+    config_source: Mutex<ConfigSource>,
+    compile_times: Times,
+    publish_times: Times,
     config_errors: AtomicU64,
     config_warnings: AtomicU64,
     objects: Mutex<ConfigObjects>,
@@ -89,6 +136,8 @@ impl Metrics {
             routes: Mutex::default(),
             status: OnceLock::new(),
             watches: Mutex::default(),
+            services: Mutex::default(),
+            endpoints: OnceLock::new(),
         })
     }
 
@@ -123,6 +172,28 @@ impl Metrics {
             .collect();
         routes.values_mut().for_each(RouteEntry::end_update);
         series
+    }
+
+    /// Takes over the Services that active rules refer to, and returns their series in the same order. What stays keeps
+    /// its counts; what is gone loses them.
+    pub fn set_services(&self, labels: impl Iterator<Item = Arc<str>>) -> Vec<Arc<ServiceSeries>> {
+        lock(&self.services).set(labels, self.workers.len())
+    }
+
+    /// From now on every page asks this for the endpoints of all Services. Only the first call counts.
+    pub fn ask_for_endpoints(&self, endpoints: impl Fn() -> Vec<ServiceEndpoints> + Send + Sync + 'static) {
+        let _ = self.endpoints.set(EndpointsOf(Box::new(endpoints)));
+    }
+
+    /// Notes how long it took to compile a version and to make it active.
+    pub fn config_took(&self, compile: Duration, publish: Duration) {
+        self.control.compile_times.record(compile);
+        self.control.publish_times.record(publish);
+    }
+
+    /// Notes where the active configuration comes from.
+    pub fn set_config_source(&self, source: ConfigSource) {
+        *lock(&self.control.config_source) = source;
     }
 
     /// Notes the version that was published and what it holds.
@@ -177,6 +248,11 @@ impl Metrics {
         }
         let folded = series::render(&mut lock(&self.routes), self.options.max_series, &mut page);
         page.add("tidegate_metrics_series_folded", &[], folded as f64);
+        let of_services = self.options.max_series / 8;
+        lock(&self.services).render(of_services / 2, &mut page);
+        if let Some(EndpointsOf(endpoints)) = self.endpoints.get() {
+            services::render_endpoints(endpoints(), of_services / 2, &mut page);
+        }
         page.encode()
     }
 
@@ -184,6 +260,12 @@ impl Metrics {
         let control = &self.control;
         let get = |cell: &AtomicU64| cell.load(Ordering::Relaxed) as f64;
         page.add("tidegate_build_info", &[env!("CARGO_PKG_VERSION")], 1.0);
+        let source = *lock(&control.config_source);
+        for &of in ConfigSource::ALL {
+            page.add("tidegate_config_source", &[of.as_str()], f64::from(u8::from(of == source)));
+        }
+        control.compile_times.render("tidegate_config_compile_seconds", page);
+        control.publish_times.render("tidegate_config_publish_seconds", page);
         page.add("tidegate_config_version", &[], get(&control.config_version));
         page.add("tidegate_config_last_ok_timestamp_seconds", &[], get(&control.config_last_ok) / 1e3);
         page.add("tidegate_config_diagnostics", &["error"], get(&control.config_errors));

@@ -65,7 +65,7 @@ fn problems(query: &str) -> Vec<String> {
             let (label, value) = (&matched[1], &matched[3]);
             if !metric.labels.contains(&label) && !TARGET_LABELS.contains(&label) {
                 found.push(format!("{name} has no label {label}"));
-            } else if value.contains('$') || ["route", "rule", "listener"].contains(&label) {
+            } else if value.contains('$') || ["route", "rule", "listener", "service"].contains(&label) {
                 // A variable, or a name that only a configuration knows.
             } else if label == "reason" {
                 if !Reason::ALL.iter().any(|reason| reason.as_str() == value) {

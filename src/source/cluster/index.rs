@@ -322,7 +322,7 @@ impl Index {
     fn count(&self) {
         for listed in &self.watches {
             let held = match listed.kind {
-                KindId::EndpointSlice => self.slices.held().map(|(_, endpoints)| endpoints).sum(),
+                KindId::EndpointSlice => self.slices.guarded(self.epoch.elapsed()),
                 KindId::GatewayRoute
                 | KindId::Service
                 | KindId::Endpoints

@@ -2,9 +2,10 @@
 //!
 //! How the limit is divided:
 //!
-//! * 1/2: latency histograms, one per route; routes without room share one.
+//! * 3/8: latency histograms, one per route; routes without room share one.
 //! * 3/8: request counters of rules.
 //! * 1/8: request counters of routes, for rules without room.
+//! * 1/8: series of Services, which are in a file of their own.
 //! * One more route, `_overflow`, takes the counts of routes without room.
 //!
 //! A series never moves between them while its rule exists, so counters never fall.
@@ -234,7 +235,7 @@ impl RouteEntry {
 const HISTOGRAM_LINES: usize = BUCKETS.len() + 3;
 
 /// Label of what found no room; no route's label, those have a slash.
-const OVERFLOW: &str = "_overflow";
+pub(super) const OVERFLOW: &str = "_overflow";
 
 /// Value of `rule` where the counts of several rules of a route stand together; no rule's name begins so.
 const FOLDED: &str = "_folded";
@@ -251,7 +252,7 @@ pub(super) fn render(routes: &mut BTreeMap<Arc<str>, RouteEntry>, max_series: us
     }
     let mut rules_left = (max_series * 3 / 8).saturating_sub(own_rules);
     let mut routes_left = (max_series / 8).saturating_sub(COMBINATIONS + own_routes);
-    let mut histograms_left = (max_series / 2 / HISTOGRAM_LINES).saturating_sub(1 + own_histograms);
+    let mut histograms_left = (max_series * 3 / 8 / HISTOGRAM_LINES).saturating_sub(1 + own_histograms);
 
     let mut folded = 0;
     let mut overflow = [0; COMBINATIONS];

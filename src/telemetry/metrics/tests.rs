@@ -65,6 +65,44 @@ fn touch_everything(metrics: &Metrics) {
     set_rules(metrics, 1, 1)[0].record(0, &http::Method::GET, 200, MS);
     let watch = metrics.watch("Service");
     Restart::ALL.iter().for_each(|&why| watch.restarted(why));
+    set_services(metrics, 1)[0].record(0, 503);
+    metrics.ask_for_endpoints(|| vec![("ns/s0".into(), [1, 1, 1, 1])]);
+    metrics.config_took(MS, MS);
+}
+
+fn set_services(metrics: &Metrics, count: usize) -> Vec<Arc<ServiceSeries>> {
+    metrics.set_services((0..count).map(|number| format!("ns/s{number}").into()))
+}
+
+#[test]
+fn services_keep_their_counts_and_their_limit() {
+    let metrics = metrics(2, 800);
+    let names = |page: &str, of: &str| page.lines().filter(|line| line.starts_with(of)).count();
+    let first = set_services(&metrics, 3);
+    first[1].record(0, 200);
+    first[1].record(1, 204);
+    first[1].record(1, 502);
+    // A Service with two ports stands twice in the list, and has one series.
+    let twice = metrics.set_services(["ns/s1".into(), "ns/s1".into(), "ns/s2".into()].into_iter());
+    assert!(Arc::ptr_eq(&twice[0], &first[1]) && Arc::ptr_eq(&twice[1], &first[1]));
+    let page = metrics.render();
+    assert!(page.contains("tidegate_service_requests_total{service=\"ns/s1\",code=\"2xx\"} 2\n"), "{page}");
+    assert!(page.contains("tidegate_service_requests_total{service=\"ns/s1\",code=\"5xx\"} 1\n"), "{page}");
+    // 50 series are the limit of each: 100 Services are too many, and no request is lost.
+    let many = set_services(&metrics, 100);
+    many.iter().for_each(|series| series.record(0, 200));
+    metrics.ask_for_endpoints(|| (0..100).map(|number| (format!("ns/s{number}").into(), [2, 0, 0, 1])).collect());
+    let page = metrics.render();
+    assert_eq!(names(&page, "tidegate_service_requests_total{"), 48 - 2, "{page}");
+    assert!(names(&page, "tidegate_service_endpoints{") <= 50, "{page}");
+    let total = |of: &str| -> f64 {
+        samples(&page).iter().filter(|(name, _)| name.starts_with(of)).map(|(_, value)| value).sum()
+    };
+    assert_eq!(total("tidegate_service_requests_total"), 103.0);
+    assert_eq!(total("tidegate_service_endpoints"), 300.0);
+    for overflow in ["requests_total", "endpoints"] {
+        assert!(page.contains(&format!("tidegate_service_{overflow}{{service=\"_overflow\"")), "{page}");
+    }
 }
 
 /// Several namespaces may be watched one by one: the page tells about a kind.

@@ -1,0 +1,160 @@
+//! The series of Services: requests by status class, counted by each worker in cells of its own, and endpoints by state.
+//!
+//! They have an eighth of the limit of series: one half for requests, one for endpoints. What finds no room stands
+//! together under `_overflow`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use super::cells::Cell;
+use super::page::Page;
+use super::series::{CODES, OVERFLOW};
+
+/// Request counters of one Service on one worker.
+#[derive(Debug)]
+#[repr(align(64))]
+struct ServiceCells([Cell; CODES.len()]);
+
+/// The series of one Service, kept across publications while a rule refers to it.
+#[derive(Debug)]
+pub struct ServiceSeries {
+    workers: Box<[OnceLock<Box<ServiceCells>>]>,
+}
+
+impl ServiceSeries {
+    fn new(workers: usize) -> Self {
+        Self { workers: (0..workers).map(|_| OnceLock::new()).collect() }
+    }
+
+    /// Counts an answered request.
+    ///
+    /// Only the thread of `worker` may call it with that index; allocates with the first request of a Service there.
+    pub fn record(&self, worker: usize, status: u16) {
+        if let Some(slot) = self.workers.get(worker) {
+            let cells = slot.get_or_init(|| Box::new(ServiceCells(std::array::from_fn(|_| Cell::default()))));
+            cells.0[usize::from(status / 100).clamp(1, CODES.len()) - 1].inc();
+        }
+    }
+
+    fn counts(&self) -> [u64; CODES.len()] {
+        let mut total = [0; CODES.len()];
+        for cells in self.workers.iter().filter_map(OnceLock::get) {
+            for (sum, cell) in total.iter_mut().zip(&cells.0) {
+                *sum += cell.get();
+            }
+        }
+        total
+    }
+}
+
+/// A Service that rules refer to.
+#[derive(Debug)]
+struct Entry {
+    series: Arc<ServiceSeries>,
+    /// Which codes have a series of their own, and which stand under `_overflow`, decided when they appear: a counter
+    /// never moves from one to the other.
+    own: [Option<bool>; CODES.len()],
+}
+
+/// All Services that rules refer to, by label.
+#[derive(Debug, Default)]
+pub(super) struct Services(BTreeMap<Arc<str>, Entry>);
+
+impl Services {
+    /// Takes over the active Services, and returns their series in the same order; what stays keeps its counts.
+    pub(super) fn set(&mut self, labels: impl Iterator<Item = Arc<str>>, workers: usize) -> Vec<Arc<ServiceSeries>> {
+        let mut before = std::mem::take(&mut self.0);
+        let new = || Entry { series: Arc::new(ServiceSeries::new(workers)), own: Default::default() };
+        labels
+            .map(|label| {
+                let entry = self.0.entry(label);
+                let label = Arc::clone(entry.key());
+                Arc::clone(&entry.or_insert_with(|| before.remove(&label).unwrap_or_else(new)).series)
+            })
+            .collect()
+    }
+
+    /// Adds the requests, at most `most` series, and the overflow.
+    pub(super) fn render(&mut self, most: usize, page: &mut Page) {
+        let own = |entry: &Entry| entry.own.iter().filter(|own| **own == Some(true)).count();
+        let mut left = most.saturating_sub(CODES.len() + self.0.values().map(own).sum::<usize>());
+        let mut overflow = [0; CODES.len()];
+        for (label, entry) in &mut self.0 {
+            for (code, count) in entry.series.counts().into_iter().enumerate().filter(|(_, count)| *count > 0) {
+                let is_own = *entry.own[code].get_or_insert_with(|| {
+                    let is_own = left > 0;
+                    left = left.saturating_sub(1);
+                    is_own
+                });
+                if is_own {
+                    page.add("tidegate_service_requests_total", &[label, CODES[code]], count as f64);
+                } else {
+                    overflow[code] += count;
+                }
+            }
+        }
+        for (code, count) in overflow.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+            page.add("tidegate_service_requests_total", &[OVERFLOW, CODES[code]], count as f64);
+        }
+    }
+}
+
+/// What the endpoints of a Service are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointsState {
+    /// New requests go to it.
+    Ready,
+    /// It terminates and still serves: it gets requests while nothing is ready.
+    Serving,
+    /// It gets no requests.
+    NotReady,
+    /// It vanished without a word and stays for a moment.
+    Held,
+}
+
+impl EndpointsState {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::Ready, Self::Serving, Self::NotReady, Self::Held];
+
+    /// The value of the label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Serving => "serving",
+            Self::NotReady => "not_ready",
+            Self::Held => "held",
+        }
+    }
+}
+
+/// The endpoints of one Service: its label, and how many there are of each of [`EndpointsState::ALL`].
+pub type ServiceEndpoints = (Arc<str>, [usize; EndpointsState::ALL.len()]);
+
+/// Adds endpoints, at most `most` series, and the overflow. Of every Service it shows how many are ready, and of the
+/// other states those that there are.
+pub(super) fn render_endpoints(services: Vec<ServiceEndpoints>, most: usize, page: &mut Page) {
+    let mut left = most.saturating_sub(EndpointsState::ALL.len());
+    let mut overflow: Option<[usize; EndpointsState::ALL.len()]> = None;
+    let mut add = |label: &str, counts: [usize; EndpointsState::ALL.len()]| {
+        for &state in EndpointsState::ALL {
+            let count = counts[state as usize];
+            if count > 0 || state == EndpointsState::Ready {
+                page.add("tidegate_service_endpoints", &[label, state.as_str()], count as f64);
+            }
+        }
+    };
+    for (label, counts) in services {
+        let shown = 1 + counts[1..].iter().filter(|count| **count > 0).count();
+        if shown <= left {
+            left -= shown;
+            add(&label, counts);
+        } else {
+            let overflow = overflow.get_or_insert_default();
+            overflow.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+    }
+    if let Some(counts) = overflow {
+        add(OVERFLOW, counts);
+    }
+}
