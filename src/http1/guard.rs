@@ -65,6 +65,10 @@ pub struct HeadFacts {
     pub expect: bool,
     /// There is an Upgrade line.
     pub upgrade: bool,
+    /// There is a TE line.
+    pub te: bool,
+    /// There is a Via line.
+    pub via: bool,
     /// A WebSocket handshake (RFC 6455 §4.2.1): GET, HTTP/1.1, no body, Connection names `upgrade`, Upgrade lists
     /// `websocket`, one key.
     pub websocket: bool,
@@ -334,6 +338,8 @@ impl RequestScanner {
                 connection: fields.connection,
                 expect: fields.expect,
                 upgrade: fields.upgrade,
+                te: fields.te,
+                via: fields.via,
                 websocket: would_be_websocket && !framing.has_body(),
                 would_be_websocket,
             },

@@ -98,7 +98,9 @@ pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> 
         return Err("101 without an upgrade");
     }
     let mut fields = Fields::default();
-    headers.clear();
+    if !headers.is_empty() {
+        headers.clear();
+    }
     while head.get(at) != Some(&b'\r') {
         at = fields.parse_line(head, at, headers, expected)?;
     }

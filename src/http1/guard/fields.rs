@@ -36,6 +36,8 @@ fn check_coding(value: &[u8]) -> Result<(), GuardError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Other,
+    Te,
+    Via,
     Host,
     Expect,
     Upgrade,
@@ -46,19 +48,20 @@ enum Kind {
 }
 
 impl Kind {
+    #[inline]
     fn of(name: &[u8]) -> Self {
-        let (kind, expected): (Kind, &[u8]) = match name.len() {
-            4 => (Kind::Host, b"host"),
-            6 => (Kind::Expect, b"expect"),
-            7 => (Kind::Upgrade, b"upgrade"),
-            10 => (Kind::Connection, b"connection"),
-            14 => (Kind::Length, b"content-length"),
-            17 => {
-                if name.eq_ignore_ascii_case(b"sec-websocket-key") {
-                    return Kind::WebSocketKey;
-                }
-                (Kind::Coding, b"transfer-encoding")
-            }
+        // The first letter tells most names of one length apart.
+        let first = name.first().map_or(0, u8::to_ascii_lowercase);
+        let (kind, expected): (Kind, &[u8]) = match (name.len(), first) {
+            (2, b't') => (Kind::Te, b"te"),
+            (3, b'v') => (Kind::Via, b"via"),
+            (4, b'h') => (Kind::Host, b"host"),
+            (6, b'e') => (Kind::Expect, b"expect"),
+            (7, b'u') => (Kind::Upgrade, b"upgrade"),
+            (10, b'c') => (Kind::Connection, b"connection"),
+            (14, b'c') => (Kind::Length, b"content-length"),
+            (17, b's') => (Kind::WebSocketKey, b"sec-websocket-key"),
+            (17, b't') => (Kind::Coding, b"transfer-encoding"),
             _ => return Kind::Other,
         };
         if name.eq_ignore_ascii_case(expected) { kind } else { Kind::Other }
@@ -105,6 +108,8 @@ pub(super) struct FieldScanner {
     pub(super) connection_upgrade: bool,
     pub(super) expect: bool,
     pub(super) upgrade: bool,
+    pub(super) te: bool,
+    pub(super) via: bool,
     pub(super) upgrade_websocket: bool,
     pub(super) key_count: u8,
 }
@@ -131,6 +136,8 @@ impl FieldScanner {
             connection_upgrade: false,
             expect: false,
             upgrade: false,
+            te: false,
+            via: false,
             upgrade_websocket: false,
             key_count: 0,
         }
@@ -155,7 +162,10 @@ impl FieldScanner {
                     }
                     self.count += 1;
                     self.line_start = at;
-                    self.state = FieldState::Name;
+                    match self.whole_line(buf, limits)? {
+                        Some(next) => at = next,
+                        None => self.state = FieldState::Name,
+                    }
                 }
                 FieldState::Name => {
                     let (bound, cut) = self.bound(buf, limits);
@@ -173,7 +183,7 @@ impl FieldScanner {
                         Some(_) if at == bound && cut => return Err(FIELDS_TOO_LARGE),
                         Some(b':') if at > self.line_start => {
                             let name = buf.get(self.line_start..at).unwrap_or_default();
-                            self.name_ended(name)?;
+                            self.name_ended(Kind::of(name))?;
                             at += 1;
                             self.value_start = at;
                         }
@@ -227,6 +237,36 @@ impl FieldScanner {
         Ok((at, false))
     }
 
+    /// Takes the line that begins at `line_start` at once: most lines come whole and have no flaw. `None` leaves a line
+    /// to the states, which also say what is wrong with it. Nothing has changed then.
+    fn whole_line(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<Option<usize>, GuardError> {
+        let (bound, _) = self.bound(buf, limits);
+        let mut names = self.names;
+        let part = buf.get(self.line_start..bound).unwrap_or_default();
+        let length = part.iter().position(|&b| {
+            let class = CLASS[b as usize];
+            names |= class;
+            class & TOKEN == 0
+        });
+        let Some(length) = length.filter(|length| part.get(*length) == Some(&b':')) else { return Ok(None) };
+        let kind = Kind::of(part.get(..length).unwrap_or_default());
+        let value_start = self.line_start + length + 1;
+        let value_end = skip_value(buf, value_start, bound);
+        // The digits of a length are judged one by one.
+        if buf.get(value_end..value_end + 2) != Some(b"\r\n") || kind == Kind::Length {
+            return Ok(None);
+        }
+        self.name_ended(kind)?;
+        self.names = names;
+        (self.value_start, self.value_end) = (value_start, value_end);
+        if kind != Kind::Other {
+            self.value_ended(buf)?;
+        }
+        self.total += value_end - self.line_start;
+        self.state = FieldState::LineStart;
+        Ok(Some(value_end + 2))
+    }
+
     /// The end of what may be scanned of this line, and whether a limit rather than the buffer ends it. The byte at a
     /// limit can only be the line's CR.
     fn bound(&self, buf: &[u8], limits: &HeadLimits) -> (usize, bool) {
@@ -235,8 +275,8 @@ impl FieldScanner {
         if limit < buf.len() { (limit, true) } else { (buf.len(), false) }
     }
 
-    fn name_ended(&mut self, name: &[u8]) -> Result<(), GuardError> {
-        self.kind = Kind::of(name);
+    fn name_ended(&mut self, kind: Kind) -> Result<(), GuardError> {
+        self.kind = kind;
         self.state = FieldState::Value;
         match self.kind {
             Kind::Length => {
@@ -249,6 +289,8 @@ impl FieldScanner {
             }
             Kind::Coding if self.length_seen || self.chunked => return Err(LENGTH),
             Kind::Other
+            | Kind::Te
+            | Kind::Via
             | Kind::Host
             | Kind::Expect
             | Kind::Upgrade
@@ -275,6 +317,8 @@ impl FieldScanner {
                 }
                 self.host_count = self.host_count.saturating_add(1);
             }
+            Kind::Te => self.te = true,
+            Kind::Via => self.via = true,
             Kind::Expect => self.expect = true,
             Kind::Upgrade => {
                 self.upgrade = true;

@@ -178,23 +178,24 @@ pub(super) fn skip(buf: &[u8], from: usize, to: usize, class: u8) -> usize {
 pub fn skip_value(buf: &[u8], from: usize, to: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
-    let Some(part) = buf.get(from..to) else { return from };
-    let (words, _) = part.as_chunks::<8>();
     let mut at = from;
-    for word in words {
+    while at < to {
+        let Some(word) = buf.get(at..).and_then(<[u8]>::first_chunk) else { return skip(buf, at, to, VALUE) };
         let word = u64::from_le_bytes(*word);
-        // The high bit of a byte is set where it may be below 0x20 or equal 0x7f (a borrow can only add candidates).
+        // The high bit of a byte is set where it may be below 0x20 or equal 0x7f. A borrow adds such bits only above one that
+        // is right, so the lowest one is.
         let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
         let del = (word ^ (ONES * 0x7f)).wrapping_sub(ONES) & !(word ^ (ONES * 0x7f)) & HIGH;
-        if control | del != 0 {
-            let end = skip(buf, at, at + 8, VALUE);
-            if end < at + 8 {
-                return end;
+        let found = control | del;
+        at += (found.trailing_zeros() / 8) as usize;
+        if found != 0 {
+            if at >= to || CLASS[usize::from(buf[at])] & VALUE == 0 {
+                break;
             }
+            at += 1;
         }
-        at += 8;
     }
-    skip(buf, at, to, VALUE)
+    at.min(to.max(from))
 }
 
 /// `value` without spaces and tabs at its ends (RFC 9112 §5.1).

@@ -1,5 +1,7 @@
 use std::borrow::Cow;
 
+use proptest::prelude::*;
+
 use super::syntax::VALUE;
 use super::*;
 use crate::reason::Reason;
@@ -253,3 +255,46 @@ fn the_scanner_takes_the_bytes_that_a_target_may_have() {
         }
     }
 }
+
+proptest! {
+    /// Lines that come whole are taken at once, others byte by byte: the verdict is the same.
+    #[test]
+    fn a_head_is_judged_alike_however_it_comes(
+        parts in proptest::collection::vec(proptest::sample::select(PARTS), 0..12),
+        piece in 1usize..40,
+    ) {
+        let bytes = [b"GET / HTTP/1.1\r\n", parts.concat().as_bytes(), b"\r\n\r\n"].concat();
+        let whole = request(&bytes, bytes.len()).0;
+        prop_assert_eq!(request(&bytes, 1).0, whole);
+        prop_assert_eq!(request(&bytes, piece).0, whole);
+    }
+}
+
+/// Parts of field lines, well-formed and not.
+const PARTS: &[&str] = &[
+    "Host: a\r\n",
+    "host:\t a \r\n",
+    "Content-Length: 7\r\n",
+    "Content-Length: 7 7\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "transfer-encoding: gzip\r\n",
+    "Connection: close, upgrade\r\n",
+    "Upgrade: websocket\r\n",
+    "Sec-WebSocket-Key: x\r\n",
+    "Expect: 100-continue\r\n",
+    "TE: trailers\r\n",
+    "Via: 1.1 x\r\n",
+    "a_b: c\r\n",
+    "a",
+    ":",
+    ": ",
+    " ",
+    "\t",
+    "\u{7f}",
+    "\u{e9}",
+    "\0",
+    "\r",
+    "\n",
+    "\r\n",
+    "x-long: 0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz0123456789\r\n",
+];
