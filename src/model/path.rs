@@ -56,6 +56,19 @@ impl<'a> CanonicalPath<'a> {
     /// # Errors
     /// See [`PathError`]; of several faults the first that is found counts, bytes and escapes before segments.
     pub fn parse(raw: &'a [u8], slashes: Slashes) -> Result<Self, PathError> {
+        Self::parse_as(raw, None, slashes)
+    }
+
+    /// As [`parse`](Self::parse), of a path that is text already.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_text(path: &'a str, slashes: Slashes) -> Result<Self, PathError> {
+        Self::parse_as(path.as_bytes(), Some(path), slashes)
+    }
+
+    /// Parses `raw`, which is `text` where that is given.
+    fn parse_as(raw: &'a [u8], text: Option<&'a str>, slashes: Slashes) -> Result<Self, PathError> {
         if raw.is_empty() {
             return Ok(Self(Cow::Borrowed("/")));
         }
@@ -66,7 +79,10 @@ impl<'a> CanonicalPath<'a> {
         if findings.rewrite {
             return rewrite(raw, slashes).map(|path| Self(Cow::Owned(path)));
         }
-        let path = std::str::from_utf8(raw).map_err(|_| PathError::Byte)?;
+        let path = match text {
+            Some(text) => text,
+            None => std::str::from_utf8(raw).map_err(|_| PathError::Byte)?,
+        };
         if findings.separators {
             path[1..].split('/').try_for_each(check_hidden)?;
         }

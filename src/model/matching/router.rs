@@ -176,6 +176,7 @@ impl Router {
 
     /// The first levels of the wildcards that a host is under, longest first.
     fn wildcards(&self, host: &str) -> impl Iterator<Item = u32> {
+        let host = if self.hosts.wildcards.is_empty() { "" } else { host };
         // The name in front of the suffix must not be empty.
         let dots = host.bytes().enumerate().skip(1).filter(|&(_, byte)| byte == b'.');
         let suffixes = dots.map(move |(dot, _)| &host[dot + 1..]);

@@ -28,6 +28,11 @@ impl Table {
         Self { values }
     }
 
+    /// Whether there are no keys.
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     /// The value under a hash whose key is the right one by `is_key`.
     #[inline]
     pub(super) fn find(&self, hash: u64, is_key: impl Fn(u32) -> bool) -> Option<u32> {
