@@ -161,6 +161,12 @@ impl Stream {
         }
     }
 
+    /// Ready when a read may give something, if only an error; the task is woken when that changes. Free of system calls.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self::Plain(socket) = self;
+        socket.poll_read_ready(cx).map(|_| ())
+    }
+
     /// Asks the socket whether it is open and has nothing to read: one system call, and never late.
     #[must_use]
     pub fn is_silent(&self) -> bool {

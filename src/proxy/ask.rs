@@ -1,5 +1,7 @@
 //! Answers the questions of filters: what they must not do themselves, since it takes sockets, clocks or time.
 
+use tokio::time::Instant;
+
 use super::decision::{Early, Matched};
 use super::error::ProxyError;
 use super::exchange::Exchange;
@@ -15,6 +17,8 @@ impl Exchange {
                 Some(at) => tokio::time::timeout_at(at, answer).await.map_err(|_| ProxyError::Request)?,
                 None => answer.await,
             };
+            // The try has not begun yet.
+            self.begin_try(matched, Instant::now());
             asked = self.decision.resume(matched, told)?;
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! One try of an exchange at one endpoint: connect, send, wait for the head, make the response.
 //!
-//! The two protocols stand side by side in files of their own; each gives the endpoint's answer or a failure with how far
-//! it got. What follows a failure is not decided here.
+//! The two protocols stand side by side in files of their own; each leaves the endpoint's answer in the exchange, or gives
+//! a failure with how far it got. What follows a failure is not decided here.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::connect::ConnectError;
 use super::decision::Matched;
 use super::error::ProxyError;
-use super::exchange::{Exchange, Reply};
+use super::exchange::Exchange;
 use super::retry::Failure;
 use crate::balance::Picked;
 use crate::model::backend::Protocol;
@@ -21,7 +21,7 @@ mod http2;
 
 impl Exchange {
     /// Tries one endpoint.
-    pub(super) async fn attempt(&mut self, matched: &Matched, picked: &Picked) -> Result<Reply, Failure> {
+    pub(super) async fn attempt(&mut self, matched: &Matched, picked: &Picked) -> Result<(), Failure> {
         if let Some(entry) = &mut self.account.entry {
             entry.attempts += 1;
         }
@@ -31,6 +31,12 @@ impl Exchange {
             Some(Protocol::H2c) => Box::pin(self.attempt_http2(matched, picked)).await,
             None => Err(ProxyError::NoBackend.into()),
         }
+    }
+
+    /// Begins another try at `now`.
+    pub(super) fn begin_try(&mut self, matched: &Matched, now: Instant) {
+        self.decision.begin_try(&matched.rule().timeouts, now);
+        self.try_since_epoch = self.account.worker.since_epoch(now);
     }
 
     /// Whether what is left of a failed try can be sent to what was picked: body bytes that were read already are framed
@@ -55,7 +61,7 @@ impl Exchange {
     /// Enters what a response head tells about the endpoint and the exchange.
     pub(super) fn note_head(&mut self, picked: &Picked, status: StatusCode, now: Instant) {
         let took = now.saturating_duration_since(self.decision.deadlines.try_began);
-        picked.endpoint.observe_latency(took, self.account.worker.since_epoch(now));
+        picked.endpoint.observe_latency(took, self.try_since_epoch + took);
         picked.endpoint.succeeded();
         self.account.status = status.as_u16();
         if let Some(entry) = &mut self.account.entry {

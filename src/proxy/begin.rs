@@ -2,7 +2,9 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::request::Parts;
 use http::{Request, Version};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
@@ -10,12 +12,11 @@ use tokio::time::Instant;
 use super::account::Account;
 use super::cutoff::Cutoff;
 use super::deadlines::ExchangeDeadlines;
-use super::decision::Decision;
+use super::decision::{Decision, Received};
 use super::downstream::{CheckedHead, Downstream};
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Reply};
 use super::headers::RequestId;
 use super::worker::Worker;
-use crate::model::policy::Timeouts;
 use crate::telemetry::access_log::{AccessLogEntry, RequestLine};
 
 impl Exchange {
@@ -27,33 +28,36 @@ impl Exchange {
         request: Request<Incoming>,
     ) -> Self {
         let started = Instant::now();
-        let (parts, body) = request.into_parts();
+        let (Parts { method, uri, version, headers: fields, .. }, body) = request.into_parts();
         let live = worker.live().current();
-        let deadlines =
-            ExchangeDeadlines::new(&Timeouts::default(), worker.settings().deadlines.response_head, started);
-        let request_id = RequestId::new(downstream.trusted, &parts.headers, &mut worker.rng().borrow_mut());
-        let version = parts.version;
+        let request_id = RequestId::new(downstream.trusted, &fields, &mut worker.rng().borrow_mut());
         let (body, content_length) = if body.is_end_stream() { (None, Some(0)) } else { (Some(body), None) };
         let content_length = content_length.or_else(|| body.as_ref()?.size_hint().exact());
-        let forwarders = worker.forwarders(downstream.listener);
-        let decision = Decision::new(live, downstream, head, parts, content_length, forwarders, deadlines);
-        let mut account = Account::open(worker, started, decision.method.clone());
+        let mut account = Account::open(Rc::clone(&worker), started, method.clone());
         if version == Version::HTTP_2 {
-            account.resets = Some(Rc::clone(&decision.downstream.resets));
+            account.resets = Some(Rc::clone(&downstream.resets));
+            account.cutoff = Cutoff::of_stream();
         }
-        account.cutoff = Cutoff::of_stream();
-        if account.worker.logs() {
-            account.entry = Some(first_entry(&decision, version, &request_id));
-        }
+        let forwarders = worker.forwarders(downstream.listener);
+        let received = Received { head, method, uri, fields, content_length };
         Self {
             account,
-            decision,
+            decision: Decision::new(live, downstream, received, forwarders, ExchangeDeadlines::none(started)),
             version,
             request_id,
             handshake: None,
             body: body.map(Into::into),
             upload: None,
+            reply: Reply { fields: worker.take_fields(), ..Reply::default() },
+            try_since_epoch: Duration::ZERO,
             fresh: false,
+        }
+    }
+
+    /// Begins the request's line in the access log, if there is one.
+    pub(super) fn begin_entry(&mut self) {
+        if self.account.worker.logs() {
+            self.account.entry = Some(first_entry(&self.decision, self.version, &self.request_id));
         }
     }
 }

@@ -132,6 +132,7 @@ impl ForwardBody {
     }
 
     /// A body whose end enters an account.
+    #[inline]
     #[must_use]
     pub(super) fn new(content: Content, mut account: Account) -> Self {
         account.complete = matches!(content, Content::Empty);
@@ -141,9 +142,6 @@ impl ForwardBody {
     /// Puts the body through the stages of filters, the innermost first.
     #[must_use]
     pub fn through(self, stages: Vec<BodyStage>) -> Self {
-        if stages.is_empty() {
-            return self;
-        }
         let inner: BodyStream = Box::pin(self.map_err(Into::into));
         let stream = stages.into_iter().fold(inner, |stream, stage| stage(stream));
         Self { content: Content::Staged(Staged(stream)), account: None }

@@ -14,9 +14,13 @@ use super::cutoff::Cutoff;
 use crate::http1::guard::GuardError;
 use crate::reason::Reason;
 
-/// The client's request body, cut where a limit is passed.
+/// The client's request body, cut where a limit is passed. Small, since every request has a place for one.
 #[derive(Debug)]
-pub struct ClientBody {
+pub struct ClientBody(Box<Reading>);
+
+/// How far a body was read.
+#[derive(Debug)]
+struct Reading {
     /// What was read before and has to be sent again.
     again: VecDeque<Bytes>,
     incoming: Incoming,
@@ -29,26 +33,27 @@ pub struct ClientBody {
 
 impl From<Incoming> for ClientBody {
     fn from(incoming: Incoming) -> Self {
-        Self { again: VecDeque::new(), incoming, read: 0, most: None, stream: Cutoff::of_stream() }
+        let stream = Cutoff::of_stream();
+        Self(Box::new(Reading { again: VecDeque::new(), incoming, read: 0, most: None, stream }))
     }
 }
 
 impl From<ClientBody> for Incoming {
     fn from(body: ClientBody) -> Self {
-        body.incoming
+        body.0.incoming
     }
 }
 
 impl ClientBody {
     /// Lets no more than so many bytes of the body pass; `None`: no limit.
     pub fn limit(&mut self, bytes: Option<u64>) {
-        self.most = bytes;
+        self.0.most = bytes;
     }
 
     /// Puts back what was read last, in its order, to be read again.
     pub fn put_back(&mut self, read: Vec<Bytes>) {
         for data in read.into_iter().rev() {
-            self.again.push_front(data);
+            self.0.again.push_front(data);
         }
     }
 }
@@ -58,17 +63,18 @@ impl Body for ClientBody {
     type Error = Box<dyn std::error::Error + Send + Sync>;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if let Some(data) = self.again.pop_front() {
+        let this = &mut *self.0;
+        if let Some(data) = this.again.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        if let Some(stream) = &self.stream {
+        let polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        if let Some(stream) = &this.stream {
             if polled.is_pending() { stream.wait_for_body() } else { stream.body_came() }
         }
         let frame = ready!(polled);
         if let Some(Ok(frame)) = &frame {
-            self.read += frame.data_ref().map_or(0, Bytes::len) as u64;
-            if self.most.is_some_and(|most| self.read > most) {
+            this.read += frame.data_ref().map_or(0, Bytes::len) as u64;
+            if this.most.is_some_and(|most| this.read > most) {
                 return Poll::Ready(Some(Err(TOO_LARGE.into())));
             }
         }
@@ -76,15 +82,16 @@ impl Body for ClientBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.again.is_empty() && self.incoming.is_end_stream()
+        self.0.again.is_empty() && self.0.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let hint = self.incoming.size_hint();
-        if self.again.is_empty() {
+        let this = &*self.0;
+        let hint = this.incoming.size_hint();
+        if this.again.is_empty() {
             return hint;
         }
-        let again: u64 = self.again.iter().map(|data| data.len() as u64).sum();
+        let again: u64 = this.again.iter().map(|data| data.len() as u64).sum();
         let mut whole = SizeHint::new();
         if let Some(upper) = hint.upper() {
             whole.set_upper(upper + again);

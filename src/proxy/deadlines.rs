@@ -66,6 +66,12 @@ impl ExchangeDeadlines {
         deadlines
     }
 
+    /// No deadlines yet, of an exchange that began at `now`.
+    #[must_use]
+    pub fn none(now: Instant) -> Self {
+        Self { request: None, backend_request: None, idle: None, response_head: None, try_began: now }
+    }
+
     /// Begins a try at `now`.
     pub fn begin_try(&mut self, timeouts: &Timeouts, now: Instant) {
         self.backend_request = active(timeouts.backend_request).map(|after| now + after);

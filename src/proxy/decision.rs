@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use ipnet::IpNet;
 use tokio::time::Instant;
 
@@ -92,6 +92,21 @@ pub(super) struct Client {
     pub(super) target: ClientTarget,
 }
 
+/// What came of a request.
+#[derive(Debug)]
+pub(super) struct Received {
+    /// What the head check found.
+    pub(super) head: CheckedHead,
+    /// As the client sent it.
+    pub(super) method: Method,
+    /// As the client sent it.
+    pub(super) uri: Uri,
+    /// As the client sent them.
+    pub(super) fields: HeaderMap,
+    /// Bytes of the body; `None` when its length is not announced.
+    pub(super) content_length: Option<u64>,
+}
+
 /// A request's head and what was decided about it so far.
 #[derive(Debug)]
 pub(super) struct Decision {
@@ -164,23 +179,22 @@ pub(super) struct Means<'a> {
 }
 
 impl Decision {
-    /// Takes over a request's head.
+    /// Takes over a request's head. Inlined, so that it is made where the exchange keeps it.
+    #[inline(always)]
     pub(super) fn new(
         live: Rc<WorkerLive>,
         downstream: Rc<Downstream>,
-        head: CheckedHead,
-        parts: http::request::Parts,
-        content_length: Option<u64>,
+        received: Received,
         forwarders: &[IpNet],
         deadlines: ExchangeDeadlines,
     ) -> Self {
-        let http::request::Parts { method, uri, headers: fields, .. } = parts;
+        let Received { head, method, uri, fields, content_length } = received;
         let client = Client {
             address: headers::client_address(&downstream, forwarders, &fields),
             target: ClientTarget::of(&downstream, uri.scheme_str(), head.port(), &fields),
         };
         let form = AnswerForm::of(&method, &fields);
-        let trailers = fields.contains_key(header::TE) && headers::accepts_trailers(&fields);
+        let trailers = head.te && headers::accepts_trailers(&fields);
         Self {
             live,
             downstream,
@@ -203,7 +217,7 @@ impl Decision {
     /// Match: finds the rule. One that delegates and whose children do not take the request is given, too: the request
     /// is answered with 404, in its name.
     pub(super) fn find_route(&self) -> Result<Matched, ProxyError> {
-        if self.fields.contains_key(header::VIA) && headers::is_loop(&self.fields) {
+        if self.head.via && headers::is_loop(&self.fields) {
             return Err(ProxyError::Loop);
         }
         let snapshot = self.live.snapshot();

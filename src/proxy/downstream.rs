@@ -117,6 +117,12 @@ pub struct CheckedHead {
     pub upgrade: Option<UpgradeSlot>,
     /// The request has `expect: 100-continue` and a body.
     pub expect_continue: bool,
+    /// There is a Connection field.
+    pub connection: bool,
+    /// There is a TE field.
+    pub te: bool,
+    /// There is a Via field.
+    pub via: bool,
 }
 
 impl CheckedHead {
@@ -193,7 +199,7 @@ pub trait Handler: 'static {
     /// The body of its responses.
     type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static;
 
-    /// Answers one request. Dropping the future, or later the response's body, cancels the work behind it.
+    /// Answers one request; the work begins with the first poll. Dropping the future, or later the response's body, cancels the work behind it.
     fn handle(
         self: Rc<Self>,
         downstream: Rc<Downstream>,

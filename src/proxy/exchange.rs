@@ -1,6 +1,7 @@
 //! One request from its head to its response, as data: what its phases and attempts work on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Version};
@@ -29,6 +30,10 @@ pub(super) struct Exchange {
     pub(super) body: Option<ClientBody>,
     /// What a failed attempt over HTTP/1 was sending, for the next one.
     pub(super) upload: Option<Box<Upload<ClientBody>>>,
+    /// The answer as far as it is there; an attempt that succeeds makes it, or else whoever answers for the gateway.
+    pub(super) reply: Reply,
+    /// When the present try began, as endpoints count the time.
+    pub(super) try_since_epoch: Duration,
     /// The next attempt must not use the connection that an earlier one failed on.
     pub(super) fresh: bool,
 }
@@ -41,6 +46,18 @@ pub(super) struct Reply {
     pub(super) content: Content,
     /// An endpoint's reason phrase, only for a status that has no registered one.
     pub(super) reason: Option<Bytes>,
+}
+
+impl Default for Reply {
+    /// What goes out if nobody makes an answer.
+    fn default() -> Self {
+        Self {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            fields: HeaderMap::new(),
+            content: Content::Empty,
+            reason: None,
+        }
+    }
 }
 
 /// A WebSocket handshake on its way to an endpoint.

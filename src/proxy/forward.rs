@@ -12,7 +12,6 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
-use tokio::time::Instant;
 
 use super::account::Account;
 use super::body::{Content, ForwardBody};
@@ -26,37 +25,33 @@ use super::worker::Worker;
 use crate::balance::Picked;
 use crate::filter::BodyStage;
 
-/// Answers one request.
-///
-/// The exchange begins with the call, so that its parts are not kept twice, as arguments and as an exchange.
-pub fn forward(
+/// Answers one request. Nothing happens before the first poll: the exchange is made where it stays.
+#[inline]
+pub async fn forward(
     worker: Rc<Worker>,
     downstream: Rc<Downstream>,
     head: CheckedHead,
     request: Request<Incoming>,
-) -> impl Future<Output = Response<ForwardBody>> {
+) -> Response<ForwardBody> {
     let mut exchange = Exchange::new(worker, downstream, head, request);
-    async move {
-        let outcome = {
-            // Made where it is polled: it is large.
-            let mut phases = pin!(exchange.run());
-            poll_fn(|cx| poll_unwinding(phases.as_mut(), cx)).await
-        };
-        let mut reply = match outcome {
-            Ok(reply) => reply,
-            Err(early) => exchange.turn_round(early),
-        };
-        let stages = exchange.leave(&mut reply);
-        exchange.bound(&reply);
-        let Exchange { account, decision, .. } = exchange;
-        account.worker.put_fields(decision.fields);
-        respond(reply, account, stages)
+    exchange.begin_entry();
+    let outcome = {
+        let mut phases = pin!(exchange.run());
+        poll_fn(|cx| poll_unwinding(phases.as_mut(), cx)).await
+    };
+    if let Err(early) = outcome {
+        exchange.turn_round(early);
     }
+    let stages = exchange.leave();
+    exchange.bound();
+    let Exchange { account, decision, reply, .. } = exchange;
+    account.worker.put_fields(decision.fields);
+    respond(reply, account, stages)
 }
 
 impl Exchange {
     /// The phases up to the endpoint's response head.
-    async fn run(&mut self) -> Result<Reply, Early> {
+    async fn run(&mut self) -> Result<(), Early> {
         let matched = self.find_route()?;
         let asked = self.decision.enter(&matched)?;
         self.settle(&matched, asked).await?;
@@ -68,7 +63,7 @@ impl Exchange {
             self.settle(&matched, asked).await?;
             self.limit_body();
             match self.attempt(&matched, &picked).await {
-                Ok(reply) => return Ok(reply),
+                Ok(()) => return Ok(()),
                 Err(failure) => picked = self.next_try(&matched, picked, failure)?,
             }
         }
@@ -92,14 +87,15 @@ impl Exchange {
     fn pick(&mut self, matched: &Matched) -> Result<Picked, ProxyError> {
         self.decision.hash_key(matched);
         let worker = &self.account.worker;
-        let means = Means { rng: worker.rng(), since_epoch: worker.since_epoch(Instant::now()) };
+        self.try_since_epoch = worker.since_epoch(self.decision.deadlines.try_began);
+        let means = Means { rng: worker.rng(), since_epoch: self.try_since_epoch };
         self.decision.pick(matched, means)
     }
 
     /// Lets the exchange's deadlines hold from here on whatever the client does.
-    fn bound(&mut self, reply: &Reply) {
+    fn bound(&mut self) {
         let (end, idle) = (self.decision.deadlines.end(), self.decision.deadlines.idle);
-        if matches!(reply.content, Content::Empty) || (end.is_none() && idle.is_none()) {
+        if matches!(self.reply.content, Content::Empty) || (end.is_none() && idle.is_none()) {
             return;
         }
         let cutoff = Cutoff::of_stream().unwrap_or_else(|| Rc::clone(&self.decision.downstream.cutoff));
@@ -114,9 +110,14 @@ impl Exchange {
 }
 
 /// Respond: puts the response together; its body takes the account.
+#[inline]
 fn respond(reply: Reply, account: Account, stages: Vec<BodyStage>) -> Response<ForwardBody> {
     let Reply { status, fields, content, reason } = reply;
-    let mut response = Response::new(ForwardBody::new(content, account).through(stages));
+    let mut body = ForwardBody::new(content, account);
+    if !stages.is_empty() {
+        body = body.through(stages);
+    }
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = fields;
     if status.canonical_reason().is_none() {
@@ -129,10 +130,10 @@ fn respond(reply: Reply, account: Account, stages: Vec<BodyStage>) -> Response<F
 
 /// Polls the phases; a panic in them is a failure of this one request, so that its answer goes out through the filters like
 /// any other.
-fn poll_unwinding<T>(
-    phases: Pin<&mut impl Future<Output = Result<T, Early>>>,
+fn poll_unwinding(
+    phases: Pin<&mut impl Future<Output = Result<(), Early>>>,
     cx: &mut Context<'_>,
-) -> Poll<Result<T, Early>> {
+) -> Poll<Result<(), Early>> {
     let polled = catch_unwind(AssertUnwindSafe(|| phases.poll(cx)));
     polled.unwrap_or_else(|_| Poll::Ready(Err(ProxyError::Panic.into())))
 }
@@ -145,10 +146,10 @@ mod tests {
         size_of::<F>()
     }
 
-    /// hyper keeps room for a request's future in every connection, idle ones included.
+    /// Both are moved into their place once per request, and a connection keeps the place of the future while it is idle.
     #[test]
-    fn the_future_is_small() {
-        let size = size_of_future(forward);
-        assert!(size <= 2 << 10, "{size}");
+    fn what_every_request_moves_is_small() {
+        let sizes = [size_of_future(forward), size_of::<Exchange>()];
+        assert!(sizes[0] <= 1_664 && sizes[1] <= 896, "{sizes:?}");
     }
 }

@@ -329,6 +329,8 @@ impl GuardedSocket {
             self.input_ended(InputEnd::Reset);
             return Poll::Ready(());
         };
+        // No buffer is taken while nothing is there to be put into it.
+        ready!(stream.poll_readable(cx));
         let mut buf = ReadBuf::new(self.input.room());
         let Poll::Ready(result) = Pin::new(stream).poll_read(cx, &mut buf) else {
             self.input.rest();

@@ -17,6 +17,7 @@ use crate::telemetry::access_log::{AccessLogEntry, RequestLine};
 impl Handler for Worker {
     type Body = ForwardBody;
 
+    #[inline]
     fn handle(
         self: Rc<Self>,
         downstream: Rc<Downstream>,

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT, HOST, HeaderName, UPGRADE};
+use http::header::{CONNECTION, EXPECT, HOST, HeaderName, TE, UPGRADE, VIA};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 
@@ -40,6 +40,8 @@ pub fn facts_of_http2(fields: &HeaderMap, body: bool) -> HeadFacts {
         body,
         underscore: fields.keys().any(|name| name.as_str().contains('_')),
         expect: fields.contains_key(EXPECT),
+        te: fields.contains_key(TE),
+        via: fields.contains_key(VIA),
         ..HeadFacts::default()
     }
 }
@@ -137,7 +139,16 @@ pub fn check<B>(
     }
     let expect_continue = facts.expect && check_expect(request, facts.body)?;
     let path = canonical_path(request, http2, policy)?;
-    let head = CheckedHead { host, path, websocket: facts.websocket, upgrade: None, expect_continue };
+    let head = CheckedHead {
+        host,
+        path,
+        websocket: facts.websocket,
+        upgrade: None,
+        expect_continue,
+        connection: facts.connection,
+        te: facts.te,
+        via: facts.via,
+    };
     Ok(Checked { head, removed_underscores })
 }
 
@@ -271,7 +282,7 @@ fn canonical_path<B>(request: &Request<B>, http2: bool, policy: HeadPolicy) -> R
     if http2 && path.is_empty() {
         return Err(TARGET);
     }
-    let canonical = CanonicalPath::parse(path.as_bytes(), policy.slashes).map_err(|_| TARGET)?;
+    let canonical = CanonicalPath::parse_text(path, policy.slashes).map_err(|_| TARGET)?;
     Ok(canonical.is_changed().then(|| canonical.as_str().into()))
 }
 

@@ -68,12 +68,22 @@ impl RequestId {
     }
 }
 
-fn hex(id: u128) -> [u8; 32] {
+/// The two hex digits of each byte.
+static HEX_PAIRS: [[u8; 2]; 256] = {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 0xf]];
+        byte += 1;
+    }
+    pairs
+};
+
+fn hex(id: u128) -> [u8; 32] {
     let mut out = [0; 32];
-    for (pair, byte) in out.chunks_exact_mut(2).zip(id.to_be_bytes()) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 0xf)];
+    for (pair, byte) in out.as_chunks_mut().0.iter_mut().zip(id.to_be_bytes()) {
+        *pair = HEX_PAIRS[usize::from(byte)];
     }
     out
 }
@@ -192,6 +202,8 @@ pub struct RequestHead<'a> {
     pub received_authority: Option<&'a [u8]>,
     /// The client's fields.
     pub headers: &'a HeaderMap,
+    /// There is a Connection field among them.
+    pub has_connection: bool,
     /// Where the request came from.
     pub downstream: &'a Downstream,
     /// The scheme and port that the client used.
@@ -222,8 +234,7 @@ enum Fate {
 fn fate(name: &str) -> Fate {
     let flags = fields::flags(name);
     if flags == FieldFlags::NONE {
-        // Behind CGI such a name cannot be told from the one with `-` in its place.
-        return if name.as_bytes().contains(&b'_') { Fate::Drop } else { Fate::Keep };
+        return Fate::Keep;
     }
     if flags.has_any(FieldFlags::NOT_FROM_CLIENTS) {
         return Fate::Drop;
@@ -270,7 +281,7 @@ pub fn encode_request(out: &mut Vec<u8>, request: &RequestHead<'_>) {
     out.extend_from_slice(b"\r\n");
 
     let trusted = request.downstream.trusted;
-    let nominated = nominated(request.headers);
+    let nominated = if request.has_connection { nominated(request.headers) } else { Vec::new() };
     let (mut cookie, mut proto, mut host, mut port) = (false, false, false, false);
     for (name, value) in request.headers {
         match fate(name.as_str()) {
@@ -352,11 +363,14 @@ fn write_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, kept: [bool; 3])
         out.extend_from_slice(&request.downstream.identity);
     }
     if !port {
-        let port = request.client_target.port;
-        write_field(out, X_FORWARDED_PORT.as_str(), itoa::Buffer::new().format(port).as_bytes());
+        out.extend_from_slice(b"x-forwarded-port: ");
+        out.extend_from_slice(itoa::Buffer::new().format(request.client_target.port).as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
     if !host && let Some(authority) = request.received_authority {
-        write_field(out, X_FORWARDED_HOST.as_str(), authority);
+        out.extend_from_slice(b"x-forwarded-host: ");
+        out.extend_from_slice(authority);
+        out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"x-request-id: ");
     request.request_id.write(out);
@@ -451,12 +465,10 @@ fn remove_all(headers: &mut HeaderMap, doomed: impl Fn(&HeaderName) -> bool) {
 /// Removes the fields that Connection names (RFC 9110 §7.6.1) before anything of ours is added under such a name; `te`
 /// stays, for HTTP/2 endpoints.
 pub(super) fn remove_nominated(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        for name in nominated(headers).into_iter().filter(|name| *name != header::TE) {
-            headers.remove(name);
-        }
-        headers.remove(header::CONNECTION);
+    for name in nominated(headers).into_iter().filter(|name| *name != header::TE) {
+        headers.remove(name);
     }
+    headers.remove(header::CONNECTION);
 }
 
 /// Drops trailer fields that would change framing, routing, credentials or identity (RFC 9110 §6.5.1).

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::decision::{Decision, Early, Layers, Matched, Seen};
-use super::exchange::{Exchange, Reply};
+use super::exchange::Exchange;
 use super::headers;
 use crate::balance::Picked;
 use crate::filter::{BodyStage, Chain, Director, Facts, Flow, Question, ResponseView, Told};
@@ -65,7 +65,9 @@ impl Decision {
 
     fn new_layers(&mut self) -> Box<Layers> {
         // What Connection names goes first: else a client could take away what a filter sets.
-        headers::remove_nominated(&mut self.fields);
+        if self.head.connection {
+            headers::remove_nominated(&mut self.fields);
+        }
         Box::new(Layers {
             chain: Chain::default(),
             entered: None,
@@ -127,11 +129,12 @@ impl Exchange {
     }
 
     /// Filters out: over those that were entered, innermost first. Gives the stages for the body.
-    pub(super) fn leave(&mut self, reply: &mut Reply) -> Vec<BodyStage> {
+    pub(super) fn leave(&mut self) -> Vec<BodyStage> {
         let mut stages = Vec::new();
         if let (Some(mut layers), Some(matched)) = (self.decision.layers.take(), &self.account.matched) {
             let rule = matched.rule();
             let entered = [&*rule.filters, backend_filters(rule, layers.entered)];
+            let reply = &mut self.reply;
             let view = &mut ResponseView { status: &mut reply.status, headers: &mut reply.fields, body: &mut stages };
             layers.chain.response(&entered, view);
             self.account.status = reply.status.as_u16();

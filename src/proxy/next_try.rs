@@ -57,7 +57,7 @@ impl Exchange {
             }
         };
         self.account.worker.metrics().upstream_retries.inc();
-        self.decision.begin_try(&matched.rule().timeouts, now);
+        self.begin_try(matched, now);
         Ok(next)
     }
 }

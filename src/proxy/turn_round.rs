@@ -13,7 +13,7 @@ use crate::telemetry::metrics::Where;
 
 impl Exchange {
     /// The own answer to a failure, or that of a filter.
-    pub(super) fn turn_round(&mut self, early: Early) -> Reply {
+    pub(super) fn turn_round(&mut self, early: Early) {
         let mut answer = match &early {
             Early::Failed(error) => error.answer(),
             Early::Filtered(made) => OwnAnswer { status: made.status, reason: made.reason, close: false },
@@ -42,6 +42,7 @@ impl Exchange {
             }
             Early::Filtered(_) | Early::Failed(_) => own_answer::parts(answer, form, reason_header),
         };
-        Reply { status: parts.status, fields: parts.fields, content: Content::full(parts.content), reason: None }
+        self.reply =
+            Reply { status: parts.status, fields: parts.fields, content: Content::full(parts.content), reason: None };
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::body::Content;
@@ -19,7 +19,7 @@ use super::connect::OpenConnection;
 use super::decision::Matched;
 use super::downstream::Upgraded;
 use super::error::ProxyError;
-use super::exchange::{Exchange, Handshake, Reply};
+use super::exchange::{Exchange, Handshake};
 use super::retry::{Failure, Progress, Sent};
 use super::tunnel::{self, CloseCause, End, Ends, Meter, TunnelLimits};
 use super::upstream::Pooled;
@@ -81,14 +81,13 @@ impl Exchange {
         picked: &Picked,
         connection: Pooled,
         upload: &Upload<ClientBody>,
-        mut fields: HeaderMap,
-    ) -> Result<Reply, Failure> {
+    ) -> Result<(), Failure> {
         let refused = || Failure {
             error: ProxyError::Handshake,
             progress: Progress { sent: Sent::Some, received: true, ..Progress::default() },
         };
         let handshake = *self.handshake.take().ok_or_else(refused)?;
-        let mut lines = fields.get_all(header::SEC_WEBSOCKET_ACCEPT).iter();
+        let mut lines = self.reply.fields.get_all(header::SEC_WEBSOCKET_ACCEPT).iter();
         let (Some(accept), None) = (lines.next(), lines.next()) else { return Err(refused()) };
         if accept.as_bytes() != handshake.accept {
             return Err(refused());
@@ -122,9 +121,12 @@ impl Exchange {
         };
         socket.worker.metrics().socket_opened();
         handshake.slot.put(Box::new(move |upgraded| Box::pin(socket.run(endpoint, glued, upgraded))));
+        let fields = &mut self.reply.fields;
         fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        Ok(Reply { status: StatusCode::SWITCHING_PROTOCOLS, fields, content: Content::Empty, reason: None })
+        self.reply.status = StatusCode::SWITCHING_PROTOCOLS;
+        self.reply.content = Content::Empty;
+        Ok(())
     }
 }
 

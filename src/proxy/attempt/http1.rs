@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, StatusCode, Version};
+use http::{StatusCode, Version};
 use hyper::body::Body as _;
 use tokio::time::Instant;
 
@@ -20,7 +20,7 @@ use crate::proxy::deadlines::{DeadlineKind, ExchangeDeadlines};
 use crate::proxy::decision::Matched;
 use crate::proxy::downstream::drop_unread;
 use crate::proxy::error::ProxyError;
-use crate::proxy::exchange::{Exchange, Reply};
+use crate::proxy::exchange::Exchange;
 use crate::proxy::headers::{self, RequestHead};
 use crate::proxy::retry::{Failure, Progress, Sent};
 use crate::proxy::upstream::Pooled;
@@ -31,7 +31,7 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 impl Exchange {
     /// A try on a pooled connection, or else on one of its own.
-    pub(super) async fn attempt_http1(&mut self, matched: &Matched, picked: &Picked) -> Result<Reply, Failure> {
+    pub(super) async fn attempt_http1(&mut self, matched: &Matched, picked: &Picked) -> Result<(), Failure> {
         let pooled = if self.fresh {
             None
         } else {
@@ -44,16 +44,17 @@ impl Exchange {
         };
         connection.begin(self.decision.deadlines.idle.is_some());
         let mut upload = self.prepare_upload();
-        let mut fields = self.account.worker.take_fields();
         let mut wait = HeadWait::default();
-        let head = poll_fn(|cx| self.poll_head(&mut connection, &mut upload, &mut fields, &mut wait, cx)).await;
+        let head = poll_fn(|cx| self.poll_head(&mut connection, &mut upload, &mut wait, cx)).await;
         match head {
             Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                self.switch(matched, picked, connection, &upload, fields)
+                self.switch(matched, picked, connection, &upload)
             }
-            Ok(head) => Ok(self.respond_http1(picked, connection, upload, head, fields)),
+            Ok(head) => {
+                self.respond_http1(picked, connection, upload, head);
+                Ok(())
+            }
             Err(error) => {
-                self.account.worker.put_fields(fields);
                 let progress = Progress {
                     reused: connection.is_reused(),
                     sent: if upload.written() == 0 { Sent::Nothing } else { Sent::Some },
@@ -110,6 +111,7 @@ impl Exchange {
                 authority: decision.seen_authority(),
                 received_authority: decision.head.authority(),
                 headers: &decision.fields,
+                has_connection: decision.head.connection,
                 downstream: &decision.downstream,
                 client_target: decision.client.target,
                 request_id: &self.request_id,
@@ -126,7 +128,6 @@ impl Exchange {
         &mut self,
         connection: &mut Pooled,
         upload: &mut Upload<ClientBody>,
-        fields: &mut HeaderMap,
         wait: &mut HeadWait,
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, ProxyError>> {
@@ -138,6 +139,7 @@ impl Exchange {
         };
         loop {
             let (limits, buffers) = (worker.response_limits(), worker.buffers());
+            let fields = &mut self.reply.fields;
             if let Poll::Ready(result) = connection.poll_head(upload, fields, expected, limits, buffers, cx) {
                 return Poll::Ready(result.map_err(ProxyError::from));
             }
@@ -162,15 +164,14 @@ impl Exchange {
         }
     }
 
-    /// Respond: takes the endpoint's head over and prepares its body.
+    /// Makes the answer of the endpoint's head and prepares its body.
     fn respond_http1(
         &mut self,
         picked: &Picked,
         mut connection: Pooled,
         mut upload: Upload<ClientBody>,
         head: ResponseHead,
-        mut fields: HeaderMap,
-    ) -> Reply {
+    ) {
         let now = Instant::now();
         self.note_head(picked, head.status, now);
         self.account.bytes_in = upload.body_read();
@@ -213,10 +214,12 @@ impl Exchange {
             let limit = self.account.worker.settings().limits.unread_body;
             let close = drop_unread(rest.into(), self.decision.head.expect_continue, limit);
             if close && self.version <= Version::HTTP_11 {
-                fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+                self.reply.fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
         }
-        Reply { status: head.status, fields, content, reason: head.reason }
+        self.reply.status = head.status;
+        self.reply.content = content;
+        self.reply.reason = head.reason;
     }
 }
 

@@ -22,7 +22,7 @@ use crate::timer::Timer;
 
 impl Exchange {
     /// A try on one of the endpoint's shared connections.
-    pub(super) async fn attempt_http2(&mut self, matched: &Matched, picked: &Picked) -> Result<Reply, Failure> {
+    pub(super) async fn attempt_http2(&mut self, matched: &Matched, picked: &Picked) -> Result<(), Failure> {
         // Handshakes of HTTP/1 mean nothing there.
         self.handshake = None;
         if let Some(mut upload) = self.upload.take() {
@@ -38,7 +38,8 @@ impl Exchange {
             Ok(response) => {
                 progress.answered();
                 lease.answered();
-                Ok(self.respond_http2(picked, response, progress, lease))
+                self.respond_http2(picked, response, progress, lease);
+                Ok(())
             }
             Err(Unanswered { error, sent }) => {
                 let is_repeatable = progress.is_repeatable();
@@ -135,7 +136,7 @@ impl Exchange {
         response: Response<Incoming>,
         progress: Rc<RequestProgress>,
         lease: Lease,
-    ) -> Reply {
+    ) {
         let (parts, body) = response.into_parts();
         self.note_head(picked, parts.status, Instant::now());
         self.account.bytes_in = progress.bytes.get();
@@ -153,7 +154,7 @@ impl Exchange {
             let body = Http2Body { body, lease, progress, trailers, deadlines, activity, ended, timer };
             Content::Http2(Box::new(body))
         };
-        Reply { status: parts.status, fields, content, reason: None }
+        self.reply = Reply { status: parts.status, fields, content, reason: None };
     }
 }
 

@@ -42,18 +42,20 @@ pub(super) fn bind<H: Handler>(
 }
 
 /// Answers one HTTP/1 request.
-pub(super) fn answer_http1<H, F>(
+#[inline]
+pub(super) fn answer_http1<H, F, B>(
     exchange: RunningExchange<H>,
     request: Request<Incoming>,
     accepted: Option<AcceptedHead>,
     held: Option<Rc<RefCell<GuardedSocket>>>,
-    begin: Begin<H, F>,
+    begin: B,
     spare: &Rc<FutureMemory<F>>,
-) -> impl Future<Output = Result<Response<impl Body<Data = bytes::Bytes, Error = BoxError> + use<H, F>>, Infallible>>
-+ use<H, F>
+) -> impl Future<Output = Result<Response<impl Body<Data = bytes::Bytes, Error = BoxError> + use<H, F, B>>, Infallible>>
++ use<H, F, B>
 where
     H: Handler,
     F: Future<Output = Response<H::Body>>,
+    B: Begin<H, F>,
 {
     let slot = held.as_ref().map(|_| exchange.shared.upgrade.clone());
     let mut answering = match accepted {
@@ -63,14 +65,16 @@ where
         // hyper found a request where the guard saw none: the one answer to a disagreement is to end.
         None => {
             let answer = OwnAnswer { status: StatusCode::BAD_REQUEST, reason: Reason::Line, close: true };
-            Answering::Done(Some(refuse(&exchange, None, answer)))
+            Answering::Done(Some(Box::new(refuse(&exchange, None, answer))))
         }
     };
     let mut exchange = Some(exchange);
     let mut held = held;
     poll_fn(move |cx| {
         let Some(running) = &exchange else { return Poll::Pending };
-        let mut response = ready!(answering.poll(cx, running));
+        let mut response = None;
+        ready!(answering.poll(cx, running, &mut response));
+        let Some(mut response) = response else { return Poll::Pending };
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if let Some(guard) = held.take().filter(|_| !switching) {
             // What came behind the handshake is the next request.
@@ -88,8 +92,11 @@ where
     })
 }
 
-/// Begins a request at the handler: [`Handler::handle`].
-pub(super) type Begin<H, F> = fn(Rc<H>, Rc<Downstream>, CheckedHead, Request<Incoming>) -> F;
+/// Begins a request at the handler: [`Handler::handle`] itself and no pointer to it, so that the future is made where it is
+/// put.
+pub(super) trait Begin<H, F>: FnOnce(Rc<H>, Rc<Downstream>, CheckedHead, Request<Incoming>) -> F {}
+
+impl<H, F, B: FnOnce(Rc<H>, Rc<Downstream>, CheckedHead, Request<Incoming>) -> F> Begin<H, F> for B {}
 
 /// Memory for a handler's future, reused by the requests of a connection.
 pub(super) struct FutureMemory<F>(Cell<Option<Pin<Box<Option<F>>>>>);
@@ -103,47 +110,59 @@ impl<F> FutureMemory<F> {
 /// A request whose head was judged: answered at once, or by the handler. Small, since hyper moves it and keeps a place
 /// for it in every connection.
 pub(super) enum Answering<B, F> {
-    /// The answer, until it is taken.
-    Done(Option<Response<B>>),
+    /// The answer, until it is taken; rare, and large.
+    Done(Option<Box<Response<B>>>),
     /// The handler's future, and where its memory goes back to.
     Handled(Option<Pin<Box<Option<F>>>>, Rc<FutureMemory<F>>),
 }
 
 impl<B, F: Future<Output = Response<B>>> Answering<B, F> {
-    /// The response; a panic of the handler becomes one, too. Pending for ever once it was given.
+    /// Puts the response into `out`, where it is when this is ready; a panic of the handler becomes one, too. Pending for ever
+    /// once it was given.
     pub(super) fn poll<H: Handler<Body = B>>(
         &mut self,
         cx: &mut Context<'_>,
         exchange: &RunningExchange<H>,
-    ) -> Poll<Response<B>> {
+        out: &mut Option<Response<B>>,
+    ) -> Poll<()> {
         match self {
-            Self::Done(response) => response.take().map_or(Poll::Pending, Poll::Ready),
+            Self::Done(response) => {
+                *out = response.take().map(|response| *response);
+            }
             Self::Handled(memory, spare) => {
                 let Some(future) = memory.as_mut().and_then(|memory| memory.as_mut().as_pin_mut()) else {
                     return Poll::Pending;
                 };
-                let Ok(poll) = catch_unwind(AssertUnwindSafe(|| future.poll(cx))) else {
-                    return Poll::Ready(panicked(exchange));
-                };
-                let response = ready!(poll);
-                if let Some(mut memory) = memory.take() {
+                let poll = AssertUnwindSafe(|| {
+                    if let Poll::Ready(ready) = future.poll(cx) {
+                        *out = Some(ready);
+                    }
+                });
+                if catch_unwind(poll).is_err() {
+                    *out = Some(panicked(exchange));
+                    return Poll::Ready(());
+                }
+                if out.is_some()
+                    && let Some(mut memory) = memory.take()
+                {
                     memory.set(None);
                     spare.0.set(Some(memory));
                 }
-                Poll::Ready(response)
             }
         }
+        if out.is_some() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
 /// Checks a head, answers what is the gateway's own to answer, and leaves the rest to the handler.
+#[inline]
 pub(super) fn answer<H: Handler, F>(
     exchange: &RunningExchange<H>,
     mut request: Request<Incoming>,
     facts: HeadFacts,
     raw_target: Option<&[u8]>,
     upgrade: Option<UpgradeSlot>,
-    begin: Begin<H, F>,
+    begin: impl Begin<H, F>,
     spare: &Rc<FutureMemory<F>>,
 ) -> Answering<H::Body, F> {
     let Shared { context, downstream, host, .. } = &*exchange.shared;
@@ -163,7 +182,7 @@ pub(super) fn answer<H: Handler, F>(
                 let waits = request.headers().contains_key(EXPECT);
                 answer.close = drop_unread(request.into_body(), waits, context.unread_body);
             }
-            return Answering::Done(Some(refuse(exchange, Some(line), answer)));
+            return Answering::Done(Some(Box::new(refuse(exchange, Some(line), answer))));
         }
     };
     if context.health_path.is_some()
@@ -171,15 +190,12 @@ pub(super) fn answer<H: Handler, F>(
     {
         context.handler.log_unhandled(downstream, Some(RequestLine::of(&request)), answer);
         answer.close |= drop_unread(request.into_body(), checked.head.expect_continue, context.unread_body);
-        return Answering::Done(Some(context.handler.own_answer(downstream, answer)));
+        return Answering::Done(Some(Box::new(context.handler.own_answer(downstream, answer))));
     }
     let handler = Rc::clone(&context.handler);
-    let mut memory = spare.0.take().unwrap_or_else(|| Box::pin(None));
-    let begun = AssertUnwindSafe(|| memory.set(Some(begin(handler, Rc::clone(downstream), checked.head, request))));
-    match catch_unwind(begun) {
-        Ok(()) => Answering::Handled(Some(memory), Rc::clone(spare)),
-        Err(_) => Answering::Done(Some(panicked(exchange))),
-    }
+    let mut memory = spare.0.take().filter(|memory| memory.is_none()).unwrap_or_else(|| Box::pin(None));
+    memory.set(Some(begin(handler, Rc::clone(downstream), checked.head, request)));
+    Answering::Handled(Some(memory), Rc::clone(spare))
 }
 
 /// The answer of a request whose handler panicked.

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
 use crate::reason::Reason;
-use crate::timer::earlier;
 
 /// How long a connection may stay idle once listeners close: clients that send without pause get their answer, with
 /// `connection: close`, instead of a reset.
@@ -31,21 +30,21 @@ impl<H> Driver<H> {
             sooner(&mut next, since, deadlines.write_stall, Reason::WriteStall);
             if context.body_rate > 0 && !deadlines.body_rate_window.is_zero() {
                 let due = guard.write_clock.due(deadlines.body_rate_window);
-                next = earlier(next, due.map(|due| (due, Reason::WriteSlow)));
+                sooner_of(&mut next, due.map(|due| (due, Reason::WriteSlow)));
             }
         }
         // Without an exchange it is what is left of a body, which nobody streams.
         let takes_slow_body = self.shared.exchanges.get() > 0 && self.shared.downstream.cutoff.takes_slow_body();
         if context.body_rate > 0 && !deadlines.body_rate_window.is_zero() && !takes_slow_body {
             let due = guard.body_clock.due(deadlines.body_rate_window);
-            next = earlier(next, due.map(|due| (due, Reason::BodySlow)));
+            sooner_of(&mut next, due.map(|due| (due, Reason::BodySlow)));
         }
         let cutoff = &self.shared.downstream.cutoff;
-        next = earlier(next, cutoff.due());
+        sooner_of(&mut next, cutoff.due());
         if self.shared.exchanges.get() > 0
             && let Some(since) = guard.write_clock.waiting_since()
         {
-            next = earlier(next, cutoff.silence_due(since));
+            sooner_of(&mut next, cutoff.silence_due(since));
         }
         if self.shared.exchanges.get() > 0 {
             if let Some(since) = guard.full_since() {
@@ -124,6 +123,16 @@ impl<H> Driver<H> {
 /// Replaces `next` when `since + after` is earlier; a deadline of zero is off.
 fn sooner(next: &mut Option<(Instant, Reason)>, since: Instant, after: Duration, reason: Reason) {
     if !after.is_zero() {
-        *next = earlier(*next, since.checked_add(after).map(|at| (at, reason)));
+        sooner_of(next, since.checked_add(after).map(|at| (at, reason)));
+    }
+}
+
+/// Replaces `next` when `other` is earlier.
+#[inline]
+fn sooner_of(next: &mut Option<(Instant, Reason)>, other: Option<(Instant, Reason)>) {
+    if let Some(other) = other
+        && next.is_none_or(|next| other.0 < next.0)
+    {
+        *next = Some(other);
     }
 }

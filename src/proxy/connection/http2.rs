@@ -114,7 +114,7 @@ impl<H: Handler> Driver<H> {
 async fn answer_http2<H, F>(
     exchange: RunningExchange<H>,
     request: Request<Incoming>,
-    begin: Begin<H, F>,
+    begin: impl Begin<H, F>,
     spare: Rc<FutureMemory<F>>,
 ) -> Response<impl Body<Data = bytes::Bytes, Error = BoxError>>
 where
@@ -132,7 +132,12 @@ where
         refuse(&exchange, Some(line), OwnAnswer { status, reason: Reason::Size, close: false })
     } else {
         let mut answering = answer(&exchange, request, facts, None, None, begin, &spare);
-        poll_fn(|cx| answering.poll(cx, &exchange)).await
+        poll_fn(|cx| {
+            let mut response = None;
+            ready!(answering.poll(cx, &exchange, &mut response));
+            response.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     };
     if let Some(stream) = Cutoff::of_stream() {
         stream.answered();

@@ -52,10 +52,20 @@ impl Bed {
             cutoff: Rc::default(),
             resets: Rc::default(),
         };
-        let head = CheckedHead { host: None, path: None, websocket: false, upgrade: None, expect_continue: false };
+        let head = CheckedHead {
+            host: None,
+            path: None,
+            websocket: false,
+            upgrade: None,
+            expect_continue: false,
+            connection: false,
+            te: false,
+            via: false,
+        };
         let deadlines = ExchangeDeadlines::new(&Timeouts::default(), Duration::ZERO, Instant::now());
-        let parts = request.into_parts().0;
-        Decision::new(Rc::clone(&self.live), Rc::new(downstream), head, parts, Some(0), &[], deadlines)
+        let http::request::Parts { method, uri, headers: fields, .. } = request.into_parts().0;
+        let received = Received { head, method, uri, fields, content_length: Some(0) };
+        Decision::new(Rc::clone(&self.live), Rc::new(downstream), received, &[], deadlines)
     }
 
     fn means(&self) -> Means<'_> {

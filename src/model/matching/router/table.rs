@@ -30,7 +30,7 @@ impl Table {
 
     /// Whether there are no keys.
     pub(super) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.values.is_empty()
     }
 
     /// The value under a hash whose key is the right one by `is_key`.
