@@ -28,6 +28,11 @@ impl DurationText {
     }
 }
 
+/// The default of fields that are a second when they are left out.
+pub(super) fn one_second() -> DurationText {
+    "1s".into()
+}
+
 impl From<&str> for DurationText {
     fn from(text: &str) -> Self {
         Self(text.to_owned())

@@ -1,9 +1,9 @@
-//! Filters that ask who a client is.
+//! Filters that ask who a client is, and admit clients by it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::common::{BackendObjectRef, DurationText, RequestKey};
+use crate::api::common::{BackendObjectRef, DurationText, RequestKey, one_second};
 use crate::api::open_enum::{OpenEnum, known_values};
 use crate::api::schema::{self, cel};
 
@@ -39,7 +39,7 @@ pub struct ExternalAuth {
     #[schemars(with = "ForwardBody")]
     pub forward_body: Option<ForwardBody>,
     /// How long the answer may take.
-    #[serde(default = "super::one_second")]
+    #[serde(default = "one_second")]
     pub timeout: DurationText,
     /// Whether requests pass when the service cannot be asked.
     #[serde(default)]
@@ -215,4 +215,21 @@ pub struct SecretNameRef {
     /// Name of the Secret.
     #[schemars(with = "schema::Name")]
     pub name: String,
+}
+
+/// Client addresses that may pass; `deny` wins over `allow`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline, extend("x-kubernetes-validations" = cel(&[(
+    "has(self.allow) || has(self.deny)",
+    "allow or deny is required",
+)])))]
+pub struct IpAccess {
+    /// Addresses and CIDRs that may pass; default: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "schema::Atomic<schema::Text<43>, 64>")]
+    pub allow: Vec<String>,
+    /// Addresses and CIDRs that may not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "schema::Atomic<schema::Text<43>, 64>")]
+    pub deny: Vec<String>,
 }
