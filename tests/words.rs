@@ -12,12 +12,26 @@ const FORBIDDEN: &[(&str, &str)] = &[
     (r"(?i)\bdecisions? [0-9]+", "a decision's number: say what was decided and why"),
     (r"(?i)\b(decisions|house|reliability|performance|policy|explain|style)\.md\b", "a file outside of the repository"),
     (r"\.\./shared", "a path outside of the repository"),
+    (r"(^|[^\w.}/])/(home|root|Users)/", "a path of one machine"),
     (r"(?i)\bin force\b", "say supported, active or served"),
     (r"(?i)\blest\b|\bfor want of\b|\bnobody's\b|\bhangs on\b", "say it in plain words"),
 ];
 
 /// Folders and files of which every line counts; `tests/data/wire-cases` explains its own codes.
-const PLACES: &[&str] = &["src", "tests", "manifests", "charts", "crds", "README.md", "Cargo.toml", ".ci"];
+const PLACES: &[&str] = &[
+    "src",
+    "tests",
+    "manifests",
+    "charts",
+    "crds",
+    "README.md",
+    "Cargo.toml",
+    "Dockerfile",
+    ".ci",
+    ".cargo",
+    ".clippy.toml",
+    ".deny.toml",
+];
 
 /// What is built or fetched, and what speaks about the words themselves.
 fn is_skipped(path: &Path) -> bool {
@@ -44,6 +58,7 @@ fn every_word_is_one_that_a_stranger_knows() {
     PLACES.iter().for_each(|place| read_folder(&root.join(place), &mut files));
     let forbidden: Vec<(Regex, &str)> =
         FORBIDDEN.iter().map(|(pattern, instead)| (Regex::new(pattern).expect("a pattern"), *instead)).collect();
+    let checkout = root.to_str().expect("a path in UTF-8");
     let (mut read, mut wrong) = (0, Vec::new());
     for file in files {
         let name = file.strip_prefix(root).expect("below the root");
@@ -51,6 +66,13 @@ fn every_word_is_one_that_a_stranger_knows() {
         let Ok(text) = fs::read_to_string(&file) else { continue };
         read += 1;
         for (number, line) in text.lines().enumerate() {
+            if line.contains(checkout) {
+                wrong.push(format!(
+                    "{}:{}: {checkout:?}: where the repository lies on one machine",
+                    name.display(),
+                    number + 1
+                ));
+            }
             for (pattern, instead) in forbidden.iter().filter(|(pattern, _)| pattern.is_match(line)) {
                 let found = pattern.find(line).map_or("", |found| found.as_str());
                 wrong.push(format!("{}:{}: {found:?}: {instead}", name.display(), number + 1));
@@ -63,11 +85,21 @@ fn every_word_is_one_that_a_stranger_knows() {
 
 #[test]
 fn the_patterns_find_what_they_are_for() {
-    let samples = ["// as RL4 says", "decision 21", "see house.md", "../shared/cases", "stays in force", "lest it"];
+    let samples = [
+        "// as RL4 says",
+        "decision 21",
+        "see house.md",
+        "../shared/cases",
+        "in /home/me/x",
+        "stays in force",
+        "lest it",
+    ];
     for (sample, (pattern, _)) in samples.iter().zip(FORBIDDEN) {
         assert!(Regex::new(pattern).expect("a pattern").is_match(sample), "{pattern} in {sample}");
     }
-    for sample in ["FIN, RST", "HTTP/1.1", "the policy", "enforced", "UTF8", "RS256", "a decision"] {
+    for sample in
+        ["FIN, RST", "HTTP/1.1", "the policy", "enforced", "UTF8", "RS256", "a decision", "a/home/b", "${dir}/root/x"]
+    {
         let found = FORBIDDEN.iter().find(|(pattern, _)| Regex::new(pattern).expect("a pattern").is_match(sample));
         assert!(found.is_none(), "{sample}: {found:?}");
     }
