@@ -39,6 +39,7 @@ use crate::telemetry::metrics::{ConfigSource, Metrics, MetricsOptions};
 
 mod cluster;
 mod endpoints;
+mod schema_version;
 mod workers;
 
 /// How long closing everything may take once the time for requests is over.

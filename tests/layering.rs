@@ -58,6 +58,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "app",
         &[
             "admin",
+            "api",
             "compile",
             "sockets",
             "drain",

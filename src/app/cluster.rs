@@ -4,7 +4,7 @@ use anyhow::Result;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 
-use super::{ControllerOptions, LeaseOptions, base};
+use super::{ControllerOptions, LeaseOptions, base, schema_version};
 use crate::kubernetes::Kubernetes;
 use crate::settings::Settings;
 use crate::source::cluster::{self, Sightings};
@@ -43,6 +43,7 @@ pub(super) async fn follow(options: &ControllerOptions, settings: &Settings, met
         let client = kubernetes.client()?;
         status = Some(StatusParts { client, options, ears: Ears { sightings: seen, published: listen } });
     }
+    tokio::spawn(schema_version::watch(client.clone()));
     let updates = cluster::start(&client, &options.watch, base(settings), sightings.as_ref(), metrics).await?;
     Ok(Followed { updates, published, status })
 }

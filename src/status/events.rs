@@ -1,5 +1,6 @@
 //! Events of routes: the same as their conditions, for whoever looks at what happened.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -39,11 +40,14 @@ pub(super) struct Events {
     client: Client,
     /// The replica.
     instance: String,
+    /// The log says that none may be written, and none has been since.
+    is_refused: AtomicBool,
 }
 
 impl Events {
     pub(super) fn new(client: Client, instance: String) -> Self {
-        Self { client, instance: instance.chars().take(MOST_OF_AN_INSTANCE).collect() }
+        let instance = instance.chars().take(MOST_OF_AN_INSTANCE).collect();
+        Self { client, instance, is_refused: AtomicBool::new(false) }
     }
 
     /// Publishes one Event for each notice. That it cannot is no reason to do anything else.
@@ -52,7 +56,13 @@ impl Events {
         for notice in notices {
             let event = event(name, uid, notice, &self.instance, Timestamp::now());
             match within(CALL, api.create(&PostParams::default(), &event)).await {
-                Ok(_) => {}
+                Ok(_) => {
+                    if self.is_refused.swap(false, Ordering::Relaxed) {
+                        tracing::info!("Events are written again");
+                    }
+                }
+                // Said once for as long as it lasts, and not for each of thousands of routes.
+                Err(Failure::Forbidden(_)) if self.is_refused.swap(true, Ordering::Relaxed) => {}
                 Err(Failure::Forbidden(message)) => {
                     tracing::warn!(
                         route = %name,

@@ -130,6 +130,16 @@ impl Gateway {
         Request { address: self.admin, host: self.admin.to_string() }.send_to("/readyz")
     }
 
+    /// Waits for a line of the metrics that begins so, and is not a count of nothing.
+    pub fn wait_for_metric(&self, begin: &str) {
+        let request = Request { address: self.admin, host: self.admin.to_string() };
+        wait_for(&format!("{begin} in the metrics"), || {
+            let page = request.send_to("/metrics").map_err(|error| error.to_string())?.body;
+            let is_there = page.lines().any(|line| line == begin || (line.starts_with(begin) && !line.ends_with(" 0")));
+            if is_there { Ok(()) } else { Err(page) }
+        });
+    }
+
     /// Asks until the answer has this status, and returns its body.
     pub fn wait_for(&self, host: &str, status: u16) -> String {
         let request = Request { address: self.http, host: host.to_owned() };

@@ -12,6 +12,7 @@ mod load;
 mod monitoring;
 mod prometheus;
 mod rbac;
+mod rights;
 mod rules;
 mod values;
 

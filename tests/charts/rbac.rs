@@ -83,7 +83,8 @@ fn watched_namespaces_need_roles_there_and_no_more() {
     for role in roles {
         assert_eq!(rights(role), set(NAMESPACED));
     }
-    assert_eq!(rights(get(&objects, "ClusterRole", CLUSTER)), set(&[OWN_CRD]));
+    let labels = ["/namespaces=shop,team-a list", "/namespaces=shop,team-a watch"];
+    assert_eq!(rights(get(&objects, "ClusterRole", CLUSTER)), set(&[&[OWN_CRD], &labels[..]].concat()));
     let container = &get(&objects, "Deployment", "tidegate")["spec"]["template"]["spec"]["containers"][0];
     let args = container["args"].as_array().unwrap();
     assert!(args.contains(&Value::from("--watch-namespaces=shop,team-a")), "{args:?}");
