@@ -35,7 +35,7 @@ use crate::source::files::{self, FileSource};
 use crate::status::{Published, Status};
 use crate::stream::TcpTimeouts;
 use crate::telemetry::access_log::{self, AccessLogHandle, AccessLogWriter};
-use crate::telemetry::metrics::{ConfigSource, Metrics, MetricsOptions};
+use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
 mod cluster;
 mod endpoints;
@@ -221,7 +221,6 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
                     () = signals.stop(access_log, || false) => bail!("stopped before everything was listed"),
                 }
             })?;
-            metrics.set_config_source(ConfigSource::Cluster);
             (Source::Cluster(None), followed.updates, followed.published, followed.status)
         }
     };

@@ -75,6 +75,9 @@ pub struct ControllerCommand {
     /// Kubeconfig [default: $KUBECONFIG, ~/.kube/config, else the service account of the pod]
     #[arg(long, value_name = "FILE", env = "TIDEGATE_KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
+    /// Folder in which objects are kept, to serve them after a restart while the API server does not answer
+    #[arg(long, value_name = "DIR", env = "TIDEGATE_CACHE")]
+    pub cache: Option<PathBuf>,
     /// Watch core Endpoints too, for Services without EndpointSlices
     #[arg(long, env = "TIDEGATE_WATCH_LEGACY_ENDPOINTS")]
     pub watch_legacy_endpoints: bool,

@@ -56,6 +56,7 @@ fn control(command: &ControllerCommand) -> Result<()> {
         watch: cluster::Options {
             namespaces: command.watch_namespaces.clone(),
             legacy_endpoints: command.watch_legacy_endpoints,
+            cache: command.cache.clone(),
             ..cluster::Options::default()
         },
         lease: (!command.no_status).then(|| app::LeaseOptions {

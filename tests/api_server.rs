@@ -70,9 +70,10 @@ fn metrics() -> Arc<Metrics> {
     Metrics::new(MetricsOptions { workers: 0, listeners: Vec::new(), max_series: 0 })
 }
 
-async fn start(server: &ApiServer, timing: Timing, metrics: &Metrics) -> watch::Receiver<Update> {
+async fn start(server: &ApiServer, timing: Timing, metrics: &Arc<Metrics>) -> watch::Receiver<Update> {
     let client = Kubernetes::new(Some(&server.kubeconfig())).await.unwrap().client().unwrap();
-    let options = Options { timing, ..Options::default() };
+    let cache = Some(server.folder().join("cache"));
+    let options = Options { timing, cache, ..Options::default() };
     let listener = StaticListener { name: "http".into(), allowed_namespaces: None };
     let base = Inputs { listeners: vec![listener], gateway_class_name: "tidegate".into(), ..Inputs::default() };
     let started = cluster::start(&client, &options, base, None, metrics);
@@ -363,6 +364,24 @@ async fn a_kind_that_is_removed_keeps_what_was_read_and_comes_back() {
     assert!(bed.metric("tidegate_watch_available{kind=\"GatewayRoute\"}") == 1.0);
 }
 
+/// The definition is removed by mistake and comes back: routes that are deleted with it serve until they are back.
+#[tokio::test]
+async fn routes_outlive_a_definition_that_is_removed_and_comes_back() {
+    let mut bed = Bed::new(quick()).await;
+    bed.server.put(ROUTES, route("b"));
+    bed.until_routes(&["a", "b"]).await;
+    bed.server.remove_definition(ROUTES);
+    bed.server.remove_kind(ROUTES);
+    bed.until_metric("a kind that is away", |bed| bed.restarts("GatewayRoute", Restart::NotServed) > 2.0).await;
+    assert_eq!(bed.routes().len(), 2);
+    bed.server.restore_definition();
+    bed.server.put_all(ROUTES, [route("a"), route("b"), route("c")]);
+    bed.server.heal(ROUTES);
+    bed.until_routes(&["a", "b", "c"]).await;
+    bed.server.delete(ROUTES, "ns", "a");
+    bed.until_routes(&["b", "c"]).await;
+}
+
 #[tokio::test]
 async fn a_permission_that_is_withdrawn_keeps_what_was_read() {
     let mut bed = Bed::new(quick()).await;
@@ -509,4 +528,50 @@ async fn a_server_that_lost_its_data_is_not_believed_at_once() {
         update.inputs.objects.services.is_empty() && update.inputs.objects.slices.is_empty()
     })
     .await;
+}
+
+/// The process starts again while the API server is away: what was known serves, and later what is so.
+#[tokio::test]
+async fn what_was_known_before_a_restart_serves_while_the_server_is_away() {
+    let mut bed = Bed::new(quick()).await;
+    bed.server.put(ROUTES, route("b"));
+    bed.until_routes(&["a", "b"]).await;
+    assert_eq!(bed.metric("tidegate_config_source{source=\"cluster\"}"), 1.0);
+    let kept = bed.server.folder().join("cache/GatewayRoute.ndjson");
+    let deadline = Instant::now() + PATIENCE;
+    while !std::fs::read_to_string(&kept).unwrap_or_default().contains("b.test") {
+        assert!(Instant::now() < deadline, "it is written down");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bed.server.set_down(true);
+    let Bed { server, updates, .. } = bed;
+    drop(updates);
+    let metrics = metrics();
+    let timing = Timing { cache_after: Duration::from_millis(300), ..quick() };
+    let updates = start(&server, timing, &metrics).await;
+    let mut bed = Bed { server, metrics, updates };
+    assert_eq!(bed.routes().len(), 2);
+    assert_eq!(bed.metric("tidegate_config_source{source=\"cache\"}"), 1.0);
+    assert_eq!(compile(&bed.updates.borrow().inputs).snapshot.backends.len(), 1, "with its endpoints");
+    // Changed meanwhile.
+    bed.server.delete(ROUTES, "ns", "a");
+    bed.server.put(ROUTES, route("c"));
+    bed.server.set_down(false);
+    bed.until_routes(&["b", "c"]).await;
+    bed.until_metric("the server again", |bed| bed.metric("tidegate_config_source{source=\"cluster\"}") == 1.0).await;
+}
+
+/// Without anything that was kept it waits, as without a folder.
+#[tokio::test]
+async fn a_first_start_waits_for_the_server() {
+    let server = ApiServer::start();
+    server.put(ROUTES, route("a"));
+    server.set_down(true);
+    let metrics = metrics();
+    let timing = Timing { cache_after: Duration::from_millis(50), ..quick() };
+    let starting = start(&server, timing, &metrics);
+    let mut starting = std::pin::pin!(starting);
+    assert!(tokio::time::timeout(Duration::from_millis(500), &mut starting).await.is_err());
+    server.set_down(false);
+    assert_eq!(starting.await.borrow().inputs.objects.routes.len(), 1);
 }

@@ -1,5 +1,7 @@
 //! A Kubernetes API server as the source, and as the place where statuses are written.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
@@ -29,7 +31,11 @@ pub(super) struct Followed {
 }
 
 /// Follows an API server. Returns once every kind that is needed was listed.
-pub(super) async fn follow(options: &ControllerOptions, settings: &Settings, metrics: &Metrics) -> Result<Followed> {
+pub(super) async fn follow(
+    options: &ControllerOptions,
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+) -> Result<Followed> {
     let kubernetes = Kubernetes::new(options.kubeconfig.as_deref()).await?;
     let client = kubernetes.client()?;
     let (mut published, mut status, mut sightings) = (None, None, None);

@@ -7,6 +7,8 @@
 //! [`start`] returns once every kind was listed, so that the first state is a whole one.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kube::Client;
 use tokio::sync::{mpsc, watch};
@@ -17,9 +19,11 @@ use crate::source::update::Update;
 use crate::telemetry::metrics::Metrics;
 
 mod ask;
+mod cache;
 mod failure;
 mod follow;
 mod index;
+mod needed;
 mod object;
 mod witness;
 
@@ -27,8 +31,9 @@ pub use witness::Sightings;
 
 pub use follow::Timing;
 
+use cache::Cache;
 use follow::{Follower, Teller, Watch};
-use index::Index;
+use index::{Index, Kept};
 use witness::Witness;
 
 /// Changes that wait for the index; more make the watches wait.
@@ -41,6 +46,8 @@ pub struct Options {
     pub namespaces: Vec<String>,
     /// Watch core Endpoints too, for Services whose controllers write no EndpointSlices.
     pub legacy_endpoints: bool,
+    /// A folder in which the objects are kept for a restart while the API server does not answer.
+    pub cache: Option<PathBuf>,
     /// How long things take.
     pub timing: Timing,
 }
@@ -61,21 +68,67 @@ pub async fn start(
     options: &Options,
     base: Inputs,
     sightings: Option<&Sightings>,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
 ) -> Result<watch::Receiver<Update>, Ended> {
     let watches = watches(options);
     let (sender, changes) = mpsc::channel(WAITING);
     let cells: Vec<_> = watches.iter().map(|watch| metrics.watch(watch.kind.name())).collect();
     let counted = watches.iter().map(|watch| watch.kind).zip(cells.iter().cloned());
-    let index = Index::new(base, counted, options.timing.removals_held);
+    let cache = options.cache.as_deref().and_then(open_cache);
+    let kept = cache.as_ref().map(|cache| Kept {
+        cache: cache.clone(),
+        watches: watches.iter().map(ToString::to_string).collect(),
+        after: options.timing.cache_after,
+    });
+    let index = Index::new(base, counted, options.timing.removals_held, kept);
     for (number, (watch, cells)) in watches.into_iter().zip(cells).enumerate() {
         let of_routes = sightings.filter(|_| watch.kind == KindId::GatewayRoute);
         let witness = of_routes.map(|to| Witness::new(to.clone(), watch.namespace.as_deref()));
-        let teller = Teller { number, changes: sender.clone(), witness };
+        let journal = cache.as_ref().map(|cache| cache.journal(watch.to_string()));
+        let teller = Teller { number, changes: sender.clone(), witness, journal };
         tokio::spawn(Follower::new(watch, client.clone(), teller, cells, options.timing.clone()).run());
     }
     drop(sender);
-    index.run(changes).await.ok_or(Ended)
+    tokio::spawn(tell_version(client.clone()));
+    index.run(changes, Arc::clone(metrics)).await.ok_or(Ended)
+}
+
+/// The oldest minor version of Kubernetes 1 that tidegate is made for.
+const OLDEST_MINOR: u32 = 33;
+
+/// Says once which Kubernetes it is, as soon as it answers.
+async fn tell_version(client: Client) {
+    let version = loop {
+        match client.apiserver_version().await {
+            Ok(version) => break version,
+            Err(_) => tokio::time::sleep(std::time::Duration::from_secs(30)).await,
+        }
+    };
+    if is_too_old(&version.major, &version.minor) {
+        tracing::warn!("the API server is Kubernetes {}; expected 1.{OLDEST_MINOR} or newer", version.git_version);
+    } else {
+        tracing::info!("the API server is Kubernetes {}", version.git_version);
+    }
+}
+
+/// Some providers write `33+`.
+fn is_too_old(major: &str, minor: &str) -> bool {
+    let number = |text: &str| text.trim_end_matches('+').parse::<u32>().ok();
+    match (number(major), number(minor)) {
+        (Some(major), Some(minor)) => major == 1 && minor < OLDEST_MINOR,
+        _ => false,
+    }
+}
+
+/// Without its folder nothing is kept, and that is no reason not to serve.
+fn open_cache(folder: &Path) -> Option<Cache> {
+    match Cache::open(folder) {
+        Ok(cache) => Some(cache),
+        Err(error) => {
+            tracing::error!("the cache in {} cannot be used: {error}; the rest works", folder.display());
+            None
+        }
+    }
 }
 
 /// One watch for each kind, or for each kind in each namespace.
@@ -95,6 +148,14 @@ fn watches(options: &Options) -> Vec<Watch> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn old_versions_are_known() {
+        for (major, minor, is_old) in [("1", "32", true), ("1", "33", false), ("1", "32+", true), ("2", "0", false)] {
+            assert_eq!(is_too_old(major, minor), is_old, "{major}.{minor}");
+        }
+        assert!(!is_too_old("", "odd"));
+    }
 
     #[test]
     fn each_kind_is_watched_once_or_once_in_each_namespace() {

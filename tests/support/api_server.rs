@@ -114,6 +114,8 @@ struct State {
     /// No connection is accepted, and none stays.
     down: bool,
     no_streaming_lists: bool,
+    /// CustomResourceDefinitions are being removed.
+    is_removing: bool,
     git_version: String,
 }
 
@@ -256,6 +258,20 @@ impl ApiServer {
             resource.removed = true;
             resource.interruptions.push(None);
         });
+    }
+
+    /// The CustomResourceDefinition is being removed: its objects are deleted one by one, and then it is not served.
+    pub fn remove_definition(&self, plural: &str) {
+        self.change(|state| state.is_removing = true);
+        let keys: Vec<_> = self.shared.lock().resource(plural).objects.keys().cloned().collect();
+        for (namespace, name) in keys {
+            self.delete(plural, &namespace, &name);
+        }
+    }
+
+    /// There is a new CustomResourceDefinition.
+    pub fn restore_definition(&self) {
+        self.change(|state| state.is_removing = false);
     }
 
     /// The kind may not be read any more.
@@ -451,6 +467,14 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             200,
             &json!({ "major": "1", "minor": minor, "gitVersion": version, "gitCommit": "",
             "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": "" }),
+        ));
+    }
+    if request.uri().path().starts_with("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/") {
+        let is_removing = shared.lock().is_removing;
+        let deleted = is_removing.then_some("2026-01-01T00:00:00Z");
+        return Ok(whole(
+            200,
+            &json!({ "kind": "CustomResourceDefinition", "metadata": { "deletionTimestamp": deleted } }),
         ));
     }
     let Some(target) = Target::parse(request.uri()) else { return Ok(failure(404, None)) };

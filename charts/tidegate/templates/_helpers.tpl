@@ -207,6 +207,9 @@ spec:
         {{- if .Values.controller.watchLegacyEndpoints }}
         - --watch-legacy-endpoints
         {{- end }}
+        {{- if .Values.controller.cache }}
+        - --cache=/var/cache/tidegate
+        {{- end }}
         {{- end }}
         {{- with .Values.extraArgs }}
         {{- toYaml . | nindent 8 }}
@@ -254,6 +257,10 @@ spec:
         - name: settings
           mountPath: /etc/tidegate
           readOnly: true
+        {{- if .Values.controller.cache }}
+        - name: cache
+          mountPath: /var/cache/tidegate
+        {{- end }}
         {{- with .Values.extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -261,6 +268,10 @@ spec:
     - name: settings
       configMap:
         name: {{ include "tidegate.fullname" . }}
+    {{- if .Values.controller.cache }}
+    - name: cache
+      emptyDir: {}
+    {{- end }}
     {{- with .Values.extraVolumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

@@ -15,8 +15,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::ask::Ask;
+use super::cache::Journal;
 use super::failure::{Failure, Verb};
 use super::index::{Change, Event};
+use super::needed::is_needed;
 use super::object;
 use super::witness::Witness;
 use crate::kinds::KindId;
@@ -35,6 +37,9 @@ const LIST_AFTER: u32 = 3;
 /// A watch that ends sooner, without a word, is no watch: something cuts it.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
+/// How long a definition that is not being removed is taken to stay: many objects may be deleted one after the other.
+const DEFINITION_HOLDS: Duration = Duration::from_millis(50);
+
 /// How long things take. Only tests need others than the default.
 #[derive(Clone, Debug)]
 pub struct Timing {
@@ -52,6 +57,8 @@ pub struct Timing {
     pub silence: Duration,
     /// How long objects stay that a list lacks suspiciously many of.
     pub removals_held: Duration,
+    /// How long an API server that does not answer is waited for before what is kept in files serves.
+    pub cache_after: Duration,
 }
 
 impl Default for Timing {
@@ -64,6 +71,7 @@ impl Default for Timing {
             grace: Duration::from_secs(5),
             silence: Duration::from_secs(15),
             removals_held: Duration::from_secs(60),
+            cache_after: Duration::from_secs(10),
         }
     }
 }
@@ -93,6 +101,8 @@ pub(super) struct Teller {
     pub(super) number: usize,
     pub(super) changes: mpsc::Sender<Change>,
     pub(super) witness: Option<Witness>,
+    /// Where objects are kept for a restart, if they are.
+    pub(super) journal: Option<Journal>,
 }
 
 impl Teller {
@@ -104,10 +114,16 @@ impl Teller {
         if let Some(witness) = &mut self.witness {
             witness.begins();
         }
+        if let Some(journal) = &mut self.journal {
+            journal.begin();
+        }
         self.tell(Event::Init).await
     }
 
     async fn listed(&mut self, kind: KindId, object: Value) -> Result<(), Stop> {
+        if let Some(journal) = &mut self.journal {
+            journal.put(&object);
+        }
         let seen = self.witness.as_ref().map(|witness| witness.read(&object));
         let (name, object) = object::read(kind, object);
         if let (Some(witness), Some(seen)) = (&mut self.witness, seen) {
@@ -120,10 +136,16 @@ impl Teller {
         if let Some(witness) = &mut self.witness {
             witness.ends().await;
         }
+        if let Some(journal) = &mut self.journal {
+            journal.end();
+        }
         self.tell(Event::InitDone).await
     }
 
-    async fn applied(&self, kind: KindId, object: Value) -> Result<(), Stop> {
+    async fn applied(&mut self, kind: KindId, object: Value) -> Result<(), Stop> {
+        if let Some(journal) = &mut self.journal {
+            journal.put(&object);
+        }
         let seen = self.witness.as_ref().map(|witness| witness.read(&object));
         let (name, object) = object::read(kind, object);
         if let (Some(witness), Some(seen)) = (&self.witness, seen) {
@@ -132,7 +154,10 @@ impl Teller {
         self.tell(Event::Apply(name, object)).await
     }
 
-    async fn gone(&self, name: ObjectName) -> Result<(), Stop> {
+    async fn gone(&mut self, name: ObjectName) -> Result<(), Stop> {
+        if let Some(journal) = &mut self.journal {
+            journal.delete(&name);
+        }
         if let Some(witness) = &self.witness {
             witness.gone(&name).await;
         }
@@ -155,18 +180,12 @@ pub(super) struct Follower {
     position: Option<String>,
     /// When there is a new list, whatever the watches say.
     relist_at: Instant,
+    /// When the definition of the kind was last known to stay.
+    definition_seen: Option<Instant>,
     /// Failures since the last success.
     failures: u32,
     /// What was logged last, while it lasts.
     told: Option<Restart>,
-}
-
-/// Whether nothing is served before the kind was listed. Without the others, what they would permit is refused.
-const fn is_needed(kind: KindId) -> bool {
-    match kind {
-        KindId::GatewayRoute | KindId::Service | KindId::EndpointSlice => true,
-        KindId::Endpoints | KindId::Namespace | KindId::ReferenceGrant => false,
-    }
 }
 
 impl Follower {
@@ -181,6 +200,7 @@ impl Follower {
             streams: true,
             position: None,
             relist_at: Instant::now(),
+            definition_seen: None,
             failures: 0,
             told: None,
         }
@@ -317,12 +337,28 @@ impl Follower {
             }
             WatchEvent::Deleted(object) => {
                 self.advance(object["metadata"]["resourceVersion"].as_str())?;
+                self.check_definition().await?;
                 self.index.gone(object::name(&object)).await?;
             }
             WatchEvent::Bookmark(mark) => self.advance(Some(&mark.metadata.resource_version))?,
             WatchEvent::Error(_) => {}
         }
         self.heard();
+        Ok(())
+    }
+
+    /// Fails when objects go because their definition does: what was read stays then, as while a kind is not served.
+    async fn check_definition(&mut self) -> Result<(), Failure> {
+        let is_asked = self.watch.kind == KindId::GatewayRoute
+            && self.definition_seen.is_none_or(|seen| seen.elapsed() > DEFINITION_HOLDS);
+        if !is_asked {
+            return Ok(());
+        }
+        if self.ask().is_being_removed(self.watch.kind).await {
+            let says = "its CustomResourceDefinition is being removed";
+            return Err(Failure::new(Restart::NotServed, Verb::Watch, says));
+        }
+        self.definition_seen = Some(Instant::now());
         Ok(())
     }
 

@@ -7,13 +7,16 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::cache::Cache;
+use super::needed::is_needed;
+use super::object;
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::inputs::Inputs;
 use crate::kinds::{KindId, Object, ObjectRef};
 use crate::model::ids::ObjectName;
 use crate::source::hold::{self, Slices};
 use crate::source::update::Update;
-use crate::telemetry::metrics::WatchCells;
+use crate::telemetry::metrics::{ConfigSource, Metrics, WatchCells};
 
 /// Most changes that are taken in one step.
 const AT_ONCE: usize = 1024;
@@ -65,7 +68,17 @@ pub(super) struct Index {
     problems: BTreeMap<ObjectRef, String>,
     /// How long objects stay that a list lacks suspiciously many of.
     guard: Duration,
+    kept: Option<Kept>,
     epoch: Instant,
+}
+
+/// What is kept in files for a restart.
+pub(super) struct Kept {
+    pub(super) cache: Cache,
+    /// The names of the watches, by their number.
+    pub(super) watches: Vec<String>,
+    /// How long the API server is waited for.
+    pub(super) after: Duration,
 }
 
 /// So many objects are few: their removal by a list is believed, unless nothing is left.
@@ -78,7 +91,12 @@ const fn is_suspicious(gone: usize, known: usize, listed: usize) -> bool {
 }
 
 impl Index {
-    pub(super) fn new(base: Inputs, watches: impl Iterator<Item = (KindId, Arc<WatchCells>)>, guard: Duration) -> Self {
+    pub(super) fn new(
+        base: Inputs,
+        watches: impl Iterator<Item = (KindId, Arc<WatchCells>)>,
+        guard: Duration,
+        kept: Option<Kept>,
+    ) -> Self {
         let listed = |(kind, cells)| Listed {
             kind,
             done: false,
@@ -93,26 +111,77 @@ impl Index {
             slices: Slices::new(hold::WINDOW),
             problems: BTreeMap::new(),
             guard,
+            kept,
             epoch: Instant::now(),
         }
     }
 
-    /// Takes changes until every watch has listed; then goes on in a task of its own. `None` when the watches end before.
-    pub(super) async fn run(mut self, mut changes: mpsc::Receiver<Change>) -> Option<watch::Receiver<Update>> {
+    /// Takes changes until every watch has listed, or until what is kept in files has to do; then goes on in a task of its
+    /// own. `None` when the watches end before.
+    pub(super) async fn run(
+        mut self,
+        mut changes: mpsc::Receiver<Change>,
+        metrics: Arc<Metrics>,
+    ) -> Option<watch::Receiver<Update>> {
+        let mut patience = self.kept.as_ref().map(|kept| self.epoch + kept.after);
+        let mut source = ConfigSource::Cluster;
         while !self.is_whole() {
-            let change = changes.recv().await?;
-            self.take(change);
+            tokio::select! {
+                change = changes.recv() => drop(self.take(change?)),
+                () = tokio::time::sleep_until(patience.unwrap_or(self.epoch)), if patience.is_some() => {
+                    patience = None;
+                    if self.take_kept() {
+                        source = ConfigSource::Cache;
+                        break;
+                    }
+                }
+            }
         }
+        metrics.set_config_source(source);
         self.count();
         let (sender, updates) = watch::channel(self.update());
         tokio::spawn(async move {
             while self.next(&mut changes).await.is_some() {
+                if source == ConfigSource::Cache && self.is_whole() {
+                    source = ConfigSource::Cluster;
+                    tracing::info!("the API server has listed everything: what was kept of it is no longer used");
+                    metrics.set_config_source(source);
+                }
                 if sender.send(self.update()).is_err() {
                     return;
                 }
             }
         });
         Some(updates)
+    }
+
+    /// Takes what is kept in files of the watches that have not listed yet; whether it is enough to serve.
+    fn take_kept(&mut self) -> bool {
+        let Some(kept) = &self.kept else { return false };
+        let missing: Vec<usize> = (0..self.watches.len()).filter(|watch| !self.watches[*watch].done).collect();
+        let mut found = Vec::new();
+        for &watch in &missing {
+            match kept.cache.load(&kept.watches[watch]) {
+                Some(objects) => found.push((watch, objects)),
+                // Of a kind that was never there, nothing is kept.
+                None if !is_needed(self.watches[watch].kind) => {}
+                None => {
+                    tracing::warn!("{}: nothing is kept of them: waiting for the API server", kept.watches[watch]);
+                    return false;
+                }
+            }
+        }
+        tracing::warn!(
+            "the API server has not listed everything within {:?}: what was known before the start serves until it has",
+            kept.after
+        );
+        for (watch, objects) in found {
+            for object in objects {
+                let (name, object) = object::read(self.watches[watch].kind, object);
+                self.put(watch, name, object);
+            }
+        }
+        true
     }
 
     /// Waits until the state is another one; `None` when the watches have ended.
@@ -360,17 +429,21 @@ mod tests {
 
     use super::*;
     use crate::source::hold::WINDOW;
-    use crate::telemetry::metrics::{Metrics, MetricsOptions};
+    use crate::telemetry::metrics::MetricsOptions;
 
     const GUARD: Duration = Duration::from_secs(60);
     const ROUTES: usize = 0;
     const SLICES: usize = 1;
     const GRANTS: usize = 2;
 
+    fn metrics() -> Arc<Metrics> {
+        Metrics::new(MetricsOptions { workers: 0, listeners: Vec::new(), max_series: 0 })
+    }
+
     fn index() -> Index {
         let kinds = [KindId::GatewayRoute, KindId::EndpointSlice, KindId::ReferenceGrant];
-        let metrics = Metrics::new(MetricsOptions { workers: 0, listeners: Vec::new(), max_series: 0 });
-        Index::new(Inputs::default(), kinds.into_iter().map(|kind| (kind, metrics.watch(kind.name()))), GUARD)
+        let metrics = metrics();
+        Index::new(Inputs::default(), kinds.into_iter().map(|kind| (kind, metrics.watch(kind.name()))), GUARD, None)
     }
 
     fn name(name: &str) -> ObjectName {
@@ -453,7 +526,7 @@ mod tests {
         told(&mut index, ROUTES, [Event::InitDone]);
         told(&mut index, GRANTS, [Event::Unavailable]);
         let (sender, changes) = mpsc::channel(8);
-        let mut updates = index.run(changes).await.expect("all have listed");
+        let mut updates = index.run(changes, metrics()).await.expect("all have listed");
         let endpoints = |updates: &mut watch::Receiver<Update>| -> usize {
             let update = updates.borrow_and_update().clone();
             update.inputs.objects.slices.values().map(|slice| slice.object.endpoints.len()).sum()

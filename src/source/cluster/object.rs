@@ -11,6 +11,19 @@ pub(super) fn name(object: &Value) -> ObjectName {
     ObjectName::new(text("namespace"), text("name"))
 }
 
+/// An object as it is kept in files: without what nothing is compiled from.
+pub(super) fn kept(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("status");
+    }
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+        metadata.remove("annotations");
+    }
+    object
+}
+
 /// The name of an object, and the object or why it cannot be read.
 ///
 /// Objects come untyped, so that one of a schema that is older or newer than ours never makes a whole list fail.
