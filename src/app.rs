@@ -1,4 +1,4 @@
-//! The only wiring place: settings and a folder become a running gateway.
+//! The only wiring place: settings and a source, a folder or an API server, become a running gateway.
 //!
 //! [`start`] binds everything, publishes the first version and returns a [`Running`] with every bound address;
 //! [`Running::wait`] serves until the process is told to stop. The control half (watching, compiling, publishing, admin)

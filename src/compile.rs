@@ -1,11 +1,13 @@
 //! One pure function from all objects to an immutable snapshot and diagnostics.
 //!
-//! No clock, no io, no state but a store of expressions: the same objects give an equal snapshot, in whatever order they came. A broken rule harms
-//! only itself, a reference that leads nowhere only its share of the requests. The order of work:
+//! There is no clock, no io, and no state but a store of compiled expressions: the same objects give an equal snapshot, in
+//! whatever order they came. A broken rule harms only itself, and a reference that leads nowhere only its share of the
+//! requests. The order of work:
 //!
-//! 1. [`inputs`], which hold objects in the reduced form of [`kinds`](crate::kinds), and from them each route by itself: predicates, policies, references.
+//! 1. [`inputs`] hold the objects, in the reduced form of [`kinds`](crate::kinds). Each route is compiled by itself first:
+//!    predicates, policies, references.
 //! 2. Attachment: which listeners a route is bound to, by itself and by delegating rules.
-//! 3. The table of all rules, and the contest of their matches on all hostnames: ranks, duplicates, one router a
+//! 3. The table of all rules, and the contest of their matches on all hostnames: ranks, duplicates, one router per
 //!    listener.
 //! 4. [`endpoints`] of the backends that are used.
 //! 5. [`status`]: what became of each route, derived from the findings that [`diagnostics`] tell.

@@ -5,17 +5,19 @@
 //! ```text
 //!        control half (multi-thread runtime)                  data half (one current_thread runtime per core)
 //!
-//! files ─► source ─► Inputs ─► compile ─► Snapshot ─► live ──► &Live, one per request
-//!                                 │                             │
-//!                            Diagnostics           listener ─► guarded io ─► hyper ─► head check
-//!                                 │                             │
-//!                          log, check, status    match ─► filters in ─► pick ─► connect ─► send
-//!                                                                 respond ◄─ filters out ◄──┘
+//! files or API server                                           a client's connection
+//!     │                                                            │
+//!  source ─► Inputs ─► compile ─► Snapshot ─► live ──► &Live    listener ─► guarded io ─► hyper ─► head check
+//!                         │                              │                                            │
+//!                    Diagnostics                 one per request ─► match ─► filters in ─► pick ─► connect ─► send
+//!                         │                                                     respond ◄─ filters out ◄───────┘
+//!                 log, check, status
 //! ```
 //!
 //! A configuration change is a value that walks once from a [`source`] to [`live`]; a request is a value that walks once
-//! through the phases of [`proxy::forward`]. They meet in one place, the pointer to [`live::Live`]. Nothing else is
-//! shared but counters, the current numbers of endpoints, and [`sockets`], which only an upgrade touches.
+//! through the phases of [`proxy::forward`]; [`proxy`] lists the files on its way. They meet in one place, the pointer to
+//! [`live::Live`]. Nothing else is shared but counters, the current numbers of endpoints, and [`sockets`], which only an
+//! upgrade touches.
 //!
 //! In reading order:
 //!

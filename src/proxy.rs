@@ -1,4 +1,20 @@
 //! The data plane: listeners, client connections, forwarding, connections to endpoints.
+//!
+//! Each worker has a thread, sockets, pools and counters of its own. The way of a request through the files:
+//!
+//! 1. [`listener`] accepts the connection, and [`room`] has a place for it. [`connection`] drives it: hyper, deadlines,
+//!    and the end.
+//! 2. [`guarded_io`] lets hyper read only messages whose head is well formed; [`head`] checks the parsed head, for HTTP/1
+//!    and HTTP/2 alike. What is accepted goes through the boundary [`downstream`] to `handler`.
+//! 3. [`forward`] has the phases. `begin` makes an `exchange`, `decision` finds the rule and the endpoint, `layers` runs
+//!    the filters, and `ask` answers what these ask.
+//! 4. `attempt` is one try at one endpoint, over HTTP/1 or HTTP/2, on a connection of [`upstream`]; `next_try` and
+//!    [`retry`] decide whether there is another one.
+//! 5. [`headers`] and [`body`] bring the answer to the client; [`error`] and [`own_answer`] are the tables for what tidegate
+//!    answers itself. `account` counts and logs the request, whichever way it ended.
+//!
+//! A WebSocket leaves this way at its `101`: `upgrade` hands it to a [`tunnel`]. When the process stops, [`worker_drain`]
+//! tells all connections of a worker.
 
 mod account;
 mod ask;
