@@ -66,11 +66,13 @@ impl Admin {
                     continue;
                 }
             };
-            if places.make_room().await {
+            for _ in 0..places.make_room() {
                 admin.metrics.admin_closed();
             }
             let admin = Arc::clone(&admin);
             places.spawn(move |place| async move { admin.connection(stream, peer, place).await });
+            // A head that has come with the connection is read before others can take its place.
+            tokio::task::yield_now().await;
         }
     }
 
