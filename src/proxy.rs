@@ -39,6 +39,7 @@ mod layers;
 pub mod listener;
 mod next_try;
 pub mod own_answer;
+pub mod rate;
 mod reset_budget;
 pub mod retry;
 pub mod room;

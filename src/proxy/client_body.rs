@@ -69,7 +69,11 @@ impl Body for ClientBody {
         }
         let polled = Pin::new(&mut this.incoming).poll_frame(cx);
         if let Some(stream) = &this.stream {
-            if polled.is_pending() { stream.wait_for_body() } else { stream.body_came() }
+            match &polled {
+                Poll::Pending => stream.wait_for_body(),
+                Poll::Ready(Some(Ok(frame))) => stream.body_came(frame.data_ref().map_or(0, Bytes::len)),
+                Poll::Ready(_) => stream.body_came(0),
+            }
         }
         let frame = ready!(polled);
         if let Some(Ok(frame)) = &frame {

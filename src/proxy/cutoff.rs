@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::deadlines::DeadlineKind;
+use super::rate::RateClock;
 use crate::reason::Reason;
 use crate::timer::Timer;
 
@@ -40,6 +41,8 @@ pub struct Cutoff {
     quiet: Cell<Option<(Duration, Instant)>>,
     /// HTTP/2: since when somebody waits for the client, and what it would be ended for.
     waiting: Cell<Option<(Instant, Reason)>>,
+    /// HTTP/2: how fast the client sends a body that somebody waits for.
+    body_clock: Cell<RateClock>,
     /// HTTP/2: the stream's task.
     task: OnceCell<Waker>,
 }
@@ -115,6 +118,7 @@ impl Cutoff {
         if self.waiting.get().is_some_and(|(_, reason)| reason == Reason::BodySlow) {
             self.waiting.set(None);
         }
+        self.body_clock.take();
     }
 
     /// The rule itself bounds how long the exchange may be quiet.
@@ -132,6 +136,7 @@ impl Cutoff {
     pub fn wait_for_body(&self) {
         if !self.takes_slow_body() && self.waiting.get().is_none() {
             self.waiting.set(Some((Instant::now(), Reason::BodySlow)));
+            self.clock_body(RateClock::wait);
             // The body can have been handed to another task than the stream's, which sets the timer.
             if !STREAM
                 .with_borrow(|stream| stream.as_ref().is_some_and(|stream| std::ptr::eq(&raw const **stream, self)))
@@ -152,9 +157,17 @@ impl Cutoff {
         self.moved(Reason::WriteStall);
     }
 
-    /// Part of the client's body came.
-    pub fn body_came(&self) {
+    /// So many bytes of the client's body came, or its end.
+    pub fn body_came(&self, bytes: usize) {
+        self.clock_body(|clock| clock.moved(bytes as u64));
         self.moved(Reason::BodySlow);
+    }
+
+    fn clock_body<T>(&self, step: impl FnOnce(&mut RateClock) -> T) -> T {
+        let mut clock = self.body_clock.take();
+        let result = step(&mut clock);
+        self.body_clock.set(clock);
+        result
     }
 
     /// Whoever waited for the client in this way does not any more; a client that sends must still take its answer.
@@ -165,13 +178,42 @@ impl Cutoff {
         self.client_moves();
     }
 
-    /// When the stream is to be dropped, with the longest time that anybody waits for a client.
-    fn stream_due(&self, stall: Duration) -> Option<(Instant, Reason)> {
+    /// When the stream is to be dropped, or its rate judged.
+    fn stream_due(&self, patience: &Patience) -> Option<(Instant, Reason)> {
         let waiting = self.waiting.get();
+        let stall = patience.stall;
         let stalled = waiting.filter(|_| !stall.is_zero()).map(|(since, reason)| (since + stall, reason));
+        let judged = self.body_clock.get().due(patience.window).filter(|_| patience.judges_rates());
         let untaken = waiting.filter(|(_, reason)| *reason == Reason::WriteStall);
         let silent = untaken.and_then(|(since, _)| self.silence_due(since));
-        self.due.get().into_iter().chain(stalled).chain(silent).min_by_key(|(at, _)| *at)
+        let judged = judged.map(|at| (at, Reason::BodySlow));
+        self.due.get().into_iter().chain(stalled).chain(silent).chain(judged).min_by_key(|(at, _)| *at)
+    }
+
+    /// Whether a body for which the time has come is fast enough; then its rate is measured anew.
+    fn is_fast_enough(&self, patience: &Patience) -> bool {
+        let is_stalled = self
+            .waiting
+            .get()
+            .is_some_and(|(since, _)| !patience.stall.is_zero() && since + patience.stall <= Instant::now());
+        !is_stalled && !self.clock_body(|clock| clock.is_slow(patience.window, patience.rate))
+    }
+}
+
+/// How long a stream of HTTP/2 waits for its client.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// The longest wait for a byte in either direction; zero: without an end.
+    pub stall: Duration,
+    /// The time of waiting over which the rate of a body is judged; zero: never.
+    pub window: Duration,
+    /// The least mean rate in bytes per second; 0: any.
+    pub rate: u64,
+}
+
+impl Patience {
+    fn judges_rates(&self) -> bool {
+        self.rate > 0 && !self.window.is_zero()
     }
 }
 
@@ -190,9 +232,9 @@ impl Drop for Scope {
     }
 }
 
-/// Runs the future of an HTTP/2 stream to its end, or up to the deadline of its exchange, or until somebody has waited for
-/// `stall` for the client (zero: without an end): then it is dropped, and h2 resets the stream.
-pub async fn run_stream(stream: impl Future, stall: Duration) {
+/// Runs the future of an HTTP/2 stream to its end, or up to the deadline of its exchange, or until its client has used up the
+/// patience: then it is dropped, and h2 resets the stream.
+pub async fn run_stream(stream: impl Future, patience: Patience) {
     let cutoff = Rc::new(Cutoff::default());
     let mut timer = Timer::default();
     let mut stream = pin!(stream);
@@ -203,10 +245,14 @@ pub async fn run_stream(stream: impl Future, stall: Duration) {
         }
         drop(scope);
         cutoff.task.get_or_init(|| cx.waker().clone());
-        let Some((at, reason)) = cutoff.stream_due(stall) else { return Poll::Pending };
-        ready!(timer.poll_until(cx, at));
-        cutoff.passed.set(Some(reason));
-        Poll::Ready(())
+        loop {
+            let Some((at, reason)) = cutoff.stream_due(&patience) else { return Poll::Pending };
+            ready!(timer.poll_until(cx, at));
+            if reason != Reason::BodySlow || !cutoff.is_fast_enough(&patience) {
+                cutoff.passed.set(Some(reason));
+                return Poll::Ready(());
+            }
+        }
     })
     .await;
 }

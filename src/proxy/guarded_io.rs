@@ -6,8 +6,6 @@
 //!
 //! Both users are polled by one task and share a [`GuardedSocket`]; nothing here is `Send`.
 
-mod rate;
-
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
@@ -18,14 +16,13 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-pub use rate::RateClock;
-
 /// The guard's verdict on a body, as it stands in the error of a read.
 pub use crate::http1::guard::GuardError;
 
 use super::cutoff::Cutoff;
 use super::downstream::OwnAnswer;
 use super::head::{HeadPolicy, check_other_form};
+use super::rate::RateClock;
 use crate::http1::framing::ChunkLimits;
 use crate::http1::guard::HeadLimits;
 use crate::http1::request_stream::{AcceptedHead, InputEnd, Readable, RequestStream, StreamLimits};

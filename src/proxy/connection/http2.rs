@@ -17,7 +17,7 @@ use super::answer::{Begin, BoxError, FutureMemory, answer, bind, refuse};
 use super::context::{HttpVersion, RunningExchange};
 use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
-use crate::proxy::cutoff::{Cutoff, run_stream};
+use crate::proxy::cutoff::{Cutoff, Patience, run_stream};
 use crate::proxy::downstream::{Handler, OwnAnswer};
 use crate::proxy::guarded_io::GuardedIo;
 use crate::proxy::head::facts_of_http2;
@@ -40,8 +40,8 @@ const FAREWELL: Duration = Duration::from_millis(250);
 /// Runs the tasks of a connection's streams on its own thread.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StreamExecutor {
-    /// How long a stream may wait for its client; zero: without an end.
-    pub(super) stall: Duration,
+    /// How long a stream may wait for its client.
+    pub(super) patience: Patience,
 }
 
 impl<F> hyper::rt::Executor<F> for StreamExecutor
@@ -49,7 +49,7 @@ where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(run_stream(future, self.stall));
+        tokio::task::spawn_local(run_stream(future, self.patience));
     }
 }
 
@@ -62,9 +62,10 @@ impl<H: Handler> Driver<H> {
             let spare = Rc::clone(&spare);
             async move { Ok::<_, Infallible>(answer_http2(exchange, request, H::handle, spare).await) }
         });
-        let mut builder = hyper::server::conn::http2::Builder::new(StreamExecutor {
-            stall: self.shared.context.deadlines.write_stall,
-        });
+        let deadlines = &self.shared.context.deadlines;
+        let (stall, window) = (deadlines.write_stall, deadlines.body_rate_window);
+        let patience = Patience { stall, window, rate: self.shared.context.body_rate };
+        let mut builder = hyper::server::conn::http2::Builder::new(StreamExecutor { patience });
         builder
             .max_concurrent_streams(self.shared.context.http2_streams)
             .initial_stream_window_size(STREAM_WINDOW)

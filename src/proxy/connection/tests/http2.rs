@@ -18,7 +18,8 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static,
 {
     let io = ClientIo(bed.connect().await);
-    let executor = crate::proxy::connection::http2::StreamExecutor { stall: Duration::ZERO };
+    let patience = crate::proxy::cutoff::Patience { stall: Duration::ZERO, window: Duration::ZERO, rate: 0 };
+    let executor = crate::proxy::connection::http2::StreamExecutor { patience };
     let mut builder = hyper::client::conn::http2::Builder::new(executor);
     builder.initial_stream_window_size(window).initial_connection_window_size(1 << 20);
     let (sender, connection) = builder.handshake(io).await.expect("a handshake");
@@ -86,6 +87,31 @@ fn a_stream_whose_body_does_not_come_is_reset() {
             let response = response.unwrap_or_else(|error| panic!("{path}: {error:?}"));
             let body = response.into_body().collect().await.expect("a whole body").to_bytes();
             assert!(&body[..] == b"xxx" || body.ends_with(b" 3"), "{path}: {body:?}");
+        }
+    });
+}
+
+#[test]
+fn a_stream_whose_body_comes_too_slowly_is_reset() {
+    on_real_time(async {
+        // Ten bytes a second, judged after one second.
+        for (rate, path, is_reset) in
+            [(100, "/upload", true), (5, "/upload", false), (100, "/quiet", false), (100, "/duplex", false)]
+        {
+            let bed = Bed::start(|deadlines, limits, _, listener| {
+                listener.http2_prior_knowledge = true;
+                deadlines.body_rate_window = Duration::from_secs(1);
+                limits.body_rate = rate;
+            })
+            .await;
+            let mut client = http2_client_with::<Trickle>(&bed, 65_535).await;
+            let body = Trickle { pause: Duration::from_millis(100), left: 15, sleep: None };
+            let request = Request::builder().method("POST").uri(format!("http://a.test{path}")).body(body);
+            let response = client.send_request(request.expect("a request")).await;
+            assert_eq!(response.is_err(), is_reset, "{path} at {rate}");
+            if let Ok(response) = response {
+                response.into_body().collect().await.expect("a whole body");
+            }
         }
     });
 }
