@@ -162,15 +162,15 @@ fn the_api_server_refuses_exactly_the_manifests_marked_schema() {
     for file in &files {
         let text = fs::read_to_string(file).unwrap();
         let marked = match text.lines().next().and_then(|line| line.strip_prefix("# ")?.split_once(": ")) {
-            Some(("schema", _)) => true,
-            Some(("compiler", _)) => false,
+            Some(("schema", rest)) => Some(rest.split(" | ").next().unwrap_or_default()),
+            Some(("compiler", _)) => None,
             _ => panic!("{}: the first line says neither schema nor compiler", file.display()),
         };
         let (status, said) = create(proxy.port, &text);
         match (marked, status) {
-            (true, 400 | 422) => refused += 1,
-            (false, 201) => accepted += 1,
-            _ => wrong.push(format!("{}: marked schema: {marked}, answered {status}: {said}", file.display())),
+            (Some(path), 400 | 422) if names(&said, path) => refused += 1,
+            (None, 201) => accepted += 1,
+            _ => wrong.push(format!("{}: marked schema: {marked:?}, answered {status}: {said}", file.display())),
         }
     }
     println!("{refused} refused, {accepted} accepted");
@@ -190,7 +190,15 @@ fn create(port: u16, manifest: &str) -> (u16, String) {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
-    (status, answer.split_once("\"message\":").map(|(_, rest)| rest.chars().take(600).collect()).unwrap_or_default())
+    (status, answer.split_once("\"message\":").map(|(_, rest)| rest.to_owned()).unwrap_or_default())
+}
+
+/// Whether a message of the API server names the field at a path: it, or the object below the spec in which it stands,
+/// since rules that compare fields are told of the object. Metadata of a wrong type goes by the name of its type in Go.
+fn names(message: &str, path: &str) -> bool {
+    let parent = path.rsplit_once(['.', '[']).map_or(path, |(parent, _)| parent);
+    let is_of_parent = parent.contains('.') && message.contains(parent);
+    message.contains(path) || is_of_parent || message.contains(&parent.replacen("metadata.", "ObjectMeta.", 1))
 }
 
 /// The gateway as its users will run it: a container with a read-only root and no privileges, probed by a kubelet, and

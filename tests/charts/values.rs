@@ -121,6 +121,10 @@ fn values_that_cannot_work_are_refused_by_name() {
         ("autoscaling: {enabled: true}\ndeployment: {kind: DaemonSet}", "autoscaling.enabled: found true with"),
         ("autoscaling: {enabled: true, minReplicas: 11}", "autoscaling.minReplicas"),
         ("workers: 0", "/workers"),
+        ("hostNetwork: true\ndeployment: {kind: DaemonSet}", "deployment.rollingUpdate.maxSurge: found more than 0"),
+        ("deployment: {rollingUpdate: {maxSurge: 0}}", "with which no pod could ever be replaced"),
+        ("helmTest: {wait: soon}", "/helmTest/wait"),
+        ("metrics: {scrapeAnnotation: true}", "scrapeAnnotation"),
     ];
     for (values, expected) in cases {
         let error = template(helm, values, &[]).expect_err(values);
