@@ -388,6 +388,11 @@ fn entries_of_others_stay_and_ours_go_with_the_class() {
     let namespace = cluster.namespace("others");
     let Some(kubeconfig) = account(cluster, &namespace) else { return };
     let _replica = Replica::start(cluster, &namespace, &kubeconfig, &[]);
+    // An instance with the same name and another class has no part in this.
+    let elsewhere = cluster.namespace("others-class");
+    let Some(kubeconfig) = account(cluster, &elsewhere) else { return };
+    let stranger = Replica::start(cluster, &elsewhere, &kubeconfig, &[]);
+    stranger.wait_for_log("this replica writes the status of routes");
     namespace.apply(&route(&namespace, "shared", answers("shared.test", 200)));
     settled(&namespace, "shared");
     let condition_of_another = json!({
@@ -440,6 +445,11 @@ fn entries_of_others_stay_and_ours_go_with_the_class() {
     });
     assert_eq!(condition(&object["status"]["conditions"], "Ready"), &Value::Null, "{}", object["status"]);
     assert_eq!(object["status"]["observedGeneration"], Value::Null);
+    assert_eq!(stranger.metric("tidegate_status_writes_total{result=\"ok\"}"), 0);
+    // Nothing is left to take over either, until the route asks for that class.
+    let class = format!(r#"{{"spec":{{"gatewayClassName":"{}"}}}}"#, elsewhere.name);
+    namespace.kubectl(&["patch", "gwr", "shared", "--type=merge", "-p", &class]);
+    assert_eq!(parents(&settled(&namespace, "shared")).len(), 2);
 }
 
 /// Writes as the API server counts them, by resource: all but reads, since its start.

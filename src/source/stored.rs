@@ -18,6 +18,19 @@ pub struct Identity {
     pub gateway_class_name: Box<str>,
 }
 
+impl Identity {
+    /// The name under which fields are owned by server-side apply, of at most 128 characters. Each controller has its own
+    /// for each class: of two that differ in their classes alone, none takes back what the other has written.
+    #[must_use]
+    pub fn field_manager(&self) -> String {
+        let name = format!("tidegate:{}:{}", self.controller_name, self.gateway_class_name);
+        match name.len() {
+            0..=128 => name,
+            _ => format!("tidegate:{:016x}", xxhash_rust::xxh3::xxh3_64(name.as_bytes())),
+        }
+    }
+}
+
 /// A route as the API server has it, without what it wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredRoute {
@@ -27,6 +40,8 @@ pub struct StoredRoute {
     pub generation: Option<i64>,
     /// The route is of our class, as far as that can be read.
     pub is_of_class: bool,
+    /// Fields of its status are ours.
+    pub is_managed: bool,
     /// Why this version of tidegate cannot read the object.
     pub problem: Option<Box<str>>,
     /// Its status, as far as it is ours.
@@ -91,6 +106,7 @@ impl StoredRoute {
             uid: text(&metadata["uid"]),
             generation: metadata["generation"].as_i64(),
             is_of_class: class == &*identity.gateway_class_name,
+            is_managed: is_managed(&metadata["managedFields"], identity),
             problem: None,
             status: StoredStatus::read(&object["status"], identity),
         }
@@ -142,6 +158,14 @@ impl StoredCondition {
             observed_generation: condition["observedGeneration"].as_i64(),
             since: condition["lastTransitionTime"].as_str().and_then(|time| time.parse().ok()),
         }
+    }
+}
+
+fn is_managed(managers: &Value, identity: &Identity) -> bool {
+    let mut managers = items(managers).filter(|manager| manager["subresource"] == "status").peekable();
+    managers.peek().is_some() && {
+        let name = identity.field_manager();
+        managers.any(|manager| manager["manager"] == *name)
     }
 }
 
@@ -199,6 +223,23 @@ mod tests {
         assert_eq!((accepted.holds, accepted.observed_generation), (Some(true), Some(3)));
         assert_eq!(accepted.since.map(|time| time.to_string()).as_deref(), Some("2026-01-02T03:04:05Z"));
         assert!(route.status.parent("a").is_none());
+    }
+
+    #[test]
+    fn each_controller_owns_its_fields_for_each_class() {
+        let of = |controller: &str, class: &str| {
+            Identity { controller_name: controller.into(), gateway_class_name: class.into() }.field_manager()
+        };
+        assert_eq!(identity().field_manager(), "tidegate:tidegate.dev/controller:tidegate");
+        let long = "a".repeat(200);
+        assert!(of(&long, "b") != of(&long, "c") && of(&long, "b").len() <= 128);
+        let managed = |manager: &str, subresource: &str| {
+            let managers = json!([{ "manager": "x" }, { "manager": manager, "subresource": subresource }]);
+            StoredRoute::read(&json!({ "metadata": { "managedFields": managers } }), &identity()).is_managed
+        };
+        assert!(managed("tidegate:tidegate.dev/controller:tidegate", "status"));
+        assert!(!managed("tidegate:tidegate.dev/controller:tidegate", ""));
+        assert!(!managed("tidegate:tidegate.dev/controller:other", "status"));
     }
 
     #[test]

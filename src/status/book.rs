@@ -80,6 +80,8 @@ pub(super) struct Book {
     queue: VecDeque<ObjectName>,
     queued: BTreeSet<ObjectName>,
     in_flight: BTreeSet<ObjectName>,
+    /// Of those in flight the ones of which something else was seen meanwhile.
+    overtaken: BTreeSet<ObjectName>,
     later: BTreeSet<(Instant, ObjectName)>,
     /// Routes of which another version of the object was active when they were looked at.
     behind: BTreeSet<ObjectName>,
@@ -98,6 +100,7 @@ impl Book {
             queue: VecDeque::new(),
             queued: BTreeSet::new(),
             in_flight: BTreeSet::new(),
+            overtaken: BTreeSet::new(),
             later: BTreeSet::new(),
             behind: BTreeSet::new(),
             sent: BTreeMap::new(),
@@ -111,6 +114,7 @@ impl Book {
         self.queue.clear();
         self.queued.clear();
         self.in_flight.clear();
+        self.overtaken.clear();
         self.later.clear();
         self.behind.clear();
         self.sent.clear();
@@ -130,6 +134,9 @@ impl Book {
             Sighting::One(name, route) => {
                 if self.stored.get(&name) != Some(&route) {
                     self.stored.insert(name.clone(), route);
+                    if self.in_flight.contains(&name) {
+                        self.overtaken.insert(name.clone());
+                    }
                     self.enqueue(name);
                 }
             }
@@ -217,10 +224,14 @@ impl Book {
     /// Notes how a write has ended.
     pub(super) fn done(&mut self, name: &ObjectName, outcome: Outcome, now: Instant) {
         self.in_flight.remove(name);
+        let is_overtaken = self.overtaken.remove(name);
         match outcome {
             Outcome::Written(route) => {
-                // A later object of the same name is another one.
-                if let Some(stored) = self.stored.get_mut(name).filter(|stored| stored.uid == route.uid) {
+                // The watch may have shown something later than the answer to the write: then it shows the write, too,
+                // or has done so. And a later object of the same name is another one.
+                if !is_overtaken
+                    && let Some(stored) = self.stored.get_mut(name).filter(|stored| stored.uid == route.uid)
+                {
                     let problem = stored.problem.take();
                     *stored = StoredRoute { problem, ..*route };
                 }
@@ -275,7 +286,7 @@ impl Book {
                 desired.notices(&stored.status),
                 desired.fingerprint(),
             ),
-            None if stored.status.parents.is_empty() => return None,
+            None if !stored.is_managed => return None,
             // Not ours any more: what we own goes, and what others own stays.
             None => (json!({}), Vec::new(), 0),
         };

@@ -156,6 +156,8 @@ impl<'a> Desired<'a> {
 
     /// The `status` to apply.
     pub(super) fn to_json(&self, controller_name: &str, stored: &StoredStatus, now: Timestamp) -> Value {
+        // Times of conditions have whole seconds.
+        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
         let parent = |parent: &Parent<'_>| {
             let stored = stored.parent(parent.key);
             let condition = |one: &Condition<'_>| {

@@ -68,17 +68,8 @@ pub(super) struct ClusterRoutes {
 impl ClusterRoutes {
     pub(super) fn new(client: Client, identity: Identity, events: Events) -> Self {
         // Ours by the rules of server-side apply, also where another manager wrote the same field by mistake.
-        let params = PatchParams::apply(&field_manager(&identity.controller_name)).force();
+        let params = PatchParams::apply(&identity.field_manager()).force();
         Self { client, identity, params, events }
-    }
-}
-
-/// The name under which fields are owned: each controller has its own, of at most 128 characters.
-fn field_manager(controller_name: &str) -> String {
-    let name = format!("tidegate:{controller_name}");
-    match name.len() {
-        0..=128 => name,
-        _ => format!("tidegate:{:016x}", xxhash_rust::xxh3::xxh3_64(controller_name.as_bytes())),
     }
 }
 

@@ -54,6 +54,7 @@ impl Bed {
         let mut object = manifest(at, generation, spec);
         if let Some(before) = self.objects.get(&name(at)) {
             object["status"] = before["status"].clone();
+            object["metadata"]["managedFields"] = before["metadata"]["managedFields"].clone();
         }
         self.objects.insert(name(at), object);
         self.see(at);
@@ -84,6 +85,11 @@ impl Bed {
     fn take(&mut self, write: &Write) {
         let object = self.objects.get_mut(&write.name).expect("it is there");
         object["status"] = write.body["status"].clone();
+        let managers = match object["status"]["parents"].is_array() {
+            true => json!([{ "manager": identity().field_manager(), "subresource": "status" }]),
+            false => json!([]),
+        };
+        object["metadata"]["managedFields"] = managers;
         let route = StoredRoute::read(object, &identity());
         self.book.done(&write.name, Outcome::Written(Box::new(route)), self.now);
         self.see(&write.name.name);
@@ -161,6 +167,26 @@ async fn what_was_said_of_an_object_is_not_said_of_the_next_of_its_name() {
     assert_eq!(bed.settle(), ["a"]);
 }
 
+/// The answer to a write comes after the watch has shown the next edit.
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_hides_no_edit() {
+    let mut bed = Bed::new();
+    bed.apply("a", 1, answers("a.test"));
+    bed.publish();
+    let write = bed.next().expect("a write");
+    let mut written = bed.objects[&name("a")].clone();
+    written["status"] = write.body["status"].clone();
+    bed.objects.insert(name("a"), written.clone());
+    bed.see("a");
+    bed.apply("a", 2, answers("b.test"));
+    bed.publish();
+    assert_eq!(bed.next(), None, "one at a time");
+    let answer = StoredRoute::read(&written, &identity());
+    bed.book.done(&name("a"), Outcome::Written(Box::new(answer)), bed.now);
+    assert_eq!(bed.settle(), ["a"]);
+    assert_eq!(bed.objects[&name("a")]["status"]["observedGeneration"], 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_route_of_another_class_is_let_go_and_one_that_never_was_ours_left_alone() {
     let mut bed = Bed::new();
@@ -176,6 +202,11 @@ async fn a_route_of_another_class_is_let_go_and_one_that_never_was_ours_left_alo
     assert_eq!(write.body["status"], json!({}), "what we own goes, the rest stays");
     bed.take(&write);
     bed.book.sweep();
+    assert_eq!(bed.settle(), [""; 0]);
+    // What another instance has written of its own class is its own, also under our name.
+    let of_another = json!({ "parents": [{ "controllerName": CONTROLLER, "ref": "x", "conditions": [] }] });
+    bed.objects.get_mut(&name("b")).expect("there")["status"] = of_another;
+    bed.see("b");
     assert_eq!(bed.settle(), [""; 0]);
     // Nor is there anything to say at parents that are not ours.
     let foreign = json!({ "parentRefs": [{ "group": "other.example", "kind": "Gateway", "name": "x" }] });

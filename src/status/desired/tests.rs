@@ -94,6 +94,9 @@ fn the_time_of_a_transition_moves_with_the_status_alone() {
     let stored = applied(&Desired::of(&status, true), &stored, 200);
     let since = |stored: &StoredStatus, kind| stored.parents[0].condition(kind).and_then(|one| one.since);
     assert_eq!(since(&stored, ConditionType::Accepted), Some(at(100)));
+    let exact = Timestamp::from_millisecond(100_999).expect("in range");
+    let object = Desired::of(&status, true).to_json(CONTROLLER, &StoredStatus::default(), exact);
+    assert_eq!(object["conditions"][0]["lastTransitionTime"], "1970-01-01T00:01:40Z");
     assert_eq!(since(&stored, ConditionType::ResolvedRefs), Some(at(200)));
     assert_eq!(stored.ready.as_ref().and_then(|ready| ready.since), Some(at(200)));
     // Another reason for the same status.

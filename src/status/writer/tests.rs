@@ -199,10 +199,3 @@ async fn a_call_without_an_answer_ends_and_is_made_again() {
     pass(1.0).await;
     assert!(!bed.sightings.is_closed());
 }
-
-#[test]
-fn each_controller_owns_its_fields_under_its_name() {
-    assert_eq!(field_manager("tidegate.dev/controller"), "tidegate:tidegate.dev/controller");
-    let (one, other) = (field_manager(&"a".repeat(200)), field_manager(&"b".repeat(200)));
-    assert!(one != other && one.len() <= 128);
-}
