@@ -17,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cluster::{Cluster, Namespace, Options, PATIENCE, wait_for};
+use cluster::{Cluster, Namespace, Options, PATIENCE, REFERENCE_GRANTS, wait_for};
 
 /// The YAML files of a folder of this repository, in order.
 fn yaml_files(folder: &str) -> Vec<PathBuf> {
@@ -80,32 +80,13 @@ fn a_service_account_has_its_rights_and_no_more() {
     assert!(who.contains(&format!("system:serviceaccount:{}:gateway", namespace.name)), "{who}");
 }
 
-/// The kind that the examples name beside our own. The real one comes with Gateway API's bundle; without that, a
-/// stand-in lets the examples be created as they are.
-const REFERENCE_GRANT: &str = r#"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata:
-  name: referencegrants.gateway.networking.k8s.io
-  annotations: {api-approved.kubernetes.io: "unapproved, a stand-in of tests"}
-spec:
-  group: gateway.networking.k8s.io
-  scope: Namespaced
-  names: {kind: ReferenceGrant, listKind: ReferenceGrantList, plural: referencegrants, singular: referencegrant}
-  versions:
-  - name: v1
-    served: true
-    storage: true
-    schema:
-      openAPIV3Schema: {type: object, properties: {spec: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
-"#;
-
 #[test]
 fn the_crd_installs_and_all_examples_are_accepted() {
     let Some(cluster) = Cluster::shared() else { return };
     install_crds(cluster);
     if cluster.try_kubectl(&["get", "crd", "referencegrants.gateway.networking.k8s.io"]).is_err() {
-        cluster.apply(REFERENCE_GRANT);
+        // Without the bundle of Gateway API, a stand-in lets the examples be created as they are.
+        cluster.apply(REFERENCE_GRANTS);
         let crd = "crd/referencegrants.gateway.networking.k8s.io";
         cluster.kubectl(&["wait", "--for=condition=Established", &format!("--timeout={}s", PATIENCE.as_secs()), crd]);
     }

@@ -14,25 +14,6 @@ use crate::{documents, template};
 /// Name and version of the CRD of this repository.
 pub const ROUTES: &str = "gatewayroutes.tidegate.dev";
 
-/// A stand-in for the kind ReferenceGrant of Gateway API, which takes the same objects.
-pub const REFERENCE_GRANTS: &str = r#"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata:
-  name: referencegrants.gateway.networking.k8s.io
-  annotations: {api-approved.kubernetes.io: "unapproved, a stand-in of tests"}
-spec:
-  group: gateway.networking.k8s.io
-  scope: Namespaced
-  names: {kind: ReferenceGrant, listKind: ReferenceGrantList, plural: referencegrants, singular: referencegrant}
-  versions:
-  - name: v1
-    served: true
-    storage: true
-    schema:
-      openAPIV3Schema: {type: object, properties: {spec: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
-"#;
-
 /// Installs a kind and waits until it is served; tests may call it beside each other.
 pub fn install_kind(cluster: &Cluster, manifest: &str, name: &str) {
     let file = cluster.file("kind.yaml", manifest);

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Namespace};
-use crate::gateway::{Gateway, REFERENCE_GRANTS, ROUTES, Rights, install_kind};
+use crate::cluster::{Cluster, Namespace, REFERENCE_GRANTS};
+use crate::gateway::{Gateway, ROUTES, Rights, install_kind};
 use crate::{helm, read};
 
 /// What the gateway does without one rule.

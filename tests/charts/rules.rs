@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::cluster::{Cluster, Namespace, Options, PATIENCE};
-use crate::gateway::{Gateway, REFERENCE_GRANTS, ROUTES, Rights, install_kind};
+use crate::cluster::{Cluster, Namespace, Options, PATIENCE, REFERENCE_GRANTS};
+use crate::gateway::{Gateway, ROUTES, Rights, install_kind};
 use crate::install::WEB;
 use crate::{helm, read};
 

@@ -19,6 +19,25 @@ use serde_json::{Value, json};
 /// Bounds every wait. Only reached when something is broken: machines that run tests may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// A stand-in for the kind ReferenceGrant, which takes the same objects. The real one comes with the bundle of Gateway API.
+pub const REFERENCE_GRANTS: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: referencegrants.gateway.networking.k8s.io
+  annotations: {api-approved.kubernetes.io: "unapproved, a stand-in of tests"}
+spec:
+  group: gateway.networking.k8s.io
+  scope: Namespaced
+  names: {kind: ReferenceGrant, listKind: ReferenceGrantList, plural: referencegrants, singular: referencegrant}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema:
+      openAPIV3Schema: {type: object, properties: {spec: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+"#;
+
 /// What a cluster of our own is started with.
 #[derive(Default)]
 pub struct Options {
