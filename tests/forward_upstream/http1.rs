@@ -1,6 +1,6 @@
 //! HTTP/1.1 endpoints: the canonical request, hostile responses, own answers.
 
-use tidegate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey};
+use tidegate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts};
 use tokio::io::AsyncWriteExt;
 
 use super::bed::{Endpoints, GET, Gateway, OK, Options, run, until};
@@ -269,6 +269,46 @@ fn http10_clients_get_no_chunks() {
         let answer = gateway.ask("GET /p HTTP/1.0\r\nhost: a.test\r\n\r\n").await;
         assert_eq!((answer.status, answer.body.as_slice()), (200, b"ok".as_slice()));
         assert_eq!((answer.field("transfer-encoding"), answer.field("keep-alive")), (None, None));
+    });
+}
+
+/// The end of the connection is the end of the body for an HTTP/1.0 client, so an answer that breaks off must not end so.
+#[test]
+fn http10_clients_see_that_an_answer_broke_off() {
+    run(async || {
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n";
+        let seconds = std::time::Duration::from_secs;
+        let limited = Timeouts { request: Some(seconds(1)), ..Timeouts::default() };
+        let quiet = Timeouts { idle: Some(seconds(1)), ..Timeouts::default() };
+        for (sent, ends, timeouts) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart".to_owned(), true, Timeouts::default()),
+            (chunked.to_owned(), true, Timeouts::default()),
+            (format!("{chunked}zz\r\n"), false, Timeouts::default()),
+            (chunked.to_owned(), false, limited),
+            (chunked.to_owned(), false, quiet),
+        ] {
+            let expected = format!("{sent:?}, {ends}, {timeouts:?}");
+            let backend = Endpoints::script(move |mut served| {
+                let sent = sent.clone();
+                async move {
+                    served.head().await;
+                    served.send(sent).await;
+                    if !ends {
+                        served.until_closed().await;
+                    }
+                }
+            })
+            .await;
+            let gateway = Gateway::start(Options { timeouts, ..Options::to(&[backend.addr]) }).await;
+            for keep_alive in ["", "connection: keep-alive\r\n"] {
+                let mut client = gateway.client().await;
+                client.send(format!("GET /p HTTP/1.0\r\nhost: a.test\r\n{keep_alive}\r\n")).await;
+                let mut received = Vec::new();
+                let end = tokio::io::AsyncReadExt::read_to_end(&mut client.stream, &mut received).await;
+                assert_eq!(end.expect_err(&expected).kind(), std::io::ErrorKind::ConnectionReset, "{expected}");
+                assert!(received.ends_with(b"part"), "{expected}");
+            }
+        }
     });
 }
 

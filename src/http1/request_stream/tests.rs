@@ -181,8 +181,10 @@ fn runs_of_small_chunks_become_few() {
     const CHUNKS: usize = 5000;
     let limits = StreamLimits { body: None, ..LIMITS };
     let head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
-    let input = [&head[..], &b"1\r\nx\r\n".repeat(CHUNKS), b"0\r\n\r\n"].concat();
-    for piece in [1000, 1001, 16 << 10] {
+    let forms: [(&[u8], usize); 3] = [(b"1\r\nx\r\n", 1), (b"0001\r\nx\r\n", 1), (b"2\r\nxx\r\n", 2)];
+    let pieces = [1000, 1001, 16 << 10];
+    for ((form, data), piece) in forms.into_iter().flat_map(|form| pieces.map(|piece| (form, piece))) {
+        let input = [&head[..], &form.repeat(CHUNKS), b"0\r\n\r\n"].concat();
         let (mut stream, mut accepted) = (RequestStream::default(), Vec::new());
         for mut part in input.chunks(piece) {
             while !part.is_empty() {
@@ -197,7 +199,7 @@ fn runs_of_small_chunks_become_few() {
         assert!(stream.refusal().is_none() && accepted.starts_with(head) && accepted.ends_with(b"\r\n0\r\n\r\n"));
         let body = &accepted[head.len()..];
         let framing = body.iter().filter(|&&byte| byte == b'\n').count();
-        assert_eq!(body.iter().filter(|&&byte| byte == b'x').count(), CHUNKS);
+        assert_eq!(body.iter().filter(|&&byte| byte == b'x').count(), data * CHUNKS);
         // Two lines for a chunk: one that was split, and one for all others of a piece.
         assert!(framing < 8 * (input.len() / piece + 2), "{framing} lines in pieces of {piece}");
     }
