@@ -1,7 +1,8 @@
 //! What a real API server is told about routes: conditions, Events, and who tells it.
 //!
 //! `tests/cluster.sh` builds the control plane and helm, and runs this; without them every test says so and skips.
-//! tidegate runs with the rights of the chart's ServiceAccount and nothing else.
+//! tidegate runs with the rights of the chart's ServiceAccount and nothing else. With `TIDEGATE_LONG=1` there are 5,000
+//! routes and 1,000 edits instead of few.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/cluster.rs"]
@@ -697,4 +698,37 @@ fn without_status_neither_lease_nor_routes_are_touched() {
     namespace.kubectl(&["wait", "--for=condition=Ready", &timeout(), "gwr/web"]);
     assert!(writes.is_leader() && !silent.is_leader());
     assert!(!silent.log().contains("Lease"));
+}
+
+/// A schema that is newer than the program lets objects in that the program cannot read.
+#[test]
+fn an_object_of_another_schema_is_told_what_still_serves() {
+    let Some(cluster) = Cluster::start(Options::default().without_nodes()) else { return };
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds/gatewayroutes.tidegate.dev.yaml");
+    let mut crd: Value = serde_saphyr::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = json!({
+        "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+        "properties": { "gatewayClassName": { "type": "string" } },
+    });
+    cluster.apply(&crd.to_string());
+    cluster.kubectl(&["wait", "--for=condition=Established", &timeout(), "crd/gatewayroutes.tidegate.dev"]);
+    let namespace = cluster.namespace("schema");
+    let Some(kubeconfig) = account(&cluster, &namespace) else { return };
+    let replica = Replica::start(&cluster, &namespace, &kubeconfig, &[]);
+    namespace.apply(&route(&namespace, "edited", answers("edited.test", 201)));
+    settled(&namespace, "edited");
+    for (name, said) in
+        [("edited", "generation 1, the last that could be read, stays active"), ("new", "is not served")]
+    {
+        namespace.apply(&route(&namespace, name, json!({ "hostnames": [format!("{name}.test")], "rules": 5 })));
+        let object = wait_for_reason(&namespace, name, "UnsupportedValue");
+        let message = condition(&object["status"]["conditions"], "Ready")["message"].as_str().unwrap();
+        assert!(message.contains(said), "{message}");
+        println!("{name}: {message}");
+    }
+    assert!(replica.get("edited.test").unwrap().starts_with("HTTP/1.1 201"));
+    // The others are no worse off for it, and a repair is seen.
+    namespace.apply(&route(&namespace, "new", answers("new.test", 202)));
+    wait_for_reason(&namespace, "new", "Ready");
+    assert!(replica.get("new.test").unwrap().starts_with("HTTP/1.1 202"));
 }
