@@ -150,8 +150,15 @@ fn job_of_annotations(discovery: &Value) -> Value {
     })
 }
 
-/// What is empty as long as nothing happens that it counts.
-const RARE: &[&str] = &["tidegate_connections_closed_total", "tidegate_sockets_closed_total"];
+/// What is empty as long as nothing happens that it counts: here no pod fails, and the API server answers.
+const RARE: &[&str] = &[
+    "tidegate_connections_closed_total",
+    "tidegate_sockets_closed_total",
+    "tidegate_service_requests_total{namespace=~\"$namespace\", pod=~\"$pod\", code=\"5xx\"}",
+    "tidegate_service_endpoints{namespace=~\"$namespace\", pod=~\"$pod\", state!=\"ready\"}",
+    "tidegate_watch_removals_held",
+    "tidegate_watch_available{namespace=~\"$namespace\", pod=~\"$pod\"}) == 0",
+];
 
 /// A route to a Service without pods.
 const EMPTY: &str = r"
