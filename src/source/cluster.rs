@@ -5,6 +5,26 @@
 //! and never holds up the others. What was read stays active for as long as the API server cannot be asked.
 //!
 //! [`start`] returns once every kind was listed, so that the first state is a whole one.
+//!
+//! # How it grows
+//!
+//! Measured with `cargo bench --bench cluster` on two busy cores, routes of two rules and three backends each:
+//!
+//! | | 5,000 routes, 15,000 endpoints | 40,000 routes, 120,000 endpoints |
+//! |---|---|---|
+//! | memory at rest | 58 MiB | about 450 MiB: it grows with the objects (estimated) |
+//! | first compilation | 75 ms | 1.4 s |
+//! | start to ready | 0.7 s | 15 s |
+//! | watch traffic at rest | five requests in half a minute, a list of each kind in ten minutes | the same; a list has some 60 MB |
+//!
+//! Every change compiles everything, so what breaks first is the time from a change to traffic: it is the time of one or
+//! two compilations, and of publishing. A change of a slice among thousands costs as much as one of a route. Memory is
+//! next, since two versions are there while one takes the place of the other; then the lists, which all replicas ask for
+//! after an API server has been away.
+//!
+//! What would be done, in this order: compile by hostname and keep the tables of those that did not change (routers are
+//! built for each listener today); publish endpoints without compiling routes; shard by class, so that a gateway has
+//! only the routes of its own.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

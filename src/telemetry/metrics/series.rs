@@ -2,7 +2,8 @@
 //!
 //! How the limit is divided:
 //!
-//! * 3/8: latency histograms, one per route; routes without room share one.
+//! * 3/8 less 1/64: latency histograms, one per route; routes without room share one. The 1/64 is for what belongs to the
+//!   process, so that all together stay below the limit.
 //! * 3/8: request counters of rules.
 //! * 1/8: request counters of routes, for rules without room.
 //! * 1/8: series of Services, which are in a file of their own.
@@ -252,7 +253,8 @@ pub(super) fn render(routes: &mut BTreeMap<Arc<str>, RouteEntry>, max_series: us
     }
     let mut rules_left = (max_series * 3 / 8).saturating_sub(own_rules);
     let mut routes_left = (max_series / 8).saturating_sub(COMBINATIONS + own_routes);
-    let mut histograms_left = (max_series * 3 / 8 / HISTOGRAM_LINES).saturating_sub(1 + own_histograms);
+    let mut histograms_left =
+        ((max_series * 3 / 8 - max_series / 64) / HISTOGRAM_LINES).saturating_sub(1 + own_histograms);
 
     let mut folded = 0;
     let mut overflow = [0; COMBINATIONS];
