@@ -103,6 +103,10 @@ fn run_probe(command: Probe) -> Result<ExitCode> {
 
 fn print(text: &str) -> Result<ExitCode> {
     use io::Write as _;
-    io::stdout().lock().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // The reader has seen enough, as in `tidegate crd | head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written.context("cannot write to standard output")?,
+    }
     Ok(ExitCode::SUCCESS)
 }

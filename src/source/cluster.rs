@@ -15,7 +15,7 @@
 //! | memory at rest | 58 MiB | about 450 MiB: it grows with the objects (estimated) |
 //! | first compilation | 75 ms | 1.4 s |
 //! | start to ready | 0.7 s | 15 s |
-//! | watch traffic at rest | five requests in half a minute, a list of each kind in ten minutes | the same; a list has some 60 MB |
+//! | watch traffic at rest | five requests in half a minute, a list of each kind in ten minutes | the same; a list has some 60 MB (estimated) |
 //!
 //! Every change compiles everything, so what breaks first is the time from a change to traffic: it is the time of one or
 //! two compilations, and of publishing. A change of a slice among thousands costs as much as one of a route. Memory is
