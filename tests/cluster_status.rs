@@ -2,7 +2,7 @@
 //!
 //! `tests/cluster.sh` builds the control plane and helm, and runs this; without them every test says so and skips.
 //! tidegate runs with the rights of the chart's ServiceAccount and nothing else. With `TIDEGATE_LONG=1` there are 5,000
-//! routes and 1,000 edits instead of few.
+//! routes, 1,000 edits, 50 rolling restarts and a minute of rest instead of few.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/cluster.rs"]
@@ -519,7 +519,7 @@ fn one_of_two_writes_and_only_what_differs() {
 
     // At rest. What passes here is time in which something might be written.
     let events = writes_of(&cluster, "events/");
-    std::thread::sleep(Duration::from_secs(10));
+    std::thread::sleep(Duration::from_secs(many(10, 60) as u64));
     assert_eq!((total(), writes_of(&cluster, "events/")), (written, events), "at rest");
     // A second replica changes nothing, and neither does a change of the writer in good order.
     let two = Replica::start(&cluster, &namespace, &kubeconfig, &[]);
@@ -665,6 +665,67 @@ fn a_status_is_never_wrong_about_what_serves() {
     );
     assert_eq!(wrong, Vec::<String>::new());
 }
+
+/// Rolling restarts of a backend under constant load: no request fails, and the status stays as it was written once, since
+/// pods that come and go are no matter of it.
+#[test]
+fn rolling_restarts_cost_no_request_and_no_status() {
+    let Some(cluster) = shared() else { return };
+    let namespace = cluster.namespace("rolling");
+    let Some(kubeconfig) = account(cluster, &namespace) else { return };
+    namespace.apply(WEB);
+    namespace.kubectl(&["rollout", "status", "deployment/web", &timeout()]);
+    let replica = Replica::start(cluster, &namespace, &kubeconfig, &[]);
+    namespace.apply(&route(&namespace, "web", sends_to("rolling.test", json!({ "name": "web", "port": 80 }))));
+    namespace.kubectl(&["wait", "--for=condition=Ready", &timeout(), "gwr/web"]);
+    let written = read(&namespace, "web")["status"].clone();
+    let restarts = many(2, 50);
+    let (failed, answered, stop) = (Mutex::new(Vec::new()), AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                match replica.get("rolling.test") {
+                    Ok(answer) if answer.starts_with("HTTP/1.1 200") => drop(answered.fetch_add(1, Ordering::Relaxed)),
+                    other => failed.lock().unwrap().push(other),
+                }
+            }
+        });
+        // The load ends with the restarts, also when one of them fails.
+        let restart = |number: usize| {
+            // As `kubectl rollout restart` does, which refuses a second one within a second.
+            let patch =
+                json!({ "spec": { "template": { "metadata": { "annotations": { "restart": number.to_string() } } } } });
+            namespace.try_kubectl(&["patch", "deployment", "web", "--patch", &patch.to_string()])?;
+            namespace.try_kubectl(&["rollout", "status", "deployment/web", &timeout()])?;
+            Ok(read(&namespace, "web")["status"].clone())
+        };
+        let seen: Result<Vec<Value>, String> = (0..restarts).map(restart).collect();
+        stop.store(true, Ordering::Relaxed);
+        assert!(seen.unwrap().iter().all(|status| *status == written), "{written}");
+    });
+    println!("{restarts} rolling restarts, {} requests", answered.load(Ordering::Relaxed));
+    assert_eq!(failed.into_inner().unwrap(), Vec::new());
+    assert!(answered.load(Ordering::Relaxed) > 50);
+    assert_eq!(replica.metric("tidegate_status_writes_total{result=\"ok\"}"), 1);
+}
+
+/// Three pods, and their Service.
+const WEB: &str = r"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: web, image: web, ports: [{containerPort: 8080}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
+";
 
 /// Rights that are missing are named, and come back into use by themselves.
 #[test]
