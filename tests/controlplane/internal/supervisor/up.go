@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -455,8 +456,44 @@ func (s *supervisor) command(line string) {
 			refuse(err.Error())
 			return
 		}
+		if verb == "stop" && !isStoppedWithin(p.pid(), stopLimit) {
+			refuse("it was told to stop and still runs")
+			return
+		}
 		s.answer(answer{Event: verb, Part: p.name, OK: true})
 	}
+}
+
+// stopLimit is how long the threads of a part may take to stop on a busy machine.
+const stopLimit = 5 * time.Second
+
+// isStoppedWithin waits until every thread of a process is stopped: a signal that is sent is not one that was taken.
+func isStoppedWithin(pid int, limit time.Duration) bool {
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if isStopped(pid) {
+			return true
+		}
+	}
+	return false
+}
+
+func isStopped(pid int) bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(threads) == 0 {
+		return false
+	}
+	for _, thread := range threads {
+		stat, err := os.ReadFile(thread)
+		if err != nil {
+			continue // The thread has ended.
+		}
+		// The state follows the name, which may hold anything, in parentheses.
+		_, state, _ := bytes.Cut(stat[max(bytes.LastIndexByte(stat, ')'), 0):], []byte(" "))
+		if len(state) == 0 || state[0] != 'T' && state[0] != 'Z' {
+			return false
+		}
+	}
+	return true
 }
 
 // part is one child process.
