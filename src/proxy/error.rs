@@ -84,6 +84,15 @@ pub enum ProxyError {
     Panic,
 }
 
+/// How an endpoint failed.
+#[derive(Clone, Copy, Debug)]
+struct EndpointFailure {
+    /// The request may be sent again.
+    retryable: bool,
+    /// It let a deadline pass.
+    timeout: bool,
+}
+
 impl ProxyError {
     /// The status of the own answer.
     #[must_use]
@@ -130,64 +139,28 @@ impl ProxyError {
     /// Whether it may be sent again, as far as the kind of failure goes; how far the request got decides the rest.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Connect(_) | Self::ConnectTimeout | Self::Reset(_) => true,
-            Self::NoHost
-            | Self::NoPath
-            | Self::NoBackend
-            | Self::NoEndpoints
-            | Self::MissingKey
-            | Self::Loop
-            | Self::BadResponse(_)
-            | Self::Handshake
-            | Self::MaxConnections
-            | Self::ResponseHead
-            | Self::BackendRequest
-            | Self::Request
-            | Self::ExchangeIdle
-            | Self::RequestBody { .. }
-            | Self::Unsendable(_)
-            | Self::Panic => false,
-        }
+        self.of_endpoint().is_some_and(|failure| failure.retryable)
     }
 
     /// The endpoint let a deadline pass.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        match self {
-            Self::ConnectTimeout | Self::ResponseHead | Self::BackendRequest | Self::Request | Self::ExchangeIdle => {
-                true
-            }
-            Self::Connect(_)
-            | Self::Reset(_)
-            | Self::BadResponse(_)
-            | Self::Handshake
-            | Self::NoHost
-            | Self::NoPath
-            | Self::NoBackend
-            | Self::NoEndpoints
-            | Self::MissingKey
-            | Self::Loop
-            | Self::MaxConnections
-            | Self::RequestBody { .. }
-            | Self::Unsendable(_)
-            | Self::Panic => false,
-        }
+        self.of_endpoint().is_some_and(|failure| failure.timeout)
     }
 
     /// The endpoint failed before a response head, which its live numbers should know.
     #[must_use]
     pub fn is_endpoint_failure(&self) -> bool {
-        match self {
-            Self::Connect(_)
-            | Self::ConnectTimeout
-            | Self::Reset(_)
-            | Self::BadResponse(_)
-            | Self::Handshake
-            | Self::ResponseHead
-            | Self::BackendRequest
-            | Self::Request
-            | Self::ExchangeIdle => true,
+        self.of_endpoint().is_some()
+    }
+
+    /// What it says about the endpoint; `None` where it is none of the endpoint's doing.
+    fn of_endpoint(&self) -> Option<EndpointFailure> {
+        let (retryable, timeout) = match self {
+            Self::Connect(_) | Self::Reset(_) => (true, false),
+            Self::ConnectTimeout => (true, true),
+            Self::BadResponse(_) | Self::Handshake => (false, false),
+            Self::ResponseHead | Self::BackendRequest | Self::Request | Self::ExchangeIdle => (false, true),
             Self::NoHost
             | Self::NoPath
             | Self::NoBackend
@@ -197,8 +170,9 @@ impl ProxyError {
             | Self::MaxConnections
             | Self::RequestBody { .. }
             | Self::Unsendable(_)
-            | Self::Panic => false,
-        }
+            | Self::Panic => return None,
+        };
+        Some(EndpointFailure { retryable, timeout })
     }
 
     /// This process ran out of sockets, ports or memory: the failure says nothing about the endpoint.
