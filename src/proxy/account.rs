@@ -113,9 +113,7 @@ impl Account {
             }
         }
     }
-}
 
-impl Account {
     /// When the client took or sent something last, where a rule limits silence.
     pub fn client_moved(&self) -> Option<Instant> {
         self.cutoff.as_ref()?.client_moved()

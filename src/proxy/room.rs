@@ -119,10 +119,6 @@ impl Room {
         })
     }
 
-    fn time(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.epoch).as_micros()).unwrap_or(FREE).min(FREE - 1)
-    }
-
     fn slots(&self, worker: usize) -> Option<MutexGuard<'_, Slots>> {
         self.workers.get(worker).map(|seats| lock(&seats.0))
     }
@@ -176,7 +172,7 @@ impl Room {
 
     /// Tells operators now and then that connections are closed for others.
     fn tell(&self, asked: usize) {
-        let now = self.time(Instant::now());
+        let now = state_at(self.epoch, Instant::now());
         let before = self.told.load(Ordering::Relaxed);
         let pause = u64::try_from(TOLD_FOR.as_micros()).unwrap_or(u64::MAX);
         if before != 0 && now < before.saturating_add(pause) {
@@ -520,8 +516,7 @@ impl Presence {
     /// No request runs any more.
     pub(super) fn idle(&self, now: Instant) {
         if self.state().load(Ordering::Relaxed) != LEAVING {
-            let since = now.saturating_duration_since(self.epoch).as_micros();
-            self.state().store(u64::try_from(since).unwrap_or(FREE).min(FREE - 1), Ordering::Relaxed);
+            self.state().store(state_at(self.epoch, now), Ordering::Relaxed);
         }
     }
 
@@ -560,6 +555,11 @@ impl FileLimit {
     fn over(self, number: u64) -> u64 {
         self.first.map_or(0, |first| (number + 1).saturating_sub(first))
     }
+}
+
+/// A time as states count it: never one of the marks above.
+fn state_at(epoch: Instant, at: Instant) -> u64 {
+    u64::try_from(at.saturating_duration_since(epoch).as_micros()).unwrap_or(FREE).min(FREE - 1)
 }
 
 /// Locks; what a panicking thread left behind is still places.

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
 use crate::reason::Reason;
+use crate::timer::earlier;
 
 /// How long a connection may stay idle once listeners close: clients that send without pause get their answer, with
 /// `connection: close`, instead of a reset.
@@ -130,9 +131,5 @@ fn sooner(next: &mut Option<(Instant, Reason)>, since: Instant, after: Duration,
 /// Replaces `next` when `other` is earlier.
 #[inline]
 fn sooner_of(next: &mut Option<(Instant, Reason)>, other: Option<(Instant, Reason)>) {
-    if let Some(other) = other
-        && next.is_none_or(|next| other.0 < next.0)
-    {
-        *next = Some(other);
-    }
+    *next = earlier(*next, other);
 }
