@@ -142,8 +142,8 @@ impl EndpointState {
         }
     }
 
-    /// Takes a latency (request sent to response head, or how long was waited for one in vain) into the peak-sensitive average: a higher one replaces it, a
-    /// lower one draws it down with the time constant [`EWMA_DECAY`].
+    /// Takes a latency (request sent to response head, or how long was waited for one in vain) into the peak-sensitive
+    /// average: a higher one replaces it, a lower one draws it down with the time constant [`EWMA_DECAY`].
     pub fn observe_latency(&self, latency: Duration, now: Duration) {
         let tick = tick(now);
         let seen = latency.as_secs_f32().max(f32::MIN_POSITIVE);

@@ -1,9 +1,9 @@
 //! The input of an HTTP/1 connection as a state machine: bytes in, accepted bytes and verdicts out.
 //!
 //! Heads are scanned once, and the framing of their bodies is followed to find the next message. Only what was accepted
-//! is given out: a head as a whole, its target percent-encoded where it has to be, a body as far as its framing holds. What is refused between messages looks like the
-//! end of the input, so that answers under way are finished in order; what is refused inside a body is an error behind
-//! all bytes before it.
+//! is given out: a head as a whole, its target percent-encoded where it has to be, a body as far as its framing holds.
+//! What is refused between messages looks like the end of the input, so that answers under way are finished in order; what
+//! is refused inside a body is an error behind all bytes before it.
 //!
 //! Pure: no socket and no clock. The caller reads into [`RequestStream::room`] and says how much came
 //! ([`received`](RequestStream::received)) or that nothing will ([`ended`](RequestStream::ended)). A verdict depends on

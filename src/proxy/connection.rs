@@ -207,6 +207,7 @@ impl<H: Handler> Driver<H> {
                         return Poll::Ready(ConnectionEnd::Closed(Reason::BodySlow));
                     }
                 }
+                // Not the end yet, only time to look for it.
                 Reason::ClientGone => self.guard.borrow_mut().look_ahead(),
                 Reason::Request | Reason::BackendRequest | Reason::ExchangeIdle => {
                     self.shared.downstream.cutoff.pass(due);

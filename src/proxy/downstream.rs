@@ -199,7 +199,8 @@ pub trait Handler: 'static {
     /// The body of its responses.
     type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static;
 
-    /// Answers one request; the work begins with the first poll. Dropping the future, or later the response's body, cancels the work behind it.
+    /// Answers one request; the work begins with the first poll. Dropping the future, or later the response's body, cancels
+    /// the work behind it.
     fn handle(
         self: Rc<Self>,
         downstream: Rc<Downstream>,

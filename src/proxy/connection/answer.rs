@@ -193,6 +193,7 @@ pub(super) fn answer<H: Handler, F>(
         return Answering::Done(Some(Box::new(context.handler.own_answer(downstream, answer))));
     }
     let handler = Rc::clone(&context.handler);
+    // It is empty, and known to be: nothing is dropped when it is filled.
     let mut memory = spare.0.take().filter(|memory| memory.is_none()).unwrap_or_else(|| Box::pin(None));
     memory.set(Some(begin(handler, Rc::clone(downstream), checked.head, request)));
     Answering::Handled(Some(memory), Rc::clone(spare))
