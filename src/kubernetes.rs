@@ -1,10 +1,11 @@
-//! The connection to a Kubernetes API server: address, credentials and limits of time, for whoever reads from it or
-//! writes to it.
+//! The connection to a Kubernetes API server, for whoever reads from it or writes to it: address, credentials, limits of
+//! time, and what it says when it refuses.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::Status;
 use kube::{Client, Config};
 
 /// How long the API server may take to accept a connection.
@@ -42,6 +43,29 @@ pub enum KubernetesError {
     /// The credentials or the address cannot be used.
     #[error("the Kubernetes client cannot be set up: {0}")]
     Client(#[from] kube::Error),
+}
+
+/// What an error of the client says, with all that caused it: its own texts leave out what the network said.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text += ": ";
+            text += &more;
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// When the API server wants to be asked again, as far as it says.
+#[must_use]
+pub fn retry_after(status: &Status) -> Option<Duration> {
+    let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
 /// What an error says, without the excerpt of the file that follows in further lines.

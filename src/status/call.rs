@@ -4,6 +4,8 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+use crate::kubernetes::{retry_after, with_causes};
+
 /// Why a call did not do what it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -25,16 +27,13 @@ pub(super) enum Failure {
 
 impl Failure {
     fn of(error: &kube::Error) -> Self {
-        let kube::Error::Api(status) = error else { return Self::Broken(chain(error)) };
+        let kube::Error::Api(status) = error else { return Self::Broken(with_causes(error)) };
         let message = status.message.clone();
         match status.code {
             404 | 410 => Self::NotFound(message),
             409 => Self::Conflict(message),
             401 | 403 => Self::Forbidden(message),
-            429 => {
-                let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
-                Self::Busy((seconds > 0).then(|| Duration::from_secs(seconds.into())), message)
-            }
+            429 => Self::Busy(retry_after(status), message),
             400..500 => Self::Refused(message),
             _ => Self::Broken(message),
         }
@@ -53,20 +52,6 @@ impl fmt::Display for Failure {
             Self::TimedOut(limit) => write!(f, "no answer within {limit:?}"),
         }
     }
-}
-
-/// An error with all of its causes, each once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let said = inner.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 /// Waits for a call, but not for longer than `limit`.

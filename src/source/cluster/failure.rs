@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kube::core::Status;
 
+use crate::kubernetes::{retry_after, with_causes};
 use crate::telemetry::metrics::Restart;
 
 /// What was asked for.
@@ -46,8 +47,7 @@ impl Failure {
             0 => Restart::Broken,
             _ => Restart::Refused,
         };
-        let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
-        let retry_after = (seconds > 0 && cause == Restart::Throttled).then(|| Duration::from_secs(seconds.into()));
+        let retry_after = retry_after(status).filter(|_| cause == Restart::Throttled);
         let mut says = status.message.clone();
         if says.is_empty() {
             says = format!("status {} {}", status.code, status.reason);
@@ -59,7 +59,7 @@ impl Failure {
     pub(super) fn of(verb: Verb, error: &kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::of_status(verb, status),
-            other => Self::new(Restart::Broken, verb, chain(other)),
+            other => Self::new(Restart::Broken, verb, with_causes(other)),
         }
     }
 }
@@ -72,21 +72,6 @@ impl fmt::Display for Failure {
         };
         write!(f, "{verb}: {}", self.says)
     }
-}
-
-/// An error with everything that caused it: the client's own texts leave out what the network said.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text += ": ";
-            text += &more;
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
