@@ -6,6 +6,7 @@
 mod api_contract;
 #[path = "support/api_server.rs"]
 mod api_server;
+mod support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -5,19 +5,15 @@
 
 #[path = "support/api_contract.rs"]
 mod api_contract;
-#[path = "support/cluster.rs"]
-mod cluster;
+mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::time::Duration;
 
-use cluster::{Cluster, Namespace, Options, PATIENCE, REFERENCE_GRANTS, wait_for};
+use support::client::{Answer, Client};
+use support::cluster::{Cluster, Namespace, Options, REFERENCE_GRANTS, timeout, wait_for};
+use support::controller::Controller;
 
 /// The YAML files of a folder of this repository, in order.
 fn yaml_files(folder: &str) -> Vec<PathBuf> {
@@ -29,20 +25,6 @@ fn yaml_files(folder: &str) -> Vec<PathBuf> {
         .collect();
     files.sort();
     files
-}
-
-/// Installs what is in `crds/` and waits until it is served; tests may call it beside each other.
-fn install_crds(cluster: &Cluster) {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().unwrap();
-    let files = yaml_files("crds");
-    assert!(!files.is_empty(), "crds/ holds the CRD");
-    for file in &files {
-        let file = file.to_str().expect("a path in UTF-8");
-        cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", file]);
-        let timeout = format!("--timeout={}s", PATIENCE.as_secs());
-        cluster.kubectl(&["wait", "--for=condition=Established", &timeout, "-f", file]);
-    }
 }
 
 #[test]
@@ -83,12 +65,10 @@ fn a_service_account_has_its_rights_and_no_more() {
 #[test]
 fn the_crd_installs_and_all_examples_are_accepted() {
     let Some(cluster) = Cluster::shared() else { return };
-    install_crds(cluster);
+    cluster.install_routes();
     if cluster.try_kubectl(&["get", "crd", "referencegrants.gateway.networking.k8s.io"]).is_err() {
         // Without the bundle of Gateway API, a stand-in lets the examples be created as they are.
-        cluster.apply(REFERENCE_GRANTS);
-        let crd = "crd/referencegrants.gateway.networking.k8s.io";
-        cluster.kubectl(&["wait", "--for=condition=Established", &format!("--timeout={}s", PATIENCE.as_secs()), crd]);
+        cluster.install_kind(REFERENCE_GRANTS);
     }
     let files = yaml_files("manifests/examples");
     assert!(!files.is_empty(), "manifests/examples holds examples");
@@ -136,7 +116,7 @@ fn the_api_server_refuses_exactly_the_manifests_marked_schema() {
         println!("skipped: tests/data/bad-manifests is empty");
         return;
     }
-    install_crds(cluster);
+    cluster.install_routes();
     let proxy = cluster.proxy();
     let mut wrong = Vec::new();
     let (mut refused, mut accepted) = (0, 0);
@@ -163,15 +143,9 @@ fn create(port: u16, manifest: &str) -> (u16, String) {
     let path = "/apis/tidegate.dev/v1alpha1/namespaces/default/gatewayroutes?dryRun=All&fieldValidation=Strict";
     let length = manifest.len();
     let head = format!("POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/yaml\r\n");
-    let request =
-        format!("{head}accept: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{manifest}");
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the proxy accepts");
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(request.as_bytes()).expect("the proxy reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
-    (status, answer.split_once("\"message\":").map(|(_, rest)| rest.to_owned()).unwrap_or_default())
+    let request = format!("{head}accept: application/json\r\ncontent-length: {length}\r\n\r\n{manifest}");
+    let answer = Client::connect(port).request(&request).expect("an answer");
+    (answer.status, answer.body.split_once("\"message\":").map(|(_, rest)| rest.to_owned()).unwrap_or_default())
 }
 
 /// Whether a message of the API server names the field at a path: it, or the object below the spec in which it stands,
@@ -188,12 +162,11 @@ fn names(message: &str, path: &str) -> bool {
 fn tidegate_serves_from_a_container() {
     let Some(cluster) = Cluster::shared_with_pods() else { return };
     let namespace = cluster.namespace("container");
-    let timeout = format!("--timeout={}s", PATIENCE.as_secs());
     namespace.apply(
         "{apiVersion: v1, kind: Pod, metadata: {name: web, labels: {app: web}}, spec: {containers: [{name: web, image: web, \
          ports: [{containerPort: 8080}]}]}}",
     );
-    namespace.kubectl(&["wait", "--for=condition=Ready", "pod/web", &timeout]);
+    namespace.kubectl(&["wait", "--for=condition=Ready", "pod/web", &timeout()]);
     let backend = namespace.kubectl(&["get", "pod", "web", "--output=jsonpath={.status.podIP}"]);
     let manifests = format!(
         r#"
@@ -218,18 +191,18 @@ endpoints: [{{addresses: ["{backend}"]}}]
     let file = cluster.file("routes.yaml", &manifests);
     namespace.kubectl(&["create", "configmap", "routes", &format!("--from-file=all.yaml={file}")]);
     namespace.apply(GATEWAY);
-    namespace.kubectl(&["rollout", "status", "deployment/gateway", &timeout]);
+    namespace.kubectl(&["rollout", "status", "deployment/gateway", &timeout()]);
     let address = wait_for("the address of the Service", || {
         let address =
             namespace.kubectl(&["get", "service", "gateway", "--output=jsonpath={.status.loadBalancer.ingress[0].ip}"]);
         if address.is_empty() { Err("none yet".to_owned()) } else { Ok(address) }
     });
     let answer = wait_for("an answer through the gateway", || get(&address, "web.test"));
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"pod\": \"web\""), "{answer}");
+    assert!(answer.status == 200 && answer.body.contains("\"pod\": \"web\""), "{answer:?}");
     // A rolling restart ends every pod by its grace, and the Service answers all the while.
     namespace.kubectl(&["rollout", "restart", "deployment/gateway"]);
-    namespace.kubectl(&["rollout", "status", "deployment/gateway", &timeout]);
-    assert!(wait_for("an answer of the new pod", || get(&address, "web.test")).starts_with("HTTP/1.1 200"));
+    namespace.kubectl(&["rollout", "status", "deployment/gateway", &timeout()]);
+    assert_eq!(wait_for("an answer of the new pod", || get(&address, "web.test")).status, 200);
     let restarts = "--output=jsonpath={.items[*].status.containerStatuses[*].restartCount}";
     assert_eq!(
         namespace.kubectl(&["get", "pods", "--selector=app=gateway,!gone", restarts]).replace(['0', ' '], ""),
@@ -259,59 +232,8 @@ subjects: [{{kind: ServiceAccount, name: gateway, namespace: {namespace}}}]
     )
 }
 
-/// `tidegate controller` beside the cluster, with the rights of a service account, that ends with the value.
-struct Controller {
-    child: Child,
-    port: u16,
-    log: PathBuf,
-}
-
-impl Controller {
-    fn start(cluster: &Cluster, kubeconfig: &Path) -> Self {
-        let log = PathBuf::from(cluster.file("controller.log", ""));
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-            .args(["controller", "--http=127.0.0.1:0", "--admin=127.0.0.1:0", "--access-log=off", "--kubeconfig"])
-            .arg(kubeconfig)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(fs::File::create(&log).unwrap())
-            .spawn()
-            .expect("the binary starts");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).expect("a line");
-        let ready: serde_json::Value = serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("{line:?}: {error}: {}", fs::read_to_string(&log).unwrap()));
-        let address = ready["listeners"]["http"].as_str().expect("an address");
-        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
-        Self { child, port, log }
-    }
-
-    /// Asks until the answer has this status, and returns the answer.
-    fn wait_for(&self, host: &str, status: &str) -> String {
-        wait_for(&format!("{status} of {host}"), || {
-            let answer = get_at(("127.0.0.1", self.port), host)?;
-            if answer.starts_with(&format!("HTTP/1.1 {status}")) { Ok(answer) } else { Err(answer) }
-        })
-    }
-
-    fn wait_for_log(&self, text: &str) {
-        wait_for(&format!("{text:?} in the log"), || {
-            let log = fs::read_to_string(&self.log).unwrap();
-            if log.contains(text) { Ok(()) } else { Err(log) }
-        });
-    }
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// A pod that answers, ready, behind a Service.
 fn serve_web(namespace: &Namespace<'_>) {
-    let timeout = format!("--timeout={}s", PATIENCE.as_secs());
     namespace.apply(
         r#"
 apiVersion: v1
@@ -325,7 +247,7 @@ metadata: {name: web}
 spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
 "#,
     );
-    namespace.kubectl(&["wait", "--for=condition=Ready", "pod/web", &timeout]);
+    namespace.kubectl(&["wait", "--for=condition=Ready", "pod/web", &timeout()]);
 }
 
 fn web_route(name: &str, hostname: &str) -> String {
@@ -339,7 +261,7 @@ fn web_route(name: &str, hostname: &str) -> String {
 #[test]
 fn the_controller_outlives_the_api_server() {
     let Some(mut cluster) = Cluster::start(Options::default()) else { return };
-    install_crds(&cluster);
+    cluster.install_routes();
     let (kubeconfig, host) = {
         let namespace = cluster.namespace("outage");
         namespace.kubectl(&["create", "serviceaccount", "gateway"]);
@@ -351,11 +273,11 @@ fn the_controller_outlives_the_api_server() {
         std::mem::forget(namespace);
         (kubeconfig, "a.outage.test")
     };
-    let controller = Controller::start(&cluster, &kubeconfig);
-    controller.wait_for(host, "200");
+    let controller = Controller::start(&cluster, &kubeconfig, &[]);
+    controller.wait_for(host, 200);
     cluster.fault("kill apiserver");
     controller.wait_for_log("GatewayRoute: the watch failed");
-    assert!(get_at(("127.0.0.1", controller.port), host).unwrap().starts_with("HTTP/1.1 200"));
+    assert_eq!(controller.get(host).unwrap().status, 200);
     cluster.fault("start apiserver");
     controller.wait_for_log("GatewayRoute: read again");
     let edited = web_route("other", "b.outage.test");
@@ -363,43 +285,43 @@ fn the_controller_outlives_the_api_server() {
     let namespace = namespaces.lines().find_map(|line| line.strip_prefix("namespace/outage-")).expect("it is there");
     let file = cluster.file("edited.yaml", &edited);
     cluster.kubectl(&["--namespace", &format!("outage-{namespace}"), "apply", "--server-side", "-f", &file]);
-    controller.wait_for("b.outage.test", "200");
-    controller.wait_for(host, "200");
+    controller.wait_for("b.outage.test", 200);
+    controller.wait_for(host, 200);
 }
 
 /// Routes, Services and pods as the cluster has them: new, changed, gone; and a right that is taken away for a while.
 #[test]
 fn the_controller_follows_the_cluster() {
     let Some(cluster) = Cluster::shared_with_pods() else { return };
-    install_crds(cluster);
+    cluster.install_routes();
     let namespace = cluster.namespace("controller");
     namespace.kubectl(&["create", "serviceaccount", "gateway"]);
     let role = format!("tidegate-test-{}", namespace.name);
     cluster.apply(&reader_role(&role, &namespace.name));
     serve_web(&namespace);
-    let controller = Controller::start(cluster, &namespace.kubeconfig_for("gateway"));
+    let controller = Controller::start(cluster, &namespace.kubeconfig_for("gateway"), &[]);
     let host = |name: &str| format!("{name}.{}.test", namespace.name);
     let route = |name: &str, hostname: &str| namespace.apply(&web_route(name, hostname));
-    controller.wait_for(&host("a"), "404");
+    controller.wait_for(&host("a"), 404);
     route("web", &host("a"));
-    assert!(controller.wait_for(&host("a"), "200").contains("\"pod\": \"web\""));
+    assert!(controller.wait_for(&host("a"), 200).body.contains("\"pod\": \"web\""));
     route("web", &host("b"));
-    controller.wait_for(&host("b"), "200");
-    controller.wait_for(&host("a"), "404");
+    controller.wait_for(&host("b"), 200);
+    controller.wait_for(&host("a"), 404);
 
     // Without its role it keeps what it has and says what is missing; with it, it goes on.
     cluster.kubectl(&["delete", "clusterrolebinding", &role]);
     controller.wait_for_log("GatewayRoute: may not be listed and watched");
-    controller.wait_for(&host("b"), "200");
+    controller.wait_for(&host("b"), 200);
     cluster.apply(&reader_role(&role, &namespace.name));
     controller.wait_for_log("GatewayRoute: read again");
     route("second", &host("c"));
-    controller.wait_for(&host("c"), "200");
+    controller.wait_for(&host("c"), 200);
 
     namespace.kubectl(&["delete", "pod", "web", "--grace-period=1"]);
-    controller.wait_for(&host("b"), "503");
+    controller.wait_for(&host("b"), 503);
     namespace.kubectl(&["delete", "gatewayroute", "web"]);
-    controller.wait_for(&host("b"), "404");
+    controller.wait_for(&host("b"), 404);
     cluster.kubectl(&["delete", "clusterrole,clusterrolebinding", &role]);
 }
 
@@ -443,19 +365,9 @@ metadata: {name: gateway}
 spec: {type: LoadBalancer, selector: {app: gateway}, ports: [{name: http, port: 80, targetPort: http}]}
 "#;
 
-/// One GET at an address of the cluster; the whole answer as text.
-fn get(address: &str, host: &str) -> Result<String, String> {
-    get_at((address, 80), host)
-}
-
-fn get_at(address: (&str, u16), host: &str) -> Result<String, String> {
-    let exchange = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        stream.write_all(format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    exchange().map_err(|error| error.to_string())
+/// One GET at an address of the cluster.
+fn get(address: &str, host: &str) -> Result<Answer, String> {
+    Client::try_connect_to((address, 80))
+        .and_then(|mut client| client.try_get(host, "/"))
+        .map_err(|error| error.to_string())
 }

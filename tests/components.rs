@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use support::backend::Backend;
 use support::client::Client;
-use support::gateway::{Gateway, program, route, service};
+use support::gateway::{Gateway, route, service};
+use support::tools::program;
 
 /// A program of the system that ends with the value.
 struct Running(Child);

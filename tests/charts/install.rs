@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::cluster::{Cluster, Namespace, Options, PATIENCE, wait_for};
 use crate::load::{Load, Request};
-use crate::{helm, path};
+use crate::{helm, path, read};
 
 struct Helm<'a> {
     program: &'a std::path::Path,
@@ -247,9 +247,7 @@ fn helm_test_finds_a_broken_gateway() {
 fn a_real_api_server_takes_every_object() {
     let Some(program) = helm() else { return };
     let Some(cluster) = Cluster::shared() else { return };
-    let kinds = path("charts/tidegate-crds/templates/gatewayroutes.tidegate.dev.yaml");
-    cluster.kubectl(&["apply", "--server-side", "-f", kinds.to_str().unwrap()]);
-    cluster.kubectl(&["wait", "--for=condition=Established", "crd/gatewayroutes.tidegate.dev", "--timeout=60s"]);
+    cluster.install_kind(&read("charts/tidegate-crds/templates/gatewayroutes.tidegate.dev.yaml"));
     let namespace = cluster.namespace("objects");
     for values in [
         "autoscaling: {enabled: true}\nmetrics: {dashboards: {enabled: true}}",

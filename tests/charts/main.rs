@@ -4,8 +4,6 @@
 //! skip; with CI=true they build it. So it is with the check of the dashboard, `TIDEGATE_GRAFANA` and `tests/grafana/build.sh`.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../support/cluster.rs"]
-mod cluster;
 mod gateway;
 mod install;
 mod load;
@@ -14,15 +12,18 @@ mod prometheus;
 mod rbac;
 mod rights;
 mod rules;
+#[path = "../support/mod.rs"]
+mod support;
 mod values;
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
 
 use serde_json::Value;
+
+use support::chart::{scratch, template};
+use support::cluster;
+use support::tools::{built, helm, program};
 
 /// A path of this repository.
 fn path(relative: &str) -> PathBuf {
@@ -45,58 +46,6 @@ fn assert_committed(relative: &str, expected: &str) {
         committed == expected,
         "{relative} is out of date, first in line {line:?}: set TIDEGATE_BLESS=1 and review"
     );
-}
-
-fn helm() -> Option<&'static Path> {
-    static HELM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    HELM.get_or_init(|| tool("TIDEGATE_HELM", "tests/controlplane/.bin/helm", &["tests/controlplane/build.sh", "helm"]))
-        .as_deref()
-}
-
-/// A program that a script of this repository builds: the one that a variable names, or what was built before, or with
-/// CI=true what is built now. `None`, and said, without any.
-fn tool(variable: &str, built: &str, script: &[&str]) -> Option<PathBuf> {
-    if let Some(given) = std::env::var_os(variable).filter(|given| !given.is_empty()) {
-        return Some(given.into());
-    }
-    let built = path(built);
-    if built.exists() {
-        return Some(built);
-    }
-    if std::env::var("CI").is_ok_and(|ci| ci == "true") {
-        let output = Command::new(path(script[0])).args(&script[1..]).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        return Some(String::from_utf8(output.stdout).unwrap().trim().into());
-    }
-    println!("skipped: {} is not there; {} builds it", built.display(), script.join(" "));
-    None
-}
-
-/// A file for one call of helm.
-fn scratch(text: &str) -> tempfile::NamedTempFile {
-    let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
-    file.write_all(text.as_bytes()).unwrap();
-    file
-}
-
-/// What `helm template` prints with these values, or what it complains about.
-fn template(helm: &Path, values: &str, args: &[&str]) -> Result<String, String> {
-    let values = scratch(values);
-    let output = Command::new(helm)
-        .args(["template", "tidegate", "--namespace", "tidegate-system", "--kube-version", "1.36.3", "--values"])
-        .arg(values.path())
-        .args(args)
-        .arg(path("charts/tidegate"))
-        // Nothing of the user's: no repositories, plugins or kubeconfig.
-        .env("HELM_CONFIG_HOME", "/nonexistent")
-        .env("KUBECONFIG", "/nonexistent")
-        .output()
-        .unwrap();
-    if output.status.success() {
-        Ok(String::from_utf8(output.stdout).unwrap())
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).into_owned())
-    }
 }
 
 /// The documents of a YAML stream.

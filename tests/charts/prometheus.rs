@@ -3,16 +3,17 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Namespace, wait_for};
+use crate::cluster::{Cluster, Namespace, timeout, wait_for};
 use crate::install::{WEB, wait_for_answer};
 use crate::load::Request;
 use crate::monitoring::{alerts, dashboard_queries};
-use crate::{get, helm, path, render, template};
+use crate::{get, helm, path, program, read, render, template};
 
 /// A running Prometheus that ends with the value.
 struct Prometheus {
@@ -22,11 +23,11 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    fn start(config: &Value) -> Self {
+    fn start(program: &Path, config: &Value) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("prometheus.yaml");
         fs::write(&file, config.to_string()).unwrap();
-        let mut child = Command::new("prometheus")
+        let mut child = Command::new(program)
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
             .arg("--web.listen-address=127.0.0.1:0")
@@ -34,7 +35,7 @@ impl Prometheus {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("the Debian package prometheus");
+            .expect("prometheus starts");
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
         let port = lines.by_ref().map_while(Result::ok).find_map(|line| {
@@ -175,26 +176,24 @@ spec: {hostnames: [empty.example.com], rules: [{backendRefs: [{name: empty, port
 
 #[test]
 fn prometheus_scrapes_the_pods_and_answers_the_dashboard() {
-    let Some(program) = helm() else { return };
+    let (Some(helm), Some(prometheus)) = (helm(), program("prometheus")) else { return };
     let Some(cluster) = Cluster::shared_with_pods() else { return };
-    let kinds = path("charts/tidegate-crds/templates/gatewayroutes.tidegate.dev.yaml");
-    cluster.kubectl(&["apply", "--server-side", "-f", kinds.to_str().unwrap()]);
-    cluster.kubectl(&["wait", "--for=condition=Established", "crd/gatewayroutes.tidegate.dev", "--timeout=60s"]);
+    cluster.install_kind(&read("charts/tidegate-crds/templates/gatewayroutes.tidegate.dev.yaml"));
     let namespace = cluster.namespace("scraped");
     let values = "deployment: {minReadySeconds: 0}\nservice: {type: ClusterIP}";
-    let objects = template(program, values, &["--namespace", &namespace.name, "--skip-tests"]).unwrap();
+    let objects = template(helm, values, &["--namespace", &namespace.name, "--skip-tests"]).unwrap();
     namespace.apply(&objects);
     namespace.apply(WEB);
     namespace.apply(EMPTY);
     namespace.apply(&fs::read_to_string(path("manifests/examples/00-hello.yaml")).unwrap());
     for deployment in ["deployment/tidegate", "deployment/web"] {
-        namespace.kubectl(&["rollout", "status", deployment, "--timeout=120s"]);
+        namespace.kubectl(&["rollout", "status", deployment, &timeout()]);
     }
 
     // Both ways find both replicas.
     let found = cluster.file("pods.json", &discovered(&namespace).to_string());
     let discovery = json!([{"files": [found]}]);
-    let monitored = render(program, "metrics: {podMonitor: {enabled: true}}");
+    let monitored = render(helm, "metrics: {podMonitor: {enabled: true}}");
     let config = json!({
         "global": {"evaluation_interval": "1s"},
         "rule_files": [path("charts/tidegate/files/alerts.yaml")],
@@ -203,7 +202,7 @@ fn prometheus_scrapes_the_pods_and_answers_the_dashboard() {
             job_of_annotations(&discovery),
         ],
     });
-    let prometheus = Prometheus::start(&config);
+    let prometheus = Prometheus::start(&prometheus, &config);
     for job in ["podMonitor", "annotations"] {
         wait_for(&format!("two targets of {job}"), || {
             let up = prometheus.query(&format!("up{{job=\"{job}\"}} == 1"))?;

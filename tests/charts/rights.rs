@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Namespace, REFERENCE_GRANTS};
-use crate::gateway::{Gateway, ROUTES, Rights, install_kind};
-use crate::{helm, read};
+use crate::gateway::{Gateway, Rights};
+use crate::helm;
 
 /// What the gateway does without one rule.
 struct Loss {
@@ -104,8 +104,8 @@ fn route(name: &str, hostname: &str, class: &str) -> String {
 fn each_rule_that_is_taken_away_is_named_and_the_rest_works() {
     let Some(helm) = helm() else { return };
     let Some(cluster) = Cluster::shared() else { return };
-    install_kind(cluster, &read("crds/gatewayroutes.tidegate.dev.yaml"), ROUTES);
-    install_kind(cluster, REFERENCE_GRANTS, "referencegrants.gateway.networking.k8s.io");
+    cluster.install_routes();
+    cluster.install_kind(REFERENCE_GRANTS);
     let mut named = Vec::new();
     for loss in LOSSES {
         println!("without {} {}", loss.rule.1, loss.rule.0);

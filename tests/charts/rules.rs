@@ -3,22 +3,20 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::cluster::{Cluster, Namespace, Options, PATIENCE, REFERENCE_GRANTS};
-use crate::gateway::{Gateway, ROUTES, Rights, install_kind};
+use crate::cluster::{Cluster, Namespace, Options, REFERENCE_GRANTS, timeout};
+use crate::gateway::{Gateway, Rights};
+use crate::helm;
 use crate::install::WEB;
-use crate::{helm, read};
-
-const GRANTS: &str = "referencegrants.gateway.networking.k8s.io";
 
 fn install_kinds(cluster: &Cluster) {
-    install_kind(cluster, &read("crds/gatewayroutes.tidegate.dev.yaml"), ROUTES);
-    install_kind(cluster, REFERENCE_GRANTS, GRANTS);
+    cluster.install_routes();
+    cluster.install_kind(REFERENCE_GRANTS);
 }
 
 /// Pods that answer behind the Service web, and a route to them for web.example.com.
 fn serve_web(namespace: &Namespace<'_>) {
     namespace.apply(WEB);
-    namespace.kubectl(&["rollout", "status", "deployment/web", &format!("--timeout={}s", PATIENCE.as_secs())]);
+    namespace.kubectl(&["rollout", "status", "deployment/web", &timeout()]);
 }
 
 /// A route that the gateway answers by itself.
@@ -142,7 +140,7 @@ spec:
     storage: true
     schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 ";
-    install_kind(&cluster, open, ROUTES);
+    cluster.install_kind(open);
     edge.apply(
         "{apiVersion: tidegate.dev/v1alpha1, kind: GatewayRoute, metadata: {name: strange}, spec: {hostnames: [strange.test], \
          rules: 5}}",
@@ -153,7 +151,7 @@ spec:
          {type: PathPrefix, value: /new}}], filters: [{type: FromTheFuture}]}]}}",
     );
     edge.apply(&direct("good", "good.test", "good"));
-    install_kind(&cluster, &read("crds/gatewayroutes.tidegate.dev.yaml"), ROUTES);
+    cluster.install_routes();
     gateway.wait_until_ready();
     assert_eq!(gateway.wait_for("good.test", 200), "good");
     assert_eq!(gateway.wait_for("newer.test", 200), "known");
@@ -168,7 +166,7 @@ spec:
         shop.name
     ));
     gateway.wait_for("far.test", 500);
-    install_kind(&cluster, REFERENCE_GRANTS, GRANTS);
+    cluster.install_kind(REFERENCE_GRANTS);
     shop.apply(&format!(
         "{{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {{name: edge}}, spec: {{from: [{{group: \
          tidegate.dev, kind: GatewayRoute, namespace: {}}}], to: [{{group: '', kind: Service}}]}}}}",
@@ -177,7 +175,13 @@ spec:
     gateway.wait_for("far.test", 200);
 
     // A schema that is older than the program is named.
-    cluster.kubectl(&["annotate", "--overwrite", "crd", ROUTES, "tidegate.dev/bundle-version=v0.0.1"]);
+    cluster.kubectl(&[
+        "annotate",
+        "--overwrite",
+        "crd",
+        "gatewayroutes.tidegate.dev",
+        "tidegate.dev/bundle-version=v0.0.1",
+    ]);
     let newer = Gateway::start_ready(&cluster, &rights.kubeconfig, &[]);
     let line = newer.wait_for_log(&["CustomResourceDefinition gatewayroutes.tidegate.dev is of version v0.0.1"]);
     assert!(line.contains("everything else is served"), "{line}");
@@ -188,7 +192,7 @@ spec:
 fn serve_pods(namespace: &Namespace<'_>) {
     let pods: Vec<_> = WEB.split("\n---").filter(|object| !object.contains("kind: GatewayRoute")).collect();
     namespace.apply(&pods.join("\n---"));
-    namespace.kubectl(&["rollout", "status", "deployment/web", &format!("--timeout={}s", PATIENCE.as_secs())]);
+    namespace.kubectl(&["rollout", "status", "deployment/web", &timeout()]);
 }
 
 #[test]

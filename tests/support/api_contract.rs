@@ -4,13 +4,11 @@
 //! for itself, with EndpointSlices as objects.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
-#[path = "client.rs"]
-mod client;
-
 use std::collections::BTreeSet;
 
-use client::{Answer, Client};
 use serde_json::{Value, json};
+
+use crate::support::client::{Answer, Client};
 
 /// A server that a case asks.
 struct Bed {

@@ -1,7 +1,7 @@
 //! A small blocking HTTP/1.1 client: keep-alive, content-length and chunked answers, no redirects.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 /// An answer with its whole body.
@@ -36,7 +36,12 @@ impl Client {
 
     /// Connects, or says why not.
     pub fn try_connect(port: u16) -> io::Result<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        Self::try_connect_to(("127.0.0.1", port))
+    }
+
+    /// Connects to an address, or says why not.
+    pub fn try_connect_to(address: impl ToSocketAddrs) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: Vec::new() })
@@ -44,7 +49,12 @@ impl Client {
 
     /// One GET that must be answered.
     pub fn get(&mut self, host: &str, path: &str) -> Answer {
-        self.request(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).expect("an answer")
+        self.try_get(host, path).expect("an answer")
+    }
+
+    /// One GET that may go wrong.
+    pub fn try_get(&mut self, host: &str, path: &str) -> io::Result<Answer> {
+        self.request(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
     }
 
     /// Sends these bytes and reads one answer.

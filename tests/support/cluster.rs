@@ -11,13 +11,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 /// Bounds every wait. Only reached when something is broken: machines that run tests may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// [`PATIENCE`] for kubectl.
+pub fn timeout() -> String {
+    format!("--timeout={}s", PATIENCE.as_secs())
+}
 
 /// A stand-in for the kind ReferenceGrant, which takes the same objects. The real one comes with the bundle of Gateway API.
 pub const REFERENCE_GRANTS: &str = r#"
@@ -194,6 +199,20 @@ impl Cluster {
     pub fn apply(&self, manifests: &str) -> String {
         let file = self.file("apply.yaml", manifests);
         self.kubectl(&["apply", "--server-side", "-f", &file])
+    }
+
+    /// Installs a kind and waits until it is served; tests may call it beside each other.
+    pub fn install_kind(&self, manifest: &str) {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = self.file("kind.yaml", manifest);
+        self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file]);
+        self.kubectl(&["wait", "--for=condition=Established", &timeout(), "-f", &file]);
+    }
+
+    /// Installs the kind of this repository.
+    pub fn install_routes(&self) {
+        self.install_kind(include_str!("../../crds/gatewayroutes.tidegate.dev.yaml"));
     }
 
     /// Writes a file that lives as long as the cluster, and returns its path.

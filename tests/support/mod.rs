@@ -2,5 +2,9 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 pub mod backend;
+pub mod chart;
 pub mod client;
+pub mod cluster;
+pub mod controller;
 pub mod gateway;
+pub mod tools;

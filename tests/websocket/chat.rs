@@ -15,7 +15,8 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 use super::bed::{Socket, run};
 use super::support::client::Client;
-use super::support::gateway::{port, program, spawn};
+use super::support::gateway::{port, spawn};
+use super::support::tools::program;
 
 /// A running demo with the chat's manifest, its backends on a free port.
 struct Demo {

@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::bed::{Echo, Socket, gateway, metric, open, route};
 use super::support::gateway::service;
+use super::support::tools::is_ci;
 
 /// Edits per second.
 const EDITS: u64 = 10;
@@ -64,8 +65,7 @@ fn edit(step: u64, ours: u16, other: u16) -> (&'static str, String) {
 
 #[test]
 fn sockets_survive_every_edit() {
-    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    let seconds = number("TIDEGATE_SURVIVAL", if ci { 60 } else { 20 });
+    let seconds = number("TIDEGATE_SURVIVAL", if is_ci() { 60 } else { 20 });
     let sockets = number("TIDEGATE_SURVIVAL_SOCKETS", 200);
     let (ours, other) = (Echo::start(), Echo::start());
     let gateway = gateway(&[ours.port], "", &[]);
