@@ -395,6 +395,7 @@ fn applier(
         let begun = std::time::Instant::now();
         let output = compiler.compile(&update.inputs);
         let compiled = begun.elapsed();
+        (0..output.panics).for_each(|_| metrics.control_panicked());
         let version = publisher.publish(output.snapshot);
         metrics.config_took(compiled, begun.elapsed().saturating_sub(compiled));
         if let Some(published) = &published {

@@ -36,6 +36,10 @@
 //!
 //! `tests/layering.rs` holds the arrows of allowed imports.
 
+/// Lets tests in here use what integration tests use.
+#[cfg(test)]
+extern crate self as tidegate;
+
 pub mod admin;
 pub mod api;
 pub mod app;

@@ -43,6 +43,9 @@ pub mod rate;
 mod reset_budget;
 pub mod retry;
 pub mod room;
+mod task;
+#[cfg(test)]
+mod test_panics;
 pub mod tunnel;
 mod turn_round;
 mod upgrade;

@@ -97,6 +97,7 @@
 pub mod access_log;
 pub mod logging;
 pub mod metrics;
+mod panics;
 
 use std::fmt::Write as _;
 

@@ -13,4 +13,6 @@ pub struct Output {
     pub diagnostics: Vec<Diagnostic>,
     /// One entry for every route of the class, in the order of names.
     pub statuses: Vec<RouteStatus>,
+    /// Routes that are not served because compiling them panicked, by a fault of ours.
+    pub panics: usize,
 }

@@ -31,7 +31,8 @@ pub(super) fn compile(inputs: &Inputs, expressions: &mut Expressions) -> Output 
     let of_class = |route: &str| *inputs.gateway_class_name == *route;
     let objects = inputs.objects.routes.iter().filter(|(_, route)| of_class(&route.object.spec.gateway_class_name));
     let mut routes: Vec<OwnRoute<'_>> =
-        objects.map(|(name, route)| OwnRoute::compile(name, route, &mut shared, &mut backends)).collect();
+        objects.map(|(name, route)| OwnRoute::compile_alone(name, route, &mut shared, &mut backends)).collect();
+    let panics = routes.iter().filter(|route| route.has_panicked).count();
     drop(shared);
     expressions.end();
     let attached = attach(inputs, &mut routes);
@@ -53,7 +54,7 @@ pub(super) fn compile(inputs: &Inputs, expressions: &mut Expressions) -> Output 
         diagnostics.extend(route.report.findings.into_iter().map(|finding| finding.diagnostic));
     }
     diagnostics.extend(slices);
-    Output { snapshot, diagnostics, statuses }
+    Output { snapshot, diagnostics, statuses, panics }
 }
 
 /// All rules and candidates of all routes; routes and rules are numbered by position.

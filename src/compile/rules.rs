@@ -1,5 +1,6 @@
 //! What a route says by itself, wherever it is attached: its hostnames and its rules, each checked on its own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::expressions::Expressions;
@@ -32,6 +33,8 @@ pub(super) struct OwnRoute<'a> {
     /// By position; `None` for a rule that is left out.
     pub(super) rules: Vec<Option<OwnRule<'a>>>,
     pub(super) report: Report<'a>,
+    /// Compiling it panicked, so that nothing of it serves.
+    pub(super) has_panicked: bool,
 }
 
 /// A rule that serves wherever its route is attached.
@@ -80,13 +83,39 @@ impl OwnRule<'_> {
     }
 }
 
+fn label(name: &ObjectName) -> Arc<str> {
+    [&*name.namespace, "/", &*name.name].concat().into()
+}
+
 impl<'a> OwnRoute<'a> {
-    pub(super) fn compile(
+    /// Compiles a route. A fault of ours that it brings to light is not that of the others.
+    pub(super) fn compile_alone(
         name: &'a ObjectName,
         route: &'a Sourced<Route>,
         shared: &mut Shared<'_>,
         backends: &mut Backends<'a>,
     ) -> Self {
+        // What all routes share holds whole entries only, and some that nobody uses do no harm.
+        let compiled = catch_unwind(AssertUnwindSafe(|| Self::compile(name, route, shared, backends)));
+        compiled.unwrap_or_else(|_| {
+            let object = &*route.object;
+            let mut report = Report::new(name, route);
+            let found =
+                "something in it makes tidegate panic, which is a fault of tidegate: please report it, with the route";
+            report.add(About::Route, ConditionReason::Invalid, "", found, "");
+            let rules = object.spec.rules.iter().map(|_| None).collect();
+            Self { name, label: label(name), object, hostnames: Arc::default(), rules, report, has_panicked: true }
+        })
+    }
+
+    fn compile(
+        name: &'a ObjectName,
+        route: &'a Sourced<Route>,
+        shared: &mut Shared<'_>,
+        backends: &mut Backends<'a>,
+    ) -> Self {
+        #[cfg(test)]
+        assert_ne!(&*name.name, "panics", "wanted by a test");
         let object = &*route.object;
         let mut report = Report::new(name, route);
         shared.expressions.begin_route();
@@ -107,8 +136,8 @@ impl<'a> OwnRoute<'a> {
             let found = format!("{matches} matches");
             report.add(About::Heirs, ConditionReason::UnsupportedValue, "spec.rules", found, expected);
         }
-        let label = [&*name.namespace, "/", &*name.name].concat().into();
-        Self { name, label, object, hostnames, rules, report }
+        let label = label(name);
+        Self { name, label, object, hostnames, rules, report, has_panicked: false }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Bodies of responses on their way to the client: streamed with backpressure, cut visibly when they cannot be
 //! completed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -22,7 +23,7 @@ use crate::balance::EndpointState;
 use crate::filter::{BodyStage, BodyStream};
 use crate::http1::client::{ClientError, Upload};
 use crate::reason::Reason;
-use crate::telemetry::metrics::Side;
+use crate::telemetry::metrics::{Side, Where, WorkerMetrics};
 use crate::timer::Timer;
 
 /// Why a response was cut after its head went out.
@@ -43,6 +44,9 @@ pub enum BodyError {
     /// A deadline passed.
     #[error("deadline {} passed within the response", .0.reason())]
     Deadline(DeadlineKind),
+    /// Working on it panicked.
+    #[error("panic within the response")]
+    Panic,
 }
 
 /// The body of every response that the proxy gives.
@@ -77,8 +81,8 @@ impl Content {
     }
 }
 
-/// A stream behind the stages of filters.
-pub(super) struct Staged(BodyStream);
+/// A stream behind the stages of filters, and where panics of theirs are counted.
+pub(super) struct Staged(BodyStream, Option<Arc<WorkerMetrics>>);
 
 impl std::fmt::Debug for Staged {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -142,9 +146,10 @@ impl ForwardBody {
     /// Puts the body through the stages of filters, the innermost first.
     #[must_use]
     pub fn through(self, stages: Vec<BodyStage>) -> Self {
+        let metrics = self.account.as_ref().map(|account| account.worker.shared_metrics());
         let inner: BodyStream = Box::pin(self.map_err(Into::into));
         let stream = stages.into_iter().fold(inner, |stream, stage| stage(stream));
-        Self { content: Content::Staged(Staged(stream)), account: None }
+        Self { content: Content::Staged(Staged(stream, metrics)), account: None }
     }
 
     /// The body came to its clean end.
@@ -170,6 +175,65 @@ impl ForwardBody {
             account.in_flight = None;
             account.worker.metrics().closed(Side::Upstream, reason);
         }
+    }
+
+    /// Working on the body panicked: it ends with a visible cut, and its connection to the endpoint with it.
+    fn panicked(&mut self, cx: &Context<'_>) {
+        if let Some(account) = &self.account {
+            account.worker.metrics().panicked(Where::Request);
+        } else if let Content::Staged(Staged(_, Some(metrics))) = &self.content {
+            metrics.panicked(Where::Request);
+        }
+        self.cut(Reason::Panic, BodyError::Panic, cx);
+    }
+
+    fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let step = match (&mut self.content, &mut self.account) {
+            (Content::Empty, _) => return Poll::Ready(None),
+            (Content::Cut(_), _) => {
+                return match std::mem::replace(&mut self.content, Content::Empty) {
+                    Content::Cut(error) => Poll::Ready(Some(Err(*error))),
+                    _ => Poll::Ready(None),
+                };
+            }
+            (Content::Full(data), account) => {
+                let data = std::mem::take(data);
+                if let Some(account) = account {
+                    account.bytes_out += data.len() as u64;
+                }
+                self.finish();
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            (Content::Staged(Staged(stream, _)), _) => {
+                return stream.as_mut().poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Staged)));
+            }
+            (Content::Http1(body), Some(account)) => ready!(body.poll(account, cx)),
+            (Content::Http2(body), Some(account)) => ready!(body.poll(account, cx)),
+            // A streamed body gets its account where it is made.
+            (Content::Http1(_) | Content::Http2(_), None) => return Poll::Ready(None),
+        };
+        let (frame, last) = match step {
+            Step::Frame(frame, last) => (Some(frame), last),
+            Step::End => (None, true),
+            Step::Cut(reason, error) => {
+                self.cut(reason, error, cx);
+                return Poll::Pending;
+            }
+        };
+        #[cfg(test)]
+        super::test_panics::in_body(frame.as_ref());
+        if let (Some(data), Some(account)) = (frame.as_ref().and_then(Frame::data_ref), &mut self.account) {
+            account.bytes_out += data.len() as u64;
+        }
+        if last {
+            if let (Content::Http1(body), Some(account)) =
+                (std::mem::replace(&mut self.content, Content::Empty), &self.account)
+            {
+                body.release(account);
+            }
+            self.finish();
+        }
+        Poll::Ready(frame.map(Ok))
     }
 }
 
@@ -309,56 +373,17 @@ impl Body for ForwardBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let step = match (&mut this.content, &mut this.account) {
-            (Content::Empty, _) => return Poll::Ready(None),
-            (Content::Cut(_), _) => {
-                return match std::mem::replace(&mut this.content, Content::Empty) {
-                    Content::Cut(error) => Poll::Ready(Some(Err(*error))),
-                    _ => Poll::Ready(None),
-                };
-            }
-            (Content::Full(data), account) => {
-                let data = std::mem::take(data);
-                if let Some(account) = account {
-                    account.bytes_out += data.len() as u64;
-                }
-                this.finish();
-                return Poll::Ready(Some(Ok(Frame::data(data))));
-            }
-            (Content::Staged(Staged(stream)), _) => {
-                return stream.as_mut().poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Staged)));
-            }
-            (Content::Http1(body), Some(account)) => ready!(body.poll(account, cx)),
-            (Content::Http2(body), Some(account)) => ready!(body.poll(account, cx)),
-            // A streamed body gets its account where it is made.
-            (Content::Http1(_) | Content::Http2(_), None) => return Poll::Ready(None),
-        };
-        let (frame, last) = match step {
-            Step::Frame(frame, last) => (Some(frame), last),
-            Step::End => (None, true),
-            Step::Cut(reason, error) => {
-                this.cut(reason, error, cx);
-                return Poll::Pending;
-            }
-        };
-        if let (Some(data), Some(account)) = (frame.as_ref().and_then(Frame::data_ref), &mut this.account) {
-            account.bytes_out += data.len() as u64;
-        }
-        if last {
-            if let (Content::Http1(body), Some(account)) =
-                (std::mem::replace(&mut this.content, Content::Empty), &this.account)
-            {
-                body.release(account);
-            }
-            this.finish();
-        }
-        Poll::Ready(frame.map(Ok))
+        let polled = catch_unwind(AssertUnwindSafe(|| this.poll_content(cx)));
+        polled.unwrap_or_else(|_| {
+            this.panicked(cx);
+            Poll::Pending
+        })
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Empty => true,
-            Content::Staged(Staged(stream)) => stream.is_end_stream(),
+            Content::Staged(Staged(stream, _)) => stream.is_end_stream(),
             Content::Full(_) | Content::Http1(_) | Content::Http2(_) | Content::Cut(_) => false,
         }
     }
@@ -369,7 +394,7 @@ impl Body for ForwardBody {
             Content::Full(data) => SizeHint::with_exact(data.len() as u64),
             Content::Http1(body) => body.connection.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
             Content::Http2(body) => body.body.size_hint(),
-            Content::Staged(Staged(stream)) => stream.size_hint(),
+            Content::Staged(Staged(stream, _)) => stream.size_hint(),
             Content::Cut(_) => SizeHint::new(),
         }
     }

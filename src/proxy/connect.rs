@@ -22,6 +22,11 @@ impl OpenConnection {
         metrics.upstream_connections_open.inc();
         Self(metrics)
     }
+
+    /// The worker's cells.
+    pub(super) fn shared_metrics(&self) -> Arc<WorkerMetrics> {
+        Arc::clone(&self.0)
+    }
 }
 
 impl Drop for OpenConnection {

@@ -13,7 +13,6 @@ mod http2;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +31,7 @@ use super::downstream::{Downstream, Handler, UpgradeSlot};
 use super::guarded_io::{GuardError, GuardedIo, GuardedSocket};
 use super::headers::identity;
 use super::room::Place;
+use super::task::poll_counted;
 use crate::reason::Reason;
 use crate::stream::Stream;
 use crate::telemetry::metrics::Where;
@@ -61,8 +61,7 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream
     let local = stream.local_addr().map_or(peer, canonical);
     let _ = stream.set_nodelay();
     let peer = canonical(peer);
-    let listener = context.listener.index();
-    context.metrics.connection_accepted(listener);
+    let _open = Open::begin(&context);
     let (now, presence) = (Instant::now(), place.presence().clone());
     presence.idle(now);
     let exchanges = Rc::new(Cell::new(0));
@@ -93,7 +92,22 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream
         ConnectionEnd::Upgraded => driver.tunnel().await,
         end => driver.finish(end).await,
     }
-    context.metrics.connection_closed(listener);
+}
+
+/// Counts a connection as open, whichever way it ends.
+struct Open<H>(Rc<ConnectionContext<H>>);
+
+impl<H> Open<H> {
+    fn begin(context: &Rc<ConnectionContext<H>>) -> Self {
+        context.metrics.connection_accepted(context.listener.index());
+        Self(Rc::clone(context))
+    }
+}
+
+impl<H> Drop for Open<H> {
+    fn drop(&mut self) {
+        self.0.metrics.connection_closed(self.0.listener.index());
+    }
 }
 
 /// An IPv4-mapped address as IPv4.
@@ -223,22 +237,17 @@ impl<H: Handler> Driver<H> {
     where
         C: Future<Output = hyper::Result<()>>,
     {
-        match catch_unwind(AssertUnwindSafe(|| connection.poll(cx))) {
-            Ok(Poll::Pending) => Poll::Pending,
+        match ready!(poll_counted(&self.shared.context.metrics, Where::Connection, connection, cx)) {
             // A handshake behind a last request is held, too, and nobody has seen it.
-            Ok(Poll::Ready(Ok(()))) if self.guard.borrow().is_holding() && self.shared.upgrade.is_filled() => {
+            Some(Ok(())) if self.guard.borrow().is_holding() && self.shared.upgrade.is_filled() => {
                 Poll::Ready(ConnectionEnd::Upgraded)
             }
-            Ok(Poll::Ready(Ok(()))) => Poll::Ready(ConnectionEnd::Finished),
-            Ok(Poll::Ready(Err(error))) => {
+            Some(Ok(())) => Poll::Ready(ConnectionEnd::Finished),
+            Some(Err(error)) => {
                 tracing::debug!(peer = %self.shared.downstream.peer, error = %error, "connection ended");
                 Poll::Ready(ConnectionEnd::Dropped)
             }
-            Err(_) => {
-                self.shared.context.metrics.panicked(Where::Connection);
-                tracing::error!(peer = %self.shared.downstream.peer, "panic while serving a connection");
-                Poll::Ready(ConnectionEnd::Dropped)
-            }
+            None => Poll::Ready(ConnectionEnd::Dropped),
         }
     }
 

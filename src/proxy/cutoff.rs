@@ -9,6 +9,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
@@ -16,7 +17,9 @@ use tokio::time::Instant;
 
 use super::deadlines::DeadlineKind;
 use super::rate::RateClock;
+use super::task::poll_counted;
 use crate::reason::Reason;
+use crate::telemetry::metrics::{Where, WorkerMetrics};
 use crate::timer::Timer;
 
 /// A body that is being polled ends at its deadline by itself, and better: it gets this much time to do so.
@@ -233,14 +236,14 @@ impl Drop for Scope {
 }
 
 /// Runs the future of an HTTP/2 stream to its end, or up to the deadline of its exchange, or until its client has used up the
-/// patience: then it is dropped, and h2 resets the stream.
-pub async fn run_stream(stream: impl Future, patience: Patience) {
+/// patience: then it is dropped, and h2 resets the stream. One that panics ends alone, too, and is counted.
+pub async fn run_stream(stream: impl Future, patience: Patience, metrics: Arc<WorkerMetrics>) {
     let cutoff = Rc::new(Cutoff::default());
     let mut timer = Timer::default();
     let mut stream = pin!(stream);
     poll_fn(|cx| {
         let scope = Scope::enter(&cutoff);
-        if stream.as_mut().poll(cx).is_ready() {
+        if poll_counted(&metrics, Where::Request, stream.as_mut(), cx).is_ready() {
             return Poll::Ready(());
         }
         drop(scope);

@@ -217,6 +217,8 @@ impl Decision {
     /// Match: finds the rule. One that delegates and whose children do not take the request is given, too: the request
     /// is answered with 404, in its name.
     pub(super) fn find_route(&self) -> Result<Matched, ProxyError> {
+        #[cfg(test)]
+        super::test_panics::at("match", &self.fields);
         if self.head.via && headers::is_loop(&self.fields) {
             return Err(ProxyError::Loop);
         }
@@ -253,6 +255,8 @@ impl Decision {
 
     /// Pick: chooses an endpoint, other than those that failed already where there is one.
     pub(super) fn pick(&self, matched: &Matched, means: Means<'_>) -> Result<Picked, ProxyError> {
+        #[cfg(test)]
+        super::test_panics::at("pick", &self.fields);
         let request = &PickRequest { hash: self.hash, avoid: &self.tried };
         let rng = &mut means.rng.borrow_mut();
         let pick = match self.chosen_backend() {

@@ -82,6 +82,8 @@ impl Decision {
     fn walk(&mut self, matched: &Matched, filters: &[Filter], told: Option<Told>) -> Result<Option<Question>, Early> {
         let Self { downstream, head, uri, fields, layers, client, content_length, .. } = self;
         let Some(layers) = layers else { return Ok(None) };
+        #[cfg(test)]
+        super::test_panics::at("filter", fields);
         let received = head.path.as_deref().unwrap_or_else(|| uri.path());
         let facts = Facts {
             client: client.address,

@@ -1,7 +1,9 @@
 //! Listening sockets: one per worker and listener (`SO_REUSEPORT`), and the loop that accepts from one.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +15,12 @@ use tokio::net::{TcpListener, TcpStream};
 use super::connection::{ConnectionContext, canonical, serve};
 use super::downstream::Handler;
 use super::room::{FilesComing, Place};
+use super::task::poll_counted;
 use super::worker_drain::WorkerDrain;
 use crate::drain::{self, Drain, Phase};
 use crate::reason::Reason;
 use crate::stream::TcpTimeouts;
-use crate::telemetry::metrics::Side;
+use crate::telemetry::metrics::{Side, Where};
 
 /// Connections that wait in the kernel; it cuts this to its own limit.
 const BACKLOG: i32 = 4096;
@@ -276,7 +279,9 @@ fn spawn<H: Handler>(
 ) {
     let (context, drain) = (Rc::clone(context), drain.clone());
     tokio::task::spawn_local(async move {
-        serve(context, stream.into(), peer, place).await;
+        let metrics = Arc::clone(&context.metrics);
+        let mut serving = pin!(serve(context, stream.into(), peer, place));
+        let _ = poll_fn(|cx| poll_counted(&metrics, Where::Connection, serving.as_mut(), cx)).await;
         // Held until here: the process waits for its connections.
         drop(drain);
     });

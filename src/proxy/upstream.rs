@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -21,10 +21,11 @@ use tokio::time::Instant;
 
 use super::connect::{ConnectError, OpenConnection, connect_to};
 use super::room::WorkerRoom;
+use super::task::poll_counted;
 use super::upstream_http2::{self, Http2Connection, Http2Slot, Lease};
 use crate::balance::EndpointState;
 use crate::http1::client::Connection;
-use crate::telemetry::metrics::{ConnectResult, WorkerMetrics};
+use crate::telemetry::metrics::{ConnectResult, Where, WorkerMetrics};
 
 /// Bounds of the pools.
 #[derive(Clone, Copy, Debug)]
@@ -240,8 +241,10 @@ impl Pools {
             let made = {
                 let mut connecting = pin!(pools.make_http2(&endpoint, timeout));
                 poll_fn(|cx| {
-                    if let Poll::Ready(made) = connecting.as_mut().poll(cx) {
-                        return Poll::Ready(Some(made));
+                    if let Poll::Ready(made) = poll_counted(&pools.metrics, Where::Connection, connecting.as_mut(), cx)
+                    {
+                        let panicked = || Err(ConnectError::Failed(io::Error::other("panic")));
+                        return Poll::Ready(Some(made.unwrap_or_else(panicked)));
                     }
                     entry(&mut pools.entries.borrow_mut(), &endpoint).http2.poll_forsaken(cx).map(|()| None)
                 })

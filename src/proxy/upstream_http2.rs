@@ -20,6 +20,8 @@ use tokio::time::Instant;
 
 use self::socket::{Http2Socket, Traffic};
 use super::connect::{ConnectError, OpenConnection};
+use super::task::poll_counted;
+use crate::telemetry::metrics::Where;
 
 mod body;
 mod socket;
@@ -315,16 +317,16 @@ pub async fn handshake(stream: Stream, open: OpenConnection) -> Result<Http2Conn
     let driver = Rc::new(RefCell::new(Some(driver)));
     // Owned by the senders: the connection ends when the last one and the last stream are gone, or the endpoint closes.
     tokio::task::spawn_local({
-        let driver = Rc::clone(&driver);
+        let (driver, metrics) = (Rc::clone(&driver), open.shared_metrics());
         async move {
             let result = poll_fn(|cx| match &mut *driver.borrow_mut() {
-                Some(driver) => Pin::new(driver).poll(cx),
-                None => Poll::Ready(Ok(())),
+                Some(driver) => poll_counted(&metrics, Where::Connection, Pin::new(driver), cx),
+                None => Poll::Ready(Some(Ok(()))),
             })
             .await;
-            // Its end is what closes the senders.
+            // Its end is what closes the senders, and a panic is one.
             driver.take();
-            if let Err(err) = result {
+            if let Some(Err(err)) = result {
                 tracing::debug!(error = %err, "HTTP/2 connection to an endpoint ended");
             }
         }

@@ -1,4 +1,5 @@
-//! Set-up of the process log: to standard error, as text or JSON, filtered by level or `tracing` directives.
+//! Set-up of the process log: to standard error, as text or JSON, filtered by level or `tracing` directives. Panics are lines
+//! of it, too.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -41,5 +42,6 @@ pub fn init(filter: &str, format: Format) -> Result<(), Error> {
         Format::Text => builder.finish().try_init()?,
         Format::Json => builder.json().flatten_event(true).finish().try_init()?,
     }
+    super::panics::log_them();
     Ok(())
 }

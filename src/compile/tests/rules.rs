@@ -240,3 +240,25 @@ fn expressions_beyond_the_share_of_a_route_drop_their_rules_by_name() {
     assert_eq!(second.0.snapshot, first.0.snapshot);
     assert_eq!(second.0.diagnostics, first.0.diagnostics);
 }
+
+#[test]
+fn a_route_that_makes_the_compiler_panic_is_left_out_alone() {
+    let spec = |host: &str| json!({ "hostnames": [host], "rules": [rule("r", "/")] });
+    let world = World::new()
+        .route("before", spec("a.test"))
+        .route("panics", spec("b.test"))
+        .route("team/panics", spec("c.test"))
+        .route("later", spec("d.test"));
+    let output = world.compile();
+    assert_eq!(output.0.panics, 2);
+    assert_eq!(
+        ["a", "b", "c", "d"].map(|host| output.ask(0, &format!("{host}.test/"))),
+        ["default/before:r", "no host", "no host", "default/later:r"]
+    );
+    let accepted = &output.parents("panics")[0].accepted;
+    assert_eq!((accepted.holds, accepted.reason), (false, ConditionReason::Invalid), "{accepted:?}");
+    let findings: Vec<String> = output.0.diagnostics.iter().map(ToString::to_string).collect();
+    assert_eq!(findings.len(), 2, "{findings:?}");
+    assert!(findings[0].contains("default/panics: Invalid: something in it makes tidegate panic"), "{findings:?}");
+    assert!(findings[0].ends_with("; the route is not served"), "{findings:?}");
+}

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::proxy::guarded_io::GuardedIo;
 use crate::proxy::head::facts_of_http2;
 use crate::reason::Reason;
 use crate::telemetry::access_log::RequestLine;
-use crate::telemetry::metrics::Side;
+use crate::telemetry::metrics::{Side, WorkerMetrics};
 
 /// Flow control windows: a stream may not fill the connection's, so one blocked stream leaves the others theirs.
 const STREAM_WINDOW: u32 = 256 << 10;
@@ -38,8 +39,10 @@ const PENDING_RESETS: usize = 20;
 const FAREWELL: Duration = Duration::from_millis(250);
 
 /// Runs the tasks of a connection's streams on its own thread.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct StreamExecutor {
+    /// Where panics of streams are counted.
+    pub(super) metrics: Arc<WorkerMetrics>,
     /// How long a stream may wait for its client.
     pub(super) patience: Patience,
 }
@@ -49,7 +52,7 @@ where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(run_stream(future, self.patience));
+        tokio::task::spawn_local(run_stream(future, self.patience, Arc::clone(&self.metrics)));
     }
 }
 
@@ -65,7 +68,8 @@ impl<H: Handler> Driver<H> {
         let deadlines = &self.shared.context.deadlines;
         let (stall, window) = (deadlines.write_stall, deadlines.body_rate_window);
         let patience = Patience { stall, window, rate: self.shared.context.body_rate };
-        let mut builder = hyper::server::conn::http2::Builder::new(StreamExecutor { patience });
+        let metrics = Arc::clone(&self.shared.context.metrics);
+        let mut builder = hyper::server::conn::http2::Builder::new(StreamExecutor { metrics, patience });
         builder
             .max_concurrent_streams(self.shared.context.http2_streams)
             .initial_stream_window_size(STREAM_WINDOW)

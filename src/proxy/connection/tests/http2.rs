@@ -19,7 +19,8 @@ where
 {
     let io = ClientIo(bed.connect().await);
     let patience = crate::proxy::cutoff::Patience { stall: Duration::ZERO, window: Duration::ZERO, rate: 0 };
-    let executor = crate::proxy::connection::http2::StreamExecutor { patience };
+    let metrics = Arc::clone(&bed.metrics);
+    let executor = crate::proxy::connection::http2::StreamExecutor { metrics, patience };
     let mut builder = hyper::client::conn::http2::Builder::new(executor);
     builder.initial_stream_window_size(window).initial_connection_window_size(1 << 20);
     let (sender, connection) = builder.handshake(io).await.expect("a handshake");

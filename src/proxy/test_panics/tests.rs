@@ -1,0 +1,180 @@
+//! A panic costs the request that it happens to, and is counted: 20 of 500 at each place.
+
+#[path = "../../../tests/forward_upstream/bed.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "the bed of integration tests, which need more of it")]
+mod bed;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tidegate::model::backend::Protocol;
+use tidegate::model::filter::{Filter, HeaderEdits};
+
+use self::bed::{Answer, Endpoints, GET, Gateway, Options, Served, run, until};
+
+/// Requests of one run, and how many of them one panics of.
+const REQUESTS: usize = 500;
+const EVERY: usize = 25;
+const PANICS: u64 = (REQUESTS / EVERY) as u64;
+
+/// Answers every request; the body of one to `/p/body` makes the gateway panic.
+async fn endpoints() -> Endpoints {
+    Endpoints::script(|mut served: Served| async move {
+        while let Some((head, _)) = served.request().await {
+            if head.starts_with("GET /p/body ") {
+                served.send("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n").await;
+                // A read of its own, so that the panic comes in the middle of the body.
+                tokio::task::yield_now().await;
+                served.send("x-panic").await;
+            } else {
+                served.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+            }
+        }
+    })
+    .await
+}
+
+fn panics(gateway: &Gateway) -> u64 {
+    gateway.metric("tidegate_panics_total{where=\"request\"}")
+}
+
+#[test]
+fn over_http1_only_that_request_is_lost() {
+    let asked: fn(&str) -> String = |place| format!("GET /p HTTP/1.1\r\nhost: a.test\r\nx-panic: {place}\r\n\r\n");
+    let body = "GET /p/body HTTP/1.1\r\nhost: a.test\r\n\r\n".to_owned();
+    for (place, request) in
+        [("match", asked("match")), ("filter", asked("filter")), ("pick", asked("pick")), ("body", body)]
+    {
+        run(async || {
+            let endpoints = endpoints().await;
+            let filters = vec![Filter::RequestHeaders(HeaderEdits::default())];
+            let gateway = Gateway::start(Options { filters, ..Options::to(&[endpoints.addr]) }).await;
+            // Others are under way on connections of their own all the time.
+            let (others, stop) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+            for _ in 0..4 {
+                let (mut client, others, stop) = (gateway.client().await, Rc::clone(&others), Rc::clone(&stop));
+                tokio::task::spawn_local(async move {
+                    while !stop.get() {
+                        client.send(GET).await;
+                        let answer = client.answer().await;
+                        assert!(is_good(&answer), "{answer:?}");
+                        others.set(others.get() + 1);
+                    }
+                });
+            }
+            let mut client = gateway.client().await;
+            for number in 1..=REQUESTS {
+                let panics = number % EVERY == 0;
+                client.send(if panics { &request } else { GET }).await;
+                let answer = client.answer().await;
+                match (panics, place) {
+                    (false, _) => assert!(is_good(&answer), "{place}, request {number}: {answer:?}"),
+                    (true, "body") => assert!(!answer.complete, "{answer:?}"),
+                    (true, _) => assert_eq!(answer.verdict(), (500, Some("panic")), "{place}"),
+                }
+                if panics {
+                    assert!(client.is_closed().await, "{place}");
+                    client = gateway.client().await;
+                }
+            }
+            stop.set(true);
+            assert_eq!(panics(&gateway), PANICS, "{place}");
+            assert!(others.get() >= REQUESTS / 2, "{place}: {} others", others.get());
+            until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+            // A connection to an endpoint on which something panicked is not used again.
+            let lost = if place == "body" { PANICS } else { 0 };
+            until(|| endpoints.closed.get() as u64 == lost).await;
+            drop(client);
+            until(|| gateway.metric("tidegate_connections_open{listener=\"web\"}") == 0).await;
+        });
+    }
+}
+
+fn is_good(answer: &Answer) -> bool {
+    (answer.status, answer.body.as_slice(), answer.complete) == (200, b"ok", true)
+}
+
+/// One stream ends, the connection and its other streams go on; towards endpoints as towards clients.
+#[test]
+fn over_http2_only_that_stream_is_lost() {
+    for place in ["match", "filter", "pick", "body"] {
+        run(async || {
+            let endpoints = endpoints().await;
+            let filters = vec![Filter::RequestHeaders(HeaderEdits::default())];
+            let gateway = Gateway::start(Options { filters, http2: true, ..Options::to(&[endpoints.addr]) }).await;
+            let (sender, connection) = h2::client::handshake(gateway.client().await.stream).await.expect("HTTP/2");
+            tokio::task::spawn_local(connection);
+            let mut sender = sender.ready().await.expect("room for a stream");
+            for number in 1..=REQUESTS {
+                let panics = number % EVERY == 0;
+                let path = if panics && place == "body" { "/p/body" } else { "/p" };
+                let mut request = http::Request::get(format!("http://a.test{path}"));
+                if panics && place != "body" {
+                    request = request.header("x-panic", place);
+                }
+                sender = sender.ready().await.expect("the connection goes on");
+                let (response, _) = sender.send_request(request.body(()).expect("a request"), true).expect("sent");
+                let response = response.await.expect("a head");
+                let status = response.status();
+                let mut body = response.into_body();
+                let mut received = Vec::new();
+                let error = loop {
+                    match body.data().await {
+                        Some(Ok(data)) => {
+                            let _ = body.flow_control().release_capacity(data.len());
+                            received.extend_from_slice(&data);
+                        }
+                        Some(Err(error)) => break Some(error),
+                        None => break None,
+                    }
+                };
+                match (panics, place) {
+                    (false, _) => assert!(status == 200 && received == b"ok" && error.is_none(), "{place}, {number}"),
+                    (true, "body") => assert!(error.is_some_and(|error| error.is_reset()), "{number}: {received:?}"),
+                    (true, _) => assert!(status == 500 && error.is_none(), "{place}, {number}: {status}"),
+                }
+            }
+            assert_eq!(panics(&gateway), PANICS, "{place}");
+            until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+        });
+    }
+}
+
+/// An HTTP/2 connection to an endpoint carries the streams of many: the panic of one is not theirs.
+#[test]
+fn streams_beside_one_that_panics_go_on() {
+    run(async || {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("bound");
+        let connections = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&connections);
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.set(counted.get() + 1);
+                tokio::task::spawn_local(serve_http2(stream));
+            }
+        });
+        let gateway = Gateway::start(Options { protocol: Protocol::H2c, ..Options::to(&[addr]) }).await;
+        let mut client = gateway.client().await;
+        for number in 1..=REQUESTS {
+            let panics = number % EVERY == 0;
+            client.send(if panics { "GET /p/body HTTP/1.1\r\nhost: a.test\r\n\r\n" } else { GET }).await;
+            let answer = client.answer().await;
+            assert_eq!((answer.status, answer.complete), (200, !panics), "request {number}");
+            if panics {
+                client = gateway.client().await;
+            }
+        }
+        assert_eq!((panics(&gateway), connections.get()), (PANICS, 1));
+    });
+}
+
+async fn serve_http2(stream: tokio::net::TcpStream) {
+    let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let body: &[u8] = if request.uri().path() == "/p/body" { b"x-panic" } else { b"ok" };
+        let response = http::Response::builder().header("content-length", body.len()).body(()).expect("a response");
+        let mut sending = respond.send_response(response, false).expect("sent");
+        sending.send_data(bytes::Bytes::from_static(body), true).expect("sent");
+    }
+}
