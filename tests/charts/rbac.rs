@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{find, get, helm, render};
 
 /// `group/resource verb` of each right, with `=name` for a restricted one.
-fn rights(role: &Value) -> BTreeSet<String> {
+pub fn rights(role: &Value) -> BTreeSet<String> {
     let strings = |value: &Value| -> Vec<String> {
         value
             .as_array()
@@ -63,7 +63,6 @@ fn all_namespaces_need_one_cluster_role() {
     assert_eq!(rights(get(&objects, "ClusterRole", CLUSTER)), set(&[NAMESPACED, &more, ENDPOINTS].concat()));
     let lease = set(&[
         "coordination.k8s.io/leases=tidegate get",
-        "coordination.k8s.io/leases=tidegate patch",
         "coordination.k8s.io/leases=tidegate update",
         "coordination.k8s.io/leases create",
     ]);

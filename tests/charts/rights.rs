@@ -1,10 +1,16 @@
-//! Each rule of the chart's roles taken away in turn, on a real API server: the log names what is missing, and the rest works.
+//! The rights of the chart's service account on a real API server: each is used, nothing else is asked for, and without
+//! one of them the log names what is missing, and the rest works.
 
-use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
-use crate::cluster::{Cluster, Namespace, REFERENCE_GRANTS};
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, Namespace, Options, REFERENCE_GRANTS, timeout, wait_for};
 use crate::gateway::{Gateway, Rights};
 use crate::helm;
+use crate::rbac::rights;
 
 /// What the gateway does without one rule.
 struct Loss {
@@ -55,7 +61,7 @@ const LOSSES: &[Loss] = &[
     },
     Loss {
         rule: ("events", "create"),
-        said: &["an Event may not be written", "expected a role with create of events.k8s.io/events"],
+        said: &["an Event may not be written", "expected a role with create and patch of events.k8s.io/events"],
         is_needed: false,
         metric: None,
     },
@@ -167,5 +173,82 @@ fn lose(cluster: &Cluster, namespace: &Namespace<'_>, rights: &Rights<'_>, loss:
         rights.put(whole);
         gateway.wait_until_ready();
         assert_eq!(gateway.wait_for(&host, 200), "first");
+    }
+}
+
+/// `group/resource verb` of everything that a service account has asked an API server for, as its audit log has it.
+fn asked_by(account: &str, audit: &Path) -> BTreeSet<String> {
+    let mut asked = BTreeSet::new();
+    let log = fs::read_to_string(audit).unwrap_or_default();
+    // The last line may not be whole yet.
+    for event in log.lines().map_while(|line| serde_json::from_str::<Value>(line).ok()) {
+        let about = &event["objectRef"];
+        let (Some(resource), Some(verb)) = (about["resource"].as_str(), event["verb"].as_str()) else { continue };
+        if event["user"]["username"] == account {
+            let sub = about["subresource"].as_str().map(|sub| format!("/{sub}")).unwrap_or_default();
+            asked.insert(format!("{}/{resource}{sub} {verb}", about["apiGroup"].as_str().unwrap_or_default()));
+        }
+    }
+    asked
+}
+
+/// The audit log of an API server tells what the controller asks for while everything that it does is done once. The
+/// API server does not stream lists, so that `list` is asked for as well as `watch`.
+#[test]
+fn every_right_that_is_given_is_used_and_no_other_is_asked_for() {
+    let Some(helm) = helm() else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let (policy, audit) = (scratch.path().join("policy.yaml"), scratch.path().join("audit.log"));
+    let policies = json!({
+        "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [{ "level": "Metadata" }],
+    });
+    fs::write(&policy, policies.to_string()).unwrap();
+    let flags = format!(
+        "--apiserver-args=--feature-gates=WatchList=false --audit-policy-file={} --audit-log-path={}",
+        policy.display(),
+        audit.display()
+    );
+    let options = Options { args: vec![flags] };
+    let Some(cluster) = Cluster::start(options.without_nodes()) else { return };
+    cluster.install_routes();
+    cluster.install_kind(REFERENCE_GRANTS);
+    for is_everywhere in [true, false] {
+        let namespace = cluster.namespace("used");
+        let watched = if is_everywhere { String::new() } else { format!("watchNamespaces: [{}], ", namespace.name) };
+        let values = format!("{{controller: {{{watched}watchLegacyEndpoints: true}}}}");
+        let given = Rights::apply(&cluster, helm, &namespace, &values);
+        let account = format!("system:serviceaccount:{}:tidegate", namespace.name);
+        let is_own = |role: &&Value| {
+            role["rules"].is_array()
+                && !role["metadata"]["labels"].as_object().unwrap().keys().any(|key| key.contains("aggregate-to"))
+        };
+        let without_names = |right: String| match (right.split_once('='), right.split_once(' ')) {
+            (Some((resource, _)), Some((_, verb))) => format!("{resource} {verb}"),
+            (None, _) | (_, None) => right,
+        };
+        let expected: BTreeSet<String> =
+            given.objects.iter().filter(is_own).flat_map(rights).map(without_names).collect();
+
+        let class = format!("--gateway-class={}", namespace.name);
+        let mut flags = vec!["--watch-legacy-endpoints".to_owned(), class];
+        flags.extend((!is_everywhere).then(|| format!("--watch-namespaces={}", namespace.name)));
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let _gateway = Gateway::start_ready(&cluster, &given.kubeconfig, &flags);
+        let host = format!("{}.test", namespace.name);
+        // It serves, does not, serves again: one Event of it is counted in the other.
+        for (backend, ready) in [(None, "True"), (Some("nowhere"), "False"), (None, "True")] {
+            let mut object: Value = serde_saphyr::from_str(&route("one", &host, &namespace.name)).unwrap();
+            if let Some(name) = backend {
+                object["spec"]["rules"] = json!([{ "backendRefs": [{ "name": name, "port": 80 }] }]);
+            }
+            namespace.apply(&object.to_string());
+            namespace.kubectl(&["wait", &format!("--for=condition=Ready={ready}"), &timeout(), "gwr/one"]);
+        }
+        let asked = wait_for("all rights to be used", || {
+            let asked = asked_by(&account, &audit);
+            let unused: Vec<&String> = expected.difference(&asked).collect();
+            if unused.is_empty() { Ok(asked) } else { Err(format!("not used: {unused:?}")) }
+        });
+        assert_eq!(asked, expected, "with {values}");
     }
 }
