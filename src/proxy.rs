@@ -9,7 +9,7 @@
 //! 3. [`forward`] has the phases. `begin` makes an `exchange`, `decision` finds the rule and the endpoint, `layers` runs
 //!    the filters, and `ask` answers what these ask.
 //! 4. `attempt` is one try at one endpoint, over HTTP/1 or HTTP/2, on a connection of [`upstream`]; `next_try` and
-//!    [`retry`] decide whether there is another one.
+//!    [`retry`] decide whether there is another one. `bad_response` notes answers that are malformed.
 //! 5. [`headers`] and [`body`] bring the answer to the client; [`error`] and [`own_answer`] are the tables for what tidegate
 //!    answers itself. `account` counts and logs the request, whichever way it ended.
 //!
@@ -19,6 +19,7 @@
 mod account;
 mod ask;
 mod attempt;
+mod bad_response;
 mod begin;
 pub mod body;
 mod client_body;

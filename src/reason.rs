@@ -93,7 +93,7 @@ reasons! {
     MaxConnections => "max_connections",
     /// Too many unproductive frames or resets on a connection.
     Flood => "flood",
-    /// The endpoint's response is malformed (RFC 9112 §4, §6).
+    /// The endpoint's response is malformed or ends too early, or bytes follow it (RFC 9112 §4, §6, §8).
     BadResponse => "bad_response",
     /// The method is not served.
     Method => "method",
@@ -101,7 +101,7 @@ reasons! {
     Options => "options",
     /// The listener's health path, answered by the gateway itself.
     Health => "health",
-    /// The endpoint closed or reset the connection before a response head.
+    /// The endpoint closed the connection before a response, or reset it or the stream.
     Reset => "reset",
     /// The request came round to the gateway again (`via`).
     Loop => "loop",

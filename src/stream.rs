@@ -65,8 +65,28 @@ pub enum Liveness {
     Watched,
     /// Open and silent; the task is not woken before it asks again.
     Silent,
-    /// Closed, broken, or with bytes that nobody has asked for.
-    Unusable,
+    /// Closed or broken.
+    Closed,
+    /// There are bytes that nobody has asked for.
+    Unasked,
+}
+
+impl Liveness {
+    /// Open and silent.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        matches!(self, Self::Watched | Self::Silent)
+    }
+
+    /// What a read of one byte says that does not wait.
+    fn of_read(read: &io::Result<usize>) -> Self {
+        match read {
+            Ok(0) => Self::Closed,
+            Ok(_) => Self::Unasked,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Self::Silent,
+            Err(_) => Self::Closed,
+        }
+    }
 }
 
 /// How the other side has ended a connection.
@@ -132,14 +152,8 @@ impl Stream {
         let Self::Plain(socket) = self;
         match socket.poll_read_ready(cx) {
             Poll::Pending => Liveness::Watched,
-            Poll::Ready(Err(_)) => Liveness::Unusable,
-            Poll::Ready(Ok(())) => {
-                let mut byte = [0; 1];
-                match socket.try_read(&mut byte) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Liveness::Silent,
-                    Ok(_) | Err(_) => Liveness::Unusable,
-                }
-            }
+            Poll::Ready(Err(_)) => Liveness::Closed,
+            Poll::Ready(Ok(())) => Liveness::of_read(&socket.try_read(&mut [0; 1])),
         }
     }
 
@@ -167,12 +181,17 @@ impl Stream {
         socket.poll_read_ready(cx).map(|_| ())
     }
 
-    /// Asks the socket whether it is open and has nothing to read: one system call, and never late.
+    /// Asks the socket itself whether it is open and silent: one system call, and never late.
+    #[must_use]
+    pub fn liveness(&self) -> Liveness {
+        let mut byte = [MaybeUninit::uninit(); 1];
+        Liveness::of_read(&SockRef::from(self.socket()).peek(&mut byte))
+    }
+
+    /// Whether the socket is open and has nothing to read, as [`liveness`](Self::liveness) finds out.
     #[must_use]
     pub fn is_silent(&self) -> bool {
-        let mut byte = [MaybeUninit::uninit(); 1];
-        let peeked = SockRef::from(self.socket()).peek(&mut byte);
-        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        self.liveness().is_alive()
     }
 
     /// The socket under the stream.
@@ -250,7 +269,7 @@ mod tests {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Liveness::Unusable => Poll::Ready(Liveness::Unusable),
+            ended @ (Liveness::Closed | Liveness::Unasked) => Poll::Ready(ended),
         })
         .await
     }
@@ -259,12 +278,12 @@ mod tests {
     async fn a_silent_connection_is_alive_until_something_comes_or_it_ends() {
         let (mut stream, far) = pair().await;
         let first = poll_fn(|cx| Poll::Ready(stream.poll_liveness(cx))).await;
-        assert_ne!(first, Liveness::Unusable);
+        assert!(first.is_alive());
         drop(far);
-        assert_eq!(changed(&mut stream).await, Liveness::Unusable, "closed");
+        assert_eq!(changed(&mut stream).await, Liveness::Closed, "closed");
         let (mut stream, mut far) = pair().await;
         far.write_all(b"x").await.expect("sent");
-        assert_eq!(changed(&mut stream).await, Liveness::Unusable, "a byte that nobody asked for");
+        assert_eq!(changed(&mut stream).await, Liveness::Unasked, "a byte that nobody asked for");
     }
 
     #[tokio::test]

@@ -95,6 +95,7 @@
 //! | `upstream_seconds` | number? | From sending the request to the endpoint's response head, in the last try. |
 
 pub mod access_log;
+pub mod log_limit;
 pub mod logging;
 pub mod metrics;
 mod panics;

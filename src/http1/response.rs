@@ -10,8 +10,9 @@ use http::header::{self, CONTENT_LENGTH, HeaderName, HeaderValue, TRAILER};
 use http::{HeaderMap, StatusCode};
 
 use super::framing::{ChunkDecoder, ChunkEvent, ChunkLimits};
-use super::guard;
+use super::guard::{self, GuardError};
 use crate::fields::{self, FieldFlags};
+use crate::reason::Reason;
 
 /// What the caller knows about the request when it asks for the response head.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +66,7 @@ pub enum ParsedHead {
 /// Finds the end of a head: its length with the empty line, or `None` when more bytes are needed.
 ///
 /// # Errors
-/// A bare LF, or a head longer than `limit`.
+/// A bare LF, a head longer than `limit`, or the beginning of something else.
 pub fn head_length(buf: &[u8], limit: usize) -> Result<Option<usize>, &'static str> {
     let mut start = 0;
     for end in memchr::memchr_iter(b'\n', buf) {
@@ -80,8 +81,17 @@ pub fn head_length(buf: &[u8], limit: usize) -> Result<Option<usize>, &'static s
         }
         start = end + 1;
     }
-    if buf.len() >= limit { Err("head is too large") } else { Ok(None) }
+    if buf.len() >= limit {
+        return Err("head is too large");
+    }
+    // An endpoint that speaks something else may never send an empty line.
+    let begins = buf.len().min(BEGIN.len());
+    if buf[..begins] == BEGIN[..begins] { Ok(None) } else { Err(BROKEN_STATUS_LINE) }
 }
+
+/// How every response begins (RFC 9112 §4).
+const BEGIN: &[u8] = b"HTTP/1.";
+const BROKEN_STATUS_LINE: &str = "status line is malformed";
 
 /// Parses a complete head whose length [`head_length`] found.
 ///
@@ -139,7 +149,14 @@ pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> 
             None => ResponseFraming::Close,
         }
     };
-    let keep_alive = framing != ResponseFraming::Close && !fields.close && (http11 || fields.keep_alive);
+    // 204 has no content and says nothing of its length, and 304 is not framed (RFC 9110 §8.6, RFC 9112 §6.1). An endpoint
+    // that frames them may send what it announced, and that must not answer the next request.
+    let announces = match status {
+        StatusCode::NO_CONTENT => fields.chunked || fields.length.is_some_and(|length| length > 0),
+        StatusCode::NOT_MODIFIED => fields.chunked,
+        _ => false,
+    };
+    let keep_alive = framing != ResponseFraming::Close && !announces && !fields.close && (http11 || fields.keep_alive);
     let idle_limit = fields.idle_limit;
     let reason = status.canonical_reason().is_none().then(|| head.slice(reason));
     Ok(ParsedHead::Final { status, framing, keep_alive, idle_limit, reason })
@@ -147,24 +164,23 @@ pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> 
 
 /// `HTTP/1.x SP 3DIGIT [SP reason] CRLF`: status, version is 1.1, place of the reason, which ends with the line.
 fn parse_status_line(head: &[u8]) -> Result<(StatusCode, bool, Range<usize>), &'static str> {
-    const BROKEN: &str = "status line is malformed";
-    let end = memchr::memchr(b'\n', head).ok_or(BROKEN)?;
+    let end = memchr::memchr(b'\n', head).ok_or(BROKEN_STATUS_LINE)?;
     let line = &head[..end.saturating_sub(1)];
     let (http11, rest) = if let Some(rest) = line.strip_prefix(b"HTTP/1.1 ") {
         (true, rest)
     } else if let Some(rest) = line.strip_prefix(b"HTTP/1.0 ") {
         (false, rest)
     } else {
-        return Err(BROKEN);
+        return Err(BROKEN_STATUS_LINE);
     };
-    let (digits, reason) = rest.split_at_checked(3).ok_or(BROKEN)?;
+    let (digits, reason) = rest.split_at_checked(3).ok_or(BROKEN_STATUS_LINE)?;
     if !matches!(digits[0], b'1'..=b'5') || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(BROKEN);
+        return Err(BROKEN_STATUS_LINE);
     }
     if !(reason.is_empty() || reason[0] == b' ') || guard::skip_value(reason, 0, reason.len()) != reason.len() {
-        return Err(BROKEN);
+        return Err(BROKEN_STATUS_LINE);
     }
-    let status = StatusCode::from_bytes(digits).map_err(|_| BROKEN)?;
+    let status = StatusCode::from_bytes(digits).map_err(|_| BROKEN_STATUS_LINE)?;
     let line_end = line.len();
     Ok((status, http11, (line_end - reason.len() + usize::from(!reason.is_empty()))..line_end))
 }
@@ -260,11 +276,12 @@ impl Fields {
                 if self.length.is_some() {
                     return Err("two content-length fields");
                 }
-                self.length = Some(guard::parse_length(&head[from..to]).ok_or("content-length is malformed")?);
-                if !expected.head_request {
-                    return Ok(end + 2);
+                let length = guard::parse_length(&head[from..to]).ok_or("content-length is malformed")?;
+                self.length = Some(length);
+                if expected.head_request {
+                    headers.try_insert(CONTENT_LENGTH, HeaderValue::from(length)).map_err(|_| "too many fields")?;
                 }
-                CONTENT_LENGTH
+                return Ok(end + 2);
             }
             Name::Coding => {
                 if self.chunked || !head[from..to].eq_ignore_ascii_case(b"chunked") {
@@ -500,7 +517,7 @@ impl BodyDecoder {
             if buf.is_empty() {
                 break;
             }
-            match decoder.decode(buf, &self.limits).map_err(|_| "chunked body is malformed")? {
+            match decoder.decode(buf, &self.limits).map_err(chunk_error)? {
                 ChunkEvent::More => skip(buf, buf.len()),
                 ChunkEvent::Data { skip: framing, len } => {
                     skip(buf, framing);
@@ -517,6 +534,15 @@ impl BodyDecoder {
             }
         }
         Ok(())
+    }
+}
+
+/// What is wrong with chunked framing.
+fn chunk_error(error: GuardError) -> &'static str {
+    if error.reason == Reason::Size {
+        "chunk extensions or trailers are too large"
+    } else {
+        "chunked body is malformed"
     }
 }
 

@@ -281,8 +281,10 @@ impl Http1Body {
                 }
                 Poll::Ready(None) => return Poll::Ready(Step::End),
                 Poll::Ready(Some(Err(err))) => {
-                    let reason =
-                        if matches!(err, ClientError::Malformed(_)) { Reason::BadResponse } else { Reason::Reset };
+                    let reason = reason_of_cut(&err);
+                    if reason == Reason::BadResponse {
+                        account.worker.bad_responses().log(&self.endpoint, &err);
+                    }
                     return Poll::Ready(Step::Cut(reason, BodyError::Http1(err)));
                 }
                 Poll::Pending => {
@@ -356,6 +358,17 @@ impl Http2Body {
                     return Poll::Ready(Step::Cut(kind.reason(), BodyError::Deadline(kind)));
                 }
             }
+        }
+    }
+}
+
+/// Whether an answer was malformed or its connection broke.
+fn reason_of_cut(error: &ClientError) -> Reason {
+    match error {
+        // An endpoint that closes in good order says that this was all: less than it had announced.
+        ClientError::Malformed(_) | ClientError::Truncated => Reason::BadResponse,
+        ClientError::Io(_) | ClientError::Closed | ClientError::Handshake | ClientError::RequestBody(_) => {
+            Reason::Reset
         }
     }
 }

@@ -35,6 +35,9 @@ impl Exchange {
                 picked.endpoint.refused(since_epoch);
             }
         }
+        if let ProxyError::BadResponse(source) = &error {
+            self.account.worker.bad_responses().log(&picked.endpoint, source);
+        }
         tracing::debug!(
             endpoint = %picked.endpoint.key.addr,
             error = &error as &dyn std::error::Error,

@@ -14,11 +14,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::stream::{Stream, TcpTimeouts};
+use crate::stream::{Liveness, Stream, TcpTimeouts};
 use rustc_hash::FxHashMap;
 use rustix::io::Errno;
 use tokio::time::Instant;
 
+use super::bad_response::BadResponses;
 use super::connect::{ConnectError, OpenConnection, connect_to};
 use super::room::WorkerRoom;
 use super::task::poll_counted;
@@ -91,6 +92,7 @@ struct EndpointPool {
 pub struct Pools {
     limits: PoolLimits,
     metrics: Arc<WorkerMetrics>,
+    bad_responses: BadResponses,
     /// Whom to ask when file descriptors are short.
     room: Rc<WorkerRoom>,
     /// Keyed by the address of the endpoint's state, which is unique while the entry holds it.
@@ -105,7 +107,13 @@ impl Pools {
     /// Makes empty pools.
     #[must_use]
     pub fn new(limits: PoolLimits, metrics: Arc<WorkerMetrics>, room: Rc<WorkerRoom>) -> Self {
-        Self { limits, metrics, room, entries: RefCell::default() }
+        let bad_responses = BadResponses::new(Arc::clone(&metrics));
+        Self { limits, metrics, bad_responses, room, entries: RefCell::default() }
+    }
+
+    /// Where malformed answers are noted.
+    pub(super) fn bad_responses(&self) -> &BadResponses {
+        &self.bad_responses
     }
 
     /// Takes the youngest idle connection that is still alive; dead and overdue ones on the way are closed.
@@ -113,9 +121,16 @@ impl Pools {
         let mut entries = self.entries.borrow_mut();
         let idle = &mut entries.get_mut(&key(endpoint))?.idle;
         while let Some(mut connection) = idle.pop_back() {
-            if !self.is_overdue(&connection, now) && connection.poll_alive(cx) {
-                connection.set_idle(None);
-                return Some(connection);
+            if self.is_overdue(&connection, now) {
+                continue;
+            }
+            match connection.poll_liveness(cx) {
+                Liveness::Watched | Liveness::Silent => {
+                    connection.set_idle(None);
+                    return Some(connection);
+                }
+                Liveness::Unasked => self.bad_responses.lost(endpoint, "bytes came that no request has asked for"),
+                Liveness::Closed => {}
             }
         }
         None

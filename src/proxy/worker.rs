@@ -12,6 +12,7 @@ use http::HeaderMap;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
+use super::bad_response::BadResponses;
 use super::room::WorkerRoom;
 use super::tunnel;
 use super::upstream::{PoolLimits, Pooled, Pools};
@@ -226,10 +227,17 @@ impl Worker {
         }
     }
 
+    /// Where malformed answers are noted.
+    pub(super) fn bad_responses(&self) -> &BadResponses {
+        self.pools.bad_responses()
+    }
+
     /// Puts a connection back after an exchange whose request was sent completely, if it can carry another one.
     pub(super) fn release(&self, endpoint: &Arc<EndpointState>, connection: Pooled, now: Instant) {
         if connection.is_reusable() {
             self.pools.push(endpoint, connection, now);
+        } else if connection.has_surplus() {
+            self.bad_responses().lost(endpoint, "bytes follow the response");
         }
     }
 

@@ -35,9 +35,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs a test on one thread, as a worker does.
 pub fn run(test: impl AsyncFnOnce()) {
+    run_within(PATIENCE, test);
+}
+
+/// As [`run`], for a test that takes longer.
+pub fn run_within(patience: Duration, test: impl AsyncFnOnce()) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
-        tokio::time::timeout(PATIENCE, test()).await.expect("the test hangs");
+        tokio::time::timeout(patience, test()).await.expect("the test hangs");
     });
 }
 
@@ -375,6 +380,8 @@ impl Endpoints {
         let shared = this.clone();
         tokio::task::spawn_local(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                // What a script sends is on its way when it goes on.
+                stream.set_nodelay(true).unwrap();
                 let number = shared.connections.get();
                 shared.connections.set(number + 1);
                 let served = Served { stream, number, buffer: Vec::new(), seen: Rc::clone(&shared.seen) };

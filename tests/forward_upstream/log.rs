@@ -66,7 +66,7 @@ fn one_line_for_each_request() {
     let lines = log.lines();
     let column = |name: &str| lines.iter().map(|line| line[name].clone()).collect::<Vec<_>>();
     assert_eq!(column("status"), [200, 404, 499, 200]);
-    assert_eq!(column("reason"), [Value::Null, "no_path".into(), "client_gone".into(), "reset".into()]);
+    assert_eq!(column("reason"), [Value::Null, "no_path".into(), "client_gone".into(), "bad_response".into()]);
     assert_eq!(column("path"), ["/p/a", "/q/%C3%BC", "/p/wait", "/p/cut"]);
     assert_eq!(column("received_bytes"), [3, 0, 0, 0]);
     assert_eq!(column("attempts"), [1, 0, 1, 1]);

@@ -8,6 +8,7 @@ mod bed;
 mod cost;
 mod deadlines;
 mod filters;
+mod hostile;
 mod http1;
 mod http2;
 mod http2_connections;

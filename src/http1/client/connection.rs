@@ -186,15 +186,24 @@ impl Connection {
         self.keep_alive && self.decoder.is_finished() && self.buf.is_empty()
     }
 
-    /// Whether an idle connection can carry another request: nothing to read and not closed, as far as
-    /// [`Stream::poll_liveness`] can tell.
+    /// The response ended where it should, and bytes follow it that no request has asked for.
+    #[must_use]
+    pub fn has_surplus(&self) -> bool {
+        self.decoder.is_finished() && !self.buf.is_empty()
+    }
+
+    /// Whether an idle connection can carry another request: open and silent, as far as [`Stream::poll_liveness`] can tell.
     ///
     /// Behind a response that had no content by its kind, the socket itself is asked: surplus bytes that came at this
     /// moment must not answer the next request.
-    pub fn poll_alive(&mut self, cx: &mut Context<'_>) -> bool {
+    pub fn poll_liveness(&mut self, cx: &mut Context<'_>) -> Liveness {
         let liveness = self.stream.poll_liveness(cx);
         self.watched |= liveness == Liveness::Watched;
-        liveness != Liveness::Unusable && (!self.is_unsure || self.stream.is_silent())
+        if self.is_unsure && liveness.is_alive() {
+            let asked = self.stream.liveness();
+            return if asked.is_alive() { liveness } else { asked };
+        }
+        liveness
     }
 
     /// Sends the request and waits for the final response head, at the same time.
@@ -257,13 +266,14 @@ impl Connection {
                     }
                 }
             }
-            // Just found silent by `poll_alive`, which left word with the reactor: the answer cannot be here yet, and if
+            // Just found silent by `poll_liveness`, which left word with the reactor: the answer cannot be here yet, and if
             // it is, it wakes the task.
             if std::mem::take(&mut self.watched) {
                 return Poll::Pending;
             }
             match ready!(self.poll_fill(HEAD_READ, buffers, cx)) {
-                Ok(0) => return Poll::Ready(Err(ClientError::Closed)),
+                Ok(0) if self.buf.is_empty() => return Poll::Ready(Err(ClientError::Closed)),
+                Ok(0) => return Poll::Ready(Err(ClientError::Malformed("the connection ended within the head"))),
                 Ok(_) => {}
                 Err(err) => return Poll::Ready(Err(ClientError::Io(err))),
             }

@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::http1::framing::ChunkLimits;
 use crate::http1::response::Expected;
+use crate::stream::Liveness;
 
 const LIMITS: ResponseLimits = ResponseLimits {
     head: 4 << 10,
@@ -103,6 +104,10 @@ impl Bed {
         Ok((head.status.as_u16(), data, self.connection.is_reusable()))
     }
 
+    async fn liveness(&mut self) -> Liveness {
+        poll_fn(|cx| Poll::Ready(self.connection.poll_liveness(cx))).await
+    }
+
     async fn received(&mut self, length: usize) -> Vec<u8> {
         let mut received = vec![0; length];
         self.backend.read_exact(&mut received).await.unwrap();
@@ -128,7 +133,7 @@ async fn exchanges_follow_each_other_on_one_connection() {
         assert_eq!(got, (200, b"ok".to_vec(), true));
         assert_eq!(bed.received(GET.len()).await, GET);
         assert_eq!(bed.connection.is_reused(), round > 0);
-        assert!(poll_fn(|cx| Poll::Ready(bed.connection.poll_alive(cx))).await);
+        assert!(bed.liveness().await.is_alive());
     }
 }
 
@@ -144,8 +149,8 @@ async fn framing_decides_about_body_and_reuse() {
             (200, b"ok", true),
         ),
         ("no length", b"HTTP/1.1 200 OK\r\n\r\nok", true, (200, b"ok", false)),
-        ("204 with a length", b"HTTP/1.1 204 No\r\ncontent-length: 2\r\n\r\n", false, (204, b"", true)),
-        ("304 with chunked", b"HTTP/1.1 304 No\r\ntransfer-encoding: chunked\r\n\r\n", false, (304, b"", true)),
+        ("204 with a length", b"HTTP/1.1 204 No\r\ncontent-length: 2\r\n\r\n", false, (204, b"", false)),
+        ("304 with chunked", b"HTTP/1.1 304 No\r\ntransfer-encoding: chunked\r\n\r\n", false, (304, b"", false)),
         (
             "interim first",
             b"HTTP/1.1 103 E\r\nlink: x\r\n\r\nHTTP/1.1 100 C\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
@@ -184,7 +189,7 @@ async fn surplus_bytes_destroy_the_connection() {
     assert!(bed.get(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false).await.unwrap().2);
     bed.backend.write_all(b"x").await.unwrap();
     bed.connection.stream.socket().readable().await.unwrap();
-    assert!(!poll_fn(|cx| Poll::Ready(bed.connection.poll_alive(cx))).await);
+    assert_eq!(bed.liveness().await, Liveness::Unasked);
 }
 
 /// Bytes that the reactor has not seen yet are found all the same where an endpoint sends them by mistake.
@@ -203,12 +208,10 @@ async fn surplus_that_came_at_this_moment_is_found_before_the_next_exchange() {
         bed.head(&mut upload, head_request).await.unwrap();
         assert!(bed.connection.is_reusable());
         // The socket is found empty: from here on, the reactor's word is what is believed.
-        let silent = poll_fn(|cx| Poll::Ready(bed.connection.poll_alive(cx))).await;
-        assert!(silent, "{}", answer.escape_ascii());
+        assert!(bed.liveness().await.is_alive(), "{}", answer.escape_ascii());
         // Nothing is awaited between the bytes and the look.
         assert_eq!(bed.backend.try_write(b"HTTP/1.1 200 OK\r\n\r\n").unwrap(), 19);
-        let alive = poll_fn(|cx| Poll::Ready(bed.connection.poll_alive(cx))).await;
-        assert!(!alive, "{}", answer.escape_ascii());
+        assert_eq!(bed.liveness().await, Liveness::Unasked, "{}", answer.escape_ascii());
     }
 }
 
@@ -218,7 +221,7 @@ async fn a_closed_idle_connection_is_not_alive() {
     assert!(bed.get(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false).await.unwrap().2);
     bed.backend.shutdown().await.unwrap();
     bed.connection.stream.socket().readable().await.unwrap();
-    assert!(!poll_fn(|cx| Poll::Ready(bed.connection.poll_alive(cx))).await);
+    assert_eq!(bed.liveness().await, Liveness::Closed);
 }
 
 #[tokio::test]
@@ -238,7 +241,9 @@ async fn malformed_heads_are_refused() {
         assert!(matches!(error, ClientError::Malformed(_)), "{error:?}");
     }
     let error = Bed::new().await.get(b"HTTP/1.1 200 OK\r\ncontent-", true).await.expect_err("cut");
-    assert!(matches!(error, ClientError::Closed));
+    assert!(matches!(error, ClientError::Malformed(_)), "{error:?}");
+    let error = Bed::new().await.get(b"", true).await.expect_err("closed");
+    assert!(matches!(error, ClientError::Closed), "{error:?}");
 }
 
 #[tokio::test]

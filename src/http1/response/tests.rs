@@ -118,7 +118,7 @@ fn interim_responses_and_the_size_of_a_head() {
 #[test]
 fn no_body_whatever_the_fields_say() {
     let head = Expected { head_request: true, trailers: false, websocket: false };
-    let (parsed, headers) = parse("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", head).unwrap();
+    let (parsed, headers) = parse("HTTP/1.1 200 OK\r\nContent-Length: 09\r\n\r\n", head).unwrap();
     assert!(matches!(parsed, ParsedHead::Final { framing: ResponseFraming::None, keep_alive: true, .. }));
     assert_eq!(headers["content-length"], "9", "HEAD says what GET would send");
     for status in ["204 No Content", "304 Not Modified"] {
@@ -130,7 +130,7 @@ fn no_body_whatever_the_fields_say() {
 }
 
 #[test]
-fn rs10_hop_by_hop_fields_go() {
+fn hop_by_hop_fields_go() {
     let head = "HTTP/1.1 200 OK\r\nConnection: x-hop, keep-alive\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nTE: x\r\n\
                 Trailer: x-sum\r\nUpgrade: h2c\r\nProxy-Connection: close\r\nServer: b\r\nContent-Length: 1\r\n\r\n";
     let (parsed, headers) = parse(head, EXPECTED).unwrap();
@@ -150,6 +150,12 @@ fn who_keeps_the_connection() {
         ("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n", false),
         ("HTTP/1.0 200 OK\r\nContent-Length: 1\r\nConnection: keep-alive\r\n\r\n", true),
         ("HTTP/1.1 200 OK\r\n\r\n", false),
+        ("HTTP/1.1 204 No\r\n\r\n", true),
+        ("HTTP/1.1 204 No\r\nContent-Length: 0\r\n\r\n", true),
+        ("HTTP/1.1 204 No\r\nContent-Length: 1\r\n\r\n", false),
+        ("HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+        ("HTTP/1.1 304 No\r\nContent-Length: 1\r\n\r\n", true),
+        ("HTTP/1.1 304 No\r\nTransfer-Encoding: chunked\r\n\r\n", false),
     ];
     for (head, expected) in table {
         let parsed = parse(head, EXPECTED).unwrap().0;
