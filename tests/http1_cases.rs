@@ -1,37 +1,73 @@
 //! The wire cases of `tests/data/wire-cases/http1.json` against a gateway, and the pure scanners against every split of them.
 
+#[path = "support/http1_answers.rs"]
+mod http1_answers;
 #[path = "support/http1_bed.rs"]
 mod http1_bed;
 #[path = "support/http1_gateway.rs"]
 mod http1_gateway;
+#[path = "support/http1_peers.rs"]
+mod http1_peers;
 #[path = "support/http1_reference.rs"]
 mod http1_reference;
+#[path = "support/tools.rs"]
+mod tools;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use http1_bed::{Backend, Case, Cases, Delivery, Step};
 use http1_gateway::Gateway;
+use http1_peers::{Kind, Peer};
 
 /// Byte by byte the head is on its way before the seventeenth zero comes: the backend sees an incomplete request, which
 /// neither alternative of the case allows. And the one read of the backend behind a handshake takes only the first byte.
 const NOT_BY_BYTES: [&str; 2] = ["B-17-zeros", "F-handshake"];
 
-/// Gateways with a backend each that work in parallel; nearly all of a case is waiting.
+/// Gateways with a backend each that work in parallel; most of a case is waiting.
 const BEDS: usize = 12;
 
-/// Runs `cases` and returns what failed, in their order.
+/// What stands between client and backend.
+pub trait Front {
+    /// Where it listens.
+    fn address(&self) -> SocketAddr;
+
+    /// How many clients' connections are open.
+    fn connections(&self) -> usize;
+}
+
+impl Front for Gateway {
+    fn address(&self) -> SocketAddr {
+        self.address()
+    }
+
+    fn connections(&self) -> usize {
+        self.connections()
+    }
+}
+
+/// Runs `cases` against gateways and returns what failed, in their order.
 fn run(all: &Cases, cases: &[&Case], ipv6: bool, delivery: Delivery) -> Vec<(String, String)> {
+    run_with(all, cases, delivery, |backend| Gateway::start(backend, http1_bed::loopback(ipv6)))
+}
+
+/// As [`run`], against what `start` gives for a backend.
+fn run_with<F: Front>(
+    all: &Cases,
+    cases: &[&Case],
+    delivery: Delivery,
+    start: impl Fn(SocketAddr) -> F + Sync,
+) -> Vec<(String, String)> {
     let next = Mutex::new(cases.iter().enumerate());
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..BEDS.min(cases.len()) {
             scope.spawn(|| {
                 let backend = Backend::start(all.scripts.clone());
-                let gateway = Gateway::start(backend.address, http1_bed::loopback(ipv6));
+                let gateway = start(backend.address);
                 check_bed(&gateway, &backend);
                 loop {
                     let Some((index, case)) = next.lock().expect("not poisoned").next() else { break };
@@ -49,7 +85,7 @@ fn run(all: &Cases, cases: &[&Case], ipv6: bool, delivery: Delivery) -> Vec<(Str
     failed.into_iter().map(|(_, id, text)| (id, text)).collect()
 }
 
-fn check_bed(gateway: &Gateway, backend: &Backend) {
+fn check_bed(gateway: &impl Front, backend: &Backend) {
     let steps = [Step::Bytes(b"GET /bed HTTP/1.1\r\nHost: a.test\r\n\r\n".to_vec())];
     let seen = http1_bed::run((gateway.address(), || gateway.connections()), backend, &steps, Delivery::Whole);
     assert_eq!((seen.requests.len(), &seen.statuses[..]), (1, &[200][..]), "a plain GET does not reach the backend");
@@ -93,6 +129,18 @@ fn cases_byte_by_byte() {
     cases.truncate(48);
     let failed = run(&all, &cases, false, Delivery::Bytes);
     assert_none("cases byte by byte", cases.len(), &failed);
+}
+
+/// Pieces of any length; the places are drawn anew for each case and are the same in every run.
+#[test]
+fn cases_in_random_pieces() {
+    let all = http1_bed::load();
+    let mut cases: Vec<&Case> = all.cases.iter().collect();
+    cases.retain(|case| !NOT_BY_BYTES.contains(&&case.id[..]));
+    fastrand::Rng::with_seed(2).shuffle(&mut cases);
+    cases.truncate(60);
+    let failed = run(&all, &cases, false, Delivery::Pieces);
+    assert_none("cases in random pieces", cases.len(), &failed);
 }
 
 #[test]
@@ -142,6 +190,46 @@ fn scanners_judge_every_split_alike() {
         }
     }
     println!("{splits} splits of {} cases", all.cases.len());
+}
+
+/// What the scanners of responses say of a backend's answer does not depend on where it is split.
+#[test]
+fn answers_are_judged_alike_in_every_split() {
+    let all = http1_bed::load();
+    let (mut splits, mut good, mut refused) = (0, 0, 0);
+    for script in &all.scripts {
+        for answer in script.sends() {
+            let whole = http1_answers::understand(&[&answer]);
+            for at in 1..answer.len() {
+                let (front, back) = answer.split_at(at);
+                let split = http1_answers::understand(&[front, back]);
+                assert_eq!(split, whole, "{} split at {at}", script.target_ends_with);
+                splits += 1;
+            }
+            let bytes: Vec<&[u8]> = answer.chunks(1).collect();
+            assert_eq!(http1_answers::understand(&bytes), whole, "{} byte by byte", script.target_ends_with);
+            good += usize::from(whole.refused.is_none());
+            refused += usize::from(whole.refused.is_some());
+        }
+    }
+    println!("{splits} splits of {good} good and {refused} refused answers");
+    assert!(good > 10 && refused > 20, "the answers reach both verdicts");
+}
+
+/// The scores of others show that the cases tell proxies apart and that the runner measures what it says. They are printed
+/// and belong to nobody's contract.
+#[test]
+fn nginx_and_haproxy_get_through_the_same_runner() {
+    let all = http1_bed::load();
+    let cases: Vec<&Case> = all.cases.iter().collect();
+    for kind in [Kind::Nginx, Kind::HaProxy] {
+        let Some(program) = tools::program(kind.name()) else { continue };
+        let failed = run_with(&all, &cases, Delivery::Whole, |backend| Peer::start(kind, backend));
+        let met = cases.len() - failed.len();
+        println!("{} meets {met} of {} cases, all but", kind.version(&program), cases.len());
+        println!("  {}", failed.iter().map(|(id, _)| &id[..]).collect::<Vec<_>>().join(" "));
+        assert!((1..cases.len()).contains(&met), "a bed that says always the same");
+    }
 }
 
 #[test]

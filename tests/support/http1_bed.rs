@@ -12,8 +12,8 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-pub use backend::Backend;
-use backend::{Recorded, until};
+use backend::Recorded;
+pub use backend::{Backend, until};
 use cases::find;
 pub use cases::{Case, Cases, Step, load};
 pub use judge::judge;
@@ -25,6 +25,8 @@ pub enum Delivery {
     Whole,
     /// In single bytes 1 ms apart; in pieces of 64 bytes where a step is longer than 4 KiB.
     Bytes,
+    /// In two to four pieces 2 ms apart, split at random.
+    Pieces,
     /// Behind a plain request that is written with the first step.
     Behind,
     /// With a plain request written behind the last step.
@@ -52,6 +54,18 @@ struct Client {
 }
 
 impl Client {
+    fn write_pieces(&mut self, bytes: &[u8], rng: &mut fastrand::Rng) {
+        let mut ends: Vec<usize> = (0..rng.usize(1..4)).map(|_| rng.usize(0..=bytes.len())).collect();
+        ends.push(bytes.len());
+        ends.sort_unstable();
+        let mut start = 0;
+        for end in ends {
+            self.write(&bytes[start..end], false);
+            std::thread::sleep(Duration::from_millis(2));
+            start = end;
+        }
+    }
+
     fn write(&mut self, bytes: &[u8], piecewise: bool) {
         let piece = match bytes.len() {
             len if !piecewise => len.max(1),
@@ -101,6 +115,8 @@ pub fn run(
     stream.set_nodelay(true).expect("a socket");
     let peer = stream.local_addr().expect("connected").ip().to_canonical().to_string();
     let mut client = Client { stream, received: Vec::new(), closed: false };
+    // Other places in each case, and the same in every run.
+    let mut rng = fastrand::Rng::with_seed(steps.iter().map(Step::sum).sum());
     for (index, step) in steps.iter().enumerate() {
         if index > 0 {
             client.read(Duration::from_millis(250));
@@ -112,6 +128,7 @@ pub fn run(
             Step::Bytes(bytes) if delivery == Delivery::Ahead && index + 1 == steps.len() => {
                 client.write(&[bytes, FIRST].concat(), false);
             }
+            Step::Bytes(bytes) if delivery == Delivery::Pieces => client.write_pieces(bytes, &mut rng),
             Step::Bytes(bytes) => client.write(bytes, delivery == Delivery::Bytes),
             Step::HalfClose => {
                 if client.stream.shutdown(Shutdown::Write).is_err() {

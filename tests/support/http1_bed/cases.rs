@@ -12,6 +12,16 @@ pub enum Step {
     HalfClose,
 }
 
+impl Step {
+    /// A number that depends on its bytes.
+    pub fn sum(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.iter().map(|&byte| u64::from(byte)).sum(),
+            Self::HalfClose => 1,
+        }
+    }
+}
+
 /// One case of the file.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -28,6 +38,13 @@ pub struct Script {
     pub target_ends_with: String,
     pub at_head: bool,
     pub steps: Vec<Value>,
+}
+
+impl Script {
+    /// What it sends, each time as a whole.
+    pub fn sends(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.steps.iter().filter_map(|step| step.get("send")).map(|text| latin1(text.as_str().expect("a string")))
+    }
 }
 
 /// The file.
