@@ -41,7 +41,6 @@ pub mod listener;
 mod next_try;
 pub mod own_answer;
 pub mod rate;
-mod reset_budget;
 pub mod retry;
 pub mod room;
 mod task;

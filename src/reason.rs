@@ -91,8 +91,12 @@ reasons! {
     Upgrade => "upgrade",
     /// The rule has as many upgraded connections as it may (`upgrades.maxConnections`).
     MaxConnections => "max_connections",
-    /// Too many unproductive frames or resets on a connection.
+    /// Too many frames without use, or too many resets, on an HTTP/2 connection.
     Flood => "flood",
+    /// An HTTP/2 frame or field block is malformed or not allowed where it stands (RFC 9113 §4 to §8).
+    Frame => "frame",
+    /// More HTTP/2 streams at once than the limit (`limits.http2Streams`).
+    Streams => "streams",
     /// The endpoint's response is malformed or ends too early, or bytes follow it (RFC 9112 §4, §6, §8).
     BadResponse => "bad_response",
     /// The method is not served.

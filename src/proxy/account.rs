@@ -11,7 +11,6 @@ use tokio::time::Instant;
 
 use super::cutoff::Cutoff;
 use super::decision::Matched;
-use super::reset_budget::ResetBudget;
 use super::worker::Worker;
 use crate::balance::{InFlight, Picked};
 use crate::model::ids::BackendId;
@@ -50,8 +49,6 @@ pub struct Account {
     pub upstream_received: u64,
     /// The response was handed over to its end.
     pub complete: bool,
-    /// Counts it when the client takes it back; over HTTP/2 only.
-    pub resets: Option<Rc<ResetBudget>>,
     /// What ends it at its deadline, from its response head on; over HTTP/2 from its begin.
     pub cutoff: Option<Rc<Cutoff>>,
     /// Its line in the access log, when there is one.
@@ -82,7 +79,6 @@ impl Account {
             upstream_sent: 0,
             upstream_received: 0,
             complete: false,
-            resets: None,
             cutoff: None,
             entry: None,
         }
@@ -131,9 +127,6 @@ impl Drop for Account {
         }
         if !self.complete && self.reason.is_none() {
             self.reason = Some(Reason::ClientGone);
-        }
-        if let Some(resets) = self.resets.take().filter(|_| self.reason == Some(Reason::ClientGone)) {
-            resets.take(Instant::now());
         }
         let status = if self.status == 0 { CLIENT_CLOSED_REQUEST } else { self.status };
         let elapsed = self.started.elapsed();

@@ -35,7 +35,6 @@ impl Exchange {
         let content_length = content_length.or_else(|| body.as_ref()?.size_hint().exact());
         let mut account = Account::open(Rc::clone(&worker), started, method.clone());
         if version == Version::HTTP_2 {
-            account.resets = Some(Rc::clone(&downstream.resets));
             account.cutoff = Cutoff::of_stream();
         }
         let forwarders = worker.forwarders(downstream.listener);

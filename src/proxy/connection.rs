@@ -53,6 +53,8 @@ enum ConnectionEnd {
     Upgraded,
     /// A deadline: closed without an answer.
     Closed(Reason),
+    /// HTTP/2: the client was told to go, and may still be sending.
+    Refused(Reason),
 }
 
 /// Serves one client connection in its place until it ends. Dropping the future closes it and cancels what runs on it.
@@ -72,7 +74,6 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream
         downstream: Rc::new(Downstream {
             identity: identity(peer),
             cutoff,
-            resets: Rc::default(),
             peer,
             local,
             listener: context.listener,
@@ -190,7 +191,7 @@ impl<H: Handler> Driver<H> {
         C: Future<Output = hyper::Result<()>>,
     {
         loop {
-            if let Poll::Ready(end) = self.poll_hyper(cx, connection.as_mut()) {
+            if let Poll::Ready(end) = self.poll_hyper(cx, connection.as_mut(), |_| ConnectionEnd::Dropped) {
                 return Poll::Ready(end);
             }
             if self.guard.borrow().is_cancelled() {
@@ -233,7 +234,12 @@ impl<H: Handler> Driver<H> {
     }
 
     /// Polls hyper; a panic in it or in a response's body ends the connection.
-    fn poll_hyper<C>(&self, cx: &mut Context<'_>, connection: Pin<&mut C>) -> Poll<ConnectionEnd>
+    fn poll_hyper<C>(
+        &self,
+        cx: &mut Context<'_>,
+        connection: Pin<&mut C>,
+        on_error: impl FnOnce(&hyper::Error) -> ConnectionEnd,
+    ) -> Poll<ConnectionEnd>
     where
         C: Future<Output = hyper::Result<()>>,
     {
@@ -245,7 +251,7 @@ impl<H: Handler> Driver<H> {
             Some(Ok(())) => Poll::Ready(ConnectionEnd::Finished),
             Some(Err(error)) => {
                 tracing::debug!(peer = %self.shared.downstream.peer, error = %error, "connection ended");
-                Poll::Ready(ConnectionEnd::Dropped)
+                Poll::Ready(on_error(&error))
             }
             None => Poll::Ready(ConnectionEnd::Dropped),
         }

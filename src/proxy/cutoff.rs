@@ -237,14 +237,15 @@ impl Drop for Scope {
 
 /// Runs the future of an HTTP/2 stream to its end, or up to the deadline of its exchange, or until its client has used up the
 /// patience: then it is dropped, and h2 resets the stream. One that panics ends alone, too, and is counted.
-pub async fn run_stream(stream: impl Future, patience: Patience, metrics: Arc<WorkerMetrics>) {
+/// Gives the reason when it was dropped.
+pub async fn run_stream(stream: impl Future, patience: Patience, metrics: Arc<WorkerMetrics>) -> Option<Reason> {
     let cutoff = Rc::new(Cutoff::default());
     let mut timer = Timer::default();
     let mut stream = pin!(stream);
     poll_fn(|cx| {
         let scope = Scope::enter(&cutoff);
         if poll_counted(&metrics, Where::Request, stream.as_mut(), cx).is_ready() {
-            return Poll::Ready(());
+            return Poll::Ready(None);
         }
         drop(scope);
         cutoff.task.get_or_init(|| cx.waker().clone());
@@ -253,9 +254,9 @@ pub async fn run_stream(stream: impl Future, patience: Patience, metrics: Arc<Wo
             ready!(timer.poll_until(cx, at));
             if reason != Reason::BodySlow || !cutoff.is_fast_enough(&patience) {
                 cutoff.passed.set(Some(reason));
-                return Poll::Ready(());
+                return Poll::Ready(Some(reason));
             }
         }
     })
-    .await;
+    .await
 }

@@ -20,7 +20,6 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::cutoff::Cutoff;
-use super::reset_budget::ResetBudget;
 use crate::model::ids::ListenerId;
 use crate::reason::Reason;
 use crate::stream::Stream;
@@ -41,8 +40,6 @@ pub struct Downstream {
     pub trusted: bool,
     /// Ends its exchange over HTTP/1; over HTTP/2, each stream has its own.
     pub cutoff: Rc<Cutoff>,
-    /// What the client may take back over HTTP/2.
-    pub resets: Rc<ResetBudget>,
     /// The lines of the forwarded identity that all requests of an untrusted peer have in common:
     /// [`headers::identity`](super::headers::identity).
     pub identity: Box<[u8]>,

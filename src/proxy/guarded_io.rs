@@ -390,6 +390,19 @@ impl GuardedSocket {
         }
     }
 
+    /// Reads input that is not judged here, since [`poll_sniff`](Self::poll_sniff) found HTTP/2; empty at its end.
+    pub fn poll_raw(&mut self, cx: &mut Context<'_>) -> Poll<&[u8]> {
+        while self.input.readable() == Readable::NeedsInput {
+            ready!(self.poll_fill(cx));
+        }
+        Poll::Ready(self.input.accepted())
+    }
+
+    /// Takes so many of the bytes that [`poll_raw`](Self::poll_raw) showed.
+    pub fn take_raw(&mut self, count: usize) {
+        self.input.take(count);
+    }
+
     /// Lets the socket say early that it can take more, so that a client that reads slowly is seen to read.
     pub fn watch_closely(&mut self) {
         if !std::mem::replace(&mut self.is_eager, true)
@@ -399,7 +412,11 @@ impl GuardedSocket {
         }
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    /// Writes what the socket takes at once.
+    ///
+    /// # Errors
+    /// What the socket says; there is none any more once it was taken.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.cutoff.client_moved().is_some() {
             self.watch_closely();
         }

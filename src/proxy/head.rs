@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT, HOST, HeaderName, TE, UPGRADE, VIA};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TE, UPGRADE, VIA};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 
@@ -200,6 +200,11 @@ fn http2_host<B>(
     }
     if request.headers().keys().any(|name| fields::flags(name.as_str()).has_any(FieldFlags::NOT_IN_HTTP2)) {
         return Err(FIELD);
+    }
+    // h2 has read the lengths as numbers and compared them; it takes an empty one for zero, and the same one twice.
+    let mut lengths = request.headers().get_all(CONTENT_LENGTH).iter();
+    if lengths.next().is_some_and(http::HeaderValue::is_empty) || lengths.next().is_some() {
+        return Err(refuse(StatusCode::BAD_REQUEST, Reason::Length));
     }
     let mut lines = request.headers().get_all(HOST).iter();
     let line = lines.next().map(http::HeaderValue::as_bytes);

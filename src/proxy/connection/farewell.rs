@@ -54,7 +54,8 @@ impl<H: Handler> Driver<H> {
         let farewell = self.say_farewell(refusal, surplus);
         let linger = context.deadlines.linger;
         let outcome = if linger.is_zero() { Ok(farewell.await) } else { tokio::time::timeout(linger, farewell).await };
-        if !matches!(outcome, Ok(true)) {
+        // What was counted as closed before is not counted again.
+        if !matches!(outcome, Ok(true)) && !matches!(end, ConnectionEnd::Refused(_)) {
             context.metrics.closed(Side::Downstream, Reason::Linger);
         }
     }
@@ -91,6 +92,10 @@ impl<H: Handler> Driver<H> {
                     reset_http10(&mut guard);
                 }
                 return None;
+            }
+            ConnectionEnd::Refused(reason) => {
+                metrics.closed(Side::Downstream, reason);
+                return Some((None, true));
             }
         }
         let refusal = guard.refusal();

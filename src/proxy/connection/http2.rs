@@ -1,5 +1,10 @@
 //! HTTP/2 with prior knowledge: hyper's server with bounded windows and buffers; h2 checks frames and field syntax.
 
+mod frames;
+mod io;
+mod judge;
+
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -14,13 +19,14 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::service::service_fn;
 use tokio::time::Instant;
 
+use self::io::{JudgedIo, send_go_away};
+use self::judge::{Abuse, FrameJudge, Refused};
 use super::answer::{Begin, BoxError, FutureMemory, answer, bind, refuse};
 use super::context::{HttpVersion, RunningExchange};
 use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
 use crate::proxy::cutoff::{Cutoff, Patience, run_stream};
 use crate::proxy::downstream::{Handler, OwnAnswer};
-use crate::proxy::guarded_io::GuardedIo;
 use crate::proxy::head::facts_of_http2;
 use crate::reason::Reason;
 use crate::telemetry::access_log::RequestLine;
@@ -45,6 +51,8 @@ pub(super) struct StreamExecutor {
     pub(super) metrics: Arc<WorkerMetrics>,
     /// How long a stream may wait for its client.
     pub(super) patience: Patience,
+    /// Set when a stream has ended because its client did not take the response.
+    pub(super) has_stalled: Rc<Cell<bool>>,
 }
 
 impl<F> hyper::rt::Executor<F> for StreamExecutor
@@ -52,7 +60,13 @@ where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(run_stream(future, self.patience, Arc::clone(&self.metrics)));
+        let (metrics, has_stalled) = (Arc::clone(&self.metrics), Rc::clone(&self.has_stalled));
+        let patience = self.patience;
+        tokio::task::spawn_local(async move {
+            if run_stream(future, patience, metrics).await == Some(Reason::WriteStall) {
+                has_stalled.set(true);
+            }
+        });
     }
 }
 
@@ -65,37 +79,54 @@ impl<H: Handler> Driver<H> {
             let spare = Rc::clone(&spare);
             async move { Ok::<_, Infallible>(answer_http2(exchange, request, H::handle, spare).await) }
         });
-        let deadlines = &self.shared.context.deadlines;
-        let (stall, window) = (deadlines.write_stall, deadlines.body_rate_window);
-        let patience = Patience { stall, window, rate: self.shared.context.body_rate };
-        let metrics = Arc::clone(&self.shared.context.metrics);
-        let mut builder = hyper::server::conn::http2::Builder::new(StreamExecutor { metrics, patience });
+        let context = &self.shared.context;
+        let (stall, window) = (context.deadlines.write_stall, context.deadlines.body_rate_window);
+        let patience = Patience { stall, window, rate: context.body_rate };
+        let has_stalled = Rc::new(Cell::new(false));
+        let metrics = Arc::clone(&context.metrics);
+        let executor = StreamExecutor { metrics, patience, has_stalled: Rc::clone(&has_stalled) };
+        let mut builder = hyper::server::conn::http2::Builder::new(executor);
         builder
-            .max_concurrent_streams(self.shared.context.http2_streams)
+            .max_concurrent_streams(context.http2_streams)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(u32::try_from(self.shared.context.guard.limits.head.fields_total).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(context.guard.limits.head.fields_total).unwrap_or(u32::MAX))
             .max_send_buf_size(SEND_BUFFER)
             .max_local_error_reset_streams(LOCAL_RESETS)
             .max_pending_accept_reset_streams(PENDING_RESETS);
-        let mut connection = pin!(builder.serve_connection(GuardedIo::new(Rc::clone(&self.guard)), service));
-        let linger = self.shared.context.deadlines.linger;
+        let judge = Rc::new(RefCell::new(FrameJudge::new(context.http2_streams)));
+        let io = JudgedIo::new(Rc::clone(&self.guard), Rc::clone(&judge));
+        let mut connection = pin!(builder.serve_connection(io, service));
         self.guard.borrow_mut().watch_closely();
         poll_fn(|cx| {
             loop {
                 if self.leaving.is_none() && self.shared.context.drain.phase() > Phase::Serving {
-                    self.leaving = Some((Instant::now(), linger));
+                    self.leaves(self.shared.context.deadlines.linger);
                     connection.as_mut().graceful_shutdown();
                 }
-                if let Poll::Ready(end) = self.poll_hyper(cx, connection.as_mut()) {
+                let end = self.poll_hyper(cx, connection.as_mut(), http2_error);
+                self.count_refused(judge.borrow_mut().take_refused());
+                if let Some(abuse) = judge.borrow().abuse() {
+                    self.note_flood(abuse);
+                    send_go_away(&self.guard, &judge.borrow(), cx);
+                    return Poll::Ready(ConnectionEnd::Refused(Reason::Flood));
+                }
+                if let Poll::Ready(end) = end {
                     return Poll::Ready(end);
                 }
-                if self.shared.downstream.resets.is_spent() {
-                    return Poll::Ready(ConnectionEnd::Closed(Reason::Flood));
-                }
-                if self.leaving.is_none() && self.makes_room(cx) {
-                    self.shared.context.metrics.closed(Side::Downstream, Reason::MadeRoom);
-                    self.leaving = Some((Instant::now(), FAREWELL));
+                let stalled = has_stalled.take() && self.shared.exchanges.get() == 0;
+                let patience = match () {
+                    () if self.leaving.is_some() => None,
+                    // Only streams that their client did not take were left; they were counted.
+                    () if stalled => Some(FAREWELL),
+                    () if self.makes_room(cx) => {
+                        self.shared.context.metrics.closed(Side::Downstream, Reason::MadeRoom);
+                        Some(FAREWELL)
+                    }
+                    () => None,
+                };
+                if let Some(patience) = patience {
+                    self.leaves(patience);
                     connection.as_mut().graceful_shutdown();
                     continue;
                 }
@@ -104,7 +135,7 @@ impl<H: Handler> Driver<H> {
                     None => return Poll::Pending,
                     Some(Reason::Idle) if self.leaving.is_none() => {
                         self.shared.context.metrics.closed(Side::Downstream, Reason::Idle);
-                        self.leaving = Some((Instant::now(), linger));
+                        self.leaves(self.shared.context.deadlines.linger);
                         connection.as_mut().graceful_shutdown();
                     }
                     Some(reason) => return Poll::Ready(ConnectionEnd::Closed(reason)),
@@ -112,6 +143,45 @@ impl<H: Handler> Driver<H> {
             }
         })
         .await
+    }
+
+    /// The client is told to go from now on, and may take so long.
+    fn leaves(&mut self, patience: Duration) {
+        self.leaving = Some((Instant::now(), patience));
+    }
+
+    /// Counts what h2 refused without asking anyone.
+    fn count_refused(&self, refused: Refused) {
+        if refused == Refused::default() {
+            return;
+        }
+        let context = &self.shared.context;
+        let counts =
+            [(refused.malformed, Reason::Frame), (refused.streams, Reason::Streams), (refused.too_large, Reason::Size)];
+        for (count, reason) in counts {
+            (0..count).for_each(|_| context.metrics.refused(reason));
+        }
+        let answer =
+            OwnAnswer { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: Reason::Size, close: false };
+        for _ in 0..refused.too_large {
+            context.metrics.own_answer(answer.reason);
+            context.handler.log_unhandled(&self.shared.downstream, None, answer);
+        }
+    }
+
+    fn note_flood(&self, abuse: Abuse) {
+        let peer = self.shared.downstream.peer;
+        tracing::debug!(%peer, listener = &*self.shared.context.listener_name, "HTTP/2 connection closed: {}", abuse.as_str());
+    }
+}
+
+/// What an error of hyper means for the connection. For one that h2 found it has sent a GOAWAY, which the client is to read.
+fn http2_error(error: &hyper::Error) -> ConnectionEnd {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    match source.filter(|error| error.is_go_away() && error.is_library()).and_then(h2::Error::reason) {
+        Some(h2::Reason::ENHANCE_YOUR_CALM) => ConnectionEnd::Refused(Reason::Flood),
+        Some(_) => ConnectionEnd::Refused(Reason::Frame),
+        None => ConnectionEnd::Dropped,
     }
 }
 

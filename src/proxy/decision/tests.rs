@@ -50,7 +50,6 @@ impl Bed {
             trusted: false,
             identity: Box::default(),
             cutoff: Rc::default(),
-            resets: Rc::default(),
         };
         let head = CheckedHead {
             host: None,

@@ -218,6 +218,10 @@ fn http2_heads_obey_the_same_rules() {
     refused(http2("https://a.test/", &[]), 421, Reason::Target, true);
     refused(http2("ftp://a.test/", &[]), 400, Reason::Target, true);
     refused(http2("http://a.test/", &[("connection", "close")]), 400, Reason::Field, true);
+    http2("http://a.test/", &[("content-length", "5")]).expect("one length");
+    for twice in [&[("content-length", "")][..], &[("content-length", "5"), ("content-length", "5")]] {
+        refused(http2("http://a.test/", twice), 400, Reason::Length, true);
+    }
 }
 
 #[test]

@@ -14,7 +14,6 @@ fn downstream(trusted: bool) -> Downstream {
         listener_name: Arc::from("web"),
         trusted,
         cutoff: std::rc::Rc::default(),
-        resets: std::rc::Rc::default(),
     }
 }
 

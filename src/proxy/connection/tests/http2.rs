@@ -20,7 +20,7 @@ where
     let io = ClientIo(bed.connect().await);
     let patience = crate::proxy::cutoff::Patience { stall: Duration::ZERO, window: Duration::ZERO, rate: 0 };
     let metrics = Arc::clone(&bed.metrics);
-    let executor = crate::proxy::connection::http2::StreamExecutor { metrics, patience };
+    let executor = crate::proxy::connection::http2::StreamExecutor { metrics, patience, has_stalled: Rc::default() };
     let mut builder = hyper::client::conn::http2::Builder::new(executor);
     builder.initial_stream_window_size(window).initial_connection_window_size(1 << 20);
     let (sender, connection) = builder.handshake(io).await.expect("a handshake");

@@ -1,0 +1,205 @@
+//! Floods and what clients do in good faith, frame by frame.
+
+use super::*;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+const HEADERS_END: (u8, u8) = (1, 5);
+const RESET: u8 = 3;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+
+struct Bed {
+    judge: FrameJudge,
+    now: Instant,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let mut bed = Self { judge: FrameJudge::new(100), now: Instant::now() };
+        // h2's own SETTINGS, and those of the client.
+        bed.judge.sent(&frame(4, 0, 0, &[0; 24]));
+        assert_eq!(bed.receive(&frame(4, 0, 0, &[0; 18])), None);
+        assert_eq!(bed.receive(&frame(4, 1, 0, &[])), None);
+        bed
+    }
+
+    fn receive(&mut self, bytes: &[u8]) -> Option<Abuse> {
+        let passed = self.judge.received(bytes, self.now);
+        assert_eq!(passed == bytes.len(), self.judge.abuse().is_none());
+        self.judge.abuse()
+    }
+
+    fn open(&mut self, stream: u32) {
+        assert_eq!(self.receive(&frame(HEADERS_END.0, HEADERS_END.1, stream, b"\x82\x86\x84")), None);
+    }
+
+    fn answer(&mut self, stream: u32) {
+        self.judge.sent(&frame(1, 4, stream, b"\x88\xbe"));
+        self.judge.sent(&frame(0, 1, stream, b"hello"));
+    }
+
+    fn wait(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
+    }
+
+    /// How many of these frames pass before the client has to go.
+    fn flood(&mut self, bytes: &[u8], abuse: Abuse) -> u32 {
+        for count in 0..10_000 {
+            if let Some(found) = self.receive(bytes) {
+                assert_eq!(found, abuse);
+                return count;
+            }
+        }
+        panic!("never ended");
+    }
+}
+
+#[test]
+fn floods_of_every_kind_end() {
+    let useless: [(&str, Vec<u8>); 10] = [
+        ("PING", frame(PING, 0, 0, &[0; 8])),
+        ("PING that answers nothing", frame(PING, 1, 0, &[0; 8])),
+        ("SETTINGS", frame(4, 0, 0, &[])),
+        ("SETTINGS that answer nothing", frame(4, 1, 0, &[])),
+        ("WINDOW_UPDATE", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+        ("PRIORITY", frame(2, 0, 1, &[0; 5])),
+        ("empty DATA", frame(0, 0, 1, &[])),
+        ("DATA of padding alone", frame(0, 8, 1, &[[255].as_slice(), &[0; 255]].concat())),
+        ("unknown", frame(0x42, 0, 0, b"x")),
+        ("GOAWAY", frame(7, 0, 0, &[0; 8])),
+    ];
+    for (what, bytes) in useless {
+        assert_eq!(Bed::new().flood(&bytes, Abuse::UselessFrames), u32::from(USELESS), "{what}");
+    }
+    let many_settings = frame(4, 0, 0, &[0; 2000 * 6]);
+    assert_eq!(Bed::new().flood(&many_settings, Abuse::UselessFrames), 0);
+}
+
+#[test]
+fn a_client_may_leave_all_that_it_asked_for_but_not_again_and_again() {
+    let mut bed = Bed::new();
+    let mut stream = 1;
+    for round in 0..3 {
+        for _ in 0..100 {
+            bed.open(stream);
+            stream += 2;
+        }
+        for back in (1..=100).rev() {
+            assert_eq!(bed.receive(&frame(RESET, 0, stream - 2 * back, &[0, 0, 0, 8])), None, "{round}");
+        }
+        bed.wait(1100);
+    }
+    let mut resets = 0;
+    loop {
+        bed.open(stream);
+        match bed.receive(&frame(RESET, 0, stream, &[0, 0, 0, 8])) {
+            None => resets += 1,
+            Some(abuse) => {
+                assert_eq!(abuse, Abuse::RapidReset);
+                break;
+            }
+        }
+        stream += 2;
+        bed.wait(1);
+    }
+    assert_eq!(resets, 100);
+}
+
+#[test]
+fn resets_of_answered_streams_are_paid_for() {
+    let mut bed = Bed::new();
+    for stream in (1..4000).step_by(2) {
+        bed.open(stream);
+        bed.answer(stream);
+        // The client does not send the rest of a body that the answer does not need.
+        assert_eq!(bed.receive(&frame(RESET, 0, stream, &[0; 4])), None);
+    }
+    let again = bed.flood(&frame(RESET, 0, 1, &[0; 4]), Abuse::UselessFrames);
+    assert!(again <= MOST_EARNED + u32::from(USELESS), "{again}");
+}
+
+#[test]
+fn downloads_pay_for_their_windows_and_probes() {
+    let mut bed = Bed::new();
+    bed.open(1);
+    bed.judge.sent(&frame(1, 4, 1, b"\x88\xbe"));
+    for _ in 0..5000 {
+        bed.judge.sent(&frame(0, 0, 1, &[0; 1000]));
+        for stream in [0, 1] {
+            assert_eq!(bed.receive(&frame(WINDOW_UPDATE, 0, stream, &[0, 0, 16, 0])), None);
+        }
+        assert_eq!(bed.receive(&frame(PING, 0, 0, &[0; 8])), None);
+    }
+    // Without more data they are not paid for.
+    assert_eq!(bed.flood(&frame(PING, 0, 0, &[0; 8]), Abuse::UselessFrames), u32::from(USELESS));
+}
+
+#[test]
+fn quiet_connections_may_be_probed() {
+    let mut bed = Bed::new();
+    for _ in 0..10_000 {
+        assert_eq!(bed.receive(&frame(PING, 0, 0, &[0; 8])), None);
+        bed.wait(120);
+    }
+    let mut bed = Bed::new();
+    let mut passed = 0;
+    while bed.receive(&frame(PING, 0, 0, &[0; 8])).is_none() {
+        bed.wait(80);
+        passed += 1;
+        assert!(passed < 1000, "more than a hundred in ten seconds");
+    }
+    assert!(passed >= 100, "{passed}");
+}
+
+#[test]
+fn provoked_resets_are_counted_and_those_of_the_gateway_are_not() {
+    let mut bed = Bed::new();
+    for _ in 0..1000 {
+        for code in [NO_ERROR, INTERNAL_ERROR, CANCEL] {
+            bed.judge.sent(&frame(RESET, 0, 1, &code.to_be_bytes()));
+        }
+    }
+    assert_eq!((bed.judge.abuse(), bed.judge.take_refused()), (None, Refused::default()));
+    for code in [1_u32, 3, 5, REFUSED_STREAM].repeat(16) {
+        assert_eq!(bed.judge.abuse(), None);
+        bed.judge.sent(&frame(RESET, 0, 1, &code.to_be_bytes()));
+    }
+    assert_eq!(bed.judge.abuse(), Some(Abuse::ProvokedResets));
+    assert_eq!(bed.judge.take_refused(), Refused { malformed: 48, streams: 16, too_large: 0 });
+    assert_eq!(bed.judge.take_refused(), Refused::default());
+}
+
+#[test]
+fn nothing_passes_from_the_frame_that_is_one_too_many() {
+    let mut bed = Bed::new();
+    let ping = frame(PING, 0, 0, &[0; 8]);
+    let bytes = ping.repeat(150);
+    assert_eq!(bed.judge.received(&bytes, bed.now), 100 * ping.len());
+    assert_eq!(bed.judge.received(&ping, bed.now), 0);
+}
+
+#[test]
+fn no_period_has_more_than_its_limit() {
+    // Against a list of all times, for which the tenth is no matter.
+    let mut rng = fastrand::Rng::with_seed(7);
+    for _ in 0..50 {
+        let start = Instant::now();
+        let (mut recent, mut times, mut at) = (Recent::new(20, Duration::from_secs(1)), Vec::new(), 0);
+        loop {
+            let most = rng.u64(1..120);
+            at += rng.u64(0..most);
+            let refused = recent.count(1, start + Duration::from_millis(at));
+            times.push(at);
+            let within = |span: u64| times.iter().filter(|time| **time + span > at).count();
+            assert!(within(1000) <= 20 || refused, "too many pass");
+            assert!(within(1100) > 20 || !refused, "too few pass");
+            if refused || times.len() > 2000 {
+                break;
+            }
+        }
+    }
+}
