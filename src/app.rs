@@ -391,6 +391,9 @@ fn applier(
 ) -> impl FnMut(Update) + Send + 'static {
     let mut log = DiagnosticLog::default();
     let mut compiler = Compiler::default();
+    // What the last version had to say, and how much of it were errors: mostly nothing has changed about that.
+    let mut told: Option<[Arc<[Diagnostic]>; 2]> = None;
+    let mut errors = 0;
     move |update| {
         let begun = std::time::Instant::now();
         let output = compiler.compile(&update.inputs);
@@ -400,17 +403,21 @@ fn applier(
         metrics.config_took(compiled, begun.elapsed().saturating_sub(compiled));
         if let Some(published) = &published {
             // Only now: a status speaks of what is active.
-            let statuses = output.statuses.into();
-            published.send_replace(Some(Published { inputs: Arc::clone(&update.inputs), statuses }));
+            let (inputs, statuses) = (Arc::clone(&update.inputs), output.statuses);
+            published.send_replace(Some(Published { inputs, statuses }));
         }
-        let diagnostics: Vec<Diagnostic> = update.diagnostics.iter().cloned().chain(output.diagnostics).collect();
-        let count = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
-        let errors = count(Severity::Error);
-        metrics.set_diagnostics(errors, count(Severity::Warning));
+        let both = [update.diagnostics, output.diagnostics];
+        if told.as_ref() != Some(&both) {
+            let diagnostics: Vec<Diagnostic> = both.iter().flat_map(|list| list.iter().cloned()).collect();
+            let count = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
+            errors = count(Severity::Error);
+            metrics.set_diagnostics(errors, count(Severity::Warning));
+            log.log(&diagnostics, files::refine);
+            told = Some(both);
+        }
         if errors == 0 {
             metrics.set_config_ok(SystemTime::now());
         }
-        log.log(&diagnostics, files::refine);
         tracing::info!(version, routes = update.inputs.objects.routes.len(), errors, ?compiled, "configuration active");
     }
 }

@@ -143,7 +143,7 @@ fn findings(readings: Vec<(PathBuf, Reading)>, base: Inputs, allow_unresolved: b
         .collect();
     state.apply(readings, Instant::now());
     let (inputs, mut findings) = state.build();
-    let mut compiled = compile(&inputs).diagnostics;
+    let mut compiled = compile(&inputs).diagnostics.to_vec();
     refine_with(&mut compiled, |file: &Arc<PathBuf>| {
         let bytes = texts.iter().find(|(path, _)| path == file.as_ref()).map(|(_, bytes)| bytes.clone())?;
         decode(&bytes).ok().map(Cow::into_owned)

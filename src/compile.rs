@@ -9,10 +9,12 @@
 //! 2. Attachment: which listeners a route is bound to, by itself and by delegating rules.
 //! 3. The table of all rules, and the contest of their matches on all hostnames: ranks, duplicates, one router per
 //!    listener.
-//! 4. [`endpoints`] of the backends that are used.
+//! 4. [`endpoints`] of the backends that are used. Where nothing but slices and Endpoints has changed since the last
+//!    compilation, this is the only step: the rest stays as it is, shared with the version before.
 //! 5. [`status`]: what became of each route, derived from the findings that [`diagnostics`] tell.
 
 mod attach;
+mod backends;
 mod contest;
 pub mod diagnostics;
 pub mod endpoints;
@@ -31,8 +33,13 @@ pub mod status;
 mod unsupported;
 mod upgrades;
 
+use std::sync::Arc;
+
+use backends::BackendTable;
+use diagnostics::Diagnostic;
 use expressions::Expressions;
 use inputs::Inputs;
+use routes::Compiled;
 
 pub use output::Output;
 
@@ -40,13 +47,47 @@ pub use output::Output;
 #[derive(Debug, Default)]
 pub struct Compiler {
     expressions: Expressions,
+    last: Option<Last>,
+}
+
+/// The last compilation.
+#[derive(Debug)]
+struct Last {
+    inputs: Inputs,
+    backends: BackendTable,
+    /// What there was to say about routes.
+    findings: Arc<[Diagnostic]>,
+    output: Output,
 }
 
 impl Compiler {
-    /// Compiles everything.
+    /// Compiles everything, as far as it is another than the last time.
     #[must_use]
     pub fn compile(&mut self, inputs: &Inputs) -> Output {
-        routes::compile(inputs, &mut self.expressions)
+        // Gone while it is worked on: after a panic the next compilation begins from nothing.
+        let mut last = match self.last.take().filter(|last| last.inputs.differ_in_endpoints_at_most(inputs)) {
+            Some(mut last) => {
+                last.backends.follow(&last.inputs.objects, inputs);
+                last.output.snapshot.backends = Arc::clone(last.backends.backends());
+                last
+            }
+            None => {
+                let Compiled { snapshot, backends, findings, statuses, panics } =
+                    routes::compile(inputs, &mut self.expressions);
+                let output = Output { snapshot, diagnostics: Arc::default(), statuses, panics };
+                Last { inputs: Inputs::default(), backends, findings: findings.into(), output }
+            }
+        };
+        last.inputs = inputs.clone();
+        let of_slices = last.backends.findings();
+        last.output.diagnostics = match of_slices.is_empty() {
+            true => Arc::clone(&last.findings),
+            false => last.findings.iter().cloned().chain(of_slices).collect(),
+        };
+        let output = last.output.clone();
+        // What a fault of ours has spoiled is tried again with every change.
+        self.last = Some(last).filter(|last| last.output.panics == 0);
+        output
     }
 }
 

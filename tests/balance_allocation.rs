@@ -22,9 +22,10 @@ fn picks_and_counts_allocate_nothing() {
         let (mut publisher, mut feeds) = live::channel(1, metrics(1));
         let mut snapshot = snapshots::snapshot(1, 5, &algorithm);
         // A split, an unresolved share and a retry are part of it.
-        let reference = snapshot.rules[0].backend_refs[0].clone();
-        snapshot.rules[1].backend_refs = vec![reference.clone(), reference];
-        snapshot.rules[1].backend_refs[1].backend = None;
+        let rules = std::sync::Arc::make_mut(&mut snapshot.rules);
+        let reference = rules[0].backend_refs[0].clone();
+        rules[1].backend_refs = vec![reference.clone(), reference];
+        rules[1].backend_refs[1].backend = None;
         publisher.publish(snapshot);
         let cache = feeds.pop().expect("feed").into_cache(3);
         let mut rng = fastrand::Rng::with_seed(1);

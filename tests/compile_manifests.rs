@@ -83,7 +83,7 @@ fn what_the_compiler_refuses_is_refused_for_its_one_reason() {
         let mut inputs = inputs(&validator, &text);
         add_services(&mut inputs);
         let output = compile(&inputs);
-        let as_expected = matches!(output.diagnostics.as_slice(), [only] if only.path == *path
+        let as_expected = matches!(&output.diagnostics[..], [only] if only.path == *path
             && only.found.contains(found) && only.expected.contains(expected) && !only.effect.is_empty());
         if !as_expected {
             wrong.push(format!("{}: {:#?}", file.display(), output.diagnostics));
@@ -102,7 +102,7 @@ fn every_rule_of_the_examples_is_served() {
         let mut inputs = inputs(&validator, text);
         add_services(&mut inputs);
         let output = compile(&inputs);
-        assert_eq!(output.diagnostics, [], "{}", file.display());
+        assert_eq!(*output.diagnostics, [], "{}", file.display());
         let rules: usize = inputs.objects.routes.values().map(|route| route.object.spec.rules.len()).sum();
         assert!(rules > 0 && output.snapshot.rules.len() >= rules, "{}", file.display());
     }
@@ -117,7 +117,7 @@ fn the_consistent_hash_example_routes_its_tenants() {
     let mut inputs = inputs(&validator, &text);
     add_services(&mut inputs);
     let output = compile(&inputs);
-    assert_eq!(output.diagnostics, []);
+    assert_eq!(*output.diagnostics, []);
     let headers = http::HeaderMap::new();
     let ask = |host, path| {
         let view = RequestView { host: Some(host), method: &http::Method::GET, path, query: None, headers: &headers };

@@ -4,6 +4,7 @@
 //!   alike; a second compilation gives an equal snapshot.
 //! * What is served is what a slow reading of the precedence rules serves.
 //! * A broken rule changes no answer but its own.
+//! * What is kept from one compilation to the next changes nothing.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,6 +18,9 @@ use tidegate::compile::{Output, compile};
 use tidegate::kinds::Sourced;
 use tidegate::model::ids::{ListenerId, ObjectName};
 use tidegate::model::matching::RequestView;
+
+#[path = "compile_property/steps.rs"]
+mod steps;
 
 /// One match, as numbers into small tables, so that many are equal.
 #[derive(Clone, Debug, PartialEq, Eq)]

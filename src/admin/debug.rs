@@ -153,7 +153,7 @@ pub(super) fn routes<'a>(live: &'a Live, listeners: &'a [Arc<str>]) -> Vec<Liste
     let name = |id: ListenerId| listeners.get(id.index()).map_or("", |name| &**name);
     (0..)
         .map(ListenerId)
-        .zip(&snapshot.routers)
+        .zip(snapshot.routers.iter())
         .map(|(id, router)| ListenerTable {
             listener: name(id),
             matches: router.candidates().filter_map(|candidate| row(snapshot, candidate)).collect(),

@@ -94,7 +94,7 @@ mod tests {
             key: BackendKey { service: ObjectName::new("ns", name), port: 80, protocol: Protocol::Http },
             endpoints: Arc::new([]),
         };
-        let snapshot = Snapshot { backends: vec![backend("none"), backend("web")], ..Snapshot::default() };
+        let snapshot = Snapshot { backends: [backend("none"), backend("web")].into(), ..Snapshot::default() };
         let found = count(&snapshot, &slices);
         assert_eq!(found, [("ns/none".into(), [0; 4]), ("ns/web".into(), [1, 1, 1, 1])]);
     }

@@ -86,11 +86,15 @@ impl EndpointRegistry {
     pub fn build(&mut self, snapshot: &Snapshot, previous: Option<Previous<'_>>) -> Balancers {
         let backends = self.backends(snapshot, previous);
         self.prune(backends.iter().map(|backend| backend.endpoints.len()).sum());
+        let untouched = previous.and_then(|previous| Untouched::new(previous, snapshot, &backends));
         let mut rings = FxHashMap::default();
         let mut last: Option<Arc<RuleTargets>> = None;
         let rules = (0..)
-            .zip(&snapshot.rules)
+            .zip(snapshot.rules.iter())
             .map(|(index, rule)| {
+                if let Some(kept) = untouched.as_ref().and_then(|untouched| untouched.targets(RuleId(index), rule)) {
+                    return Arc::clone(kept);
+                }
                 let targets = targets(rule, &backends);
                 let before = previous
                     .and_then(|previous| (previous.rule)(RuleId(index)).map(|rule| (previous, rule)))
@@ -184,6 +188,35 @@ impl EndpointRegistry {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.states.is_empty()
+    }
+}
+
+/// Tells the rules of which nothing has changed, for a snapshot that shares its rules with the one before.
+struct Untouched<'a> {
+    before: &'a Balancers,
+    /// Whether the endpoints of a backend are other ones now, by position.
+    changed: Vec<bool>,
+}
+
+impl<'a> Untouched<'a> {
+    /// `None` when the rules are not shared.
+    fn new(previous: Previous<'a>, snapshot: &Snapshot, backends: &[Arc<BackendEndpoints>]) -> Option<Self> {
+        let before = previous.balancers;
+        // Rules name backends by position: the same list of rules is about the same list of backends.
+        let is_shared = Arc::ptr_eq(&previous.snapshot.rules, &snapshot.rules)
+            && before.rules.len() == snapshot.rules.len()
+            && before.backends.len() == backends.len();
+        let pairs = || before.backends.iter().zip(backends);
+        let changed = || pairs().map(|(before, now)| !Arc::ptr_eq(before, now)).collect();
+        (is_shared && pairs().all(|(before, now)| before.key == now.key)).then(|| Self { before, changed: changed() })
+    }
+
+    /// The targets that a rule had and still has.
+    fn targets(&self, id: RuleId, rule: &Rule) -> Option<&'a Arc<RuleTargets>> {
+        let is_changed = |reference: &WeightedBackend| {
+            reference.backend.is_some_and(|id| self.changed.get(id.index()) != Some(&false))
+        };
+        if rule.backend_refs.iter().any(is_changed) { None } else { self.before.rule(id) }
     }
 }
 

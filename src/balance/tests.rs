@@ -536,7 +536,7 @@ fn a_new_fallback_address_reaches_the_kept_state() {
     let fallback = "[fd00::1]:80".parse().expect("address");
     let mut endpoint = second.backends[0].endpoints[0].clone();
     endpoint.fallback = Some(fallback);
-    second.backends[0].endpoints = [endpoint].into();
+    Arc::make_mut(&mut second.backends)[0].endpoints = [endpoint].into();
     let two = registry.build(&second, Some(Previous { snapshot: &first, balancers: &one, rule: &Some }));
     let (old, new) = (&one.backends()[0].endpoints[0], &two.backends()[0].endpoints[0]);
     assert!(Arc::ptr_eq(old, new));

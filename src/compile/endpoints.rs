@@ -47,10 +47,12 @@ pub(super) struct EndpointIndex<'a> {
 }
 
 impl<'a> EndpointIndex<'a> {
-    pub(super) fn new(inputs: &'a Inputs) -> Self {
-        let mut slices = Vec::with_capacity(inputs.objects.slices.len());
+    /// Of the Services that are `wanted`, by namespace and name.
+    pub(super) fn new(inputs: &'a Inputs, wanted: impl Fn(&Arc<str>, &Arc<str>) -> bool) -> Self {
+        let mut slices = Vec::new();
         for (name, slice) in &inputs.objects.slices {
-            slices.extend(slice.object.service.as_deref().map(|service| OfService { service, name, slice }));
+            let service = slice.object.service.as_ref().filter(|service| wanted(&name.namespace, service));
+            slices.extend(service.map(|service| OfService { service, name, slice }));
         }
         slices.sort_by(|a, b| a.cmp(&b.name.namespace, b.service));
         let (legacy, allow_loopback) = (&inputs.objects.endpoints, inputs.allow_loopback_endpoints);

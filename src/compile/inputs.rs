@@ -32,3 +32,26 @@ pub struct Inputs {
     /// metadata service of its cloud.
     pub allow_loopback_endpoints: bool,
 }
+
+impl Inputs {
+    /// Whether nothing that routes are compiled from is another one, as far as shared maps tell.
+    pub(super) fn differ_in_endpoints_at_most(&self, other: &Self) -> bool {
+        let Self {
+            listeners,
+            gateway_class_name,
+            controller_name,
+            hostnames_have_owners,
+            objects: Objects { routes, services, slices: _, endpoints: _, namespaces, grants },
+            allow_loopback_endpoints,
+        } = self;
+        *listeners == other.listeners
+            && *gateway_class_name == other.gateway_class_name
+            && *controller_name == other.controller_name
+            && *hostnames_have_owners == other.hostnames_have_owners
+            && *allow_loopback_endpoints == other.allow_loopback_endpoints
+            && routes.is_same(&other.objects.routes)
+            && services.is_same(&other.objects.services)
+            && namespaces.is_same(&other.objects.namespaces)
+            && grants.is_same(&other.objects.grants)
+    }
+}

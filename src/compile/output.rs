@@ -1,18 +1,20 @@
 //! What a compilation gives.
 
+use std::sync::Arc;
+
 use super::diagnostics::Diagnostic;
 use super::status::RouteStatus;
 use crate::model::snapshot::Snapshot;
 
-/// What a compilation gives.
+/// What a compilation gives. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Output {
     /// What serves.
     pub snapshot: Snapshot,
     /// Everything that is not served as written, or strange: by route in the order of names, then slices and Endpoints.
-    pub diagnostics: Vec<Diagnostic>,
+    pub diagnostics: Arc<[Diagnostic]>,
     /// One entry for every route of the class, in the order of names.
-    pub statuses: Vec<RouteStatus>,
+    pub statuses: Arc<[RouteStatus]>,
     /// Routes that are not served because compiling them panicked, by a fault of ours.
     pub panics: usize,
 }

@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::diagnostics::Diagnostic;
-use super::endpoints::EndpointIndex;
+use super::backends::{BackendTable, PortOf};
 use super::inputs::Inputs;
 use super::position::RulePos;
 use super::report::{About, FieldPath, Refused, Report};
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{BackendProtocol, BackendRef, GROUP, KnownValue};
 use crate::kinds::service::{Service, ServicePort};
-use crate::model::backend::{Backend, BackendKey, Protocol};
+use crate::model::backend::{BackendKey, Protocol};
 use crate::model::ids::{BackendId, ObjectName};
 
 /// Resolves backendRefs and keeps every backend that one leads to.
@@ -32,13 +31,13 @@ pub(super) type BackendNumber = u32;
 /// Routes come in the order of names too, and mostly refer to Services that are named like them: so the next look-up
 /// mostly ends where the last one did, or one further, and is two comparisons instead of a search or a hash.
 struct Services<'a> {
-    list: Vec<(&'a ObjectName, &'a Service)>,
+    list: Vec<(&'a ObjectName, &'a Arc<Service>)>,
     last: usize,
 }
 
 impl<'a> Services<'a> {
     fn new(inputs: &'a Inputs) -> Self {
-        let list = inputs.objects.services.iter().map(|(name, service)| (name, &*service.object)).collect();
+        let list = inputs.objects.services.iter().map(|(name, service)| (name, &service.object)).collect();
         Self { list, last: 0 }
     }
 
@@ -66,8 +65,9 @@ struct Target<'a> {
     key: BackendKey,
     /// Position of the Service in the order of names.
     position: usize,
-    service: &'a Service,
-    port: &'a ServicePort,
+    service: &'a Arc<Service>,
+    /// Position of the port in the Service.
+    port: usize,
 }
 
 /// Why a reference leads nowhere: the field it is about, reason, found and expected.
@@ -125,9 +125,9 @@ impl<'a> Backends<'a> {
             return Err(("name", ConditionReason::InvalidKind, found, "a Service with endpoints".to_owned()));
         }
         let wanted = reference.port.unwrap_or(0);
-        let with_number = || service.ports.iter().filter(|port| port.port == i32::from(wanted));
-        let over_tcp = with_number().find(|port| port.transport.is_none());
-        let Some(port) = over_tcp.or_else(|| with_number().next()) else {
+        let with_number = || service.ports.iter().enumerate().filter(|(_, port)| port.port == i32::from(wanted));
+        let over_tcp = with_number().find(|(_, port)| port.transport.is_none());
+        let Some((at, port)) = over_tcp.or_else(|| with_number().next()) else {
             let numbers: Vec<_> = service.ports.iter().map(|port| port.port.to_string()).collect();
             let numbers = if numbers.is_empty() { "which has none".to_owned() } else { numbers.join(", ") };
             let (found, expected) = (format!("port {wanted}"), format!("a port of Service {name}: {numbers}"));
@@ -137,7 +137,7 @@ impl<'a> Backends<'a> {
             .map_err(|(found, expected)| ("port", ConditionReason::UnsupportedProtocol, found, expected))?;
         let number = self.numbers.entry((position, wanted, protocol)).or_insert_with(|| {
             let key = BackendKey { service: name.clone(), port: wanted, protocol };
-            self.list.push(Target { key, position, service, port });
+            self.list.push(Target { key, position, service, port: at });
             u32::try_from(self.list.len() - 1).unwrap_or(u32::MAX)
         });
         Ok(*number)
@@ -156,12 +156,8 @@ impl<'a> Backends<'a> {
         self.list.get(number as usize).is_some_and(|target| target.service.has_client_affinity)
     }
 
-    /// The backends of some numbers, sorted by key, with their endpoints; the id of each number; and what is strange
-    /// about slices and Endpoints, each once.
-    pub(super) fn finish(
-        self,
-        used: impl Iterator<Item = BackendNumber>,
-    ) -> (Vec<Backend>, Vec<Option<BackendId>>, Vec<Diagnostic>) {
+    /// The backends of some numbers with their endpoints, and the id of each number.
+    pub(super) fn finish(self, used: impl Iterator<Item = BackendNumber>) -> (BackendTable, Vec<Option<BackendId>>) {
         let mut ids = vec![None; self.list.len()];
         let mut order: Vec<BackendNumber> = used.collect();
         order.sort_unstable();
@@ -171,23 +167,15 @@ impl<'a> Backends<'a> {
             let Target { key, position, .. } = &self.list[*number as usize];
             (*position, key.port, key.protocol)
         });
-        let mut index = EndpointIndex::new(self.inputs);
-        let mut diagnostics = Vec::new();
-        let mut backends: Vec<Backend> = Vec::with_capacity(order.len());
+        let mut keys = Vec::with_capacity(order.len());
+        let mut ports = Vec::with_capacity(order.len());
         for (id, number) in (0..).map(BackendId).zip(order) {
             let Target { key, service, port, .. } = &self.list[number as usize];
             ids[number as usize] = Some(id);
-            // Two protocols of one port have the same endpoints.
-            let known = backends.last().filter(|last| last.key.service == key.service && last.key.port == key.port);
-            let endpoints = match known {
-                Some(same) => Arc::clone(&same.endpoints),
-                None => index.endpoints(&key.service, service, port, &mut diagnostics),
-            };
-            backends.push(Backend { key: key.clone(), endpoints });
+            keys.push(key.clone());
+            ports.push(PortOf { service: Arc::clone(service), port: *port });
         }
-        diagnostics.sort();
-        diagnostics.dedup();
-        (backends, ids, diagnostics)
+        (BackendTable::new(keys, ports, self.inputs), ids)
     }
 }
 

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use super::attach::{Attached, Delegation, Way, attach};
+use super::backends::BackendTable;
 use super::contest::{CandidateOrigin, Contest, Decided};
 use super::diagnostics::Diagnostic;
 use super::expressions::Expressions;
 use super::filters;
 use super::inputs::Inputs;
 use super::matches::{Predicate, Shared};
-use super::output::Output;
 use super::position::{MatchOf, MatchPos, ParentPos, RoutePos, RuleOf, RulePos, WayPos};
 use super::references::Backends;
 use super::report::{About, FieldPath};
 use super::rules::{OwnRoute, OwnRule};
-use super::status::Statuses;
+use super::status::{RouteStatus, Statuses};
 use crate::api::conditions::ConditionReason;
 use crate::model::filter::Filter;
 use crate::model::ids::{RouteId, RuleId};
@@ -23,8 +23,20 @@ use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Tim
 use crate::model::route::{Route, Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
+/// Everything that was compiled, before endpoints are looked at.
+pub(super) struct Compiled {
+    /// With the backends that it has now.
+    pub(super) snapshot: Snapshot,
+    pub(super) backends: BackendTable,
+    /// What there is to say about routes, in the order of their names.
+    pub(super) findings: Vec<Diagnostic>,
+    pub(super) statuses: Arc<[RouteStatus]>,
+    /// Routes that are left out because compiling them panicked.
+    pub(super) panics: usize,
+}
+
 /// Compiles everything.
-pub(super) fn compile(inputs: &Inputs, expressions: &mut Expressions) -> Output {
+pub(super) fn compile(inputs: &Inputs, expressions: &mut Expressions) -> Compiled {
     expressions.begin();
     let mut shared = Shared::new(expressions);
     let mut backends = Backends::new(inputs);
@@ -48,13 +60,12 @@ pub(super) fn compile(inputs: &Inputs, expressions: &mut Expressions) -> Output 
     let statuses =
         routes.iter().zip(&attached).enumerate().map(|(at, (route, attached))| statuses.derive(at, route, attached));
     let statuses = statuses.collect();
-    let (snapshot, slices) = snapshot(rules, &routes, backends, routers);
-    let mut diagnostics: Vec<Diagnostic> = Vec::new();
+    let (snapshot, backends) = snapshot(rules, &routes, backends, routers);
+    let mut findings: Vec<Diagnostic> = Vec::new();
     for route in routes {
-        diagnostics.extend(route.report.findings.into_iter().map(|finding| finding.diagnostic));
+        findings.extend(route.report.findings.into_iter().map(|finding| finding.diagnostic));
     }
-    diagnostics.extend(slices);
-    Output { snapshot, diagnostics, statuses, panics }
+    Compiled { snapshot, backends, findings, statuses, panics }
 }
 
 /// All rules and candidates of all routes; routes and rules are numbered by position.
@@ -227,35 +238,33 @@ impl Table {
     }
 }
 
-/// Numbers everything and puts it together; and what is strange about slices.
+/// Numbers everything and puts it together.
 fn snapshot(
     rules: Vec<PendingRule>,
     own: &[OwnRoute<'_>],
     backends: Backends<'_>,
     routers: Vec<Arc<Router>>,
-) -> (Snapshot, Vec<Diagnostic>) {
+) -> (Snapshot, BackendTable) {
     let own_rule = |rule: &PendingRule| own[rule.at.route.0].rules[rule.at.rule.0].as_ref();
     let used = rules.iter().filter_map(own_rule).flat_map(|rule| &rule.shares);
-    let (backends, ids, diagnostics) = backends.finish(used.filter_map(|share| share.backend));
-    let mut snapshot = Snapshot { backends, routers, ..Snapshot::default() };
+    let (table, ids) = backends.finish(used.filter_map(|share| share.backend));
     let mut last = None;
-    snapshot.rules.reserve_exact(rules.len());
-    snapshot.routes.reserve_exact(own.len());
-    for pending in rules {
+    let mut routes = Vec::with_capacity(own.len());
+    let rules = rules.into_iter().map(|pending| {
         let RuleOf { route: position, rule } = pending.at;
         let route = &own[position.0];
         if last.replace(position) != Some(position) {
-            snapshot.routes.push(Route { name: route.name.clone(), label: Arc::clone(&route.label) });
+            routes.push(Route { name: route.name.clone(), label: Arc::clone(&route.label) });
         }
-        let Some(rule) = &route.rules[rule.0] else { continue };
+        let rule = route.rules[rule.0].as_ref().expect("only rules that serve were added");
         let backend_refs = rule.shares.iter().map(|share| WeightedBackend {
             weight: share.weight,
             tier: share.tier,
             backend: share.backend.and_then(|number| ids[number as usize]),
             filters: Arc::clone(&share.filters),
         });
-        snapshot.rules.push(Rule {
-            route: RouteId(u32::try_from(snapshot.routes.len() - 1).unwrap_or(u32::MAX)),
+        Rule {
+            route: RouteId(u32::try_from(routes.len() - 1).unwrap_or(u32::MAX)),
             name: Arc::clone(&rule.name),
             timeouts: pending.timeouts,
             upgrades: pending.upgrades,
@@ -263,10 +272,17 @@ fn snapshot(
             algorithm: pending.algorithm,
             backend_refs: backend_refs.collect(),
             delegates: pending.delegates,
-        });
-    }
-    snapshot.routes.shrink_to_fit();
-    (snapshot, diagnostics)
+        }
+    });
+    let (rules, routers) = (rules.collect(), routers.into());
+    let snapshot = Snapshot {
+        routes: routes.into(),
+        rules,
+        backends: Arc::clone(table.backends()),
+        routers,
+        ..Snapshot::default()
+    };
+    (snapshot, table)
 }
 
 /// The layers of delegating rules and their routes, outermost first. All of them serve: a child of a rule that does not

@@ -1,5 +1,6 @@
 //! Names and origins of objects, and maps of objects by name.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -104,5 +105,60 @@ impl<T> Map<T> {
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// What another version of the map has instead, in the order of names: by the name, the object in this one and in the
+    /// other one. Objects differ when they are not shared, or come from another place.
+    pub fn differences<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> impl Iterator<Item = (&'a ObjectName, Option<&'a Sourced<T>>, Option<&'a Sourced<T>>)> {
+        let is_same = self.is_same(other);
+        let [mut before, mut after] = [self, other].map(|map| map.iter().filter(move |_| !is_same).peekable());
+        let is_kept =
+            |one: &Sourced<T>, two: &Sourced<T>| Arc::ptr_eq(&one.object, &two.object) && one.origin == two.origin;
+        std::iter::from_fn(move || {
+            loop {
+                let order = match (before.peek(), after.peek()) {
+                    (None, None) => return None,
+                    (Some(_), None) => Ordering::Less,
+                    (None, Some(_)) => Ordering::Greater,
+                    (Some((one, _)), Some((two, _))) => one.cmp(two),
+                };
+                let was = if order.is_le() { before.next() } else { None };
+                let is = if order.is_ge() { after.next() } else { None };
+                match (was, is) {
+                    (Some((_, one)), Some((_, two))) if is_kept(one, two) => {}
+                    _ => {
+                        let (name, _) = was.or(is)?;
+                        return Some((name, was.map(|(_, object)| object), is.map(|(_, object)| object)));
+                    }
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_between_maps_is_found_by_name() {
+        let name = |name: &str| ObjectName::new("ns", name);
+        let object = |number: u32| Sourced { object: Arc::new(number), origin: None };
+        let before: Map<u32> =
+            [("a", 1), ("b", 2), ("c", 3), ("e", 5)].map(|(n, it)| (name(n), object(it))).into_iter().collect();
+        assert_eq!(before.differences(&before.clone()).count(), 0);
+        let mut after = before.clone();
+        after.remove(&name("a"));
+        after.insert(name("c"), object(33));
+        after.insert(name("d"), object(4));
+        let value = |object: Option<&Sourced<u32>>| object.map(|it| *it.object);
+        let found: Vec<_> =
+            before.differences(&after).map(|(name, was, is)| (name.name.to_string(), value(was), value(is))).collect();
+        let expected = [("a", Some(1), None), ("c", Some(3), Some(33)), ("d", None, Some(4))];
+        assert_eq!(found, expected.map(|(name, was, is)| (name.to_owned(), was, is)));
+        assert_eq!(Map::default().differences(&before).count(), 4);
     }
 }

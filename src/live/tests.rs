@@ -361,7 +361,7 @@ fn the_state_of_a_filter_outlives_a_version() {
     use std::sync::atomic::Ordering;
 
     let key = |place, position| StateKey { route: ObjectName::new("ns", "r"), place, filter: "Wait", position };
-    let version = |keys: &[StateKey]| Snapshot { filter_states: keys.to_vec(), ..one_rule([1]) };
+    let version = |keys: &[StateKey]| Snapshot { filter_states: keys.into(), ..one_rule([1]) };
     let count = |live: &WorkerLive, index: usize| {
         let FilterState::Count(count) = &**live.filter_states()[index].as_ref().expect("a state");
         count.fetch_add(1, Ordering::Relaxed)

@@ -10,19 +10,20 @@ use super::route::{Route, Rule};
 
 /// Everything that a worker needs to answer a request, as of one version; never changed after it is built.
 ///
-/// Two snapshots are equal when they answer every request alike. Whoever publishes one gives it its number.
+/// Two snapshots are equal when they answer every request alike. Whoever publishes one gives it its number. Cheap to
+/// clone: snapshots that differ in their backends alone share the rest.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// Active routes, sorted by name.
-    pub routes: Vec<Route>,
+    pub routes: Arc<[Route]>,
     /// Active rules, those of one route together and in its order.
-    pub rules: Vec<Rule>,
+    pub rules: Arc<[Rule]>,
     /// Backends that rules refer to, sorted by key, each once.
-    pub backends: Vec<Backend>,
+    pub backends: Arc<[Backend]>,
     /// One router per static listener, indexed by [`ListenerId`]; listeners with equal routes share one.
-    pub routers: Vec<Arc<Router>>,
+    pub routers: Arc<[Arc<Router>]>,
     /// The states that filters keep beyond a request, by the index that their values have.
-    pub filter_states: Vec<StateKey>,
+    pub filter_states: Arc<[StateKey]>,
 }
 
 impl Snapshot {
@@ -136,13 +137,9 @@ mod tests {
 
     /// A snapshot of one rule for each text: `[METHOD] path`, with `+cors` for the filter, and `?header`, `?query` or
     /// `?cookie` for a condition.
-    fn snapshot(rules: &[&str]) -> Snapshot {
-        let mut snapshot = Snapshot {
-            routes: vec![Route { name: ObjectName::new("default", "r"), label: "default/r".into() }],
-            ..Snapshot::default()
-        };
-        let mut candidates = Vec::new();
-        for (rank, text) in (0..).zip(rules) {
+    fn snapshot(texts: &[&str]) -> Snapshot {
+        let (mut rules, mut candidates) = (Vec::new(), Vec::new());
+        for (rank, text) in (0..).zip(texts) {
             let mut candidate = Candidate::any(RuleId(rank), rank);
             let mut filters = Vec::new();
             for word in text.split(' ') {
@@ -156,7 +153,7 @@ mod tests {
                 }
             }
             candidates.push(candidate);
-            snapshot.rules.push(Rule {
+            rules.push(Rule {
                 route: RouteId(0),
                 name: rank.to_string().into(),
                 timeouts: Arc::default(),
@@ -167,8 +164,12 @@ mod tests {
                 delegates: false,
             });
         }
-        snapshot.routers = vec![Arc::new(Router::build(candidates))];
-        snapshot
+        Snapshot {
+            routes: [Route { name: ObjectName::new("default", "r"), label: "default/r".into() }].into(),
+            rules: rules.into(),
+            routers: [Arc::new(Router::build(candidates))].into(),
+            ..Snapshot::default()
+        }
     }
 
     fn find(snapshot: &Snapshot, path: &str, headers: &[(&str, &str)]) -> Result<u32, Miss> {

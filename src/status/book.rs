@@ -156,9 +156,12 @@ impl Book {
     /// Takes what is active now, and queues the routes about which there is something else to say.
     pub(super) fn publish(&mut self, published: Published) {
         let before = self.published.replace(published.clone());
-        let before = before.as_ref().map_or(&[][..], |before| &before.statuses);
+        // A version in which endpoints alone are other ones has the same list.
+        let is_same = before.as_ref().is_some_and(|before| Arc::ptr_eq(&before.statuses, &published.statuses));
+        let before = before.as_ref().filter(|_| !is_same).map_or(&[][..], |before| &before.statuses);
+        let now = if is_same { &[][..] } else { &published.statuses };
         let mut changed: Vec<ObjectName> = std::mem::take(&mut self.behind).into_iter().collect();
-        let (mut old, mut new) = (before.iter().peekable(), published.statuses.iter().peekable());
+        let (mut old, mut new) = (before.iter().peekable(), now.iter().peekable());
         loop {
             let (was, is) = match (old.peek(), new.peek()) {
                 (None, None) => break,

@@ -232,10 +232,10 @@ fn snapshot(options: &Options) -> Snapshot {
         rank: 0,
     };
     Snapshot {
-        routes: vec![route],
-        rules: vec![rule],
-        backends,
-        routers: vec![Arc::new(Router::build(vec![candidate]))],
+        routes: [route].into(),
+        rules: [rule].into(),
+        backends: backends.into(),
+        routers: [Arc::new(Router::build(vec![candidate]))].into(),
         ..Snapshot::default()
     }
 }

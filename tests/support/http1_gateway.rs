@@ -166,10 +166,10 @@ fn snapshot(backend: SocketAddr) -> Snapshot {
     let endpoint = Endpoint { key: EndpointKey { addr: backend, uid: None }, fallback: None, pod: None };
     let candidate = Candidate { hostname: Hostname::Exact("a.test".into()), ..Candidate::any(RuleId(0), 0) };
     Snapshot {
-        routes: vec![Route { name: ObjectName::new("default", "cases"), label: "default/cases".into() }],
-        rules: vec![rule],
-        backends: vec![Backend { key, endpoints: [endpoint].into() }],
-        routers: vec![Arc::new(Router::build(vec![candidate]))],
+        routes: [Route { name: ObjectName::new("default", "cases"), label: "default/cases".into() }].into(),
+        rules: [rule].into(),
+        backends: [Backend { key, endpoints: [endpoint].into() }].into(),
+        routers: [Arc::new(Router::build(vec![candidate]))].into(),
         ..Snapshot::default()
     }
 }

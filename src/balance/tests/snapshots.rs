@@ -81,7 +81,7 @@ impl Snapshots {
                     .collect(),
             });
         }
-        Snapshot { routes, rules, backends: backends.collect(), ..Snapshot::default() }
+        Snapshot { routes: routes.into(), rules: rules.into(), backends: backends.collect(), ..Snapshot::default() }
     }
 }
 

@@ -43,7 +43,7 @@ impl Case {
 
     fn endpoints_of(&self, port: usize) -> (Arc<[Endpoint]>, Vec<Diagnostic>) {
         let mut diagnostics = Vec::new();
-        let mut index = EndpointIndex::new(&self.inputs);
+        let mut index = EndpointIndex::new(&self.inputs, |_, _| true);
         (
             index.endpoints(&ObjectName::new("ns", "web"), &self.service, &self.service.ports[port], &mut diagnostics),
             diagnostics,

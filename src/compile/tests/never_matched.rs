@@ -30,7 +30,7 @@ fn never(rules: Vec<Value>) -> Vec<usize> {
         .route("r", json!({ "parentRefs": [on("http")], "hostnames": ["a.test"], "rules": rules }))
         .compile();
     let mut never = Vec::new();
-    for diagnostic in &compiled.0.diagnostics {
+    for diagnostic in compiled.0.diagnostics.iter() {
         assert_eq!((diagnostic.severity, diagnostic.reason), (Severity::Warning, "NeverMatched"), "{diagnostic}");
         let rest = diagnostic.path.strip_prefix("spec.rules[").expect("a rule");
         never.push(rest[..rest.find(']').expect("closed")].parse().expect("a position"));

@@ -28,7 +28,7 @@ fn a_reference_that_leads_nowhere_costs_its_share() {
     ];
     for (reference, reason, field, found) in cases {
         let compiled = refer(world(), reference.clone());
-        let [diagnostic] = compiled.0.diagnostics.as_slice() else { panic!("{:?}", compiled.findings()) };
+        let [diagnostic] = &compiled.0.diagnostics[..] else { panic!("{:?}", compiled.findings()) };
         assert_eq!(diagnostic.reason, reason.as_str(), "{reference}");
         assert_eq!(diagnostic.path, format!("spec.rules[0].backendRefs[0].{field}"), "{reference}");
         assert!(diagnostic.found.contains(found), "{diagnostic}");

@@ -110,7 +110,7 @@ fn a_field_of_the_route_refuses_the_whole_route() {
     let output = compile(&world.0);
     let names: Vec<_> = output.snapshot.rules.iter().map(|rule| &*rule.name).collect();
     assert_eq!(names, ["other"]);
-    let [only] = output.diagnostics.as_slice() else { panic!("one finding, not {:?}", output.diagnostics) };
+    let [only] = &output.diagnostics[..] else { panic!("one finding, not {:?}", output.diagnostics) };
     assert_eq!(
         only.to_string(),
         "GatewayRoute default/r: spec.tls: UnsupportedValue: tls is not supported yet; the route is not served"

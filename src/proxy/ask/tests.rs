@@ -83,15 +83,15 @@ fn snapshot(endpoint: SocketAddr, timeouts: Timeouts) -> Snapshot {
     let mut snapshot = rule.snapshot();
     let mut endpoints = snapshot.backends[0].endpoints.to_vec();
     endpoints[0].key.addr = endpoint;
-    snapshot.backends[0].endpoints = endpoints.into();
-    let rule = &mut snapshot.rules[0];
+    Arc::make_mut(&mut snapshot.backends)[0].endpoints = endpoints.into();
+    let rule = &mut Arc::make_mut(&mut snapshot.rules)[0];
     rule.timeouts = Arc::new(timeouts);
     rule.filters = [Filter::Wait(0)].into();
     rule.backend_refs[0].filters = [Filter::Wait(1)].into();
     let key =
         |position| StateKey { route: ObjectName::new("ns", "r"), place: FilterList::Route, filter: "Wait", position };
-    snapshot.filter_states = vec![key(0), key(1)];
-    snapshot.routers = vec![Arc::new(Router::build(vec![Candidate::any(RuleId(0), 0)]))];
+    snapshot.filter_states = [key(0), key(1)].into();
+    snapshot.routers = [Arc::new(Router::build(vec![Candidate::any(RuleId(0), 0)]))].into();
     snapshot
 }
 

@@ -25,9 +25,10 @@ struct Bed {
 fn snapshot(algorithm: Algorithm, endpoints: &[u16], filters: Vec<Filter>) -> Snapshot {
     let snapshots = Snapshots::default().backend("a", endpoints.iter().copied());
     let mut snapshot = snapshots.rule("r", "0", algorithm, &[(Some("a"), 1, 0)]).snapshot();
-    snapshot.rules[0].filters = filters.into();
+    Arc::make_mut(&mut snapshot.rules)[0].filters = filters.into();
     let path = PathMatch::Prefix("/p".into());
-    snapshot.routers = vec![Arc::new(Router::build(vec![Candidate { path, ..Candidate::any(RuleId(0), 0) }]))];
+    let candidate = Candidate { path, ..Candidate::any(RuleId(0), 0) };
+    snapshot.routers = [Arc::new(Router::build(vec![candidate]))].into();
     snapshot
 }
 
@@ -152,10 +153,10 @@ fn filters_that_wait_go_on_where_they_asked() {
         Filter::RequestHeaders(HeaderEdits { set, ..HeaderEdits::default() })
     };
     let mut snapshot = snapshot(Algorithm::RoundRobin, &[1], vec![edit("x-a"), Filter::Wait(0), edit("x-b")]);
-    snapshot.rules[0].backend_refs[0].filters = vec![Filter::Wait(1), edit("x-c")].into();
+    Arc::make_mut(&mut snapshot.rules)[0].backend_refs[0].filters = vec![Filter::Wait(1), edit("x-c")].into();
     let key =
         |position| StateKey { route: ObjectName::new("ns", "r"), place: FilterList::Route, filter: "Wait", position };
-    snapshot.filter_states = vec![key(0), key(1)];
+    snapshot.filter_states = [key(0), key(1)].into();
     let bed = Bed::new(snapshot);
     let mut decision = bed.decision(get("/p"));
     assert!(bed.decide(&mut decision).is_ok());

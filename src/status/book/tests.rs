@@ -72,7 +72,7 @@ impl Bed {
     }
 
     fn republish(&mut self) {
-        let statuses = compile(&self.inputs).statuses.into();
+        let statuses = compile(&self.inputs).statuses;
         self.book.publish(Published { inputs: Arc::new(self.inputs.clone()), statuses });
     }
 

@@ -82,7 +82,7 @@ impl Bed {
             list.push((name.clone(), StoredRoute::read(&object, &identity())));
             server.objects.lock().expect("no panic").insert(name, object);
         }
-        let statuses = compile(&inputs).statuses.into();
+        let statuses = compile(&inputs).statuses;
         sightings.send(Sighting::All(None, list)).await.expect("it listens");
         published.send_replace(Some(Published { inputs: Arc::new(inputs), statuses }));
         Self { server, until, sightings, published, metrics, _stop: stop }

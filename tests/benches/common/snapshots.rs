@@ -35,13 +35,13 @@ pub fn algorithms() -> Vec<(&'static str, Algorithm)> {
 
 /// Two-rule routes with a backend each, every backend with so many endpoints.
 pub fn snapshot(routes: u32, endpoints: u32, algorithm: &Algorithm) -> Snapshot {
-    let mut snapshot = Snapshot::default();
+    let (mut list, mut rules, mut backends) = (Vec::new(), Vec::new(), Vec::new());
     for index in 0..routes {
         let name = format!("route-{index:05}");
         let object = ObjectName::new("ns", name.as_str());
-        snapshot.routes.push(Route { name: object.clone(), label: format!("ns/{name}").into() });
+        list.push(Route { name: object.clone(), label: format!("ns/{name}").into() });
         for rule in ["read", "write"] {
-            snapshot.rules.push(Rule {
+            rules.push(Rule {
                 route: RouteId(index),
                 name: rule.into(),
                 timeouts: Arc::default(),
@@ -57,12 +57,12 @@ pub fn snapshot(routes: u32, endpoints: u32, algorithm: &Algorithm) -> Snapshot 
                 }],
             });
         }
-        snapshot.backends.push(Backend {
+        backends.push(Backend {
             key: BackendKey { service: object, port: 80, protocol: Protocol::Http },
             endpoints: (0..endpoints).map(|endpoint| self::endpoint(index * endpoints + endpoint)).collect(),
         });
     }
-    snapshot
+    Snapshot { routes: list.into(), rules: rules.into(), backends: backends.into(), ..Snapshot::default() }
 }
 
 fn endpoint(number: u32) -> Endpoint {

@@ -1,0 +1,204 @@
+//! What is kept from one compilation to the next changes no result: after any steps, in any order, everything is as if it
+//! were compiled and published for the first time.
+
+use proptest::prelude::*;
+use serde_json::json;
+use tidegate::compile::inputs::{Inputs, StaticListener};
+use tidegate::compile::{Compiler, compile};
+use tidegate::live;
+use tidegate::model::ids::ObjectName;
+use tidegate::telemetry::metrics::{Metrics, MetricsOptions};
+
+use super::sourced;
+
+const SERVICES: [&str; 2] = ["a", "b"];
+const NAMESPACES: [&str; 2] = ["m", "n"];
+
+/// Address, whether it is ready, and whether it terminates.
+type Pod = (u8, bool, bool);
+
+/// One change of one object; numbers choose the namespace, the Service and the variant.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A slice of a Service, or of none where the number is too large.
+    Slice {
+        at: (usize, usize),
+        service: usize,
+        port: i32,
+        pods: Vec<Pod>,
+    },
+    SliceGone {
+        at: (usize, usize),
+    },
+    Endpoints {
+        at: (usize, usize),
+        pods: Vec<Pod>,
+    },
+    EndpointsGone {
+        at: (usize, usize),
+    },
+    Service {
+        at: (usize, usize),
+        has_selector: bool,
+        ports: Vec<u16>,
+    },
+    ServiceGone {
+        at: (usize, usize),
+    },
+    Route {
+        at: (usize, usize),
+        hash: bool,
+        refs: Vec<(usize, usize, u8, bool)>,
+    },
+    RouteGone {
+        at: (usize, usize),
+    },
+    Grant {
+        namespace: usize,
+    },
+    Nothing,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let at = || (0..NAMESPACES.len(), 0..SERVICES.len());
+    let pods = || prop::collection::vec((0..6u8, prop::bool::weighted(0.7), prop::bool::weighted(0.2)), 0..4);
+    // An address of 4 or 5 is none that may be used.
+    let port = prop::sample::select(vec![8080, 9090, 70_000]);
+    let slice = (at(), 0..SERVICES.len() + 1, port, pods()).prop_map(|(at, service, port, pods)| Step::Slice {
+        at,
+        service,
+        port,
+        pods,
+    });
+    let ports = prop::sample::subsequence(vec![80, 81], 0..=2);
+    let refs = prop::collection::vec((0..NAMESPACES.len(), 0..SERVICES.len(), 0..2u8, any::<bool>()), 0..4);
+    let step = prop_oneof![
+        8 => slice,
+        3 => at().prop_map(|at| Step::SliceGone { at }),
+        2 => (at(), pods()).prop_map(|(at, pods)| Step::Endpoints { at, pods }),
+        1 => at().prop_map(|at| Step::EndpointsGone { at }),
+        2 => (at(), any::<bool>(), ports)
+            .prop_map(|(at, has_selector, ports)| Step::Service { at, has_selector, ports }),
+        1 => at().prop_map(|at| Step::ServiceGone { at }),
+        3 => (at(), any::<bool>(), refs).prop_map(|(at, hash, refs)| Step::Route { at, hash, refs }),
+        1 => at().prop_map(|at| Step::RouteGone { at }),
+        1 => (0..NAMESPACES.len()).prop_map(|namespace| Step::Grant { namespace }),
+        1 => Just(Step::Nothing),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+/// A name in a namespace; of a Service and of what belongs to it.
+fn name((namespace, service): (usize, usize)) -> ObjectName {
+    ObjectName::new(NAMESPACES[namespace], SERVICES[service])
+}
+
+fn address(pod: u8) -> String {
+    match pod {
+        4 => "127.0.0.1".to_owned(),
+        5 => "nonsense".to_owned(),
+        _ => format!("10.0.0.{pod}"),
+    }
+}
+
+fn take(step: &Step, inputs: &mut Inputs) {
+    let objects = &mut inputs.objects;
+    match step {
+        Step::Slice { at, service, port, pods } => {
+            let endpoint = |(pod, ready, terminating): &Pod| {
+                json!({ "addresses": [address(*pod)], "targetRef": { "kind": "Pod", "name": format!("p{pod}") },
+                    "conditions": { "ready": ready, "serving": true, "terminating": terminating } })
+            };
+            let endpoints: Vec<_> = pods.iter().map(endpoint).collect();
+            let of = SERVICES.get(*service).copied().unwrap_or("nobody");
+            let slice = json!({ "metadata": { "labels": { "kubernetes.io/service-name": of } }, "addressType": "IPv4",
+                "ports": [{ "port": port }], "endpoints": endpoints });
+            objects.slices.insert(name(*at), sourced(slice));
+        }
+        Step::SliceGone { at } => drop(objects.slices.remove(&name(*at))),
+        Step::Endpoints { at, pods } => {
+            let addresses: Vec<_> = pods.iter().map(|(pod, ..)| json!({ "ip": address(*pod) })).collect();
+            let subsets = json!({ "subsets": [{ "addresses": addresses, "ports": [{ "port": 8080 }] }] });
+            objects.endpoints.insert(name(*at), sourced(subsets));
+        }
+        Step::EndpointsGone { at } => drop(objects.endpoints.remove(&name(*at))),
+        Step::Service { at, has_selector, ports } => {
+            let ports: Vec<_> = ports.iter().map(|port| json!({ "port": port })).collect();
+            let selector = if *has_selector { json!({ "app": "x" }) } else { json!({}) };
+            objects.services.insert(name(*at), sourced(json!({ "spec": { "selector": selector, "ports": ports } })));
+        }
+        Step::ServiceGone { at } => drop(objects.services.remove(&name(*at))),
+        Step::Route { at, hash, refs } => {
+            let reference = |(namespace, service, tier, is_h2c): &(usize, usize, u8, bool)| {
+                json!({ "namespace": NAMESPACES[*namespace], "name": SERVICES[*service], "port": 80, "tier": tier,
+                    "protocol": if *is_h2c { "H2C" } else { "HTTP" } })
+            };
+            let refs: Vec<_> = refs.iter().map(reference).collect();
+            let algorithm = match hash {
+                true => {
+                    json!({ "algorithm": "ConsistentHash", "hashKeys": [{ "type": "SourceIP" }] })
+                }
+                false => json!({ "algorithm": "RoundRobin" }),
+            };
+            let route = json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute",
+                "metadata": { "creationTimestamp": "2026-01-01T00:00:00Z" },
+                "spec": { "rules": [{ "backendRefs": refs, "loadBalancer": algorithm }] } });
+            objects.routes.insert(name(*at), sourced(route));
+        }
+        Step::RouteGone { at } => drop(objects.routes.remove(&name(*at))),
+        Step::Grant { namespace } => {
+            let from: Vec<_> = NAMESPACES
+                .iter()
+                .map(|from| json!({ "group": "tidegate.dev", "kind": "GatewayRoute", "namespace": from }))
+                .collect();
+            let grant = json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "ReferenceGrant", "metadata": {},
+                "spec": { "from": from, "to": [{ "group": "", "kind": "Service" }] } });
+            objects.grants.insert(ObjectName::new(NAMESPACES[*namespace], "all"), sourced(grant));
+        }
+        Step::Nothing => {}
+    }
+}
+
+fn publisher() -> live::Publisher {
+    live::channel(0, Metrics::new(MetricsOptions { workers: 0, listeners: Vec::new(), max_series: 10 })).0
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn steps_lead_to_what_is_compiled_at_once(steps in steps(), taken_together in any::<u64>()) {
+        let mut inputs = Inputs {
+            listeners: vec![StaticListener { name: "http".into(), allowed_namespaces: None }],
+            gateway_class_name: "tidegate".into(),
+            controller_name: "tidegate.dev/controller".into(),
+            ..Inputs::default()
+        };
+        let (mut compiler, mut published) = (Compiler::default(), publisher());
+        let mut random = fastrand::Rng::with_seed(taken_together);
+        let mut refs = Vec::new();
+        for at in [(0, 0), (0, 1), (1, 0)] {
+            take(&Step::Service { at, has_selector: at.1 == 0, ports: vec![80] }, &mut inputs);
+            refs.push((at.0, at.1, at.1 as u8, at.0 == 0));
+        }
+        take(&Step::Route { at: (0, 0), hash: true, refs }, &mut inputs);
+        for (number, step) in steps.iter().enumerate() {
+            // Other versions of the maps stay as they were, as for a source that goes on while a version is compiled.
+            let before = inputs.clone();
+            take(step, &mut inputs);
+            if random.bool() && number + 1 < steps.len() {
+                continue;
+            }
+            let (kept, fresh) = (compiler.compile(&inputs), compile(&inputs));
+            prop_assert_eq!(&kept.snapshot, &fresh.snapshot, "{:?}", step);
+            prop_assert_eq!(&kept.diagnostics, &fresh.diagnostics, "{:?}", step);
+            prop_assert_eq!(&kept.statuses, &fresh.statuses, "{:?}", step);
+            let mut first = publisher();
+            published.publish(kept.snapshot);
+            first.publish(fresh.snapshot);
+            let balancers = |publisher: &live::Publisher| format!("{:?}", publisher.view().current().balancers());
+            prop_assert_eq!(balancers(&published), balancers(&first), "{:?}", step);
+            drop(before);
+        }
+    }
+}
