@@ -9,7 +9,6 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::account::Account;
@@ -18,7 +17,7 @@ use super::deadlines::{DeadlineKind, ExchangeDeadlines};
 use super::error::ProxyError;
 use super::headers;
 use super::upstream::Pooled;
-use super::upstream_http2::{Lease, RequestProgress};
+use super::upstream_http2::{Lease, RequestProgress, ResponseBody};
 use crate::balance::EndpointState;
 use crate::filter::{BodyStage, BodyStream};
 use crate::http1::client::{ClientError, Upload};
@@ -37,7 +36,7 @@ pub enum BodyError {
     Upload(#[source] Box<ProxyError>),
     /// The HTTP/2 stream of the endpoint failed.
     #[error("response could not be completed")]
-    Http2(#[source] hyper::Error),
+    Http2(#[source] h2::Error),
     /// A stage of a filter, or the body inside it, failed.
     #[error("response could not be completed")]
     Staged(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -111,7 +110,9 @@ pub struct Http1Body {
 #[derive(Debug)]
 pub struct Http2Body {
     /// The stream.
-    pub body: Incoming,
+    pub body: ResponseBody,
+    /// Where it comes from.
+    pub endpoint: Arc<EndpointState>,
     /// Its place on the connection.
     pub lease: Lease,
     /// The request body beside it.
@@ -320,7 +321,7 @@ impl Http2Body {
     fn poll(&mut self, account: &mut Account, cx: &mut Context<'_>) -> Poll<Step> {
         loop {
             account.bytes_in = self.progress.bytes.get();
-            match Pin::new(&mut self.body).poll_frame(cx) {
+            match self.body.poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     if self.deadlines.idle.is_some() {
                         self.activity = Some(Instant::now());
@@ -348,7 +349,11 @@ impl Http2Body {
                         let error = ProxyError::request_body(source);
                         return Poll::Ready(Step::Cut(error.reason(), BodyError::Upload(Box::new(error))));
                     }
-                    return Poll::Ready(Step::Cut(Reason::Reset, BodyError::Http2(err)));
+                    let reason = if err.is_library() { Reason::BadResponse } else { Reason::Reset };
+                    if reason == Reason::BadResponse {
+                        account.worker.bad_responses().log(&self.endpoint, &err);
+                    }
+                    return Poll::Ready(Step::Cut(reason, BodyError::Http2(err)));
                 }
                 Poll::Pending => {
                     let came = self.activity.into_iter().chain(self.progress.last.get());

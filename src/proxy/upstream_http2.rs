@@ -1,4 +1,5 @@
-//! HTTP/2 with prior knowledge to endpoints: connections that exchanges share, driven by hyper's client.
+//! HTTP/2 with prior knowledge to endpoints: connections that exchanges share, driven by h2 itself: hyper's client
+//! tells nothing of interim responses.
 //!
 //! An endpoint has one connection per worker as long as its streams have room there, then another beside it. Every
 //! connection has more flow-control window than all its streams can hold, so that a client that does not read stops
@@ -6,15 +7,16 @@
 //! broken off when the endpoint does not answer that either.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::stream::Stream;
-use hyper::client::conn::http2::{Builder, Connection, SendRequest};
+use bytes::Bytes;
+use h2::client::{Builder, Connection};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -24,15 +26,15 @@ use super::task::poll_counted;
 use crate::telemetry::metrics::Where;
 
 mod body;
+mod response;
 mod socket;
+mod upload;
 
-pub use self::body::{RequestBody, RequestProgress};
-
-/// Sends requests on a shared connection.
-pub type Sender = SendRequest<RequestBody>;
+pub use self::body::RequestProgress;
+pub use self::response::{ResponseBody, Sender, Sending};
 
 /// Drives a connection.
-type Driver = Connection<Http2Socket, RequestBody, LocalExecutor>;
+type Driver = Connection<Http2Socket, Bytes>;
 
 /// Bytes of a response that wait for the client: what one stream may cost.
 const STREAM_WINDOW: u32 = 128 << 10;
@@ -59,22 +61,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(330);
 /// How long a connection is passed over after the endpoint refused a stream on it.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
 
-/// Runs hyper's connection tasks on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        // Owned by hyper's connection: these tasks end with it.
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
-    }
-}
-
 /// One connection to an endpoint, shared by exchanges.
 pub struct Http2Connection {
-    sender: Sender,
+    /// Never sends itself: each exchange has a copy.
+    sender: RefCell<Sender>,
     /// `None` once it has ended.
     driver: Rc<RefCell<Option<Driver>>>,
     traffic: Rc<Traffic>,
@@ -117,13 +107,19 @@ impl std::fmt::Debug for Http2Connection {
 impl Http2Connection {
     /// It takes no more exchanges: closed, about to be (GOAWAY), or put aside.
     fn is_over(&self) -> bool {
-        self.put_aside.get() || self.sender.is_closed() || !self.sender.is_ready()
+        self.put_aside.get() || self.is_closed()
+    }
+
+    /// It has ended, or the endpoint has said that it will (GOAWAY).
+    fn is_closed(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.driver.borrow().is_none() || matches!(self.sender.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 
     /// Another stream has room on it, as far as it is known.
     fn has_room(&self, now: Instant) -> bool {
         let driver = self.driver.borrow();
-        let allowed = driver.as_ref().map_or(MOST_STREAMS, Driver::current_max_send_streams);
+        let allowed = driver.as_ref().map_or(MOST_STREAMS, Driver::max_concurrent_send_streams);
         self.streams.get() < allowed.clamp(1, MOST_STREAMS)
             && self.full_until.get().is_none_or(|until| until <= now)
             && !self.is_silent()
@@ -185,7 +181,7 @@ impl Lease {
     /// Sends the exchange's request.
     #[must_use]
     pub fn sender(&self) -> Sender {
-        self.connection.sender.clone()
+        self.connection.sender.borrow().clone()
     }
 
     /// The response head is here.
@@ -279,7 +275,7 @@ impl Http2Slot {
         self.connections.retain(|connection| {
             connection.probe(now);
             // One with streams stays here as long as they need it, since it may have to be probed.
-            connection.streams.get() > 0 && !connection.sender.is_closed()
+            connection.streams.get() > 0 && !connection.is_closed()
                 || !connection.is_over()
                     && (idle.is_zero() || now.saturating_duration_since(connection.used.get()) < idle)
         });
@@ -304,14 +300,16 @@ fn copy_error(error: &io::Error) -> io::Error {
 pub async fn handshake(stream: Stream, open: OpenConnection) -> Result<Http2Connection, ConnectError> {
     let now = Instant::now();
     let traffic = Traffic::new(now);
-    let mut builder = Builder::new(LocalExecutor);
+    let mut builder = Builder::new();
     builder
-        .initial_stream_window_size(STREAM_WINDOW)
+        .enable_push(false)
+        .initial_max_send_streams(MOST_STREAMS)
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
+        .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(HEADER_LIST);
     let (sender, driver) = builder
-        .handshake(Http2Socket::new(stream, Rc::clone(&traffic)))
+        .handshake::<_, Bytes>(Http2Socket::new(stream, Rc::clone(&traffic), MOST_STREAMS))
         .await
         .map_err(|err| ConnectError::Failed(io::Error::other(err)))?;
     let driver = Rc::new(RefCell::new(Some(driver)));
@@ -332,7 +330,7 @@ pub async fn handshake(stream: Stream, open: OpenConnection) -> Result<Http2Conn
         }
     });
     Ok(Http2Connection {
-        sender,
+        sender: RefCell::new(sender),
         driver,
         traffic,
         streams: Cell::new(0),
@@ -346,19 +344,4 @@ pub async fn handshake(stream: Stream, open: OpenConnection) -> Result<Http2Conn
         put_aside: Cell::new(false),
         _open: open,
     })
-}
-
-/// The endpoint says that it did nothing with a request (RFC 9113 §8.7): it refused the stream, or ended the connection
-/// with a GOAWAY below it.
-#[must_use]
-pub fn is_unprocessed(error: &hyper::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.is_remote()
-                && (error.is_go_away() || error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM));
-        }
-        cause = error.source();
-    }
-    false
 }

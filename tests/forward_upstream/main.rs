@@ -9,6 +9,7 @@ mod cost;
 mod deadlines;
 mod filters;
 mod hostile;
+mod hostile_http2;
 mod http1;
 mod http2;
 mod http2_connections;

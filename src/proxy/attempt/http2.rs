@@ -1,13 +1,14 @@
 //! One try over HTTP/2: a stream on a shared connection.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, ready};
 
-use http::header;
-use http::{Request, Response, Uri, Version};
-use hyper::body::{Body as _, Incoming};
+use http::header::{self, HeaderValue};
+use http::response::Parts;
+use http::{Method, Request, StatusCode, Uri, Version};
+use http_body::Body as _;
 use tokio::time::Instant;
 
 use crate::balance::Picked;
@@ -17,7 +18,7 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::{Exchange, Reply};
 use crate::proxy::headers;
 use crate::proxy::retry::{Failure, Progress, Sent};
-use crate::proxy::upstream_http2::{self, Lease, RequestBody, RequestProgress};
+use crate::proxy::upstream_http2::{Lease, RequestProgress, ResponseBody, Sending};
 use crate::timer::Timer;
 
 impl Exchange {
@@ -29,8 +30,9 @@ impl Exchange {
             self.body = upload.take_body();
         }
         let mut lease = self.http2_lease(matched, picked).await?;
+        let length = self.body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
         let progress = RequestProgress::new(self.body.take(), self.decision.deadlines.try_began);
-        let result = match self.http2_request(&progress) {
+        let result = match self.http2_request(length) {
             Ok(request) => self.exchange_http2(&mut lease, request, &progress).await,
             Err(error) => Err(error.into()),
         };
@@ -60,8 +62,9 @@ impl Exchange {
         result.map_err(|err| self.connect_error(err))
     }
 
-    /// Makes an HTTP/2 request of the client's; its fields stay as they are, for another try.
-    fn http2_request(&self, progress: &Rc<RequestProgress>) -> Result<Request<RequestBody>, ProxyError> {
+    /// Makes an HTTP/2 request of the client's, whose body is `length` bytes long where that is known; its fields stay as
+    /// they are, for another try.
+    fn http2_request(&self, length: Option<u64>) -> Result<Request<()>, ProxyError> {
         let decision = &self.decision;
         let mut fields = decision.fields.clone();
         let target = decision.client.target;
@@ -79,8 +82,12 @@ impl Exchange {
             .path_and_query(target)
             .build()
             .map_err(|err| ProxyError::Unsendable(err.into()))?;
-        let body = RequestBody::new(Rc::clone(progress), decision.trailers);
-        let mut request = Request::new(body);
+        // RFC 9110 §8.6: without content, only methods that usually have some say so.
+        let is_bare = matches!(*decision.seen_method(), Method::GET | Method::HEAD | Method::DELETE);
+        if let Some(length) = length.filter(|&length| length > 0 || !is_bare) {
+            fields.entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+        }
+        let mut request = Request::new(());
         *request.method_mut() = decision.seen_method().clone();
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_2;
@@ -91,68 +98,87 @@ impl Exchange {
     async fn exchange_http2(
         &mut self,
         lease: &mut Lease,
-        request: Request<RequestBody>,
-        progress: &RequestProgress,
-    ) -> Result<Response<Incoming>, Unanswered> {
-        let mut sender = lease.sender();
-        let mut sending = pin!(sender.try_send_request(request));
+        request: Request<()>,
+        progress: &Rc<RequestProgress>,
+    ) -> Result<(Parts, ResponseBody), Unanswered> {
+        let (trailers, head_request) = (self.decision.trailers, *self.decision.seen_method() == Method::HEAD);
+        let mut request = Some(request);
+        let mut sending = None;
         let mut timer = Timer::default();
-        poll_fn(|cx| {
-            if let Poll::Ready(result) = sending.as_mut().poll(cx) {
-                return Poll::Ready(result.map_err(|mut err| {
+        let most_interim = self.account.worker.response_limits().interim;
+        let result = poll_fn(|cx| {
+            if let Some(request) = request.take() {
+                match Sending::begin(lease.sender(), request, progress, trailers, cx) {
+                    Ok(begun) => sending = Some(begun),
+                    Err(error) => {
+                        let error = ProxyError::Reset(error.into());
+                        return Poll::Ready(Err(Unanswered { error, sent: Sent::Nothing }));
+                    }
+                }
+            }
+            let Some(sending) = &mut sending else { return Poll::Pending };
+            if let Poll::Ready(result) = sending.poll_head(most_interim, head_request, cx) {
+                return Poll::Ready(result.map_err(|error| {
                     if let Some(failed) = progress.failed.take() {
                         return ProxyError::request_body(failed).into();
                     }
-                    let is_unsent = err.take_message().is_some();
-                    let error = err.into_error();
-                    let sent = if is_unsent {
-                        Sent::Nothing
-                    } else if upstream_http2::is_unprocessed(&error) {
+                    if error.is_malformed() {
+                        return ProxyError::BadResponse(error.into()).into();
+                    }
+                    let mut sent = Sent::Some;
+                    if error.is_unprocessed() {
                         lease.refused(Instant::now());
-                        Sent::Refused
-                    } else {
-                        Sent::Some
-                    };
+                        sent = Sent::Refused;
+                    }
                     Unanswered { sent, error: ProxyError::Reset(error.into()) }
                 }));
             }
             self.account.bytes_in = progress.bytes.get();
             let deadlines = &self.decision.deadlines;
-            let Some((at, kind)) =
-                deadlines.before_head(progress.waiting_since(deadlines.try_began), progress.last.get())
-            else {
+            let waiting_since = progress.waiting_since(deadlines.try_began);
+            if waiting_since.is_none() {
+                progress.wake_on_body(cx);
+            }
+            let Some((at, kind)) = deadlines.before_head(waiting_since, progress.last.get()) else {
                 return Poll::Pending;
             };
             ready!(timer.poll_until(cx, at));
             lease.timed_out();
             Poll::Ready(Err(ProxyError::from(kind).into()))
         })
-        .await
+        .await;
+        let dropped = sending.as_ref().map_or(0, Sending::interim_dropped);
+        if dropped > 0 {
+            self.account.worker.metrics().interim_responses_dropped.add(u64::from(dropped));
+        }
+        result
     }
 
     fn respond_http2(
         &mut self,
         picked: &Picked,
-        response: Response<Incoming>,
+        (parts, body): (Parts, ResponseBody),
         progress: Rc<RequestProgress>,
         lease: Lease,
     ) {
-        let (parts, body) = response.into_parts();
         self.note_head(picked, parts.status, Instant::now());
         self.account.bytes_in = progress.bytes.get();
         let mut fields = parts.headers;
         headers::clean_response(&mut fields, self.decision.trailers);
-        if *self.decision.seen_method() != http::Method::HEAD {
-            // The server side states the length that the body knows.
-            fields.remove(header::CONTENT_LENGTH);
-        }
-        let content = if body.is_end_stream() {
-            Content::Empty
-        } else {
-            let (trailers, deadlines) = (self.decision.trailers, self.decision.deadlines);
+        // These have no content, whatever comes behind them (RFC 9110 §6.4.1): the stream ends here.
+        let has_content = *self.decision.seen_method() != Method::HEAD
+            && !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let content = if has_content && !body.is_end_stream() {
+            let (endpoint, trailers, deadlines) =
+                (Arc::clone(&picked.endpoint), self.decision.trailers, self.decision.deadlines);
             let (activity, ended, timer) = (None, false, Timer::default());
-            let body = Http2Body { body, lease, progress, trailers, deadlines, activity, ended, timer };
+            let body = Http2Body { body, endpoint, lease, progress, trailers, deadlines, activity, ended, timer };
             Content::Http2(Box::new(body))
+        } else {
+            if !body.is_end_stream() {
+                progress.stop();
+            }
+            Content::Empty
         };
         self.reply = Reply { status: parts.status, fields, content, reason: None };
     }

@@ -15,7 +15,7 @@ use crate::proxy::headers;
 /// Body bytes that are kept until the endpoint answers, for the case that it refuses the stream.
 const MOST_KEPT: usize = 64 << 10;
 
-/// What the exchange knows of a body that hyper's connection task sends.
+/// What the exchange knows of a body that is sent beside it.
 #[derive(Default)]
 pub struct RequestProgress {
     /// Body bytes read from the client.
@@ -30,10 +30,12 @@ pub struct RequestProgress {
     pub failed: Cell<Option<Box<dyn std::error::Error + Send + Sync>>>,
     /// The body, until the exchange takes it back.
     body: RefCell<Option<ClientBody>>,
-    /// The body was taken back: what is left of the stream must not look complete.
-    taken: Cell<bool>,
-    /// Who sends the body, while the client is waited for.
+    /// Nothing more of the body is sent: what is left of the stream must not look complete.
+    stopped: Cell<bool>,
+    /// Who sends the body, while it waits for the client or the endpoint.
     sender: Cell<Option<Waker>>,
+    /// Who waits for the head, while nothing but the client is waited for.
+    waiter: Cell<Option<Waker>>,
     kept: RefCell<Kept>,
 }
 
@@ -86,6 +88,11 @@ impl RequestProgress {
         self.done.get().or(stalled)
     }
 
+    /// Wakes the task when the client, which is waited for now, sends or ends its body: the endpoint is waited for from then on.
+    pub fn wake_on_body(&self, cx: &Context<'_>) {
+        self.waiter.set(Some(cx.waker().clone()));
+    }
+
     /// The endpoint has answered: nothing is sent again.
     pub fn answered(&self) {
         *self.kept.borrow_mut() = Kept::Nothing;
@@ -97,13 +104,29 @@ impl RequestProgress {
         matches!(*self.kept.borrow(), Kept::All(..))
     }
 
-    /// Takes the body back from a stream that failed, with what can be sent again in front of it.
-    #[must_use]
-    pub fn take_body(&self) -> Option<ClientBody> {
-        self.taken.set(true);
+    /// Ends the sending of the body, and with it the stream.
+    pub fn stop(&self) {
+        self.stopped.set(true);
         if let Some(sender) = self.sender.take() {
             sender.wake();
         }
+    }
+
+    /// The stream is to be ended.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
+    /// Lets [`stop`](Self::stop) wake who sends the body.
+    pub(super) fn wake_on_stop(&self, cx: &Context<'_>) {
+        let sender = self.sender.take().filter(|sender| sender.will_wake(cx.waker()));
+        self.sender.set(Some(sender.unwrap_or_else(|| cx.waker().clone())));
+    }
+
+    /// Takes the body back from a stream that failed, with what can be sent again in front of it.
+    #[must_use]
+    pub fn take_body(&self) -> Option<ClientBody> {
+        self.stop();
         let mut body = self.body.take()?;
         if let Kept::All(chunks, _) = self.kept.take() {
             body.put_back(chunks);
@@ -112,7 +135,7 @@ impl RequestProgress {
     }
 }
 
-/// The client's request body as hyper sends it.
+/// The client's request body as it is sent: counted, kept while it may be sent again, without trailers nobody agreed on.
 #[derive(Debug)]
 pub struct RequestBody {
     progress: Rc<RequestProgress>,
@@ -143,17 +166,15 @@ impl Body for RequestBody {
         if *ended {
             return Poll::Ready(None);
         }
-        if progress.taken.get() {
-            return Poll::Ready(Some(Err(BodyFailed)));
-        }
         let mut body = progress.body.borrow_mut();
         let Some(body) = body.as_mut() else { return Poll::Ready(None) };
         loop {
             let polled = Pin::new(&mut *body).poll_frame(cx);
-            progress.starved.set(polled.is_pending());
-            if polled.is_pending() {
-                let sender = progress.sender.take().filter(|sender| sender.will_wake(cx.waker()));
-                progress.sender.set(Some(sender.unwrap_or_else(|| cx.waker().clone())));
+            if progress.starved.replace(polled.is_pending())
+                && polled.is_ready()
+                && let Some(waiter) = progress.waiter.take()
+            {
+                waiter.wake();
             }
             let frame = match ready!(polled) {
                 Some(Ok(frame)) => frame,
@@ -192,7 +213,8 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || !self.progress.taken.get() && self.progress.body.borrow().as_ref().is_none_or(Body::is_end_stream)
+        self.ended
+            || !self.progress.stopped.get() && self.progress.body.borrow().as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -8,15 +8,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use crate::stream::Stream;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
-
-/// One read takes at most this much.
-const READ_BUFFER: usize = 64 << 10;
 
 /// A PING frame (RFC 9113 §6.7) with a payload of our own, and the answer to it.
 const PING: [u8; 17] = *b"\0\0\x08\x06\0\0\0\0\0tidegate";
 const PING_ACK: [u8; 17] = *b"\0\0\x08\x06\x01\0\0\0\0tidegate";
+
+/// HEADERS frames that may come on one stream: ten interim heads, the final one, and trailers; one more is for h2 to judge.
+const HEADS_PER_STREAM: u32 = 13;
 
 /// What the holder of a connection and its socket tell each other.
 #[derive(Debug)]
@@ -86,6 +86,8 @@ struct Frames {
     have: usize,
     /// A HEADERS frame whose block goes on in CONTINUATION frames: nothing may come in between.
     open_block: bool,
+    /// HEADERS frames that began since somebody looked.
+    heads: u32,
 }
 
 impl Frames {
@@ -111,6 +113,7 @@ impl Frames {
             }
             let [a, b, c, kind, flags, ..] = self.header;
             self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            self.heads += u32::from(kind == 1);
             // HEADERS and CONTINUATION without END_HEADERS.
             self.open_block = matches!(kind, 1 | 9) && flags & 4 == 0;
             self.have = 0;
@@ -141,22 +144,37 @@ fn strip_acks(frames: &mut Frames, data: &mut [u8]) -> usize {
     end
 }
 
-/// A socket as hyper's io. Reads go through a buffer, since filling hyper's own needs `unsafe`.
+/// A socket as h2 reads and writes it.
 pub(super) struct Http2Socket {
     stream: Stream,
-    buffer: Box<[u8]>,
     traffic: Rc<Traffic>,
     sent: Frames,
     received: Frames,
     /// What is left of a PING of ours.
     ping: &'static [u8],
+    /// HEADERS frames that may still come. No more than those of all streams that can be open, so that streams that are long
+    /// done allow none.
+    heads_allowed: u32,
+    most_heads: u32,
 }
 
 impl Http2Socket {
-    pub(super) fn new(stream: Stream, traffic: Rc<Traffic>) -> Self {
-        let buffer = vec![0; READ_BUFFER].into_boxed_slice();
+    /// Over `stream`, where at most `most_streams` are open at a time.
+    pub(super) fn new(stream: Stream, traffic: Rc<Traffic>, most_streams: usize) -> Self {
         // The preface of RFC 9113 §3.4 goes before the first frame.
-        Self { stream, buffer, traffic, sent: Frames::behind(24), received: Frames::default(), ping: &[] }
+        let most_heads = u32::try_from(most_streams).unwrap_or(u32::MAX).saturating_mul(HEADS_PER_STREAM);
+        let (sent, received) = (Frames::behind(24), Frames::default());
+        Self { stream, traffic, sent, received, ping: &[], heads_allowed: 0, most_heads }
+    }
+
+    /// Fails when the endpoint sends more heads than its streams can have: h2 keeps all that came, until the exchange that
+    /// waits for them comes to count them.
+    fn check_heads(&mut self) -> io::Result<()> {
+        let opened = std::mem::take(&mut self.sent.heads).saturating_mul(HEADS_PER_STREAM);
+        let allowed = self.heads_allowed.saturating_add(opened).min(self.most_heads);
+        let left = allowed.checked_sub(std::mem::take(&mut self.received.heads));
+        self.heads_allowed = left.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(())
     }
 
     /// Sends a PING that is due, or the rest of one: nothing may be written before it is out.
@@ -176,12 +194,8 @@ impl Http2Socket {
     }
 }
 
-impl hyper::rt::Read for Http2Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut cursor: hyper::rt::ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
+impl AsyncRead for Http2Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.traffic.check()?;
         let mut reader = this.traffic.reader.borrow_mut();
@@ -192,25 +206,25 @@ impl hyper::rt::Read for Http2Socket {
         if let Poll::Ready(Err(err)) = this.poll_ping(cx) {
             return Poll::Ready(Err(err));
         }
-        let room = cursor.remaining().min(this.buffer.len());
         loop {
-            let mut read = tokio::io::ReadBuf::new(&mut this.buffer[..room]);
-            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
-            let read = read.filled().len();
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            let read = buf.filled().len() - before;
             if read > 0 {
                 this.traffic.heard.set(Instant::now());
                 this.traffic.reads.set(this.traffic.reads.get() + 1);
             }
-            let left = strip_acks(&mut this.received, &mut this.buffer[..read]);
+            let left = strip_acks(&mut this.received, &mut buf.filled_mut()[before..]);
+            buf.set_filled(before + left);
+            this.check_heads()?;
             if left > 0 || read == 0 {
-                cursor.put_slice(&this.buffer[..left]);
                 return Poll::Ready(Ok(()));
             }
         }
     }
 }
 
-impl hyper::rt::Write for Http2Socket {
+impl AsyncWrite for Http2Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         this.traffic.check()?;
@@ -293,5 +307,15 @@ mod tests {
         assert!(frames.is_between());
         let mut alone = PING_ACK;
         assert_eq!(strip_acks(&mut Frames::default(), &mut alone), 0);
+    }
+
+    #[test]
+    fn heads_are_counted_in_any_split() {
+        let bytes = [frame(1, 4, b"abc"), frame(0, 0, b"\0\0\0\x01\0\0"), frame(1, 0, b""), frame(9, 4, b"x")].concat();
+        for size in 1..=bytes.len() {
+            let mut frames = Frames::default();
+            bytes.chunks(size).for_each(|piece| frames.advance(piece));
+            assert_eq!(frames.heads, 2, "in pieces of {size}");
+        }
     }
 }
