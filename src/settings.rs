@@ -279,7 +279,7 @@ pub const MOST_WORKERS: usize = 1024;
 
 /// Settings that cannot work together, or at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: found {found}, expected {expected}")]
+#[error("{}: found {found}, expected {expected}", text::OneLine(field))]
 pub struct SettingsError {
     /// The key as in the settings file.
     pub field: String,

@@ -1,5 +1,6 @@
-//! Texts that several layers read in the same way: durations and networks.
+//! Texts that several layers read or write in the same way: durations, networks, and lines of messages.
 
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -53,9 +54,43 @@ pub fn network(text: &str) -> Option<IpNet> {
     Some(network)
 }
 
+/// Displays as the value in it, on one line: control characters are escaped, so that what others wrote can neither begin
+/// a line of a log nor steer a terminal.
+#[derive(Clone, Copy, Debug)]
+pub struct OneLine<T>(pub T);
+
+impl<T: fmt::Display> fmt::Display for OneLine<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(Escaping(f), "{}", self.0)
+    }
+}
+
+/// Escapes what is written through it.
+struct Escaping<'a, 'f>(&'a mut fmt::Formatter<'f>);
+
+impl fmt::Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text;
+        while let Some((at, control)) = rest.char_indices().find(|(_, c)| c.is_control()) {
+            write!(self.0, "{}{}", &rest[..at], control.escape_default())?;
+            rest = &rest[at + control.len_utf8()..];
+        }
+        self.0.write_str(rest)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_line_has_no_control_characters() {
+        for (text, expected) in
+            [("plain \u{e9}", "plain \u{e9}"), ("a\nb\0", "a\\nb\\u{0}"), ("\u{1b}[1m\u{85}", "\\u{1b}[1m\\u{85}")]
+        {
+            assert_eq!(OneLine(text).to_string(), expected);
+        }
+    }
 
     #[test]
     fn durations() {

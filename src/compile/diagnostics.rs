@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::kinds::{ObjectRef, Origin};
+use crate::text::OneLine;
 
 /// How bad a diagnostic is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,15 +37,15 @@ pub struct Diagnostic {
     pub effect: String,
 }
 
-/// What was found and expected, as a part of a sentence.
+/// What was found and expected, as a part of a sentence of one line.
 pub(super) struct Statement<'a>(pub(super) &'a Diagnostic);
 
 impl fmt::Display for Statement<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Diagnostic { found, expected, .. } = self.0;
         match expected.as_str() {
-            "" => f.write_str(found),
-            expected => write!(f, "found {found}, expected {expected}"),
+            "" => write!(f, "{}", OneLine(found)),
+            expected => write!(f, "found {}, expected {}", OneLine(found), OneLine(expected)),
         }
     }
 }
@@ -53,18 +54,41 @@ impl fmt::Display for Diagnostic {
     /// One line: place, object, field, found, expected, effect.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(origin) = &self.origin {
-            write!(f, "{}:{}:{}: ", origin.file.display(), origin.line, origin.column)?;
+            write!(f, "{}:{}:{}: ", OneLine(origin.file.display()), origin.line, origin.column)?;
         }
         if let Some(object) = &self.object {
-            write!(f, "{object}: ")?;
+            write!(f, "{}: ", OneLine(object))?;
         }
         if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+            write!(f, "{}: ", OneLine(&self.path))?;
         }
         write!(f, "{}: {}", self.reason, Statement(self))?;
         if !self.effect.is_empty() {
-            write!(f, "; {}", self.effect)?;
+            write!(f, "; {}", OneLine(&self.effect))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::ObjectName;
+
+    #[test]
+    fn a_diagnostic_is_one_line_whatever_was_written() {
+        let diagnostic = Diagnostic {
+            object: Some(ObjectRef { kind: "GatewayRoute", name: ObjectName::new("default", "a\nb") }),
+            origin: None,
+            path: "spec.x\u{1b}[2J".to_owned(),
+            severity: Severity::Error,
+            reason: "Invalid",
+            found: "\"a\0\"".to_owned(),
+            expected: "a name\r\n".to_owned(),
+            effect: "nothing\u{85}".to_owned(),
+        };
+        let line = diagnostic.to_string();
+        let expected = r#"GatewayRoute default/a\nb: spec.x\u{1b}[2J: Invalid: found "a\u{0}", expected a name\r\n; nothing\u{85}"#;
+        assert_eq!(line, expected);
     }
 }

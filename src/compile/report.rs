@@ -11,6 +11,7 @@ use crate::kinds::gateway_route::Route;
 use crate::kinds::{ObjectRef, Origin, Sourced};
 use crate::model::ids::ObjectName;
 use crate::model::matching::Hostname;
+use crate::text::OneLine;
 
 /// The reason of a warning about a match that can never win.
 pub(super) const NEVER_MATCHED: &str = "NeverMatched";
@@ -71,7 +72,7 @@ impl Finding {
     pub(super) fn sentence(&self) -> String {
         let path = self.diagnostic.path.as_str();
         let colon = if path.is_empty() { "" } else { ": " };
-        format!("{path}{colon}{}", Statement(&self.diagnostic))
+        format!("{}{colon}{}", OneLine(path), Statement(&self.diagnostic))
     }
 }
 

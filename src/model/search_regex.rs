@@ -56,8 +56,8 @@ impl SearchRegex {
             .build(pattern)
             .map_err(|error: BuildError| match (error.size_limit(), error.syntax_error()) {
                 (Some(_), _) => RegexError::TooLarge,
-                (None, Some(syntax)) => RegexError::Syntax(last_line(&syntax.to_string())),
-                (None, None) => RegexError::Syntax(error.to_string()),
+                (None, Some(syntax)) => RegexError::syntax(syntax),
+                (None, None) => RegexError::syntax(&error),
             })?;
         Ok(Self(Arc::new(Compiled { pattern: pattern.into(), regex, id: NEXT.fetch_add(1, Ordering::Relaxed) })))
     }
@@ -140,11 +140,6 @@ impl Scratch {
         };
         self.0.push_mut(slot)
     }
-}
-
-/// The message of a syntax error without the picture that points at it.
-fn last_line(message: &str) -> String {
-    message.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 #[cfg(test)]

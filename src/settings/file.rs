@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
 
 use super::{AccessLog, HostnameOwnership, Listener, Settings, parse_address, parse_duration, parse_network};
+use crate::text::OneLine;
 
 /// Why a settings file is refused.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +29,7 @@ pub enum FileError {
         source: std::io::Error,
     },
     /// It is not YAML, has an unknown key or a value of the wrong type.
-    #[error("{}:{line}:{column}: {message}", path.display())]
+    #[error("{}:{line}:{column}: {}", path.display(), OneLine(message))]
     Invalid {
         /// The file.
         path: PathBuf,
@@ -40,7 +41,7 @@ pub enum FileError {
         message: String,
     },
     /// It asks for something that this version does not do.
-    #[error("{}: {field}: {what} is not supported yet", path.display())]
+    #[error("{}: {}: {what} is not supported yet", path.display(), OneLine(field))]
     NotSupported {
         /// The file.
         path: PathBuf,

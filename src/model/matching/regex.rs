@@ -40,6 +40,19 @@ pub enum RegexError {
     TooLarge,
 }
 
+impl RegexError {
+    /// The words of the innermost error, since the outer ones only say that building failed, without the picture of several
+    /// lines that points at the place.
+    pub(in crate::model) fn syntax(error: &dyn std::error::Error) -> Self {
+        let mut cause = error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        let words = cause.to_string();
+        Self::Syntax(words.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned())
+    }
+}
+
 /// A compiled expression, as if anchored at both ends; case-sensitive, over bytes, Unicode classes off.
 ///
 /// Equality, order and hash are those of the pattern.
@@ -64,7 +77,7 @@ impl CompiledRegex {
     pub fn compile(pattern: &str) -> Result<Self, RegexError> {
         let too_large_or_syntax = |error: thompson::BuildError| match error.size_limit() {
             Some(_) => RegexError::TooLarge,
-            None => RegexError::Syntax(root_cause(&error)),
+            None => RegexError::syntax(&error),
         };
         let syntax = syntax::Config::new().unicode(false).utf8(false);
         // Nothing is captured, and the start is anchored below, so the shorter automaton serves.
@@ -115,7 +128,7 @@ impl CompiledRegex {
             .build(pattern)
             .map_err(|error| match error.size_limit() {
                 Some(_) => RegexError::TooLarge,
-                None => RegexError::Syntax(root_cause(&error)),
+                None => RegexError::syntax(&error),
             })
     }
 
@@ -236,15 +249,6 @@ impl Scratch {
         let mut ends = [None; 2];
         vm.search_slots(cache, &input, &mut ends).is_some() && ends[1].is_some_and(|end| end.get() == value.len())
     }
-}
-
-/// The words of the innermost error: the outer ones only say that building failed.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 impl PartialEq for CompiledRegex {

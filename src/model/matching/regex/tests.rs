@@ -40,7 +40,8 @@ fn refuses_what_it_cannot_keep_linear_or_small() {
     let syntax = ["(", "a)(?:b", "[z-a]", "*", r"(a)\1", "(?=a)", r"\p{Greek}", "(?P<n>a)(?P<n>b)"];
     for pattern in syntax {
         let error = CompiledRegex::compile(pattern).expect_err(pattern);
-        assert!(matches!(&error, RegexError::Syntax(words) if !words.is_empty()), "{pattern}: {error:?}");
+        let is_line = |words: &str| !words.is_empty() && !words.contains('\n');
+        assert!(matches!(&error, RegexError::Syntax(words) if is_line(words)), "{pattern}: {error:?}");
     }
     for pattern in ["[a-z]{5000}", "(?:(?:[a-z]{100}){100}){100}"] {
         assert_eq!(CompiledRegex::compile(pattern), Err(RegexError::TooLarge), "{pattern}");
