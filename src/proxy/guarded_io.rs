@@ -92,6 +92,8 @@ pub struct GuardedSocket {
     input: RequestStream,
     /// hyper waits for input.
     read_waiting: bool,
+    /// hyper was told that nothing more comes. Behind an answer that closes it does not ask.
+    end_told: bool,
     /// Since when there is no room to read ahead, or when the client's end was looked for without reading.
     full_since: Option<Instant>,
     /// Any byte has come at all.
@@ -121,6 +123,7 @@ impl GuardedSocket {
             settings,
             input: RequestStream::default(),
             read_waiting: false,
+            end_told: false,
             full_since: None,
             first_byte: false,
             head_since: None,
@@ -162,10 +165,11 @@ impl GuardedSocket {
         self.input.is_http10()
     }
 
-    /// The refusal between messages that has to be answered, if any.
+    /// The refusal between messages that has to be answered, if any. Behind an answer that closes the connection there is
+    /// none: what was read ahead by then belongs to no request (RFC 9112 §9.6).
     #[must_use]
     pub fn refusal(&self) -> Option<OwnAnswer> {
-        let refusal = self.input.refusal();
+        let refusal = self.input.refusal().filter(|_| self.end_told);
         refusal.map(|error| OwnAnswer { status: error.status, reason: error.reason, close: true })
     }
 
@@ -370,7 +374,10 @@ impl GuardedSocket {
                     self.hand_over(cursor);
                     return Poll::Ready(Ok(()));
                 }
-                Readable::End => return Poll::Ready(Ok(())),
+                Readable::End => {
+                    self.end_told = true;
+                    return Poll::Ready(Ok(()));
+                }
                 Readable::Broken(error) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error))),
                 // The connection task drops hyper next.
                 Readable::Cancelled => return Poll::Pending,

@@ -48,6 +48,22 @@ fn refusals_come_in_order_and_survive_a_client_that_goes_on() {
 }
 
 #[test]
+fn nothing_is_answered_behind_an_answer_that_closes() {
+    on_real_time(async {
+        let bed = Bed::plain().await;
+        // The second is refused by the guard, which reads ahead; the first by the check of the parsed head.
+        let answer = bed.exchange("GET / HTTP/1.1\r\nhost: a@b\r\n\r\nGET / HTTP/1.2\r\n\r\n").await;
+        let statuses: Vec<&str> = answer.split("HTTP/1.1 ").skip(1).map(|part| &part[..3]).collect();
+        assert_eq!(statuses, ["400"], "{answer}");
+        bed.drain.advance(Phase::NotReady);
+        let answer = bed.exchange(&format!("{GET}GET / HTTP/1.2\r\n\r\n")).await;
+        let statuses: Vec<&str> = answer.split("HTTP/1.1 ").skip(1).map(|part| &part[..3]).collect();
+        assert_eq!(statuses, ["200"], "{answer}");
+        assert_eq!((bed.metrics.refused_count(Reason::Host), bed.metrics.refused_count(Reason::Line)), (1, 0));
+    });
+}
+
+#[test]
 fn a_handshake_behind_the_last_answer_disturbs_nothing() {
     on_real_time(async {
         let bed = Bed::plain().await;
