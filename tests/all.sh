@@ -15,6 +15,8 @@ step build
 cargo build --quiet --locked --tests
 step counts
 cargo bench --quiet --locked --profile release-fast --bench gates -- --only counts
+step fuzz
+tests/fuzz.sh 10
 step tests
 cargo test --locked
 step image

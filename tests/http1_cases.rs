@@ -6,6 +6,8 @@ mod http1_answers;
 mod http1_bed;
 #[path = "support/http1_gateway.rs"]
 mod http1_gateway;
+#[path = "support/http1_mutate.rs"]
+mod http1_mutate;
 #[path = "support/http1_peers.rs"]
 mod http1_peers;
 #[path = "support/http1_reference.rs"]
@@ -242,7 +244,7 @@ fn scanners_agree_with_a_reference_on_mutated_cases() {
         let mut bytes = stream(case);
         bytes.truncate(4096);
         for _ in 0..rng.usize(1..4) {
-            http1_reference::mutate(&mut bytes, &mut rng);
+            http1_mutate::mutate(&mut bytes, &mut rng);
         }
         let ours = http1_reference::understand(&[&bytes]);
         let text = format!("round {round}, {}: {}", case.id, bytes.escape_ascii());

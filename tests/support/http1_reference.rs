@@ -1,5 +1,6 @@
 //! What the scanners understand of a stream of requests, and a strict reference parser written separately: by whole
 //! messages and regular expressions where the scanners go byte by byte.
+#![allow(dead_code)]
 
 use std::sync::LazyLock;
 
@@ -105,28 +106,6 @@ fn refused(mut found: Understood, status: u16) -> Understood {
     found
 }
 
-/// Changes one thing: a byte flipped, inserted, deleted or doubled, or two lines swapped.
-pub fn mutate(bytes: &mut Vec<u8>, rng: &mut fastrand::Rng) {
-    const TELLING: &[u8] = b"\r\n\t\0 :;,\x7f\xff01aZ_-/?%#chunked";
-    if bytes.is_empty() {
-        return;
-    }
-    let at = rng.usize(..bytes.len());
-    match rng.u8(..6) {
-        0 => bytes[at] ^= 1 << rng.u8(..8),
-        1 => bytes[at] = TELLING[rng.usize(..TELLING.len())],
-        2 => bytes.insert(at, TELLING[rng.usize(..TELLING.len())]),
-        3 => drop(bytes.remove(at)),
-        4 => bytes.insert(at, bytes[at]),
-        _ => {
-            let mut lines: Vec<Vec<u8>> = bytes.split_inclusive(|&b| b == b'\n').map(<[u8]>::to_vec).collect();
-            let (a, b) = (rng.usize(..lines.len()), rng.usize(..lines.len()));
-            lines.swap(a, b);
-            *bytes = lines.concat();
-        }
-    }
-}
-
 static REQUEST_LINE: LazyLock<Regex> = LazyLock::new(|| {
     regex(r#"^([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!"$->@-~\x80-\xff]+(?:\?[!"$-~\x80-\xff]*)?) HTTP/1\.([01])$"#)
 });
@@ -138,8 +117,44 @@ fn regex(pattern: &str) -> Regex {
     Regex::new(&format!("(?-u){pattern}")).expect("a pattern")
 }
 
+/// A request as the reference reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StrictRequest {
+    pub method: Vec<u8>,
+    pub target: Vec<u8>,
+    pub http11: bool,
+    pub framing: Framing,
+    /// The sender wants the connection closed behind it.
+    pub close: bool,
+    /// Names as they came, values without blanks at their ends.
+    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub body: Vec<u8>,
+    pub complete: bool,
+}
+
+impl StrictRequest {
+    /// The values of a field, whose name is given in lower case.
+    pub fn values(&self, name: &str) -> Vec<&[u8]> {
+        let named = self.fields.iter().filter(|field| field.0.eq_ignore_ascii_case(name.as_bytes()));
+        named.map(|field| &field.1[..]).collect()
+    }
+
+    fn message(&self) -> Message {
+        Message {
+            method: self.method.clone(),
+            target: self.target.clone(),
+            host: self.values("host").first().map_or_else(Vec::new, |host| host.to_vec()),
+            http11: self.http11,
+            close: self.close,
+            framing: self.framing,
+            body: self.body.clone(),
+            complete: self.complete,
+        }
+    }
+}
+
 /// The reference's view of one head, `text` without its empty line; `None` when it is refused.
-fn reference_head(text: &[u8]) -> Option<Message> {
+fn reference_head(text: &[u8]) -> Option<StrictRequest> {
     let mut lines = Vec::new();
     let mut rest = text;
     while let Some(end) = memchr::memmem::find(rest, b"\r\n") {
@@ -147,24 +162,23 @@ fn reference_head(text: &[u8]) -> Option<Message> {
         rest = &rest[end + 2..];
     }
     lines.push(rest);
-    let (line, fields) = lines.split_first()?;
+    let (line, lines) = lines.split_first()?;
     let line = REQUEST_LINE.captures(line)?;
-    if line[0].len() > HEAD.start_line || fields.len() > HEAD.field_count {
+    if line[0].len() > HEAD.start_line || lines.len() > HEAD.field_count {
         return None;
     }
-    let http11 = &line[3] == b"1";
-    let values = |wanted: &str| -> Option<Vec<Vec<u8>>> {
-        let mut found = Vec::new();
-        for field in fields {
-            let field = FIELD.captures(field)?;
-            if field[1].eq_ignore_ascii_case(wanted.as_bytes()) {
-                found.push(field[2].to_vec());
-            }
-        }
-        Some(found)
+    let field = |line: &&[u8]| FIELD.captures(line).map(|field| (field[1].to_vec(), field[2].to_vec()));
+    let mut request = StrictRequest {
+        method: line[1].to_vec(),
+        target: line[2].to_vec(),
+        http11: &line[3] == b"1",
+        framing: Framing::None,
+        close: false,
+        fields: lines.iter().map(field).collect::<Option<_>>()?,
+        body: Vec::new(),
+        complete: false,
     };
-    let (lengths, codings) = (values("content-length")?, values("transfer-encoding")?);
-    let framing = match (&lengths[..], &codings[..]) {
+    request.framing = match (&request.values("content-length")[..], &request.values("transfer-encoding")[..]) {
         ([], []) => Framing::None,
         ([length], []) => {
             let digits = std::str::from_utf8(length).ok()?;
@@ -175,22 +189,66 @@ fn reference_head(text: &[u8]) -> Option<Message> {
             let length = if digits.is_empty() { 0 } else { digits.parse::<i64>().ok()? };
             Framing::Length(u64::try_from(length).ok()?)
         }
-        ([], [coding]) if http11 && coding.eq_ignore_ascii_case(b"chunked") => Framing::Chunked,
+        ([], [coding]) if request.http11 && coding.eq_ignore_ascii_case(b"chunked") => Framing::Chunked,
         _ => return None,
     };
-    let connection = values("connection")?.join(&b","[..]).to_ascii_lowercase();
+    let connection = request.values("connection").join(&b","[..]).to_ascii_lowercase();
     let options: Vec<&[u8]> = connection.split(|&b| b == b',').map(trim).collect();
-    let close = options.contains(&&b"close"[..]) || !http11 && !options.contains(&&b"keep-alive"[..]);
-    Some(Message {
-        method: line[1].to_vec(),
-        target: line[2].to_vec(),
-        host: values("host")?.into_iter().next().unwrap_or_default(),
-        http11,
-        close,
-        framing,
-        body: Vec::new(),
-        complete: false,
-    })
+    request.close = options.contains(&&b"close"[..]) || !request.http11 && !options.contains(&&b"keep-alive"[..]);
+    Some(request)
+}
+
+/// What the reference reads of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Strict {
+    /// Requests whose head is complete; the last one's body may not be.
+    pub requests: Vec<StrictRequest>,
+    /// What follows them, or the last one's body, is wrong.
+    pub wrong: bool,
+    /// Bytes of a head that is not complete.
+    pub rest: usize,
+}
+
+/// Reads a stream from front to back, by whole heads and bodies.
+pub fn read_strictly(stream: &[u8]) -> Strict {
+    let (mut read, mut rest) = (Strict::default(), stream);
+    loop {
+        for _ in 0..2 {
+            rest = rest.strip_prefix(b"\r\n").unwrap_or(rest);
+        }
+        let Some(end) = memchr::memmem::find(rest, b"\r\n\r\n") else {
+            read.rest = rest.len();
+            return read;
+        };
+        let Some(mut request) = reference_head(&rest[..end]) else {
+            read.wrong = true;
+            return read;
+        };
+        rest = &rest[end + 4..];
+        match request.framing {
+            Framing::None => request.complete = true,
+            Framing::Length(length) => {
+                let taken = usize::try_from(length).unwrap_or(usize::MAX).min(rest.len());
+                request.body = rest[..taken].to_vec();
+                request.complete = taken as u64 == length;
+                rest = &rest[taken..];
+            }
+            Framing::Chunked => match reference_chunks(rest) {
+                Chunked::Whole(body, behind) => {
+                    request.body = body;
+                    request.complete = true;
+                    rest = behind;
+                }
+                Chunked::Wrong => read.wrong = true,
+                Chunked::Open => {}
+            },
+        }
+        let complete = request.complete;
+        read.requests.push(request);
+        if !complete {
+            return read;
+        }
+    }
 }
 
 fn trim(value: &[u8]) -> &[u8] {
@@ -201,7 +259,7 @@ fn trim(value: &[u8]) -> &[u8] {
 }
 
 /// The end of a chunked body.
-enum Chunked<'a> {
+pub enum Chunked<'a> {
     /// Complete, with the body and what follows.
     Whole(Vec<u8>, &'a [u8]),
     /// Something in it is wrong, or it goes on behind the stream; only what is wrong can be refused.
@@ -209,7 +267,8 @@ enum Chunked<'a> {
     Open,
 }
 
-fn reference_chunks(mut rest: &[u8]) -> Chunked<'_> {
+/// The reference's view of a chunked body with its trailers. It knows no limits but that of a size.
+pub fn reference_chunks(mut rest: &[u8]) -> Chunked<'_> {
     let mut body = Vec::new();
     loop {
         let Some(end) = memchr::memmem::find(rest, b"\r\n") else { return Chunked::Open };
@@ -255,7 +314,7 @@ pub fn compare(bytes: &[u8], ours: &Understood) -> Result<(), String> {
         let Some(end) = memchr::memmem::find(rest, b"\r\n\r\n") else {
             return Err(format!("message {index} was accepted without an end of its head"));
         };
-        let Some(mut wanted) = reference_head(&rest[..end]) else {
+        let Some(mut wanted) = reference_head(&rest[..end]).map(|request| request.message()) else {
             return Err(format!("message {index} was accepted, the reference refuses it"));
         };
         rest = &rest[end + 4..];

@@ -1,6 +1,6 @@
 //! The cases and how they are read.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -56,7 +56,12 @@ pub struct Cases {
 
 /// Loads the cases of `tests/data/wire-cases`.
 pub fn load() -> Cases {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/wire-cases/http1.json");
+    load_from(Path::new(env!("CARGO_MANIFEST_DIR")))
+}
+
+/// As [`load`], with the folder of the repository.
+pub fn load_from(root: &Path) -> Cases {
+    let path = root.join("tests/data/wire-cases/http1.json");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let file: Value = serde_json::from_str(&text).expect("the cases are JSON");
     assert_eq!(file["format"], 1);

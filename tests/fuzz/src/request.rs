@@ -1,0 +1,129 @@
+//! The scanner of request heads, and the stream that gives accepted bytes to hyper.
+//!
+//! The strict reference understands what is accepted in the same way, no split changes what is understood, and what the
+//! stream gives out is the accepted part of what came.
+
+use tidegate::http1::framing::ChunkLimits;
+use tidegate::http1::guard::{Framing, GuardError, HeadLimits, RequestScanner, Scan};
+use tidegate::http1::request_stream::{InputEnd, Readable, RequestStream, StreamLimits};
+
+use super::http1_reference::{Message, Understood, compare, understand};
+use super::split::{pieces, seeded};
+
+const HEAD: HeadLimits = HeadLimits { start_line: 8 << 10, field: 16 << 10, fields_total: 32 << 10, field_count: 100 };
+const LIMITS: StreamLimits = StreamLimits {
+    head: HEAD,
+    chunk: ChunkLimits { line: 4 << 10, extensions: 16 << 10, trailers_total: 16 << 10, trailer_count: 64 },
+    body: None,
+    upgrade_held: 16 << 10,
+};
+
+pub fn check(data: &[u8]) {
+    let Some((mut rng, stream)) = seeded(data) else { return };
+    let whole = understand(&[stream]);
+    if let Err(why) = compare(stream, &whole) {
+        panic!("{why}: {whole:?} of {}", stream.escape_ascii());
+    }
+    assert!(!whole.refused || matches!(whole.status, 400 | 414 | 431 | 501 | 505), "refused with {}", whole.status);
+    let split = pieces(stream, &mut rng);
+    assert_eq!(understand(&split), whole, "the split into {} pieces changes what is understood", split.len());
+    first_head_stands_alone(stream);
+    check_stream(&split, &whole, &mut rng);
+}
+
+/// An accepted head is accepted with the same facts when nothing follows it, and not before it is complete.
+fn first_head_stands_alone(stream: &[u8]) {
+    let Ok(Scan::Done(facts)) = RequestScanner::new().scan(stream, &HEAD) else { return };
+    let head = &stream[..facts.head_len];
+    assert_eq!(RequestScanner::new().scan(head, &HEAD), Ok(Scan::Done(facts)));
+    assert_eq!(RequestScanner::new().scan(&head[..head.len() - 1], &HEAD), Ok(Scan::More));
+    assert!(head.ends_with(b"\r\n\r\n"));
+}
+
+/// What a stream gave out, and how it ended.
+struct Given {
+    bytes: Vec<u8>,
+    refused: Option<GuardError>,
+    /// The stream accepts nothing behind the last message.
+    is_over: bool,
+}
+
+/// Sends pieces through a stream whose taker takes what it likes.
+fn through(pieces: &[&[u8]], rng: &mut fastrand::Rng) -> Given {
+    let mut stream = RequestStream::default();
+    let mut given = Vec::new();
+    let any_form: &dyn Fn(&[u8], &[u8]) -> Result<(), GuardError> = &|_, _| Ok(());
+    for piece in pieces {
+        let mut rest = *piece;
+        while !rest.is_empty() {
+            let room = stream.room();
+            assert!(!room.is_empty(), "there is room for input");
+            let count = room.len().min(rest.len());
+            room[..count].copy_from_slice(&rest[..count]);
+            rest = &rest[count..];
+            stream.received(count, &LIMITS, any_form);
+            // As if every handshake were answered with another status than 101.
+            while stream.is_holding() {
+                stream.release_held(&LIMITS, any_form);
+            }
+            if rng.bool() {
+                let count = rng.usize(..=stream.accepted().len());
+                given.extend_from_slice(&stream.accepted()[..count]);
+                stream.take(count);
+                stream.rest();
+            }
+        }
+    }
+    given.extend_from_slice(stream.accepted());
+    stream.take(stream.accepted().len());
+    let is_over = matches!(stream.readable(), Readable::End);
+    let refused = stream.refusal().or(stream.broken());
+    stream.ended(false, InputEnd::Fin);
+    assert!(!matches!(stream.readable(), Readable::Bytes | Readable::Held), "nothing is left at the end");
+    Given { bytes: given, refused, is_over }
+}
+
+fn check_stream(pieces: &[&[u8]], whole: &Understood, rng: &mut fastrand::Rng) {
+    // A target grows when it is encoded, and may then be too long.
+    if whole.messages.iter().any(|message| message.method.len() + 3 * message.target.len() + 10 > HEAD.start_line) {
+        return;
+    }
+    let given = through(pieces, rng);
+    let last = whole.messages.iter().position(|message| message.close && message.complete);
+    let wanted: Vec<Message> =
+        whole.messages.iter().take(last.map_or(usize::MAX, |last| last + 1)).map(as_sent_on).collect();
+    match given.refused {
+        Some(error) => assert!(last.is_none() && whole.refused && error.status.as_u16() == whole.status, "{whole:?}"),
+        None => assert!(last.is_some() || !whole.refused, "the stream does not refuse {whole:?}"),
+    }
+    assert_eq!(given.is_over, last.is_some() || given.refused.is_some() && given.is_over, "{whole:?}");
+    let understood = understand(&[&given.bytes]);
+    assert!(!understood.refused, "the stream gave out {}", given.bytes.escape_ascii());
+    let mut messages = understood.messages;
+    // Of a message whose body is refused, nothing or a part may have been taken.
+    if messages.len() < wanted.len() {
+        assert!(given.refused.is_some() && messages.len() + 1 == wanted.len(), "{messages:?} of {wanted:?}");
+    }
+    for (message, wanted) in messages.iter_mut().zip(&wanted) {
+        if !wanted.complete && given.refused.is_some() {
+            assert!(wanted.body.starts_with(&message.body) && !message.complete);
+            message.body.clone_from(&wanted.body);
+        }
+        assert_eq!(message, wanted);
+    }
+    assert!(messages.len() <= wanted.len(), "a message that never came: {messages:?}");
+    if let Err(why) = compare(&given.bytes, &understand(&[&given.bytes])) {
+        panic!("given out: {why}: {}", given.bytes.escape_ascii());
+    }
+}
+
+/// A message with its target as it is sent on: what clients send raw is percent-encoded.
+fn as_sent_on(message: &Message) -> Message {
+    let encode = |byte: &u8| match byte {
+        b'"' | b'<' | b'>' | b'\\' | b'`' | 0x80.. => format!("%{byte:02X}").into_bytes(),
+        _ => vec![*byte],
+    };
+    let target = message.target.iter().flat_map(encode).collect();
+    let complete = message.complete || message.framing == Framing::None;
+    Message { target, complete, ..message.clone() }
+}

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# What takes hours and is run by hand: the long forms of the tests, then each fuzz target for so long: tests/long.sh [MINUTES]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+minutes=${1:-60}
+
+step() { printf '\n== %s\n' "$*"; }
+
+# 100,000 generated inputs for each property instead of 1,000.
+step properties
+TIDEGATE_LONG=1 cargo test --locked --profile release-fast --test http1_properties --test fuzz_inputs -- --nocapture
+ROUTER_PROPERTY_SETS=20000 cargo test --locked --profile release-fast --test router_property -- --nocapture
+step fuzz
+tests/fuzz.sh $((minutes * 60))
