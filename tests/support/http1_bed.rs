@@ -1,5 +1,6 @@
 //! The bed of the wire cases in `http1.json`: loader, recording backend, raw client, judge. The protocol is described in
 //! the README beside that file.
+#![allow(dead_code, unused_imports)]
 
 #[path = "http1_bed/backend.rs"]
 mod backend;
@@ -12,8 +13,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use backend::Recorded;
-pub use backend::{Backend, until};
+pub use backend::{Backend, Recorded, until};
 use cases::find;
 pub use cases::{Case, Cases, Step, load};
 pub use judge::judge;

@@ -1,4 +1,5 @@
 //! A gateway of listener, connections and a worker with one route, for the wire cases.
+#![allow(dead_code)]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +11,7 @@ use tidegate::drain::{self, Drain, DrainControl, Phase};
 use tidegate::live::{self, Feed};
 use tidegate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
 use tidegate::model::ids::{BackendId, EndpointKey, ListenerId, ObjectName, RouteId, RuleId};
-use tidegate::model::matching::{Candidate, Hostname, Router};
+use tidegate::model::matching::{Candidate, Hostname, PathMatch, Router};
 use tidegate::model::policy::Algorithm;
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
@@ -34,7 +35,12 @@ pub struct Gateway {
 impl Gateway {
     /// Starts one on a free port of `ip` that forwards the host `a.test` to `backend`.
     pub fn start(backend: SocketAddr, ip: IpAddr) -> Self {
-        let parts = Parts::new(backend, ip);
+        Self::start_with(&[("/", backend)], ip)
+    }
+
+    /// Starts one with a route for each path prefix.
+    pub fn start_with(routes: &[(&str, SocketAddr)], ip: IpAddr) -> Self {
+        let parts = Parts::with(routes, ip);
         let (address, metrics) = (parts.bound.address, Arc::clone(&parts.all_metrics));
         let (control, drain) = drain::channel();
         let thread = std::thread::spawn(move || {
@@ -77,11 +83,16 @@ pub struct Parts {
 impl Parts {
     /// As [`Gateway::start`].
     pub fn new(backend: SocketAddr, ip: IpAddr) -> Self {
+        Self::with(&[("/", backend)], ip)
+    }
+
+    /// As [`Gateway::start_with`].
+    pub fn with(routes: &[(&str, SocketAddr)], ip: IpAddr) -> Self {
         let bound = listener::bind("cases", SocketAddr::new(ip, 0), 1).expect("a free port");
         let name: Arc<str> = "cases".into();
         let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: vec![name], max_series: 10 });
         let (mut publisher, mut feeds) = live::channel(1, Arc::clone(&metrics));
-        publisher.publish(snapshot(backend));
+        publisher.publish(snapshot(routes));
         let cells = metrics.worker(0).expect("one worker");
         Self { bound, feed: feeds.remove(0), all_metrics: metrics, metrics: cells }
     }
@@ -145,31 +156,37 @@ fn settings(address: SocketAddr) -> Settings {
     }
 }
 
-/// One route: host `a.test`, every path, one endpoint.
-fn snapshot(backend: SocketAddr) -> Snapshot {
-    let rule = Rule {
-        route: RouteId(0),
-        name: "0".into(),
-        timeouts: Arc::default(),
-        upgrades: Arc::default(),
-        filters: Arc::default(),
-        algorithm: Algorithm::RoundRobin,
-        delegates: false,
-        backend_refs: vec![WeightedBackend {
-            weight: 1,
-            tier: 0,
-            backend: Some(BackendId(0)),
+/// Rules of the host `a.test`, one for each prefix, each with one endpoint.
+fn snapshot(routes: &[(&str, SocketAddr)]) -> Snapshot {
+    let (mut rules, mut backends, mut candidates) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, (prefix, backend)) in (0..).zip(routes) {
+        let backend_ref =
+            WeightedBackend { weight: 1, tier: 0, backend: Some(BackendId(number)), filters: Arc::default() };
+        rules.push(Rule {
+            route: RouteId(0),
+            name: number.to_string().into(),
+            timeouts: Arc::default(),
+            upgrades: Arc::default(),
             filters: Arc::default(),
-        }],
-    };
-    let key = BackendKey { service: ObjectName::new("default", "backend"), port: 80, protocol: Protocol::Http };
-    let endpoint = Endpoint { key: EndpointKey { addr: backend, uid: None }, fallback: None, pod: None };
-    let candidate = Candidate { hostname: Hostname::Exact("a.test".into()), ..Candidate::any(RuleId(0), 0) };
+            algorithm: Algorithm::RoundRobin,
+            delegates: false,
+            backend_refs: vec![backend_ref],
+        });
+        let service = ObjectName::new("default", format!("backend-{number}"));
+        let key = BackendKey { service, port: 80, protocol: Protocol::Http };
+        let endpoint = Endpoint { key: EndpointKey { addr: *backend, uid: None }, fallback: None, pod: None };
+        backends.push(Backend { key, endpoints: [endpoint].into() });
+        candidates.push(Candidate {
+            hostname: Hostname::Exact("a.test".into()),
+            path: PathMatch::prefix(prefix),
+            ..Candidate::any(RuleId(number), number)
+        });
+    }
     Snapshot {
         routes: [Route { name: ObjectName::new("default", "cases"), label: "default/cases".into() }].into(),
-        rules: [rule].into(),
-        backends: [Backend { key, endpoints: [endpoint].into() }].into(),
-        routers: [Arc::new(Router::build(vec![candidate]))].into(),
+        rules: rules.into(),
+        backends: backends.into(),
+        routers: [Arc::new(Router::build(candidates))].into(),
         ..Snapshot::default()
     }
 }

@@ -16,11 +16,12 @@ pub fn skip(why: &str) {
     println!("skipped: {why}");
 }
 
-/// A program of the system.
+/// A program of the system, or another one that the shell would find.
 #[track_caller]
 pub fn program(name: &str) -> Option<PathBuf> {
-    let found =
-        ["/usr/sbin", "/usr/bin", "/usr/local/bin"].iter().map(|dir| Path::new(dir).join(name)).find(|p| p.exists());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/usr/bin", "/usr/local/bin"].map(PathBuf::from).into_iter();
+    let found = system.chain(std::env::split_paths(&path)).map(|dir| dir.join(name)).find(|program| program.exists());
     if found.is_none() {
         skip(&format!("{name} is not installed"));
     }

@@ -55,10 +55,7 @@ pub fn response() -> Vec<Vec<u8>> {
         "HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 5\r\n\r\n",
     ];
     let scripts = cases::load_from(&root()).scripts;
-    let sent = scripts.iter().map(|script| {
-        let parts = script.steps.iter().filter_map(|step| step.get("send")).filter_map(serde_json::Value::as_str);
-        parts.map(latin1).collect::<Vec<_>>().concat()
-    });
+    let sent = scripts.iter().map(|script| script.sends().collect::<Vec<_>>().concat());
     let all: Vec<Vec<u8>> = more.iter().map(|text| latin1(text)).chain(sent).collect();
     // A byte of flags says what was asked.
     all.iter().flat_map(|bytes| [0, 1, 6].map(|flags| [&[flags], &steered(bytes)[..]].concat())).collect()

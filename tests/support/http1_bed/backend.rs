@@ -1,6 +1,7 @@
 //! A backend that records what it gets, read as a careless server would.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,7 @@ pub fn until(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// A request as the backend understood it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Recorded {
     pub method: Vec<u8>,
     pub target: Vec<u8>,
@@ -28,6 +29,14 @@ pub struct Recorded {
     pub body: Vec<u8>,
     pub trailers: Vec<u8>,
     pub complete: bool,
+    /// The bytes that were taken for it.
+    pub raw: Vec<u8>,
+}
+
+impl fmt::Debug for Recorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\"{}\"", if self.complete { "" } else { "incomplete " }, self.raw.escape_ascii())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -95,7 +104,7 @@ impl Backend {
                     Accepted { peer, stream: stream.try_clone().expect("a handle"), recording: Arc::clone(&recording) };
                 inner.peers().push(accepted);
                 std::thread::spawn(move || {
-                    Peer { stream, buffer: Vec::new(), recording, inner: Arc::clone(&inner) }.run();
+                    Peer { stream, buffer: Vec::new(), taken: Vec::new(), recording, inner: Arc::clone(&inner) }.run();
                     inner.peers().retain(|accepted| accepted.peer != peer);
                 });
             }
@@ -128,6 +137,8 @@ impl Backend {
 struct Peer {
     stream: TcpStream,
     buffer: Vec<u8>,
+    /// What was taken out of the buffer for the request at hand.
+    taken: Vec<u8>,
     recording: Arc<Mutex<()>>,
     inner: Arc<BackendInner>,
 }
@@ -151,6 +162,7 @@ impl Peer {
             let script = script.cloned();
             request.complete = script.as_ref().is_some_and(|script| script.at_head) || self.body(&mut request);
             let (complete, head_only) = (request.complete, request.method == b"HEAD");
+            request.raw = std::mem::take(&mut self.taken);
             let key = request.fields.get(&b"sec-websocket-key"[..]).and_then(|values| values.first()).cloned();
             if self.inner.case.load(Ordering::SeqCst) == case {
                 self.inner.record().requests.push(request);
@@ -187,12 +199,19 @@ impl Peer {
         }
     }
 
+    /// Takes bytes off the front of the buffer.
+    fn drain(&mut self, count: usize) -> Vec<u8> {
+        let bytes: Vec<u8> = self.buffer.drain(..count).collect();
+        self.taken.extend_from_slice(&bytes);
+        bytes
+    }
+
     fn head(&mut self) -> Option<Vec<u8>> {
         let until = Instant::now() + Duration::from_secs(6);
         loop {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
-                let head = self.buffer[..end].to_vec();
-                self.buffer.drain(..end + 4);
+                let mut head = self.drain(end + 4);
+                head.truncate(end);
                 return Some(head);
             }
             let left = until.checked_duration_since(Instant::now())?;
@@ -208,14 +227,14 @@ impl Peer {
                 return None;
             }
         }
-        Some(self.buffer.drain(..count).collect())
+        Some(self.drain(count))
     }
 
     fn line(&mut self) -> Option<Vec<u8>> {
         loop {
             if let Some(end) = find(&self.buffer, b"\r\n") {
-                let line = self.buffer[..end].to_vec();
-                self.buffer.drain(..end + 2);
+                let mut line = self.drain(end + 2);
+                line.truncate(end);
                 return Some(line);
             }
             if !self.fill(Duration::from_secs(3)) {
