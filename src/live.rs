@@ -397,7 +397,7 @@ impl WorkerLive {
         }
     }
 
-    /// Counts an answered request for which an endpoint of this backend was chosen.
+    /// Counts an answered request for which this backend was chosen.
     pub fn record_backend(&self, backend: BackendId, status: u16) {
         if let Some(series) = self.live().services.get(backend.index()) {
             series.record(self.worker, status);

@@ -32,7 +32,7 @@
 //! | `tidegate_config_source` | gauge | `source` | Where the active configuration comes from: 1 for that, else 0. |
 //! | `tidegate_config_compile_seconds` | histogram |  | Time to compile a version of the configuration from the objects. |
 //! | `tidegate_config_publish_seconds` | histogram |  | Time to make a compiled version active in all workers. |
-//! | `tidegate_service_requests_total` | counter | `service` `code` | Answered requests for which an endpoint of the Service was chosen, by status class. |
+//! | `tidegate_service_requests_total` | counter | `service` `code` | Answered requests for which the Service was chosen, by status class; without an endpoint they are `5xx`. |
 //! | `tidegate_service_endpoints` | gauge | `service` `state` | Endpoints of a Service that rules refer to, by state. |
 //! | `tidegate_watch_available` | gauge | `kind` | Whether the API server serves the kind and lets it be read: 1 or 0. |
 //! | `tidegate_watch_age_seconds` | gauge | `kind` | Time since the API server last said something about the kind; the state may be that old. |
@@ -255,7 +255,7 @@ pub const METRICS: &[Metric] = &[
         "tidegate_service_requests_total",
         Counter,
         &["service", "code"],
-        "Answered requests for which an endpoint of the Service was chosen, by status class.",
+        "Answered requests for which the Service was chosen, by status class; without an endpoint they are `5xx`.",
     ),
     metric(
         "tidegate_service_endpoints",

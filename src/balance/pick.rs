@@ -20,8 +20,8 @@ pub struct PickRequest<'a> {
 pub enum Pick {
     /// Send it there.
     Endpoint(Picked),
-    /// The chosen backend has no usable endpoint: answer 503.
-    NoEndpoints,
+    /// The chosen backend, if one was, has no usable endpoint: answer 503.
+    NoEndpoints(Option<BackendId>),
     /// The rule has no backend, or the chosen reference cannot be resolved: answer 500.
     NoBackend,
     /// The rule asks for a hash key that the request lacks (`onMissingKey: Reject`): answer 400.

@@ -10,6 +10,7 @@ use super::endpoint_state::EndpointState;
 use super::pick::{Choice, Pick, PickRequest, Picked};
 use super::smooth_weighted::Split;
 use super::targets::RuleTargets;
+use crate::model::ids::BackendId;
 use crate::model::policy::{Algorithm, OnMissingKey};
 use crate::model::route::WeightedBackend;
 
@@ -104,17 +105,14 @@ impl RuleState {
                     return match pick_from_ring(ring, key, hash.bounded_load_percent, &choice) {
                         Some((backend_ref, Some(endpoint))) => picked(refs, backend_ref, endpoint),
                         Some((_, None)) => Pick::NoBackend,
-                        None => Pick::NoEndpoints,
+                        None => Pick::NoEndpoints(self.by_turn(refs)),
                     };
                 }
                 (None, OnMissingKey::Reject, _) => return Pick::MissingKey,
                 (Some(_), _, None) | (None, OnMissingKey::Random | OnMissingKey::RoundRobin, _) => {}
             }
         }
-        let turn = match &self.split {
-            Some(split) => split.pick().unwrap_or(0),
-            None => 0,
-        };
+        let turn = self.turn();
         let (Some(target), Some(balancer)) = (self.rule.targets.get(turn), self.balancers.get(turn)) else {
             return Pick::NoBackend;
         };
@@ -127,7 +125,7 @@ impl RuleState {
         }
         match (found, balancer) {
             (Some(endpoint), _) => picked(refs, target.backend_ref as usize, endpoint),
-            (None, Some(_)) => Pick::NoEndpoints,
+            (None, Some(_)) => Pick::NoEndpoints(backend_of(refs, target.backend_ref as usize)),
             (None, None) => Pick::NoBackend,
         }
     }
@@ -145,7 +143,10 @@ impl RuleState {
         let turn = self.rule.targets.iter().position(|target| target.backend_ref as usize == backend_ref);
         let Some((target, balancer)) = turn.and_then(|turn| self.rule.targets.get(turn).zip(self.balancers.get(turn)))
         else {
-            return if refs.get(backend_ref).is_some() { Pick::NoEndpoints } else { Pick::NoBackend };
+            return match refs.get(backend_ref) {
+                Some(reference) => Pick::NoEndpoints(reference.backend),
+                None => Pick::NoBackend,
+            };
         };
         let (Some(backend), Some(balancer)) = (&target.backend, balancer) else { return Pick::NoBackend };
         let choice = Choice { now, avoid: request.avoid };
@@ -155,8 +156,19 @@ impl RuleState {
         });
         match by_key.or_else(|| balancer.pick(&choice, rng)) {
             Some(endpoint) => picked(refs, backend_ref, endpoint),
-            None => Pick::NoEndpoints,
+            None => Pick::NoEndpoints(backend_of(refs, backend_ref)),
         }
+    }
+
+    /// The position of the target whose turn it is.
+    fn turn(&self) -> usize {
+        self.split.as_ref().and_then(Split::pick).unwrap_or(0)
+    }
+
+    /// The backend whose turn it is, where a key leads to none: no backend of the ring has an endpoint.
+    fn by_turn(&self, refs: &[WeightedBackend]) -> Option<BackendId> {
+        let target = self.rule.targets.get(self.turn())?;
+        backend_of(refs, target.backend_ref as usize)
     }
 
     /// An endpoint of another reference than that of `turn` which a retry need not avoid.
@@ -193,8 +205,12 @@ fn pick_from_ring<'a>(
     Some((node.backend_ref, node.endpoint.as_ref()))
 }
 
+fn backend_of(refs: &[WeightedBackend], backend_ref: usize) -> Option<BackendId> {
+    refs.get(backend_ref).and_then(|reference| reference.backend)
+}
+
 fn picked(refs: &[WeightedBackend], backend_ref: usize, endpoint: &Arc<EndpointState>) -> Pick {
-    match refs.get(backend_ref).and_then(|reference| reference.backend) {
+    match backend_of(refs, backend_ref) {
         Some(backend) => Pick::Endpoint(Picked { endpoint: Arc::clone(endpoint), backend, backend_ref }),
         None => Pick::NoBackend,
     }

@@ -90,7 +90,7 @@ impl Bed {
 fn symbol(pick: &Pick) -> char {
     match pick {
         Pick::Endpoint(picked) => char::from_digit(number(&picked.endpoint).into(), 36).expect("number below 36"),
-        Pick::NoEndpoints => '-',
+        Pick::NoEndpoints(_) => '-',
         Pick::NoBackend => 'x',
         Pick::MissingKey => '?',
     }
@@ -165,6 +165,24 @@ fn weights_split_between_backends_smoothly() {
     assert_eq!(bed.sequence(14), "aabacaaaabacaa");
     let picked = bed.pick();
     assert_eq!((picked.backend, picked.backend_ref), (BackendId(0), 0));
+}
+
+/// A request that finds no endpoint belongs to the backend whose turn it was, also where a key would have decided.
+#[test]
+fn without_an_endpoint_the_chosen_backend_is_known() {
+    for algorithm in [Algorithm::RoundRobin, Algorithm::LeastRequest, hash_by_ip()] {
+        let refs = [(Some("a"), 2, 0), (Some("b"), 1, 0)];
+        let snapshots = Snapshots::default().backend("a", []).backend("b", []).rule("r", "0", algorithm, &refs);
+        let mut bed = Bed::new(&snapshots);
+        let mut counts = [0; 2];
+        for _ in 0..30 {
+            match bed.ask(PickRequest { hash: Some(7), ..PickRequest::default() }) {
+                Pick::NoEndpoints(Some(backend)) => counts[backend.index()] += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(counts, [20, 10]);
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub struct Account {
     pub method: Method,
     /// The rule that it belongs to, once found.
     pub(super) matched: Option<Matched>,
-    /// The backend of the endpoint that was chosen last.
+    /// The backend that was chosen last.
     backend: Option<BackendId>,
     /// Status of the head that went out; 0 before.
     pub status: u16,
@@ -96,17 +96,24 @@ impl Account {
     /// Counts the request at its endpoint, and names it in the log.
     pub(super) fn note_endpoint(&mut self, matched: &Matched, picked: &Picked) {
         self.in_flight = Some(picked.endpoint.begin());
-        self.backend = Some(picked.backend);
+        self.note_backend(matched, picked.backend);
         if let Some(entry) = &mut self.entry {
             entry.endpoint = Some(picked.endpoint.key.addr);
-            if let Some(backend) = matched.backend(picked) {
-                entry.backend = Some(BackendText {
-                    namespace: Arc::clone(&backend.key.service.namespace),
-                    name: Arc::clone(&backend.key.service.name),
-                    port: backend.key.port,
-                });
-                entry.pod = backend.pod_of(&picked.endpoint.key);
-            }
+            entry.pod = matched.backend(picked.backend).and_then(|backend| backend.pod_of(&picked.endpoint.key));
+        }
+    }
+
+    /// Counts the request at the backend that was chosen, whether or not it has an endpoint, and names it in the log.
+    pub(super) fn note_backend(&mut self, matched: &Matched, id: BackendId) {
+        self.backend = Some(id);
+        if let Some(entry) = &mut self.entry
+            && let Some(backend) = matched.backend(id)
+        {
+            entry.backend = Some(BackendText {
+                namespace: Arc::clone(&backend.key.service.namespace),
+                name: Arc::clone(&backend.key.service.name),
+                port: backend.key.port,
+            });
         }
     }
 

@@ -25,7 +25,7 @@ impl Exchange {
         if let Some(entry) = &mut self.account.entry {
             entry.attempts += 1;
         }
-        match matched.backend(picked).map(|backend| backend.key.protocol) {
+        match matched.backend(picked.backend).map(|backend| backend.key.protocol) {
             Some(Protocol::Http) => self.attempt_http1(matched, picked).await,
             // Rarer, and larger than the other's future: kept out of every idle connection's memory.
             Some(Protocol::H2c) => Box::pin(self.attempt_http2(matched, picked)).await,
@@ -42,7 +42,7 @@ impl Exchange {
     /// Whether what is left of a failed try can be sent to what was picked: body bytes that were read already are framed
     /// for HTTP/1.
     pub(super) fn can_go_on(&self, matched: &Matched, picked: &Picked) -> bool {
-        let protocol = matched.backend(picked).map(|backend| backend.key.protocol);
+        let protocol = matched.backend(picked.backend).map(|backend| backend.key.protocol);
         protocol == Some(Protocol::Http) || self.upload.as_ref().is_none_or(|upload| upload.body_read() == 0)
     }
 

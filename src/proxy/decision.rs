@@ -24,7 +24,7 @@ use crate::balance::{self, EndpointState, KeySource, Pick, PickRequest, Picked};
 use crate::filter::{Answer, Chain};
 use crate::live::WorkerLive;
 use crate::model::backend::Backend;
-use crate::model::ids::{ListenerId, RuleId};
+use crate::model::ids::{BackendId, ListenerId, RuleId};
 use crate::model::matching::{FoundRule, Miss, RequestView};
 use crate::model::policy::{Algorithm, Timeouts};
 use crate::model::route::Rule;
@@ -78,9 +78,18 @@ impl Matched {
     }
 
     /// The backend that an endpoint was picked from.
-    pub(super) fn backend(&self, picked: &Picked) -> Option<&Backend> {
-        self.live.snapshot().backend(picked.backend)
+    pub(super) fn backend(&self, id: BackendId) -> Option<&Backend> {
+        self.live.snapshot().backend(id)
     }
+}
+
+/// No endpoint was chosen.
+#[derive(Debug)]
+pub(super) struct NoPick {
+    /// What the client is told.
+    pub(super) error: ProxyError,
+    /// The backend that was chosen and has no endpoint.
+    pub(super) backend: Option<BackendId>,
 }
 
 /// Who a request is from, worked out once from its connection and its head.
@@ -254,7 +263,7 @@ impl Decision {
     }
 
     /// Pick: chooses an endpoint, other than those that failed already where there is one.
-    pub(super) fn pick(&self, matched: &Matched, means: Means<'_>) -> Result<Picked, ProxyError> {
+    pub(super) fn pick(&self, matched: &Matched, means: Means<'_>) -> Result<Picked, NoPick> {
         #[cfg(test)]
         super::test_panics::at("pick", &self.fields);
         let request = &PickRequest { hash: self.hash, avoid: &self.tried };
@@ -265,9 +274,9 @@ impl Decision {
         };
         match pick {
             Pick::Endpoint(picked) => Ok(picked),
-            Pick::NoEndpoints => Err(ProxyError::NoEndpoints),
-            Pick::NoBackend => Err(ProxyError::NoBackend),
-            Pick::MissingKey => Err(ProxyError::MissingKey),
+            Pick::NoEndpoints(backend) => Err(NoPick { error: ProxyError::NoEndpoints, backend }),
+            Pick::NoBackend => Err(NoPick { error: ProxyError::NoBackend, backend: None }),
+            Pick::MissingKey => Err(NoPick { error: ProxyError::MissingKey, backend: None }),
         }
     }
 

@@ -89,7 +89,12 @@ impl Exchange {
         let worker = &self.account.worker;
         self.try_since_epoch = worker.since_epoch(self.decision.deadlines.try_began);
         let means = Means { rng: worker.rng(), since_epoch: self.try_since_epoch };
-        self.decision.pick(matched, means)
+        self.decision.pick(matched, means).map_err(|none| {
+            if let Some(backend) = none.backend {
+                self.account.note_backend(matched, backend);
+            }
+            none.error
+        })
     }
 
     /// Lets the exchange's deadlines hold from here on whatever the client does.

@@ -99,7 +99,7 @@ impl Exchange {
         self.account.upstream_sent += upload.written();
         // What came behind the head is the tunnel's to count.
         self.account.upstream_received += received.saturating_sub(glued.len() as u64);
-        let backend = matched.backend(picked);
+        let backend = matched.backend(picked.backend);
         let info = SocketInfo {
             route: handshake.route,
             rule: handshake.rule,

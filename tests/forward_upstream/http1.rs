@@ -89,6 +89,7 @@ fn own_answers_have_status_and_reason() {
         assert_eq!(answer.verdict(), (503, Some("no_endpoints")));
         assert_eq!(answer.field("retry-after"), Some("1"));
         assert_eq!(gateway.metric("tidegate_own_answers_total{reason=\"no_endpoints\"}"), 1);
+        assert_eq!(gateway.metric("tidegate_service_requests_total{service=\"ns/s\",code=\"5xx\"}"), 1);
 
         let gateway = Gateway::start(Options { backend: false, ..Options::to(&[backend.addr]) }).await;
         assert_eq!(gateway.ask(GET).await.verdict(), (500, Some("no_backend")));

@@ -77,7 +77,7 @@ impl Bed {
         let matched = decision.find_route()?;
         self.settle(decision, &matched, Decision::enter)?;
         decision.hash_key(&matched);
-        let picked = decision.pick(&matched, self.means())?;
+        let picked = decision.pick(&matched, self.means()).map_err(|none| none.error)?;
         self.settle(decision, &matched, |decision, matched| decision.enter_backend(matched, &picked))?;
         Ok((matched, picked))
     }
