@@ -40,15 +40,17 @@ pub struct StoredRoute {
     pub generation: Option<i64>,
     /// The route is of our class, as far as that can be read.
     pub is_of_class: bool,
+    /// It names no parents, and so asks for every listener that admits it.
+    pub is_for_all: bool,
     /// Fields of its status are ours.
     pub is_managed: bool,
     /// Why this version of tidegate cannot read the object.
     pub problem: Option<Box<str>>,
-    /// Its status, as far as it is ours.
+    /// Its status, as far as it matters to us.
     pub status: StoredStatus,
 }
 
-/// A status, as far as it is ours.
+/// A status, as far as it matters to us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoredStatus {
     /// `status.observedGeneration`.
@@ -57,6 +59,8 @@ pub struct StoredStatus {
     pub ready: Option<StoredCondition>,
     /// Entries of `status.parents` with our `controllerName`, in their order.
     pub parents: Box<[StoredParent]>,
+    /// Entries of other controllers, which have a part in Ready: the name of each, and the entry.
+    pub others: Box<[(Box<str>, StoredParent)]>,
 }
 
 /// An entry of `status.parents`.
@@ -106,6 +110,7 @@ impl StoredRoute {
             uid: text(&metadata["uid"]),
             generation: metadata["generation"].as_i64(),
             is_of_class: class == &*identity.gateway_class_name,
+            is_for_all: object["spec"]["parentRefs"].as_array().is_none_or(Vec::is_empty),
             is_managed: is_managed(&metadata["managedFields"], identity),
             problem: None,
             status: StoredStatus::read(&object["status"], identity),
@@ -115,17 +120,25 @@ impl StoredRoute {
 
 impl StoredStatus {
     fn read(status: &Value, identity: &Identity) -> Self {
-        let is_ours = |entry: &&Value| entry["controllerName"].as_str() == Some(&identity.controller_name);
-        let parents = items(&status["parents"]).filter(is_ours).map(|entry| StoredParent {
-            key: text(&entry["ref"]),
-            conditions: items(&entry["conditions"]).map(StoredCondition::read).collect(),
-        });
+        let (mut parents, mut others) = (Vec::new(), Vec::new());
+        for entry in items(&status["parents"]) {
+            let parent = StoredParent {
+                key: text(&entry["ref"]),
+                conditions: items(&entry["conditions"]).map(StoredCondition::read).collect(),
+            };
+            match entry["controllerName"].as_str() {
+                Some(name) if name == &*identity.controller_name => parents.push(parent),
+                Some(name) => others.push((name.into(), parent)),
+                None => {}
+            }
+        }
         let mut conditions = items(&status["conditions"]);
         let ready = conditions.find(|condition| condition["type"].as_str() == Some(ConditionType::Ready.as_str()));
         Self {
             observed_generation: status["observedGeneration"].as_i64(),
             ready: ready.map(StoredCondition::read),
-            parents: parents.collect(),
+            parents: parents.into(),
+            others: others.into(),
         }
     }
 
@@ -223,6 +236,8 @@ mod tests {
         assert_eq!((accepted.holds, accepted.observed_generation), (Some(true), Some(3)));
         assert_eq!(accepted.since.map(|time| time.to_string()).as_deref(), Some("2026-01-02T03:04:05Z"));
         assert!(route.status.parent("a").is_none());
+        let (controller, other) = &route.status.others[0];
+        assert_eq!((&**controller, &*other.key, other.conditions.len()), ("other.example/x", "a", 1));
     }
 
     #[test]
@@ -245,7 +260,7 @@ mod tests {
     #[test]
     fn nonsense_is_as_good_as_nothing() {
         for status in [json!(null), json!(5), json!({ "parents": 5, "conditions": {} }), json!({ "parents": [5] })] {
-            let object = json!({ "spec": { "gatewayClassName": "other" }, "status": status });
+            let object = json!({ "spec": { "gatewayClassName": "other", "parentRefs": [{}] }, "status": status });
             let route = StoredRoute::read(&object, &identity());
             assert_eq!(route, StoredRoute::default(), "{object}");
         }

@@ -11,7 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::desired::{Desired, Notice};
+use super::desired::{Beside, Desired, Notice};
 use crate::api::gateway_route::{API_VERSION, ParentRef};
 use crate::compile::inputs::Inputs;
 use crate::compile::status::{RouteStatus, parents_for_all};
@@ -260,6 +260,11 @@ impl Book {
         let published = self.published.as_ref()?;
         let message = stored.problem.as_deref().map(|problem| unreadable(problem, name, &published.inputs));
         let listeners = message.as_ref().map(|_| parents_for_all(&published.inputs)).unwrap_or_default();
+        let beside = Beside {
+            controller: &self.identity.controller_name,
+            is_for_all: stored.is_for_all,
+            others: &stored.status.others,
+        };
         let desired = match &message {
             Some(message) if stored.is_of_class => {
                 let compiled =
@@ -268,18 +273,18 @@ impl Book {
                     Some(parents) => parents.iter().map(|parent| (&*parent.key, &*parent.parent_ref)).collect(),
                     None => listeners.iter().map(|(key, parent_ref)| (&**key, &**parent_ref)).collect(),
                 };
-                Some(Desired::unreadable(stored.generation, message, parents.into_iter()))
+                Some(Desired::unreadable(stored.generation, message, parents.into_iter(), beside))
             }
             Some(_) => None,
             None => {
                 let is_same = |route: &Route| *route.uid == *stored.uid && route.generation == stored.generation;
                 let route = published.inputs.objects.routes.get(name).filter(|route| is_same(&route.object));
-                let Some(route) = route else {
+                if route.is_none() {
                     self.behind.insert(name.clone());
                     return None;
-                };
+                }
                 let status = find(published, name).filter(|status| !status.parents.is_empty());
-                status.map(|status| Desired::of(status, route.object.spec.parent_refs.is_empty()))
+                status.map(|status| Desired::of(status, beside))
             }
         };
         let (status, notices, fingerprint) = match desired {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::api::conditions::{ConditionReason, ConditionType};
 use crate::api::gateway_route::ParentRef;
 use crate::compile::status::{ParentStatus, RouteStatus, Verdict};
-use crate::source::stored::{StoredCondition, StoredStatus};
+use crate::source::stored::{StoredCondition, StoredParent, StoredStatus};
 
 /// The status that a route should have.
 #[derive(Clone, Debug)]
@@ -31,8 +31,30 @@ struct Parent<'a> {
 struct Condition<'a> {
     kind: ConditionType,
     holds: bool,
-    reason: ConditionReason,
+    reason: &'a str,
     message: &'a str,
+}
+
+/// What a status has a part in beside the entries that are ours.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beside<'a> {
+    /// The name under which our entries stand.
+    pub(super) controller: &'a str,
+    /// The route names no parents.
+    pub(super) is_for_all: bool,
+    /// What other controllers have said.
+    pub(super) others: &'a [(Box<str>, StoredParent)],
+}
+
+/// An entry of some controller, as far as Ready is made of it.
+#[derive(Clone, Copy, Debug)]
+struct Entry<'a> {
+    controller: &'a str,
+    key: &'a str,
+    /// The listener does not admit the route.
+    is_refused: bool,
+    /// The first condition that is not as it should be, in the order of their types.
+    fault: Option<Condition<'a>>,
 }
 
 /// What a write changes about a route, in words for people.
@@ -41,18 +63,27 @@ pub(super) struct Notice {
     /// Something does not work.
     pub(super) is_warning: bool,
     /// The condition's reason.
-    pub(super) reason: ConditionReason,
+    pub(super) reason: Box<str>,
     /// The condition's message, or what became of the route.
     pub(super) message: String,
 }
 
 impl<'a> Condition<'a> {
     fn new(kind: ConditionType, verdict: &'a Verdict) -> Self {
-        Self { kind, holds: verdict.holds, reason: verdict.reason, message: &verdict.message }
+        Self { kind, holds: verdict.holds, reason: verdict.reason.as_str(), message: &verdict.message }
     }
 
-    const fn plain(kind: ConditionType, holds: bool, reason: ConditionReason) -> Self {
-        Self { kind, holds, reason, message: "" }
+    fn plain(kind: ConditionType, holds: bool, reason: ConditionReason) -> Self {
+        Self { kind, holds, reason: reason.as_str(), message: "" }
+    }
+
+    /// A condition that another controller has written; `None` for one that this version does not know, and for one of
+    /// another generation.
+    fn stored(stored: &'a StoredCondition, generation: Option<i64>) -> Option<Self> {
+        let kind = stored.kind.known().filter(|_| stored.observed_generation == generation)?;
+        // Unknown is not True.
+        let holds = stored.holds == Some(true);
+        Some(Self { kind, holds, reason: stored.reason.as_str(), message: &stored.message })
     }
 
     /// Something does not work as written.
@@ -74,7 +105,7 @@ impl<'a> Condition<'a> {
     fn says(&self, stored: &StoredCondition) -> bool {
         stored.kind.is(self.kind)
             && stored.holds == Some(self.holds)
-            && stored.reason.is(self.reason)
+            && stored.reason.as_str() == self.reason
             && *stored.message == *self.message
     }
 
@@ -84,7 +115,7 @@ impl<'a> Condition<'a> {
         json!({
             "type": self.kind.as_str(),
             "status": if self.holds { "True" } else { "False" },
-            "reason": self.reason.as_str(),
+            "reason": self.reason,
             "message": self.message,
             "observedGeneration": generation,
             "lastTransitionTime": same.and_then(|stored| stored.since).unwrap_or(now).to_string(),
@@ -92,26 +123,59 @@ impl<'a> Condition<'a> {
     }
 }
 
-impl<'a> Desired<'a> {
-    /// The status of a route that this replica serves as compiled. A route without parents in its spec is one for every
-    /// listener that admits it (`is_for_all`): a listener that does not is no fault of the route.
-    pub(super) fn of(status: &'a RouteStatus, is_for_all: bool) -> Self {
-        let parents: Vec<Parent<'a>> = status.parents.iter().map(Parent::of).collect();
-        let is_refused = |parent: &Parent<'_>| {
-            let mut conditions = parent.conditions.iter();
-            conditions
-                .any(|one| one.kind == ConditionType::Accepted && one.reason == ConditionReason::NotAllowedByListeners)
-        };
-        let is_admitted = is_for_all && !parents.iter().all(is_refused);
-        let counted = parents.iter().filter(|parent| !(is_admitted && is_refused(parent)));
-        let bad = counted.flat_map(|parent| &parent.conditions).find(|condition| condition.is_bad());
-        let ready = match bad {
-            Some(Condition { reason, message, .. }) => {
-                Condition { kind: ConditionType::Ready, holds: false, reason: *reason, message }
+impl<'a> Entry<'a> {
+    fn own(controller: &'a str, parent: &Parent<'a>) -> Self {
+        Self::new(controller, parent.key, parent.conditions.iter().copied())
+    }
+
+    /// `None` for an entry that says nothing about this generation: nobody has looked at it yet, or its controller is
+    /// gone.
+    fn stored(controller: &'a str, parent: &'a StoredParent, generation: Option<i64>) -> Option<Self> {
+        let mut conditions =
+            parent.conditions.iter().filter_map(|condition| Condition::stored(condition, generation)).peekable();
+        conditions.peek()?;
+        Some(Self::new(controller, &parent.key, conditions))
+    }
+
+    fn new(controller: &'a str, key: &'a str, conditions: impl Iterator<Item = Condition<'a>>) -> Self {
+        let mut entry = Self { controller, key, is_refused: false, fault: None };
+        for one in conditions.filter(Condition::is_bad) {
+            let refusal = ConditionReason::NotAllowedByListeners.as_str();
+            entry.is_refused |= one.kind == ConditionType::Accepted && one.reason == refusal;
+            if entry.fault.is_none_or(|fault| (one.kind as usize) < fault.kind as usize) {
+                entry.fault = Some(one);
+            }
+        }
+        entry
+    }
+}
+
+impl<'a> Beside<'a> {
+    /// Ready, which all controllers of a route share: all of them come to the same, whoever asks, so that none takes back
+    /// what another one has written. A route without parents in its spec is one for every listener that admits it: a
+    /// listener that does not is no fault of the route.
+    fn ready(&self, own: &[Parent<'a>], generation: Option<i64>) -> Condition<'a> {
+        let own = own.iter().map(|parent| Entry::own(self.controller, parent));
+        let others = self.others.iter().filter_map(|(name, parent)| Entry::stored(name, parent, generation));
+        let entries: Vec<Entry<'a>> = own.chain(others).collect();
+        let is_admitted = |by: &str| entries.iter().any(|entry| entry.controller == by && !entry.is_refused);
+        let counted =
+            entries.iter().filter(|entry| !(self.is_for_all && entry.is_refused && is_admitted(entry.controller)));
+        let faults = counted.filter_map(|entry| Some(((entry.controller, entry.key), entry.fault?)));
+        match faults.min_by_key(|(at, _)| *at) {
+            Some((_, Condition { reason, message, .. })) => {
+                Condition { kind: ConditionType::Ready, holds: false, reason, message }
             }
             None => Condition::plain(ConditionType::Ready, true, ConditionReason::Ready),
-        };
-        Self { generation: status.generation, ready, parents }
+        }
+    }
+}
+
+impl<'a> Desired<'a> {
+    /// The status of a route that this replica serves as compiled.
+    pub(super) fn of(status: &'a RouteStatus, beside: Beside<'a>) -> Self {
+        let parents: Vec<Parent<'a>> = status.parents.iter().map(Parent::of).collect();
+        Self { generation: status.generation, ready: beside.ready(&parents, status.generation), parents }
     }
 
     /// The status of a route that cannot be read, at the parents that it would have.
@@ -119,14 +183,21 @@ impl<'a> Desired<'a> {
         generation: Option<i64>,
         message: &'a str,
         parents: impl Iterator<Item = (&'a str, &'a ParentRef)>,
+        beside: Beside<'a>,
     ) -> Self {
-        let refused = |kind| Condition { kind, holds: false, reason: ConditionReason::UnsupportedValue, message };
+        let reason = ConditionReason::UnsupportedValue.as_str();
+        let refused = |kind| Condition { kind, holds: false, reason, message };
         let conditions = vec![
             refused(ConditionType::Accepted),
             Condition::plain(ConditionType::Programmed, false, ConditionReason::Invalid),
         ];
         let parents = parents.map(|(key, parent_ref)| Parent { key, parent_ref, conditions: conditions.clone() });
-        Self { generation, ready: refused(ConditionType::Ready), parents: parents.collect() }
+        let parents: Vec<Parent<'a>> = parents.collect();
+        let ready = match parents.is_empty() {
+            true => refused(ConditionType::Ready),
+            false => beside.ready(&parents, generation),
+        };
+        Self { generation, ready, parents }
     }
 
     /// Whether the stored status is another one. When conditions last changed is no difference.
@@ -187,7 +258,7 @@ impl<'a> Desired<'a> {
                 count => format!("{count} parents"),
             };
             let message = format!("Serves as written at {parents}");
-            notices.push(Notice { is_warning: false, reason: ConditionReason::Ready, message });
+            notices.push(Notice { is_warning: false, reason: self.ready.reason.into(), message });
         }
         for parent in &self.parents {
             let stored = stored.parent(parent.key);
@@ -196,7 +267,7 @@ impl<'a> Desired<'a> {
             for one in parent.conditions.iter().filter(worth) {
                 let is_known =
                     stored.and_then(|stored| stored.condition(one.kind)).is_some_and(|stored| one.says(stored));
-                let notice = Notice { is_warning: true, reason: one.reason, message: one.message.to_owned() };
+                let notice = Notice { is_warning: true, reason: one.reason.into(), message: one.message.to_owned() };
                 if !is_known && !notices.contains(&notice) {
                     notices.push(notice);
                 }

@@ -59,7 +59,7 @@ pub(super) struct Events {
 }
 
 /// What an Event is about: the route by its uid, the kind of Event, its reason and its note.
-type About = (Box<str>, bool, &'static str, Box<str>);
+type About = (Box<str>, bool, Box<str>, Box<str>);
 
 /// An Event that was written.
 #[derive(Clone, Debug)]
@@ -129,7 +129,7 @@ impl Events {
     async fn write(&self, api: &Api<Event>, name: &ObjectName, uid: &str, notice: Notice) -> Result<(), Failure> {
         let Notice { is_warning, reason, message } = notice;
         let notice = Notice { is_warning, reason, message: cut(message) };
-        let about: About = (uid.into(), is_warning, reason.as_str(), notice.message.as_str().into());
+        let about: About = (uid.into(), is_warning, notice.reason.clone(), notice.message.as_str().into());
         let now = Timestamp::now();
         let again = self.told.lock().unwrap_or_else(PoisonError::into_inner).again(&about, Instant::now());
         if let Some(known) = again {
@@ -168,7 +168,7 @@ fn event(name: &ObjectName, uid: &str, notice: Notice, instance: &str, now: Time
         action: Some(ACTION.to_owned()),
         event_time: Some(MicroTime(now)),
         note: Some(notice.message),
-        reason: Some(notice.reason.as_str().to_owned()),
+        reason: Some(notice.reason.into_string()),
         regarding: Some(ObjectReference {
             api_version: Some(API_VERSION.to_owned()),
             kind: Some(Route::NAME.to_owned()),
@@ -199,13 +199,12 @@ fn cut(mut note: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::conditions::ConditionReason;
 
     #[test]
     fn an_event_fits_into_what_an_api_server_takes() {
         let name = ObjectName::new("ns", "a.".repeat(126) + "a");
         let message = "ä".repeat(2000);
-        let notice = Notice { is_warning: true, reason: ConditionReason::BackendNotFound, message: cut(message) };
+        let notice = Notice { is_warning: true, reason: "BackendNotFound".into(), message: cut(message) };
         let event = event(&name, "uid", notice, "replica", Timestamp::UNIX_EPOCH);
         let text = |text: &Option<String>| text.clone().expect("a text");
         assert!(text(&event.metadata.name).len() <= 253 && text(&event.metadata.name).starts_with("a.a"));
@@ -216,7 +215,7 @@ mod tests {
     }
 
     fn about(number: usize) -> About {
-        (format!("uid-{number}").into(), true, "BackendNotFound", "note".into())
+        (format!("uid-{number}").into(), true, "BackendNotFound".into(), "note".into())
     }
 
     #[tokio::test(start_paused = true)]
@@ -225,7 +224,7 @@ mod tests {
         let now = Instant::now();
         assert!(told.again(&about(0), now).is_none());
         told.remember(about(0), Known { name: "a".to_owned(), count: 1, at: now });
-        let other = (about(0).0, true, "BackendNotFound", "another note".into());
+        let other = (about(0).0, true, "BackendNotFound".into(), "another note".into());
         assert!(told.again(&other, now).is_none());
         let mut last = now;
         for count in 2..5 {

@@ -33,6 +33,11 @@ fn route(parents: Vec<ParentStatus>) -> RouteStatus {
     RouteStatus { name: ObjectName::new("ns", "route"), generation: Some(7), parents: parents.into() }
 }
 
+/// No other controller says anything.
+fn alone(is_for_all: bool) -> Beside<'static> {
+    Beside { controller: CONTROLLER, is_for_all, others: &[] }
+}
+
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("in range")
 }
@@ -47,7 +52,7 @@ fn applied(desired: &Desired<'_>, before: &StoredStatus, second: i64) -> StoredS
 #[test]
 fn what_was_applied_is_no_difference_any_more() {
     let status = route(vec![parent("http"), parent("internal")]);
-    let desired = Desired::of(&status, true);
+    let desired = Desired::of(&status, alone(true));
     let none = StoredStatus::default();
     assert!(desired.differs(&none));
     let stored = applied(&desired, &none, 100);
@@ -62,7 +67,7 @@ fn what_was_applied_is_no_difference_any_more() {
 #[test]
 fn every_part_of_a_status_is_compared() {
     let status = route(vec![parent("http")]);
-    let desired = Desired::of(&status, true);
+    let desired = Desired::of(&status, alone(true));
     let stored = applied(&desired, &StoredStatus::default(), 100);
     let changes: &[(&str, fn(&mut StoredStatus))] = &[
         ("generation", |stored| stored.observed_generation = Some(6)),
@@ -87,22 +92,22 @@ fn every_part_of_a_status_is_compared() {
 #[test]
 fn the_time_of_a_transition_moves_with_the_status_alone() {
     let mut status = route(vec![parent("http")]);
-    let stored = applied(&Desired::of(&status, true), &StoredStatus::default(), 100);
+    let stored = applied(&Desired::of(&status, alone(true)), &StoredStatus::default(), 100);
     status.generation = Some(8);
     Arc::get_mut(&mut status.parents).expect("not shared")[0].resolved_refs =
         verdict(false, ConditionReason::BackendNotFound, "no Service");
-    let stored = applied(&Desired::of(&status, true), &stored, 200);
+    let stored = applied(&Desired::of(&status, alone(true)), &stored, 200);
     let since = |stored: &StoredStatus, kind| stored.parents[0].condition(kind).and_then(|one| one.since);
     assert_eq!(since(&stored, ConditionType::Accepted), Some(at(100)));
     let exact = Timestamp::from_millisecond(100_999).expect("in range");
-    let object = Desired::of(&status, true).to_json(CONTROLLER, &StoredStatus::default(), exact);
+    let object = Desired::of(&status, alone(true)).to_json(CONTROLLER, &StoredStatus::default(), exact);
     assert_eq!(object["conditions"][0]["lastTransitionTime"], "1970-01-01T00:01:40Z");
     assert_eq!(since(&stored, ConditionType::ResolvedRefs), Some(at(200)));
     assert_eq!(stored.ready.as_ref().and_then(|ready| ready.since), Some(at(200)));
     // Another reason for the same status.
     Arc::get_mut(&mut status.parents).expect("not shared")[0].resolved_refs =
         verdict(false, ConditionReason::RefNotPermitted, "no grant");
-    let stored = applied(&Desired::of(&status, true), &stored, 300);
+    let stored = applied(&Desired::of(&status, alone(true)), &stored, 300);
     assert_eq!(since(&stored, ConditionType::ResolvedRefs), Some(at(200)));
     assert_eq!(stored.ready.and_then(|ready| ready.since), Some(at(200)));
 }
@@ -128,8 +133,8 @@ fn a_route_is_ready_when_it_serves_as_written_everywhere() {
         change(&mut broken);
         let status = route(vec![good, broken]);
         for is_for_all in [false, true] {
-            let ready = Desired::of(&status, is_for_all).ready;
-            assert_eq!((ready.holds, ready.reason, ready.message), (false, *reason, "why"));
+            let ready = Desired::of(&status, alone(is_for_all)).ready;
+            assert_eq!((ready.holds, ready.reason, ready.message), (false, reason.as_str(), "why"));
         }
     }
 }
@@ -140,17 +145,17 @@ fn a_listener_that_does_not_admit_a_route_counts_only_when_it_was_asked_for() {
     let refused =
         |name| ParentStatus { accepted: verdict(false, ConditionReason::NotAllowedByListeners, "why"), ..parent(name) };
     let some = route(vec![parent("http"), refused("internal")]);
-    assert!(Desired::of(&some, true).ready.holds);
-    assert!(!Desired::of(&some, false).ready.holds);
+    assert!(Desired::of(&some, alone(true)).ready.holds);
+    assert!(!Desired::of(&some, alone(false)).ready.holds);
     let none = route(vec![refused("http"), refused("internal")]);
-    assert!(!Desired::of(&none, true).ready.holds);
+    assert!(!Desired::of(&none, alone(true)).ready.holds);
 }
 
 #[test]
 fn people_are_told_once_what_is_new() {
     let status = route(vec![parent("http"), parent("internal")]);
     let none = StoredStatus::default();
-    let good = Desired::of(&status, true);
+    let good = Desired::of(&status, alone(true));
     let notices = good.notices(&none);
     assert_eq!(notices.len(), 1);
     assert_eq!((notices[0].is_warning, &*notices[0].message), (false, "Serves as written at 2 parents"));
@@ -162,21 +167,21 @@ fn people_are_told_once_what_is_new() {
         parent.resolved_refs = verdict(false, ConditionReason::BackendNotFound, "no Service");
     }
     let status = route(broken);
-    let bad = Desired::of(&status, true);
-    let warning = Notice { is_warning: true, reason: ConditionReason::BackendNotFound, message: "no Service".into() };
+    let bad = Desired::of(&status, alone(true));
+    let warning = Notice { is_warning: true, reason: "BackendNotFound".into(), message: "no Service".into() };
     assert_eq!(bad.notices(&stored), [warning], "once for both parents");
     // A new generation with the same fault is nothing new.
     let mut newer = status.clone();
     newer.generation = Some(8);
     let stored = applied(&bad, &stored, 200);
-    assert_eq!(Desired::of(&newer, true).notices(&stored), []);
+    assert_eq!(Desired::of(&newer, alone(true)).notices(&stored), []);
 }
 
 #[test]
 fn what_cannot_be_read_is_said_at_every_parent() {
     let http = parent("http");
     let parents = [(&*http.key, &*http.parent_ref)];
-    let desired = Desired::unreadable(Some(3), "found x", parents.into_iter());
+    let desired = Desired::unreadable(Some(3), "found x", parents.into_iter(), alone(false));
     let stored = applied(&desired, &StoredStatus::default(), 100);
     assert!(!desired.differs(&stored));
     let accepted = stored.parents[0].condition(ConditionType::Accepted).expect("it is there");
@@ -191,7 +196,46 @@ fn what_cannot_be_read_is_said_at_every_parent() {
 fn a_fingerprint_is_that_of_what_is_said() {
     let status = route(vec![parent("http")]);
     let other = RouteStatus { generation: Some(8), ..status.clone() };
-    let fingerprint = |status: &RouteStatus| Desired::of(status, true).fingerprint();
+    let fingerprint = |status: &RouteStatus| Desired::of(status, alone(true)).fingerprint();
     assert_eq!(fingerprint(&status), fingerprint(&status.clone()));
     assert_ne!(fingerprint(&status), fingerprint(&other));
+}
+
+/// Two controllers, each of which knows of the other what it has said: both say the same of Ready.
+#[test]
+fn ready_is_the_same_whoever_says_it() {
+    let missing = verdict(false, ConditionReason::BackendNotFound, "no Service");
+    let absent = verdict(false, ConditionReason::NoMatchingParent, "no listener");
+    let refused = verdict(false, ConditionReason::NotAllowedByListeners, "not admitted");
+    let unresolved = |name| ParentStatus { resolved_refs: missing.clone(), ..parent(name) };
+    let unknown = |name| ParentStatus { accepted: absent.clone(), ..parent(name) };
+    let not_admitted = |name| ParentStatus { accepted: refused.clone(), ..parent(name) };
+    let cases = [
+        (vec![parent("http")], vec![parent("http")], "Ready"),
+        (vec![parent("http")], vec![unresolved("http")], "BackendNotFound"),
+        (vec![unknown("http")], vec![unresolved("http")], "NoMatchingParent"),
+        (vec![parent("x"), unresolved("b"), unknown("a")], vec![parent("x")], "NoMatchingParent"),
+        (vec![parent("a"), not_admitted("b")], vec![parent("a")], "Ready"),
+        (vec![parent("a")], vec![not_admitted("a"), not_admitted("b")], "NotAllowedByListeners"),
+    ];
+    for (one, two, reason) in cases {
+        let (one, two) = (route(one), route(two));
+        let said = |status: &RouteStatus, controller: &str| {
+            let alone = Beside { controller, is_for_all: true, others: &[] };
+            let object =
+                json!({ "status": Desired::of(status, alone).to_json(controller, &StoredStatus::default(), at(1)) });
+            let nobody = Identity { controller_name: "n".into(), gateway_class_name: "c".into() };
+            StoredRoute::read(&object, &nobody).status.others
+        };
+        let (by_one, by_two) = (said(&one, "one"), said(&two, "two"));
+        let first = Desired::of(&one, Beside { controller: "one", is_for_all: true, others: &by_two });
+        let second = Desired::of(&two, Beside { controller: "two", is_for_all: true, others: &by_one });
+        assert_eq!(first.ready, second.ready);
+        assert_eq!((first.ready.reason, first.ready.holds), (reason, reason == "Ready"));
+        // What is said of an older generation says nothing of this one.
+        let newer = RouteStatus { generation: Some(8), ..one.clone() };
+        let alone = Beside { controller: "one", is_for_all: true, others: &[] };
+        let beside = Beside { others: &by_two, ..alone };
+        assert_eq!(Desired::of(&newer, beside).ready, Desired::of(&newer, alone).ready);
+    }
 }
