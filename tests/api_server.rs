@@ -8,8 +8,11 @@ mod api_contract;
 mod api_server;
 mod support;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::io;
+use std::process::Command;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use api_server::{ApiServer, Asked, Delivery, Fault, On};
@@ -57,6 +60,49 @@ fn quick() -> Timing {
         grace: Duration::from_millis(500),
         silence: Duration::from_secs(1),
         ..Timing::default()
+    }
+}
+
+thread_local! {
+    /// What is logged on this thread, while somebody wants to know.
+    static LOG: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+
+/// Keeps what is logged on this thread, for as long as the value lives.
+struct Logged;
+
+struct LogWriter;
+
+impl io::Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOG.with_borrow_mut(|log| log.iter_mut().for_each(|log| log.extend_from_slice(bytes)));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Logged {
+    fn new() -> Self {
+        // One for all threads: with one for each, a thread without any could switch lines off for the others.
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| tracing_subscriber::fmt().with_ansi(false).with_writer(|| LogWriter).init());
+        LOG.set(Some(Vec::new()));
+        Self
+    }
+
+    /// The lines with all of these words.
+    fn lines(&self, words: &[&str]) -> Vec<String> {
+        let text = String::from_utf8(LOG.with_borrow(|log| log.clone().unwrap())).unwrap();
+        text.lines().filter(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        LOG.set(None);
     }
 }
 
@@ -128,6 +174,14 @@ impl Bed {
     fn restarts(&self, kind: &str, cause: Restart) -> f64 {
         let cause = cause.as_str();
         self.metric(&format!("tidegate_watch_restarts_total{{kind=\"{kind}\",cause=\"{cause}\"}}"))
+    }
+
+    /// Whatever the cause.
+    fn all_restarts(&self, kind: &str) -> f64 {
+        let begin = format!("tidegate_watch_restarts_total{{kind=\"{kind}\"");
+        let page = self.metrics.render();
+        let values = page.lines().filter(|line| line.starts_with(&begin)).filter_map(|line| line.rsplit(' ').next());
+        values.map(|value| value.parse::<f64>().unwrap()).sum()
     }
 
     async fn until_metric(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
@@ -381,6 +435,158 @@ async fn routes_outlive_a_definition_that_is_removed_and_comes_back() {
     bed.until_routes(&["a", "b", "c"]).await;
     bed.server.delete(ROUTES, "ns", "a");
     bed.until_routes(&["b", "c"]).await;
+}
+
+/// While the definition is being removed a list has only some of the routes, which says nothing about the others.
+#[tokio::test]
+async fn a_list_during_the_removal_of_a_definition_takes_nothing_away() {
+    let mut bed = Bed::new(quick()).await;
+    bed.server.put_all(ROUTES, [route("b"), route("c")]);
+    bed.until_routes(&["a", "b", "c"]).await;
+    bed.server.begin_to_remove_definition();
+    bed.server.deliver(ROUTES, Delivery::Stalled);
+    bed.server.delete(ROUTES, "ns", "a");
+    bed.server.compact(ROUTES);
+    bed.server.interrupt(ROUTES, Some(410));
+    bed.until_metric("lists that do not count", |bed| bed.restarts("GatewayRoute", Restart::NotServed) > 2.0).await;
+    assert_eq!(bed.routes().len(), 3);
+    assert_eq!(bed.metric("tidegate_watch_available{kind=\"GatewayRoute\"}"), 0.0);
+    // It is there again, and so is one of the routes: the others may follow.
+    bed.server.restore_definition();
+    bed.server.heal(ROUTES);
+    bed.server.put(ROUTES, route("d"));
+    bed.until_routes(&["a", "b", "c", "d"]).await;
+    assert_eq!(bed.metric("tidegate_watch_removals_held{kind=\"GatewayRoute\"}"), 1.0);
+    bed.server.put(ROUTES, route("a"));
+    bed.until_metric("the last one", |bed| bed.metric("tidegate_watch_removals_held{kind=\"GatewayRoute\"}") == 0.0)
+        .await;
+}
+
+/// A failure that lasts is one line, and its end is one; two that take turns are two.
+#[test]
+fn each_failure_is_one_clear_line() {
+    /// What breaks, the kind, the words of each line, how many lines.
+    type Case = (fn(&ApiServer), &'static str, &'static [&'static str], usize);
+    const ALWAYS: usize = usize::MAX;
+    let cases: &[Case] = &[
+        (
+            |server| server.forbid(SLICES),
+            "EndpointSlice",
+            &[
+                "ERROR",
+                "may not be listed and watched",
+                "expected a role with list and watch",
+                "what was read before stays",
+            ],
+            1,
+        ),
+        (
+            |server| server.remove_kind(ROUTES),
+            "GatewayRoute",
+            &[
+                "ERROR",
+                "does not serve this kind",
+                "expected its CustomResourceDefinition",
+                "what was read before stays",
+            ],
+            1,
+        ),
+        (
+            |server| server.remove_kind(SERVICES),
+            "Service",
+            &["ERROR", "does not serve v1", "expected a newer Kubernetes", "what was read before stays"],
+            1,
+        ),
+        (
+            |server| {
+                server.fault(SERVICES, On::Any, ALWAYS, Fault::Answer(500, None));
+                server.interrupt(SERVICES, None);
+            },
+            "Service",
+            &["WARN", "the watch failed", "trying again", "what was read before stays"],
+            1,
+        ),
+        (
+            |server| {
+                for _ in 0..20 {
+                    server.fault(SERVICES, On::Any, 1, Fault::Answer(500, None));
+                    server.fault(SERVICES, On::Any, 1, Fault::Answer(429, None));
+                }
+                server.interrupt(SERVICES, None);
+            },
+            "Service",
+            &["WARN", "the watch failed", "trying again", "what was read before stays"],
+            2,
+        ),
+    ];
+    for (break_it, kind, words, lines) in cases {
+        // Each on a runtime of its own, with which all that follows the server ends.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let bed = Bed::new(quick()).await;
+            let log = Logged::new();
+            break_it(&bed.server);
+            bed.until_metric("more than one failure", |bed| bed.all_restarts(kind) > 5.0).await;
+            let begin = format!("{kind}: ");
+            let mut told = words.to_vec();
+            told.push(&begin);
+            let found = log.lines(&told);
+            assert_eq!((found.len(), log.lines(&[&begin]).len()), (*lines, *lines), "{:?}", log.lines(&[]));
+            println!("{}", found[0]);
+            for plural in [ROUTES, SERVICES, SLICES] {
+                bed.server.heal(plural);
+            }
+            bed.until_metric("its end", |_| !log.lines(&[&begin, "read again"]).is_empty()).await;
+            assert_eq!(log.lines(&[&begin]).len(), lines + 1, "{:?}", log.lines(&[]));
+        });
+    }
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_too_old_is_named() {
+    let log = Logged::new();
+    let server = ApiServer::start();
+    server.set_git_version("v1.30.2");
+    let bed = Bed::on(server, quick()).await;
+    let words = ["WARN", "the API server is Kubernetes v1.30.2; expected 1.33 or newer"];
+    bed.until_metric("the line", |_| !log.lines(&words).is_empty()).await;
+    assert_eq!(log.lines(&["the API server is"]).len(), 1);
+}
+
+/// The process ends at once, and one line says which file is broken and how.
+#[test]
+fn a_broken_kubeconfig_is_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = |server: &str, context: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": context,
+            "clusters": [{ "name": "test", "cluster": { "server": server } }],
+            "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
+            "users": [{ "name": "test", "user": {} }],
+        })
+        .to_string()
+    };
+    let cases = [
+        ("no YAML", "a: [".to_owned()),
+        ("another context", config("http://127.0.0.1:1", "other")),
+        ("no address", config("not an address", "test")),
+        ("nothing in it", String::new()),
+    ];
+    for (what, text) in cases {
+        let path = folder.path().join("kubeconfig");
+        std::fs::write(&path, text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["controller", "--http=127.0.0.1:0", "--admin=127.0.0.1:0", "--kubeconfig"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        println!("{what}: {said}");
+        assert!(!output.status.success(), "{what}");
+        let lines: Vec<&str> = said.lines().filter(|line| line.contains("kubeconfig")).collect();
+        assert_eq!(lines.len(), 1, "{what}: {said}");
+        assert!(lines[0].contains(path.to_str().unwrap()) && lines[0].contains("cannot be used: "), "{what}: {said}");
+    }
 }
 
 #[tokio::test]

@@ -260,9 +260,14 @@ impl ApiServer {
         });
     }
 
+    /// The CustomResourceDefinition is being removed, and its objects are still there.
+    pub fn begin_to_remove_definition(&self) {
+        self.change(|state| state.is_removing = true);
+    }
+
     /// The CustomResourceDefinition is being removed: its objects are deleted one by one, and then it is not served.
     pub fn remove_definition(&self, plural: &str) {
-        self.change(|state| state.is_removing = true);
+        self.begin_to_remove_definition();
         let keys: Vec<_> = self.shared.lock().resource(plural).objects.keys().cloned().collect();
         for (namespace, name) in keys {
             self.delete(plural, &namespace, &name);

@@ -125,14 +125,18 @@ impl Ask {
         self.events(Verb::Watch, WatchParams { timeout: Some(seconds), ..WatchParams::default() }, version).await
     }
 
-    /// Whether the definition of the kind is being removed: then its objects are deleted one by one, and nobody wants
-    /// that of each. One that may not be read is not.
-    pub(super) async fn is_being_removed(&self, kind: KindId) -> bool {
+    /// Whether the definition of the kind is being removed, or is gone: then its objects are deleted one by one, and
+    /// nobody wants that of each. One that may not be read is taken to stay.
+    pub(super) async fn is_removed(&self, kind: KindId) -> bool {
         let group = kind.api_versions()[0].split('/').next().unwrap_or_default();
         let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{}.{group}", plural(kind));
         let Ok(request) = http::Request::get(path).body(Vec::new()) else { return false };
         let answer = tokio::time::timeout(self.silence, self.client.request::<Value>(request)).await;
-        matches!(answer, Ok(Ok(definition)) if definition["metadata"]["deletionTimestamp"].is_string())
+        match answer {
+            Ok(Ok(definition)) => definition["metadata"]["deletionTimestamp"].is_string(),
+            Ok(Err(kube::Error::Api(status))) => status.code == 404,
+            Ok(Err(_)) | Err(_) => false,
+        }
     }
 
     async fn events(&self, verb: Verb, mut params: WatchParams, version: &str) -> Result<Events, Failure> {

@@ -184,8 +184,8 @@ pub(super) struct Follower {
     definition_seen: Option<Instant>,
     /// Failures since the last success.
     failures: u32,
-    /// What was logged last, while it lasts.
-    told: Option<Restart>,
+    /// What was logged since the last success: each cause once, in whatever order they come.
+    told: Vec<Restart>,
 }
 
 impl Follower {
@@ -202,7 +202,7 @@ impl Follower {
             relist_at: Instant::now(),
             definition_seen: None,
             failures: 0,
-            told: None,
+            told: Vec::new(),
         }
     }
 
@@ -218,6 +218,9 @@ impl Follower {
                 Err(Stop::Ended) => return,
                 Err(Stop::Failed(failure)) => {
                     self.complain(&failure);
+                    if self.is_removed(&failure).await && self.index.tell(Event::Away).await.is_err() {
+                        return;
+                    }
                     if self.is_given_up(failure.cause) && self.index.tell(Event::Unavailable).await.is_err() {
                         return;
                     }
@@ -248,6 +251,10 @@ impl Follower {
         } else {
             self.list_pages(&ask).await?
         };
+        // Asked anew: what this list lacks may have gone a moment ago, and what comes after it may go in a moment.
+        self.definition_seen = None;
+        self.check_definition().await?;
+        self.definition_seen = None;
         self.index.list_ends().await?;
         self.position = Some(version);
         self.relist_at = Instant::now() + self.timing.relist.mul_f64(0.8 + 0.4 * fastrand::f64());
@@ -347,15 +354,22 @@ impl Follower {
         Ok(())
     }
 
-    /// Fails when objects go because their definition does: what was read stays then, as while a kind is not served.
+    /// Whether routes are not served because their definition is gone, and not because the API server has just begun.
+    async fn is_removed(&self, failure: &Failure) -> bool {
+        let kind = self.watch.kind;
+        failure.cause == Restart::NotServed && kind == KindId::GatewayRoute && self.ask().is_removed(kind).await
+    }
+
+    /// Fails when routes go, or are missing in a list, because their definition goes: what was read stays then, as while
+    /// the kind is not served.
     async fn check_definition(&mut self) -> Result<(), Failure> {
         let is_asked = self.watch.kind == KindId::GatewayRoute
             && self.definition_seen.is_none_or(|seen| seen.elapsed() > DEFINITION_HOLDS);
         if !is_asked {
             return Ok(());
         }
-        if self.ask().is_being_removed(self.watch.kind).await {
-            let says = "its CustomResourceDefinition is being removed";
+        if self.ask().is_removed(self.watch.kind).await {
+            let says = "its CustomResourceDefinition is being removed, or is not there";
             return Err(Failure::new(Restart::NotServed, Verb::Watch, says));
         }
         self.definition_seen = Some(Instant::now());
@@ -382,7 +396,7 @@ impl Follower {
     fn heard(&mut self) {
         self.cells.heard();
         self.failures = 0;
-        if self.told.take().is_some() {
+        if !std::mem::take(&mut self.told).is_empty() {
             tracing::info!("{}: read again", self.watch);
         }
     }
@@ -441,9 +455,10 @@ impl Follower {
         // A single one of these is part of a watch's life, or nothing yet.
         let is_usual = matches!(cause, Restart::Expired | Restart::Silent | Restart::Relist | Restart::Broken);
         let is_silent = is_usual && self.failures == 0;
-        if is_silent || self.told.replace(cause) == Some(cause) {
+        if is_silent || self.told.contains(&cause) {
             return;
         }
+        self.told.push(cause);
         let watch = &self.watch;
         let effect = if is_needed(watch.kind) {
             "what was read before stays active"

@@ -43,6 +43,8 @@ pub(super) enum Event {
     Apply(ObjectName, Result<Object, String>),
     /// An object is gone.
     Delete(ObjectName),
+    /// The definition of the kind is gone: what the first list after this lacks may be on its way back.
+    Away,
     /// The kind may not be read or is not served, and is not needed: what is known of it stays.
     Unavailable,
 }
@@ -54,6 +56,8 @@ struct Listed {
     done: bool,
     names: BTreeSet<ObjectName>,
     replay: Option<BTreeMap<ObjectName, Result<Object, String>>>,
+    /// The kind was away, and there was no whole list since.
+    was_away: bool,
     /// Objects that the last list did not have and that stay for now, with the time at which they go.
     doubted: BTreeMap<ObjectName, Duration>,
     cells: Arc<WatchCells>,
@@ -102,6 +106,7 @@ impl Index {
             done: false,
             names: BTreeSet::new(),
             replay: None,
+            was_away: false,
             doubted: BTreeMap::new(),
             cells,
         };
@@ -260,6 +265,10 @@ impl Index {
                 listed.doubted.remove(&name);
                 self.remove(watch, name)
             }
+            Event::Away => {
+                listed.was_away = true;
+                false
+            }
             Event::Unavailable => !std::mem::replace(&mut listed.done, true),
         }
     }
@@ -268,6 +277,7 @@ impl Index {
     fn replace(&mut self, watch: usize) -> bool {
         let listed = &mut self.watches[watch];
         let is_first = !std::mem::replace(&mut listed.done, true);
+        let was_away = std::mem::take(&mut listed.was_away);
         let new = listed.replay.take().unwrap_or_default();
         if listed.kind == KindId::EndpointSlice {
             return self.replace_slices(watch, new) || is_first;
@@ -277,7 +287,7 @@ impl Index {
         let believed: Vec<_> = listed.names.iter().filter(|name| !listed.doubted.contains_key(*name)).collect();
         let gone: Vec<_> =
             believed.iter().filter(|name| !new.contains_key(**name)).map(|name| (*name).clone()).collect();
-        let is_doubted = is_suspicious(gone.len(), believed.len(), new.len());
+        let is_doubted = !gone.is_empty() && (was_away || is_suspicious(gone.len(), believed.len(), new.len()));
         let mut is_changed = is_first;
         for (name, object) in new {
             is_changed |= self.put(watch, name, object);
@@ -484,6 +494,22 @@ mod tests {
         told(&mut index, GRANTS, [Event::Unavailable]);
         assert!(index.is_whole());
         assert_eq!(routes(&index.update()), ["a"]);
+    }
+
+    /// A definition was removed and came back, and its objects are being applied anew.
+    #[tokio::test(start_paused = true)]
+    async fn after_a_kind_was_away_what_its_first_list_lacks_stays_for_a_while() {
+        let mut index = index();
+        told(&mut index, ROUTES, ["a", "b", "c"].map(|it| Event::Apply(name(it), route())));
+        told(&mut index, ROUTES, [Event::Away, Event::Init, Event::InitApply(name("b"), route()), Event::InitDone]);
+        assert_eq!(routes(&index.update()), ["a", "b", "c"]);
+        told(&mut index, ROUTES, [Event::Apply(name("a"), route())]);
+        tokio::time::advance(GUARD).await;
+        assert!(index.expire());
+        assert_eq!(routes(&index.update()), ["a", "b"]);
+        // A list that comes later counts as usual.
+        told(&mut index, ROUTES, [Event::Init, Event::InitApply(name("b"), route()), Event::InitDone]);
+        assert_eq!(routes(&index.update()), ["b"]);
     }
 
     #[test]
