@@ -357,6 +357,106 @@ fn entries_of_others_stay_and_ours_go_with_the_class() {
     assert_eq!(parents(&settled(&namespace, "shared")).len(), 2);
 }
 
+/// Two releases under names of their own serve the same class and disagree: Ready is what both make of it together, and
+/// then nobody writes any more.
+#[test]
+fn two_controllers_that_disagree_come_to_rest() {
+    let Some(cluster) = shared() else { return };
+    let namespace = cluster.namespace("both");
+    let other = cluster.namespace("both-other");
+    let (Some(kubeconfig), Some(of_other)) = (account(cluster, &namespace), account(cluster, &other)) else { return };
+    let lenient = start(cluster, &namespace, &kubeconfig, &[]);
+    let class = format!("--gateway-class={}", namespace.name);
+    let lease = format!("--lease-namespace={}", other.name);
+    let settings = cluster.file("settings.yaml", "controller: {hostnameOwnership: Namespace}\n");
+    let strict = ["--controller-name=tidegate.dev/strict", "--settings", &settings, &class, &lease];
+    let strict = Controller::start(cluster, &of_other, &strict);
+    namespace.apply(&route(&namespace, "site", answers("both.test", 201)));
+    settled(&namespace, "site");
+    wait_for_a_later_second();
+    let ok = "tidegate_status_writes_total{result=\"ok\"}";
+    let mut spec = answers("both.test", 202);
+    let controllers = ["tidegate.dev/controller", "tidegate.dev/strict"];
+    for generation in 1..=2 {
+        spec["rules"][0]["matches"] =
+            json!([{ "path": { "type": "PathPrefix", "value": format!("/{generation}") }, "method": "GET" }]);
+        other.apply(&route(&namespace, "login", spec.clone()));
+        let is_settled = || {
+            let object = read(&other, "login");
+            let parents = object["status"]["parents"].as_array().cloned().unwrap_or_default();
+            let mut names: Vec<&str> = parents.iter().filter_map(|parent| parent["controllerName"].as_str()).collect();
+            names.sort_unstable();
+            let is_seen =
+                |parent: &Value| condition(&parent["conditions"], "Accepted")["observedGeneration"] == generation;
+            let ready = condition(&object["status"]["conditions"], "Ready");
+            let is_whole =
+                names == controllers && parents.iter().all(is_seen) && ready["observedGeneration"] == generation;
+            if is_whole && ready["reason"] == "HostnameOwnedByOther" {
+                Ok(())
+            } else {
+                Err(object["status"].to_string())
+            }
+        };
+        wait_for("both to have said what they think", is_settled);
+        let written =
+            || (lenient.metric(ok), strict.metric(ok), read(&other, "login")["metadata"]["resourceVersion"].clone());
+        // Each might have one more to make, after it has seen what the other one wrote.
+        let at_rest = wait_for("both to come to rest", || {
+            let before = written();
+            std::thread::sleep(Duration::from_secs(2));
+            if written() == before { Ok(before) } else { Err(format!("{before:?}")) }
+        });
+        // Time in which a quarrel would show: the same status is written again every five seconds.
+        std::thread::sleep(Duration::from_secs(7));
+        assert_eq!(written(), at_rest);
+        is_settled().unwrap();
+        println!("generation {generation}: {at_rest:?}");
+    }
+}
+
+/// The definition is deleted by mistake, with all routes: they serve on, one line and a metric say what is missing, and
+/// when it is back what is applied counts, without a new start.
+#[test]
+fn routes_outlive_their_definition() {
+    const COUNT: usize = 150;
+    let Some(cluster) = Cluster::start(Options::default().without_nodes()) else { return };
+    cluster.install_routes();
+    let namespace = cluster.namespace("definition");
+    let Some(kubeconfig) = account(&cluster, &namespace) else { return };
+    let host = |number: usize| format!("r{number}.test");
+    let apply = |numbers: &mut dyn Iterator<Item = usize>, status: u16| {
+        let routes = numbers.map(|number| route(&namespace, &format!("r{number}"), answers(&host(number), status)));
+        namespace.apply(&routes.collect::<Vec<_>>().join("\n---\n"));
+    };
+    apply(&mut (0..COUNT), 200);
+    let replica = start(&cluster, &namespace, &kubeconfig, &[]);
+    replica.wait_for_log("this replica writes the status of routes");
+    let all_serve = || (0..COUNT).all(|number| replica.get(&host(number)).is_ok_and(|answer| answer.status == 200));
+    assert!(all_serve());
+    cluster.kubectl(&["delete", "customresourcedefinition", "gatewayroutes.tidegate.dev", &timeout()]);
+    let away = "tidegate_watch_restarts_total{kind=\"GatewayRoute\",cause=\"not_served\"}";
+    wait_for("the kind to be away", || match replica.metric(away) {
+        3.. => Ok(()),
+        few => Err(few.to_string()),
+    });
+    assert_eq!(replica.metric("tidegate_watch_available{kind=\"GatewayRoute\"}"), 0);
+    assert!(all_serve(), "{}", replica.log());
+    let log = replica.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("GatewayRoute: ")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("expected its CustomResourceDefinition"), "{lines:?}");
+    println!("{}", lines[0]);
+
+    cluster.install_routes();
+    replica.wait_for_log("GatewayRoute: read again");
+    apply(&mut (0..COUNT / 2), 201);
+    replica.wait_for(&host(COUNT / 2 - 1), 201);
+    assert_eq!(replica.get(&host(0)).unwrap().status, 201);
+    // The others may be on their way.
+    assert_eq!(replica.get(&host(COUNT - 1)).unwrap().status, 200);
+    assert_eq!(replica.metric("tidegate_watch_available{kind=\"GatewayRoute\"}"), 1);
+    namespace.kubectl(&["wait", "--for=condition=Ready", &timeout(), "gwr/r0"]);
+}
+
 /// Writes as the API server counts them, by resource: all but reads, since its start.
 fn writes(cluster: &Cluster) -> std::collections::BTreeMap<String, u64> {
     let mut writes = std::collections::BTreeMap::new();
