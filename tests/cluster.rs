@@ -280,6 +280,10 @@ fn the_controller_outlives_the_api_server() {
     assert_eq!(controller.get(host).unwrap().status, 200);
     cluster.fault("start apiserver");
     controller.wait_for_log("GatewayRoute: read again");
+    // However often it was tried, that it does not answer is said once or twice, and not by the client for each request.
+    let log = controller.log();
+    let complaints = log.lines().filter(|line| line.contains("GatewayRoute: the watch failed")).count();
+    assert!(complaints <= 2 && !log.contains("failed with error"), "{log}");
     let edited = web_route("other", "b.outage.test");
     let namespaces = cluster.kubectl(&["get", "namespaces", "--output=name"]);
     let namespace = namespaces.lines().find_map(|line| line.strip_prefix("namespace/outage-")).expect("it is there");

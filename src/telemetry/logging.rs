@@ -1,6 +1,7 @@
 //! Set-up of the process log: to standard error, as text or JSON, filtered by level or `tracing` directives. Panics are lines
 //! of it, too.
 
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::util::TryInitError;
@@ -31,12 +32,25 @@ pub enum Error {
     Init(#[from] TryInitError),
 }
 
+/// The directives for a filter. A level up to `info` leaves out what the Kubernetes client says of every request that
+/// fails, as often as it is tried again: whoever asked says once what is the matter. Directives, and levels for those who
+/// look for faults, are taken as they are.
+fn directives(filter: &str) -> String {
+    match filter.parse() {
+        Ok(Level::ERROR | Level::WARN | Level::INFO) => {
+            format!("{filter},kube_client::client=off,kube_client::client::tls={filter}")
+        }
+        Ok(_) | Err(_) => filter.to_owned(),
+    }
+}
+
 /// Sets up the log for the rest of the process.
 ///
 /// # Errors
 /// When `filter` cannot be read, or a log is set up already.
 pub fn init(filter: &str, format: Format) -> Result<(), Error> {
-    let directives = EnvFilter::try_new(filter).map_err(|source| Error::Filter { found: filter.to_owned(), source })?;
+    let directives =
+        EnvFilter::try_new(directives(filter)).map_err(|source| Error::Filter { found: filter.to_owned(), source })?;
     let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(directives).with_target(false);
     match format {
         Format::Text => builder.finish().try_init()?,
@@ -44,4 +58,24 @@ pub fn init(filter: &str, format: Format) -> Result<(), Error> {
     }
     super::panics::log_them();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_level_leaves_out_what_only_repeats() {
+        for (filter, expected) in [
+            ("info", "info,kube_client::client=off,kube_client::client::tls=info"),
+            ("debug", "debug"),
+            ("info,kube_client=warn", "info,kube_client=warn"),
+            ("nonsense", "nonsense"),
+        ] {
+            assert_eq!(directives(filter), expected);
+        }
+        for level in ["error", "WARN", "info"] {
+            assert!(EnvFilter::try_new(directives(level)).is_ok(), "{level}");
+        }
+    }
 }
