@@ -121,6 +121,7 @@ fn kubectl_waits_and_tells_the_truth() {
     assert_eq!(parents.len(), 1);
     assert_eq!(parents[0]["controllerName"], "tidegate.dev/controller");
     assert_eq!(parents[0]["ref"], "tidegate.dev/Listener//http//");
+    assert_eq!(parents[0]["hostnames"], json!(["good.test"]));
     for (kind, status, reason) in [
         ("Accepted", "True", "Accepted"),
         ("ResolvedRefs", "True", "ResolvedRefs"),
@@ -249,6 +250,8 @@ fn a_delegated_route_says_who_may_and_who_may_not() {
     let object = wait_for_reason(&team, "child", "Ready");
     let key = format!("tidegate.dev/GatewayRoute/{}/root/team/", namespace.name);
     assert_eq!(object["status"]["parents"][0]["ref"], key.as_str());
+    // It names none itself: they come with the delegation.
+    assert_eq!(object["status"]["parents"][0]["hostnames"], json!(["shop.test"]));
     assert_eq!(replica.get("shop.test").unwrap().status, 202);
     namespace.apply(&route(&namespace, "root", root("Same")));
     let object = wait_for_reason(&team, "child", "NotDelegated");
@@ -284,6 +287,7 @@ fn a_hostname_of_another_namespace_is_refused_where_the_operator_asks_for_it() {
     let conditions = &object["status"]["parents"][0]["conditions"];
     assert_eq!(condition(conditions, "Accepted")["status"], "True");
     assert_eq!(condition(conditions, "Conflicted")["reason"], "HostnameOwnedByOther");
+    assert_eq!(object["status"]["parents"][0]["hostnames"], json!(["own.test"]));
     assert_eq!(replica.get("owned.test").unwrap().status, 201);
 }
 

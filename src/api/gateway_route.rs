@@ -529,7 +529,7 @@ pub struct ParentStatus {
     pub r#ref: String,
     /// The parent.
     pub parent_ref: ParentRef,
-    /// Hostnames that the listener leaves to the route.
+    /// Hostnames on which the route is served there; none where that is every host, or where it is not served.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "schema::Atomic<schema::Hostname, 64>")]
     pub hostnames: Vec<String>,

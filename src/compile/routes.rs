@@ -14,7 +14,7 @@ use super::position::{MatchOf, MatchPos, ParentPos, RoutePos, RuleOf, RulePos, W
 use super::references::Backends;
 use super::report::{About, FieldPath};
 use super::rules::{OwnRoute, OwnRule};
-use super::status::{RouteStatus, Statuses};
+use super::status::{RouteStatus, Served, Statuses};
 use crate::api::conditions::ConditionReason;
 use crate::model::filter::Filter;
 use crate::model::ids::{RouteId, RuleId};
@@ -75,8 +75,8 @@ struct Table {
     timeouts: Arc<Timeouts>,
     upgrades: Arc<Upgrades>,
     contest: Contest,
-    /// Whether a rule serves at a parent; by [`Attached::first_parent`].
-    served: Vec<bool>,
+    /// The hostnames on which rules serve at a parent, if any do; by [`Attached::first_parent`].
+    served: Vec<Served>,
 }
 
 /// A rule at one place in the delegation tree, with the settings that it inherits filled in.
@@ -95,7 +95,7 @@ impl Table {
         let least = attached.len() * 2;
         let contest = Contest::with_capacity(least);
         let (timeouts, upgrades) = (Arc::default(), Arc::default());
-        Self { rules: Vec::with_capacity(least), timeouts, upgrades, contest, served: vec![false; parents] }
+        Self { rules: Vec::with_capacity(least), timeouts, upgrades, contest, served: vec![None; parents] }
     }
 
     /// Adds the rules of one route, each on every way to the route.
@@ -146,7 +146,9 @@ impl Table {
             let is_direct = || parent.listener.is_some_and(|id| way.listeners.contains(id));
             let is_here =
                 way.delegation.as_ref().map_or_else(is_direct, |delegation| delegation.parent == ParentPos(position));
-            self.served[attached.first_parent + position] |= is_here;
+            if is_here {
+                add_hostnames(&mut self.served[attached.first_parent + position], &way.hostnames);
+            }
         }
     }
 
@@ -233,6 +235,20 @@ impl Table {
             if let Some((last, hostnames)) = way.hostnames.split_last() {
                 hostnames.iter().for_each(|hostname| add(hostname, predicate.clone()));
                 add(last, predicate);
+            }
+        }
+    }
+}
+
+/// Adds the hostnames of a way to those of a parent; most parents have one way, whose list they share.
+fn add_hostnames(served: &mut Served, hostnames: &Arc<[Hostname]>) {
+    match served {
+        None => *served = Some(Arc::clone(hostnames)),
+        Some(known) if Arc::ptr_eq(known, hostnames) => {}
+        Some(known) => {
+            let new: Vec<&Hostname> = hostnames.iter().filter(|one| !known.contains(one)).collect();
+            if !new.is_empty() {
+                *known = known.iter().chain(new).cloned().collect();
             }
         }
     }

@@ -11,6 +11,7 @@ use super::rules::OwnRoute;
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::ParentRef;
 use crate::model::ids::ObjectName;
+use crate::model::matching::Hostname;
 
 /// Sentences in one message; more are counted only.
 const MOST_SENTENCES: usize = 8;
@@ -28,6 +29,39 @@ pub struct RouteStatus {
     /// Its parents that are ours to judge: in the order of `spec.parentRefs`, or all static listeners sorted by key.
     /// Most routes share one list: those that name no parents, are served by all, and have nothing to be said about.
     pub parents: Arc<[ParentStatus]>,
+    /// The hostnames on which it is served there.
+    pub hostnames: Hostnames,
+}
+
+/// The hostnames on which rules of a route serve at a parent; `None` where none does.
+pub(super) type Served = Option<Arc<[Hostname]>>;
+
+/// Hostnames for each of the parents of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hostnames {
+    /// The same at all parents, as with most routes.
+    Same(Arc<[Hostname]>),
+    /// By position.
+    Each(Box<[Arc<[Hostname]>]>),
+}
+
+impl Hostnames {
+    fn of(served: &[Served]) -> Self {
+        let same = served.iter().all(|one| *one == served[0]);
+        match served.first() {
+            Some(first) if same => Self::Same(first.clone().unwrap_or_default()),
+            Some(_) | None => Self::Each(served.iter().map(|one| one.clone().unwrap_or_default()).collect()),
+        }
+    }
+
+    /// Those at a parent, by its position; empty where no rule serves.
+    #[must_use]
+    pub fn at(&self, parent: usize) -> &[Hostname] {
+        match self {
+            Self::Same(hostnames) => hostnames,
+            Self::Each(parents) => parents.get(parent).map_or(&[], |hostnames| hostnames),
+        }
+    }
 }
 
 /// What became of a route at one parent.
@@ -72,8 +106,8 @@ pub fn parents_for_all(inputs: &Inputs) -> Vec<(Arc<str>, Arc<ParentRef>)> {
 
 /// Derives the statuses of routes, one after the other.
 pub(super) struct Statuses<'a> {
-    /// Whether a rule serves at a parent; by [`Attached::first_parent`].
-    served: &'a [bool],
+    /// The hostnames on which rules serve at a parent, if any do; by [`Attached::first_parent`].
+    served: &'a [Served],
     /// What to say about matches that lost to another object, by route and parent.
     conflicted: &'a BTreeMap<(RoutePos, ParentPos), String>,
     /// The last list of parents about which there was nothing to say, and what became of it.
@@ -81,7 +115,7 @@ pub(super) struct Statuses<'a> {
 }
 
 impl<'a> Statuses<'a> {
-    pub(super) fn new(served: &'a [bool], conflicted: &'a BTreeMap<(RoutePos, ParentPos), String>) -> Self {
+    pub(super) fn new(served: &'a [Served], conflicted: &'a BTreeMap<(RoutePos, ParentPos), String>) -> Self {
         Self { served, conflicted, plain: None }
     }
 
@@ -90,7 +124,7 @@ impl<'a> Statuses<'a> {
         let served = &self.served[attached.first_parent..][..attached.parents.len()];
         let conflicted = |parent| self.conflicted.get(&(RoutePos(position), ParentPos(parent))).map(String::as_str);
         // Whatever lost, or was refused, is a finding.
-        let is_plain = route.report.findings.is_empty() && served.iter().all(|served| *served);
+        let is_plain = route.report.findings.is_empty() && served.iter().all(Option::is_some);
         let parents = match &self.plain {
             Some((of, parents)) if is_plain && Arc::ptr_eq(of, &attached.parents) => Arc::clone(parents),
             Some(_) | None => parents(&route.report.findings, &attached.parents, served, conflicted),
@@ -98,7 +132,12 @@ impl<'a> Statuses<'a> {
         if is_plain {
             self.plain = Some((Arc::clone(&attached.parents), Arc::clone(&parents)));
         }
-        RouteStatus { name: route.name.clone(), generation: route.object.generation, parents }
+        RouteStatus {
+            name: route.name.clone(),
+            generation: route.object.generation,
+            parents,
+            hostnames: Hostnames::of(served),
+        }
     }
 }
 
@@ -107,12 +146,12 @@ impl<'a> Statuses<'a> {
 fn parents<'c>(
     findings: &[Finding],
     parents: &[Parent],
-    served: &[bool],
+    served: &[Served],
     conflicted: impl Fn(usize) -> Option<&'c str>,
 ) -> Arc<[ParentStatus]> {
     let resolved_refs = verdict(findings, ConditionReason::ResolvedRefs, |about| matches!(about, About::Reference(_)));
     let warnings = verdict(findings, ConditionReason::Accepted, |about| about == About::Nothing);
-    let status = |(position, (parent, is_served)): (usize, (&Parent, &bool))| {
+    let status = |(position, (parent, is_served)): (usize, (&Parent, &Served))| {
         let dropped = |about| match about {
             About::Rule(_) | About::Heirs => true,
             About::RuleAt(at, _) => at.0 == position,
@@ -126,7 +165,7 @@ fn parents<'c>(
         };
         let accepted = match &parent.refused {
             Some((reason, message)) => Verdict { holds: false, reason: *reason, message: message.clone() },
-            None if *is_served => Verdict { holds: true, ..warnings.clone() },
+            None if is_served.is_some() => Verdict { holds: true, ..warnings.clone() },
             None => {
                 let refused = verdict(findings, ConditionReason::Accepted, |about| about == About::Route);
                 let none = || verdict(findings, ConditionReason::Accepted, dropped);

@@ -13,7 +13,7 @@ use crate::kinds::Sourced;
 use crate::kinds::endpoint_slice::SERVICE_NAME;
 use crate::model::backend::Protocol;
 use crate::model::ids::{ListenerId, ObjectName};
-use crate::model::matching::{Miss, RequestView};
+use crate::model::matching::{Hostname, Miss, RequestView};
 use crate::model::policy::{Algorithm, HashKey};
 use crate::model::snapshot::Snapshot;
 
@@ -134,6 +134,14 @@ impl Compiled {
     fn parents(&self, name: &str) -> &[ParentStatus] {
         let name = named(name);
         &self.0.statuses.iter().find(|status| status.name == name).expect("a status").parents
+    }
+
+    /// The hostnames on which a route is served, by parent; `*` for every host.
+    fn hostnames(&self, name: &str) -> Vec<Vec<String>> {
+        let name = named(name);
+        let status = self.0.statuses.iter().find(|status| status.name == name).expect("a status");
+        let text = |hostname: &Hostname| hostname.to_text().map_or("*".to_owned(), |text| text.into_owned());
+        (0..status.parents.len()).map(|at| status.hostnames.at(at).iter().map(text).collect()).collect()
     }
 
     fn rule(&self, name: &str) -> &crate::model::route::Rule {

@@ -1,6 +1,8 @@
 //! What an API server keeps about the status of a route, as far as it is ours: enough to tell whether there is something
 //! to write, and little enough to be kept for thousands of routes.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
@@ -68,6 +70,8 @@ pub struct StoredStatus {
 pub struct StoredParent {
     /// `ref`.
     pub key: Box<str>,
+    /// The [`fingerprint`](hostnames_fingerprint) of `hostnames`.
+    pub hostnames: u64,
     /// Its conditions.
     pub conditions: Box<[StoredCondition]>,
 }
@@ -124,6 +128,7 @@ impl StoredStatus {
         for entry in items(&status["parents"]) {
             let parent = StoredParent {
                 key: text(&entry["ref"]),
+                hostnames: hostnames_fingerprint(items(&entry["hostnames"]).filter_map(Value::as_str)),
                 conditions: items(&entry["conditions"]).map(StoredCondition::read).collect(),
             };
             match entry["controllerName"].as_str() {
@@ -172,6 +177,14 @@ impl StoredCondition {
             since: condition["lastTransitionTime"].as_str().and_then(|time| time.parse().ok()),
         }
     }
+}
+
+/// A number that is the same for the same hostnames in the same order: enough to see that they differ.
+#[must_use]
+pub fn hostnames_fingerprint<T: AsRef<str>>(hostnames: impl Iterator<Item = T>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hostnames.for_each(|hostname| hostname.as_ref().hash(&mut hasher));
+    hasher.finish()
 }
 
 fn is_managed(managers: &Value, identity: &Identity) -> bool {

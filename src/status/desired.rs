@@ -1,5 +1,6 @@
 //! The status that a route should have, how it differs from the one that it has, and the patch that makes it so.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use k8s_openapi::jiff::Timestamp;
@@ -8,7 +9,11 @@ use serde_json::{Value, json};
 use crate::api::conditions::{ConditionReason, ConditionType};
 use crate::api::gateway_route::ParentRef;
 use crate::compile::status::{ParentStatus, RouteStatus, Verdict};
-use crate::source::stored::{StoredCondition, StoredParent, StoredStatus};
+use crate::model::matching::Hostname;
+use crate::source::stored::{StoredCondition, StoredParent, StoredStatus, hostnames_fingerprint};
+
+/// Hostnames of one entry, as many as the schema takes: a child of several routes may be served for more.
+const MOST_HOSTNAMES: usize = 64;
 
 /// The status that a route should have.
 #[derive(Clone, Debug)]
@@ -23,6 +28,8 @@ pub(super) struct Desired<'a> {
 struct Parent<'a> {
     key: &'a str,
     parent_ref: &'a ParentRef,
+    /// Those on which the route is served there.
+    hostnames: &'a [Hostname],
     conditions: Vec<Condition<'a>>,
 }
 
@@ -174,7 +181,12 @@ impl<'a> Beside<'a> {
 impl<'a> Desired<'a> {
     /// The status of a route that this replica serves as compiled.
     pub(super) fn of(status: &'a RouteStatus, beside: Beside<'a>) -> Self {
-        let parents: Vec<Parent<'a>> = status.parents.iter().map(Parent::of).collect();
+        let parents: Vec<Parent<'a>> = status
+            .parents
+            .iter()
+            .enumerate()
+            .map(|(position, parent)| Parent::of(parent, status.hostnames.at(position)))
+            .collect();
         Self { generation: status.generation, ready: beside.ready(&parents, status.generation), parents }
     }
 
@@ -191,7 +203,8 @@ impl<'a> Desired<'a> {
             refused(ConditionType::Accepted),
             Condition::plain(ConditionType::Programmed, false, ConditionReason::Invalid),
         ];
-        let parents = parents.map(|(key, parent_ref)| Parent { key, parent_ref, conditions: conditions.clone() });
+        let parents =
+            parents.map(|(key, parent_ref)| Parent { key, parent_ref, hostnames: &[], conditions: conditions.clone() });
         let parents: Vec<Parent<'a>> = parents.collect();
         let ready = match parents.is_empty() {
             true => refused(ConditionType::Ready),
@@ -206,6 +219,7 @@ impl<'a> Desired<'a> {
             let Some(stored) = stored.parent(parent.key) else { return false };
             let mut conditions = parent.conditions.iter();
             stored.conditions.len() == parent.conditions.len()
+                && stored.hostnames == hostnames_fingerprint(parent.hostnames())
                 && conditions
                     .all(|one| stored.condition(one.kind).is_some_and(|stored| one.is(stored, self.generation)))
         };
@@ -220,7 +234,7 @@ impl<'a> Desired<'a> {
         let mut hasher = DefaultHasher::new();
         (self.generation, self.ready).hash(&mut hasher);
         for parent in &self.parents {
-            (parent.key, &parent.conditions).hash(&mut hasher);
+            (parent.key, &parent.conditions, hostnames_fingerprint(parent.hostnames())).hash(&mut hasher);
         }
         hasher.finish()
     }
@@ -234,12 +248,17 @@ impl<'a> Desired<'a> {
             let condition = |one: &Condition<'_>| {
                 one.to_json(stored.and_then(|stored| stored.condition(one.kind)), self.generation, now)
             };
-            json!({
+            let mut entry = json!({
                 "controllerName": controller_name,
                 "ref": parent.key,
                 "parentRef": parent.parent_ref,
                 "conditions": parent.conditions.iter().map(condition).collect::<Vec<_>>(),
-            })
+            });
+            let hostnames: Vec<_> = parent.hostnames().collect();
+            if !hostnames.is_empty() {
+                entry["hostnames"] = json!(hostnames);
+            }
+            entry
         };
         json!({
             "observedGeneration": self.generation,
@@ -278,7 +297,7 @@ impl<'a> Desired<'a> {
 }
 
 impl<'a> Parent<'a> {
-    fn of(status: &'a ParentStatus) -> Self {
+    fn of(status: &'a ParentStatus, hostnames: &'a [Hostname]) -> Self {
         let programmed = match status.accepted.holds {
             true => Condition::plain(ConditionType::Programmed, true, ConditionReason::Programmed),
             false => Condition::plain(ConditionType::Programmed, false, ConditionReason::Invalid),
@@ -291,7 +310,12 @@ impl<'a> Parent<'a> {
         let partially = status.partially_invalid.as_ref();
         conditions.extend(partially.map(|verdict| Condition::new(ConditionType::PartiallyInvalid, verdict)));
         conditions.push(Condition::new(ConditionType::Conflicted, &status.conflicted));
-        Self { key: &status.key, parent_ref: &status.parent_ref, conditions }
+        Self { key: &status.key, parent_ref: &status.parent_ref, hostnames, conditions }
+    }
+
+    /// The hostnames as they are written; none where the route is served for every host.
+    fn hostnames(&self) -> impl Iterator<Item = Cow<'a, str>> + use<'a> {
+        self.hostnames.iter().filter_map(Hostname::to_text).take(MOST_HOSTNAMES)
     }
 }
 

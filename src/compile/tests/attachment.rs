@@ -135,10 +135,10 @@ fn conditions_of_the_parent_hold_for_the_child() {
 #[test]
 fn a_child_narrows_the_roots_hostnames_and_no_more() {
     let root = json!({ "hostnames": ["*.example", "a.test"], "rules": [delegating("a", "/")] });
-    for (own, expected) in [
-        (json!([]), ["team/child:x", "team/child:x", "team/child:x"]),
-        (json!(["b.example"]), ["no path", "team/child:x", "no path"]),
-        (json!(["*.test", "*.b.example"]), ["no path", "no path", "team/child:x"]),
+    for (own, expected, served) in [
+        (json!([]), ["team/child:x", "team/child:x", "team/child:x"], vec!["*.example", "a.test"]),
+        (json!(["b.example"]), ["no path", "team/child:x", "no path"], vec!["b.example"]),
+        (json!(["*.test", "*.b.example"]), ["no path", "no path", "team/child:x"], vec!["a.test", "*.b.example"]),
     ] {
         let child = json!({ "hostnames": own, "parentRefs": [under("root", "a")], "rules": [rule("x", "/x")] });
         let compiled = World::new()
@@ -148,10 +148,17 @@ fn a_child_narrows_the_roots_hostnames_and_no_more() {
             .compile();
         let asked = ["z.example/x", "b.example/x", "a.test/x"].map(|url| compiled.ask(0, url));
         assert_eq!(asked, expected, "{own}");
+        let mut hostnames = compiled.hostnames("team/child");
+        assert_eq!(hostnames.len(), 1);
+        hostnames[0].sort();
+        let mut served = served;
+        served.sort_unstable();
+        assert_eq!(hostnames[0], served, "{own}");
     }
     let child = json!({ "hostnames": ["else.where"], "parentRefs": [under("root", "a")], "rules": [rule("x", "/x")] });
     let compiled = World::new().route("root", root).route("team/child", child).compile();
     assert_eq!(compiled.parent("team/child").accepted.reason, ConditionReason::NoMatchingListenerHostname);
+    assert_eq!(compiled.hostnames("team/child"), [[""; 0]]);
 }
 
 #[test]

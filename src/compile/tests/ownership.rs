@@ -51,6 +51,8 @@ fn a_route_keeps_the_hostnames_that_are_its_own() {
     let parent = compiled.parent("thief/login");
     assert!(parent.accepted.holds && parent.conflicted.holds);
     assert_eq!(parent.conflicted.reason, ConditionReason::HostnameOwnedByOther);
+    assert_eq!(compiled.hostnames("thief/login"), [["thief.test"]]);
+    assert_eq!(compiled.hostnames("shop/site"), [["shop.test"]]);
     assert!(parent.conflicted.message.contains("namespace shop owns"), "{}", parent.conflicted.message);
     assert!(!compiled.parent("shop/site").conflicted.holds);
 }

@@ -1,5 +1,6 @@
 //! What competes for requests, and what of a request decides.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::regex::CompiledRegex;
@@ -44,6 +45,18 @@ pub enum Hostname {
     Wildcard(Arc<str>),
     /// Every host, and requests without one.
     Any,
+}
+
+impl Hostname {
+    /// The hostname as it is written in a manifest; `None` for every host.
+    #[must_use]
+    pub fn to_text(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Exact(name) => Some(Cow::Borrowed(name)),
+            Self::Wildcard(suffix) => Some(Cow::Owned(format!("*.{suffix}"))),
+            Self::Any => None,
+        }
+    }
 }
 
 /// How a path is matched.

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::compile::status::Hostnames;
 use crate::model::ids::ObjectName;
 use crate::source::stored::{Identity, StoredRoute};
 
@@ -30,7 +31,8 @@ fn parent(name: &str) -> ParentStatus {
 }
 
 fn route(parents: Vec<ParentStatus>) -> RouteStatus {
-    RouteStatus { name: ObjectName::new("ns", "route"), generation: Some(7), parents: parents.into() }
+    let hostnames = Hostnames::Same([Hostname::Exact("a.test".into()), Hostname::Wildcard("b.test".into())].into());
+    RouteStatus { name: ObjectName::new("ns", "route"), generation: Some(7), parents: parents.into(), hostnames }
 }
 
 /// No other controller says anything.
@@ -58,6 +60,8 @@ fn what_was_applied_is_no_difference_any_more() {
     let stored = applied(&desired, &none, 100);
     assert!(!desired.differs(&stored));
     assert_eq!(stored.observed_generation, Some(7));
+    let entry = &desired.to_json(CONTROLLER, &none, at(100))["parents"][0];
+    assert_eq!(entry["hostnames"], json!(["a.test", "*.b.test"]));
     let ready = stored.ready.expect("it is there");
     assert_eq!((ready.holds, ready.reason.as_str(), &*ready.message), (Some(true), "Ready", ""));
     let programmed = stored.parents[1].condition(ConditionType::Programmed).expect("it is there");
@@ -74,6 +78,7 @@ fn every_part_of_a_status_is_compared() {
         ("no Ready", |stored| stored.ready = None),
         ("Ready", |stored| stored.ready.as_mut().expect("Ready").holds = None),
         ("an entry", |stored| stored.parents = Box::default()),
+        ("hostnames", |stored| stored.parents[0].hostnames = 0),
         ("another entry", |stored| stored.parents[0].key = "x".into()),
         ("a condition", |stored| stored.parents[0].conditions = stored.parents[0].conditions[1..].into()),
         ("status", |stored| stored.parents[0].conditions[0].holds = Some(false)),
