@@ -7,11 +7,13 @@
 //! * [`lease`]: who may write, as pure rules. [`election`]: the same against an API server.
 //! * [`desired`]: the status of one route. [`book`]: which routes need a write. [`pace`]: how fast.
 //! * [`writer`]: the task that writes. [`events`]: what it tells beside. [`call`]: how calls end.
+//! * [`complaints`]: what the log says of it.
 //!
 //! Traffic knows nothing of all this: whatever happens here, requests are answered as before.
 
 mod book;
 mod call;
+mod complaints;
 mod desired;
 mod election;
 mod events;

@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::call::{Failure, within};
+use super::complaints::Complaints;
 use super::lease::{Candidate, Intent, Timing};
 
 /// Time for one call: three of them fit between two renewals that a holder needs.
@@ -107,6 +108,17 @@ impl Leadership {
     }
 }
 
+/// What is the matter when a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Trouble {
+    /// Rights are missing.
+    Rights,
+    /// The namespace of the Lease is missing.
+    Namespace,
+    /// A call did not end as it should, and the next one may.
+    Calls,
+}
+
 /// Told of every change of leadership.
 pub(super) type Told = Box<dyn Fn(bool) + Send>;
 
@@ -118,15 +130,15 @@ pub(super) struct Election<S> {
     until: watch::Sender<Option<Instant>>,
     told: Told,
     is_leader: bool,
-    /// What was logged last about calls that fail, while they do.
-    complained: Option<std::mem::Discriminant<Failure>>,
+    /// What was logged about calls that fail, while they do.
+    complaints: Complaints<Trouble>,
 }
 
 impl<S: Store> Election<S> {
     pub(super) fn new(store: S, identity: String, timing: Timing, told: Told) -> (Self, Leadership) {
         let (until, receiver) = watch::channel(None);
         let candidate = Candidate::new(identity, timing);
-        let election = Self { store, timing, candidate, until, told, is_leader: false, complained: None };
+        let election = Self { store, timing, candidate, until, told, is_leader: false, complaints: Complaints::new(3) };
         (election, Leadership { until: receiver })
     }
 
@@ -137,7 +149,7 @@ impl<S: Store> Election<S> {
             // What is being written when the stop comes is finished, so that what is given back is the newest.
             let wake = match self.attempt().await {
                 Ok(wake) => {
-                    if self.complained.take().is_some() {
+                    if self.complaints.end() {
                         tracing::info!(lease = self.store.name(), "the Lease can be used again");
                     }
                     wake
@@ -218,27 +230,31 @@ impl<S: Store> Election<S> {
         }
     }
 
-    /// Logs a failure once for as long as it lasts; a single one that may pass is not worth a line.
+    /// Logs each sort of failure once for as long as they last.
     fn complain(&mut self, failure: &Failure) {
-        let kind = std::mem::discriminant(failure);
-        if self.complained.replace(kind) == Some(kind) {
-            return;
-        }
-        let lease = self.store.name();
-        const EFFECT: &str = "this replica writes no status; traffic is not affected";
-        match failure {
-            Failure::Forbidden(message) => tracing::error!(
-                "Lease {lease} may not be used: {message}; expected a role with get and update of this Lease and create of \
-                 leases; {EFFECT}"
-            ),
-            Failure::NotFound(message) => {
-                tracing::error!("Lease {lease} cannot be created: {message}; expected its namespace; {EFFECT}");
-            }
+        let trouble = match failure {
+            Failure::Forbidden(_) => Trouble::Rights,
+            Failure::NotFound(_) => Trouble::Namespace,
             Failure::Conflict(_)
             | Failure::Refused(_)
             | Failure::Busy(..)
             | Failure::Broken(_)
-            | Failure::TimedOut(_) => {
+            | Failure::TimedOut(_) => Trouble::Calls,
+        };
+        if !self.complaints.begins(trouble) {
+            return;
+        }
+        let lease = self.store.name();
+        const EFFECT: &str = "this replica writes no status; traffic is not affected";
+        match trouble {
+            Trouble::Rights => tracing::error!(
+                "Lease {lease} may not be used: {failure}; expected a role with get and update of this Lease and create of \
+                 leases; {EFFECT}"
+            ),
+            Trouble::Namespace => {
+                tracing::error!("Lease {lease} cannot be created: {failure}; expected its namespace; {EFFECT}");
+            }
+            Trouble::Calls => {
                 tracing::warn!("Lease {lease} cannot be renewed or taken: {failure}; trying again");
             }
         }

@@ -4,8 +4,7 @@
 //! Service comes and goes has one Event with a count, and not hundreds of equal ones.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -18,6 +17,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::call::{Failure, within};
+use super::complaints::Complaints;
 use super::desired::Notice;
 use crate::api::gateway_route::API_VERSION;
 use crate::kinds::Kind as _;
@@ -48,14 +48,17 @@ const SERIES: Duration = Duration::from_mins(6);
 /// Events that are remembered so that they can be counted. Beyond them the oldest are forgotten: they are told anew.
 const MOST_REMEMBERED: usize = 1024;
 
+/// Namespaces of which the log says that Events cannot be written there.
+const MOST_COMPLAINTS: usize = 16;
+
 /// Writes Events.
 pub(super) struct Events {
     client: Client,
     /// The replica.
     instance: String,
     told: Mutex<Told>,
-    /// The log says that none may be written, and none has been since.
-    is_refused: AtomicBool,
+    /// Namespaces in which none may be written.
+    refused: Mutex<Complaints<Arc<str>>>,
 }
 
 /// What an Event is about: the route by its uid, the kind of Event, its reason and its note.
@@ -98,7 +101,7 @@ impl Told {
 impl Events {
     pub(super) fn new(client: Client, instance: String) -> Self {
         let instance = instance.chars().take(MOST_OF_AN_INSTANCE).collect();
-        Self { client, instance, told: Mutex::default(), is_refused: AtomicBool::new(false) }
+        Self { client, instance, told: Mutex::default(), refused: Mutex::new(Complaints::new(MOST_COMPLAINTS)) }
     }
 
     /// Publishes one Event for each notice. That it cannot is no reason to do anything else.
@@ -107,18 +110,19 @@ impl Events {
         for notice in notices {
             match self.write(&api, name, uid, notice).await {
                 Ok(()) => {
-                    if self.is_refused.swap(false, Ordering::Relaxed) {
-                        tracing::info!("Events are written again");
+                    if lock(&self.refused).ends(&name.namespace) {
+                        tracing::info!(namespace = &*name.namespace, "Events are written again");
                     }
                 }
-                // Said once for as long as it lasts, and not for each of thousands of routes.
-                Err(Failure::Forbidden(_)) if self.is_refused.swap(true, Ordering::Relaxed) => {}
                 Err(Failure::Forbidden(message)) => {
-                    tracing::warn!(
-                        route = %name,
-                        "an Event may not be written: {message}; expected a role with create and patch of \
-                         events.k8s.io/events; the conditions of the route say the same"
-                    );
+                    // Said once for as long as it lasts, and not for each of thousands of routes.
+                    if lock(&self.refused).begins(Arc::clone(&name.namespace)) {
+                        tracing::warn!(
+                            route = %name,
+                            "an Event may not be written: {message}; expected a role with create and patch of \
+                             events.k8s.io/events; the conditions of the route say the same"
+                        );
+                    }
                 }
                 Err(failure) => tracing::debug!(route = %name, "an Event was not written: {failure}"),
             }
@@ -131,7 +135,7 @@ impl Events {
         let notice = Notice { is_warning, reason, message: cut(message) };
         let about: About = (uid.into(), is_warning, notice.reason.clone(), notice.message.as_str().into());
         let now = Timestamp::now();
-        let again = self.told.lock().unwrap_or_else(PoisonError::into_inner).again(&about, Instant::now());
+        let again = lock(&self.told).again(&about, Instant::now());
         if let Some(known) = again {
             let series = EventSeries { count: known.count, last_observed_time: MicroTime(now) };
             let patch = Patch::Merge(json!({ "series": series }));
@@ -152,8 +156,13 @@ impl Events {
     }
 
     fn remember(&self, about: About, known: Known) {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).remember(about, known);
+        lock(&self.told).remember(about, known);
     }
+}
+
+/// What a panic has left is as good as what was there before it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn event(name: &ObjectName, uid: &str, notice: Notice, instance: &str, now: Timestamp) -> Event {

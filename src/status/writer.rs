@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::book::{Book, Outcome, Published, Write};
 use super::call::{Failure, within};
+use super::complaints::Complaints;
 use super::desired::Notice;
 use super::election::Leadership;
 use super::events::Events;
@@ -45,6 +46,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The pause of one route after a refusal that the rights of tidegate are the reason of.
 const FORBIDDEN_PAUSE: Duration = Duration::from_secs(30);
+
+/// Namespaces and routes of which the log says that their statuses cannot be written.
+const MOST_COMPLAINTS: usize = 16;
 
 /// Sightings that are taken in one step.
 const SIGHTINGS_AT_ONCE: usize = 1024;
@@ -113,8 +117,10 @@ pub(super) struct Writer<T> {
     paused_until: Instant,
     pause: Duration,
     sweep_at: Instant,
-    /// A refusal for missing rights was logged, and nothing was written since.
-    is_forbidden: bool,
+    /// Namespaces in which rights are missing.
+    forbidden: Complaints<Arc<str>>,
+    /// Routes whose status the API server refuses.
+    refused: Complaints<ObjectName>,
     /// An API server that cannot work was logged, and nothing was written since.
     is_broken: bool,
 }
@@ -134,7 +140,8 @@ impl<T: Target> Writer<T> {
             paused_until: now,
             pause: FIRST_PAUSE,
             sweep_at: now + SWEEP,
-            is_forbidden: false,
+            forbidden: Complaints::new(MOST_COMPLAINTS),
+            refused: Complaints::new(MOST_COMPLAINTS),
             is_broken: false,
         }
     }
@@ -228,14 +235,14 @@ impl<T: Target> Writer<T> {
         let now = Instant::now();
         let (counted, outcome) = match result {
             Ok(route) => {
-                self.recovered();
+                self.recovered(name);
                 (StatusWrite::Ok, Outcome::Written(Box::new(route)))
             }
             // The object is gone, or another one has its name: the watch tells.
             Err(Failure::NotFound(_)) => (StatusWrite::Refused, Outcome::Never),
             Err(Failure::Conflict(_)) => (StatusWrite::Refused, Outcome::Later(FIRST_PAUSE)),
             Err(Failure::Forbidden(message)) => {
-                if !std::mem::replace(&mut self.is_forbidden, true) {
+                if self.forbidden.begins(Arc::clone(&name.namespace)) {
                     tracing::error!(
                         route = %name,
                         "the status of a route may not be written: {message}; expected a role with patch of \
@@ -245,11 +252,13 @@ impl<T: Target> Writer<T> {
                 (StatusWrite::Refused, Outcome::Later(FORBIDDEN_PAUSE))
             }
             Err(Failure::Refused(message)) => {
-                tracing::error!(
-                    route = %name,
-                    "the API server refuses the status of a route: {message}; it may have an older \
-                     CustomResourceDefinition; expected that of `tidegate crd`; traffic is not affected"
-                );
+                if self.refused.begins(name.clone()) {
+                    tracing::error!(
+                        route = %name,
+                        "the API server refuses the status of a route: {message}; it may have an older \
+                         CustomResourceDefinition; expected that of `tidegate crd`; traffic is not affected"
+                    );
+                }
                 (StatusWrite::Refused, Outcome::Never)
             }
             Err(Failure::Busy(pause, message)) => {
@@ -269,8 +278,12 @@ impl<T: Target> Writer<T> {
         self.book.done(name, outcome, now);
     }
 
-    fn recovered(&mut self) {
-        if std::mem::take(&mut self.is_forbidden) | std::mem::take(&mut self.is_broken) {
+    fn recovered(&mut self, name: &ObjectName) {
+        self.refused.ends(name);
+        if self.forbidden.ends(&name.namespace) {
+            tracing::info!(namespace = &*name.namespace, "the status of routes is written again");
+        }
+        if std::mem::take(&mut self.is_broken) {
             tracing::info!("the status of routes is written again");
         }
         self.pause = FIRST_PAUSE;
