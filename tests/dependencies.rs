@@ -127,6 +127,20 @@ fn every_dependency_comes_from_the_registry_and_brings_no_second_cryptography() 
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Versions below these read messages in ways that are refused here, or can be made to hold memory or work without bound.
+#[test]
+fn what_reads_the_wire_is_not_older_than_its_last_fault() {
+    let least = [("h2", [0, 4, 20]), ("hyper", [1, 11, 0]), ("httparse", [1, 10, 0]), ("rustls", [0, 23, 18])];
+    let built = built();
+    for (name, least) in least {
+        let versions: Vec<&str> =
+            built.iter().filter(|package| package.0 == name).map(|package| &package.1[..]).collect();
+        let [version] = versions[..] else { panic!("{name} in {versions:?}, and not in one version") };
+        let numbers: Vec<u32> = version.split('.').map(|number| number.parse().expect("a number")).collect();
+        assert!(numbers[..] >= least[..], "{name} {version}, but at least {least:?} is needed");
+    }
+}
+
 #[test]
 fn licence_expressions_are_read() {
     let allowed = BTreeSet::from(["MIT".to_owned(), "Apache-2.0".to_owned(), "BSD-3-Clause".to_owned()]);
