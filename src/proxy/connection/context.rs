@@ -14,6 +14,7 @@ use crate::proxy::guarded_io::GuardSettings;
 use crate::proxy::room::Presence;
 use crate::proxy::worker_drain::WorkerDrain;
 use crate::settings::{Deadlines, Forwarding, Limits, Listener};
+use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::WorkerMetrics;
 
 /// What the connections of one listener have in common on one worker.
@@ -46,6 +47,8 @@ pub struct ConnectionContext<H> {
     pub guard: Rc<GuardSettings>,
     /// The stop of this worker.
     pub drain: Rc<WorkerDrain>,
+    /// Bounds the lines of the log for clients of HTTP/2 that were sent away.
+    pub log_limit: LogLimit,
 }
 
 impl<H> ConnectionContext<H> {
@@ -74,6 +77,7 @@ impl<H> ConnectionContext<H> {
             reason_header: forwarding.reason_header,
             guard: Rc::new(GuardSettings::new(limits, forwarding)),
             drain,
+            log_limit: LogLimit::default(),
         }
     }
 }

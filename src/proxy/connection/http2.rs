@@ -20,9 +20,9 @@ use hyper::service::service_fn;
 use tokio::time::Instant;
 
 use self::io::{JudgedIo, send_go_away};
-use self::judge::{Abuse, FrameJudge, Refused};
+use self::judge::{FrameJudge, Refused};
 use super::answer::{Begin, BoxError, FutureMemory, answer, bind, refuse};
-use super::context::{HttpVersion, RunningExchange};
+use super::context::{HttpVersion, RunningExchange, Shared};
 use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
 use crate::proxy::cutoff::{Cutoff, Patience, run_stream};
@@ -31,6 +31,7 @@ use crate::proxy::head::facts_of_http2;
 use crate::reason::Reason;
 use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::{Side, WorkerMetrics};
+use crate::timer::earlier;
 
 /// Flow control windows: a stream may not fill the connection's, so one blocked stream leaves the others theirs.
 const STREAM_WINDOW: u32 = 256 << 10;
@@ -107,11 +108,14 @@ impl<H: Handler> Driver<H> {
                 let end = self.poll_hyper(cx, connection.as_mut(), http2_error);
                 self.count_refused(judge.borrow_mut().take_refused());
                 if let Some(abuse) = judge.borrow().abuse() {
-                    self.note_flood(abuse);
+                    self.note_refusal(Reason::Flood, abuse.as_str());
                     send_go_away(&self.guard, &judge.borrow(), cx);
                     return Poll::Ready(ConnectionEnd::Refused(Reason::Flood));
                 }
                 if let Poll::Ready(end) = end {
+                    if let ConnectionEnd::Refused(reason) = end {
+                        self.note_refusal(reason, "what came is no HTTP/2, or more than there may be");
+                    }
                     return Poll::Ready(end);
                 }
                 let stalled = has_stalled.take() && self.shared.exchanges.get() == 0;
@@ -130,9 +134,17 @@ impl<H: Handler> Driver<H> {
                     connection.as_mut().graceful_shutdown();
                     continue;
                 }
-                let deadline = self.deadline();
+                let head = self.shared.context.deadlines.head;
+                let block = judge.borrow().block_since().filter(|_| !head.is_zero());
+                let block = block.map(|since| (since + head, Reason::Head));
+                let deadline = earlier(self.deadline(), block);
                 match self.poll_deadline(cx, deadline) {
                     None => return Poll::Pending,
+                    Some(Reason::Head) => {
+                        self.note_refusal(Reason::Head, "a head was not complete in time");
+                        send_go_away(&self.guard, &judge.borrow(), cx);
+                        return Poll::Ready(ConnectionEnd::Refused(Reason::Head));
+                    }
                     Some(Reason::Idle) if self.leaving.is_none() => {
                         self.shared.context.metrics.closed(Side::Downstream, Reason::Idle);
                         self.leaves(self.shared.context.deadlines.linger);
@@ -161,17 +173,28 @@ impl<H: Handler> Driver<H> {
         for (count, reason) in counts {
             (0..count).for_each(|_| context.metrics.refused(reason));
         }
-        let answer =
-            OwnAnswer { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: Reason::Size, close: false };
-        for _ in 0..refused.too_large {
-            context.metrics.own_answer(answer.reason);
-            context.handler.log_unhandled(&self.shared.downstream, None, answer);
-        }
+        let log = |count: u32, status: StatusCode, reason: Reason| {
+            let answer = OwnAnswer { status, reason, close: false };
+            (0..count).for_each(|_| context.handler.log_unhandled(&self.shared.downstream, None, answer));
+        };
+        log(refused.malformed, StatusCode::BAD_REQUEST, Reason::Frame);
+        log(refused.streams, StatusCode::SERVICE_UNAVAILABLE, Reason::Streams);
+        log(refused.too_large, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Reason::Size);
+        (0..refused.too_large).for_each(|_| context.metrics.own_answer(Reason::Size));
     }
 
-    fn note_flood(&self, abuse: Abuse) {
-        let peer = self.shared.downstream.peer;
-        tracing::debug!(%peer, listener = &*self.shared.context.listener_name, "HTTP/2 connection closed: {}", abuse.as_str());
+    /// Logs that the client is sent away: in the access log, and from time to time in the other one, for it is a sign of
+    /// an attack.
+    fn note_refusal(&self, reason: Reason, what: &'static str) {
+        let Shared { context, downstream, .. } = &*self.shared;
+        let answer = OwnAnswer { status: StatusCode::BAD_REQUEST, reason, close: true };
+        context.handler.log_unhandled(downstream, None, answer);
+        let peer = downstream.peer;
+        if let Some(held_back) = context.log_limit.admit(&peer.ip(), Instant::now()) {
+            let held_back = (held_back > 0).then_some(held_back);
+            let listener = &*context.listener_name;
+            tracing::warn!(%peer, listener, %reason, held_back, "a client of HTTP/2 was sent away: {what}");
+        }
     }
 }
 

@@ -86,6 +86,11 @@ impl Frame {
         matches!(self.kind, Kind::Settings | Kind::Ping) && self.flags & ACK != 0
     }
 
+    /// Whether a HEADERS or CONTINUATION frame is the last one of its block of fields; `None` for other frames.
+    pub(super) fn ends_block(&self) -> Option<bool> {
+        matches!(self.kind, Kind::Headers | Kind::Continuation).then_some(self.flags & END_HEADERS != 0)
+    }
+
     /// Bytes of data in a DATA frame, without the padding.
     pub(super) fn data_length(&self) -> u32 {
         let [padding, ..] = self.kept;
@@ -156,6 +161,11 @@ impl FrameReader {
         let frame = Frame::of(&self.head);
         *self = Self { left: length - kept, ..Self::default() };
         Some(frame)
+    }
+
+    /// Whether the frame that was given out last goes on.
+    pub(super) fn is_inside(&self) -> bool {
+        self.left > 0
     }
 
     /// Whether the next byte begins a frame.

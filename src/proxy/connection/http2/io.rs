@@ -79,7 +79,7 @@ impl hyper::rt::Write for JudgedIo {
 /// Tells a client that does too much to go, if that can be said between two frames and at once. Nobody waits for a client
 /// that does not read.
 pub(super) fn send_go_away(guard: &RefCell<GuardedSocket>, judge: &FrameJudge, cx: &mut Context<'_>) {
-    if !judge.is_between_sent_frames() {
+    if !judge.can_send_frame() {
         return;
     }
     let [s0, s1, s2, s3] = judge.last_stream().to_be_bytes();

@@ -21,6 +21,10 @@ const RESETS_PERIOD: Duration = Duration::from_secs(1);
 const USELESS: u16 = 100;
 const USELESS_PERIOD: Duration = Duration::from_secs(10);
 
+/// Streams that may be open above the limit. h2 resets what is above it at once, but behind a GOAWAY it leaves new streams
+/// without any answer.
+const SILENTLY_OPEN: usize = 500;
+
 /// Resets that a client's errors may provoke in the life of a connection.
 const PROVOKED: u32 = 64;
 
@@ -130,8 +134,16 @@ pub(super) struct FrameJudge {
     output: FrameReader,
     /// Streams whose response is not complete, in ascending order.
     open: Vec<u32>,
+    /// As many of them as are remembered at most.
+    most_open: usize,
     /// The last stream that the client opened.
     last_stream: u32,
+    /// The client's last frame belongs to a block of fields: whether it is the block's last one.
+    input_block: Option<bool>,
+    /// Since when a block of fields from the client is not complete.
+    block_since: Option<Instant>,
+    /// A block of fields to the client goes on in the next frame.
+    output_block: bool,
     resets: Recent,
     useless: Recent,
     provoked: u32,
@@ -153,7 +165,11 @@ impl FrameJudge {
             input: FrameReader::default(),
             output: FrameReader::default(),
             open: Vec::new(),
+            most_open: SILENTLY_OPEN.saturating_add(streams as usize),
             last_stream: 0,
+            input_block: None,
+            block_since: None,
+            output_block: false,
             resets: Recent::new(resets, RESETS_PERIOD),
             useless: Recent::new(USELESS, USELESS_PERIOD),
             provoked: 0,
@@ -180,15 +196,24 @@ impl FrameJudge {
             }
             passed += taken;
         }
+        if self.input_block.is_some_and(|is_last| !is_last || self.input.is_inside()) {
+            self.block_since.get_or_insert(now);
+        } else {
+            self.block_since = None;
+        }
         passed
     }
 
     fn judge(&mut self, frame: &Frame, now: Instant) -> Option<Abuse> {
+        self.input_block = frame.ends_block();
         match frame.kind {
             Kind::Data if frame.data_length() > 1 || frame.ends_stream() => None,
             Kind::Data => self.useless(1, now),
             Kind::Headers => {
                 if frame.stream > self.last_stream {
+                    if self.open.len() >= self.most_open {
+                        return Some(Abuse::UselessFrames);
+                    }
                     self.last_stream = frame.stream;
                     self.open.push(frame.stream);
                     self.earn(EARNED_BY_REQUEST);
@@ -235,6 +260,7 @@ impl FrameJudge {
     }
 
     fn follow(&mut self, frame: &Frame) {
+        self.output_block = frame.ends_block() == Some(false);
         match frame.kind {
             Kind::Data | Kind::Headers => {
                 self.answered_since_ping = true;
@@ -310,9 +336,14 @@ impl FrameJudge {
         self.last_stream
     }
 
-    /// Whether a frame of one's own can be sent now.
-    pub(super) fn is_between_sent_frames(&self) -> bool {
-        self.output.is_between_frames()
+    /// Since when a block of fields from the client is not complete.
+    pub(super) fn block_since(&self) -> Option<Instant> {
+        self.block_since
+    }
+
+    /// Whether a frame of one's own can be sent now: between frames, and not inside a block of fields.
+    pub(super) fn can_send_frame(&self) -> bool {
+        self.output.is_between_frames() && !self.output_block
     }
 }
 

@@ -255,3 +255,20 @@ impl hyper::rt::Write for ClientIo {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
+
+#[test]
+fn a_head_that_does_not_become_complete_ends_the_connection() {
+    on_paused_time(async {
+        let bed = Bed::start(|_, _, _, listener| listener.http2_prior_knowledge = true).await;
+        // SETTINGS, and the beginning of a block of fields that CONTINUATION would go on with.
+        let begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x01\0\0\0\x01\x82";
+        let mut stream = bed.connect().await;
+        let start = Instant::now();
+        stream.write_all(begin).await.expect("written");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("no reset");
+        assert_eq!((start.elapsed().as_secs(), bed.closed(Reason::Head)), (10, 1));
+        assert!(answer.ends_with(b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\x0b"), "GOAWAY: {answer:x?}");
+        assert_eq!(bed.script.begun.get(), 0);
+    });
+}

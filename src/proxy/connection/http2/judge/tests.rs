@@ -203,3 +203,48 @@ fn no_period_has_more_than_its_limit() {
         }
     }
 }
+
+#[test]
+fn an_incomplete_block_is_known_by_its_beginning() {
+    let mut bed = Bed::new();
+    assert_eq!(bed.judge.block_since(), None);
+    let (since, begin) = (bed.now, frame(1, 0, 1, b"a block that goes on"));
+    for part in [&begin[..20], &begin[20..], &frame(9, 0, 1, b"more")] {
+        assert_eq!(bed.receive(part), None);
+        assert_eq!(bed.judge.block_since(), Some(since));
+        bed.wait(1000);
+    }
+    assert_eq!(bed.receive(&frame(9, 4, 1, b"the rest")), None);
+    assert_eq!(bed.judge.block_since(), None);
+    // A body may take its time, and so may what is no frame yet.
+    let data = frame(0, 0, 1, b"a body that goes on");
+    for part in [&data[..3], &data[3..20], &data[20..]] {
+        assert_eq!(bed.receive(part), None);
+        assert_eq!(bed.judge.block_since(), None);
+    }
+}
+
+#[test]
+fn a_frame_of_ones_own_goes_between_frames_and_into_no_block() {
+    let mut judge = FrameJudge::new(100);
+    let block = [frame(1, 0, 1, b"a block that"), frame(9, 4, 1, b"goes on behind it")];
+    for (part, expected) in [
+        (&block[0][..4], false),
+        (&block[0][4..], false),
+        (&block[1][..20], false),
+        (&block[1][20..], true),
+        (&frame(0, 0, 1, b"body")[..], true),
+    ] {
+        judge.sent(part);
+        assert_eq!(judge.can_send_frame(), expected);
+    }
+}
+
+#[test]
+fn streams_that_nobody_answers_do_not_add_up() {
+    let mut bed = Bed::new();
+    let opened = (0..10_000).position(|number| {
+        bed.receive(&frame(HEADERS_END.0, HEADERS_END.1, 2 * number + 1, b"\x82\x86\x84")).is_some()
+    });
+    assert_eq!(opened, Some(600));
+}
