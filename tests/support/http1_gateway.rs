@@ -35,12 +35,22 @@ pub struct Gateway {
 impl Gateway {
     /// Starts one on a free port of `ip` that forwards the host `a.test` to `backend`.
     pub fn start(backend: SocketAddr, ip: IpAddr) -> Self {
-        Self::start_with(&[("/", backend)], ip)
+        Self::run(Parts::new(backend, ip))
     }
 
     /// Starts one with a route for each path prefix.
     pub fn start_with(routes: &[(&str, SocketAddr)], ip: IpAddr) -> Self {
-        let parts = Parts::with(routes, ip);
+        Self::run(Parts::with(routes, ip))
+    }
+
+    /// The one of [`start`](Self::start) on an IPv4 port, with settings of its own.
+    pub fn start_changed(backend: SocketAddr, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut parts = Parts::new(backend, std::net::Ipv4Addr::LOCALHOST.into());
+        change(&mut parts.settings);
+        Self::run(parts)
+    }
+
+    fn run(parts: Parts) -> Self {
         let (address, metrics) = (parts.bound.address, Arc::clone(&parts.all_metrics));
         let (control, drain) = drain::channel();
         let thread = std::thread::spawn(move || {
@@ -53,6 +63,16 @@ impl Gateway {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The page of metrics.
+    pub fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+
+    /// Goes on to a phase of the stop.
+    pub fn advance(&self, phase: Phase) {
+        self.control.advance(phase);
     }
 
     /// How many clients' connections are open.
@@ -75,6 +95,7 @@ impl Drop for Gateway {
 /// A gateway that is not running yet.
 pub struct Parts {
     pub bound: BoundListener,
+    settings: Settings,
     feed: Feed,
     all_metrics: Arc<Metrics>,
     metrics: Arc<WorkerMetrics>,
@@ -94,17 +115,18 @@ impl Parts {
         let (mut publisher, mut feeds) = live::channel(1, Arc::clone(&metrics));
         publisher.publish(snapshot(routes));
         let cells = metrics.worker(0).expect("one worker");
-        Self { bound, feed: feeds.remove(0), all_metrics: metrics, metrics: cells }
+        let settings = settings(bound.address);
+        Self { bound, settings, feed: feeds.remove(0), all_metrics: metrics, metrics: cells }
     }
 
     /// Runs it as one worker with one listener, on a `LocalSet`, until `drain` closes listeners.
     pub async fn serve(self, drain: Drain) {
-        serve(self.bound, self.feed, self.metrics, drain).await;
+        serve(self.bound, self.settings, self.feed, self.metrics, drain).await;
     }
 }
 
-async fn serve(bound: BoundListener, feed: Feed, metrics: Arc<WorkerMetrics>, drain: Drain) {
-    let settings = Arc::new(settings(bound.address));
+async fn serve(bound: BoundListener, settings: Settings, feed: Feed, metrics: Arc<WorkerMetrics>, drain: Drain) {
+    let settings = Arc::new(settings);
     let room = WorkerRoom::new(&Room::new(&settings.limits, 1), 0);
     let handler = Worker::new(WorkerParts {
         settings: Arc::clone(&settings),
