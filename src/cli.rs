@@ -331,7 +331,7 @@ const HTTP: &str = "http";
 fn listener(address: SocketAddr) -> Listener {
     Listener {
         address,
-        http2_prior_knowledge: false,
+        http2_prior_knowledge: true,
         trusted_forwarders: Vec::new(),
         health_path: None,
         allowed_namespaces: None,

@@ -91,8 +91,8 @@ struct ListenerKeys {
     /// What is spoken on the port; HTTPS is not supported yet.
     #[serde(default)]
     protocol: ProtocolName,
-    /// HTTP/2 with prior knowledge is served beside HTTP/1.1.
-    #[serde(default)]
+    /// HTTP/2 with prior knowledge is served beside HTTP/1.1, also for gRPC.
+    #[serde(default = "yes")]
     http2_prior_knowledge: bool,
     /// The PROXY protocol of load balancers; only mode `off` is supported.
     #[serde(default)]
@@ -469,6 +469,10 @@ impl ListenerKeys {
             allowed_namespaces: self.allowed_namespaces,
         })
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The JSON schema of the file.

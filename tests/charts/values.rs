@@ -190,7 +190,7 @@ fn the_settings_file_is_what_the_program_reads() {
         helm,
         r#"
 listeners:
-  http: {http2PriorKnowledge: true, trustedForwarders: [10.0.0.0/8], healthPath: /healthz}
+  http: {http2PriorKnowledge: false, trustedForwarders: [10.0.0.0/8], healthPath: /healthz}
   internal: {address: "[::]:8081", allowedNamespaces: [shop]}
 controller: {controllerName: example.com/edge, gatewayClassName: edge}
 metrics: {port: 9100}
@@ -204,7 +204,7 @@ dataPlane:
 "#,
     ));
     let http = &changed.listeners["http"];
-    assert_eq!((http.address.port(), http.http2_prior_knowledge), (8080, true), "listeners are merged by name");
+    assert_eq!((http.address.port(), http.http2_prior_knowledge), (8080, false), "listeners are merged by name");
     assert_eq!(http.trusted_forwarders.len(), 1);
     assert_eq!(http.health_path.as_deref(), Some("/healthz"));
     assert_eq!(changed.listeners["internal"].allowed_namespaces, Some(vec!["shop".to_owned()]));

@@ -6,7 +6,7 @@ use crate::settings::{Controller, Deadlines, DrainSettings, Forwarding, Limits, 
 fn defaults() -> Settings {
     let listener = Listener {
         address: "[::]:8080".parse().expect("an address"),
-        http2_prior_knowledge: false,
+        http2_prior_knowledge: true,
         trusted_forwarders: Vec::new(),
         health_path: None,
         allowed_namespaces: None,
@@ -51,7 +51,7 @@ listeners:
   public:
     address: 0.0.0.0:80
     protocol: HTTP
-    http2PriorKnowledge: true
+    http2PriorKnowledge: false
     proxyProtocol: {mode: off}
     trustedForwarders: [10.0.0.0/8, 192.0.2.1]
     healthPath: /healthz
@@ -77,7 +77,7 @@ workers: 3
     let network = |text: &str| text.parse::<IpNet>().expect("a network");
     let public = Listener {
         address: "0.0.0.0:80".parse().expect("an address"),
-        http2_prior_knowledge: true,
+        http2_prior_knowledge: false,
         trusted_forwarders: vec![network("10.0.0.0/8"), network("192.0.2.1/32")],
         health_path: Some("/healthz".to_owned()),
         allowed_namespaces: Some(vec!["shop".to_owned()]),
