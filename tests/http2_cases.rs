@@ -11,6 +11,9 @@ mod client;
 mod http1_bed;
 #[path = "support/http1_gateway.rs"]
 mod http1_gateway;
+mod support;
+#[path = "http2_cases/whole.rs"]
+mod whole;
 
 use std::time::{Duration, Instant};
 

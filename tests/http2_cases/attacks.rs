@@ -4,7 +4,7 @@ use super::client::*;
 use super::*;
 
 /// Sends until the connection does not take any more, or all is sent.
-fn flood(client: &mut Client, bytes: &[u8], times: usize) {
+pub fn flood(client: &mut Client, bytes: &[u8], times: usize) {
     let many = bytes.repeat(64.min(times));
     let mut left = times;
     while left > 0 {
@@ -127,7 +127,7 @@ fn errors_that_provoke_resets_end() {
 }
 
 /// A block that puts one field into the table and names it again and again.
-fn bomb(name: &str, value: &[u8], times: usize) -> Vec<u8> {
+pub fn bomb(name: &str, value: &[u8], times: usize) -> Vec<u8> {
     let mut block = Head::get().block();
     // RFC 7541 §6.2.1, and the entry of the table that comes of it.
     block.push(0x40);
@@ -137,7 +137,7 @@ fn bomb(name: &str, value: &[u8], times: usize) -> Vec<u8> {
     block
 }
 
-fn in_frames(stream: u32, block: &[u8]) -> Vec<u8> {
+pub fn in_frames(stream: u32, block: &[u8]) -> Vec<u8> {
     let mut parts = block.chunks(16384).peekable();
     let (mut kind, mut flags, mut frames) = (HEADERS, END_STREAM, Vec::new());
     while let Some(part) = parts.next() {
