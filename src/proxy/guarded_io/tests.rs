@@ -42,7 +42,7 @@ async fn read_exactly(guard: &mut GuardedSocket, count: usize) -> Vec<u8> {
 
 /// Waits until the guard has read `count` bytes ahead.
 async fn read_ahead(guard: &mut GuardedSocket, count: usize) {
-    while guard.input.buffered().len() < count && guard.refusal().is_none() {
+    while guard.input.buffered().len() < count && guard.input.refusal().is_none() {
         poll_fn(|cx| {
             guard.poll_watch(cx);
             Poll::Ready(())
@@ -80,6 +80,8 @@ async fn held_bytes_are_checked_and_bounded() {
     client.write_all(format!("{HANDSHAKE}\0").as_bytes()).await.expect("written");
     read_exactly(&mut guard, HANDSHAKE.len()).await;
     guard.release_held();
+    assert_eq!(guard.refusal(), None, "hyper may still answer, and close");
+    assert_eq!(read(&mut guard).await, Some(Vec::new()));
     assert_eq!(guard.refusal().map(|answer| answer.reason), Some(Reason::Line));
 
     let (mut client, mut guard) = pair().await;
@@ -94,7 +96,7 @@ async fn held_bytes_are_checked_and_bounded() {
         poll_fn(|cx| Poll::Ready(guard.poll_watch(cx))).await;
         tokio::task::yield_now().await;
     }
-    assert!(guard.refusal().is_none() && guard.is_holding());
+    assert!(guard.input.refusal().is_none() && guard.is_holding());
     let (mut stream, held) = guard.take_tunnel().expect("the socket");
     assert!((16 << 10..48 << 10).contains(&held.len()), "{}", held.len());
     let mut rest = vec![0; sent - held.len()];

@@ -154,7 +154,7 @@ fn what_is_wrong_is_refused_with_its_place() {
         ("admin: localhost:1\n", "found \"localhost:1\", expected IP:PORT"),
         ("debugAllow: [all]\n", "found \"all\", expected a network such as 10.0.0.0/8"),
         ("workers: 0\n", "workers: found 0, expected 1 to 1024"),
-        ("workers: a\u{1b}b\n", r"settings.yaml:1:10: found a\u{1b}b, expected a whole number"),
+        ("limits: {body: 20a: { \0b", r"settings.yaml:1:16: found 20a: { \u{0}b, expected a whole number"),
         ("\"a\\nb\": 1\n", r"settings.yaml:1:1: unknown field `a\nb`"),
         ("listeners: {\"a\\nb\": {address: \":1\", protocol: HTTPS}}\n", r"listeners.a\nb.protocol: HTTPS"),
         ("listeners: {\"a\\nb\": {address: \":1\"}}\n", r#"listeners.a\nb: found "a\nb", expected a name of"#),
