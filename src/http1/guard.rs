@@ -69,6 +69,8 @@ pub struct HeadFacts {
     pub te: bool,
     /// There is a Via line.
     pub via: bool,
+    /// There is a line in which forwarders say something about the client: Forwarded, X-Real-IP or X-Forwarded-….
+    pub forwarded: bool,
     /// A WebSocket handshake (RFC 6455 §4.2.1): GET, HTTP/1.1, no body, Connection names `upgrade`, Upgrade lists
     /// `websocket`, one key.
     pub websocket: bool,
@@ -340,6 +342,7 @@ impl RequestScanner {
                 upgrade: fields.upgrade,
                 te: fields.te,
                 via: fields.via,
+                forwarded: fields.forwarded,
                 websocket: would_be_websocket && !framing.has_body(),
                 would_be_websocket,
             },

@@ -42,6 +42,7 @@ pub fn facts_of_http2(fields: &HeaderMap, body: bool) -> HeadFacts {
         expect: fields.contains_key(EXPECT),
         te: fields.contains_key(TE),
         via: fields.contains_key(VIA),
+        forwarded: fields.keys().any(|name| is_of_forwarders(name.as_str())),
         ..HeadFacts::default()
     }
 }
@@ -105,8 +106,8 @@ fn check_scheme(scheme: &[u8], policy: HeadPolicy) -> Result<(), OwnAnswer> {
     }
 }
 
-/// Checks the head of `request` and cleans it: names with `_`, Upgrade and a void Expect are removed, an absolute-form
-/// target becomes origin-form. `raw_target` is the received HTTP/1 target when it is not in origin-form; `last` is the
+/// Checks the head of `request` and cleans it: names with `_`, Upgrade, a void Expect, and what forwarders say where they are
+/// not trusted are removed, an absolute-form target becomes origin-form. `raw_target` is the received HTTP/1 target when it is not in origin-form; `last` is the
 /// host of the connection's last request, and becomes that of this one.
 ///
 /// # Errors
@@ -118,14 +119,20 @@ pub fn check<B>(
     policy: HeadPolicy,
     last: &mut Option<Rc<Host>>,
 ) -> Result<Checked, OwnAnswer> {
-    let removed_underscores = if facts.underscore { remove_underscores(request.headers_mut()) } else { 0 };
+    let removed_underscores =
+        if facts.underscore { remove(request.headers_mut(), |name| name.contains('_')) } else { 0 };
+    if facts.forwarded && !policy.trusted {
+        // Neither routes nor filters nor endpoints see what anybody can claim.
+        remove(request.headers_mut(), is_of_forwarders);
+    }
     check_method(request.method(), &facts)?;
     let http2 = request.version() == Version::HTTP_2;
     let host = if http2 { http2_host(request, policy, last)? } else { host_field(request, last)? };
     if let Some(target) = raw_target.filter(|target| *target != b"*") {
         let (named, rest) = absolute_form(target, policy)?;
+        let https = target.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"));
         let host = host.as_deref().map(|host| parse_authority(&host.received)).and_then(Result::ok);
-        if host.is_some_and(|host| !same_authority(named, host, policy.https)) {
+        if host.is_some_and(|host| !same_authority(named, host, https)) {
             return Err(HOST_FIELD);
         }
         *request.uri_mut() = origin_form(rest)?;
@@ -152,8 +159,15 @@ pub fn check<B>(
     Ok(Checked { head, removed_underscores })
 }
 
-fn remove_underscores(fields: &mut HeaderMap) -> usize {
-    let names: Vec<HeaderName> = fields.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+/// In fields of these names a forwarder says what it knows of the client. There are more than tidegate knows of:
+/// X-Forwarded-Prefix, -Ssl, -Client-Cert.
+fn is_of_forwarders(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip")
+}
+
+/// Removes all fields of these names; how many there were.
+fn remove(fields: &mut HeaderMap, is_doomed: impl Fn(&str) -> bool) -> usize {
+    let names: Vec<HeaderName> = fields.keys().filter(|name| is_doomed(name.as_str())).cloned().collect();
     let before = fields.len();
     for name in names {
         fields.remove(name);

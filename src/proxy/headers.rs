@@ -180,8 +180,13 @@ fn elements(value: &HeaderValue) -> impl DoubleEndedIterator<Item = &[u8]> {
     value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
-/// An address as forwarders write it: bare, or with a port.
+/// An address as forwarders write it: bare or in brackets, or with a port.
 fn parse_address(text: &str) -> Option<IpAddr> {
+    let text = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .filter(|text| text.contains(':'))
+        .unwrap_or(text);
     let address =
         text.parse::<IpAddr>().or_else(|_| text.parse::<std::net::SocketAddr>().map(|addr| addr.ip())).ok()?;
     Some(address.to_canonical())

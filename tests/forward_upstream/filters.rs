@@ -182,3 +182,22 @@ fn a_streamed_body_is_cut_at_its_limit() {
         assert_eq!(gateway.metric("tidegate_connections_closed_total{side=\"upstream\",reason=\"size\"}"), 1);
     });
 }
+
+/// A filter may say under which prefix an application is found; a client may not.
+#[test]
+fn only_the_operator_says_what_forwarders_say() {
+    run(async || {
+        let backend = Endpoints::answering(OK).await;
+        let gateway = Gateway::start(Options {
+            filters: vec![Filter::RequestHeaders(add("x-forwarded-prefix", "/app"))],
+            ..Options::to(&[backend.addr])
+        })
+        .await;
+        let claims = "x-forwarded-prefix: /evil\r\nX-Forwarded-Ssl: on\r\nx-forwarded-client-cert: evil\r\n";
+        assert_eq!(gateway.ask(&format!("GET /p HTTP/1.1\r\nhost: a.test\r\n{claims}\r\n")).await.status, 200);
+        let head = &backend.heads()[0];
+        let lines: Vec<&str> = head.lines().filter(|line| line.starts_with("x-forwarded-")).collect();
+        let own = ["x-forwarded-for: 127.0.0.1", "x-forwarded-proto: http", "x-forwarded-port: 80"];
+        assert_eq!(lines, [&["x-forwarded-prefix: /app"], &own[..], &["x-forwarded-host: a.test"]].concat());
+    });
+}

@@ -45,6 +45,8 @@ enum Kind {
     Length,
     Coding,
     WebSocketKey,
+    /// What forwarders say about the client.
+    Forwarded,
 }
 
 impl Kind {
@@ -58,10 +60,16 @@ impl Kind {
             (4, b'h') => (Kind::Host, b"host"),
             (6, b'e') => (Kind::Expect, b"expect"),
             (7, b'u') => (Kind::Upgrade, b"upgrade"),
+            (9, b'f') => (Kind::Forwarded, b"forwarded"),
+            (9, b'x') => (Kind::Forwarded, b"x-real-ip"),
             (10, b'c') => (Kind::Connection, b"connection"),
             (14, b'c') => (Kind::Length, b"content-length"),
             (17, b's') => (Kind::WebSocketKey, b"sec-websocket-key"),
             (17, b't') => (Kind::Coding, b"transfer-encoding"),
+            (12.., b'x') => {
+                let is_forwarded = name.get(..12).is_some_and(|start| start.eq_ignore_ascii_case(b"x-forwarded-"));
+                return if is_forwarded { Kind::Forwarded } else { Kind::Other };
+            }
             _ => return Kind::Other,
         };
         if name.eq_ignore_ascii_case(expected) { kind } else { Kind::Other }
@@ -112,6 +120,7 @@ pub(super) struct FieldScanner {
     pub(super) via: bool,
     pub(super) upgrade_websocket: bool,
     pub(super) key_count: u8,
+    pub(super) forwarded: bool,
 }
 
 impl FieldScanner {
@@ -140,6 +149,7 @@ impl FieldScanner {
             via: false,
             upgrade_websocket: false,
             key_count: 0,
+            forwarded: false,
         }
     }
 
@@ -296,7 +306,8 @@ impl FieldScanner {
             | Kind::Upgrade
             | Kind::Connection
             | Kind::Coding
-            | Kind::WebSocketKey => {}
+            | Kind::WebSocketKey
+            | Kind::Forwarded => {}
         }
         Ok(())
     }
@@ -341,6 +352,7 @@ impl FieldScanner {
                 self.chunked = true;
             }
             Kind::WebSocketKey => self.key_count = self.key_count.saturating_add(1),
+            Kind::Forwarded => self.forwarded = true,
         }
         Ok(())
     }

@@ -5,6 +5,10 @@ const PLAIN: HeadPolicy = HeadPolicy { slashes: Slashes::Merge, https: false, tr
 
 /// Parses an HTTP/1 head as hyper does and checks it.
 fn http1(text: &str) -> Result<(Checked, Request<()>), OwnAnswer> {
+    http1_by(PLAIN, text)
+}
+
+fn http1_by(policy: HeadPolicy, text: &str) -> Result<(Checked, Request<()>), OwnAnswer> {
     let limits = HeadLimits { start_line: 8192, field: 8192, fields_total: 8192, field_count: 100 };
     let Ok(Scan::Done(facts)) = RequestScanner::new().scan(text.as_bytes(), &limits) else {
         panic!("not a head: {text}");
@@ -12,7 +16,7 @@ fn http1(text: &str) -> Result<(Checked, Request<()>), OwnAnswer> {
     let (method, target) = (facts.method.of(text.as_bytes()), facts.target.of(text.as_bytes()));
     let raw = (!target.starts_with(b"/")).then_some(target);
     if let Some(target) = raw {
-        check_other_form(method, target, PLAIN).map_err(|error| refuse(error.status, error.reason))?;
+        check_other_form(method, target, policy).map_err(|error| refuse(error.status, error.reason))?;
     }
     let mut builder = Request::builder()
         .method(method)
@@ -23,7 +27,7 @@ fn http1(text: &str) -> Result<(Checked, Request<()>), OwnAnswer> {
         builder = builder.header(name, value.trim());
     }
     let mut request = builder.body(()).expect("a request");
-    let checked = check(&mut request, facts.facts, raw, PLAIN, &mut None)?;
+    let checked = check(&mut request, facts.facts, raw, policy, &mut None)?;
     Ok((checked, request))
 }
 
@@ -255,4 +259,49 @@ fn origin_form_targets_survive_the_uri_type() {
             }
         }
     }
+}
+
+/// What anybody can claim is gone before a route is looked for; a name that only looks alike stays.
+#[test]
+fn what_forwarders_say_is_heard_from_trusted_ones_only() {
+    const CLAIMS: [&str; 9] = [
+        "x-forwarded-for",
+        "X-Forwarded-Proto",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "X-FORWARDED-PREFIX",
+        "x-forwarded-ssl",
+        "x-forwarded-client-cert",
+        "Forwarded",
+        "X-Real-IP",
+    ];
+    const OTHERS: [&str; 4] = ["x-forwarded", "x-forward", "forwarded-for", "x-real-ip-of"];
+    let trusted = HeadPolicy { trusted: true, ..PLAIN };
+    for name in CLAIMS.into_iter().chain(OTHERS) {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{name}: 1\r\na: 1\r\n{name}: 2\r\n\r\n");
+        for (policy, stays) in [(PLAIN, OTHERS.contains(&name)), (trusted, true)] {
+            let (_, request) = http1_by(policy, &head).expect(name);
+            assert_eq!(request.headers().get_all(name).iter().count(), if stays { 2 } else { 0 }, "{name}");
+        }
+        let lower = name.to_lowercase();
+        for (more, stays) in [(&[][..], OTHERS.contains(&name)), (&[TRUSTED], true)] {
+            let fields = [&[(&*lower, "1"), ("a", "1"), (&*lower, "2")], more].concat();
+            let (_, request) = http2("http://a/", &fields).expect(name);
+            assert_eq!(request.headers().get_all(name).iter().count(), if stays { 2 } else { 0 }, "{name}");
+        }
+    }
+}
+
+/// A missing port is that of the scheme that the target names, as over HTTP/2.
+#[test]
+fn the_scheme_of_an_absolute_form_target_tells_its_port() {
+    let trusted = HeadPolicy { trusted: true, ..PLAIN };
+    let get = |target: &str, host: &str| {
+        http1_by(trusted, &format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).map(|_| ())
+    };
+    get("https://a.test/", "a.test:443").expect("443 is the port of https");
+    get("HTTPS://a.test:443/", "a.test").expect("443 is the port of https");
+    get("http://a.test/", "a.test:80").expect("80 is the port of http");
+    refused(get("https://a.test/", "a.test:80"), 400, Reason::Host, true);
+    refused(get("http://a.test/", "a.test:443"), 400, Reason::Host, true);
 }

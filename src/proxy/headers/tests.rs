@@ -154,7 +154,7 @@ fn exactly_one_framing() {
 }
 
 #[test]
-fn fi1_fi3_fi4_fields_are_removed() {
+fn fields_of_the_connection_and_of_identity_are_removed() {
     let removed = [
         "connection",
         "x-named",
@@ -267,7 +267,7 @@ fn the_second_own_mark_is_a_loop() {
 fn the_client_is_the_right_most_stranger() {
     let trusted = ["192.0.2.0/24".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
     type Lines = &'static [(&'static str, &'static str)];
-    let table: [(bool, Lines, &str); 13] = [
+    let table: [(bool, Lines, &str); 19] = [
         (false, &[("x-forwarded-for", "1.1.1.1")], "192.0.2.7"),
         (true, &[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 10.1.1.1")], "2.2.2.2"),
         (true, &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "10.1.1.1")], "1.1.1.1"),
@@ -280,6 +280,12 @@ fn the_client_is_the_right_most_stranger() {
         (true, &[("x-forwarded-for", ",")], "192.0.2.7"),
         (true, &[("x-forwarded-for", " ,\t, "), ("x-forwarded-for", "")], "192.0.2.7"),
         (true, &[("x-forwarded-for", "1.1.1.1:4711, ,")], "1.1.1.1"),
+        (true, &[("x-forwarded-for", "[2001:db8::1]")], "2001:db8::1"),
+        (true, &[("x-forwarded-for", "::ffff:10.1.1.1, [::ffff:1.1.1.1], [::ffff:10.1.1.1]:80")], "1.1.1.1"),
+        (true, &[("x-forwarded-for", "1.1.1.1, [10.1.1.1]")], "192.0.2.7"),
+        (true, &[("x-forwarded-for", "1.1.1.1, 10.1.1.1:99999")], "192.0.2.7"),
+        (true, &[("x-forwarded-for", "1.1.1.1, \"10.1.1.1\"")], "192.0.2.7"),
+        (true, &[("x-forwarded-for", "1.1.1.1, fe80::1%eth0")], "192.0.2.7"),
         (true, &[], "192.0.2.7"),
     ];
     for (is_trusted, lines, expected) in table {
