@@ -10,5 +10,8 @@ step() { printf '\n== %s\n' "$*"; }
 step properties
 TIDEGATE_LONG=1 cargo test --locked --profile release-fast --test http1_properties --test fuzz_inputs -- --nocapture
 ROUTER_PROPERTY_SETS=20000 cargo test --locked --profile release-fast --test router_property -- --nocapture
+# 10,000 idle clients and 4,000 slow ones of each kind, with the deadlines that are the defaults.
+step overload
+TIDEGATE_LONG=1 cargo test --locked --profile release-fast --test overload -- --nocapture
 step fuzz
 tests/fuzz.sh $((minutes * 60))
