@@ -37,6 +37,7 @@ impl Handler for Worker {
     }
 
     fn log_unhandled(&self, downstream: &Downstream, request: Option<RequestLine>, answer: OwnAnswer) {
+        self.refusals().tell(downstream, answer);
         if self.logs() {
             let client = downstream.peer.ip();
             let listener = Arc::clone(&downstream.listener_name);

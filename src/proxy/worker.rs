@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::bad_response::BadResponses;
+use super::refusals::Refusals;
 use super::room::WorkerRoom;
 use super::tunnel;
 use super::upstream::{PoolLimits, Pooled, Pools};
@@ -72,6 +73,8 @@ pub struct Worker {
     /// Maps of requests that are done, for the fields of responses.
     spare_fields: RefCell<Vec<HeaderMap>>,
     response_limits: ResponseLimits,
+    /// What operators were told of refused requests.
+    refusals: Refusals,
     /// Trusted forwarders by listener.
     forwarders: Box<[Box<[IpNet]>]>,
 }
@@ -119,6 +122,7 @@ impl Worker {
             buffers: Buffers::default(),
             spare_fields: RefCell::default(),
             response_limits,
+            refusals: Refusals::default(),
             forwarders,
             settings,
         })
@@ -195,6 +199,11 @@ impl Worker {
     #[must_use]
     pub fn forwarders(&self, listener: ListenerId) -> &[IpNet] {
         self.forwarders.get(listener.index()).map_or(&[], AsRef::as_ref)
+    }
+
+    /// What operators were told of refused requests.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// The registry of open sockets.
