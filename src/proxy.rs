@@ -41,6 +41,7 @@ pub mod listener;
 mod next_try;
 pub mod own_answer;
 pub mod rate;
+mod refusals;
 pub mod retry;
 pub mod room;
 mod task;

@@ -21,9 +21,11 @@ mod lease;
 mod pace;
 mod writer;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use kube::Client;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -79,9 +81,21 @@ struct Task {
 }
 
 impl Task {
-    fn spawn<F: Future<Output = ()> + Send + 'static>(run: impl FnOnce(oneshot::Receiver<()>) -> F) -> Self {
+    fn spawn<F: Future<Output = ()> + Send + 'static>(
+        metrics: &Arc<StatusMetrics>,
+        run: impl FnOnce(oneshot::Receiver<()>) -> F,
+    ) -> Self {
         let (stop, stopped) = oneshot::channel();
-        Self { stop, handle: tokio::spawn(run(stopped)) }
+        let (run, metrics) = (AssertUnwindSafe(run(stopped)), Arc::clone(metrics));
+        let handle = tokio::spawn(async move {
+            if run.catch_unwind().await.is_err() {
+                metrics.panicked();
+                tracing::error!(
+                    "this replica writes no status any more, by a fault of tidegate; traffic is not affected"
+                );
+            }
+        });
+        Self { stop, handle }
     }
 
     async fn end(self) {
@@ -102,8 +116,12 @@ pub fn start(client: &Client, options: Options, ears: Ears, metrics: Arc<StatusM
     let (election, leadership) = Election::new(store, replica.clone(), Timing::DEFAULT, told);
     let target = ClusterRoutes::new(client.clone(), options.identity.clone(), Events::new(client.clone(), replica));
     let sources = Sources { leadership, sightings: ears.sightings, published: ears.published };
+    let counts = Arc::clone(&metrics);
     let writer = Writer::new(target, sources, options.identity, metrics);
-    Status { writer: Task::spawn(|stop| writer.run(stop)), election: Task::spawn(|stop| election.run(stop)) }
+    Status {
+        writer: Task::spawn(&counts, |stop| writer.run(stop)),
+        election: Task::spawn(&counts, |stop| election.run(stop)),
+    }
 }
 
 impl Status {

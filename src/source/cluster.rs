@@ -27,9 +27,13 @@
 //! only the routes of its own.
 
 use std::collections::BTreeSet;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 
@@ -102,15 +106,28 @@ pub async fn start(
     });
     let index = Index::new(base, counted, options.timing.removals_held, kept);
     for (number, (watch, cells)) in watches.into_iter().zip(cells).enumerate() {
-        let of_routes = sightings.filter(|_| watch.kind == KindId::GatewayRoute);
-        let witness = of_routes.map(|to| Witness::new(to.clone(), watch.namespace.as_deref()));
-        let journal = cache.as_ref().map(|cache| cache.journal(watch.to_string()));
-        let teller = Teller { number, changes: sender.clone(), witness, journal };
-        tokio::spawn(Follower::new(watch, client.clone(), teller, cells, options.timing.clone()).run());
+        let of_routes = sightings.filter(|_| watch.kind == KindId::GatewayRoute).cloned();
+        let (client, changes, cache) = (client.clone(), sender.clone(), cache.clone());
+        let (timing, metrics) = (options.timing.clone(), Arc::clone(metrics));
+        tokio::spawn(again_after_panics(metrics, timing.longest_pause, move || {
+            let witness = of_routes.clone().map(|to| Witness::new(to, watch.namespace.as_deref()));
+            let journal = cache.as_ref().map(|cache| cache.journal(watch.to_string()));
+            let teller = Teller { number, changes: changes.clone(), witness, journal };
+            Follower::new(watch.clone(), client.clone(), teller, Arc::clone(&cells), timing.clone()).run()
+        }));
     }
     drop(sender);
     tokio::spawn(tell_version(client.clone()));
     index.run(changes, Arc::clone(metrics)).await.ok_or(Ended)
+}
+
+/// Runs a task to its end; one that panics is counted and begins anew after a pause, for without it nothing would change any
+/// more.
+async fn again_after_panics<F: Future<Output = ()>>(metrics: Arc<Metrics>, pause: Duration, begin: impl Fn() -> F) {
+    while AssertUnwindSafe(begin()).catch_unwind().await.is_err() {
+        metrics.control_panicked();
+        tokio::time::sleep(pause).await;
+    }
 }
 
 /// The oldest minor version of Kubernetes 1 that tidegate is made for.
@@ -121,7 +138,7 @@ async fn tell_version(client: Client) {
     let version = loop {
         match client.apiserver_version().await {
             Ok(version) => break version,
-            Err(_) => tokio::time::sleep(std::time::Duration::from_secs(30)).await,
+            Err(_) => tokio::time::sleep(Duration::from_secs(30)).await,
         }
     };
     if is_too_old(&version.major, &version.minor) {
@@ -167,7 +184,10 @@ fn watches(options: &Options) -> Vec<Watch> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+    use crate::telemetry::metrics::MetricsOptions;
 
     #[test]
     fn old_versions_are_known() {
@@ -186,5 +206,19 @@ mod tests {
         let some = watches(&Options { namespaces, legacy_endpoints: true, ..Options::default() });
         assert_eq!(some.len(), 2 * KindId::ALL.len());
         assert!(some.iter().all(|watch| watch.namespace.is_some()));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_panics_begins_anew() {
+        let options = MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 10 };
+        let (metrics, begun) = (Metrics::new(options), AtomicUsize::new(0));
+        let pause = Duration::from_secs(5);
+        let start = tokio::time::Instant::now();
+        again_after_panics(Arc::clone(&metrics), pause, || {
+            let number = begun.fetch_add(1, Ordering::Relaxed);
+            async move { assert!(number == 2, "wanted by a test") }
+        })
+        .await;
+        assert_eq!((begun.into_inner(), start.elapsed()), (3, pause * 2));
+        assert!(metrics.render().contains("tidegate_panics_total{where=\"control\"} 2\n"));
     }
 }

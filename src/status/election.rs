@@ -166,6 +166,8 @@ impl<S: Store> Election<S> {
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {}
                 _ = &mut stop => break,
+                // Nobody here writes any more: another replica may.
+                () = self.until.closed() => break,
             }
         }
         let released = self.candidate.release(Instant::now(), Timestamp::now());

@@ -1,9 +1,11 @@
 //! The one task that writes statuses, for as long as this replica leads.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Patch, PatchParams, Request};
@@ -44,7 +46,7 @@ const SWEEP: Duration = Duration::from_secs(600);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The pause of one route after a refusal that the rights of tidegate are the reason of.
+/// The pause of one route after a refusal that the rights of tidegate are the reason of, or a fault of its own.
 const FORBIDDEN_PAUSE: Duration = Duration::from_secs(30);
 
 /// Namespaces and routes of which the log says that their statuses cannot be written.
@@ -110,7 +112,8 @@ pub(super) struct Writer<T> {
     sources: Sources,
     metrics: Arc<StatusMetrics>,
     book: Book,
-    in_flight: JoinSet<(ObjectName, Result<StoredRoute, Failure>)>,
+    /// The outcome of a call is `None` when it panicked.
+    in_flight: JoinSet<(ObjectName, Option<Result<StoredRoute, Failure>>)>,
     is_writer: bool,
     writes: Bucket,
     events: Bucket,
@@ -179,9 +182,11 @@ impl<T: Target> Writer<T> {
                 }
                 () = self.sources.leadership.changed(self.is_writer) => {}
                 Some(done) = self.in_flight.join_next(), if !self.in_flight.is_empty() => {
-                    // A call that panicked, or was given up, is found again by the next sweep.
-                    if let Ok((name, result)) = done {
-                        self.done(&name, result);
+                    match done {
+                        Ok((name, Some(result))) => self.done(&name, result),
+                        Ok((name, None)) => self.panicked(&name),
+                        // It was given up with the lead.
+                        Err(_) => {}
                     }
                 }
                 () = tokio::time::sleep_until(wake) => {}
@@ -213,11 +218,15 @@ impl<T: Target> Writer<T> {
             write.notices.retain(|_| events.take(now));
             let target = Arc::clone(&self.target);
             self.in_flight.spawn(async move {
-                let result = target.apply(&write).await;
-                if result.is_ok() && !write.notices.is_empty() {
-                    target.tell(&write.name, &write.uid, write.notices).await;
-                }
-                (write.name, result)
+                let name = write.name.clone();
+                let call = async move {
+                    let result = target.apply(&write).await;
+                    if result.is_ok() && !write.notices.is_empty() {
+                        target.tell(&write.name, &write.uid, write.notices).await;
+                    }
+                    result
+                };
+                (name, AssertUnwindSafe(call).catch_unwind().await.ok())
             });
         }
     }
@@ -276,6 +285,12 @@ impl<T: Target> Writer<T> {
         };
         self.metrics.wrote(counted);
         self.book.done(name, outcome, now);
+    }
+
+    /// A call panicked, by a fault of ours: it is made again, but not at once.
+    fn panicked(&mut self, name: &ObjectName) {
+        self.metrics.panicked();
+        self.book.done(name, Outcome::Later(FORBIDDEN_PAUSE), Instant::now());
     }
 
     fn recovered(&mut self, name: &ObjectName) {

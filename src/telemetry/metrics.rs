@@ -313,7 +313,10 @@ impl Metrics {
         for &place in Where::ALL {
             let count = self.sum(|worker| worker.panics[place as usize].get());
             let control = match place {
-                Where::Control => self.control.panics.load(Ordering::Relaxed),
+                Where::Control => {
+                    let of_status = self.status.get().map_or(0, |status| status.panics());
+                    self.control.panics.load(Ordering::Relaxed) + of_status
+                }
                 Where::Request | Where::Connection => 0,
             };
             page.add("tidegate_panics_total", &[place.as_str()], count + control as f64);

@@ -32,7 +32,9 @@ impl Target for Server {
             return within(CALL, std::future::pending()).await;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
-        if let Some(fault) = self.faults.lock().expect("no panic").pop() {
+        let fault = self.faults.lock().expect("no panic").pop();
+        if let Some(fault) = fault {
+            assert_ne!(fault, Failure::Refused(PANIC.to_owned()));
             return Err(fault);
         }
         let mut objects = self.objects.lock().expect("no panic");
@@ -45,6 +47,9 @@ impl Target for Server {
         self.told.fetch_add(notices.len(), Ordering::Relaxed);
     }
 }
+
+/// A refusal with this message is a panic instead.
+const PANIC: &str = "wanted by a test";
 
 struct Bed {
     server: Server,
@@ -198,4 +203,15 @@ async fn a_call_without_an_answer_ends_and_is_made_again() {
     bed.published.send_replace(None);
     pass(1.0).await;
     assert!(!bed.sightings.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_panics_is_counted_and_made_again() {
+    let bed = Bed::new(20).await;
+    bed.server.faults.lock().expect("no panic").push(Failure::Refused(PANIC.to_owned()));
+    bed.lead();
+    pass(10.0).await;
+    assert_eq!((bed.calls(), bed.written(), bed.metrics.panics()), (20, 19, 1), "the others are written");
+    pass(60.0).await;
+    assert_eq!((bed.calls(), bed.written(), bed.metrics.panics()), (21, 20, 1));
 }

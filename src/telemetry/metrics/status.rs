@@ -40,12 +40,24 @@ pub struct StatusMetrics {
     queue: AtomicUsize,
     is_leader: AtomicBool,
     transitions: AtomicU64,
+    panics: AtomicU64,
 }
 
 impl StatusMetrics {
     /// Counts a write.
     pub fn wrote(&self, result: StatusWrite) {
         self.writes[result as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a panic of a task.
+    pub fn panicked(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often [`Self::panicked`] was called.
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
     }
 
     /// Notes how many routes wait to be looked at or written.
