@@ -11,6 +11,7 @@
 //! | `tidegate_own_answers_total` | counter | `reason` | Answers that tidegate made itself. |
 //! | `tidegate_connections_open` | gauge | `listener` | Client connections that are open. |
 //! | `tidegate_connections_accepted_total` | counter | `listener` | Client connections that were accepted. |
+//! | `tidegate_connections_limit` | gauge |  | Most client connections at the same time: limits.connections, or what file descriptors allow; 0 for no limit. |
 //! | `tidegate_connections_closed_total` | counter | `side` `reason` | Connections that ended for a reason other than an orderly close. |
 //! | `tidegate_received_bytes_total` | counter | `side` | Bytes received, without TLS and TCP. |
 //! | `tidegate_sent_bytes_total` | counter | `side` | Bytes sent, without TLS and TCP. |
@@ -185,6 +186,12 @@ pub const METRICS: &[Metric] = &[
     metric("tidegate_own_answers_total", Counter, &["reason"], "Answers that tidegate made itself."),
     metric("tidegate_connections_open", Gauge, &["listener"], "Client connections that are open."),
     metric("tidegate_connections_accepted_total", Counter, &["listener"], "Client connections that were accepted."),
+    metric(
+        "tidegate_connections_limit",
+        Gauge,
+        &[],
+        "Most client connections at the same time: limits.connections, or what file descriptors allow; 0 for no limit.",
+    ),
     metric(
         "tidegate_connections_closed_total",
         Counter,

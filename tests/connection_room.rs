@@ -185,6 +185,17 @@ fn metric(gateway: &Gateway, line: &str) -> f64 {
     page.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok()).unwrap_or(0.0)
 }
 
+#[test]
+fn the_limit_is_shown_and_comes_from_the_file_limit_by_default() {
+    let pod = Pod::start();
+    let limit = |settings, files| metric(&start(&pod, settings, "1", files), "tidegate_connections_limit");
+    // A quarter of few descriptors, or 64 of many, are kept for connections to endpoints.
+    assert_eq!(limit("", Some(200)), 150.0);
+    assert_eq!(limit("", Some(1_000)), 936.0);
+    assert_eq!(limit("limits: {connections: 77}\n", Some(1_000)), 77.0);
+    assert_eq!(limit("limits: {connections: 5000}\n", Some(1_000)), 936.0);
+}
+
 /// The process may have this many file descriptors, and this many clients come: the kernel alone would let all in.
 const FILES: u32 = 256;
 const CROWD: usize = 240;

@@ -59,6 +59,7 @@ pub(super) fn start(
     let mut listening: Vec<std::vec::IntoIter<StdListener>> =
         bound.into_iter().map(|listener| listener.sockets.into_iter()).collect();
     let room = Room::new(&parts.settings.limits, feeds.len());
+    parts.metrics.set_most_connections(room.most_connections());
     for (index, feed) in feeds.into_iter().enumerate() {
         let own = Own {
             settings: Arc::clone(&parts.settings),

@@ -119,6 +119,14 @@ impl Room {
         })
     }
 
+    /// The most client connections that there may be: `limits.connections`, but no more than there are file descriptors for.
+    /// `None` when neither has a limit.
+    #[must_use]
+    pub fn most_connections(&self) -> Option<u64> {
+        let most = self.most.and_then(|most| u64::try_from(most).ok());
+        most.into_iter().chain(self.files.first).min()
+    }
+
     fn slots(&self, worker: usize) -> Option<MutexGuard<'_, Slots>> {
         self.workers.get(worker).map(|seats| lock(&seats.0))
     }

@@ -26,7 +26,8 @@ use super::task::poll_counted;
 use super::upstream_http2::{self, Http2Connection, Http2Slot, Lease};
 use crate::balance::EndpointState;
 use crate::http1::client::Connection;
-use crate::telemetry::metrics::{ConnectResult, Where, WorkerMetrics};
+use crate::reason::Reason;
+use crate::telemetry::metrics::{ConnectResult, Side, Where, WorkerMetrics};
 
 /// Bounds of the pools.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +122,7 @@ impl Pools {
         let mut entries = self.entries.borrow_mut();
         let idle = &mut entries.get_mut(&key(endpoint))?.idle;
         while let Some(mut connection) = idle.pop_back() {
-            if self.is_overdue(&connection, now) {
+            if self.ends_idle(&connection, now) {
                 continue;
             }
             match connection.poll_liveness(cx) {
@@ -155,9 +156,9 @@ impl Pools {
         let mut closed = 0;
         self.entries.borrow_mut().retain(|_, entry| {
             let before = entry.idle.len();
-            entry.idle.retain(|connection| !self.is_overdue(connection, now));
+            entry.idle.retain(|connection| !self.ends_idle(connection, now));
             closed += before - entry.idle.len();
-            closed += entry.http2.sweep(now, self.limits.idle);
+            closed += entry.http2.sweep(now, self.limits.idle, &self.metrics);
             !entry.idle.is_empty() || !entry.http2.is_empty()
         });
         closed
@@ -321,6 +322,15 @@ impl Pools {
                 result => return result,
             }
         }
+    }
+
+    /// Whether a connection was idle for too long, so that it ends; then it is counted.
+    fn ends_idle(&self, connection: &Connection, now: Instant) -> bool {
+        let is_overdue = self.is_overdue(connection, now);
+        if is_overdue {
+            self.metrics.closed(Side::Upstream, Reason::UpstreamIdle);
+        }
+        is_overdue
     }
 
     fn is_overdue(&self, connection: &Connection, now: Instant) -> bool {

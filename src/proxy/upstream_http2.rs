@@ -23,7 +23,8 @@ use tokio::time::Instant;
 use self::socket::{Http2Socket, Traffic};
 use super::connect::{ConnectError, OpenConnection};
 use super::task::poll_counted;
-use crate::telemetry::metrics::Where;
+use crate::reason::Reason;
+use crate::telemetry::metrics::{Side, Where, WorkerMetrics};
 
 mod body;
 mod response;
@@ -270,14 +271,22 @@ impl Http2Slot {
 
     /// Forgets connections that are over or were not used for `idle`, and probes silent ones; returns how many were idle
     /// or over.
-    pub fn sweep(&mut self, now: Instant, idle: Duration) -> usize {
+    pub fn sweep(&mut self, now: Instant, idle: Duration, metrics: &WorkerMetrics) -> usize {
         let before = self.connections.len();
         self.connections.retain(|connection| {
             connection.probe(now);
             // One with streams stays here as long as they need it, since it may have to be probed.
-            connection.streams.get() > 0 && !connection.is_closed()
-                || !connection.is_over()
-                    && (idle.is_zero() || now.saturating_duration_since(connection.used.get()) < idle)
+            if connection.streams.get() > 0 && !connection.is_closed() {
+                return true;
+            }
+            if connection.is_over() {
+                return false;
+            }
+            let stays = idle.is_zero() || now.saturating_duration_since(connection.used.get()) < idle;
+            if !stays {
+                metrics.closed(Side::Upstream, Reason::UpstreamIdle);
+            }
+            stays
         });
         before - self.connections.len()
     }

@@ -121,6 +121,8 @@ struct ControlCells {
     objects: Mutex<ConfigObjects>,
     panics: AtomicU64,
     admin_closed: AtomicU64,
+    /// 0: no limit.
+    most_connections: AtomicU64,
     access_log_dropped: AtomicU64,
 }
 
@@ -220,6 +222,11 @@ impl Metrics {
         self.control.panics.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Notes how many client connections there may be; `None` for any number.
+    pub fn set_most_connections(&self, most: Option<u64>) {
+        self.control.most_connections.store(most.unwrap_or(0), Ordering::Relaxed);
+    }
+
     /// Counts an admin connection that was closed for being slow or one too many.
     pub fn admin_closed(&self) {
         self.control.admin_closed.fetch_add(1, Ordering::Relaxed);
@@ -290,6 +297,8 @@ impl Metrics {
             page.add("tidegate_connections_open", &[name], sum(|cells| &cells.open));
             page.add("tidegate_connections_accepted_total", &[name], sum(|cells| &cells.accepted));
         }
+        let most = self.control.most_connections.load(Ordering::Relaxed);
+        page.add("tidegate_connections_limit", &[], most as f64);
         for &side in Side::ALL {
             let (label, side) = (side.as_str(), side as usize);
             page.add("tidegate_received_bytes_total", &[label], self.sum(|worker| worker.received_bytes[side].get()));
