@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,10 @@ pub const GET: &str = "GET / HTTP/1.1\r\nhost: a.test\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 /// Between two requests of the client that measures.
 const PAUSE: Duration = Duration::from_millis(5);
-/// What tests with a busy machine cannot tell from nothing.
-const NOISE: Duration = Duration::from_millis(25);
+/// What tests on a busy machine cannot tell from nothing.
+const NOISE: Duration = Duration::from_millis(60);
+/// One test at a time: they would measure each other.
+static MACHINE: Mutex<()> = Mutex::new(());
 
 /// The first, or the second with `TIDEGATE_LONG=1`.
 pub fn choose<T>(short: T, long: T) -> T {
@@ -34,11 +36,13 @@ pub struct Bed {
     _settings: tempfile::TempDir,
     /// The last source address that was given out.
     source: Cell<u8>,
+    _machine: MutexGuard<'static, ()>,
 }
 
 impl Bed {
     /// Starts a gateway that serves both versions of HTTP, with these settings beside that.
     pub fn start(settings: &str) -> Self {
+        let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
         raise_file_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -55,7 +59,7 @@ impl Bed {
         let files = [("pod.yaml", service("pod", &[port])), ("route.yaml", route("all", "a.test", "pod"))];
         let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
         let gateway = Gateway::start_with(&files, &["--settings", path.to_str().unwrap(), "--workers", "2"]);
-        Self { gateway, runtime, _settings: folder, source: Cell::new(1) }
+        Self { gateway, runtime, _settings: folder, source: Cell::new(1), _machine: machine }
     }
 
     /// Sends a crowd; returns when all of it is there. Each crowd has an address of its own.
@@ -130,10 +134,16 @@ impl Bed {
         let (done, errors) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let mut tasks = Vec::with_capacity(clients);
         let until = Instant::now() + time;
-        for _ in 0..clients {
+        let computed = self.gateway.cpu_ticks();
+        for number in 0..clients {
+            if number % 50 == 49 {
+                // No more at once than wait in the queue of the endpoint.
+                std::thread::sleep(Duration::from_millis(5));
+            }
             let (port, done, errors) = (self.http(), Arc::clone(&done), Arc::clone(&errors));
             tasks.push(self.runtime.spawn(async move {
-                if ask_until(port, until, &done).await.is_err() {
+                if let Err(error) = ask_until(port, until, &done).await {
+                    println!("a client without an answer: {error}");
                     errors.fetch_add(1, Ordering::Relaxed);
                 }
             }));
@@ -147,8 +157,15 @@ impl Bed {
                 task.await.unwrap();
             }
         });
-        let rate = done.load(Ordering::Relaxed) * 1000 / u64::try_from(time.as_millis()).unwrap();
-        Load { rate, errors: errors.load(Ordering::Relaxed), admin }
+        let done = done.load(Ordering::Relaxed);
+        let ticks = self.gateway.cpu_ticks() - computed;
+        let rate = done * 1000 / u64::try_from(time.as_millis()).unwrap();
+        Load {
+            rate,
+            micros: ticks as f64 * 10_000.0 / done.max(1) as f64,
+            errors: errors.load(Ordering::Relaxed),
+            admin,
+        }
     }
 }
 
@@ -156,6 +173,8 @@ impl Bed {
 pub struct Load {
     /// Answers a second.
     pub rate: u64,
+    /// What the gateway computed for one, in microseconds.
+    pub micros: f64,
     /// Clients that were not answered.
     pub errors: u64,
     /// How long the admin server took meanwhile.

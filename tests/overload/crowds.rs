@@ -58,7 +58,7 @@ fn drip() -> Duration {
 }
 
 /// How much later than a tenth of its time a deadline may be seen to have passed, on a busy machine.
-const SLACK: Duration = Duration::from_millis(500);
+const SLACK: Duration = Duration::from_secs(1);
 
 /// What a client of a crowd saw.
 #[derive(Debug)]
@@ -120,8 +120,8 @@ impl<'a> Sent<'a> {
         let times = || ended.iter().map(|ended| ended.after);
         let (first, last) = (times().min().unwrap(), times().max().unwrap());
         println!("{count} of {kind:?} with {deadline:?}: ended after {first:?} to {last:?}");
-        let most = deadline + deadline / 10 + choose(SLACK, SLACK * 2);
-        assert!(first + Duration::from_millis(50) >= deadline && last < most, "{kind:?}: {first:?} to {last:?}");
+        let most = deadline + deadline / 10 + SLACK;
+        assert!(first + deadline / 10 >= deadline && last < most, "{kind:?}: {first:?} to {last:?}");
         for Ended { answer, .. } in &ended {
             let expected = kind.last_answer();
             assert!(answer.starts_with(expected) && answer.is_empty() == expected.is_empty(), "{kind:?}: {answer:?}");

@@ -39,8 +39,13 @@ fn slow_clients_end_at_their_deadlines() {
     let rounds = choose(vec![&kinds[..]], kinds.chunks(1).collect());
     for round in rounds {
         let before = bed.victim(Duration::from_millis(800));
+        let empty = bed.resident_kib();
         let crowds: Vec<_> = round.iter().map(|(kind, deadline)| bed.send(*kind, each(), *deadline)).collect();
+        let held = bed.resident_kib().saturating_sub(empty) / each();
         let during = bed.victim_while(|| crowds.into_iter().for_each(crowds::Sent::expect_end));
+        // The most has one that reads slowly: 256 KiB wait for it.
+        println!("{held} KiB for one of each: {round:?}");
+        assert!(held < choose(256 + 64, 256), "{held} KiB for one of each: {round:?}");
         let after = bed.victim(Duration::from_millis(800));
         during.is_as_good_as(&before.and(after), round);
         bed.expect_only_the_victim();
@@ -69,11 +74,14 @@ fn idle_clients_cost_little() {
 fn unfinished_heads_cost_their_size() {
     let count = choose(300, 10_000);
     let bed = Bed::start("deadlines: {head: 20s}\n");
-    let before = bed.victim(Duration::from_millis(500));
+    let before = bed.victim(Duration::from_millis(800));
     let empty = bed.resident_kib();
     let (sent, during) = {
         let mut sent = None;
-        let during = bed.victim_while(|| sent = Some(bed.send(Crowd::LongHead, count, Duration::from_secs(20))));
+        let during = bed.victim_while(|| {
+            sent = Some(bed.send(Crowd::LongHead, count, Duration::from_secs(20)));
+            std::thread::sleep(choose(Duration::from_millis(800), Duration::from_secs(3)));
+        });
         (sent.unwrap(), during)
     };
     let all = bed.resident_kib();
@@ -85,9 +93,9 @@ fn unfinished_heads_cost_their_size() {
     bed.expect_only_the_victim();
 }
 
-/// Ten times as many clients as it takes to use all there is: nothing fails, nothing grows, as much is done as before.
+/// Ten times as many clients as it takes to use all there is: nothing fails, nothing grows, and a request costs what it cost.
 #[test]
-fn ten_times_the_load_is_served_as_fast_as_can_be() {
+fn ten_times_the_load_costs_ten_times_as_much() {
     let (many, time) = choose((160, Duration::from_millis(700)), (2_000, Duration::from_secs(10)));
     let bed = Bed::start("");
     bed.load(16, time);
@@ -95,10 +103,15 @@ fn ten_times_the_load_is_served_as_fast_as_can_be() {
     // A few that never pause get all there is. In turn, for the machine is not always as quick.
     let rounds: Vec<_> = (0..3).map(|_| [bed.load(16, time), bed.load(many, time)]).collect();
     let grown = bed.resident_kib().saturating_sub(before);
-    let best = |which: usize| rounds.iter().map(|round| round[which].rate).max().unwrap();
-    println!("{} requests a second of 16 clients, {} of {many}, {grown} KiB more", best(0), best(1));
+    for [few, ten_times] in &rounds {
+        let (rates, costs) = ([few.rate, ten_times.rate], [few.micros, ten_times.micros]);
+        println!("16 clients and {many}: {rates:?} requests a second, {costs:.0?} µs of the gateway each");
+    }
     assert!(rounds.iter().flatten().all(|load| load.errors == 0));
-    assert!(best(1) * 10 >= best(0) * choose(6, 9), "{} requests a second instead of {}", best(1), best(0));
+    let least = |which: usize| rounds.iter().map(|round| round[which].micros).reduce(f64::min).unwrap();
+    // Beyond the caches of the processor it is more, and would be much more if connections were made anew.
+    let bound = choose(1.5, 2.0);
+    assert!(least(1) < least(0) * bound, "{:.0} µs for a request instead of {:.0}", least(1), least(0));
     assert!(grown < many * 64, "{grown} KiB more");
     let admin = rounds.iter().flatten().map(|load| load.admin).max().unwrap();
     assert!(admin < Duration::from_secs(1), "the admin server took {admin:?}");
