@@ -219,7 +219,7 @@ fn answers_are_judged_alike_in_every_split() {
 }
 
 /// The scores of others show that the cases tell proxies apart and that the runner measures what it says. They are printed
-/// and belong to nobody's contract.
+/// and are no contract.
 #[test]
 fn nginx_and_haproxy_get_through_the_same_runner() {
     let all = http1_bed::load();
