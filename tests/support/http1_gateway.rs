@@ -157,7 +157,7 @@ async fn serve(bound: BoundListener, settings: Settings, feed: Feed, metrics: Ar
 fn settings(address: SocketAddr) -> Settings {
     let listener = settings::Listener {
         address,
-        http2_prior_knowledge: false,
+        http2_prior_knowledge: true,
         trusted_forwarders: Vec::new(),
         health_path: None,
         allowed_namespaces: None,
