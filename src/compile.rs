@@ -27,6 +27,7 @@ mod policies;
 mod position;
 mod references;
 mod report;
+mod retry;
 mod routes;
 mod rules;
 pub mod status;

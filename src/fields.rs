@@ -94,6 +94,7 @@ fields! {
     "x-forwarded-host" => FORWARDED,
     "x-forwarded-port" => FORWARDED,
     "x-forwarded-proto" => FORWARDED,
+    "x-tidegate-attempt" => FORWARDED,
     "via" => FieldFlags::NO_REQUEST_FILTER.and(FieldFlags::NOT_A_TRAILER),
     "sec-websocket-key" => FieldFlags::NO_REQUEST_FILTER,
     "sec-websocket-accept" => FieldFlags::NO_RESPONSE_FILTER,
@@ -199,6 +200,7 @@ mod tests {
             ("x-forwarded-proto", "iqt"),
             ("x-real-ip", "nqt"),
             ("x-request-id", "niqt"),
+            ("x-tidegate-attempt", "iqt"),
         ];
         for (name, expected) in table {
             let found: String =

@@ -10,9 +10,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
 
-use crate::balance::{Balancers, EndpointRegistry, Pick, PickRequest, Previous, RuleState};
+use crate::balance::{Balancers, EndpointRegistry, Pick, PickRequest, Previous, RetryBudget, RuleState};
 use crate::filter::{FilterState, StateRegistry};
 use crate::model::ids::{BackendId, ObjectName, RuleId};
 use crate::model::route::WeightedBackend;
@@ -284,6 +285,8 @@ pub struct WorkerLive {
     rules: Box<[OnceCell<Rc<RuleState>>]>,
     /// The rules that have some.
     touched: RefCell<Vec<RuleId>>,
+    /// Retry budgets of backends; made with the first request of a rule that has such a policy.
+    retry_budgets: RefCell<FxHashMap<BackendId, Rc<RetryBudget>>>,
 }
 
 impl WorkerLive {
@@ -295,6 +298,7 @@ impl WorkerLive {
             start,
             rules: (0..count).map(|_| OnceCell::new()).collect(),
             touched: RefCell::default(),
+            retry_budgets: RefCell::default(),
         };
         if let Some(old) = old {
             new.carry(old);
@@ -322,6 +326,15 @@ impl WorkerLive {
             // Names are unique, so the slot is empty.
             if slot.set(state).is_ok() {
                 self.touched.borrow_mut().push(rule);
+            }
+        }
+        let backends = &self.live().snapshot.backends;
+        for (&before, budget) in old.retry_budgets.borrow().iter() {
+            let key = old.snapshot().backend(before).map(|backend| &backend.key);
+            // They are sorted by key.
+            let now = key.and_then(|key| backends.binary_search_by(|backend| backend.key.cmp(key)).ok());
+            if let Some(id) = now.and_then(|index| u32::try_from(index).ok()) {
+                self.retry_budgets.borrow_mut().insert(BackendId(id), Rc::clone(budget));
             }
         }
     }
@@ -395,6 +408,19 @@ impl WorkerLive {
         if let Some(series) = self.live().series.get(rule.index()) {
             series.record(self.worker, method, status, elapsed);
         }
+    }
+
+    /// This worker's part of a backend's retry budget; `None` for a backend that this version does not have. Allocates
+    /// only with the first call for a backend.
+    pub fn retry_budget(&self, backend: BackendId) -> Option<Rc<RetryBudget>> {
+        let budgets = &mut *self.retry_budgets.borrow_mut();
+        if let Some(known) = budgets.get(&backend) {
+            return Some(Rc::clone(known));
+        }
+        let floor = &self.live().balancers.backends().get(backend.index())?.retry_floor;
+        let budget = Rc::new(RetryBudget::new(Arc::clone(floor)));
+        budgets.insert(backend, Rc::clone(&budget));
+        Some(budget)
     }
 
     /// Counts an answered request for which this backend was chosen.

@@ -11,6 +11,7 @@ pub mod matching;
 pub mod path;
 pub mod policy;
 pub mod request_values;
+pub mod retry;
 pub mod route;
 pub mod search_regex;
 pub mod snapshot;

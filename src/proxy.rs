@@ -42,6 +42,7 @@ mod next_try;
 pub mod own_answer;
 pub mod rate;
 mod refusals;
+mod replay;
 pub mod retry;
 pub mod room;
 mod task;

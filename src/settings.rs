@@ -141,6 +141,8 @@ pub struct Limits {
     pub interim_responses: u32,
     /// Unread request body that is dropped to keep a connection.
     pub unread_body: usize,
+    /// Request bodies that all rules together keep to send them again, in the process.
+    pub retry_bodies: usize,
     /// Least mean body rate in bytes per second; 0: off.
     pub body_rate: u64,
     /// Concurrent streams of an HTTP/2 connection.
@@ -171,6 +173,7 @@ impl Default for Limits {
             response_head: 32 << 10,
             interim_responses: 10,
             unread_body: 64 << 10,
+            retry_bodies: 16 << 20,
             body_rate: 240,
             http2_streams: 100,
             upstream_idle_per_endpoint: 512,

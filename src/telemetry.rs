@@ -17,7 +17,8 @@
 //! | `tidegate_sent_bytes_total` | counter | `side` | Bytes sent, without TLS and TCP. |
 //! | `tidegate_upstream_connections_open` | gauge |  | Connections to endpoints that are open, in use or idle. |
 //! | `tidegate_upstream_connects_total` | counter | `result` | Attempts to connect to an endpoint. |
-//! | `tidegate_upstream_retries_total` | counter |  | Requests that were sent a second time. |
+//! | `tidegate_upstream_retries_total` | counter | `trigger` | Times a request was sent to an endpoint once more, by why. |
+//! | `tidegate_upstream_retries_denied_total` | counter | `denial` | Times a request was not sent once more although its rule asks for that, by why not. |
 //! | `tidegate_sockets_open` | gauge |  | Upgraded connections that are open. |
 //! | `tidegate_socket_bytes_total` | counter | `direction` | Bytes that upgraded connections carried, counted while they are open. |
 //! | `tidegate_sockets_closed_total` | counter | `end` | Upgraded connections that ended, by what ended them. |
@@ -66,6 +67,8 @@
 //! | `severity` | `error` `warning` |
 //! | `kind` | `route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` |
 //! | `cause` | `expired` `disordered` `forbidden` `not_served` `throttled` `refused` `silent` `broken` (failures), `relist` (it was time) |
+//! | `trigger` | `stale` (the same endpoint on a fresh connection), `connect` (no endpoint had seen it), `reset` `timeout` `code` `grpc` (of a `retry` block) |
+//! | `denial` | `budget` (used up), `body` (not kept), `deadline` (no time left), `forwarded` (a further try of a trusted forwarder) |
 //! | `reason` | a reason, as in the access log |
 //! | `version` | the program's version |
 //! | `le` | `0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; the same from `0.001` to `5` of configurations; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections |
@@ -89,6 +92,7 @@
 //! | `endpoint` | string? | Address and port of the endpoint that was used last. |
 //! | `pod` | string? | Name of the endpoint's pod. |
 //! | `attempts` | number | How often the request was sent to an endpoint. |
+//! | `tries` | list? | The tries that another one followed: `endpoint`, `trigger` as in `tidegate_upstream_retries_total`, `seconds`. |
 //! | `received_bytes` | number | Bytes of the request's body; of an upgraded connection all that went to the endpoint. |
 //! | `sent_bytes` | number | Bytes of the answer's body; of an upgraded connection all that went to the client. |
 //! | `duration_seconds` | number | From the first byte of the request's head to the last of the answer; to its end for an upgraded connection. |
@@ -202,7 +206,18 @@ pub const METRICS: &[Metric] = &[
     metric("tidegate_sent_bytes_total", Counter, &["side"], "Bytes sent, without TLS and TCP."),
     metric("tidegate_upstream_connections_open", Gauge, &[], "Connections to endpoints that are open, in use or idle."),
     metric("tidegate_upstream_connects_total", Counter, &["result"], "Attempts to connect to an endpoint."),
-    metric("tidegate_upstream_retries_total", Counter, &[], "Requests that were sent a second time."),
+    metric(
+        "tidegate_upstream_retries_total",
+        Counter,
+        &["trigger"],
+        "Times a request was sent to an endpoint once more, by why.",
+    ),
+    metric(
+        "tidegate_upstream_retries_denied_total",
+        Counter,
+        &["denial"],
+        "Times a request was not sent once more although its rule asks for that, by why not.",
+    ),
     metric("tidegate_sockets_open", Gauge, &[], "Upgraded connections that are open."),
     metric(
         "tidegate_socket_bytes_total",
@@ -359,6 +374,14 @@ pub const LABELS: &[(&str, &str)] = &[
         "cause",
         "`expired` `disordered` `forbidden` `not_served` `throttled` `refused` `silent` `broken` (failures), `relist` (it was time)",
     ),
+    (
+        "trigger",
+        "`stale` (the same endpoint on a fresh connection), `connect` (no endpoint had seen it), `reset` `timeout` `code` `grpc` (of a `retry` block)",
+    ),
+    (
+        "denial",
+        "`budget` (used up), `body` (not kept), `deadline` (no time left), `forwarded` (a further try of a trusted forwarder)",
+    ),
     ("reason", "a reason, as in the access log"),
     ("version", "the program's version"),
     (
@@ -394,6 +417,11 @@ pub const ACCESS_LOG: &[LogField] = &[
     field("endpoint", "string?", "Address and port of the endpoint that was used last."),
     field("pod", "string?", "Name of the endpoint's pod."),
     field("attempts", "number", "How often the request was sent to an endpoint."),
+    field(
+        "tries",
+        "list?",
+        "The tries that another one followed: `endpoint`, `trigger` as in `tidegate_upstream_retries_total`, `seconds`.",
+    ),
     field(
         "received_bytes",
         "number",
@@ -433,7 +461,8 @@ pub fn table() -> String {
 mod tests {
     use super::*;
     use crate::telemetry::metrics::{
-        ConfigSource, ConnectResult, Direction, EndpointsState, Restart, Side, SocketEnd, StatusWrite, Where,
+        ConfigSource, ConnectResult, Direction, EndpointsState, Restart, RetryDenial, RetryTrigger, Side, SocketEnd,
+        StatusWrite, Where,
     };
 
     #[test]
@@ -474,6 +503,10 @@ mod tests {
         assert_eq!(listed("direction"), Direction::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("end"), SocketEnd::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("cause"), Restart::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        // `retry` is a block of a route, no value.
+        let triggers = listed("trigger").into_iter().filter(|value| value != "retry").collect::<Vec<_>>();
+        assert_eq!(triggers, RetryTrigger::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("denial"), RetryDenial::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("state"), EndpointsState::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("source"), ConfigSource::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("where"), Where::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());

@@ -65,55 +65,78 @@ known_values! {
 }
 
 /// Further tries of a failed request.
+///
+/// A request of which no endpoint has seen a byte goes to another endpoint in any case.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-validations" = cel(&[
+    (
+        "!has(self.maxBackoff) || duration(self.maxBackoff) >= duration(has(self.backoff) ? self.backoff : '25ms')",
+        "maxBackoff cannot be less than backoff",
+    ),
+    (
+        "!has(self.grpcCodes) || size(self.grpcCodes) == 0 || (has(self.retryOn) && 'GRPCStatus' in self.retryOn)",
+        "grpcCodes needs GRPCStatus in retryOn",
+    ),
+])))]
 pub struct Retry {
-    /// Tries after the first.
+    /// Tries after the first; default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::Int<1, 10>")]
     pub attempts: Option<u32>,
-    /// Statuses that are tried again.
+    /// Statuses of responses that are tried again; when no further try is left, the last response passes as it is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "schema::Set<schema::Int<400, 599>, 16>")]
     pub codes: Vec<u16>,
-    /// Failures that are tried again.
+    /// Failures that are tried again; default: ConnectFailure and Reset.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "schema::Set<OpenEnum<RetryTrigger>, 4>")]
     pub retry_on: Vec<OpenEnum<RetryTrigger>>,
-    /// gRPC statuses that are tried again; with retryOn GRPCStatus.
+    /// gRPC statuses that are tried again, where the response has no message; with retryOn GRPCStatus. Default: Unavailable.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "schema::Set<OpenEnum<GrpcCode>, 5>")]
     pub grpc_codes: Vec<OpenEnum<GrpcCode>>,
-    /// Methods that are tried again.
+    /// Methods that are tried again although an endpoint may have seen the request; default: GET, HEAD, OPTIONS, PUT and
+    /// DELETE. For gRPC, naming GRPCStatus is enough.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "schema::Set<schema::Text<16>, 9>")]
     pub methods: Vec<String>,
-    /// Pause before the first further try; doubles with each.
+    /// Longest pause before the first further try, at random from zero on; doubles with each. Default: 25ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationText")]
     pub backoff: Option<DurationText>,
-    /// Longest pause.
+    /// Longest pause, also the longest that a response may ask for (Retry-After); default: ten times backoff.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationText")]
     pub max_backoff: Option<DurationText>,
-    /// Bound of retries in relation to requests.
+    /// Bound of further tries in relation to requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "RetryBudget")]
     pub budget: Option<RetryBudget>,
+    /// Bytes of a request's body that are kept to be sent again; a longer one is sent once. Default: 65536.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::Int<0, 1048576>")]
+    pub max_body_bytes: Option<u32>,
 }
 
-/// Bound of retries in relation to requests.
+/// Bound of further tries in relation to requests, of a backend over all rules of one replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-validations" = cel(&[
+    ("self.percent > 0 || self.minPerSecond > 0", "a budget needs percent or minPerSecond above 0"),
+    (
+        "duration(self.interval) >= duration('1s') && duration(self.interval) <= duration('60s') && \
+         duration(self.interval).getMilliseconds() % 1000 == 0",
+        "interval is 1s to 60s, in whole seconds",
+    ),
+])))]
 pub struct RetryBudget {
-    /// Retries in percent of requests.
+    /// Further tries in percent of requests.
     #[schemars(with = "schema::Int<0, 100>")]
     pub percent: u32,
     /// The time over which requests are counted.
     pub interval: DurationText,
-    /// Retries per second that are always allowed.
+    /// Further tries per second that are allowed beyond that share.
     #[schemars(with = "schema::IntFrom<0>")]
     pub min_per_second: u32,
 }

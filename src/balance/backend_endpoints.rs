@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::endpoint_state::EndpointState;
+use super::retry_budget::RetryFloor;
 use crate::model::backend::BackendKey;
 
 /// The endpoint states of one backend.
@@ -12,4 +13,6 @@ pub struct BackendEndpoints {
     pub key: BackendKey,
     /// Its usable endpoints, sorted by key, without duplicates; may be empty.
     pub endpoints: Box<[Arc<EndpointState>]>,
+    /// What all workers share of its retry budget.
+    pub retry_floor: Arc<RetryFloor>,
 }

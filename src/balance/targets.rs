@@ -138,13 +138,14 @@ impl EndpointRegistry {
                 while old.next_if(|(before, _)| before.key < backend.key).is_some() {}
                 match old.next_if(|(before, _)| before.key == backend.key) {
                     Some((before, kept)) if before.endpoints == backend.endpoints => Arc::clone(kept),
-                    Some(_) | None => self.backend(backend),
+                    known => self.backend(backend, known.map(|(_, kept)| &**kept)),
                 }
             })
             .collect()
     }
 
-    fn backend(&mut self, backend: &Backend) -> Arc<BackendEndpoints> {
+    /// The endpoint states of one backend; what belongs to the backend itself stays as it was `before`.
+    fn backend(&mut self, backend: &Backend, before: Option<&BackendEndpoints>) -> Arc<BackendEndpoints> {
         let endpoints = backend
             .endpoints
             .iter()
@@ -167,7 +168,8 @@ impl EndpointRegistry {
                 }
             })
             .collect();
-        Arc::new(BackendEndpoints { key: backend.key.clone(), endpoints })
+        let retry_floor = before.map(|before| Arc::clone(&before.retry_floor)).unwrap_or_default();
+        Arc::new(BackendEndpoints { key: backend.key.clone(), endpoints, retry_floor })
     }
 
     /// Forgets states that nothing holds any more, once they may be as many as those in use.

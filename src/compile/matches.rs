@@ -15,6 +15,7 @@ use crate::api::gateway_route::{
 use crate::model::matching::{CompiledRegex, PathMatch, RegexError, Template, TemplateError, ValueMatch, ValueTest};
 use crate::model::path::normalize_route_path;
 use crate::model::policy::{Timeouts, Upgrades};
+use crate::model::retry::Retry;
 
 /// What one match asks of a request, hostname and priority aside.
 #[derive(Clone, Debug)]
@@ -55,11 +56,18 @@ pub(super) struct Shared<'e> {
     pub(super) texts: Distinct<str>,
     pub(super) timeouts: Distinct<Timeouts>,
     pub(super) upgrades: Distinct<Upgrades>,
+    pub(super) retries: Distinct<Retry>,
 }
 
 impl<'e> Shared<'e> {
     pub(super) fn new(expressions: &'e mut Expressions) -> Self {
-        Self { expressions, texts: Distinct::default(), timeouts: Distinct::default(), upgrades: Distinct::default() }
+        Self {
+            expressions,
+            texts: Distinct::default(),
+            timeouts: Distinct::default(),
+            upgrades: Distinct::default(),
+            retries: Distinct::default(),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::matches::Predicate;
 use super::report::{FieldPath, Report};
-use super::upgrades;
+use super::{retry, upgrades};
 use crate::api::gateway_route::{
     DurationText, GatewayRouteSpec, KeyType, KnownValue, LoadBalancer, OnMissingKey as ApiOnMissingKey, OpenEnum,
     RequestKey, RouteRule,
@@ -29,6 +29,10 @@ pub(super) fn check_unused_defaults(spec: &GatewayRouteSpec, report: &mut Report
     let all = |has: fn(&RouteRule) -> bool| spec.rules.iter().all(has);
     if all(|rule| rule.upgrades.is_some()) {
         upgrades::compile(spec, None, report);
+    }
+    if all(|rule| rule.retry.is_some()) {
+        // What is wrong is in the report; nobody inherits it.
+        let _ = retry::compile(spec, None, report);
     }
     let mut policies = Policies { spec, rule: None, report, is_broken: false };
     if all(|rule| rule.timeouts.is_some()) {

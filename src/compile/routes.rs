@@ -20,6 +20,7 @@ use crate::model::filter::Filter;
 use crate::model::ids::{RouteId, RuleId};
 use crate::model::matching::{Candidate, Hostname, Router};
 use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts, Upgrades};
+use crate::model::retry::Retry;
 use crate::model::route::{Route, Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
@@ -83,6 +84,7 @@ struct Table {
 struct PendingRule {
     at: RuleOf,
     timeouts: Arc<Timeouts>,
+    retry: Option<Arc<Retry>>,
     upgrades: Arc<Upgrades>,
     filters: Arc<[Filter]>,
     algorithm: Algorithm,
@@ -165,6 +167,8 @@ impl Table {
             above.filter_map(|above| routes[above.route.0].rules[above.rule.0].as_ref()).collect();
         let inherited = || above.iter().find_map(|rule| rule.timeouts.as_ref());
         let timeouts = Arc::clone(own.timeouts.as_ref().or_else(inherited).unwrap_or(&self.timeouts));
+        let inherited = || above.iter().find_map(|rule| rule.retry.as_ref());
+        let retry = own.retry.as_ref().or_else(inherited).cloned();
         let inherited = || above.iter().find_map(|rule| rule.algorithm.as_ref());
         let algorithm = match own.algorithm.as_ref().or_else(inherited) {
             Some(algorithm) => algorithm.clone(),
@@ -187,11 +191,12 @@ impl Table {
             Some(_) | None => Arc::clone(&own.filters),
         };
         let delegates = own.delegate.is_some();
-        let pending = PendingRule { at: of, timeouts, upgrades, filters, algorithm, delegates };
+        let pending = PendingRule { at: of, timeouts, retry, upgrades, filters, algorithm, delegates };
         // Ways that hand down the same make one rule.
         let of_rule = self.rules.iter().enumerate().rev().take_while(|(_, other)| other.at == of);
         let mut same = of_rule.filter(|(_, other)| {
             other.timeouts == pending.timeouts
+                && other.retry == pending.retry
                 && other.upgrades == pending.upgrades
                 && other.filters == pending.filters
                 && other.algorithm == pending.algorithm
@@ -283,6 +288,7 @@ fn snapshot(
             route: RouteId(u32::try_from(routes.len() - 1).unwrap_or(u32::MAX)),
             name: Arc::clone(&rule.name),
             timeouts: pending.timeouts,
+            retry: pending.retry,
             upgrades: pending.upgrades,
             filters: pending.filters,
             algorithm: pending.algorithm,

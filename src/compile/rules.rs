@@ -9,7 +9,7 @@ use super::matches::{Matches, Predicate, Shared};
 use super::policies::{self, Policies};
 use super::references::{BackendNumber, Backends, stated_protocol};
 use super::report::{About, FieldPath, Report};
-use super::{unsupported, upgrades};
+use super::{retry, unsupported, upgrades};
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{Delegate, RouteRule};
 use crate::kinds::Sourced;
@@ -19,6 +19,7 @@ use crate::model::host::{normalize_host, parse_authority};
 use crate::model::ids::ObjectName;
 use crate::model::matching::{Hostname, PathMatch};
 use crate::model::policy::{Algorithm, Timeouts, Upgrades};
+use crate::model::retry::Retry;
 
 /// The most matches that one route may have.
 const MAX_MATCHES: usize = 512;
@@ -46,6 +47,8 @@ pub(super) struct OwnRule<'a> {
     pub(super) predicates: Vec<Predicate>,
     /// `None` when neither the rule nor its route has the block.
     pub(super) timeouts: Option<Arc<Timeouts>>,
+    /// `None` when neither the rule nor its route has the block.
+    pub(super) retry: Option<Arc<Retry>>,
     /// `None` when neither the rule nor its route has the block.
     pub(super) algorithm: Option<Algorithm>,
     /// `None` when neither the rule nor its route has the block.
@@ -175,6 +178,9 @@ fn compile_rule<'a>(
             None
         }
     };
+    let retry = retry::compile(&route.spec, Some((index, rule)), report);
+    is_broken |= retry.is_err();
+    let retry = retry.unwrap_or_default().map(|retry| shared.retries.get(retry));
     let filters = rule_filters(route, index, &predicates, shared.expressions, report);
     is_broken |= filters.is_none();
     let mut shares = Vec::with_capacity(rule.backend_refs.len());
@@ -205,6 +211,7 @@ fn compile_rule<'a>(
         priority: rule.priority,
         predicates,
         timeouts,
+        retry,
         algorithm,
         upgrades,
         filters: filters.unwrap_or_default(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::filter::Filter;
 use super::ids::{BackendId, ObjectName, RouteId};
 use super::policy::{Algorithm, Timeouts, Upgrades};
+use super::retry::Retry;
 
 /// One active GatewayRoute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Rule {
     pub name: Arc<str>,
     /// Deadlines; rules of a snapshot with equal ones share them.
     pub timeouts: Arc<Timeouts>,
+    /// What is tried again; `None` for most. Rules of a snapshot with equal blocks share them.
+    pub retry: Option<Arc<Retry>>,
     /// What may happen behind a `101`; rules of a snapshot with equal blocks share them.
     pub upgrades: Arc<Upgrades>,
     /// Its layers, outermost first: delegating rules and their routes, its route, itself. Empty for most rules.

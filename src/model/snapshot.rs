@@ -157,6 +157,7 @@ mod tests {
                 route: RouteId(0),
                 name: rank.to_string().into(),
                 timeouts: Arc::default(),
+                retry: None,
                 upgrades: Arc::default(),
                 filters: filters.into(),
                 algorithm: Algorithm::RoundRobin,

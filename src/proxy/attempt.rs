@@ -8,12 +8,14 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
+use super::client_body::ClientBody;
 use super::connect::ConnectError;
 use super::decision::Matched;
 use super::error::ProxyError;
 use super::exchange::Exchange;
-use super::retry::Failure;
+use super::retry::Missed;
 use crate::balance::Picked;
+use crate::http1::client::Upload;
 use crate::model::backend::Protocol;
 
 mod http1;
@@ -21,7 +23,7 @@ mod http2;
 
 impl Exchange {
     /// Tries one endpoint.
-    pub(super) async fn attempt(&mut self, matched: &Matched, picked: &Picked) -> Result<(), Failure> {
+    pub(super) async fn attempt(&mut self, matched: &Matched, picked: &Picked) -> Result<(), Missed> {
         if let Some(entry) = &mut self.account.entry {
             entry.attempts += 1;
         }
@@ -43,7 +45,9 @@ impl Exchange {
     /// for HTTP/1.
     pub(super) fn can_go_on(&self, matched: &Matched, picked: &Picked) -> bool {
         let protocol = matched.backend(picked.backend).map(|backend| backend.key.protocol);
-        protocol == Some(Protocol::Http) || self.upload.as_ref().is_none_or(|upload| upload.body_read() == 0)
+        let is_fresh =
+            |upload: &Upload<ClientBody>| upload.body_read() == 0 || upload.body().is_some_and(ClientBody::is_kept);
+        protocol == Some(Protocol::Http) || self.upload.as_deref().is_none_or(is_fresh)
     }
 
     /// How long one connection attempt may take.

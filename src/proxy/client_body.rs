@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::cutoff::Cutoff;
+use super::replay::{Replay, ReplayRoom};
 use crate::http1::guard::GuardError;
 use crate::reason::Reason;
 
@@ -23,6 +24,8 @@ pub struct ClientBody(Box<Reading>);
 struct Reading {
     /// What was read before and has to be sent again.
     again: VecDeque<Bytes>,
+    /// All that was read, where it is kept.
+    replay: Option<Box<Replay>>,
     incoming: Incoming,
     /// Bytes that were read of it, and how many may be.
     read: u64,
@@ -34,7 +37,7 @@ struct Reading {
 impl From<Incoming> for ClientBody {
     fn from(incoming: Incoming) -> Self {
         let stream = Cutoff::of_stream();
-        Self(Box::new(Reading { again: VecDeque::new(), incoming, read: 0, most: None, stream }))
+        Self(Box::new(Reading { again: VecDeque::new(), replay: None, incoming, read: 0, most: None, stream }))
     }
 }
 
@@ -48,6 +51,29 @@ impl ClientBody {
     /// Lets no more than so many bytes of the body pass; `None`: no limit.
     pub fn limit(&mut self, bytes: Option<u64>) {
         self.0.most = bytes;
+    }
+
+    /// Keeps up to so many bytes of the body, to send them again; for a body of which nothing was read.
+    pub fn keep(&mut self, most: usize, room: &ReplayRoom) {
+        self.0.replay = Some(Box::new(Replay::new(most, room.clone())));
+    }
+
+    /// All that was read of the body is kept.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.0.replay.is_some()
+    }
+
+    /// Goes back to the first byte, where all that was read is kept.
+    pub fn rewind(&mut self) {
+        if let Some(replay) = &mut self.0.replay {
+            self.0.again = replay.chunks();
+        }
+    }
+
+    /// Keeps nothing any more.
+    pub fn forget(&mut self) {
+        self.0.replay = None;
     }
 
     /// Puts back what was read last, in its order, to be read again.
@@ -78,6 +104,12 @@ impl Body for ClientBody {
         let frame = ready!(polled);
         if let Some(Ok(frame)) = &frame {
             this.read += frame.data_ref().map_or(0, Bytes::len) as u64;
+            // Trailers are not kept.
+            if let Some(replay) = &mut this.replay
+                && !frame.data_ref().is_some_and(|data| replay.keep(data))
+            {
+                this.replay = None;
+            }
             if this.most.is_some_and(|most| this.read > most) {
                 return Poll::Ready(Some(Err(TOO_LARGE.into())));
             }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use ipnet::IpNet;
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ use super::downstream::{CheckedHead, Downstream};
 use super::error::ProxyError;
 use super::headers::{self, ClientTarget};
 use super::own_answer::AnswerForm;
+use super::retry::policy::{Wish, wish_after_answer};
 use super::retry::{Failure, Tries, Verdict};
 use crate::balance::{self, EndpointState, KeySource, Pick, PickRequest, Picked};
 use crate::filter::{Answer, Chain};
@@ -147,6 +148,8 @@ pub(super) struct Decision {
     hash: Option<u64>,
     /// What it may still try.
     tries: Tries,
+    /// Tries that it has had by the wish of its rule's policy.
+    pub(super) policy_tries: u8,
     /// Endpoints that failed it; the next try goes elsewhere.
     tried: Vec<Arc<EndpointState>>,
 }
@@ -219,6 +222,7 @@ impl Decision {
             deadlines,
             hash: None,
             tries: Tries::default(),
+            policy_tries: 0,
             tried: Vec::new(),
         }
     }
@@ -290,11 +294,33 @@ impl Decision {
         }
     }
 
-    /// Next try: picks an endpoint that did not fail this request yet; `None` when there is no other one.
-    pub(super) fn pick_elsewhere(&mut self, matched: &Matched, failed: &Picked, means: Means<'_>) -> Option<Picked> {
+    /// Whether the rule wants a response followed by another try instead of sent to the client.
+    #[inline]
+    pub(super) fn wish_after_answer(&self, matched: &Matched, status: StatusCode, fields: &HeaderMap) -> Option<Wish> {
+        wish_after_answer(matched.rule().retry.as_deref()?, &self.method, status, fields)
+    }
+
+    /// Notes an endpoint that failed this request: the next pick goes elsewhere where it can.
+    pub(super) fn avoid(&mut self, failed: &Picked) {
+        self.tried.retain(|tried| !Arc::ptr_eq(tried, &failed.endpoint));
         self.tried.push(Arc::clone(&failed.endpoint));
+    }
+
+    /// Next try: picks an endpoint that did not fail this request yet; `None` when there is no other one.
+    pub(super) fn pick_elsewhere(&self, matched: &Matched, means: Means<'_>) -> Option<Picked> {
         let other = self.pick(matched, means).ok()?;
         (!self.tried.iter().any(|tried| Arc::ptr_eq(tried, &other.endpoint))).then_some(other)
+    }
+
+    /// Next try by the rule's policy: any endpoint but the last, and that one where there is no other.
+    pub(super) fn pick_again(&mut self, matched: &Matched, means: Means<'_>) -> Result<Picked, ProxyError> {
+        if let Some(other) = self.pick_elsewhere(matched, means) {
+            return Ok(other);
+        }
+        // All have failed it: the last one most recently.
+        let last = self.tried.len().saturating_sub(1);
+        self.tried.drain(..last);
+        self.pick(matched, means)
     }
 
     /// Begins another try.

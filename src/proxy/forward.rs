@@ -64,7 +64,8 @@ impl Exchange {
             self.limit_body();
             match self.attempt(&matched, &picked).await {
                 Ok(()) => return Ok(()),
-                Err(failure) => picked = self.next_try(&matched, picked, failure)?,
+                // Boxed: most requests need one try.
+                Err(missed) => picked = Box::pin(self.next_try(&matched, picked, missed)).await?,
             }
         }
     }
@@ -89,12 +90,16 @@ impl Exchange {
         let worker = &self.account.worker;
         self.try_since_epoch = worker.since_epoch(self.decision.deadlines.try_began);
         let means = Means { rng: worker.rng(), since_epoch: self.try_since_epoch };
-        self.decision.pick(matched, means).map_err(|none| {
+        let picked = self.decision.pick(matched, means).map_err(|none| {
             if let Some(backend) = none.backend {
                 self.account.note_backend(matched, backend);
             }
             none.error
-        })
+        })?;
+        if let Some(retry) = &matched.rule().retry {
+            self.begin_retries(matched, &picked, retry.max_body);
+        }
+        Ok(picked)
     }
 
     /// Lets the exchange's deadlines hold from here on whatever the client does.

@@ -25,6 +25,8 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+/// Which try of a request this is, from the second on.
+pub(super) const X_TIDEGATE_ATTEMPT: HeaderName = HeaderName::from_static("x-tidegate-attempt");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Scheme of the listeners.
@@ -215,6 +217,8 @@ pub struct RequestHead<'a> {
     pub client_target: ClientTarget,
     /// Its id.
     pub request_id: &'a RequestId,
+    /// Which try it is, for those that a rule's policy makes.
+    pub attempt: Option<u8>,
     /// How the body is framed upstream.
     pub framing: RequestFraming,
     /// `expect: 100-continue` goes out.
@@ -233,6 +237,8 @@ enum Fate {
     Proto,
     ForwardedHost,
     ForwardedPort,
+    /// Kept from trusted peers, else dropped; a try of ours has our own.
+    Attempt,
 }
 
 /// Decides by name.
@@ -249,6 +255,7 @@ fn fate(name: &str) -> Fate {
         "x-forwarded-proto" => Fate::Proto,
         "x-forwarded-host" => Fate::ForwardedHost,
         "x-forwarded-port" => Fate::ForwardedPort,
+        "x-tidegate-attempt" => Fate::Attempt,
         _ => Fate::Keep,
     }
 }
@@ -301,7 +308,8 @@ pub fn encode_request(out: &mut Vec<u8>, request: &RequestHead<'_>) {
             Fate::Proto if trusted => proto = true,
             Fate::ForwardedHost if trusted => host = true,
             Fate::ForwardedPort if trusted => port = true,
-            Fate::Proto | Fate::ForwardedHost | Fate::ForwardedPort => continue,
+            Fate::Attempt if trusted && request.attempt.is_none() => {}
+            Fate::Proto | Fate::ForwardedHost | Fate::ForwardedPort | Fate::Attempt => continue,
         }
         if !nominated.is_empty() && nominated.contains(name) {
             continue;
@@ -310,6 +318,9 @@ pub fn encode_request(out: &mut Vec<u8>, request: &RequestHead<'_>) {
     }
     if request.websocket {
         out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+    }
+    if let Some(attempt) = request.attempt {
+        write_field(out, X_TIDEGATE_ATTEMPT.as_str(), itoa::Buffer::new().format(attempt).as_bytes());
     }
     if request.expect_continue {
         out.extend_from_slice(b"expect: 100-continue\r\n");
@@ -427,7 +438,7 @@ pub fn edit_for_http2(
     write_ip(&mut chain, downstream.peer.ip());
     remove_all(headers, |name| match fate(name.as_str()) {
         Fate::Drop => true,
-        Fate::Proto | Fate::ForwardedHost | Fate::ForwardedPort => !downstream.trusted,
+        Fate::Proto | Fate::ForwardedHost | Fate::ForwardedPort | Fate::Attempt => !downstream.trusted,
         Fate::Keep | Fate::Cookie => false,
     });
     if let Some(length) = length {

@@ -1,8 +1,13 @@
 //! When a request that failed is sent again. Pure: facts in, verdict out.
+//!
+//! Here stands what holds for every rule; [`policy`] has what a rule's `retry` block adds.
 
 use http::Method;
 
 use super::error::ProxyError;
+use crate::telemetry::metrics::RetryTrigger;
+
+pub mod policy;
 
 /// A failed try.
 #[derive(Debug)]
@@ -11,6 +16,30 @@ pub struct Failure {
     pub error: ProxyError,
     /// How far it had got.
     pub progress: Progress,
+}
+
+/// Why a try brings no answer for the client.
+#[derive(Debug)]
+pub enum Missed {
+    /// It failed.
+    Failed(Failure),
+    /// Its response is one that the rule does not want; another try is granted.
+    Unwanted(Again),
+}
+
+impl<E: Into<Failure>> From<E> for Missed {
+    fn from(failure: E) -> Self {
+        Self::Failed(failure.into())
+    }
+}
+
+/// A further try that the rule's policy asks for and that was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Again {
+    /// Why.
+    pub trigger: RetryTrigger,
+    /// How long to wait before it.
+    pub pause: std::time::Duration,
 }
 
 /// A failure before anything was sent.
@@ -29,6 +58,8 @@ pub struct Progress {
     pub sent: Sent,
     /// Everything that was read of the client's body can be sent again.
     pub is_repeatable: bool,
+    /// The endpoint has the whole request, as far as it was written.
+    pub is_sent: bool,
     /// A byte of a response came.
     pub received: bool,
 }
@@ -46,7 +77,7 @@ pub enum Sent {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { reused: false, sent: Sent::Nothing, is_repeatable: true, received: false }
+        Self { reused: false, sent: Sent::Nothing, is_repeatable: true, is_sent: false, received: false }
     }
 }
 
@@ -134,7 +165,7 @@ mod tests {
     #[test]
     fn decides_as_the_table_says() {
         use Verdict::{FreshConnection, GiveUp, OtherEndpoint};
-        let made = |reused, sent, is_repeatable| Progress { reused, sent, is_repeatable, received: false };
+        let made = |reused, sent, is_repeatable| Progress { reused, sent, is_repeatable, ..Progress::default() };
         let fresh = |sent| made(false, sent, true);
         let reused = |sent| made(true, sent, true);
         let table = [

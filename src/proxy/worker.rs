@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::bad_response::BadResponses;
 use super::refusals::Refusals;
+use super::replay::ReplayRoom;
 use super::room::WorkerRoom;
 use super::tunnel;
 use super::upstream::{PoolLimits, Pooled, Pools};
@@ -72,6 +73,7 @@ pub struct Worker {
     buffers: Buffers,
     /// Maps of requests that are done, for the fields of responses.
     spare_fields: RefCell<Vec<HeaderMap>>,
+    replay_room: ReplayRoom,
     response_limits: ResponseLimits,
     /// What operators were told of refused requests.
     refusals: Refusals,
@@ -103,6 +105,7 @@ impl Worker {
                 user_timeout: settings.deadlines.tcp_user_timeout,
             },
         };
+        let replay_room = ReplayRoom::new(limits.retry_bodies / settings.workers.max(1));
         let pools = Rc::new(Pools::new(pool_limits, Arc::clone(&metrics), room));
         let forwarders = settings
             .listeners
@@ -121,6 +124,7 @@ impl Worker {
             pools,
             buffers: Buffers::default(),
             spare_fields: RefCell::default(),
+            replay_room,
             response_limits,
             refusals: Refusals::default(),
             forwarders,
@@ -176,6 +180,11 @@ impl Worker {
             fields.clear();
             spare.push(fields);
         }
+    }
+
+    /// Room for request bodies that are kept.
+    pub(super) fn replay_room(&self) -> &ReplayRoom {
+        &self.replay_room
     }
 
     /// Bounds on what endpoints may send.

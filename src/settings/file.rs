@@ -323,6 +323,8 @@ block! {
         interim_responses: u32 => |count| count;
         /// Most bytes of an unread request body that are dropped to keep a connection open.
         unread_body: usize => |size| size;
+        /// Most bytes of request bodies that are kept to be sent again (`retry`), of all requests together.
+        retry_bodies: usize => |size| size;
         /// Least mean rate of a body in bytes per second; 0 switches it off.
         body_rate: u64 => |rate| rate;
         /// Most concurrent streams of a client's HTTP/2 connection.

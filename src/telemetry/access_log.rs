@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
 
-use super::metrics::Metrics;
+use super::metrics::{Metrics, RetryTrigger};
 use crate::reason::Reason;
 
 /// Entries that each worker collects before it hands them over.
@@ -37,6 +37,17 @@ pub struct BackendText {
     pub name: Arc<str>,
     /// Its port.
     pub port: u16,
+}
+
+/// A try that another one followed.
+#[derive(Clone, Copy, Debug)]
+pub struct TryText {
+    /// Where the request was sent, or should have been.
+    pub endpoint: SocketAddr,
+    /// Why another try followed.
+    pub trigger: RetryTrigger,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// What is logged of one request.
@@ -70,6 +81,8 @@ pub struct AccessLogEntry {
     pub pod: Option<Arc<str>>,
     /// How often the request was sent to an endpoint, or should have been.
     pub attempts: u32,
+    /// Those that another one followed.
+    pub tries: Vec<TryText>,
     /// Body bytes from the client.
     pub bytes_in: u64,
     /// Body bytes to the client.
@@ -103,6 +116,7 @@ impl AccessLogEntry {
             endpoint: None,
             pod: None,
             attempts: 0,
+            tries: Vec::new(),
             bytes_in: 0,
             bytes_out: 0,
             duration: Duration::ZERO,
@@ -131,6 +145,14 @@ impl RequestLine {
         let (method, target) = (request.method().clone(), request.uri().clone());
         Self { method, target, protocol: request.version() }
     }
+}
+
+/// A try in a line.
+#[derive(Serialize)]
+struct TryLine {
+    endpoint: SocketAddr,
+    trigger: &'static str,
+    seconds: f64,
 }
 
 /// A line as serialised. The order of the fields is the order in the line.
@@ -164,6 +186,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pod: Option<&'a str>,
     attempts: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tries: Vec<TryLine>,
     received_bytes: u64,
     sent_bytes: u64,
     duration_seconds: f64,
@@ -171,6 +195,12 @@ struct Line<'a> {
     connect_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream_seconds: Option<f64>,
+}
+
+impl From<&TryText> for TryLine {
+    fn from(text: &TryText) -> Self {
+        Self { endpoint: text.endpoint, trigger: text.trigger.as_str(), seconds: seconds(text.took) }
+    }
 }
 
 impl<'a> Line<'a> {
@@ -194,6 +224,7 @@ impl<'a> Line<'a> {
             endpoint: entry.endpoint,
             pod: entry.pod.as_deref().map(cut),
             attempts: entry.attempts,
+            tries: entry.tries.iter().map(TryLine::from).collect(),
             received_bytes: entry.bytes_in,
             sent_bytes: entry.bytes_out,
             duration_seconds: seconds(entry.duration),

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-pub use cells::{Cell, ConnectResult, Direction, Side, SocketEnd, Where, WorkerMetrics};
+pub use cells::{Cell, ConnectResult, Direction, RetryDenial, RetryTrigger, Side, SocketEnd, Where, WorkerMetrics};
 pub use series::{RouteSeries, RuleSeries};
 pub use services::{EndpointsState, ServiceEndpoints, ServiceSeries};
 pub use status::{StatusMetrics, StatusWrite};
@@ -319,6 +319,14 @@ impl Metrics {
             let count = self.sum(|worker| worker.upstream_connects[result as usize].get());
             page.add("tidegate_upstream_connects_total", &[result.as_str()], count);
         }
+        for &cause in RetryTrigger::ALL {
+            let count = self.sum(|worker| worker.upstream_retries[cause as usize].get());
+            page.add("tidegate_upstream_retries_total", &[cause.as_str()], count);
+        }
+        for &cause in RetryDenial::ALL {
+            let count = self.sum(|worker| worker.upstream_retries_denied[cause as usize].get());
+            page.add("tidegate_upstream_retries_denied_total", &[cause.as_str()], count);
+        }
         for &place in Where::ALL {
             let count = self.sum(|worker| worker.panics[place as usize].get());
             let control = match place {
@@ -348,7 +356,6 @@ impl Metrics {
         for (name, cell) in [
             ("tidegate_requests_in_flight", (|worker| &worker.requests_in_flight) as fn(&WorkerMetrics) -> &Cell),
             ("tidegate_sockets_open", |worker| &worker.sockets_open),
-            ("tidegate_upstream_retries_total", |worker| &worker.upstream_retries),
             ("tidegate_upstream_connections_open", |worker| &worker.upstream_connections_open),
             ("tidegate_interim_responses_dropped_total", |worker| &worker.interim_responses_dropped),
             ("tidegate_underscore_fields_removed_total", |worker| &worker.underscore_fields_removed),

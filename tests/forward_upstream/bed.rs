@@ -14,6 +14,7 @@ use tidegate::model::filter::Filter;
 use tidegate::model::ids::{BackendId, EndpointKey, ListenerId, ObjectName, RouteId, RuleId};
 use tidegate::model::matching::{Candidate, Hostname, PathMatch, Router};
 use tidegate::model::policy::{Algorithm, Timeouts, Upgrades};
+use tidegate::model::retry::Retry;
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
 use tidegate::proxy::connection::{ConnectionContext, serve};
@@ -58,6 +59,9 @@ pub struct Options {
     pub fallback: Option<SocketAddr>,
     pub protocol: Protocol,
     pub timeouts: Timeouts,
+    pub retry: Option<Retry>,
+    /// The client is believed what it says about the request before it.
+    pub trusted: bool,
     pub algorithm: Algorithm,
     pub deadlines: Deadlines,
     pub forwarding: Forwarding,
@@ -81,6 +85,8 @@ impl Default for Options {
             fallback: None,
             protocol: Protocol::Http,
             timeouts: Timeouts::default(),
+            retry: None,
+            trusted: false,
             algorithm: Algorithm::RoundRobin,
             deadlines: Deadlines::default(),
             forwarding: Forwarding { reason_header: true, ..Forwarding::default() },
@@ -114,7 +120,7 @@ impl Gateway {
         let listener = Listener {
             address: "127.0.0.1:0".parse().unwrap(),
             http2_prior_knowledge: options.http2,
-            trusted_forwarders: Vec::new(),
+            trusted_forwarders: if options.trusted { vec!["127.0.0.0/8".parse().unwrap()] } else { Vec::new() },
             health_path: None,
             allowed_namespaces: None,
         };
@@ -181,6 +187,14 @@ impl Gateway {
         client.answer().await
     }
 
+    /// Times that a request was sent to an endpoint once more, whatever the cause.
+    pub fn retries(&self) -> u64 {
+        let page = self.metrics.render();
+        let values =
+            page.lines().filter_map(|line| line.strip_prefix("tidegate_upstream_retries_total{")?.split_once("} "));
+        values.map(|(_, value)| value.parse::<f64>().unwrap() as u64).sum()
+    }
+
     /// The value of a metric's sample line, 0 when it is not there.
     pub fn metric(&self, sample: &str) -> u64 {
         let page = self.metrics.render();
@@ -201,6 +215,7 @@ fn snapshot(options: &Options) -> Snapshot {
         route: RouteId(0),
         name: Arc::from("0"),
         timeouts: options.timeouts.into(),
+        retry: options.retry.clone().map(Arc::new),
         upgrades: options.upgrades.into(),
         filters: options.filters.clone().into(),
         algorithm: options.algorithm.clone(),

@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tidegate::model::backend::Protocol;
 use tidegate::model::policy::Timeouts;
+use tidegate::model::retry::Retry;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -158,6 +159,7 @@ async fn answer(
     };
     let trailers = collected.trailers().cloned();
     let body = collected.to_bytes();
+    let is_again = parts.headers.contains_key("x-tidegate-attempt");
     seen.borrow_mut().push(Seen {
         parts: format!("{} {}", parts.method, parts.uri),
         headers: parts.headers,
@@ -167,6 +169,11 @@ async fn answer(
     response.headers_mut().insert("x-own", HeaderValue::from_static("1"));
     if let Some(status) = path.strip_prefix("/p/status/") {
         *response.status_mut() = status.parse().unwrap();
+    }
+    if path == "/p/unavailable" && !is_again {
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        response.headers_mut().insert("grpc-status", HeaderValue::from_static("14"));
+        return Ok(response);
     }
     let mut end = HeaderMap::new();
     end.insert("grpc-status", HeaderValue::from_static("0"));
@@ -290,6 +297,29 @@ fn grpc_passes_with_trailers_both_ways() {
 }
 
 #[test]
+fn grpc_without_a_message_is_tried_again_with_its_body() {
+    run(async || {
+        let server = Server::start().await;
+        let block = super::retry_policy::retry();
+        let block = Retry { codes: [].into(), grpc_codes: [14].into_iter().collect(), ..block };
+        let gateway = Gateway::start(Options { retry: Some(block), ..options(&server) }).await;
+        let mut sender = client(&gateway).await;
+        let response = sender
+            .send_request(grpc("/p/unavailable", vec![Frame::data(Bytes::from_static(b"message"))]))
+            .await
+            .unwrap();
+        assert_eq!(response.headers().get("grpc-status"), None);
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "message");
+        let seen = server.seen.borrow();
+        let [first, second] = &seen[..] else { panic!("{seen:?}") };
+        assert!(first.body == "message" && second.body == "message");
+        assert_eq!(first.headers.get("x-tidegate-attempt"), None);
+        assert_eq!(second.headers["x-tidegate-attempt"], "2");
+        assert_eq!(gateway.metric("tidegate_upstream_retries_total{trigger=\"grpc\"}"), 1);
+    });
+}
+
+#[test]
 fn grpc_clients_get_grpc_errors() {
     run(async || {
         let server = Server::start().await;
@@ -368,7 +398,7 @@ fn it_gets_the_body_that_a_failed_try_over_http1_has_not_read() {
         assert_eq!(gateway.ask(GET).await.status, 200);
         let mut client = gateway.client().await;
         client.send("PUT /p HTTP/1.1\r\nhost: a.test\r\ncontent-length: 2\r\n\r\n").await;
-        until(|| gateway.metric("tidegate_upstream_retries_total") == 2).await;
+        until(|| gateway.retries() == 2).await;
         client.send("hi").await;
         assert_eq!(client.answer().await.status, 200);
         assert_eq!(server.seen.borrow()[0].body, "hi");

@@ -16,6 +16,7 @@ mod http2_connections;
 mod log;
 mod quiet;
 mod retry;
+mod retry_policy;
 mod streaming;
 mod targets;
 mod uploads;

@@ -188,6 +188,7 @@ fn snapshot(routes: &[(&str, SocketAddr)]) -> Snapshot {
             route: RouteId(0),
             name: number.to_string().into(),
             timeouts: Arc::default(),
+            retry: None,
             upgrades: Arc::default(),
             filters: Arc::default(),
             algorithm: Algorithm::RoundRobin,

@@ -42,7 +42,15 @@ fn a_broken_rule_harms_only_itself() {
         (hash(json!({ "type": "Cookie" })), "loadBalancer.hashKeys[0].name"),
         (hash(json!({ "type": "JWTClaim", "name": "sub" })), "loadBalancer.hashKeys[0].type"),
         (json!({ "timeouts": { "request": "soon" } }), "timeouts.request"),
-        (json!({ "retry": { "attempts": 1 } }), "retry"),
+        (json!({ "outlierDetection": {} }), "outlierDetection"),
+        (json!({ "retry": { "methods": ["TRACE"] } }), "retry.methods[0]"),
+        (json!({ "retry": { "backoff": "1s", "maxBackoff": "25ms" } }), "retry.maxBackoff"),
+        (json!({ "retry": { "grpcCodes": ["Internal"] } }), "retry.grpcCodes"),
+        (json!({ "retry": { "retryOn": ["GRPCStatus"], "grpcCodes": ["NotFound"] } }), "retry.grpcCodes[0]"),
+        (json!({ "retry": { "budget": { "percent": 0, "minPerSecond": 0 } } }), "retry.budget"),
+        (json!({ "retry": { "budget": { "interval": "90s" } } }), "retry.budget.interval"),
+        (json!({ "retry": { "attempts": 0 } }), "retry.attempts"),
+        (json!({ "retry": { "codes": [500, 200] } }), "retry.codes[1]"),
         (json!({ "delegate": {}, "backendRefs": [], "matches": [{}, {}] }), "matches"),
     ];
     for (fields, at) in cases {
@@ -75,10 +83,11 @@ fn a_route_without_a_good_rule_is_not_accepted() {
 
 #[test]
 fn a_block_of_the_defaults_harms_the_rules_that_inherit_it() {
-    let own = json!({ "name": "own", "matches": [{ "path": { "type": "Exact", "value": "/own" } }], "loadBalancer": {}, "retry": null });
+    let own = json!({ "name": "own", "matches": [{ "path": { "type": "Exact", "value": "/own" } }], "loadBalancer": {}, "retry": {} });
     for (defaults, path) in [
         (json!({ "loadBalancer": { "algorithm": "Fastest" } }), "spec.defaults.loadBalancer.algorithm"),
         (json!({ "loadBalancer": { "slowStart": "1s" } }), "spec.defaults.loadBalancer.slowStart"),
+        (json!({ "retry": { "backoff": "soon" } }), "spec.defaults.retry.backoff"),
     ] {
         let rules = json!([rule("a", "/a"), rule("b", "/b"), own]);
         let spec = json!({ "parentRefs": [on("http")], "defaults": defaults, "rules": rules });
@@ -122,6 +131,54 @@ fn policies_come_from_the_rule_or_the_defaults_as_whole_blocks() {
         (Some(0), None, Some(90))
     );
     assert_eq!((&inherits.algorithm, &own.algorithm), (&Algorithm::LeastRequest, &Algorithm::PeakEwma));
+}
+
+#[test]
+fn a_retry_block_has_its_defaults() {
+    use std::time::Duration;
+
+    use crate::model::retry::{Budget, GrpcCodes, IDEMPOTENT, Retry};
+
+    let spec = json!({ "rules": [
+        { "name": "none" },
+        { "name": "empty", "retry": {}, "matches": [{ "path": { "type": "Exact", "value": "/a" } }] },
+        { "name": "full", "matches": [{ "path": { "type": "Exact", "value": "/b" } }], "retry": {
+            "attempts": 3, "codes": [502, 503], "retryOn": ["BackendTimeout", "GRPCStatus"],
+            "grpcCodes": ["Cancelled", "DeadlineExceeded", "Internal", "ResourceExhausted"], "methods": ["POST"],
+            "backoff": "1s", "budget": { "percent": 50, "interval": "30s", "minPerSecond": 0 }, "maxBodyBytes": 0
+        } }
+    ] });
+    let compiled = World::new().route("r", spec).compile();
+    let retry = |name| compiled.rule(name).retry.as_deref().cloned();
+    assert_eq!(retry("none"), None);
+    let empty = Retry {
+        attempts: 1,
+        on_connect_failure: true,
+        on_reset: true,
+        on_timeout: false,
+        codes: [].into(),
+        grpc_codes: GrpcCodes::default(),
+        methods: IDEMPOTENT.into(),
+        backoff: Duration::from_millis(25),
+        max_backoff: Duration::from_millis(250),
+        budget: Budget { percent: 20, interval: Duration::from_secs(10), min_per_second: 10 },
+        max_body: 65_536,
+    };
+    assert_eq!(retry("empty"), Some(empty));
+    let full = Retry {
+        attempts: 3,
+        on_connect_failure: false,
+        on_reset: false,
+        on_timeout: true,
+        codes: [http::StatusCode::BAD_GATEWAY, http::StatusCode::SERVICE_UNAVAILABLE].into(),
+        grpc_codes: [1, 4, 13, 8].into_iter().collect(),
+        methods: [http::Method::POST].into(),
+        backoff: Duration::from_secs(1),
+        max_backoff: Duration::from_secs(10),
+        budget: Budget { percent: 50, interval: Duration::from_secs(30), min_per_second: 0 },
+        max_body: 0,
+    };
+    assert_eq!(retry("full"), Some(full));
 }
 
 #[test]

@@ -19,7 +19,6 @@ fn of_rule(mut rule: Value) -> (Vec<String>, [bool; 2]) {
 #[test]
 fn fields_and_values_of_a_rule_drop_that_rule_alone() {
     let cases = [
-        (json!({ "retry": { "attempts": 2 } }), "retry: retry is not supported yet"),
         (json!({ "sessionPersistence": {} }), "sessionPersistence: sessionPersistence is not supported yet"),
         (json!({ "healthCheck": {} }), "healthCheck: healthCheck is not supported yet"),
         (json!({ "outlierDetection": {} }), "outlierDetection: outlierDetection is not supported yet"),
@@ -76,6 +75,7 @@ fn values_that_are_not_known_are_refused_with_those_that_are() {
         ),
         (json!({ "loadBalancer": { "onMissingKey": "First" } }), "loadBalancer.onMissingKey"),
         (json!({ "upgrades": { "allow": ["spdy"] } }), "upgrades.allow[0]"),
+        (json!({ "retry": { "retryOn": ["Timeout"] } }), "retry.retryOn[0]"),
         (json!({ "filters": [{ "type": "Cache" }] }), "filters[0].type"),
     ];
     for (rule, path) in cases {
@@ -161,18 +161,20 @@ fn blocks_of_defaults_refuse_the_rules_that_inherit_them() {
 
 #[test]
 fn findings_name_the_fields_of_the_object_that_the_user_wrote() {
-    let mut world = World::new().route("r", json!({ "rules": [{ "retry": { "attempts": 2 } }] }));
+    let mut world = World::new().route("r", json!({ "rules": [{ "outlierDetection": {} }] }));
     let name = named("r");
     let route = &world.0.objects.routes[&name];
     let mut made = (*route.object).clone();
     made.kind = "Ingress";
-    made.fields =
-        crate::kinds::fields::FieldMap::new([("spec.rules[0].retry", "metadata.annotations[example.com/retries]")]);
+    made.fields = crate::kinds::fields::FieldMap::new([(
+        "spec.rules[0].outlierDetection",
+        "metadata.annotations[example.com/ejection]",
+    )]);
     world.0.objects.routes.insert(name, Sourced { object: Arc::new(made), origin: None });
     let output = compile(&world.0);
     assert_eq!(
         output.diagnostics[0].to_string(),
-        "Ingress default/r: metadata.annotations[example.com/retries]: UnsupportedValue: retry is not supported yet; \
+        "Ingress default/r: metadata.annotations[example.com/ejection]: UnsupportedValue: outlierDetection is not supported yet; \
          this rule is skipped, the others serve"
     );
 }

@@ -178,7 +178,25 @@ where
 
     /// Takes the unread rest of the body back, for a response that does not wait for it.
     pub fn take_body(&mut self) -> Option<B> {
-        self.body.take()
+        let body = self.body.take();
+        body.filter(|_| !self.is_done())
+    }
+
+    /// The body, also after it was sent.
+    #[must_use]
+    pub fn body(&self) -> Option<&B> {
+        self.body.as_ref()
+    }
+
+    /// The body, also after it was sent.
+    pub fn body_mut(&mut self) -> Option<&mut B> {
+        self.body.as_mut()
+    }
+
+    /// Gives the body back, also after it was sent.
+    #[must_use]
+    pub fn into_body(self) -> Option<B> {
+        self.body
     }
 
     /// Sends as much as the client and the endpoint allow. `Ready` when nothing is left to do, failed writes included.
@@ -195,7 +213,6 @@ where
                 return match self.state {
                     SendState::Last => {
                         self.state = SendState::Done;
-                        self.body = None;
                         Poll::Ready(Ok(()))
                     }
                     SendState::Done => Poll::Ready(Ok(())),

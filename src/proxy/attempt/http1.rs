@@ -22,7 +22,7 @@ use crate::proxy::downstream::drop_unread;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::headers::{self, RequestHead};
-use crate::proxy::retry::{Failure, Progress, Sent};
+use crate::proxy::retry::{Failure, Missed, Progress, Sent};
 use crate::proxy::upstream::Pooled;
 
 /// How long an endpoint may keep silent after `expect: 100-continue` before the body goes out anyway, as RFC 9110
@@ -31,7 +31,7 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 impl Exchange {
     /// A try on a pooled connection, or else on one of its own.
-    pub(super) async fn attempt_http1(&mut self, matched: &Matched, picked: &Picked) -> Result<(), Failure> {
+    pub(super) async fn attempt_http1(&mut self, matched: &Matched, picked: &Picked) -> Result<(), Missed> {
         let pooled = if self.fresh {
             None
         } else {
@@ -48,9 +48,14 @@ impl Exchange {
         let head = poll_fn(|cx| self.poll_head(&mut connection, &mut upload, &mut wait, cx)).await;
         match head {
             Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                self.switch(matched, picked, connection, &upload)
+                Ok(self.switch(matched, picked, connection, &upload)?)
             }
             Ok(head) => {
+                let wish = self.decision.wish_after_answer(matched, head.status, &self.reply.fields);
+                if let Some(again) = wish.and_then(|wish| self.again(matched, picked, wish, is_repeatable(&upload))) {
+                    self.drop_answer(picked, connection, upload, &head);
+                    return Err(Missed::Unwanted(again));
+                }
                 self.respond_http1(picked, connection, upload, head);
                 Ok(())
             }
@@ -58,13 +63,14 @@ impl Exchange {
                 let progress = Progress {
                     reused: connection.is_reused(),
                     sent: if upload.written() == 0 { Sent::Nothing } else { Sent::Some },
-                    is_repeatable: upload.written() == 0 || upload.body_read() == 0,
+                    is_repeatable: is_repeatable(&upload),
+                    is_sent: upload.is_done(),
                     received: connection.has_received(),
                 };
                 self.account.upstream_sent += upload.written();
                 self.account.upstream_received += connection.read_bytes();
                 self.upload = Some(Box::new(upload));
-                Err(Failure { error, progress })
+                Err(Failure { error, progress }.into())
             }
         }
     }
@@ -86,11 +92,24 @@ impl Exchange {
     fn prepare_upload(&mut self) -> Upload<ClientBody> {
         let buffers = self.account.worker.buffers();
         let Some(mut upload) = self.upload.take().map(|upload| *upload) else {
+            if let Some(body) = &mut self.body {
+                body.rewind();
+            }
             let framing = framing(self.body.as_ref());
             let mut head = buffers.take_write();
             let waits = self.encode(&mut head, framing);
             return Upload::new(head, framing, self.body.take(), waits);
         };
+        if upload.body_read() > 0 && upload.body().is_some_and(ClientBody::is_kept) {
+            let framing = upload.framing();
+            let mut body = upload.into_body();
+            if let Some(body) = &mut body {
+                body.rewind();
+            }
+            let mut head = buffers.take_write();
+            let waits = self.encode(&mut head, framing);
+            return Upload::new(head, framing, body, waits);
+        }
         // Encoded anew: another backendRef has other layers.
         let mut head = buffers.take_write();
         let waits = self.encode(&mut head, upload.framing());
@@ -116,6 +135,7 @@ impl Exchange {
                 client_target: decision.client.target,
                 request_id: &self.request_id,
                 framing,
+                attempt: self.attempt_number(),
                 expect_continue,
                 websocket: self.handshake.is_some(),
             },
@@ -164,6 +184,25 @@ impl Exchange {
         }
     }
 
+    /// Leaves an answer that the client does not get. Its connection is kept only when all of it is here.
+    fn drop_answer(
+        &mut self,
+        picked: &Picked,
+        mut connection: Pooled,
+        upload: Upload<ClientBody>,
+        head: &ResponseHead,
+    ) {
+        let now = Instant::now();
+        self.note_head(picked, head.status, now);
+        self.account.upstream_sent += upload.written();
+        self.account.upstream_received += connection.read_bytes();
+        self.reply.fields.clear();
+        if upload.is_done() && (connection.is_complete() || connection.take_buffered_body().is_some()) {
+            self.account.worker.release(&picked.endpoint, connection, now);
+        }
+        self.upload = Some(Box::new(upload));
+    }
+
     /// Makes the answer of the endpoint's head and prepares its body.
     fn respond_http1(
         &mut self,
@@ -201,6 +240,9 @@ impl Exchange {
         } else {
             let sent = upload.is_done();
             let upload = if goes_on {
+                if let Some(body) = upload.body_mut() {
+                    body.forget();
+                }
                 Some(Box::new(upload))
             } else {
                 unread = upload.take_body();
@@ -250,6 +292,11 @@ impl HeadWait {
         };
         Some(since)
     }
+}
+
+/// Whether everything that was read of a body can be sent again.
+fn is_repeatable(upload: &Upload<ClientBody>) -> bool {
+    upload.written() == 0 || upload.body_read() == 0 || upload.body().is_some_and(ClientBody::is_kept)
 }
 
 /// How a body will be framed upstream.

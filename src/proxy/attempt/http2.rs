@@ -17,17 +17,20 @@ use crate::proxy::decision::Matched;
 use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::{Exchange, Reply};
 use crate::proxy::headers;
-use crate::proxy::retry::{Failure, Progress, Sent};
+use crate::proxy::retry::{Failure, Missed, Progress, Sent};
 use crate::proxy::upstream_http2::{Lease, RequestProgress, ResponseBody, Sending};
 use crate::timer::Timer;
 
 impl Exchange {
     /// A try on one of the endpoint's shared connections.
-    pub(super) async fn attempt_http2(&mut self, matched: &Matched, picked: &Picked) -> Result<(), Failure> {
+    pub(super) async fn attempt_http2(&mut self, matched: &Matched, picked: &Picked) -> Result<(), Missed> {
         // Handshakes of HTTP/1 mean nothing there.
         self.handshake = None;
-        if let Some(mut upload) = self.upload.take() {
-            self.body = upload.take_body();
+        if let Some(upload) = self.upload.take() {
+            self.body = upload.into_body();
+        }
+        if let Some(body) = &mut self.body {
+            body.rewind();
         }
         let mut lease = self.http2_lease(matched, picked).await?;
         let length = self.body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
@@ -38,16 +41,24 @@ impl Exchange {
         };
         match result {
             Ok(response) => {
-                progress.answered();
                 lease.answered();
+                let (status, fields) = (response.0.status, &response.0.headers);
+                let wish = self.decision.wish_after_answer(matched, status, fields);
+                if let Some(again) = wish.and_then(|wish| self.again(matched, picked, wish, progress.is_repeatable())) {
+                    self.note_head(picked, status, Instant::now());
+                    self.body = progress.take_body();
+                    return Err(Missed::Unwanted(again));
+                }
+                progress.answered();
                 self.respond_http2(picked, response, progress, lease);
                 Ok(())
             }
             Err(Unanswered { error, sent }) => {
                 let is_repeatable = progress.is_repeatable();
                 self.body = progress.take_body();
-                let progress = Progress { reused: lease.reused, sent, is_repeatable, received: false };
-                Err(Failure { error, progress })
+                let is_sent = progress.done.get().is_some();
+                let progress = Progress { reused: lease.reused, sent, is_repeatable, is_sent, received: false };
+                Err(Failure { error, progress }.into())
             }
         }
     }
@@ -69,6 +80,9 @@ impl Exchange {
         let mut fields = decision.fields.clone();
         let target = decision.client.target;
         headers::edit_for_http2(&mut fields, decision.head.authority(), &decision.downstream, target, &self.request_id);
+        if let Some(attempt) = self.attempt_number() {
+            fields.insert(headers::X_TIDEGATE_ATTEMPT, u16::from(attempt).into());
+        }
         let path = decision.seen_path();
         let mut target = String::with_capacity(path.len() + 16);
         target.push_str(path);

@@ -136,7 +136,8 @@ fn the_next_tries_are_decided_without_a_connection() {
         let (matched, mut picked) = bed.decide(&mut decision).unwrap();
         let mut seen = vec![number(&picked.endpoint)];
         while decision.judge(&refused(), Instant::now(), false) == Verdict::OtherEndpoint {
-            let Some(next) = decision.pick_elsewhere(&matched, &picked, bed.means()) else { break };
+            decision.avoid(&picked);
+            let Some(next) = decision.pick_elsewhere(&matched, bed.means()) else { break };
             picked = next;
             seen.push(number(&picked.endpoint));
         }

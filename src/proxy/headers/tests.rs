@@ -45,6 +45,7 @@ fn encode(method: &Method, headers: &HeaderMap, trusted: bool, framing: RequestF
         client_target: ClientTarget::of(&downstream, None, Some(80), headers),
         request_id: &ID,
         framing,
+        attempt: None,
         expect_continue: false,
     };
     encode_request(&mut out, &request);

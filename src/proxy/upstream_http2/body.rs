@@ -96,12 +96,18 @@ impl RequestProgress {
     /// The endpoint has answered: nothing is sent again.
     pub fn answered(&self) {
         *self.kept.borrow_mut() = Kept::Nothing;
+        // While hyper reads the body, it is the one that calls.
+        if let Ok(mut body) = self.body.try_borrow_mut()
+            && let Some(body) = body.as_mut()
+        {
+            body.forget();
+        }
     }
 
     /// Everything that was read of the body can be sent again.
     #[must_use]
     pub fn is_repeatable(&self) -> bool {
-        matches!(*self.kept.borrow(), Kept::All(..))
+        matches!(*self.kept.borrow(), Kept::All(..)) || self.body.borrow().as_ref().is_some_and(ClientBody::is_kept)
     }
 
     /// Ends the sending of the body, and with it the stream.

@@ -61,7 +61,7 @@ deadlines: {firstByte: 1s, head: 2s, idle: 3s, bodyRateWindow: 4s, writeStall: 5
             upstreamIdle: 1m30s, linger: 1h, admin: 6s, adminConnection: 7s,
             tcpKeepalive: 7s, tcpUserTimeout: 8s}
 limits: {requestLine: 1, field: 2, fieldsTotal: 3, fieldCount: 4, body: 5, chunkLine: 6, chunkExtensions: 7,
-         trailersTotal: 8, trailerCount: 9, upgradeHeld: 10, responseHead: 11, interimResponses: 12, unreadBody: 13,
+         trailersTotal: 8, trailerCount: 9, upgradeHeld: 10, responseHead: 11, interimResponses: 12, unreadBody: 13, retryBodies: 22,
          bodyRate: 14, http2Streams: 15, upstreamIdlePerEndpoint: 16, connections: 21, connectionsPerAddress: 20, adminConnections: 17}
 forwarding: {retryNonIdempotentOnIdleClose: true, mergeSlashes: false, reasonHeader: yes}
 metrics: {maxSeries: 18}
@@ -117,6 +117,7 @@ workers: 3
             response_head: 11,
             interim_responses: 12,
             unread_body: 13,
+            retry_bodies: 22,
             body_rate: 14,
             http2_streams: 15,
             upstream_idle_per_endpoint: 16,

@@ -113,6 +113,38 @@ label! {
 }
 
 label! {
+    /// Why a request was sent to an endpoint once more.
+    RetryTrigger {
+        /// The endpoint had closed the connection, or refused the stream; the same endpoint was asked again.
+        Stale => "stale",
+        /// No endpoint had seen the request.
+        Connect => "connect",
+        /// The connection broke before a response.
+        Reset => "reset",
+        /// The try ran into its deadline.
+        Timeout => "timeout",
+        /// The rule lists the response's status.
+        Code => "code",
+        /// The rule lists the response's gRPC status.
+        Grpc => "grpc",
+    }
+}
+
+label! {
+    /// Why a request was not sent once more, although its rule asks for that.
+    RetryDenial {
+        /// The backend's budget is used up.
+        Budget => "budget",
+        /// A part of the body is gone.
+        Body => "body",
+        /// The exchange has no time left.
+        Deadline => "deadline",
+        /// The request is itself a further try of a trusted forwarder.
+        Forwarded => "forwarded",
+    }
+}
+
+label! {
     /// Where a panic was caught.
     Where {
         /// In answering one request.
@@ -143,8 +175,6 @@ pub(super) struct ListenerCells {
 pub struct WorkerMetrics {
     /// Requests that a handler works on; incremented and decremented.
     pub requests_in_flight: Cell,
-    /// Requests sent a second time.
-    pub upstream_retries: Cell,
     /// Connections to endpoints that are open, in use or idle; incremented and decremented.
     pub upstream_connections_open: Cell,
     /// Interim answers (1xx other than 100 and 101) of endpoints that were not passed on.
@@ -167,6 +197,8 @@ pub struct WorkerMetrics {
     pub(super) received_bytes: [Cell; Side::ALL.len()],
     pub(super) sent_bytes: [Cell; Side::ALL.len()],
     pub(super) upstream_connects: [Cell; ConnectResult::ALL.len()],
+    pub(super) upstream_retries: [Cell; RetryTrigger::ALL.len()],
+    pub(super) upstream_retries_denied: [Cell; RetryDenial::ALL.len()],
     pub(super) panics: [Cell; Where::ALL.len()],
 }
 
@@ -219,6 +251,16 @@ impl WorkerMetrics {
     /// Counts an attempt to connect to an endpoint.
     pub fn upstream_connect(&self, result: ConnectResult) {
         self.upstream_connects[result as usize].inc();
+    }
+
+    /// Counts a request that is sent to an endpoint once more.
+    pub fn upstream_retry(&self, trigger: RetryTrigger) {
+        self.upstream_retries[trigger as usize].inc();
+    }
+
+    /// Counts a request that is not sent once more, although its rule asks for that.
+    pub fn upstream_retry_denied(&self, denial: RetryDenial) {
+        self.upstream_retries_denied[denial as usize].inc();
     }
 
     /// Counts an upgraded connection as open until [`Self::socket_closed`].

@@ -1,0 +1,338 @@
+//! What a rule's `retry` block has tried again.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use tidegate::model::policy::Timeouts;
+use tidegate::model::retry::{Budget, GrpcCodes, IDEMPOTENT, Retry};
+use tokio::time::Instant;
+
+use super::bed::{Answer, Endpoints, GET, Gateway, OK, Options, Served, run, run_paused, until};
+
+const SICK: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nsick";
+
+/// One further try for most failures.
+pub fn retry() -> Retry {
+    Retry {
+        attempts: 1,
+        on_connect_failure: true,
+        on_reset: true,
+        on_timeout: false,
+        codes: [StatusCode::SERVICE_UNAVAILABLE].into(),
+        grpc_codes: GrpcCodes::default(),
+        methods: IDEMPOTENT.into(),
+        backoff: Duration::from_millis(1),
+        max_backoff: Duration::from_millis(10),
+        budget: Budget { percent: 100, interval: Duration::from_secs(10), min_per_second: 1_000 },
+        max_body: 64 << 10,
+    }
+}
+
+fn with_retry(endpoints: &[&Endpoints], retry: Retry) -> Options {
+    let addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.addr).collect();
+    Options { retry: Some(retry), ..Options::to(&addresses) }
+}
+
+fn denied(gateway: &Gateway, cause: &str) -> u64 {
+    gateway.metric(&format!("tidegate_upstream_retries_denied_total{{denial=\"{cause}\"}}"))
+}
+
+fn retried(gateway: &Gateway, cause: &str) -> u64 {
+    gateway.metric(&format!("tidegate_upstream_retries_total{{trigger=\"{cause}\"}}"))
+}
+
+/// Reads requests, keeps their bodies, and closes without an answer for as many connections as said; then answers.
+async fn drops_first(connections: usize) -> (Endpoints, Rc<RefCell<Vec<Vec<u8>>>>) {
+    let bodies: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
+    let kept = Rc::clone(&bodies);
+    let endpoint = Endpoints::script(move |mut served: Served| {
+        let kept = Rc::clone(&kept);
+        async move {
+            while let Some((_, body)) = served.request().await {
+                kept.borrow_mut().push(body);
+                if served.number < connections {
+                    return;
+                }
+                served.send(OK).await;
+            }
+        }
+    })
+    .await;
+    (endpoint, bodies)
+}
+
+fn post(body: &[u8]) -> Vec<u8> {
+    let head = format!("POST /p HTTP/1.1\r\nhost: a.test\r\ncontent-length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+async fn ask(gateway: &Gateway, request: impl AsRef<[u8]>) -> Answer {
+    let mut client = gateway.client().await;
+    client.send(request).await;
+    client.answer().await
+}
+
+#[test]
+fn a_listed_status_is_tried_at_another_endpoint() {
+    run(async || {
+        let (sick, well) = (Endpoints::answering(SICK).await, Endpoints::answering(OK).await);
+        let gateway = Gateway::start(with_retry(&[&sick, &well], retry())).await;
+        let mut client = gateway.client().await;
+        for _ in 0..10 {
+            client.send(GET).await;
+            assert_eq!(client.answer().await.status, 200);
+        }
+        assert_eq!(retried(&gateway, "code"), sick.count() as u64);
+        assert!(sick.count() >= 3 && well.count() == 10, "{} and {}", sick.count(), well.count());
+        // Its answers were here as a whole, so that the connection was kept.
+        assert_eq!(sick.connections.get(), 1);
+        let further: Vec<_> =
+            well.heads().into_iter().filter(|head| head.contains("x-tidegate-attempt: 2\r\n")).collect();
+        assert_eq!(further.len(), sick.count());
+        let id = |head: &str| head.lines().find(|line| line.starts_with("x-request-id")).unwrap().to_owned();
+        let first = id(&sick.heads()[0]);
+        assert!(further.iter().any(|head| id(head) == first), "all tries have the same id");
+    });
+}
+
+#[test]
+fn other_methods_and_statuses_pass_as_they_are() {
+    run(async || {
+        let sick = Endpoints::answering(SICK).await;
+        let gateway = Gateway::start(with_retry(&[&sick], retry())).await;
+        let answer = ask(&gateway, post(b"once")).await;
+        assert_eq!((answer.status, &*answer.body, sick.count()), (503, &b"sick"[..], 1));
+        assert_eq!(gateway.retries(), 0);
+
+        let gateway =
+            Gateway::start(with_retry(&[&sick], Retry { codes: [StatusCode::BAD_GATEWAY].into(), ..retry() })).await;
+        assert_eq!((gateway.ask(GET).await.status, sick.count()), (503, 2));
+    });
+}
+
+#[test]
+fn the_last_answer_passes_when_no_try_is_left() {
+    run(async || {
+        let sick = Endpoints::answering(SICK).await;
+        let gateway = Gateway::start(with_retry(&[&sick], Retry { attempts: 3, ..retry() })).await;
+        let answer = gateway.ask(GET).await;
+        assert_eq!((answer.status, &*answer.body), (503, &b"sick"[..]));
+        assert_eq!(answer.field("x-tidegate-reason"), None, "it is the endpoint's");
+        let heads = sick.heads();
+        assert_eq!(heads.len(), 4, "one endpoint is tried again after a pause");
+        let attempts: Vec<_> = heads
+            .iter()
+            .map(|head| head.lines().find_map(|line| line.strip_prefix("x-tidegate-attempt: ")).map(str::to_owned))
+            .collect();
+        assert_eq!(attempts, [None, Some("2".to_owned()), Some("3".to_owned()), Some("4".to_owned())]);
+    });
+}
+
+#[test]
+fn a_reset_after_the_request_is_tried_again() {
+    run(async || {
+        let (endpoint, _) = drops_first(1).await;
+        let gateway = Gateway::start(with_retry(&[&endpoint], retry())).await;
+        assert_eq!(gateway.ask(GET).await.status, 200);
+        assert_eq!((retried(&gateway, "reset"), endpoint.count()), (1, 2));
+
+        let (endpoint, _) = drops_first(1).await;
+        let gateway = Gateway::start(with_retry(&[&endpoint], retry())).await;
+        assert_eq!(ask(&gateway, post(b"once")).await.verdict(), (502, Some("reset")));
+        assert_eq!(endpoint.count(), 1, "a POST is sent once unless the rule names the method");
+    });
+}
+
+#[test]
+fn a_body_is_replayed_as_it_came() {
+    run(async || {
+        let all = || Retry { methods: [Method::POST].into(), ..retry() };
+        let body: Vec<u8> = (0..60_000_u32).map(|n| (n % 251) as u8).collect();
+        let (endpoint, bodies) = drops_first(1).await;
+        let gateway = Gateway::start(with_retry(&[&endpoint], all())).await;
+        assert_eq!(ask(&gateway, post(&body)).await.status, 200);
+        assert_eq!(bodies.borrow().len(), 2);
+        assert!(bodies.borrow().iter().all(|seen| *seen == body), "the same bytes twice");
+
+        // In small chunks, of which the last come after the first try has failed.
+        let (endpoint, bodies) = drops_first(0).await;
+        let dropping = Endpoints::script(|mut served: Served| async move {
+            served.head().await;
+            while served.buffer.len() < 10 {
+                if tokio::io::AsyncReadExt::read_buf(&mut served.stream, &mut served.buffer).await.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+        })
+        .await;
+        let gateway = Gateway::start(with_retry(&[&dropping, &endpoint], all())).await;
+        let mut tries = 0;
+        while dropping.count() == 0 {
+            tries += 1;
+            assert!(tries < 10, "round robin reaches both");
+            let mut client = gateway.client().await;
+            client.send("POST /p HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n").await;
+            for _ in 0..4 {
+                client.send("3\r\nabc\r\n").await;
+            }
+            if tries == 1 {
+                until(|| dropping.closed.get() + endpoint.count() > 0).await;
+            }
+            client.send("3\r\nend\r\n0\r\n\r\n").await;
+            assert_eq!(client.answer().await.status, 200);
+        }
+        let unframed = |body: &[u8]| {
+            let text = String::from_utf8_lossy(body).into_owned();
+            text.split("\r\n").skip(1).step_by(2).collect::<String>()
+        };
+        assert!(bodies.borrow().iter().all(|body| unframed(body) == "abcabcabcabcend"), "{:?}", bodies.borrow());
+    });
+}
+
+#[test]
+fn a_body_that_is_too_large_is_sent_once() {
+    run(async || {
+        let all = || Retry { methods: [Method::POST].into(), ..retry() };
+        let (endpoint, bodies) = drops_first(1).await;
+        let gateway = Gateway::start(with_retry(&[&endpoint], all())).await;
+        assert_eq!(ask(&gateway, post(&[1; 70_000])).await.verdict(), (502, Some("reset")));
+        assert_eq!((bodies.borrow().len(), denied(&gateway, "body")), (1, 1));
+        // It streams all the same: a body that nothing could hold arrives.
+        assert_eq!(ask(&gateway, post(&vec![2; 3 << 20])).await.status, 200);
+        assert_eq!(bodies.borrow()[1].len(), 3 << 20);
+
+        // One of which nothing was sent is not bound by that.
+        let dead = super::retry::refusing().await;
+        let options = Options { retry: Some(all()), ..Options::to(&[dead, endpoint.addr]) };
+        let gateway = Gateway::start(options).await;
+        for _ in 0..4 {
+            assert_eq!(ask(&gateway, post(&[3; 70_000])).await.status, 200);
+        }
+        assert!(retried(&gateway, "connect") > 0);
+    });
+}
+
+#[test]
+fn the_budget_bounds_further_tries() {
+    run(async || {
+        let sick = Endpoints::answering(SICK).await;
+        let budget = Budget { percent: 20, interval: Duration::from_secs(60), min_per_second: 0 };
+        let gateway = Gateway::start(with_retry(&[&sick], Retry { budget, attempts: 10, ..retry() })).await;
+        let mut client = gateway.client().await;
+        for _ in 0..100 {
+            client.send(GET).await;
+            assert_eq!(client.answer().await.status, 503);
+        }
+        assert_eq!(sick.count(), 120);
+        assert_eq!(denied(&gateway, "budget"), 100);
+    });
+}
+
+#[test]
+fn a_further_try_of_a_trusted_forwarder_is_no_start_of_others() {
+    run(async || {
+        let request = "GET /p HTTP/1.1\r\nhost: a.test\r\nx-tidegate-attempt: 3\r\n\r\n";
+        for (trusted, tries, attempt) in [(true, 1, Some("3")), (false, 2, None)] {
+            let sick = Endpoints::answering(SICK).await;
+            let gateway = Gateway::start(Options { trusted, ..with_retry(&[&sick], retry()) }).await;
+            assert_eq!(gateway.ask(request).await.status, 503);
+            assert_eq!((sick.count(), denied(&gateway, "forwarded")), (tries, u64::from(trusted)), "{trusted}");
+            let heads = sick.heads();
+            let first = heads[0].lines().find_map(|line| line.strip_prefix("x-tidegate-attempt: "));
+            assert_eq!(first, attempt, "{trusted}");
+        }
+    });
+}
+
+#[test]
+fn a_silent_endpoint_costs_one_try() {
+    run_paused(async || {
+        let silent =
+            Endpoints::script(|mut served: Served| async move { while served.request().await.is_some() {} }).await;
+        let well = Endpoints::answering(OK).await;
+        let timeouts = Timeouts { backend_request: Some(Duration::from_secs(2)), ..Timeouts::default() };
+        let block = Retry { on_timeout: true, ..retry() };
+        let gateway = Gateway::start(Options { timeouts, ..with_retry(&[&silent, &well], block) }).await;
+        for _ in 0..2 {
+            let began = Instant::now();
+            assert_eq!(gateway.ask(GET).await.status, 200);
+            assert!(began.elapsed() < Duration::from_secs(3));
+        }
+        assert!(silent.count() > 0);
+        assert_eq!(retried(&gateway, "timeout"), silent.count() as u64);
+    });
+}
+
+#[test]
+fn the_deadline_of_the_exchange_ends_pauses() {
+    run_paused(async || {
+        let sick = Endpoints::answering(SICK).await;
+        let timeouts = Timeouts { request: Some(Duration::from_secs(1)), ..Timeouts::default() };
+        let pauses = (Duration::from_secs(3), Duration::from_secs(3));
+        let block = Retry { attempts: 10, backoff: pauses.0, max_backoff: pauses.1, ..retry() };
+        let gateway = Gateway::start(Options { timeouts, ..with_retry(&[&sick], block) }).await;
+        let began = Instant::now();
+        // The answer that is there passes rather than a deadline that was to be foreseen.
+        assert_eq!(gateway.ask(GET).await.status, 503);
+        assert!(began.elapsed() <= Duration::from_secs(1));
+        assert_eq!(denied(&gateway, "deadline"), 1);
+    });
+}
+
+#[test]
+fn what_an_endpoint_asks_for_is_waited_for_up_to_the_longest_pause() {
+    run_paused(async || {
+        for (asked, waits) in [("1", true), ("9", false)] {
+            let endpoint = Endpoints::script(move |mut served: Served| async move {
+                while served.request().await.is_some() {
+                    let later = format!("HTTP/1.1 503 Busy\r\nretry-after: {asked}\r\ncontent-length: 0\r\n\r\n");
+                    served.send(later).await;
+                    if served.request().await.is_some() {
+                        served.send(OK).await;
+                    }
+                }
+            })
+            .await;
+            let block = Retry { max_backoff: Duration::from_secs(2), ..retry() };
+            let gateway = Gateway::start(with_retry(&[&endpoint], block)).await;
+            let began = Instant::now();
+            let answer = gateway.ask(GET).await;
+            if waits {
+                assert_eq!(answer.status, 200);
+                assert!((1..2).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+            } else {
+                assert_eq!((answer.status, answer.field("retry-after"), endpoint.count()), (503, Some("9"), 1));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_websocket_is_refused_once_and_opens_at_another_endpoint() {
+    run(async || {
+        let sick = Endpoints::answering(SICK).await;
+        let well = Endpoints::script(|mut served: Served| async move {
+            served.head().await;
+            served
+                .send(
+                    "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                     sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+                )
+                .await;
+            served.head().await;
+        })
+        .await;
+        let gateway = Gateway::start(with_retry(&[&sick, &well], retry())).await;
+        let handshake = "GET /p HTTP/1.1\r\nhost: a.test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        for _ in 0..2 {
+            let mut client = gateway.client().await;
+            client.send(handshake).await;
+            assert_eq!(client.answer().await.status, 101);
+        }
+        assert!(sick.count() > 0);
+        assert_eq!(well.count(), 2);
+    });
+}
