@@ -27,6 +27,7 @@ use crate::cli;
 const EMBEDDED: &[(&str, &str)] = &[
     ("chat.yaml", include_str!("../manifests/demo/chat.yaml")),
     ("empty.yaml", include_str!("../manifests/demo/empty.yaml")),
+    ("flaky.yaml", include_str!("../manifests/demo/flaky.yaml")),
     ("maps.yaml", include_str!("../manifests/demo/maps.yaml")),
     ("portal.yaml", include_str!("../manifests/demo/portal.yaml")),
     ("shop.yaml", include_str!("../manifests/demo/shop.yaml")),

@@ -91,6 +91,17 @@ fn every_loopback_endpoint_has_a_backend_that_says_what_it_was_asked() {
 }
 
 #[test]
+fn a_flaky_pod_fails_every_second_request() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let port = free_port();
+    fs::write(dir.path().join("slice.yaml"), slice("a", &[("127.0.0.1", "flaky-a")], port)).expect("a file");
+    let (_source, updates) = FileSource::start(dir.path(), Inputs::default()).expect("a readable directory");
+    let _backends = Backends::start(updates).expect("they start");
+    let statuses: Vec<_> = (0..4).map(|_| get(([127, 0, 0, 1], port).into(), "")[9..12].to_owned()).collect();
+    assert_eq!(statuses, ["503", "200", "503", "200"]);
+}
+
+#[test]
 fn a_taken_port_is_left_to_its_owner() {
     let owner = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = owner.local_addr().expect("an address").port();

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -162,11 +163,11 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts until the address has been out of the files for [`LINGER`].
 async fn serve(listener: TcpListener, address: SocketAddr, pods: Pods) {
-    let (mut misses, rooms) = (0, Rooms::default());
+    let (mut misses, state) = (0, State::default());
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => drop(tokio::spawn(connection(stream, address, Arc::clone(&pods), rooms.clone()))),
+                Ok((stream, _)) => drop(tokio::spawn(connection(stream, address, Arc::clone(&pods), state.clone()))),
                 // Out of file descriptors, say: later is better than never.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
@@ -181,9 +182,9 @@ async fn serve(listener: TcpListener, address: SocketAddr, pods: Pods) {
     }
 }
 
-async fn connection(stream: TcpStream, address: SocketAddr, pods: Pods, rooms: Rooms) {
+async fn connection(stream: TcpStream, address: SocketAddr, pods: Pods, state: State) {
     let http2 = is_http2(&stream).await;
-    let service = service_fn(move |request| answer(request, address, pod(&pods, address), rooms.clone()));
+    let service = service_fn(move |request| answer(request, address, pod(&pods, address), state.clone()));
     let io = TokioIo::new(stream);
     // A client that breaks off is no news.
     let _ = if http2 {
@@ -216,14 +217,27 @@ async fn is_http2(stream: &TcpStream) -> bool {
     }
 }
 
-/// A WebSocket handshake opens the chat, `/chat.html` is its page, everything else is told back.
+/// What the connections of one backend have in common.
+#[derive(Clone, Default)]
+struct State {
+    rooms: Rooms,
+    /// Requests that a flaky pod was asked.
+    answers: Arc<AtomicU64>,
+}
+
+/// Every second request to a pod called `flaky-…` fails, a WebSocket handshake opens the chat, `/chat.html` is its page, everything else is told back.
 async fn answer(
     mut request: Request<Incoming>,
     address: SocketAddr,
     pod: String,
-    rooms: Rooms,
+    state: State,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    if let Some(response) = chat::upgrade(&mut request, &rooms, &pod) {
+    if pod.starts_with("flaky-") && state.answers.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+        let mut response = Response::new(Full::new(Bytes::from_static(b"flaky: every second request fails\n")));
+        *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+        return Ok(response);
+    }
+    if let Some(response) = chat::upgrade(&mut request, &state.rooms, &pod) {
         return Ok(response);
     }
     if request.uri().path() == "/chat.html" {

@@ -22,6 +22,15 @@ impl Backend {
 
     /// Starts one that takes this long for an answer, behind counting the request.
     pub fn slow(name: &'static str, pause: Duration) -> Self {
+        Self::answering("200 OK", name, pause)
+    }
+
+    /// Starts one that answers every request with 503, behind counting the request.
+    pub fn sick() -> Self {
+        Self::answering("503 Service Unavailable", "sick", Duration::ZERO)
+    }
+
+    fn answering(status: &'static str, name: &'static str, pause: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("a bound listener").port();
         let requests = Arc::new(AtomicUsize::new(0));
@@ -29,14 +38,14 @@ impl Backend {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let counter = Arc::clone(&counter);
-                std::thread::spawn(move || serve(stream, name, pause, &counter));
+                std::thread::spawn(move || serve(stream, status, name, pause, &counter));
             }
         });
         Self { port, requests }
     }
 }
 
-fn serve(stream: TcpStream, name: &str, pause: Duration, counter: &AtomicUsize) {
+fn serve(stream: TcpStream, status: &str, name: &str, pause: Duration, counter: &AtomicUsize) {
     let _ = stream.set_nodelay(true);
     let Ok(mut writer) = stream.try_clone() else { return };
     let mut reader = BufReader::new(stream);
@@ -63,7 +72,7 @@ fn serve(stream: TcpStream, name: &str, pause: Duration, counter: &AtomicUsize) 
         counter.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(pause);
         let answer =
-            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nContent-Type: text/plain\r\n\r\n{name}", name.len());
+            format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Type: text/plain\r\n\r\n{name}", name.len());
         if writer.write_all(answer.as_bytes()).is_err() {
             return;
         }

@@ -1,0 +1,101 @@
+//! The whole program beside pods that are dead or sick: what clients see, and what it costs the others.
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use support::backend::Backend;
+use support::client::Client;
+use support::gateway::{Gateway, service};
+
+/// Keep-alive connections of clients.
+const CLIENTS: usize = 64;
+
+fn route(retry: &str) -> String {
+    format!(
+        "apiVersion: tidegate.dev/v1alpha1\nkind: GatewayRoute\nmetadata: {{name: r}}\nspec:\n  hostnames: [a.test]\n  \
+         rules:\n  - retry: {retry}\n    backendRefs: [{{name: s, port: 80}}]\n"
+    )
+}
+
+/// Sends so many requests over [`CLIENTS`] connections, and gives the number of answers other than 200.
+fn ask(gateway: &Gateway, requests: usize, request: &str) -> usize {
+    let (left, failed) = (AtomicUsize::new(requests), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut client = Client::connect(gateway.http);
+                while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                    if !client.request(request).is_ok_and(|answer| answer.status == 200) {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    failed.load(Ordering::Relaxed)
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+
+/// Sum of the samples of a metric that have a text in their labels.
+fn sum(gateway: &Gateway, metric: &str, label: &str) -> usize {
+    let page = gateway.admin("/metrics").body;
+    let samples = page.lines().filter(|line| line.starts_with(metric) && line.contains(label));
+    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as usize
+}
+
+#[test]
+fn a_dead_pod_of_three_costs_no_request() {
+    let requests = 10_000;
+    // Bound and not listened on: connects are refused, and nobody else gets the port.
+    let bound = tokio::net::TcpSocket::new_v4().expect("a socket");
+    bound.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let dead = bound.local_addr().expect("an address").port();
+    let (a, b) = (Backend::start("a"), Backend::start("b"));
+    let files = [("s.yaml", service("s", &[a.port, b.port, dead])), ("r.yaml", route("{attempts: 2}"))];
+    let gateway = Gateway::start(&files.each_ref().map(|(name, text)| (*name, text.as_str())));
+    assert_eq!(ask(&gateway, requests, GET), 0);
+    assert_eq!(a.requests.load(Ordering::Relaxed) + b.requests.load(Ordering::Relaxed), requests);
+    let retries = sum(&gateway, "tidegate_upstream_retries_total{", "");
+    println!("1 of 3 pods dead, {requests} GET: 0 failed, {retries} tried again");
+    assert!(retries > 0, "the dead one was tried");
+    assert!(retries * 100 <= requests * 20, "{retries} of {requests}");
+}
+
+#[test]
+fn a_sick_pod_of_three_costs_no_request_that_may_be_repeated() {
+    let requests = 10_000;
+    let (sick, a, b) = (Backend::sick(), Backend::start("a"), Backend::start("b"));
+    let files = [
+        ("s.yaml", service("s", &[a.port, b.port, sick.port])),
+        ("r.yaml", route("{codes: [503], budget: {percent: 100}}")),
+    ];
+    let gateway = Gateway::start(&files.each_ref().map(|(name, text)| (*name, text.as_str())));
+    assert_eq!(ask(&gateway, requests, GET), 0);
+    assert_eq!(a.requests.load(Ordering::Relaxed) + b.requests.load(Ordering::Relaxed), requests);
+    let seen = sick.requests.load(Ordering::Relaxed);
+    println!("1 of 3 pods answers 503, {requests} GET: 0 failed, {seen} tried again");
+    assert_eq!(sum(&gateway, "tidegate_upstream_retries_total{", "trigger=\"code\""), seen);
+
+    // What a POST does may not be repeated unasked: each is sent once, and a share gets the pod's own answer.
+    let before: usize = [&sick, &a, &b].iter().map(|pod| pod.requests.load(Ordering::Relaxed)).sum();
+    let failed = ask(&gateway, 900, "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhello");
+    let after: usize = [&sick, &a, &b].iter().map(|pod| pod.requests.load(Ordering::Relaxed)).sum();
+    assert_eq!(after - before, 900);
+    assert_eq!(failed, sick.requests.load(Ordering::Relaxed) - seen);
+    assert!(failed > 0);
+}
+
+#[test]
+fn a_service_that_fails_is_not_drowned() {
+    let (one, two) = (Backend::sick(), Backend::sick());
+    let block = "{attempts: 5, codes: [503], backoff: 0s, budget: {percent: 20, interval: 10s, minPerSecond: 0}}";
+    let files = [("s.yaml", service("s", &[one.port, two.port])), ("r.yaml", route(block))];
+    let gateway = Gateway::start(&files.each_ref().map(|(name, text)| (*name, text.as_str())));
+    let requests = 2_000;
+    assert_eq!(ask(&gateway, requests, GET), requests, "the pods' own answer");
+    let seen = one.requests.load(Ordering::Relaxed) + two.requests.load(Ordering::Relaxed);
+    println!("all pods answer 503, {requests} GET, a budget of 20 %: {seen} tries");
+    assert!(seen <= requests * 12 / 10 && seen >= requests * 11 / 10, "{seen} tries");
+}
