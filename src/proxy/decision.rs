@@ -320,7 +320,7 @@ impl Decision {
         // All have failed it: the last one most recently.
         let last = self.tried.len().saturating_sub(1);
         self.tried.drain(..last);
-        self.pick(matched, means)
+        self.pick(matched, means).map_err(|none| none.error)
     }
 
     /// Begins another try.
