@@ -6,6 +6,7 @@
 //! thousands of routes is no work for a data thread. Nothing but this module knows how the pointer travels.
 
 use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,16 +74,79 @@ impl Live {
         metrics: &Metrics,
     ) -> Self {
         let unchanged = same_names(&self.snapshot, &snapshot);
-        let before = |rule: RuleId| if unchanged { Some(rule) } else { self.snapshot.same_rule(&snapshot, rule) };
-        let previous = Previous { snapshot: &self.snapshot, balancers: &self.balancers, rule: &before };
+        let before = if unchanged { Vec::new() } else { snapshot.rules_before(&self.snapshot) };
+        let rule_before =
+            |rule: RuleId| if unchanged { Some(rule) } else { before.get(rule.index()).copied().flatten() };
+        let previous = Previous { snapshot: &self.snapshot, balancers: &self.balancers, rule: &rule_before };
         let balancers = endpoints.build(&snapshot, Some(previous));
-        let series = if unchanged { Arc::clone(&self.series) } else { metrics.set_rules(labels(&snapshot)).into() };
-        let services = match services(&self.snapshot).eq(services(&snapshot)) {
-            true => Arc::clone(&self.services),
-            false => metrics.set_services(services(&snapshot).map(|name| name.to_string().into())).into(),
-        };
+        let series = if unchanged { Arc::clone(&self.series) } else { self.series_of(&snapshot, &before, metrics) };
+        let services = self.services_of(&snapshot, metrics);
         let filter_states = states.build(&snapshot.filter_states);
         Self { version: self.version + 1, snapshot, balancers, filter_states, series, services }
+    }
+
+    /// The series of the rules of the next snapshot, of which `before` says the rules of this one.
+    fn series_of(&self, snapshot: &Snapshot, before: &[Option<RuleId>], metrics: &Metrics) -> Arc<[Arc<RuleSeries>]> {
+        let mut is_kept = vec![false; self.snapshot.rules.len()];
+        before.iter().flatten().for_each(|id| is_kept[id.index()] = true);
+        let gone = labels(&self.snapshot).zip(is_kept).filter(|(_, is_kept)| !is_kept).map(|((label, _), _)| label);
+        let new = labels(snapshot).zip(before).filter(|(_, before)| before.is_none()).map(|((label, _), _)| label);
+        // The names of all rules of each route of which some came or went.
+        let mut changed: BTreeMap<&Arc<str>, Vec<&Arc<str>>> =
+            gone.chain(new).map(|label| (label, Vec::new())).collect();
+        for (label, rule) in labels(snapshot) {
+            if let Some(rules) = changed.get_mut(label) {
+                rules.push(rule);
+            }
+        }
+        let series = metrics.update_rules(&changed);
+        let names = changed.keys().map(|label| &***label);
+        let mut series: BTreeMap<&str, _> = names.zip(series.into_iter().map(Vec::into_iter)).collect();
+        let of_rule = |((label, _), before): ((&Arc<str>, _), &Option<RuleId>)| match series.get_mut(&**label) {
+            Some(of_route) => of_route.next(),
+            None => before.and_then(|id| self.series.get(id.index()).cloned()),
+        };
+        let all = labels(snapshot).zip(before).map(of_rule);
+        all.map(|series| series.expect("a rule is an old one or belongs to a changed route")).collect()
+    }
+
+    /// The series of the Services of the next snapshot.
+    fn services_of(&self, snapshot: &Snapshot, metrics: &Metrics) -> Arc<[Arc<ServiceSeries>]> {
+        if services(&self.snapshot).eq(services(snapshot)) {
+            return Arc::clone(&self.services);
+        }
+        let mut at = 0;
+        let mut old = by_service(&self.snapshot).map(|(service, count)| {
+            at += count;
+            (service, at - count)
+        });
+        let mut next = old.next();
+        let (mut gone, mut new) = (Vec::new(), Vec::new());
+        let mut found: Vec<(Option<usize>, usize)> = Vec::with_capacity(snapshot.backends.len());
+        for (service, count) in by_service(snapshot) {
+            while let Some((other, _)) = next.filter(|(other, _)| *other != service && *other < service) {
+                gone.push(other);
+                next = old.next();
+            }
+            let before = next.filter(|(other, _)| *other == service).map(|(_, at)| at);
+            match before {
+                Some(_) => next = old.next(),
+                None => new.push(service),
+            }
+            found.push((before, count));
+        }
+        gone.extend(next.into_iter().chain(old).map(|(service, _)| service));
+        let label = |service: &ObjectName| Arc::from(service.to_string());
+        let new = metrics.update_services(gone.into_iter().map(label), new.into_iter().map(label));
+        let mut new = new.into_iter();
+        let of_service = |(before, count): (Option<usize>, usize)| {
+            let series = match before {
+                Some(at) => self.services.get(at).cloned(),
+                None => new.next(),
+            };
+            std::iter::repeat_n(series.expect("every Service has its series"), count)
+        };
+        found.into_iter().flat_map(of_service).collect()
     }
 }
 
@@ -95,6 +159,12 @@ fn labels(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
 /// The Service of each backend.
 fn services(snapshot: &Snapshot) -> impl Iterator<Item = &ObjectName> {
     snapshot.backends.iter().map(|backend| &backend.key.service)
+}
+
+/// Each Service, and how many backends it has.
+fn by_service(snapshot: &Snapshot) -> impl Iterator<Item = (&ObjectName, usize)> {
+    let of_services = snapshot.backends.chunk_by(|one, other| one.key.service == other.key.service);
+    of_services.filter_map(|backends| Some((&backends.first()?.key.service, backends.len())))
 }
 
 /// Tells whether two snapshots have the same rules by name, in the same order.

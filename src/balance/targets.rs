@@ -86,13 +86,12 @@ impl EndpointRegistry {
     pub fn build(&mut self, snapshot: &Snapshot, previous: Option<Previous<'_>>) -> Balancers {
         let backends = self.backends(snapshot, previous);
         self.prune(backends.iter().map(|backend| backend.endpoints.len()).sum());
-        let untouched = previous.and_then(|previous| Untouched::new(previous, snapshot, &backends));
         let mut rings = FxHashMap::default();
         let mut last: Option<Arc<RuleTargets>> = None;
         let rules = (0..)
             .zip(snapshot.rules.iter())
             .map(|(index, rule)| {
-                if let Some(kept) = untouched.as_ref().and_then(|untouched| untouched.targets(RuleId(index), rule)) {
+                if let Some(kept) = previous.and_then(|previous| previous.kept(RuleId(index), rule, &backends)) {
                     return Arc::clone(kept);
                 }
                 let targets = targets(rule, &backends);
@@ -193,32 +192,26 @@ impl EndpointRegistry {
     }
 }
 
-/// Tells the rules of which nothing has changed, for a snapshot that shares its rules with the one before.
-struct Untouched<'a> {
-    before: &'a Balancers,
-    /// Whether the endpoints of a backend are other ones now, by position.
-    changed: Vec<bool>,
-}
-
-impl<'a> Untouched<'a> {
-    /// `None` when the rules are not shared.
-    fn new(previous: Previous<'a>, snapshot: &Snapshot, backends: &[Arc<BackendEndpoints>]) -> Option<Self> {
-        let before = previous.balancers;
-        // Rules name backends by position: the same list of rules is about the same list of backends.
-        let is_shared = Arc::ptr_eq(&previous.snapshot.rules, &snapshot.rules)
-            && before.rules.len() == snapshot.rules.len()
-            && before.backends.len() == backends.len();
-        let pairs = || before.backends.iter().zip(backends);
-        let changed = || pairs().map(|(before, now)| !Arc::ptr_eq(before, now)).collect();
-        (is_shared && pairs().all(|(before, now)| before.key == now.key)).then(|| Self { before, changed: changed() })
-    }
-
-    /// The targets that a rule had and still has.
-    fn targets(&self, id: RuleId, rule: &Rule) -> Option<&'a Arc<RuleTargets>> {
-        let is_changed = |reference: &WeightedBackend| {
-            reference.backend.is_some_and(|id| self.changed.get(id.index()) != Some(&false))
+impl<'a> Previous<'a> {
+    /// The targets of a rule, where nothing that they are made from has changed.
+    fn kept(&self, id: RuleId, rule: &Rule, backends: &[Arc<BackendEndpoints>]) -> Option<&'a Arc<RuleTargets>> {
+        let before = (self.rule)(id)?;
+        let old = self.snapshot.rule(before)?;
+        let is_same = |old: &WeightedBackend, new: &WeightedBackend| {
+            let endpoints = match (old.backend, new.backend) {
+                (Some(old), Some(new)) => match (self.balancers.backends.get(old.index()), backends.get(new.index())) {
+                    (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+                    _ => false,
+                },
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+            endpoints && old.weight == new.weight && old.tier == new.tier
         };
-        if rule.backend_refs.iter().any(is_changed) { None } else { self.before.rule(id) }
+        let are_same = old.algorithm == rule.algorithm
+            && old.backend_refs.len() == rule.backend_refs.len()
+            && old.backend_refs.iter().zip(&rule.backend_refs).all(|(old, new)| is_same(old, new));
+        if are_same { self.balancers.rule(before) } else { None }
     }
 }
 

@@ -383,3 +383,52 @@ fn the_state_of_a_filter_outlives_a_version() {
     drop(second);
     assert_eq!(count(&cache.current(), 0), 0);
 }
+
+/// Whatever comes, goes and stays: what has a name keeps its series, and the page shows what there is.
+#[test]
+fn series_follow_their_names() {
+    let metrics = metrics(1);
+    let (mut publisher, mut feeds) = channel(1, Arc::clone(&metrics));
+    let cache = feeds.pop().expect("feed").into_cache(0);
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for _ in 0..200 {
+        let mut snapshots = Snapshots::default();
+        let backends: Vec<&str> = ["a", "b", "c", "d"].into_iter().filter(|_| rng.bool()).collect();
+        for backend in &backends {
+            snapshots = snapshots.backend(backend, [1]);
+        }
+        let refs: Vec<_> = backends.iter().map(|backend| (Some(*backend), 1, 0)).collect();
+        for (route, rule) in ["r", "s", "t"].into_iter().flat_map(|route| ["0", "1", "2"].map(|rule| (route, rule))) {
+            if rng.u8(..3) > 0 {
+                snapshots = snapshots.rule(route, rule, Algorithm::RoundRobin, &refs);
+            }
+        }
+        publisher.publish(snapshots.snapshot());
+        let live = cache.current();
+        let snapshot = live.snapshot();
+        let rules: Vec<String> = labels(snapshot).map(|(route, rule)| format!("{route}:{rule}")).collect();
+        let services: Vec<String> = services(snapshot).map(ToString::to_string).collect();
+        counts.retain(|name, _| rules.contains(name) || services.contains(name));
+        for (id, name) in (0..).map(RuleId).zip(&rules) {
+            live.record(id, &http::Method::GET, 200, Duration::ZERO);
+            *counts.entry(name.clone()).or_default() += 1;
+        }
+        for (id, name) in (0..).map(BackendId).zip(&services) {
+            live.record_backend(id, 200);
+            *counts.entry(name.clone()).or_default() += 1;
+        }
+        let page = metrics.render();
+        let shown = page.lines().filter_map(|line| {
+            let (labels, value) = line.split_once("requests_total{")?.1.split_once("} ")?;
+            let label =
+                |name: &str| labels.split(',').find_map(|one| one.strip_prefix(name)).map(|it| it.trim_matches('"'));
+            let name = match (label("route="), label("rule=")) {
+                (Some(route), Some(rule)) => format!("{route}:{rule}"),
+                _ => label("service=")?.to_owned(),
+            };
+            Some((name, value.parse::<f64>().ok()? as u64))
+        });
+        assert_eq!(shown.collect::<BTreeMap<String, u64>>(), counts);
+    }
+}

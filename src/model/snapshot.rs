@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::backend::Backend;
 use super::filter::StateKey;
-use super::ids::{BackendId, ListenerId, RouteId, RuleId};
+use super::ids::{BackendId, ListenerId, ObjectName, RouteId, RuleId};
 use super::matching::{Candidate, FoundRule, Miss, RequestView, Router};
 use super::route::{Route, Rule};
 
@@ -100,6 +100,46 @@ impl Snapshot {
             .map(RuleId)
     }
 
+    /// For each rule the one of the same name, in a route of the same name, of the snapshot before.
+    ///
+    /// Linear in the number of rules: what did not change is found by its position.
+    #[must_use]
+    pub fn rules_before(&self, before: &Snapshot) -> Vec<Option<RuleId>> {
+        let mut found = Vec::with_capacity(self.rules.len());
+        let mut first = 0;
+        let mut old = before.by_route().map(|(name, rules)| {
+            first += rules.len();
+            (name, rules, first - rules.len())
+        });
+        let mut next = old.next();
+        for (name, rules) in self.by_route() {
+            // Names are shared between snapshots, and equality is quick to tell then: unlike order.
+            while let Some((other, ..)) = next
+                && other != name
+                && other < name
+            {
+                next = old.next();
+            }
+            let (of_route, first) = match next {
+                Some((other, of_route, first)) if other == name => (of_route, first),
+                Some(_) | None => (&[][..], 0),
+            };
+            found.extend(rules.iter().enumerate().map(|(at, rule)| {
+                let is_same = |other: &Rule| other.name == rule.name;
+                let at = Some(at).filter(|at| of_route.get(*at).is_some_and(is_same));
+                let at = at.or_else(|| of_route.iter().position(is_same))?;
+                u32::try_from(first + at).ok().map(RuleId)
+            }));
+        }
+        found
+    }
+
+    /// The rules of each route that has some, in order.
+    fn by_route(&self) -> impl Iterator<Item = (&ObjectName, &[Rule])> {
+        let of_routes = self.rules.chunk_by(|one, other| one.route == other.route);
+        of_routes.filter_map(|rules| Some((&self.route(rules.first()?.route)?.name, rules)))
+    }
+
     /// The backend of an id of this snapshot.
     #[must_use]
     pub fn backend(&self, id: BackendId) -> Option<&Backend> {
@@ -113,7 +153,6 @@ mod tests {
 
     use super::*;
     use crate::model::filter::{Cors, Filter, OriginMatch};
-    use crate::model::ids::ObjectName;
     use crate::model::matching::{PathMatch, ValueMatch, ValueTest};
     use crate::model::policy::Algorithm;
 
@@ -205,6 +244,33 @@ mod tests {
         for (case, rules, path, expected) in cases {
             assert_eq!(find(&snapshot(rules), path, &preflight), *expected, "{case}");
         }
+    }
+
+    #[test]
+    fn rules_are_found_again_by_name() {
+        let snapshot = |routes: &[(&str, &[&str])]| {
+            let route = |name: &str| Route { name: ObjectName::new("n", name), label: format!("n/{name}").into() };
+            let rules = (0..).zip(routes).flat_map(|(id, (_, rules))| {
+                let of_route = super::tests::snapshot(&vec!["/"; rules.len()]).rules;
+                let named = of_route.iter().zip(*rules).map(move |(rule, name)| Rule {
+                    route: RouteId(id),
+                    name: (*name).into(),
+                    ..rule.clone()
+                });
+                named.collect::<Vec<_>>()
+            });
+            let rules = rules.collect();
+            Snapshot { routes: routes.iter().map(|(name, _)| route(name)).collect(), rules, ..Snapshot::default() }
+        };
+        let before = snapshot(&[("a", &["1"]), ("b", &["1", "2", "3"]), ("d", &["1"])]);
+        let after = snapshot(&[("b", &["1", "3", "2", "4"]), ("c", &["1"]), ("d", &["1"]), ("e", &["1"])]);
+        let found: Vec<_> = after.rules_before(&before).into_iter().map(|found| found.map(|id| id.0)).collect();
+        assert_eq!(found, [Some(1), Some(3), Some(2), None, None, Some(4), None]);
+        for (id, found) in (0..).map(RuleId).zip(after.rules_before(&before)) {
+            assert_eq!(before.same_rule(&after, id), found, "{id:?}");
+        }
+        assert_eq!(before.rules_before(&Snapshot::default()), [None; 5]);
+        assert_eq!(Snapshot::default().rules_before(&before), []);
     }
 
     #[test]

@@ -176,6 +176,36 @@ impl Metrics {
         series
     }
 
+    /// Takes over other rules of some routes: by the label of a route the names of all its rules, none where it is gone.
+    /// Returns their series in the same order. What has the same name keeps its counts; what is gone loses them.
+    pub fn update_rules(&self, changed: &BTreeMap<&Arc<str>, Vec<&Arc<str>>>) -> Vec<Vec<Arc<RuleSeries>>> {
+        let workers = self.workers.len();
+        let mut routes = lock(&self.routes);
+        let update = |(&label, rules): (&&Arc<str>, &Vec<&Arc<str>>)| {
+            let before = routes.remove(label);
+            if rules.is_empty() {
+                return Vec::new();
+            }
+            let before = before.unwrap_or_else(|| RouteEntry::new(Arc::clone(label), workers));
+            let mut route = before.begin_update();
+            let series = rules.iter().map(|rule| route.keep_or_add(rule, workers)).collect();
+            route.end_update();
+            routes.insert(Arc::clone(label), route);
+            series
+        };
+        changed.iter().map(update).collect()
+    }
+
+    /// Takes over other Services that active rules refer to, by their labels, and returns the series of the new ones in
+    /// the same order. What is gone loses its counts.
+    pub fn update_services(
+        &self,
+        gone: impl Iterator<Item = Arc<str>>,
+        new: impl Iterator<Item = Arc<str>>,
+    ) -> Vec<Arc<ServiceSeries>> {
+        lock(&self.services).update(gone, new, self.workers.len())
+    }
+
     /// Takes over the Services that active rules refer to, and returns their series in the same order. What stays keeps
     /// its counts; what is gone loses them.
     pub fn set_services(&self, labels: impl Iterator<Item = Arc<str>>) -> Vec<Arc<ServiceSeries>> {

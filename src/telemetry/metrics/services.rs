@@ -74,6 +74,18 @@ impl Services {
             .collect()
     }
 
+    /// Forgets the Services that are gone, and returns the series of new ones in the same order.
+    pub(super) fn update(
+        &mut self,
+        gone: impl Iterator<Item = Arc<str>>,
+        new: impl Iterator<Item = Arc<str>>,
+        workers: usize,
+    ) -> Vec<Arc<ServiceSeries>> {
+        gone.for_each(|label| drop(self.0.remove(&label)));
+        let entry = || Entry { series: Arc::new(ServiceSeries::new(workers)), own: Default::default() };
+        new.map(|label| Arc::clone(&self.0.entry(label).or_insert_with(entry).series)).collect()
+    }
+
     /// Adds the requests, at most `most` series, and the overflow.
     pub(super) fn render(&mut self, most: usize, page: &mut Page) {
         let own = |entry: &Entry| entry.own.iter().filter(|own| **own == Some(true)).count();
