@@ -1,19 +1,30 @@
 //! What the controller costs, and how quickly it follows an API server: `cargo bench --bench cluster`.
 //!
 //! * start with 5,000 routes, as many Services and 15,000 endpoints: time to ready, and no 404 after it;
-//! * resident memory at rest;
+//! * resident memory at rest, once every status is written;
 //! * time from a new route to its first 200, with 3,000 routes present, and while 5,000 more are being loaded;
 //! * time from a pod that is not ready any more to the last request that it gets;
 //! * time series after a request to every route.
 //!
-//! The API server is the simulated one of the tests, in this process. Pods have addresses that exist only inside the
-//! network namespace of `tests/controlplane`: `tests/controlplane/run netns -- cargo bench --bench cluster`. Without it
-//! nothing is measured, and that is said. Exit code 1: a bound was missed. `--routes N`, `--tries N` and
-//! `--subject PATH` change the run.
+//! Of the times it also says which part was the API server's: until a watch of our own was told, as any client is.
+//!
+//! The API server is the simulated one of the tests, in this process; with `--real` it is that of `tests/controlplane`,
+//! whose program `TIDEGATE_CONTROLPLANE` names, and the controller is its administrator. Pods have addresses that exist
+//! only inside the network namespace of `tests/controlplane`: `tests/controlplane/run netns -- cargo bench --bench
+//! cluster`. Without it nothing is measured, and that is said. Exit code 1: a bound was missed. `--only memory|new|ready`,
+//! `--routes N`, `--tries N`, `--no-status` and `--subject PATH` change the run.
 
 #[path = "../support/api_server.rs"]
 mod api_server;
+// Of the client only what sends whole requests is used here.
+#[allow(dead_code)]
+#[path = "../support/client.rs"]
+mod client;
+#[path = "../support/cluster.rs"]
+mod cluster;
 mod common;
+#[path = "cluster/server.rs"]
+mod server;
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -22,9 +33,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use api_server::ApiServer;
 use common::process::Process;
 use serde_json::{Value, json};
+use server::{NAMESPACE, Server, Writer};
 
 const START: Duration = Duration::from_secs(3);
 const RESIDENT_KIB: u64 = 60 << 10;
@@ -43,16 +54,29 @@ struct Options {
     subject: PathBuf,
     routes: usize,
     tries: usize,
+    only: Option<String>,
+    is_real: bool,
+    has_status: bool,
 }
 
 fn options() -> io::Result<Options> {
-    let mut options = Options { subject: PathBuf::from(env!("CARGO_BIN_EXE_tidegate")), routes: 5_000, tries: 200 };
+    let mut options = Options {
+        subject: PathBuf::from(env!("CARGO_BIN_EXE_tidegate")),
+        routes: 5_000,
+        tries: 200,
+        only: None,
+        is_real: false,
+        has_status: true,
+    };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| io::Error::other(format!("{arg} needs a value")));
         let number = |text: String| text.parse().map_err(|_| io::Error::other(format!("{arg} takes a number")));
         match arg.as_str() {
             "--bench" => {}
+            "--real" => options.is_real = true,
+            "--no-status" => options.has_status = false,
+            "--only" => options.only = Some(value()?),
             "--subject" => options.subject = PathBuf::from(value()?),
             "--routes" => options.routes = number(value()?)?,
             "--tries" => options.tries = number(value()?)?,
@@ -70,11 +94,18 @@ fn main() -> io::Result<()> {
     }
     common::process::raise_file_limit();
     let pods = [Pod::start("10.244.1.1")?, Pod::start("10.244.1.2")?, Pod::start("10.244.1.3")?];
-    let mut met = start_and_memory(&options, &pods)?;
-    met &= new_routes(&options, &pods)?;
-    met &= not_ready(&options, &pods)?;
+    let legs: [(&str, Leg); 3] = [("memory", start_and_memory), ("new", new_routes), ("ready", not_ready)];
+    let mut met = true;
+    for (name, leg) in legs {
+        if options.only.as_ref().is_none_or(|only| only == name) {
+            met &= leg(&options, &pods)?;
+        }
+    }
     if met { Ok(()) } else { std::process::exit(1) }
 }
+
+/// One part of the measurement; whether its bounds were met.
+type Leg = fn(&Options, &[Pod]) -> io::Result<bool>;
 
 /// A pod that answers everything and counts it.
 struct Pod {
@@ -125,16 +156,16 @@ fn serve(mut stream: TcpStream, seen: &AtomicU64, began: Instant) {
 fn route(name: &str, services: &[String]) -> Value {
     let backends: Vec<Value> = services.iter().map(|service| json!({ "name": service, "port": 80 })).collect();
     json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute",
-        "metadata": { "namespace": "bench", "name": name, "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z",
-            "managedFields": [{ "manager": "kubectl", "operation": "Apply", "fieldsV1": { "f:spec": { "f:rules": {} } } }] },
+        "metadata": { "namespace": NAMESPACE, "name": name, "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z" },
         "spec": { "hostnames": [format!("{name}.bench.test")], "rules": [
             { "name": "api", "matches": [{ "path": { "type": "PathPrefix", "value": "/api" } }], "backendRefs": backends },
             { "name": "all", "backendRefs": backends }] } })
 }
 
 fn service(name: &str) -> Value {
-    json!({ "metadata": { "namespace": "bench", "name": name },
-        "spec": { "type": "ClusterIP", "clusterIP": "10.96.0.9", "selector": { "app": name },
+    // Without a selector, so that no controller of the API server writes slices beside ours.
+    json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "namespace": NAMESPACE, "name": name },
+        "spec": { "type": "ClusterIP", "clusterIP": "None",
             "ports": [{ "name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP" }] } })
 }
 
@@ -142,7 +173,8 @@ fn service(name: &str) -> Value {
 fn slice(service: &str, pods: &[Pod], unready: &[usize]) -> Vec<Value> {
     let of_pod = |(number, pod): (usize, &Pod)| {
         let ready = !unready.contains(&number);
-        json!({ "metadata": { "namespace": "bench", "name": format!("{service}-{number}"),
+        json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": { "namespace": NAMESPACE, "name": format!("{service}-{number}"),
                 "labels": { "kubernetes.io/service-name": service } },
             "addressType": "IPv4", "ports": [{ "name": "http", "port": pod.address.port(), "protocol": "TCP" }],
             "endpoints": [{ "addresses": [pod.address.ip().to_string()], "nodeName": "node-0", "zone": "a",
@@ -160,27 +192,28 @@ fn slice_of_many(service: &str, number: usize) -> Value {
             "conditions": { "ready": true, "serving": true, "terminating": false },
             "targetRef": { "kind": "Pod", "name": format!("{service}-{at}"), "uid": format!("0000-{service}-{at}") } })
     };
-    json!({ "metadata": { "namespace": "bench", "name": format!("{service}-x"),
+    json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": { "namespace": NAMESPACE, "name": format!("{service}-x"),
             "labels": { "kubernetes.io/service-name": service } },
         "addressType": "IPv4", "ports": [{ "name": "http", "port": 8080, "protocol": "TCP" }],
         "endpoints": (0..PODS).map(endpoint).collect::<Vec<_>>() })
 }
 
-/// A server with so many routes, each with a Service of three pods.
-fn filled(routes: usize) -> ApiServer {
-    let server = ApiServer::start();
+/// A server with so many routes, each with a Service of three pods; and the Service `live` on these pods.
+fn filled(options: &Options, routes: usize, pods: &[Pod]) -> io::Result<Server> {
+    let server = Server::start(options.is_real).ok_or_else(|| io::Error::other("there is no API server"))?;
     let name = |number: usize| format!("r{number:05}");
-    server.put_all("services", (0..routes).map(|number| service(&name(number))));
-    server.put_all("endpointslices", (0..routes).map(|number| slice_of_many(&name(number), number)));
-    server.put_all(
-        "gatewayroutes",
-        (0..routes).map(|number| {
-            // Three backends each, as in the bound of the series.
-            let services: Vec<String> = (0..3).map(|next| name((number + next) % routes)).collect();
-            route(&name(number), &services)
-        }),
-    );
-    server
+    let services = (0..routes).map(|number| service(&name(number))).chain([service("live")]);
+    server.create_all("services", services.collect());
+    let slices = (0..routes).map(|number| slice_of_many(&name(number), number));
+    server.create_all("endpointslices", slices.chain(slice("live", pods, &[])).collect());
+    let routes = (0..routes).map(|number| {
+        // Three backends each, as in the bound of the series.
+        let services: Vec<String> = (0..3).map(|next| name((number + next) % routes)).collect();
+        route(&name(number), &services)
+    });
+    server.create_all("gatewayroutes", routes.collect());
+    Ok(server)
 }
 
 /// A running controller.
@@ -191,18 +224,12 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn start(options: &Options, server: &ApiServer) -> io::Result<(Self, Duration)> {
+    fn start(options: &Options, server: &Server) -> io::Result<(Self, Duration)> {
         let kubeconfig = server.kubeconfig();
-        let args = [
-            "controller",
-            "--http=127.0.0.1:0",
-            "--admin=127.0.0.1:0",
-            "--access-log=off",
-            "--no-status",
-            "--log=warn",
-            "--kubeconfig",
-        ];
+        let args = ["controller", "--http=127.0.0.1:0", "--admin=127.0.0.1:0", "--access-log=off", "--log=warn"];
         let mut args: Vec<String> = args.map(str::to_owned).to_vec();
+        args.push(if options.has_status { "--lease-namespace=bench" } else { "--no-status" }.to_owned());
+        args.push("--kubeconfig".to_owned());
         args.push(kubeconfig.display().to_string());
         let began = Instant::now();
         let mut process = Process::start("tidegate", None, &options.subject, &args, false)?;
@@ -220,6 +247,26 @@ impl Gateway {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         Ok(stream)
+    }
+
+    /// Waits until so many statuses are written, if they are written at all.
+    fn settle(&self, options: &Options, statuses: usize) -> io::Result<()> {
+        if !options.has_status {
+            return Ok(());
+        }
+        let began = Instant::now();
+        loop {
+            let page = self.page()?;
+            let written = value(&page, r#"tidegate_status_writes_total{result="ok"}"#);
+            if written >= statuses as f64 && value(&page, "tidegate_status_queue_length") == 0.0 {
+                println!("({written} statuses were written within {:.0?} after the start)", began.elapsed());
+                return Ok(());
+            }
+            if began.elapsed() > Duration::from_secs(400) {
+                return Err(io::Error::other(format!("{written} of {statuses} statuses are written")));
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
     }
 
     fn page(&self) -> io::Result<String> {
@@ -272,7 +319,7 @@ fn timed(what: &str, times: Vec<Duration>, bound: Duration) -> bool {
 
 fn start_and_memory(options: &Options, pods: &[Pod]) -> io::Result<bool> {
     let routes = options.routes;
-    let server = filled(routes);
+    let server = filled(options, routes, pods)?;
     let (gateway, took) = Gateway::start(options, &server)?;
     println!("(at the start: {})", work(&gateway.page()?));
     let mut met = verdict(
@@ -281,13 +328,16 @@ fn start_and_memory(options: &Options, pods: &[Pod]) -> io::Result<bool> {
         format!("{START:?}"),
         took <= START,
     );
-    // What was listed may not be missing once it says that it is ready: pods refuse, and that is all.
-    // A change makes a second version: both are there for a moment, and then one is given back.
-    server.put_all("endpointslices", slice("r00000", pods, &[]));
+    gateway.settle(options, routes)?;
+    // Changes make further versions: two are there for a moment, and then one is given back.
+    let mut writer = server.writer();
+    writer.create("gatewayroutes", route("further", &["live".to_owned()]));
+    writer.replace("endpointslices", slice("live", pods, &[0]).remove(0));
     std::thread::sleep(Duration::from_secs(15));
     let resident = gateway.process.rss_kib();
     let what = format!("resident with {routes} routes, {routes} Services, {} endpoints", routes * PODS);
     met &= verdict(&what, format!("{resident} KiB"), format!("{RESIDENT_KIB} KiB"), resident <= RESIDENT_KIB);
+    // What was listed may not be missing once it says that it is ready: pods refuse, and that is all.
     let mut stream = gateway.connect()?;
     let mut not_found = 0;
     for number in 0..routes {
@@ -302,75 +352,120 @@ fn start_and_memory(options: &Options, pods: &[Pod]) -> io::Result<bool> {
     Ok(met)
 }
 
+/// A metric of a page, with its labels; 0 when it is not there.
+fn value(page: &str, name: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0)
+}
+
 /// How long a version took to compile and to publish, on average.
 fn work(page: &str) -> String {
-    let value = |name: &str| {
-        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0)
-    };
-    let mean = |name: &str| 1e3 * value(&format!("{name}_sum")) / value(&format!("{name}_count")).max(1.0);
+    let mean = |name: &str| 1e3 * value(page, &format!("{name}_sum")) / value(page, &format!("{name}_count")).max(1.0);
     let (compile, publish) = (mean("tidegate_config_compile_seconds"), mean("tidegate_config_publish_seconds"));
     format!("{compile:.1} ms to compile, {publish:.1} ms to publish on average")
 }
 
-/// Times from a new route to its first 200.
-fn follow_new(gateway: &Gateway, server: &ApiServer, tries: usize, prefix: &str) -> io::Result<Vec<Duration>> {
+/// What was measured: whole times, and until a watch of our own was told.
+#[derive(Default)]
+struct Times {
+    whole: Vec<Duration>,
+    of_server: Vec<Duration>,
+}
+
+impl Times {
+    fn verdict(self, what: &str, bound: Duration) -> bool {
+        let is_met = timed(what, self.whole, bound);
+        if !self.of_server.is_empty() {
+            let (median, p99, longest) = percentiles(self.of_server);
+            println!("(until a watch of our own was told: p99 {p99:.1?}, median {median:.1?}, longest {longest:.1?})");
+        }
+        is_met
+    }
+}
+
+/// Times from a new route to its first 200: at least so many, and for as long as `goes_on`.
+fn follow_new(
+    (gateway, server): (&Gateway, &Server),
+    (least, prefix): (usize, &str),
+    goes_on: impl Fn() -> bool,
+) -> io::Result<Times> {
     let mut stream = gateway.connect()?;
-    let mut times = Vec::with_capacity(tries);
-    for number in 0..tries {
+    let mut times = Times::default();
+    let (mut writer, witness) = (server.writer(), server.witness("gatewayroutes")?);
+    for number in 0.. {
+        if number >= least && !goes_on() {
+            break;
+        }
         let name = format!("{prefix}{number:04}");
         let host = format!("{name}.bench.test");
         let object = route(&name, &["live".to_owned()]);
         let began = Instant::now();
-        server.put("gatewayroutes", object);
+        writer.create("gatewayroutes", object);
         while status(&mut stream, &host)? != 200 {
             if began.elapsed() > Duration::from_secs(30) {
                 return Err(io::Error::other(format!("{host} gets no 200")));
             }
             std::thread::sleep(Duration::from_micros(200));
         }
-        times.push(began.elapsed());
-        server.delete("gatewayroutes", "bench", &name);
+        times.whole.push(began.elapsed());
+        times.of_server.extend(witness.seen_after(&name, began).map(|seen| seen - began));
+        writer.delete("gatewayroutes", &name);
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(times)
 }
 
 fn new_routes(options: &Options, pods: &[Pod]) -> io::Result<bool> {
-    let server = filled(PRESENT);
-    server.put("services", service("live"));
-    server.put_all("endpointslices", slice("live", pods, &[]));
+    let server = filled(options, PRESENT, pods)?;
     let (gateway, _) = Gateway::start(options, &server)?;
-    let times = follow_new(&gateway, &server, options.tries, "new")?;
-    let mut met = timed(&format!("new route to first 200, {PRESENT} routes present"), times, NEW_ROUTE_P99);
+    gateway.settle(options, PRESENT)?;
+    let times = follow_new((&gateway, &server), (options.tries, "new"), || false)?;
+    let mut met = times.verdict(&format!("new route to first 200, {PRESENT} routes present"), NEW_ROUTE_P99);
     println!("({})", work(&gateway.page()?));
     let (loading, server) = (AtomicBool::new(true), &server);
-    let times = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut number = 0;
-            while loading.load(Ordering::Relaxed) && number < options.routes {
-                let name = format!("load{number:05}");
-                server.put("gatewayroutes", route(&name, &["live".to_owned()]));
-                number += 1;
-                std::thread::sleep(Duration::from_secs(1) / LOADED_PER_SECOND as u32);
-            }
-            println!("({number} routes were loaded meanwhile)");
+    let (times, took) = std::thread::scope(|scope| {
+        let loader = scope.spawn(|| {
+            let began = Instant::now();
+            load(server, options.routes);
+            loading.store(false, Ordering::Relaxed);
+            began.elapsed()
         });
-        let times = follow_new(&gateway, server, options.tries.min(100), "busy");
-        loading.store(false, Ordering::Relaxed);
-        times
-    })?;
-    met &= timed("new route to first 200, while many are loaded", times, NEW_ROUTE_LOADING_P99);
+        let times = follow_new((&gateway, server), (1, "busy"), || loading.load(Ordering::Relaxed));
+        (times, loader.join())
+    });
+    let took = took.map_err(|_| io::Error::other("the routes could not be loaded"))?;
+    met &=
+        times?.verdict(&format!("new route to first 200, while {} are loaded", options.routes), NEW_ROUTE_LOADING_P99);
+    println!("({} routes were loaded in {took:.1?}; {})", options.routes, work(&gateway.page()?));
     Ok(met)
+}
+
+/// Loads so many routes, evenly, or more slowly where the server takes no more.
+fn load(server: &Server, routes: usize) {
+    let began = Instant::now();
+    let writers = 4;
+    std::thread::scope(|scope| {
+        for first in 0..writers {
+            scope.spawn(move || {
+                let mut writer: Writer<'_> = server.writer();
+                for number in (first..routes).step_by(writers) {
+                    let due = Duration::from_secs(1) * number as u32 / LOADED_PER_SECOND as u32;
+                    std::thread::sleep(due.saturating_sub(began.elapsed()));
+                    writer.create("gatewayroutes", route(&format!("load{number:05}"), &["live".to_owned()]));
+                }
+            });
+        }
+    });
 }
 
 /// Times from a pod that is not ready any more to the last request that it gets, under constant load.
 fn not_ready(options: &Options, pods: &[Pod]) -> io::Result<bool> {
-    let server = filled(PRESENT);
-    server.put("services", service("live"));
-    server.put_all("endpointslices", slice("live", pods, &[]));
-    server.put("gatewayroutes", route("live", &["live".to_owned()]));
+    let server = filled(options, PRESENT, pods)?;
+    let mut writer = server.writer();
+    writer.create("gatewayroutes", route("live", &["live".to_owned()]));
     let (gateway, _) = Gateway::start(options, &server)?;
+    gateway.settle(options, PRESENT + 1)?;
+    let witness = server.witness("endpointslices")?;
     let running = AtomicBool::new(true);
     let failed = AtomicU64::new(0);
     let times = std::thread::scope(|scope| {
@@ -386,21 +481,23 @@ fn not_ready(options: &Options, pods: &[Pod]) -> io::Result<bool> {
                 }
             });
         }
-        let mut times = Vec::new();
+        let mut times = Times::default();
         for number in 0..options.tries.min(100) {
             let at = number % pods.len();
             let pod = &pods[at];
-            let changed = pod.began.elapsed();
-            server.put_all("endpointslices", slice("live", pods, &[at]).into_iter().skip(at).take(1));
+            let (changed, began) = (pod.began.elapsed(), Instant::now());
+            writer.replace("endpointslices", slice("live", pods, &[at]).remove(at));
             std::thread::sleep(Duration::from_millis(200));
-            times.push(pod.last().saturating_sub(changed));
-            server.put_all("endpointslices", slice("live", pods, &[]).into_iter().skip(at).take(1));
+            times.whole.push(pod.last().saturating_sub(changed));
+            times.of_server.extend(witness.seen_after(&format!("live-{at}"), began).map(|seen| seen - began));
+            writer.replace("endpointslices", slice("live", pods, &[]).remove(at));
             std::thread::sleep(Duration::from_millis(100));
         }
         running.store(false, Ordering::Relaxed);
         times
     });
-    let mut met = timed("pod not ready to its last request", times, NOT_READY_P99);
+    println!("({})", work(&gateway.page()?));
+    let mut met = times.verdict("pod not ready to its last request", NOT_READY_P99);
     let failed = failed.load(Ordering::Relaxed);
     met &= verdict("requests that failed meanwhile", failed.to_string(), "0".to_owned(), failed == 0);
     Ok(met)

@@ -1,5 +1,5 @@
 //! A Kubernetes API server for tests, in the process and on loopback: lists, pages, watches and streaming lists of the
-//! kinds that tidegate reads, and every fault of them on command.
+//! kinds that tidegate reads, and every fault of them on command; beside that Leases, and the status of routes.
 //!
 //! It keeps objects as they are put, and checks and defaults nothing. What it answers where nothing is broken is what the
 //! cases of `support/api_contract.rs` say, which a real API server has to pass as well.
@@ -31,6 +31,7 @@ const RESOURCES: &[(&str, &str, &str, bool)] = &[
     ("v1", "namespaces", "Namespace", false),
     ("discovery.k8s.io/v1", "endpointslices", "EndpointSlice", true),
     ("gateway.networking.k8s.io/v1", "referencegrants", "ReferenceGrant", true),
+    ("coordination.k8s.io/v1", "leases", "Lease", true),
 ];
 
 /// What is broken in an answer.
@@ -420,6 +421,7 @@ struct Target {
     plural: &'static str,
     namespace: Option<String>,
     name: Option<String>,
+    is_status: bool,
     query: BTreeMap<String, String>,
 }
 
@@ -435,15 +437,16 @@ impl Target {
             ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (Some((*namespace).to_owned()), rest),
             rest => (None, rest),
         };
-        let (plural, name) = match rest {
-            [plural] => (plural, None),
-            [plural, name] => (plural, Some((*name).to_owned())),
+        let (plural, name, is_status) = match rest {
+            [plural] => (plural, None, false),
+            [plural, name] => (plural, Some((*name).to_owned()), false),
+            [plural, name, "status"] => (plural, Some((*name).to_owned()), true),
             _ => return None,
         };
         let plural = RESOURCES.iter().find(|(version, of, _, _)| *version == api_version && of == plural)?.1;
         let query = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
         let query = query.map(|(key, value)| (key.to_owned(), value.replace("%3D", "=").replace("%2F", "/"))).collect();
-        Some(Self { plural, namespace, name, query })
+        Some(Self { plural, namespace, name, is_status, query })
     }
 
     fn is(&self, key: &str) -> bool {
@@ -485,6 +488,11 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     let Some(target) = Target::parse(request.uri()) else { return Ok(failure(404, None)) };
     if request.method() != Method::GET {
         return Ok(write(&shared, &target, request).await);
+    }
+    if let Some(name) = &target.name {
+        let key = (target.namespace.clone().unwrap_or_default(), name.clone());
+        let found = shared.lock().resource(target.plural).objects.get(&key).cloned();
+        return Ok(found.map_or_else(|| failure(404, None), |object| whole(200, &object)));
     }
     let asked = match (target.is("watch"), target.is("sendInitialEvents")) {
         (false, _) => Asked::Page,
@@ -756,6 +764,19 @@ async fn write(shared: &Shared, target: &Target, request: Request<Incoming>) -> 
                     }
                     (None, None) => whole(201, &state.put(target.plural, object)),
                 }
+            })
+        }
+        // Server-side apply of one manager, which owns the whole status.
+        (Method::PATCH, Some(name)) if target.is_status => {
+            let Ok(mut applied) = serde_json::from_slice::<Value>(&bytes) else { return failure(400, None) };
+            let manager = target.query.get("fieldManager").map(|name| name.replace("%3A", ":"));
+            shared.change(|state| {
+                let known = state.resource(target.plural).objects.get(&key(name)).cloned();
+                let Some(mut object) = known else { return failure(404, None) };
+                object["status"] = applied["status"].take();
+                object["metadata"]["managedFields"] =
+                    json!([{ "manager": manager, "operation": "Apply", "subresource": "status" }]);
+                whole(200, &state.put(target.plural, object))
             })
         }
         _ => failure(405, None),
