@@ -12,19 +12,21 @@
 //!
 //! | | 5,000 routes, 15,000 endpoints | 40,000 routes, 120,000 endpoints |
 //! |---|---|---|
-//! | memory at rest | 58 MiB | about 450 MiB: it grows with the objects (estimated) |
+//! | memory at rest | 61 MiB, of which 17 are the program; 67 MiB where statuses are written | about 450 MiB: it grows with the objects (estimated) |
 //! | first compilation | 75 ms | 1.4 s |
 //! | start to ready | 0.7 s | 15 s |
 //! | watch traffic at rest | five requests in half a minute, a list of each kind in ten minutes | the same; a list has some 60 MB (estimated) |
 //!
-//! Every change compiles everything, so what breaks first is the time from a change to traffic: it is the time of one or
-//! two compilations, and of publishing. A change of a slice among thousands costs as much as one of a route. Memory is
+//! A change of slices alone compiles no route: the backends of their Services are looked at again, and the next version
+//! shares the rest. It costs a walk over all slices and backends: some 2 ms at 3,000 routes, and about 15 ms at 40,000
+//! (estimated). A change of a route, a Service, a grant or a namespace still compiles all routes. So what breaks first is
+//! the time from a new route to traffic: it is the time of one or two compilations, 1.4 s each at 40,000 routes. Memory is
 //! next, since two versions are there while one takes the place of the other; then the lists, which all replicas ask for
 //! after an API server has been away.
 //!
-//! What would be done, in this order: compile by hostname and keep the tables of those that did not change (routers are
-//! built for each listener today); publish endpoints without compiling routes; shard by class, so that a gateway has
-//! only the routes of its own.
+//! What would be done, in this order: keep what each route compiles to while its object and its Services stay; build
+//! routers by hostname and keep the tables of those that did not change (they are built for each listener today); shard
+//! by class, so that a gateway has only the routes of its own.
 
 use std::collections::BTreeSet;
 use std::future::Future;
