@@ -70,6 +70,8 @@ fn good(stream: u32, body: &str) -> Vec<u8> {
 struct Pod {
     addr: std::net::SocketAddr,
     answer: Rc<RefCell<Answer>>,
+    /// Requests that were answered, in some way or other.
+    requests: Rc<Cell<usize>>,
     connections: Rc<Cell<usize>>,
     closed: Rc<Cell<usize>>,
 }
@@ -80,18 +82,19 @@ impl Pod {
         let pod = Self {
             addr: listener.local_addr().unwrap(),
             answer: Rc::new(RefCell::new(Rc::new(|stream| good(stream, "ok")))),
+            requests: Rc::default(),
             connections: Rc::default(),
             closed: Rc::default(),
         };
-        let (answer, connections, closed) =
-            (Rc::clone(&pod.answer), Rc::clone(&pod.connections), Rc::clone(&pod.closed));
+        let (answer, requests) = (Rc::clone(&pod.answer), Rc::clone(&pod.requests));
+        let (connections, closed) = (Rc::clone(&pod.connections), Rc::clone(&pod.closed));
         tokio::task::spawn_local(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 connections.set(connections.get() + 1);
-                let (answer, closed) = (Rc::clone(&answer), Rc::clone(&closed));
+                let (answer, requests, closed) = (Rc::clone(&answer), Rc::clone(&requests), Rc::clone(&closed));
                 tokio::task::spawn_local(async move {
                     // An error is the end that the gateway made.
-                    let _ = serve(stream, answer).await;
+                    let _ = serve(stream, answer, requests).await;
                     closed.set(closed.get() + 1);
                 });
             }
@@ -108,7 +111,7 @@ impl Pod {
     }
 }
 
-async fn serve(mut stream: TcpStream, answer: Rc<RefCell<Answer>>) -> std::io::Result<()> {
+async fn serve(mut stream: TcpStream, answer: Rc<RefCell<Answer>>, requests: Rc<Cell<usize>>) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     stream.read_exact(&mut [0; 24]).await?;
     stream.write_all(&frame(4, 0, 0, &[])).await?;
@@ -119,6 +122,7 @@ async fn serve(mut stream: TcpStream, answer: Rc<RefCell<Answer>>) -> std::io::R
         let mut payload = vec![0; usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)];
         stream.read_exact(&mut payload).await?;
         if kind == HEADERS {
+            requests.set(requests.get() + 1);
             let answer = Rc::clone(&answer.borrow());
             stream.write_all(&answer(u32::from_be_bytes(id))).await?;
         }
@@ -414,6 +418,37 @@ fn a_flood_of_heads_ends_the_connection() {
     });
     // What the endpoint sends is in there, too.
     assert!(counted.bytes_max < 12 << 20, "{} bytes at the most", counted.bytes_max);
+}
+
+/// A stream that waits for its answer gets it, whatever comes on another one of the same connection meanwhile.
+#[test]
+fn a_malformed_stream_costs_no_other_one() {
+    let hostile: [(&str, Answer); 6] = [
+        ("101", Rc::new(|id| head(id, 0, &[(":status", "101")]))),
+        ("eleven interim responses", Rc::new(|id| interim(id, 11))),
+        ("status 600", Rc::new(|id| head(id, END_STREAM, &[(":status", "600")]))),
+        ("connection field", Rc::new(|id| head(id, END_STREAM, &[(":status", "200"), ("connection", "close")]))),
+        (
+            "two lengths",
+            Rc::new(|id| head(id, 0, &[(":status", "200"), ("content-length", "1"), ("content-length", "1")])),
+        ),
+        ("a length and no data", Rc::new(|id| head(id, END_STREAM, &[(":status", "200"), ("content-length", "2")]))),
+    ];
+    run(async || {
+        for (name, answer) in hostile {
+            let pod = Pod::start().await;
+            let gateway = pod.gateway().await;
+            pod.say(|_| Vec::new());
+            let mut victim = gateway.client().await;
+            victim.send(GET).await;
+            until(|| pod.requests.get() == 1).await;
+            pod.say(move |id| [answer(id), good(1, "victim")].concat());
+            assert_eq!(gateway.ask(GET).await.verdict(), (502, Some("bad_response")), "{name}");
+            let got = victim.answer().await;
+            assert_eq!(String::from_utf8_lossy(&got.body), "6\r\nvictim\r\n0\r\n\r\n", "{name}");
+            assert_eq!(pod.connections.get(), 1, "{name}");
+        }
+    });
 }
 
 /// A poisoned stream never shows in the next one on the same connections.
