@@ -13,5 +13,8 @@ ROUTER_PROPERTY_SETS=20000 cargo test --locked --profile release-fast --test rou
 # 10,000 idle clients and 4,000 slow ones of each kind, with the deadlines that are the defaults.
 step overload
 TIDEGATE_LONG=1 cargo test --locked --profile release-fast --test overload -- --nocapture
+# 10,000 malformed answers, each with a plain exchange behind it on the same pool, over HTTP/1 and HTTP/2.
+step answers
+TIDEGATE_LONG=1 cargo test --locked --profile release-fast --test forward_upstream -- victims --nocapture
 step fuzz
 tests/fuzz.sh $((minutes * 60))
