@@ -16,5 +16,8 @@ TIDEGATE_LONG=1 cargo test --locked --profile release-fast --test overload -- --
 # 10,000 malformed answers, each with a plain exchange behind it on the same pool, over HTTP/1 and HTTP/2.
 step answers
 TIDEGATE_LONG=1 cargo test --locked --profile release-fast --test forward_upstream -- victims --nocapture
+# 50 connections whose streams nobody takes, and streams beside a blocked one.
+step http2
+TIDEGATE_LONG=1 cargo test --locked --profile release-fast --test http2_cases whole -- --nocapture --test-threads 1
 step fuzz
 tests/fuzz.sh $((minutes * 60))
