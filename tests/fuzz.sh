@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Builds the fuzz targets and runs each for so many seconds: tests/fuzz.sh SECONDS [TARGET...]
 #
+# FUZZ_SEED makes a run that can be repeated; without it every run has another seed.
+#
 # Two run at a time. What is learned stays in target/fuzz/corpus and serves the next run; seeds are written anew. An input
 # that breaks a property is left in target/fuzz/failed/TARGET: put it into tests/fuzz/found/TARGET, where
 # tests/fuzz_inputs.rs reads it, and mend what it shows.
@@ -21,7 +23,7 @@ fuzz() {
   mkdir -p "$work/corpus/$1" "$work/failed/$1" "$work/seeds/$1"
   # Without instrumented libraries a leak cannot be told from what is kept; memory is bounded all the same.
   if ! TIDEGATE_FUZZ_SEEDS=$work/seeds/$1 "$target/release-fast/$1" "$work/corpus/$1" "$work/seeds/$1" -artifact_prefix="$work/failed/$1/" \
-    -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=1024 -detect_leaks=0 -print_final_stats=1 \
+    -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=1024 -detect_leaks=0 -print_final_stats=1 -seed="${FUZZ_SEED:-0}" \
     >"$work/$1.log" 2>&1; then
     grep -a -m1 -A8 -e panicked -e ERROR "$work/$1.log" | cut -c1-2000
     echo "fuzz: $1 failed; the whole log is $work/$1.log" >&2

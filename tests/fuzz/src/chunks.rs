@@ -68,7 +68,7 @@ pub fn check(data: &[u8]) {
     let [whole, tight] = &wholes[..] else { unreachable!("two limits") };
     assert!(tight.refused || tight == whole, "limits change nothing but what is refused");
     match reference_chunks(stream) {
-        Chunked::Whole(body, behind) => {
+        Chunked::Whole(body, behind, _) => {
             let lines = stream.len() - behind.len();
             // The reference has no limits.
             if !whole.refused || stream.len() < 64 {

@@ -226,7 +226,7 @@ fn compare_body(rest: &[u8], framing: ResponseFraming, seen: &Seen) -> Result<()
             (rest[..taken].to_vec(), taken as u64 == length, rest.len() - taken)
         }
         ResponseFraming::Chunked => match reference_chunks(rest) {
-            Chunked::Whole(body, behind) => (body, true, behind.len()),
+            Chunked::Whole(body, behind, _) => (body, true, behind.len()),
             Chunked::Wrong => return if seen.complete { Err("a wrong body was accepted".to_owned()) } else { Ok(()) },
             Chunked::Open => return if seen.complete { Err("an open body was accepted".to_owned()) } else { Ok(()) },
         },

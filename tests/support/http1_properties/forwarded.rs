@@ -149,7 +149,9 @@ fn is_same(sent: &StrictRequest, got: &Recorded) -> Result<(), String> {
         name != b"host" && !name.contains(&b'_') && !is_named(&HOP) && !is_named(&OWN) && !nominated.contains(&name)
     };
     let lower = sent.fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
-    let mut wanted: Vec<Field> = lower.filter(|field| passes(&field.0)).collect();
+    // What only a trusted forwarder may say.
+    let is_claimed = |name: &[u8]| name.starts_with(b"x-forwarded-") || name == b"x-tidegate-attempt";
+    let mut wanted: Vec<Field> = lower.filter(|field| passes(&field.0) && !is_claimed(&field.0)).collect();
     // Cookies of several lines become one (RFC 9113 §8.2.3), which every backend reads.
     let cookies: Vec<&[u8]> = wanted.iter().filter(|field| field.0 == b"cookie").map(|field| &field.1[..]).collect();
     let cookies = cookies.join(&b"; "[..]);
