@@ -115,9 +115,11 @@ fn conditions_of_the_parent_hold_for_the_child() {
     root["matches"][0]["headers"] = json!([{ "name": "x-team", "value": "a" }]);
     root["matches"][0]["method"] = json!("GET");
     root["timeouts"] = json!({ "request": "9s" });
+    root["retry"] = json!({ "attempts": 3 });
     root["loadBalancer"] = json!({ "algorithm": "LeastRequest" });
     let mut own = rule("own", "/a/own");
     own["timeouts"] = json!({ "request": "1s" });
+    own["retry"] = json!({ "attempts": 5 });
     let mut post = rule("post", "/a/post");
     post["matches"][0]["method"] = json!("POST");
     let spec = json!({ "parentRefs": [under("root", "a")], "rules": [rule("plain", "/a/x"), own, post] });
@@ -128,6 +130,8 @@ fn conditions_of_the_parent_hold_for_the_child() {
     assert_eq!(compiled.ask_with(0, "POST", "portal.example/a/x", &team), "default/root:site");
     let seconds = |name| compiled.rule(name).timeouts.request.map(|duration| duration.as_secs());
     assert_eq!((seconds("plain"), seconds("own")), (Some(9), Some(1)), "knobs are inherited when unset");
+    let attempts = |name| compiled.rule(name).retry.as_ref().map(|retry| retry.attempts);
+    assert_eq!((attempts("plain"), attempts("own")), (Some(3), Some(5)));
     assert_eq!(compiled.rule("own").algorithm, Algorithm::LeastRequest);
     assert_eq!(compiled.findings(), ["UnsupportedValue spec.rules[2].matches[0]"], "POST is not delegated");
 }
