@@ -181,9 +181,9 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let readiness = Readiness::default();
     let snapshot_ready = readiness.guard("snapshot");
-    let (mut publisher, feeds) = live::channel(settings.workers, Arc::clone(&metrics));
-    let mut view = publisher.view();
     let epoch = Instant::now();
+    let (mut publisher, feeds) = live::channel(settings.workers, Arc::clone(&metrics), epoch);
+    let mut view = publisher.view();
     let ready = Ready {
         ready: true,
         listeners: settings.listeners.keys().cloned().zip(bound.iter().map(|listener| listener.address)).collect(),

@@ -30,7 +30,7 @@ pub(crate) mod tests;
 pub use backend_endpoints::BackendEndpoints;
 pub use endpoint_state::{EndpointState, InFlight};
 pub use key::{KeySource, hash_key};
-pub use pick::{Pick, PickRequest, Picked};
+pub use pick::{Condition, Pick, PickRequest, Picked};
 pub use retry_budget::{RetryBudget, RetryFloor};
 pub use rule_state::RuleState;
 pub use targets::{Balancers, EndpointRegistry, Previous, RuleTargets};

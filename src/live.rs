@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::balance::{Balancers, EndpointRegistry, Pick, PickRequest, Previous, RetryBudget, RuleState};
 use crate::filter::{FilterState, StateRegistry};
 use crate::model::ids::{BackendId, ObjectName, RuleId};
-use crate::model::route::WeightedBackend;
+use crate::model::route::Rule;
 use crate::model::snapshot::Snapshot;
 use crate::telemetry::metrics::{ConfigObjects, Metrics, RuleSeries, ServiceSeries};
 
@@ -72,13 +73,14 @@ impl Live {
         snapshot: Snapshot,
         (endpoints, states): (&mut EndpointRegistry, &mut StateRegistry),
         metrics: &Metrics,
+        now: Duration,
     ) -> Self {
         let unchanged = same_names(&self.snapshot, &snapshot);
         let before = if unchanged { Vec::new() } else { snapshot.rules_before(&self.snapshot) };
         let rule_before =
             |rule: RuleId| if unchanged { Some(rule) } else { before.get(rule.index()).copied().flatten() };
         let previous = Previous { snapshot: &self.snapshot, balancers: &self.balancers, rule: &rule_before };
-        let balancers = endpoints.build(&snapshot, Some(previous));
+        let balancers = endpoints.build(&snapshot, Some(previous), now);
         let series = if unchanged { Arc::clone(&self.series) } else { self.series_of(&snapshot, &before, metrics) };
         let services = self.services_of(&snapshot, metrics);
         let filter_states = states.build(&snapshot.filter_states);
@@ -183,6 +185,8 @@ pub struct Publisher {
     endpoints: EndpointRegistry,
     states: StateRegistry,
     metrics: Arc<Metrics>,
+    /// The instant that endpoints count the time from.
+    epoch: Instant,
     /// What workers gave back; `None` once a [`Reaper`] has it.
     returned: Option<mpsc::UnboundedReceiver<Arc<Live>>>,
 }
@@ -193,7 +197,12 @@ impl Publisher {
     /// A new request of any worker sees it at once; requests that run go on with what they began with.
     pub fn publish(&mut self, snapshot: Snapshot) -> u64 {
         let current = Arc::clone(&self.pointer.borrow());
-        let next = Arc::new(current.next(snapshot, (&mut self.endpoints, &mut self.states), &self.metrics));
+        let next = Arc::new(current.next(
+            snapshot,
+            (&mut self.endpoints, &mut self.states),
+            &self.metrics,
+            self.epoch.elapsed(),
+        ));
         let version = next.version();
         let objects = next.objects();
         drop(current);
@@ -436,7 +445,7 @@ impl WorkerLive {
     /// Takes no lock, and allocates only with a rule's first pick on this worker.
     pub fn pick(&self, rule: RuleId, request: &PickRequest<'_>, now: Duration, rng: &mut fastrand::Rng) -> Pick {
         match self.state(rule) {
-            Some((state, refs)) => state.pick(refs, request, now, rng),
+            Some((state, rule)) => state.pick(rule, request, now, rng),
             None => Pick::NoBackend,
         }
     }
@@ -450,14 +459,14 @@ impl WorkerLive {
         rng: &mut fastrand::Rng,
     ) -> Pick {
         match self.state(rule) {
-            Some((state, refs)) => state.pick_of(backend_ref, refs, request, now, rng),
+            Some((state, rule)) => state.pick_of(backend_ref, rule, request, now, rng),
             None => Pick::NoBackend,
         }
     }
 
-    /// This worker's balancers of a rule, made with its first pick, and the rule's references.
+    /// This worker's balancers of a rule, made with its first pick, and the rule.
     #[inline]
-    fn state(&self, rule: RuleId) -> Option<(&RuleState, &[WeightedBackend])> {
+    fn state(&self, rule: RuleId) -> Option<(&RuleState, &Rule)> {
         let live = self.live();
         let slot = self.rules.get(rule.index())?;
         let data = live.snapshot.rule(rule)?;
@@ -469,7 +478,7 @@ impl WorkerLive {
                 slot.get_or_init(|| Rc::new(RuleState::new(Arc::clone(targets), self.start)))
             }
         };
-        Some((state, &data.backend_refs))
+        Some((state, data))
     }
 
     /// Counts an answered request of a rule of this snapshot, and its time from the first byte of its head to the last
@@ -502,12 +511,13 @@ impl WorkerLive {
 }
 
 /// Makes the pointer's two ends: one publisher, and a feed for each of `workers` workers. `metrics` must know as many.
+/// `epoch` is the instant that all workers count the time of endpoints from.
 #[must_use]
-pub fn channel(workers: usize, metrics: Arc<Metrics>) -> (Publisher, Vec<Feed>) {
+pub fn channel(workers: usize, metrics: Arc<Metrics>, epoch: Instant) -> (Publisher, Vec<Feed>) {
     let (pointer, receiver) = watch::channel(Arc::new(Live::default()));
     let (returns, returned) = mpsc::unbounded_channel();
     let feeds =
         (0..workers).map(|worker| Feed { worker, pointer: receiver.clone(), returns: returns.clone() }).collect();
     let (endpoints, states) = (EndpointRegistry::default(), StateRegistry::default());
-    (Publisher { pointer, endpoints, states, metrics, returned: Some(returned) }, feeds)
+    (Publisher { pointer, endpoints, states, metrics, epoch, returned: Some(returned) }, feeds)
 }

@@ -19,7 +19,7 @@ fn metrics(workers: usize) -> Arc<Metrics> {
 #[test]
 fn picks_and_counts_allocate_nothing() {
     for (name, algorithm) in snapshots::algorithms() {
-        let (mut publisher, mut feeds) = live::channel(1, metrics(1));
+        let (mut publisher, mut feeds) = live::channel(1, metrics(1), tokio::time::Instant::now());
         let mut snapshot = snapshots::snapshot(1, 5, &algorithm);
         // A split, an unresolved share and a retry are part of it.
         let rules = std::sync::Arc::make_mut(&mut snapshot.rules);
@@ -68,7 +68,7 @@ fn a_rule_costs_little() {
     let (_, algorithm) = snapshots::algorithms().swap_remove(1);
     let snapshot = snapshots::snapshot(routes, 3, &algorithm);
     let at_rest = measure(|| {
-        let (mut publisher, feeds) = live::channel(workers, Arc::clone(&metrics));
+        let (mut publisher, feeds) = live::channel(workers, Arc::clone(&metrics), tokio::time::Instant::now());
         publisher.publish(snapshot);
         let caches: Vec<_> = feeds.into_iter().map(|feed| feed.into_cache(0)).collect();
         caches.iter().for_each(|cache| drop(cache.current()));

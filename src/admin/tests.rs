@@ -13,7 +13,7 @@ use crate::telemetry::metrics::MetricsOptions;
 
 fn admin(admin_connections: usize) -> Admin {
     let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 10 });
-    let (publisher, _feeds) = live::channel(1, Arc::clone(&metrics));
+    let (publisher, _feeds) = live::channel(1, Arc::clone(&metrics), Instant::now());
     let settings = AllSettings {
         listeners: BTreeMap::new(),
         deadlines: Deadlines::default(),

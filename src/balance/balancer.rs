@@ -50,30 +50,22 @@ impl Balancer {
         }
     }
 
-    /// Chooses an endpoint; `None` when there is none. What the choice rules out is given up step by step: refused
-    /// addresses are used when all others are, the avoided one when it is the only one.
+    /// Chooses an endpoint among those that the choice allows; `None` when it allows none.
     pub(super) fn pick(&self, choice: &Choice<'_>, rng: &mut fastrand::Rng) -> Option<&Arc<EndpointState>> {
-        let endpoints = &self.backend().endpoints;
-        let index = self
-            .pick_among(choice, |endpoint| choice.usable(endpoint), rng)
-            .or_else(|| self.pick_among(choice, |endpoint| !choice.avoided(endpoint), rng))
-            .or_else(|| self.pick_among(choice, |_| true, rng))?;
-        endpoints.get(index)
-    }
-
-    fn pick_among(
-        &self,
-        choice: &Choice<'_>,
-        allowed: impl Fn(&Arc<EndpointState>) -> bool,
-        rng: &mut fastrand::Rng,
-    ) -> Option<usize> {
-        match self {
+        let allowed = |endpoint: &Arc<EndpointState>| choice.allows(endpoint);
+        let index = match self {
             Self::Random(random) => random.pick(allowed, rng),
             Self::RoundRobin(round_robin) => round_robin.pick(allowed),
             Self::SmoothWeighted(smooth) => smooth.pick(allowed),
             Self::LeastRequest(least) => least.pick(allowed, rng),
             Self::PeakEwma(peak) => peak.pick(allowed, choice.now, rng),
-        }
+        };
+        self.backend().endpoints.get(index?)
+    }
+
+    /// Whether its backend has no endpoint at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.backend().endpoints.is_empty()
     }
 
     fn backend(&self) -> &Arc<BackendEndpoints> {

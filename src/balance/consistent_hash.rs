@@ -30,7 +30,7 @@ pub(super) struct Member {
     /// The endpoint; `None` for a reference that cannot be resolved, which keeps its share of the keys.
     pub(super) endpoint: Option<Arc<EndpointState>>,
     /// Index of the backendRef in the rule.
-    pub(super) backend_ref: usize,
+    pub(super) backend_ref: u32,
     /// Weight of the backendRef.
     pub(super) weight: u32,
     /// Number of members that the weight is divided among; not 0.
@@ -43,7 +43,7 @@ pub(super) struct Node {
     /// The endpoint; `None` as in [`Member`].
     pub(super) endpoint: Option<Arc<EndpointState>>,
     /// Index of the backendRef in the rule.
-    pub(super) backend_ref: usize,
+    pub(super) backend_ref: u32,
     /// Number of its points.
     points: u32,
 }
@@ -167,7 +167,7 @@ fn identity(node: &Node) -> u64 {
             Some(uid) => xxh3_64_with_seed(uid.as_bytes(), u64::from(endpoint.key.addr.port())),
             None => xxh3_64(endpoint.key.addr.to_string().as_bytes()),
         },
-        None => xxh3_64_with_seed(b"unresolved", node.backend_ref as u64),
+        None => xxh3_64_with_seed(b"unresolved", u64::from(node.backend_ref)),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::model::ids::EndpointKey;
@@ -28,63 +28,100 @@ const TICK_SHIFT: u32 = 17;
 
 /// The live numbers of one endpoint.
 ///
-/// Aligned to two cache lines (the adjacent-line prefetcher reads pairs), so that workers that write the numbers of
-/// different endpoints share no line.
+/// Two halves of two cache lines each (the adjacent-line prefetcher reads pairs): one is written with every request, the
+/// other only when something about the endpoint changes. So workers that write the numbers of different endpoints share
+/// no line, and a pick that passes an endpoint over reads nothing that another worker is about to write.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct EndpointState {
     /// Identity, and the address to use.
     pub key: EndpointKey,
-    /// The pod's address in the other IP family. Read after a failed connect and written at a publication, never on the
-    /// hot path: a second EndpointSlice may bring it while the endpoint stays.
-    fallback: Mutex<Option<SocketAddr>>,
-    in_flight: AtomicU32,
-    effective_weight: AtomicU32,
+    /// What no pick reads.
+    rare: Box<Mutex<Rare>>,
+    /// Nanoseconds since the epoch at which it came to a backend that was known before; 0: it was there from the start.
+    since: u64,
     consecutive_failures: AtomicU32,
     /// Nanoseconds since the epoch until which the address counts as refusing; 0: never did.
     refused_until: AtomicU64,
+    written: Written,
+}
+
+/// The half that every request writes.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Written {
+    in_flight: AtomicU32,
+    effective_weight: AtomicU32,
     /// Latency average: seconds as `f32` bits above, tick of its last update below; 0: nothing observed.
     /// One cell, so that two workers never pair one's average with the other's time.
     latency: AtomicU64,
 }
 
+/// What is read and written off the request path only.
+#[derive(Debug)]
+struct Rare {
+    /// The pod's address in the other IP family. Read after a failed connect and written at a publication: a second
+    /// EndpointSlice may bring it while the endpoint stays.
+    fallback: Option<SocketAddr>,
+}
+
 impl EndpointState {
-    /// Makes the state of an endpoint that was never used.
+    /// Makes the state of an endpoint that was never used, and that was there from the start.
     #[must_use]
     pub fn new(key: EndpointKey, fallback: Option<SocketAddr>) -> Self {
         Self {
             key,
-            fallback: Mutex::new(fallback),
-            in_flight: AtomicU32::new(0),
-            effective_weight: AtomicU32::new(ENDPOINT_WEIGHT),
+            rare: Box::new(Mutex::new(Rare { fallback })),
+            since: 0,
             consecutive_failures: AtomicU32::new(0),
             refused_until: AtomicU64::new(0),
-            latency: AtomicU64::new(0),
+            written: Written {
+                in_flight: AtomicU32::new(0),
+                effective_weight: AtomicU32::new(ENDPOINT_WEIGHT),
+                latency: AtomicU64::new(0),
+            },
         }
+    }
+
+    /// As [`new`](Self::new), of an endpoint that comes at `now` to others that are in use.
+    #[must_use]
+    pub fn new_at(key: EndpointKey, fallback: Option<SocketAddr>, now: Duration) -> Self {
+        Self { since: nanos(now), ..Self::new(key, fallback) }
+    }
+
+    /// How long it has been among the endpoints of its backend; `None` where it was there from the start.
+    #[must_use]
+    pub fn age(&self, now: Duration) -> Option<Duration> {
+        (self.since > 0).then(|| Duration::from_nanos(nanos(now).saturating_sub(self.since)))
+    }
+
+    fn rare(&self) -> MutexGuard<'_, Rare> {
+        // Nothing that holds it can panic half way.
+        self.rare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The same pod's address in the other IP family, for when connects to the preferred one fail.
     #[must_use]
     pub fn fallback(&self) -> Option<SocketAddr> {
-        *self.fallback.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rare().fallback
     }
 
     /// Replaces the fallback address; the numbers stay.
     pub fn set_fallback(&self, fallback: Option<SocketAddr>) {
-        *self.fallback.lock().unwrap_or_else(PoisonError::into_inner) = fallback;
+        self.rare().fallback = fallback;
     }
 
     /// Counts a request as in flight until the guard is dropped, which belongs at the end of the response body.
     #[must_use]
     pub fn begin(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.written.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight { endpoint: Arc::clone(self) }
     }
 
     /// Requests in flight over all workers.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.written.in_flight.load(Ordering::Relaxed)
     }
 
     /// Notes that the address refused a connection: picks pass it over for [`REFUSED_FOR`] while others are left.
@@ -95,8 +132,13 @@ impl EndpointState {
     /// Tells whether the address refused a connection less than [`REFUSED_FOR`] ago.
     #[must_use]
     pub fn is_refused(&self, now: Duration) -> bool {
-        let until = self.refused_until.load(Ordering::Relaxed);
-        until != 0 && nanos(now) < until
+        self.is_refused_at(nanos(now))
+    }
+
+    /// The same for a time in nanoseconds.
+    #[inline]
+    pub(super) fn is_refused_at(&self, now: u64) -> bool {
+        now < self.refused_until.load(Ordering::Relaxed)
     }
 
     /// Notes a failure: a connect error, reset or timeout before a response head.
@@ -106,6 +148,7 @@ impl EndpointState {
         let cut = (ENDPOINT_WEIGHT / 3).max(1);
         // The closure never answers None, so neither update can fail.
         let _ = self
+            .written
             .effective_weight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |weight| Some(weight.saturating_sub(cut)));
         let _ = self
@@ -130,15 +173,20 @@ impl EndpointState {
     /// The weight that failures lowered and picks raise again; 0 to [`ENDPOINT_WEIGHT`].
     #[must_use]
     pub fn effective_weight(&self) -> u32 {
-        self.effective_weight.load(Ordering::Relaxed)
+        self.written.effective_weight.load(Ordering::Relaxed)
     }
 
     /// Raises the effective weight by one, as every pick that weighs endpoints does for each candidate.
     pub(super) fn recover(&self) {
-        let weight = self.effective_weight.load(Ordering::Relaxed);
+        let weight = self.written.effective_weight.load(Ordering::Relaxed);
         if weight < ENDPOINT_WEIGHT {
             // One try: when another worker was quicker, its step counts for both.
-            let _ = self.effective_weight.compare_exchange(weight, weight + 1, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = self.written.effective_weight.compare_exchange(
+                weight,
+                weight + 1,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
         }
     }
 
@@ -147,7 +195,7 @@ impl EndpointState {
     pub fn observe_latency(&self, latency: Duration, now: Duration) {
         let tick = tick(now);
         let seen = latency.as_secs_f32().max(f32::MIN_POSITIVE);
-        let _ = self.latency.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |cell| {
+        let _ = self.written.latency.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |cell| {
             let average = match unpack(cell) {
                 Some((average, since)) if seen <= average => {
                     let keep = decay(since, tick);
@@ -171,7 +219,7 @@ impl EndpointState {
 
     /// The same in seconds.
     pub(super) fn latency_seconds(&self, now: Duration) -> Option<f32> {
-        let (average, since) = unpack(self.latency.load(Ordering::Relaxed))?;
+        let (average, since) = unpack(self.written.latency.load(Ordering::Relaxed))?;
         Some(average * decay(since, tick(now)))
     }
 }
@@ -192,13 +240,14 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.written.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Nanoseconds of a duration; 584 years fit.
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+#[inline]
+pub(super) fn nanos(time: Duration) -> u64 {
+    time.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(time.subsec_nanos()))
 }
 
 /// The tick of a time; wraps.
@@ -241,7 +290,18 @@ mod tests {
     #[test]
     fn numbers_have_lines_of_their_own() {
         assert_eq!(align_of::<EndpointState>(), 128);
-        assert_eq!(size_of::<EndpointState>(), 128);
+        assert_eq!(size_of::<EndpointState>(), 256);
+        assert_eq!(size_of::<Written>(), 128);
+    }
+
+    #[test]
+    fn age_counts_for_newcomers_only() {
+        assert_eq!(state().age(5 * S), None);
+        let key = state().key.clone();
+        let newcomer = EndpointState::new_at(key, None, 3 * S);
+        assert_eq!(newcomer.age(5 * S), Some(2 * S));
+        // Workers read the clock apart.
+        assert_eq!(newcomer.age(2 * S), Some(Duration::ZERO));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::endpoint_state::EndpointState;
+use super::endpoint_state::{EndpointState, nanos};
 use crate::model::ids::BackendId;
 
 /// What of a request decides its endpoint.
@@ -37,23 +37,91 @@ pub struct Picked {
     pub backend: BackendId,
     /// Index of the backendRef in [`Rule::backend_refs`](crate::model::route::Rule).
     pub backend_ref: usize,
+    /// What had to be given up last for somebody to be left; `None` for most picks.
+    pub given_up: Option<Condition>,
 }
 
-/// What rules endpoints out of one pick.
+/// What an endpoint should fulfil, in the order in which it is given up when nobody in any tier fulfils all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Condition {
+    /// The endpoint is near.
+    Near,
+    /// The address has not refused a connection just now.
+    Refused,
+    /// The endpoint is not ejected.
+    Ejected,
+    /// The endpoint passes its health check.
+    Unhealthy,
+    /// A retry goes to another endpoint.
+    Tried,
+}
+
+impl Condition {
+    /// Every condition, in the order in which they are given up.
+    const ALL: [Self; 5] = [Self::Near, Self::Refused, Self::Ejected, Self::Unhealthy, Self::Tried];
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// What rules endpoints out of one pick. The one place that decides whether an endpoint may be used for a request now.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Choice<'a> {
     pub(super) now: Duration,
-    pub(super) avoid: &'a [Arc<EndpointState>],
+    /// `now` in nanoseconds, as endpoint states keep times.
+    nanos: u64,
+    avoid: &'a [Arc<EndpointState>],
+    /// The conditions that hold, by their bits: those that mean something for this request and are not given up.
+    conditions: u8,
+    given_up: Option<Condition>,
 }
 
-impl Choice<'_> {
-    /// The endpoint is one that a retry goes away from.
-    pub(super) fn avoided(&self, endpoint: &Arc<EndpointState>) -> bool {
-        self.avoid.iter().any(|avoid| Arc::ptr_eq(avoid, endpoint))
+impl<'a> Choice<'a> {
+    /// Begins with every condition that a rule and a request have.
+    #[inline]
+    pub(super) fn new(request: &PickRequest<'a>, now: Duration) -> Self {
+        let tried = if request.avoid.is_empty() { 0 } else { Condition::Tried.bit() };
+        let conditions = Condition::Refused.bit() | tried;
+        Self { now, nanos: nanos(now), avoid: request.avoid, conditions, given_up: None }
     }
 
-    /// Nothing speaks against the endpoint.
-    pub(super) fn usable(&self, endpoint: &Arc<EndpointState>) -> bool {
-        !endpoint.is_refused(self.now) && !self.avoided(endpoint)
+    #[inline]
+    fn has(&self, condition: Condition) -> bool {
+        self.conditions & condition.bit() != 0
+    }
+
+    /// The choice without the next condition; `None` when no condition is left.
+    pub(super) fn give_up(mut self) -> Option<Self> {
+        let next = Condition::ALL.into_iter().find(|condition| self.has(*condition))?;
+        self.conditions &= !next.bit();
+        self.given_up = Some(next);
+        Some(self)
+    }
+
+    /// What was given up last.
+    pub(super) fn given_up(&self) -> Option<Condition> {
+        self.given_up
+    }
+
+    /// It is for a further try, which rather leaves the backend whose turn it is than repeats itself.
+    pub(super) fn is_retry(&self) -> bool {
+        !self.avoid.is_empty()
+    }
+
+    /// Nothing that holds speaks against the endpoint.
+    #[inline]
+    pub(super) fn allows(&self, endpoint: &Arc<EndpointState>) -> bool {
+        if self.has(Condition::Refused) && endpoint.is_refused_at(self.nanos) {
+            return false;
+        }
+        if self.has(Condition::Tried) && self.was_tried(endpoint) {
+            return false;
+        }
+        true
+    }
+
+    fn was_tried(&self, endpoint: &Arc<EndpointState>) -> bool {
+        self.avoid.iter().any(|avoid| Arc::ptr_eq(avoid, endpoint))
     }
 }

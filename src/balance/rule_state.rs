@@ -1,4 +1,4 @@
-//! What each worker keeps beside the balancers of a snapshot: cursors and current weights, made with the first pick of a
+//! One worker's part in the balancers of a snapshot: cursors and current weights, made with the first pick of a
 //! rule.
 
 use std::sync::Arc;
@@ -9,79 +9,58 @@ use super::consistent_hash::Ring;
 use super::endpoint_state::EndpointState;
 use super::pick::{Choice, Pick, PickRequest, Picked};
 use super::smooth_weighted::Split;
-use super::targets::RuleTargets;
+use super::targets::{RuleTargets, Target, Tier};
 use crate::model::ids::BackendId;
 use crate::model::policy::{Algorithm, OnMissingKey};
-use crate::model::route::WeightedBackend;
+use crate::model::route::{Rule, WeightedBackend};
 
-/// One rule's balancers on one worker: the split between backends and a balancer per backend, with their cursors.
+/// One rule's balancers on one worker, with their cursors.
 #[derive(Debug)]
 pub struct RuleState {
     rule: Arc<RuleTargets>,
+    /// In the order of the rule's tiers.
+    tiers: Box<[TierState]>,
+}
+
+/// The split between the backends of a tier, and a balancer per backend.
+#[derive(Debug)]
+struct TierState {
     /// Only when there is something to split.
     split: Option<Split>,
     /// In the order of the targets; `None` where the reference cannot be resolved.
     balancers: Box<[Option<Balancer>]>,
 }
 
+/// A chosen endpoint, and the position of its reference in the rule.
+type Found<'a> = (u32, &'a Arc<EndpointState>);
+
 impl RuleState {
     /// Makes the state of a rule that this worker has not picked for.
     #[must_use]
     pub fn new(rule: Arc<RuleTargets>, start: u32) -> Self {
-        let balancers = rule
-            .targets
-            .iter()
-            .map(|target| {
-                target.backend.as_ref().map(|backend| Balancer::new(&rule.algorithm, Arc::clone(backend), start))
-            })
-            .collect();
-        let split =
-            (rule.targets.len() > 1).then(|| Split::new(rule.targets.iter().map(|target| target.weight), start));
-        Self { rule, split, balancers }
+        let tiers = rule.tiers.iter().map(|tier| TierState::new(&rule.algorithm, tier, None, start)).collect();
+        Self { rule, tiers }
     }
 
     /// Makes the state for the next snapshot: cursors and current weights of backends and endpoints that stay go on.
     #[must_use]
     pub fn update(&self, rule: Arc<RuleTargets>, start: u32) -> Self {
-        let mut taken = vec![false; self.rule.targets.len()];
-        let from: Vec<Option<usize>> = rule
-            .targets
-            .iter()
-            .map(|target| {
-                // A backend may stand in several references: each old one is taken once, in order.
-                let old = self
-                    .rule
-                    .targets
-                    .iter()
-                    .enumerate()
-                    .position(|(index, old)| !taken[index] && old.key() == target.key());
-                if let Some(index) = old {
-                    taken[index] = true;
-                }
-                old
-            })
-            .collect();
-        let balancers = rule
-            .targets
-            .iter()
-            .zip(&from)
-            .map(|(target, from)| {
-                let backend = target.backend.as_ref()?;
-                let old = from.and_then(|from| self.balancers.get(from)?.as_ref());
-                Some(match old {
-                    Some(old) if self.rule.algorithm == rule.algorithm => old.update(Arc::clone(backend)),
-                    Some(_) | None => Balancer::new(&rule.algorithm, Arc::clone(backend), start),
-                })
-            })
-            .collect();
-        let split = (rule.targets.len() > 1).then(|| {
-            let split = Split::new(rule.targets.iter().map(|target| target.weight), start);
-            if let Some(old) = &self.split {
-                split.carry(old, from.iter().copied());
-            }
-            split
+        // A tier has no name of its own: the one with a backend of it goes on.
+        let before = |tier: &Tier| {
+            let has_same = |old: &Tier| {
+                let is_in = |one: &Target| one.key().is_some() && tier.targets.iter().any(|new| new.key() == one.key());
+                old.targets.iter().any(is_in)
+            };
+            let old = self.rule.tiers.iter().zip(&self.tiers).find(|(old, _)| has_same(old));
+            old.or(self.rule.tiers.iter().zip(&self.tiers).next())
+        };
+        let is_same_algorithm = self.rule.algorithm == rule.algorithm;
+        let tiers = rule.tiers.iter().map(|tier| {
+            let before = before(tier).map(|(targets, state)| Before { targets, state, is_same_algorithm });
+            TierState::new(&rule.algorithm, tier, before, start)
         });
-        Self { rule, split, balancers }
+        let tiers = tiers.collect();
+        Self { rule, tiers }
     }
 
     /// The targets that this state is for.
@@ -90,74 +69,203 @@ impl RuleState {
         &self.rule
     }
 
-    /// Chooses an endpoint; `refs` are the rule's references. Allocates nothing and takes no lock.
-    pub fn pick(
-        &self,
-        refs: &[WeightedBackend],
-        request: &PickRequest<'_>,
-        now: Duration,
-        rng: &mut fastrand::Rng,
-    ) -> Pick {
-        let choice = Choice { now, avoid: request.avoid };
+    /// Chooses an endpoint; `rule` is the one that this state is for. Allocates nothing and takes no lock.
+    pub fn pick(&self, rule: &Rule, request: &PickRequest<'_>, now: Duration, rng: &mut fastrand::Rng) -> Pick {
+        let refs = &*rule.backend_refs;
+        let choice = Choice::new(request, now);
+        let mut key = None;
         if let Algorithm::ConsistentHash(hash) = &self.rule.algorithm {
-            match (request.hash, hash.on_missing, &self.rule.ring) {
-                (Some(key), _, Some(ring)) => {
-                    return match pick_from_ring(ring, key, hash.bounded_load_percent, &choice) {
-                        Some((backend_ref, Some(endpoint))) => picked(refs, backend_ref, endpoint),
-                        Some((_, None)) => Pick::NoBackend,
-                        None => Pick::NoEndpoints(self.by_turn(refs)),
-                    };
-                }
-                (None, OnMissingKey::Reject, _) => return Pick::MissingKey,
-                (Some(_), _, None) | (None, OnMissingKey::Random | OnMissingKey::RoundRobin, _) => {}
+            match (request.hash, hash.on_missing) {
+                (Some(hashed), _) => key = Some(Key { hashed, bounded_load_percent: hash.bounded_load_percent }),
+                (None, OnMissingKey::Reject) => return Pick::MissingKey,
+                (None, OnMissingKey::Random | OnMissingKey::RoundRobin) => {}
             }
         }
-        let turn = self.turn();
-        let (Some(target), Some(balancer)) = (self.rule.targets.get(turn), self.balancers.get(turn)) else {
+        let (Some(tier), Some(state)) = (self.rule.tiers.first(), self.tiers.first()) else { return Pick::NoBackend };
+        if let Some((key, ring)) = key.zip(tier.ring.as_ref()) {
+            return match key.pick(ring, &choice) {
+                Some((backend_ref, Some(endpoint))) => picked(refs, (backend_ref, endpoint), &choice),
+                // A reference that cannot be resolved keeps its share.
+                Some((_, None)) => Pick::NoBackend,
+                None => self
+                    .pick_wider(refs, choice, key.into(), rng)
+                    .unwrap_or(Pick::NoEndpoints(state.by_turn(tier, refs))),
+            };
+        }
+        let turn = state.turn();
+        let (Some(target), Some(balancer)) = (tier.targets.get(turn), state.balancers.get(turn)) else {
             return Pick::NoBackend;
         };
-        let found = balancer.as_ref().and_then(|balancer| balancer.pick(&choice, rng));
-        if !request.avoid.is_empty() && found.is_none_or(|endpoint| choice.avoided(endpoint)) {
-            // A retry would rather leave the backend than repeat itself.
-            if let Some(elsewhere) = self.pick_elsewhere(refs, turn, &choice, rng) {
-                return elsewhere;
+        let stands = match balancer {
+            Some(balancer) => {
+                if let Some(endpoint) = balancer.pick(&choice, rng) {
+                    return picked(refs, (target.backend_ref, endpoint), &choice);
+                }
+                if !balancer.is_empty() { None } else { Some(Pick::NoEndpoints(backend_of(refs, target.backend_ref))) }
             }
-        }
-        match (found, balancer) {
-            (Some(endpoint), _) => picked(refs, target.backend_ref as usize, endpoint),
-            (None, Some(_)) => Pick::NoEndpoints(backend_of(refs, target.backend_ref as usize)),
-            (None, None) => Pick::NoBackend,
+            None => Some(Pick::NoBackend),
+        };
+        match stands {
+            // A share without endpoints is one of failures, but for a retry, which may leave it.
+            Some(stands) if !choice.is_retry() => stands,
+            Some(stands) => self.pick_wider(refs, choice, turn.into(), rng).unwrap_or(stands),
+            None => {
+                let none = || Pick::NoEndpoints(backend_of(refs, target.backend_ref));
+                self.pick_wider(refs, choice, turn.into(), rng).unwrap_or_else(none)
+            }
         }
     }
 
-    /// Chooses an endpoint of one reference, by its position in the rule, whatever the split says. One that is not in the
-    /// tier in use has none.
+    /// Chooses an endpoint of one reference, by its position in the rule, whatever the split says. One whose tier has no
+    /// endpoint has none.
     pub fn pick_of(
         &self,
         backend_ref: usize,
-        refs: &[WeightedBackend],
+        rule: &Rule,
         request: &PickRequest<'_>,
         now: Duration,
         rng: &mut fastrand::Rng,
     ) -> Pick {
-        let turn = self.rule.targets.iter().position(|target| target.backend_ref as usize == backend_ref);
-        let Some((target, balancer)) = turn.and_then(|turn| self.rule.targets.get(turn).zip(self.balancers.get(turn)))
-        else {
+        let refs = &*rule.backend_refs;
+        let found = self.rule.tiers.iter().zip(&self.tiers).find_map(|(tier, state)| {
+            let at = tier.targets.iter().position(|target| target.backend_ref as usize == backend_ref)?;
+            Some((tier, tier.targets.get(at)?, state.balancers.get(at)?))
+        });
+        let Some((tier, target, balancer)) = found else {
             return match refs.get(backend_ref) {
                 Some(reference) => Pick::NoEndpoints(reference.backend),
                 None => Pick::NoBackend,
             };
         };
         let (Some(backend), Some(balancer)) = (&target.backend, balancer) else { return Pick::NoBackend };
-        let choice = Choice { now, avoid: request.avoid };
         let of_backend = |endpoint: &Arc<EndpointState>| backend.endpoints.iter().any(|own| Arc::ptr_eq(own, endpoint));
-        let by_key = request.hash.zip(self.rule.ring.as_ref()).and_then(|(key, ring)| {
-            ring.pick(key, |endpoint| of_backend(endpoint) && choice.usable(endpoint))?.endpoint.as_ref()
-        });
-        match by_key.or_else(|| balancer.pick(&choice, rng)) {
-            Some(endpoint) => picked(refs, backend_ref, endpoint),
-            None => Pick::NoEndpoints(backend_of(refs, backend_ref)),
+        let mut next = Some(Choice::new(request, now));
+        while let Some(choice) = next {
+            let by_key = request.hash.zip(tier.ring.as_ref()).and_then(|(key, ring)| {
+                ring.pick(key, |endpoint| of_backend(endpoint) && choice.allows(endpoint))?.endpoint.as_ref()
+            });
+            if let Some(endpoint) = by_key.or_else(|| balancer.pick(&choice, rng)) {
+                return picked(refs, (target.backend_ref, endpoint), &choice);
+            }
+            next = choice.give_up();
         }
+        Pick::NoEndpoints(backend_of(refs, target.backend_ref))
+    }
+
+    /// Chooses an endpoint once the first look has found none: in other backends and tiers, then with conditions given up
+    /// one by one. `None` where nobody is left. Kept out of the way of picks that succeed at once.
+    #[cold]
+    fn pick_wider(
+        &self,
+        refs: &[WeightedBackend],
+        choice: Choice<'_>,
+        first: First,
+        rng: &mut fastrand::Rng,
+    ) -> Option<Pick> {
+        let mut turns: [Option<usize>; MAX_TIERS] = [None; MAX_TIERS];
+        if let (First::Turn(turn), Some(of_first)) = (&first, turns.first_mut()) {
+            *of_first = Some(*turn);
+        }
+        let mut next = Some(choice);
+        while let Some(choice) = next {
+            for ((tier, state), turn) in self.rule.tiers.iter().zip(&self.tiers).zip(&mut turns) {
+                let found = match (&first, &tier.ring) {
+                    (First::Key(key), Some(ring)) => match key.pick(ring, &choice) {
+                        Some((backend_ref, Some(endpoint))) => Some((backend_ref, endpoint)),
+                        Some((_, None)) | None => None,
+                    },
+                    (First::Key(_) | First::Turn(_), _) => {
+                        let turn = *turn.get_or_insert_with(|| state.turn());
+                        state.pick_from(tier, turn, &choice, rng)
+                    }
+                };
+                if let Some(found) = found {
+                    return Some(picked(refs, found, &choice));
+                }
+            }
+            next = choice.give_up();
+        }
+        None
+    }
+}
+
+/// The most tiers of a rule.
+const MAX_TIERS: usize = 4;
+
+/// What leads into a rule's lowest tier.
+enum First {
+    Key(Key),
+    /// The target whose turn it is.
+    Turn(usize),
+}
+
+impl From<Key> for First {
+    fn from(key: Key) -> Self {
+        Self::Key(key)
+    }
+}
+
+impl From<usize> for First {
+    fn from(turn: usize) -> Self {
+        Self::Turn(turn)
+    }
+}
+
+/// A request's place on a ring.
+#[derive(Clone, Copy)]
+struct Key {
+    hashed: u64,
+    bounded_load_percent: Option<u32>,
+}
+
+impl Key {
+    /// Reference and endpoint that it leads to.
+    fn pick<'a>(self, ring: &'a Ring, choice: &Choice<'_>) -> Option<(u32, Option<&'a Arc<EndpointState>>)> {
+        let allowed = |endpoint: &Arc<EndpointState>| choice.allows(endpoint);
+        let node = match self.bounded_load_percent {
+            Some(percent) => ring.pick_bounded(self.hashed, percent, allowed),
+            None => ring.pick(self.hashed, allowed),
+        }?;
+        Some((node.backend_ref, node.endpoint.as_ref()))
+    }
+}
+
+/// A tier of the snapshot before.
+struct Before<'a> {
+    targets: &'a Tier,
+    state: &'a TierState,
+    is_same_algorithm: bool,
+}
+
+impl TierState {
+    fn new(algorithm: &Algorithm, tier: &Tier, before: Option<Before<'_>>, start: u32) -> Self {
+        let mut taken = vec![false; before.as_ref().map_or(0, |before| before.targets.targets.len())];
+        let mut from = |target: &Target| {
+            // A backend may stand in several references: each old one is taken once, in order.
+            let mut old = before.as_ref()?.targets.targets.iter().enumerate();
+            let (index, _) = old.find(|(index, old)| !taken[*index] && old.key() == target.key())?;
+            taken[index] = true;
+            Some(index)
+        };
+        let from: Vec<Option<usize>> = tier.targets.iter().map(&mut from).collect();
+        let balancer = |(target, from): (&Target, &Option<usize>)| {
+            let backend = target.backend.as_ref()?;
+            let before = before.as_ref().filter(|before| before.is_same_algorithm);
+            let old = before.and_then(|before| before.state.balancers.get((*from)?)?.as_ref());
+            Some(match old {
+                Some(old) => old.update(Arc::clone(backend)),
+                None => Balancer::new(algorithm, Arc::clone(backend), start),
+            })
+        };
+        let balancers = tier.targets.iter().zip(&from).map(balancer).collect();
+        let split = (tier.targets.len() > 1).then(|| {
+            let split = Split::new(tier.targets.iter().map(|target| target.weight), start);
+            if let Some(old) = before.as_ref().and_then(|before| before.state.split.as_ref()) {
+                split.carry(old, from.iter().copied());
+            }
+            split
+        });
+        Self { split, balancers }
     }
 
     /// The position of the target whose turn it is.
@@ -165,53 +273,40 @@ impl RuleState {
         self.split.as_ref().and_then(Split::pick).unwrap_or(0)
     }
 
-    /// The backend whose turn it is, where a key leads to none: no backend of the ring has an endpoint.
-    fn by_turn(&self, refs: &[WeightedBackend]) -> Option<BackendId> {
-        let target = self.rule.targets.get(self.turn())?;
-        backend_of(refs, target.backend_ref as usize)
+    /// The backend whose turn it is, where a key leads to none.
+    fn by_turn(&self, tier: &Tier, refs: &[WeightedBackend]) -> Option<BackendId> {
+        backend_of(refs, tier.targets.get(self.turn())?.backend_ref)
     }
 
-    /// An endpoint of another reference than that of `turn` which a retry need not avoid.
-    fn pick_elsewhere(
-        &self,
-        refs: &[WeightedBackend],
+    /// An endpoint that is allowed, of the target whose turn it is or of one behind it.
+    fn pick_from<'a>(
+        &'a self,
+        tier: &Tier,
         turn: usize,
         choice: &Choice<'_>,
         rng: &mut fastrand::Rng,
-    ) -> Option<Pick> {
-        let others = self.rule.targets.iter().zip(&self.balancers).enumerate().filter(|(index, _)| *index != turn);
-        others
-            .filter_map(|(_, (target, balancer))| {
-                let endpoint = balancer.as_ref()?.pick(choice, rng)?;
-                (!choice.avoided(endpoint)).then(|| picked(refs, target.backend_ref as usize, endpoint))
-            })
-            .next()
+    ) -> Option<Found<'a>> {
+        let count = tier.targets.len();
+        (0..count).find_map(|step| {
+            let at = (turn + step) % count;
+            let endpoint = self.balancers.get(at)?.as_ref()?.pick(choice, rng)?;
+            Some((tier.targets.get(at)?.backend_ref, endpoint))
+        })
     }
 }
 
-/// Reference and endpoint that a key leads to, with what the choice rules out given up step by step.
-fn pick_from_ring<'a>(
-    ring: &'a Ring,
-    key: u64,
-    bounded_load_percent: Option<u32>,
-    choice: &Choice<'_>,
-) -> Option<(usize, Option<&'a Arc<EndpointState>>)> {
-    let node = match bounded_load_percent {
-        Some(percent) => ring.pick_bounded(key, percent, |endpoint| choice.usable(endpoint)),
-        None => ring.pick(key, |endpoint| choice.usable(endpoint)),
-    };
-    let node =
-        node.or_else(|| ring.pick(key, |endpoint| !choice.avoided(endpoint))).or_else(|| ring.pick(key, |_| true))?;
-    Some((node.backend_ref, node.endpoint.as_ref()))
+fn backend_of(refs: &[WeightedBackend], backend_ref: u32) -> Option<BackendId> {
+    refs.get(backend_ref as usize).and_then(|reference| reference.backend)
 }
 
-fn backend_of(refs: &[WeightedBackend], backend_ref: usize) -> Option<BackendId> {
-    refs.get(backend_ref).and_then(|reference| reference.backend)
-}
-
-fn picked(refs: &[WeightedBackend], backend_ref: usize, endpoint: &Arc<EndpointState>) -> Pick {
+fn picked(refs: &[WeightedBackend], (backend_ref, endpoint): Found<'_>, choice: &Choice<'_>) -> Pick {
     match backend_of(refs, backend_ref) {
-        Some(backend) => Pick::Endpoint(Picked { endpoint: Arc::clone(endpoint), backend, backend_ref }),
+        Some(backend) => Pick::Endpoint(Picked {
+            endpoint: Arc::clone(endpoint),
+            backend,
+            backend_ref: backend_ref as usize,
+            given_up: choice.given_up(),
+        }),
         None => Pick::NoBackend,
     }
 }

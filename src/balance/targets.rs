@@ -1,9 +1,10 @@
 //! The balancers of a snapshot, as the control half prepares them for all workers.
 //!
-//! Per backend the list of endpoint states, per rule the references of the tier in use, per consistent hash the ring.
+//! Per backend the list of endpoint states, per rule the references by tier, per consistent hash and tier the ring.
 
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -16,7 +17,7 @@ use crate::model::policy::{Algorithm, ConsistentHash};
 use crate::model::route::{Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
-/// One reference of a rule's tier in use.
+/// One reference of a rule.
 #[derive(Debug)]
 pub(super) struct Target {
     /// Index in the rule's `backend_refs`.
@@ -48,7 +49,15 @@ impl Target {
 #[derive(Debug)]
 pub struct RuleTargets {
     pub(super) algorithm: Algorithm,
-    /// The references of the lowest tier that has an endpoint, or of the lowest tier; empty for a rule without any.
+    /// The tiers that have an endpoint, the lowest first; the lowest alone where none has one. Empty for a rule without
+    /// references.
+    pub(super) tiers: Box<[Tier]>,
+}
+
+/// The references of one tier.
+#[derive(Debug)]
+pub(super) struct Tier {
+    /// At least one.
     pub(super) targets: Box<[Target]>,
     /// For a consistent hash over a tier that has an endpoint.
     pub(super) ring: Option<Arc<Ring>>,
@@ -83,8 +92,10 @@ type RingKey = (Option<u32>, Vec<(usize, u32, u32)>);
 
 impl EndpointRegistry {
     /// Builds the balancers of a snapshot; what did not change is shared with the previous ones.
-    pub fn build(&mut self, snapshot: &Snapshot, previous: Option<Previous<'_>>) -> Balancers {
-        let backends = self.backends(snapshot, previous);
+    ///
+    /// `now` as in [`crate::balance`]: an endpoint that comes to a backend that was there before is new from then on.
+    pub fn build(&mut self, snapshot: &Snapshot, previous: Option<Previous<'_>>, now: Duration) -> Balancers {
+        let backends = self.backends(snapshot, previous, now);
         self.prune(backends.iter().map(|backend| backend.endpoints.len()).sum());
         let mut rings = FxHashMap::default();
         let mut last: Option<Arc<RuleTargets>> = None;
@@ -106,15 +117,16 @@ impl EndpointRegistry {
                 if let Some(last) = last.as_ref().filter(|last| last.is_for(rule, &targets)) {
                     return Arc::clone(last);
                 }
-                let ring = match &rule.algorithm {
-                    Algorithm::ConsistentHash(hash) => ring(hash, &targets, &mut rings),
+                let mut ring = |targets: &[Target]| match &rule.algorithm {
+                    Algorithm::ConsistentHash(hash) => ring(hash, targets, &mut rings),
                     Algorithm::Random
                     | Algorithm::RoundRobin
                     | Algorithm::SmoothWeightedRoundRobin
                     | Algorithm::LeastRequest
                     | Algorithm::PeakEwma => None,
                 };
-                let new = RuleTargets { algorithm: rule.algorithm.clone(), targets, ring };
+                let tiers = targets.into_iter().map(|targets| Tier { ring: ring(&targets), targets });
+                let new = RuleTargets { algorithm: rule.algorithm.clone(), tiers: tiers.collect() };
                 Arc::clone(last.insert(Arc::new(new)))
             })
             .collect();
@@ -122,7 +134,12 @@ impl EndpointRegistry {
     }
 
     /// The endpoint states of the snapshot's backends, in its order.
-    fn backends(&mut self, snapshot: &Snapshot, previous: Option<Previous<'_>>) -> Vec<Arc<BackendEndpoints>> {
+    fn backends(
+        &mut self,
+        snapshot: &Snapshot,
+        previous: Option<Previous<'_>>,
+        now: Duration,
+    ) -> Vec<Arc<BackendEndpoints>> {
         // Both lists are sorted by key.
         let mut old = previous
             .into_iter()
@@ -137,19 +154,30 @@ impl EndpointRegistry {
                 while old.next_if(|(before, _)| before.key < backend.key).is_some() {}
                 match old.next_if(|(before, _)| before.key == backend.key) {
                     Some((before, kept)) if before.endpoints == backend.endpoints => Arc::clone(kept),
-                    known => self.backend(backend, known.map(|(_, kept)| &**kept)),
+                    known => self.backend(backend, known.map(|(_, kept)| &**kept), now),
                 }
             })
             .collect()
     }
 
     /// The endpoint states of one backend; what belongs to the backend itself stays as it was `before`.
-    fn backend(&mut self, backend: &Backend, before: Option<&BackendEndpoints>) -> Arc<BackendEndpoints> {
+    fn backend(
+        &mut self,
+        backend: &Backend,
+        before: Option<&BackendEndpoints>,
+        now: Duration,
+    ) -> Arc<BackendEndpoints> {
         let endpoints = backend
             .endpoints
             .iter()
             .map(|endpoint| {
-                let fresh = || Arc::new(EndpointState::new(endpoint.key.clone(), endpoint.fallback));
+                let fresh = || {
+                    let (key, fallback) = (endpoint.key.clone(), endpoint.fallback);
+                    Arc::new(match before {
+                        Some(_) => EndpointState::new_at(key, fallback, now),
+                        None => EndpointState::new(key, fallback),
+                    })
+                };
                 match self.states.entry(endpoint.key.clone()) {
                     Entry::Occupied(mut known) => {
                         let state = known.get().upgrade().unwrap_or_else(fresh);
@@ -215,21 +243,28 @@ impl<'a> Previous<'a> {
     }
 }
 
-/// The references of the tier in use.
-fn targets(rule: &Rule, backends: &[Arc<BackendEndpoints>]) -> Box<[Target]> {
+/// The references by tier, as [`RuleTargets::tiers`] has them.
+fn targets(rule: &Rule, backends: &[Arc<BackendEndpoints>]) -> Vec<Box<[Target]>> {
     let backend = |reference: &WeightedBackend| reference.backend.and_then(|id| backends.get(id.index()));
-    let usable = |reference: &&WeightedBackend| backend(reference).is_some_and(|backend| !backend.endpoints.is_empty());
-    let tier = rule.backend_refs.iter().filter(usable).map(|reference| reference.tier).min();
-    let tier = tier.or_else(|| rule.backend_refs.iter().map(|reference| reference.tier).min());
-    (0..)
-        .zip(&rule.backend_refs)
-        .filter(|(_, reference)| Some(reference.tier) == tier)
-        .map(|(index, reference)| Target {
+    let has_endpoint =
+        |reference: &WeightedBackend| backend(reference).is_some_and(|known| !known.endpoints.is_empty());
+    let mut tiers: Vec<u8> =
+        rule.backend_refs.iter().filter(|reference| has_endpoint(reference)).map(|reference| reference.tier).collect();
+    tiers.sort_unstable();
+    tiers.dedup();
+    if tiers.is_empty() {
+        tiers.extend(rule.backend_refs.iter().map(|reference| reference.tier).min());
+    }
+    let of_tier = |tier: u8| {
+        let references = (0..).zip(&rule.backend_refs).filter(move |(_, reference)| reference.tier == tier);
+        let target = |(index, reference): (u32, &WeightedBackend)| Target {
             backend_ref: index,
             weight: reference.weight,
             backend: backend(reference).cloned(),
-        })
-        .collect()
+        };
+        references.map(target).collect()
+    };
+    tiers.into_iter().map(of_tier).collect()
 }
 
 /// The ring over a tier; `None` when it has no endpoint. Rules with the same targets share one.
@@ -252,7 +287,7 @@ fn ring(hash: &ConsistentHash, targets: &[Target], rings: &mut FxHashMap<RingKey
 fn members(target: &Target) -> Vec<Member> {
     let member = |endpoint: Option<Arc<EndpointState>>, among| Member {
         endpoint,
-        backend_ref: target.backend_ref as usize,
+        backend_ref: target.backend_ref,
         weight: target.weight,
         among,
     };
@@ -292,9 +327,12 @@ impl Balancers {
 }
 
 impl RuleTargets {
-    fn is_for(&self, rule: &Rule, targets: &[Target]) -> bool {
+    fn is_for(&self, rule: &Rule, targets: &[Box<[Target]>]) -> bool {
+        let same = |tier: &Tier, targets: &[Target]| {
+            tier.targets.len() == targets.len() && tier.targets.iter().zip(targets).all(|(one, other)| one.same(other))
+        };
         self.algorithm == rule.algorithm
-            && self.targets.len() == targets.len()
-            && self.targets.iter().zip(targets).all(|(one, other)| one.same(other))
+            && self.tiers.len() == targets.len()
+            && self.tiers.iter().zip(targets).all(|(tier, targets)| same(tier, targets))
     }
 }

@@ -35,7 +35,7 @@ impl Bed {
     fn starting_at(snapshots: &Snapshots, start: u32) -> Self {
         let mut registry = EndpointRegistry::default();
         let snapshot = snapshots.snapshot();
-        let balancers = registry.build(&snapshot, None);
+        let balancers = registry.build(&snapshot, None, NOW);
         let state = RuleState::new(Arc::clone(balancers.rule(RuleId(0)).expect("rule")), start);
         Self { registry, snapshot, balancers, state, rng: fastrand::Rng::with_seed(7), now: NOW }
     }
@@ -44,7 +44,7 @@ impl Bed {
     fn publish(&mut self, snapshots: &Snapshots) {
         let snapshot = snapshots.snapshot();
         let previous = Previous { snapshot: &self.snapshot, balancers: &self.balancers, rule: &Some };
-        self.balancers = self.registry.build(&snapshot, Some(previous));
+        self.balancers = self.registry.build(&snapshot, Some(previous), NOW);
         self.snapshot = snapshot;
         self.state = self.state.update(Arc::clone(self.balancers.rule(RuleId(0)).expect("rule")), 0);
     }
@@ -54,8 +54,7 @@ impl Bed {
     }
 
     fn ask(&mut self, request: PickRequest<'_>) -> Pick {
-        let refs = &self.snapshot.rules[0].backend_refs;
-        self.state.pick(refs, &request, self.now, &mut self.rng)
+        self.state.pick(&self.snapshot.rules[0], &request, self.now, &mut self.rng)
     }
 
     /// The next pick of a request without a key, that must lead to an endpoint.
@@ -520,10 +519,10 @@ fn what_did_not_change_is_shared() {
     };
     let mut registry = EndpointRegistry::default();
     let first = snapshots(12).snapshot();
-    let one = registry.build(&first, None);
+    let one = registry.build(&first, None, NOW);
     let second = snapshots(13).snapshot();
     let previous = Previous { snapshot: &first, balancers: &one, rule: &Some };
-    let two = registry.build(&second, Some(previous));
+    let two = registry.build(&second, Some(previous), NOW);
     let same = |rule| Arc::ptr_eq(one.rule(RuleId(rule)).expect("rule"), two.rule(RuleId(rule)).expect("rule"));
     assert!(same(0), "nothing of the first rule changed");
     assert!(!same(1), "an endpoint of the second rule changed");
@@ -538,7 +537,7 @@ fn states_that_nobody_holds_are_forgotten() {
     for round in 0..200 {
         let snapshot = one_backend(Algorithm::Random, 0).backend("b", round * 10..round * 10 + 10).snapshot();
         let previous = before.as_ref().map(|(snapshot, balancers)| Previous { snapshot, balancers, rule: &|_| None });
-        let balancers = registry.build(&snapshot, previous);
+        let balancers = registry.build(&snapshot, previous, NOW);
         before = Some((snapshot, balancers));
         assert!(registry.len() <= 2 * 10 + 64 + 10, "{}", registry.len());
     }
@@ -549,14 +548,112 @@ fn states_that_nobody_holds_are_forgotten() {
 fn a_new_fallback_address_reaches_the_kept_state() {
     let mut registry = EndpointRegistry::default();
     let first = one_backend(Algorithm::Random, 1).snapshot();
-    let one = registry.build(&first, None);
+    let one = registry.build(&first, None, NOW);
     let mut second = first.clone();
     let fallback = "[fd00::1]:80".parse().expect("address");
     let mut endpoint = second.backends[0].endpoints[0].clone();
     endpoint.fallback = Some(fallback);
     Arc::make_mut(&mut second.backends)[0].endpoints = [endpoint].into();
-    let two = registry.build(&second, Some(Previous { snapshot: &first, balancers: &one, rule: &Some }));
+    let two = registry.build(&second, Some(Previous { snapshot: &first, balancers: &one, rule: &Some }), NOW);
     let (old, new) = (&one.backends()[0].endpoints[0], &two.backends()[0].endpoints[0]);
     assert!(Arc::ptr_eq(old, new));
     assert_eq!(new.fallback(), Some(fallback));
+}
+
+/// Backends of three tiers, two endpoints each: 0 and 1, 2 and 3, 4 and 5.
+fn three_tiers(algorithm: Algorithm) -> Bed {
+    let snapshots = Snapshots::default().backend("a", 0..2).backend("b", 2..4).backend("c", 4..6).rule(
+        "r",
+        "0",
+        algorithm,
+        &[(Some("c"), 1, 3), (Some("a"), 1, 0), (Some("b"), 1, 1)],
+    );
+    Bed::new(&snapshots)
+}
+
+#[test]
+fn a_higher_tier_is_used_when_nobody_of_a_lower_one_is_in_service() {
+    for algorithm in algorithms() {
+        let mut bed = three_tiers(algorithm.clone());
+        let reached = |bed: &mut Bed, avoid: &[Arc<EndpointState>]| -> String {
+            let picks = (0..100_u64).map(|key| {
+                let hash = Some(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                bed.ask(PickRequest { hash, avoid })
+            });
+            let symbols: std::collections::BTreeSet<char> = picks.map(|pick| symbol(&pick)).collect();
+            symbols.into_iter().collect()
+        };
+        assert_eq!(reached(&mut bed, &[]), "01", "{algorithm:?}");
+        bed.endpoint(0).refused(NOW);
+        assert_eq!(reached(&mut bed, &[]), "1", "{algorithm:?}");
+        let tried = [bed.endpoint(1)];
+        assert_eq!(reached(&mut bed, &tried), "23", "{algorithm:?}: a retry leaves the tier");
+        bed.endpoint(1).refused(NOW);
+        assert_eq!(reached(&mut bed, &[]), "23", "{algorithm:?}");
+        (2..4).for_each(|number| bed.endpoint(number).refused(NOW));
+        assert_eq!(reached(&mut bed, &[]), "45", "{algorithm:?}");
+        // With nobody left anywhere the condition is given up, in the lowest tier first.
+        (4..6).for_each(|number| bed.endpoint(number).refused(NOW));
+        assert_eq!(reached(&mut bed, &[]), "01", "{algorithm:?}");
+        assert_eq!(reached(&mut bed, &tried), "0", "{algorithm:?}: a refused one rather than the same again");
+        let all: Vec<_> = (0..6).map(|number| bed.endpoint(number)).collect();
+        assert_eq!(reached(&mut bed, &all), "01", "{algorithm:?}");
+        // A second later all is as before.
+        bed.now += Duration::from_secs(1);
+        assert_eq!(reached(&mut bed, &[]), "01", "{algorithm:?}");
+    }
+}
+
+#[test]
+fn a_pick_says_what_it_gave_up() {
+    for algorithm in algorithms() {
+        let mut bed = three_tiers(algorithm.clone());
+        let given_up = |bed: &mut Bed, avoid: &[Arc<EndpointState>]| match bed.ask(PickRequest { hash: Some(1), avoid })
+        {
+            Pick::Endpoint(picked) => picked.given_up,
+            other => panic!("{other:?}"),
+        };
+        (0..5).for_each(|number| bed.endpoint(number).refused(NOW));
+        assert_eq!(given_up(&mut bed, &[]), None, "{algorithm:?}: one is left in the last tier");
+        let last = [bed.endpoint(5)];
+        assert_eq!(given_up(&mut bed, &last), Some(Condition::Refused), "{algorithm:?}");
+        let all: Vec<_> = (0..6).map(|number| bed.endpoint(number)).collect();
+        assert_eq!(given_up(&mut bed, &all), Some(Condition::Tried), "{algorithm:?}");
+    }
+}
+
+#[test]
+fn a_backend_without_anybody_in_service_leaves_its_share_to_the_others_of_its_tier() {
+    for algorithm in [Algorithm::RoundRobin, Algorithm::LeastRequest] {
+        let refs = [(Some("a"), 3, 0), (Some("b"), 1, 0), (None, 1, 0)];
+        let snapshots = Snapshots::default().backend("a", 0..2).backend("b", 2..4).rule("r", "0", algorithm, &refs);
+        let mut bed = Bed::new(&snapshots);
+        (0..2).for_each(|number| bed.endpoint(number).refused(NOW));
+        // What cannot be resolved keeps answering for its own share.
+        let found = bed.sequence(50);
+        assert_eq!(found.matches('x').count(), 10, "{found}");
+        assert_eq!(found.matches(['2', '3']).count(), 40, "{found}");
+    }
+}
+
+#[test]
+fn a_chosen_reference_is_used_whatever_its_tier() {
+    for algorithm in algorithms() {
+        let mut bed = three_tiers(algorithm.clone());
+        let request = PickRequest { hash: Some(1), avoid: &[] };
+        (4..6).for_each(|number| bed.endpoint(number).refused(NOW));
+        let pick = bed.state.pick_of(0, &bed.snapshot.rules[0], &request, NOW, &mut bed.rng);
+        assert!(matches!(symbol(&pick), '4' | '5'), "{algorithm:?}: {pick:?}");
+    }
+}
+
+#[test]
+fn newcomers_have_an_age() {
+    let with = |endpoints: std::ops::Range<u16>| one_backend(Algorithm::Random, 0).backend("a", endpoints);
+    let mut bed = Bed::new(&with(0..2));
+    bed.publish(&with(0..3).backend("b", 7..8));
+    let age = |number| bed.endpoint(number).age(NOW + Duration::from_secs(4));
+    assert_eq!(age(1), None, "of the first publication");
+    assert_eq!(age(2), Some(Duration::from_secs(4)));
+    assert_eq!(age(7), None, "of a backend's first appearance");
 }

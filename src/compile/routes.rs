@@ -9,7 +9,7 @@ use super::diagnostics::Diagnostic;
 use super::expressions::Expressions;
 use super::filters;
 use super::inputs::Inputs;
-use super::matches::{Predicate, Shared};
+use super::matches::{Distinct, Predicate, Shared};
 use super::position::{MatchOf, MatchPos, ParentPos, RoutePos, RuleOf, RulePos, WayPos};
 use super::references::Backends;
 use super::report::{About, FieldPath};
@@ -19,8 +19,7 @@ use crate::api::conditions::ConditionReason;
 use crate::model::filter::Filter;
 use crate::model::ids::{RouteId, RuleId};
 use crate::model::matching::{Candidate, Hostname, Router};
-use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts, Upgrades};
-use crate::model::retry::Retry;
+use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Policy, Timeouts, Upgrades};
 use crate::model::route::{Route, Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
@@ -72,6 +71,7 @@ pub(super) fn compile(inputs: &Inputs, expressions: &mut Expressions) -> Compile
 /// All rules and candidates of all routes; routes and rules are numbered by position.
 struct Table {
     rules: Vec<PendingRule>,
+    policies: Distinct<Policy>,
     /// For rules that have no such block, themselves or from above.
     timeouts: Arc<Timeouts>,
     upgrades: Arc<Upgrades>,
@@ -84,7 +84,7 @@ struct Table {
 struct PendingRule {
     at: RuleOf,
     timeouts: Arc<Timeouts>,
-    retry: Option<Arc<Retry>>,
+    policy: Option<Arc<Policy>>,
     upgrades: Arc<Upgrades>,
     filters: Arc<[Filter]>,
     algorithm: Algorithm,
@@ -97,7 +97,14 @@ impl Table {
         let least = attached.len() * 2;
         let contest = Contest::with_capacity(least);
         let (timeouts, upgrades) = (Arc::default(), Arc::default());
-        Self { rules: Vec::with_capacity(least), timeouts, upgrades, contest, served: vec![None; parents] }
+        Self {
+            rules: Vec::with_capacity(least),
+            policies: Distinct::default(),
+            timeouts,
+            upgrades,
+            contest,
+            served: vec![None; parents],
+        }
     }
 
     /// Adds the rules of one route, each on every way to the route.
@@ -167,8 +174,8 @@ impl Table {
             above.filter_map(|above| routes[above.route.0].rules[above.rule.0].as_ref()).collect();
         let inherited = || above.iter().find_map(|rule| rule.timeouts.as_ref());
         let timeouts = Arc::clone(own.timeouts.as_ref().or_else(inherited).unwrap_or(&self.timeouts));
-        let inherited = || above.iter().find_map(|rule| rule.retry.as_ref());
-        let retry = own.retry.as_ref().or_else(inherited).cloned();
+        let policy = above.iter().fold(own.policy.clone(), |policy, above| policy.or(&above.policy));
+        let policy = (!policy.is_empty()).then(|| self.policies.get(policy));
         let inherited = || above.iter().find_map(|rule| rule.algorithm.as_ref());
         let algorithm = match own.algorithm.as_ref().or_else(inherited) {
             Some(algorithm) => algorithm.clone(),
@@ -191,12 +198,12 @@ impl Table {
             Some(_) | None => Arc::clone(&own.filters),
         };
         let delegates = own.delegate.is_some();
-        let pending = PendingRule { at: of, timeouts, retry, upgrades, filters, algorithm, delegates };
+        let pending = PendingRule { at: of, timeouts, policy, upgrades, filters, algorithm, delegates };
         // Ways that hand down the same make one rule.
         let of_rule = self.rules.iter().enumerate().rev().take_while(|(_, other)| other.at == of);
         let mut same = of_rule.filter(|(_, other)| {
             other.timeouts == pending.timeouts
-                && other.retry == pending.retry
+                && other.policy == pending.policy
                 && other.upgrades == pending.upgrades
                 && other.filters == pending.filters
                 && other.algorithm == pending.algorithm
@@ -288,7 +295,7 @@ fn snapshot(
             route: RouteId(u32::try_from(routes.len() - 1).unwrap_or(u32::MAX)),
             name: Arc::clone(&rule.name),
             timeouts: pending.timeouts,
-            retry: pending.retry,
+            policy: pending.policy,
             upgrades: pending.upgrades,
             filters: pending.filters,
             algorithm: pending.algorithm,

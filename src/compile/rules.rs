@@ -18,8 +18,7 @@ use crate::model::filter::Filter;
 use crate::model::host::{normalize_host, parse_authority};
 use crate::model::ids::ObjectName;
 use crate::model::matching::{Hostname, PathMatch};
-use crate::model::policy::{Algorithm, Timeouts, Upgrades};
-use crate::model::retry::Retry;
+use crate::model::policy::{Algorithm, Policy, Timeouts, Upgrades};
 
 /// The most matches that one route may have.
 const MAX_MATCHES: usize = 512;
@@ -47,8 +46,8 @@ pub(super) struct OwnRule<'a> {
     pub(super) predicates: Vec<Predicate>,
     /// `None` when neither the rule nor its route has the block.
     pub(super) timeouts: Option<Arc<Timeouts>>,
-    /// `None` when neither the rule nor its route has the block.
-    pub(super) retry: Option<Arc<Retry>>,
+    /// With the blocks that the rule or its route has.
+    pub(super) policy: Policy,
     /// `None` when neither the rule nor its route has the block.
     pub(super) algorithm: Option<Algorithm>,
     /// `None` when neither the rule nor its route has the block.
@@ -180,7 +179,7 @@ fn compile_rule<'a>(
     };
     let retry = retry::compile(&route.spec, Some((index, rule)), report);
     is_broken |= retry.is_err();
-    let retry = retry.unwrap_or_default().map(|retry| shared.retries.get(retry));
+    let policy = Policy { retry: retry.unwrap_or_default().map(|retry| shared.retries.get(retry)) };
     let filters = rule_filters(route, index, &predicates, shared.expressions, report);
     is_broken |= filters.is_none();
     let mut shares = Vec::with_capacity(rule.backend_refs.len());
@@ -211,7 +210,7 @@ fn compile_rule<'a>(
         priority: rule.priority,
         predicates,
         timeouts,
-        retry,
+        policy,
         algorithm,
         upgrades,
         filters: filters.unwrap_or_default(),

@@ -34,7 +34,7 @@ fn pick_number(live: &WorkerLive) -> u16 {
 
 #[test]
 fn a_request_keeps_its_version_and_the_next_sees_the_new_one() {
-    let (mut publisher, mut feeds) = channel(2, metrics(2));
+    let (mut publisher, mut feeds) = channel(2, metrics(2), Instant::now());
     let other = feeds.pop().expect("feed").into_cache(0);
     let cache = feeds.pop().expect("feed").into_cache(0);
     assert_eq!(cache.current().version(), 0);
@@ -62,7 +62,7 @@ fn a_request_keeps_its_version_and_the_next_sees_the_new_one() {
 
 #[test]
 fn workers_begin_at_their_own_start() {
-    let (mut publisher, feeds) = channel(3, metrics(3));
+    let (mut publisher, feeds) = channel(3, metrics(3), Instant::now());
     publisher.publish(one_rule([1, 2, 3]));
     let picks: Vec<u16> =
         feeds.into_iter().zip([0, 2, 4]).map(|(feed, start)| pick_number(&feed.into_cache(start).current())).collect();
@@ -71,7 +71,7 @@ fn workers_begin_at_their_own_start() {
 
 #[test]
 fn the_last_holder_gives_a_version_back() {
-    let (mut publisher, mut feeds) = channel(1, metrics(1));
+    let (mut publisher, mut feeds) = channel(1, metrics(1), Instant::now());
     let cache = feeds.pop().expect("feed").into_cache(0);
     publisher.publish(one_rule([1]));
     let request = cache.current();
@@ -87,7 +87,7 @@ fn the_last_holder_gives_a_version_back() {
 
 #[tokio::test]
 async fn the_reaper_drops_what_comes_back() {
-    let (mut publisher, mut feeds) = channel(1, metrics(1));
+    let (mut publisher, mut feeds) = channel(1, metrics(1), Instant::now());
     let reaper = publisher.reaper().expect("first call");
     assert!(publisher.reaper().is_none());
     let cache = feeds.pop().expect("feed").into_cache(0);
@@ -106,7 +106,7 @@ async fn the_reaper_drops_what_comes_back() {
 
 #[tokio::test]
 async fn an_idle_worker_follows() {
-    let (mut publisher, mut feeds) = channel(1, metrics(1));
+    let (mut publisher, mut feeds) = channel(1, metrics(1), Instant::now());
     let cache = feeds.pop().expect("feed").into_cache(0);
     publisher.publish(one_rule([1]));
     let _ = cache.current();
@@ -136,7 +136,7 @@ fn cursors_follow_a_rule_by_name() {
         }
         snapshots.snapshot()
     };
-    let (mut publisher, mut feeds) = channel(1, metrics(1));
+    let (mut publisher, mut feeds) = channel(1, metrics(1), Instant::now());
     let cache = feeds.pop().expect("feed").into_cache(0);
     publisher.publish(rules(&["m"]));
     let old = cache.current();
@@ -159,7 +159,7 @@ fn cursors_follow_a_rule_by_name() {
 #[test]
 fn metrics_follow_a_rule_by_name() {
     let metrics = metrics(2);
-    let (mut publisher, mut feeds) = channel(2, Arc::clone(&metrics));
+    let (mut publisher, mut feeds) = channel(2, Arc::clone(&metrics), Instant::now());
     let caches: Vec<LiveCache> = feeds.drain(..).map(|feed| feed.into_cache(0)).collect();
     publisher.publish(one_rule([1]));
     let record = |cache: &LiveCache, rule| cache.current().record(RuleId(rule), &http::Method::GET, 200, NOW);
@@ -193,7 +193,7 @@ struct Expected {
 fn a_thousand_publications_reset_nothing() {
     let mut chance = fastrand::Rng::with_seed(20_26);
     let mut rng = fastrand::Rng::with_seed(5);
-    let (mut publisher, feeds) = channel(2, metrics(2));
+    let (mut publisher, feeds) = channel(2, metrics(2), Instant::now());
     let caches: Vec<LiveCache> = feeds.into_iter().map(|feed| feed.into_cache(0)).collect();
     let mut config = Snapshots::default();
     let mut expected: HashMap<EndpointKey, Expected> = HashMap::new();
@@ -366,7 +366,7 @@ fn the_state_of_a_filter_outlives_a_version() {
         let FilterState::Count(count) = &**live.filter_states()[index].as_ref().expect("a state");
         count.fetch_add(1, Ordering::Relaxed)
     };
-    let (mut publisher, mut feeds) = channel(1, metrics(1));
+    let (mut publisher, mut feeds) = channel(1, metrics(1), Instant::now());
     let cache = feeds.pop().expect("feed").into_cache(0);
     let (route, rule) = (key(FilterList::Route, 0), key(FilterList::Rule("0".into()), 0));
     publisher.publish(version(&[route.clone(), rule.clone()]));
@@ -388,7 +388,7 @@ fn the_state_of_a_filter_outlives_a_version() {
 #[test]
 fn series_follow_their_names() {
     let metrics = metrics(1);
-    let (mut publisher, mut feeds) = channel(1, Arc::clone(&metrics));
+    let (mut publisher, mut feeds) = channel(1, Arc::clone(&metrics), Instant::now());
     let cache = feeds.pop().expect("feed").into_cache(0);
     let mut rng = fastrand::Rng::with_seed(7);
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::retry::Retry;
+
 /// Deadlines of one exchange. What is `None` is not set: it is off, or has the default of the process. Zero is set to off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Timeouts {
@@ -14,6 +16,28 @@ pub struct Timeouts {
     pub connect: Option<Duration>,
     /// No byte in either direction of one exchange.
     pub idle: Option<Duration>,
+}
+
+/// What a rule asks for beside deadlines and an algorithm; most rules ask for nothing of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Policy {
+    /// What is tried again.
+    pub retry: Option<Arc<Retry>>,
+}
+
+impl Policy {
+    /// The same with the blocks of another one where it has none.
+    #[must_use]
+    pub fn or(self, other: &Self) -> Self {
+        let Self { retry } = self;
+        Self { retry: retry.or_else(|| other.retry.clone()) }
+    }
+
+    /// Whether it asks for nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a rule says about upgraded connections.

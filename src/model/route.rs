@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use super::filter::Filter;
 use super::ids::{BackendId, ObjectName, RouteId};
-use super::policy::{Algorithm, Timeouts, Upgrades};
-use super::retry::Retry;
+use super::policy::{Algorithm, Policy, Timeouts, Upgrades};
 
 /// One active GatewayRoute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +24,8 @@ pub struct Rule {
     pub name: Arc<str>,
     /// Deadlines; rules of a snapshot with equal ones share them.
     pub timeouts: Arc<Timeouts>,
-    /// What is tried again; `None` for most. Rules of a snapshot with equal blocks share them.
-    pub retry: Option<Arc<Retry>>,
+    /// What it asks for beyond that; `None` for most. Rules of a snapshot with equal policies share them.
+    pub policy: Option<Arc<Policy>>,
     /// What may happen behind a `101`; rules of a snapshot with equal blocks share them.
     pub upgrades: Arc<Upgrades>,
     /// Its layers, outermost first: delegating rules and their routes, its route, itself. Empty for most rules.

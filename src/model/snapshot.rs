@@ -196,7 +196,7 @@ mod tests {
                 route: RouteId(0),
                 name: rank.to_string().into(),
                 timeouts: Arc::default(),
-                retry: None,
+                policy: None,
                 upgrades: Arc::default(),
                 filters: filters.into(),
                 algorithm: Algorithm::RoundRobin,

@@ -12,11 +12,11 @@ use tokio::time::Instant;
 use super::cutoff::Cutoff;
 use super::decision::Matched;
 use super::worker::Worker;
-use crate::balance::{InFlight, Picked};
+use crate::balance::{Condition, InFlight, Picked};
 use crate::model::ids::BackendId;
 use crate::reason::Reason;
 use crate::telemetry::access_log::{AccessLogEntry, BackendText};
-use crate::telemetry::metrics::Side;
+use crate::telemetry::metrics::{PickCondition, Side};
 
 /// Status in log and metrics of a request whose client went away before a head (nginx's 499).
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -94,7 +94,10 @@ impl Account {
     }
 
     /// Counts the request at its endpoint, and names it in the log.
-    pub(super) fn note_endpoint(&mut self, matched: &Matched, picked: &Picked) {
+    pub(super) fn note_endpoint(&mut self, matched: &Matched, picked: &mut Picked) {
+        if let Some(condition) = picked.given_up.take().and_then(counted) {
+            self.worker.metrics().pick_failed_open(condition);
+        }
         self.in_flight = Some(picked.endpoint.begin());
         self.note_backend(matched, picked.backend);
         if let Some(entry) = &mut self.entry {
@@ -120,6 +123,17 @@ impl Account {
     /// When the client took or sent something last, where a rule limits silence.
     pub fn client_moved(&self) -> Option<Instant> {
         self.cutoff.as_ref()?.client_moved()
+    }
+}
+
+/// How a condition that a pick gave up is counted; a further try that repeats itself is counted as one.
+fn counted(condition: Condition) -> Option<PickCondition> {
+    match condition {
+        Condition::Near => Some(PickCondition::Near),
+        Condition::Refused => Some(PickCondition::Refused),
+        Condition::Ejected => Some(PickCondition::Ejected),
+        Condition::Unhealthy => Some(PickCondition::Unhealthy),
+        Condition::Tried => None,
     }
 }
 

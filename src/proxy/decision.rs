@@ -27,7 +27,8 @@ use crate::live::WorkerLive;
 use crate::model::backend::Backend;
 use crate::model::ids::{BackendId, ListenerId, RuleId};
 use crate::model::matching::{FoundRule, Miss, RequestView};
-use crate::model::policy::{Algorithm, Timeouts};
+use crate::model::policy::{Algorithm, Policy, Timeouts};
+use crate::model::retry::Retry;
 use crate::model::route::Rule;
 
 /// Why an exchange turns round before an endpoint has answered.
@@ -50,12 +51,26 @@ impl From<ProxyError> for Early {
 pub(super) struct Matched {
     live: Rc<WorkerLive>,
     found: FoundRule,
+    /// Kept here, so that a request of a rule without policy does not look for it at every turn.
+    has_policy: bool,
 }
 
 impl Matched {
     /// The rule.
     pub(super) fn rule(&self) -> &Rule {
         self.live.snapshot().rule(self.found.rule).expect("looked up in the same version when it was found")
+    }
+
+    /// What the rule asks for beside deadlines and an algorithm; `None` for most.
+    #[inline]
+    pub(super) fn policy(&self) -> Option<&Policy> {
+        if self.has_policy { self.rule().policy.as_deref() } else { None }
+    }
+
+    /// What the rule has tried again.
+    #[inline]
+    pub(super) fn retry(&self) -> Option<&Retry> {
+        self.policy()?.retry.as_deref()
     }
 
     /// The rule's id in this version.
@@ -248,8 +263,8 @@ impl Decision {
             Miss::NoPath => ProxyError::NoPath,
         })?;
         // Checked here, once: all that comes after relies on it.
-        snapshot.rule(found.rule).ok_or(ProxyError::NoBackend)?;
-        Ok(Matched { live: Rc::clone(&self.live), found })
+        let rule = snapshot.rule(found.rule).ok_or(ProxyError::NoBackend)?;
+        Ok(Matched { live: Rc::clone(&self.live), found, has_policy: rule.policy.is_some() })
     }
 
     /// Works out the hash of the request's key, where the rule balances by one. It is that of the request as filters of
@@ -297,7 +312,7 @@ impl Decision {
     /// Whether the rule wants a response followed by another try instead of sent to the client.
     #[inline]
     pub(super) fn wish_after_answer(&self, matched: &Matched, status: StatusCode, fields: &HeaderMap) -> Option<Wish> {
-        wish_after_answer(matched.rule().retry.as_deref()?, &self.method, status, fields)
+        wish_after_answer(matched.retry()?, &self.method, status, fields)
     }
 
     /// Notes an endpoint that failed this request: the next pick goes elsewhere where it can.

@@ -58,7 +58,7 @@ impl Exchange {
         self.begin_upgrade(&matched)?;
         let mut picked = self.pick(&matched)?;
         loop {
-            self.account.note_endpoint(&matched, &picked);
+            self.account.note_endpoint(&matched, &mut picked);
             let asked = self.decision.enter_backend(&matched, &picked)?;
             self.settle(&matched, asked).await?;
             self.limit_body();
@@ -96,7 +96,7 @@ impl Exchange {
             }
             none.error
         })?;
-        if let Some(retry) = &matched.rule().retry {
+        if let Some(retry) = matched.retry() {
             self.begin_retries(matched, &picked, retry.max_body);
         }
         Ok(picked)

@@ -55,8 +55,7 @@ impl Exchange {
                     self.begin_try(matched, now);
                     return Ok(next);
                 }
-                let wish = matched.rule().retry.as_deref();
-                let wish = wish.and_then(|retry| wish_after_failure(retry, &self.decision.method, &failure));
+                let wish = matched.retry().and_then(|retry| wish_after_failure(retry, &self.decision.method, &failure));
                 let again = wish.and_then(|wish| self.again(matched, &picked, wish, failure.progress.is_repeatable));
                 let Some(again) = again else { return Err(failure.error) };
                 (again, Some(failure.error))
@@ -118,7 +117,7 @@ impl Exchange {
         wish: Wish,
         is_repeatable: bool,
     ) -> Option<Again> {
-        let retry = matched.rule().retry.as_deref()?;
+        let retry = matched.retry()?;
         let (worker, decision) = (&self.account.worker, &self.decision);
         let now = Instant::now();
         let facts = Facts {

@@ -19,7 +19,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-pub use cells::{Cell, ConnectResult, Direction, RetryDenial, RetryTrigger, Side, SocketEnd, Where, WorkerMetrics};
+pub use cells::{
+    Cell, ConnectResult, Direction, PickCondition, RetryDenial, RetryTrigger, Side, SocketEnd, Where, WorkerMetrics,
+};
 pub use series::{RouteSeries, RuleSeries};
 pub use services::{EndpointsState, ServiceEndpoints, ServiceSeries};
 pub use status::{StatusMetrics, StatusWrite};
@@ -356,6 +358,10 @@ impl Metrics {
         for &cause in RetryDenial::ALL {
             let count = self.sum(|worker| worker.upstream_retries_denied[cause as usize].get());
             page.add("tidegate_upstream_retries_denied_total", &[cause.as_str()], count);
+        }
+        for &condition in PickCondition::ALL {
+            let count = self.sum(|worker| worker.picks_fail_open[condition as usize].get());
+            page.add("tidegate_picks_fail_open_total", &[condition.as_str()], count);
         }
         for &place in Where::ALL {
             let count = self.sum(|worker| worker.panics[place as usize].get());

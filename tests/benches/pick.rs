@@ -39,7 +39,7 @@ fn metrics() -> Arc<Metrics> {
 /// Nanoseconds that a pick and its request in flight take.
 fn pick(algorithm: &Algorithm, endpoints: u32) -> f64 {
     const PICKS: u32 = 50_000;
-    let (mut publisher, mut feeds) = live::channel(1, metrics());
+    let (mut publisher, mut feeds) = live::channel(1, metrics(), tokio::time::Instant::now());
     publisher.publish(snapshots::snapshot(1, endpoints, algorithm));
     let cache = feeds.pop().expect("feed").into_cache(0);
     let mut rng = fastrand::Rng::with_seed(1);
@@ -82,7 +82,7 @@ fn publication(algorithm: &Algorithm) -> (f64, f64, f64, f64) {
     };
     let mut times: [Vec<f64>; 4] = Default::default();
     for _ in 0..7 {
-        let (mut publisher, mut feeds) = live::channel(1, metrics());
+        let (mut publisher, mut feeds) = live::channel(1, metrics(), tokio::time::Instant::now());
         let cache = feeds.pop().expect("feed").into_cache(0);
         let [first, second, third] = [snapshot.clone(), snapshot.clone(), changed.clone()].map(std::cell::Cell::new);
         times[0].push(time(&mut || {

@@ -160,7 +160,10 @@ fn take(step: &Step, inputs: &mut Inputs) {
 }
 
 fn publisher() -> live::Publisher {
-    live::channel(0, Metrics::new(MetricsOptions { workers: 0, listeners: Vec::new(), max_series: 10 })).0
+    {
+        let metrics = Metrics::new(MetricsOptions { workers: 0, listeners: Vec::new(), max_series: 10 });
+        live::channel(0, metrics, tokio::time::Instant::now()).0
+    }
 }
 
 proptest! {

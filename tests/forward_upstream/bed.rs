@@ -13,7 +13,7 @@ use tidegate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
 use tidegate::model::filter::Filter;
 use tidegate::model::ids::{BackendId, EndpointKey, ListenerId, ObjectName, RouteId, RuleId};
 use tidegate::model::matching::{Candidate, Hostname, PathMatch, Router};
-use tidegate::model::policy::{Algorithm, Timeouts, Upgrades};
+use tidegate::model::policy::{Algorithm, Policy, Timeouts, Upgrades};
 use tidegate::model::retry::Retry;
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
@@ -139,9 +139,10 @@ impl Gateway {
             debug_hosts: Vec::new(),
             workers: 1,
         });
+        let epoch = Instant::now();
         let metrics =
             Metrics::new(MetricsOptions { workers: 1, listeners: vec![Arc::clone(&name)], max_series: 1_000 });
-        let (mut publisher, mut feeds) = live::channel(1, Arc::clone(&metrics));
+        let (mut publisher, mut feeds) = live::channel(1, Arc::clone(&metrics), epoch);
         publisher.publish(snapshot(&options));
         let cells = metrics.worker(0).unwrap();
         let room = WorkerRoom::new(&Room::new(&settings.limits, 1), 0);
@@ -149,7 +150,7 @@ impl Gateway {
             settings: Arc::clone(&settings),
             live: feeds.remove(0).into_cache(0),
             metrics: Arc::clone(&cells),
-            epoch: Instant::now(),
+            epoch,
             seed: 1,
             access_log: options.access_log,
             sockets: Arc::default(),
@@ -215,7 +216,7 @@ fn snapshot(options: &Options) -> Snapshot {
         route: RouteId(0),
         name: Arc::from("0"),
         timeouts: options.timeouts.into(),
-        retry: options.retry.clone().map(Arc::new),
+        policy: options.retry.clone().map(|retry| Arc::new(Policy { retry: Some(Arc::new(retry)) })),
         upgrades: options.upgrades.into(),
         filters: options.filters.clone().into(),
         algorithm: options.algorithm.clone(),

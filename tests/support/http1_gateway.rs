@@ -112,7 +112,7 @@ impl Parts {
         let bound = listener::bind("cases", SocketAddr::new(ip, 0), 1).expect("a free port");
         let name: Arc<str> = "cases".into();
         let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: vec![name], max_series: 10 });
-        let (mut publisher, mut feeds) = live::channel(1, Arc::clone(&metrics));
+        let (mut publisher, mut feeds) = live::channel(1, Arc::clone(&metrics), tokio::time::Instant::now());
         publisher.publish(snapshot(routes));
         let cells = metrics.worker(0).expect("one worker");
         let settings = settings(bound.address);
@@ -188,7 +188,7 @@ fn snapshot(routes: &[(&str, SocketAddr)]) -> Snapshot {
             route: RouteId(0),
             name: number.to_string().into(),
             timeouts: Arc::default(),
-            retry: None,
+            policy: None,
             upgrades: Arc::default(),
             filters: Arc::default(),
             algorithm: Algorithm::RoundRobin,

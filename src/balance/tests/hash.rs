@@ -162,9 +162,9 @@ fn without_a_key_the_rule_says_what_happens() {
     assert!(chi_square(&counts, &[(0, 1.0), (1, 1.0), (10, 1.0), (11, 1.0)]) < 16.3, "{counts:?}");
 }
 
-fn member(number: u16, backend_ref: usize, weight: u32, among: usize) -> Member {
+fn member(number: u16, backend_ref: u32, weight: u32, among: usize) -> Member {
     let snapshots = Snapshots::default().backend("a", [number]);
-    let balancers = EndpointRegistry::default().build(&snapshots.snapshot(), None);
+    let balancers = EndpointRegistry::default().build(&snapshots.snapshot(), None, NOW);
     Member { endpoint: Some(Arc::clone(&balancers.backends()[0].endpoints[0])), backend_ref, weight, among }
 }
 
@@ -172,7 +172,7 @@ fn member(number: u16, backend_ref: usize, weight: u32, among: usize) -> Member 
 fn number_of_points() {
     let members = |weights: &[(u32, u16)]| -> Vec<Member> {
         let mut next = 0;
-        let each = weights.iter().enumerate().flat_map(|(index, &(weight, count))| {
+        let each = (0..).zip(weights).flat_map(|(index, &(weight, count))| {
             let first = next;
             next += count;
             (first..next).map(move |number| member(number, index, weight, count.into()))

@@ -66,7 +66,7 @@ impl Snapshots {
                 route: RouteId(routes.len() as u32 - 1),
                 name: rule.as_str().into(),
                 timeouts: Arc::default(),
-                retry: None,
+                policy: None,
                 upgrades: Arc::default(),
                 filters: Arc::default(),
                 algorithm: algorithm.clone(),

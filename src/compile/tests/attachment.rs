@@ -130,7 +130,7 @@ fn conditions_of_the_parent_hold_for_the_child() {
     assert_eq!(compiled.ask_with(0, "POST", "portal.example/a/x", &team), "default/root:site");
     let seconds = |name| compiled.rule(name).timeouts.request.map(|duration| duration.as_secs());
     assert_eq!((seconds("plain"), seconds("own")), (Some(9), Some(1)), "knobs are inherited when unset");
-    let attempts = |name| compiled.rule(name).retry.as_ref().map(|retry| retry.attempts);
+    let attempts = |name| Some(compiled.rule(name).policy.as_deref()?.retry.as_ref()?.attempts);
     assert_eq!((attempts("plain"), attempts("own")), (Some(3), Some(5)));
     assert_eq!(compiled.rule("own").algorithm, Algorithm::LeastRequest);
     assert_eq!(compiled.findings(), ["UnsupportedValue spec.rules[2].matches[0]"], "POST is not delegated");

@@ -149,7 +149,7 @@ fn a_retry_block_has_its_defaults() {
         } }
     ] });
     let compiled = World::new().route("r", spec).compile();
-    let retry = |name| compiled.rule(name).retry.as_deref().cloned();
+    let retry = |name| compiled.rule(name).policy.as_deref().and_then(|policy| policy.retry.as_deref().cloned());
     assert_eq!(retry("none"), None);
     let empty = Retry {
         attempts: 1,

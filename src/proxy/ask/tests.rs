@@ -125,7 +125,7 @@ impl Bed {
         let options = MetricsOptions { workers: 1, listeners: vec![Arc::clone(&name)], max_series: 10 };
         let registry = Metrics::new(options);
         let metrics = registry.worker(0).unwrap();
-        let (mut publisher, mut feeds) = live::channel(1, registry);
+        let (mut publisher, mut feeds) = live::channel(1, registry, Instant::now());
         publisher.publish(snapshot(endpoint().await, timeouts));
         let room = WorkerRoom::new(&Room::new(&settings.limits, 1), 0);
         let (deadlines, limits, forwarding) =

@@ -35,7 +35,7 @@ fn snapshot(algorithm: Algorithm, endpoints: &[u16], filters: Vec<Filter>) -> Sn
 impl Bed {
     fn new(snapshot: Snapshot) -> Self {
         let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 10 });
-        let (mut publisher, mut feeds) = live::channel(1, metrics);
+        let (mut publisher, mut feeds) = live::channel(1, metrics, tokio::time::Instant::now());
         publisher.publish(snapshot);
         let live = feeds.remove(0).into_cache(0).current();
         Self { live, rng: RefCell::new(fastrand::Rng::with_seed(1)), now: Duration::from_secs(1) }

@@ -145,6 +145,20 @@ label! {
 }
 
 label! {
+    /// What a pick gave up because nobody was left.
+    PickCondition {
+        /// The endpoint is near.
+        Near => "near",
+        /// The address has not refused a connection just now.
+        Refused => "refused",
+        /// The endpoint is not ejected.
+        Ejected => "ejected",
+        /// The endpoint passes its health check.
+        Unhealthy => "unhealthy",
+    }
+}
+
+label! {
     /// Where a panic was caught.
     Where {
         /// In answering one request.
@@ -199,12 +213,18 @@ pub struct WorkerMetrics {
     pub(super) upstream_connects: [Cell; ConnectResult::ALL.len()],
     pub(super) upstream_retries: [Cell; RetryTrigger::ALL.len()],
     pub(super) upstream_retries_denied: [Cell; RetryDenial::ALL.len()],
+    pub(super) picks_fail_open: [Cell; PickCondition::ALL.len()],
     pub(super) panics: [Cell; Where::ALL.len()],
 }
 
 impl WorkerMetrics {
     pub(super) fn new(listeners: usize) -> Self {
         Self { listeners: (0..listeners).map(|_| ListenerCells::default()).collect(), ..Self::default() }
+    }
+
+    /// Counts a pick that gave up a condition.
+    pub fn pick_failed_open(&self, condition: PickCondition) {
+        self.picks_fail_open[condition as usize].inc();
     }
 
     /// Counts a request that was refused by the wire guard, the head check or a limit, before any route saw it.

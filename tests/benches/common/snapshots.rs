@@ -45,7 +45,7 @@ pub fn snapshot(routes: u32, endpoints: u32, algorithm: &Algorithm) -> Snapshot 
                 route: RouteId(index),
                 name: rule.into(),
                 timeouts: Arc::default(),
-                retry: None,
+                policy: None,
                 upgrades: Arc::default(),
                 filters: Arc::default(),
                 algorithm: algorithm.clone(),
