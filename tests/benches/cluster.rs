@@ -334,9 +334,10 @@ fn start_and_memory(options: &Options, pods: &[Pod]) -> io::Result<bool> {
     writer.create("gatewayroutes", route("further", &["live".to_owned()]));
     writer.replace("endpointslices", slice("live", pods, &[0]).remove(0));
     std::thread::sleep(Duration::from_secs(15));
-    let resident = gateway.process.rss_kib();
+    let (resident, anonymous) = (gateway.process.rss_kib(), gateway.process.anonymous_kib());
     let what = format!("resident with {routes} routes, {routes} Services, {} endpoints", routes * PODS);
-    met &= verdict(&what, format!("{resident} KiB"), format!("{RESIDENT_KIB} KiB"), resident <= RESIDENT_KIB);
+    let value = format!("{resident} KiB, of which {anonymous} KiB are its data and the rest its program file");
+    met &= verdict(&what, value, format!("{RESIDENT_KIB} KiB"), resident <= RESIDENT_KIB);
     // What was listed may not be missing once it says that it is ready: pods refuse, and that is all.
     let mut stream = gateway.connect()?;
     let mut not_found = 0;

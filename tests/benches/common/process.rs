@@ -84,6 +84,11 @@ impl Process {
         tree(self.pid()).into_iter().map(|pid| smaps(pid, "Rss:")).sum()
     }
 
+    /// The part of the resident set that no file stands behind, in KiB: heap, stacks and what was written of the program.
+    pub fn anonymous_kib(&self) -> u64 {
+        tree(self.pid()).into_iter().map(|pid| smaps(pid, "Anonymous:")).sum()
+    }
+
     /// Asks the program to end and waits until it has. A tool that watches a program as its child is not asked itself: it
     /// ends, and writes down what it saw, when the program ends.
     ///
