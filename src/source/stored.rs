@@ -1,7 +1,11 @@
 //! What an API server keeps about the status of a route, as far as it is ours: enough to tell whether there is something
 //! to write, and little enough to be kept for thousands of routes.
+//!
+//! Of our own entries that is whether they say what they should, so their texts are held as fingerprints. Ready is made of
+//! what other controllers say, too: their entries, which few routes have, are held as they are written.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::num::NonZeroI64;
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
@@ -61,24 +65,51 @@ pub struct StoredStatus {
     pub ready: Option<StoredCondition>,
     /// Entries of `status.parents` with our `controllerName`, in their order.
     pub parents: Box<[StoredParent]>,
-    /// Entries of other controllers, which have a part in Ready: the name of each, and the entry.
-    pub others: Box<[(Box<str>, StoredParent)]>,
+    /// Entries of other controllers, which have a part in Ready.
+    pub others: Box<[OtherParent]>,
 }
 
-/// An entry of `status.parents`.
+/// An entry of `status.parents` that is ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredParent {
-    /// `ref`.
-    pub key: Box<str>,
-    /// The [`fingerprint`](hostnames_fingerprint) of `hostnames`.
+    /// The [`fingerprint`] of `ref`.
+    pub key: u64,
+    /// The [`fingerprint`] of `hostnames`.
     pub hostnames: u64,
     /// Its conditions.
     pub conditions: Box<[StoredCondition]>,
 }
 
-/// A condition.
+/// A condition that is ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCondition {
+    /// `type`; `None` for one that we do not write.
+    pub kind: Option<ConditionType>,
+    /// `status`: `None` for `Unknown`.
+    pub holds: Option<bool>,
+    /// The [`fingerprint`] of `reason` and `message`.
+    pub text: u64,
+    /// `observedGeneration`.
+    pub observed_generation: Option<i64>,
+    /// `lastTransitionTime` in seconds, which are all that it has; `None` when it cannot be read, or is the zero that
+    /// stands for no time.
+    since: Option<NonZeroI64>,
+}
+
+/// An entry of `status.parents` that another controller has written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherParent {
+    /// `controllerName`.
+    pub controller: Box<str>,
+    /// `ref`.
+    pub key: Box<str>,
+    /// Its conditions.
+    pub conditions: Box<[OtherCondition]>,
+}
+
+/// A condition that another controller has written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherCondition {
     /// `type`.
     pub kind: OpenEnum<ConditionType>,
     /// `status`: `None` for `Unknown`.
@@ -89,8 +120,6 @@ pub struct StoredCondition {
     pub message: Box<str>,
     /// `observedGeneration`.
     pub observed_generation: Option<i64>,
-    /// `lastTransitionTime`; `None` when it cannot be read.
-    pub since: Option<Timestamp>,
 }
 
 /// What happened to routes.
@@ -111,7 +140,7 @@ impl StoredRoute {
         let metadata = &object["metadata"];
         let class = object["spec"]["gatewayClassName"].as_str().unwrap_or(DEFAULT_CLASS);
         Self {
-            uid: text(&metadata["uid"]),
+            uid: text(&metadata["uid"]).into(),
             generation: metadata["generation"].as_i64(),
             is_of_class: class == &*identity.gateway_class_name,
             is_for_all: object["spec"]["parentRefs"].as_array().is_none_or(Vec::is_empty),
@@ -126,14 +155,9 @@ impl StoredStatus {
     fn read(status: &Value, identity: &Identity) -> Self {
         let (mut parents, mut others) = (Vec::new(), Vec::new());
         for entry in items(&status["parents"]) {
-            let parent = StoredParent {
-                key: text(&entry["ref"]),
-                hostnames: hostnames_fingerprint(items(&entry["hostnames"]).filter_map(Value::as_str)),
-                conditions: items(&entry["conditions"]).map(StoredCondition::read).collect(),
-            };
             match entry["controllerName"].as_str() {
-                Some(name) if name == &*identity.controller_name => parents.push(parent),
-                Some(name) => others.push((name.into(), parent)),
+                Some(name) if name == &*identity.controller_name => parents.push(StoredParent::read(entry)),
+                Some(name) => others.push(OtherParent::read(name, entry)),
                 None => {}
             }
         }
@@ -150,40 +174,73 @@ impl StoredStatus {
     /// The entry with a key.
     #[must_use]
     pub fn parent(&self, key: &str) -> Option<&StoredParent> {
-        self.parents.iter().find(|parent| &*parent.key == key)
+        let key = fingerprint([key]);
+        self.parents.iter().find(|parent| parent.key == key)
     }
 }
 
 impl StoredParent {
+    fn read(entry: &Value) -> Self {
+        Self {
+            key: fingerprint([text(&entry["ref"])]),
+            hostnames: fingerprint(items(&entry["hostnames"]).filter_map(Value::as_str)),
+            conditions: items(&entry["conditions"]).map(StoredCondition::read).collect(),
+        }
+    }
+
     /// The condition of a type.
     #[must_use]
     pub fn condition(&self, kind: ConditionType) -> Option<&StoredCondition> {
-        self.conditions.iter().find(|condition| condition.kind.is(kind))
+        self.conditions.iter().find(|condition| condition.kind == Some(kind))
     }
 }
 
 impl StoredCondition {
     fn read(condition: &Value) -> Self {
+        let since = condition["lastTransitionTime"].as_str().and_then(|time| time.parse::<Timestamp>().ok());
         Self {
-            kind: name(&condition["type"]),
-            holds: match condition["status"].as_str() {
-                Some("True") => Some(true),
-                Some("False") => Some(false),
-                Some(_) | None => None,
-            },
-            reason: name(&condition["reason"]),
-            message: text(&condition["message"]),
+            kind: ConditionType::from_name(text(&condition["type"])),
+            holds: holds(condition),
+            text: fingerprint([text(&condition["reason"]), text(&condition["message"])]),
             observed_generation: condition["observedGeneration"].as_i64(),
-            since: condition["lastTransitionTime"].as_str().and_then(|time| time.parse().ok()),
+            since: since.and_then(|time| NonZeroI64::new(time.as_second())),
+        }
+    }
+
+    /// `lastTransitionTime`.
+    #[must_use]
+    pub fn since(&self) -> Option<Timestamp> {
+        self.since.and_then(|seconds| Timestamp::from_second(seconds.get()).ok())
+    }
+}
+
+impl OtherParent {
+    fn read(controller: &str, entry: &Value) -> Self {
+        Self {
+            controller: controller.into(),
+            key: text(&entry["ref"]).into(),
+            conditions: items(&entry["conditions"]).map(OtherCondition::read).collect(),
         }
     }
 }
 
-/// A number that is the same for the same hostnames in the same order: enough to see that they differ.
+impl OtherCondition {
+    fn read(condition: &Value) -> Self {
+        Self {
+            kind: name(&condition["type"]),
+            holds: holds(condition),
+            reason: name(&condition["reason"]),
+            message: text(&condition["message"]).into(),
+            observed_generation: condition["observedGeneration"].as_i64(),
+        }
+    }
+}
+
+/// A number that is the same for the same texts in the same order: enough to see that they differ.
 #[must_use]
-pub fn hostnames_fingerprint<T: AsRef<str>>(hostnames: impl Iterator<Item = T>) -> u64 {
+pub fn fingerprint<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    hostnames.for_each(|hostname| hostname.as_ref().hash(&mut hasher));
+    texts.into_iter().for_each(|text| text.as_ref().hash(&mut hasher));
     hasher.finish()
 }
 
@@ -199,12 +256,20 @@ fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list.as_array().into_iter().flatten()
 }
 
-fn text(value: &Value) -> Box<str> {
-    value.as_str().unwrap_or_default().into()
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn holds(condition: &Value) -> Option<bool> {
+    match condition["status"].as_str() {
+        Some("True") => Some(true),
+        Some("False") => Some(false),
+        Some(_) | None => None,
+    }
 }
 
 fn name<T: KnownValue>(value: &Value) -> OpenEnum<T> {
-    let name = value.as_str().unwrap_or_default();
+    let name = text(value);
     T::from_name(name).map_or_else(|| OpenEnum::Unknown(name.into()), OpenEnum::Known)
 }
 
@@ -242,15 +307,28 @@ mod tests {
         let route = StoredRoute::read(&object, &identity());
         assert_eq!((&*route.uid, route.generation, route.is_of_class), ("u", Some(3), true));
         let ready = route.status.ready.as_ref().expect("it is there");
-        assert_eq!((ready.holds, ready.reason.as_str(), ready.since), (Some(false), "Strange", None));
+        assert_eq!((ready.holds, ready.text, ready.since()), (Some(false), fingerprint(["Strange", "m"]), None));
         assert_eq!(route.status.parents.len(), 1);
         let accepted = route.status.parent("b").and_then(|parent| parent.condition(ConditionType::Accepted));
         let accepted = accepted.expect("it is there");
         assert_eq!((accepted.holds, accepted.observed_generation), (Some(true), Some(3)));
-        assert_eq!(accepted.since.map(|time| time.to_string()).as_deref(), Some("2026-01-02T03:04:05Z"));
+        assert_eq!(accepted.since().map(|time| time.to_string()).as_deref(), Some("2026-01-02T03:04:05Z"));
         assert!(route.status.parent("a").is_none());
-        let (controller, other) = &route.status.others[0];
-        assert_eq!((&**controller, &*other.key, other.conditions.len()), ("other.example/x", "a", 1));
+        let other = &route.status.others[0];
+        assert_eq!((&*other.controller, &*other.key, other.conditions.len()), ("other.example/x", "a", 1));
+    }
+
+    /// Thousands of them are held for the life of the process.
+    #[test]
+    fn what_is_held_is_small() {
+        assert_eq!((size_of::<StoredRoute>(), size_of::<StoredParent>(), size_of::<StoredCondition>()), (144, 32, 40));
+    }
+
+    #[test]
+    fn texts_are_told_apart_as_lists() {
+        let all: &[&[&str]] = &[&[], &[""], &["ab"], &["a", "b"], &["b", "a"], &["ab", ""], &["", "ab"]];
+        let numbers: std::collections::BTreeSet<u64> = all.iter().map(|texts| fingerprint(texts.iter())).collect();
+        assert_eq!(numbers.len(), all.len());
     }
 
     #[test]

@@ -134,23 +134,31 @@ impl Book {
             Sighting::One(name, route) => {
                 if self.stored.get(&name) != Some(&route) {
                     self.stored.insert(name.clone(), route);
-                    if self.in_flight.contains(&name) {
-                        self.overtaken.insert(name.clone());
-                    }
-                    self.enqueue(name);
+                    self.changed(name);
                 }
             }
             Sighting::Gone(name) => drop(self.stored.remove(&name)),
             Sighting::All(namespace, routes) => {
                 let is_inside =
                     |name: &ObjectName| namespace.as_deref().is_none_or(|namespace| *name.namespace == *namespace);
-                let listed: BTreeSet<&ObjectName> = routes.iter().map(|(name, _)| name).collect();
-                self.stored.retain(|name, _| !is_inside(name) || listed.contains(name));
-                for (name, route) in routes {
-                    self.saw(Sighting::One(name, route));
-                }
+                let listed: BTreeMap<ObjectName, StoredRoute> = routes.into_iter().collect();
+                self.stored.retain(|name, _| !is_inside(name) || listed.contains_key(name));
+                let is_new = |(name, route): &(&ObjectName, &StoredRoute)| self.stored.get(*name) != Some(*route);
+                let new: Vec<ObjectName> = listed.iter().filter(is_new).map(|(name, _)| name.clone()).collect();
+                // In one step: a map that is built from a list has full nodes, one that grows has them half empty.
+                let kept = std::mem::take(&mut self.stored);
+                self.stored = kept.into_iter().chain(listed).collect();
+                new.into_iter().for_each(|name| self.changed(name));
             }
         }
+    }
+
+    /// Something else is stored of a route than before.
+    fn changed(&mut self, name: ObjectName) {
+        if self.in_flight.contains(&name) {
+            self.overtaken.insert(name.clone());
+        }
+        self.enqueue(name);
     }
 
     /// Takes what is active now, and queues the routes about which there is something else to say.
@@ -221,6 +229,8 @@ impl Book {
                 return Some(write);
             }
         }
+        // It was long when all routes were looked at.
+        self.queue.shrink_to_fit();
         None
     }
 

@@ -10,7 +10,7 @@ use crate::api::conditions::{ConditionReason, ConditionType};
 use crate::api::gateway_route::ParentRef;
 use crate::compile::status::{ParentStatus, RouteStatus, Verdict};
 use crate::model::matching::Hostname;
-use crate::source::stored::{StoredCondition, StoredParent, StoredStatus, hostnames_fingerprint};
+use crate::source::stored::{OtherCondition, OtherParent, StoredCondition, StoredStatus, fingerprint};
 
 /// Hostnames of one entry, as many as the schema takes: a child of several routes may be served for more.
 const MOST_HOSTNAMES: usize = 64;
@@ -50,7 +50,7 @@ pub(super) struct Beside<'a> {
     /// The route names no parents.
     pub(super) is_for_all: bool,
     /// What other controllers have said.
-    pub(super) others: &'a [(Box<str>, StoredParent)],
+    pub(super) others: &'a [OtherParent],
 }
 
 /// An entry of some controller, as far as Ready is made of it.
@@ -86,7 +86,7 @@ impl<'a> Condition<'a> {
 
     /// A condition that another controller has written; `None` for one that this version does not know, and for one of
     /// another generation.
-    fn stored(stored: &'a StoredCondition, generation: Option<i64>) -> Option<Self> {
+    fn of_other(stored: &'a OtherCondition, generation: Option<i64>) -> Option<Self> {
         let kind = stored.kind.known().filter(|_| stored.observed_generation == generation)?;
         // Unknown is not True.
         let holds = stored.holds == Some(true);
@@ -105,15 +105,14 @@ impl<'a> Condition<'a> {
     }
 
     fn is(&self, stored: &StoredCondition, generation: Option<i64>) -> bool {
-        self.says(stored) && stored.observed_generation == generation && stored.since.is_some()
+        self.says(stored) && stored.observed_generation == generation && stored.since().is_some()
     }
 
     /// Whether both say the same, perhaps about different generations.
     fn says(&self, stored: &StoredCondition) -> bool {
-        stored.kind.is(self.kind)
+        stored.kind == Some(self.kind)
             && stored.holds == Some(self.holds)
-            && stored.reason.as_str() == self.reason
-            && *stored.message == *self.message
+            && stored.text == fingerprint([self.reason, self.message])
     }
 
     /// The time of the last transition stays for as long as the status does.
@@ -125,7 +124,7 @@ impl<'a> Condition<'a> {
             "reason": self.reason,
             "message": self.message,
             "observedGeneration": generation,
-            "lastTransitionTime": same.and_then(|stored| stored.since).unwrap_or(now).to_string(),
+            "lastTransitionTime": same.and_then(StoredCondition::since).unwrap_or(now).to_string(),
         })
     }
 }
@@ -137,11 +136,11 @@ impl<'a> Entry<'a> {
 
     /// `None` for an entry that says nothing about this generation: nobody has looked at it yet, or its controller is
     /// gone.
-    fn stored(controller: &'a str, parent: &'a StoredParent, generation: Option<i64>) -> Option<Self> {
+    fn of_other(other: &'a OtherParent, generation: Option<i64>) -> Option<Self> {
         let mut conditions =
-            parent.conditions.iter().filter_map(|condition| Condition::stored(condition, generation)).peekable();
+            other.conditions.iter().filter_map(|condition| Condition::of_other(condition, generation)).peekable();
         conditions.peek()?;
-        Some(Self::new(controller, &parent.key, conditions))
+        Some(Self::new(&other.controller, &other.key, conditions))
     }
 
     fn new(controller: &'a str, key: &'a str, conditions: impl Iterator<Item = Condition<'a>>) -> Self {
@@ -163,7 +162,7 @@ impl<'a> Beside<'a> {
     /// listener that does not is no fault of the route.
     fn ready(&self, own: &[Parent<'a>], generation: Option<i64>) -> Condition<'a> {
         let own = own.iter().map(|parent| Entry::own(self.controller, parent));
-        let others = self.others.iter().filter_map(|(name, parent)| Entry::stored(name, parent, generation));
+        let others = self.others.iter().filter_map(|other| Entry::of_other(other, generation));
         let entries: Vec<Entry<'a>> = own.chain(others).collect();
         let is_admitted = |by: &str| entries.iter().any(|entry| entry.controller == by && !entry.is_refused);
         let counted =
@@ -219,7 +218,7 @@ impl<'a> Desired<'a> {
             let Some(stored) = stored.parent(parent.key) else { return false };
             let mut conditions = parent.conditions.iter();
             stored.conditions.len() == parent.conditions.len()
-                && stored.hostnames == hostnames_fingerprint(parent.hostnames())
+                && stored.hostnames == fingerprint(parent.hostnames())
                 && conditions
                     .all(|one| stored.condition(one.kind).is_some_and(|stored| one.is(stored, self.generation)))
         };
@@ -234,7 +233,7 @@ impl<'a> Desired<'a> {
         let mut hasher = DefaultHasher::new();
         (self.generation, self.ready).hash(&mut hasher);
         for parent in &self.parents {
-            (parent.key, &parent.conditions, hostnames_fingerprint(parent.hostnames())).hash(&mut hasher);
+            (parent.key, &parent.conditions, fingerprint(parent.hostnames())).hash(&mut hasher);
         }
         hasher.finish()
     }
