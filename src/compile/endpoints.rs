@@ -110,7 +110,7 @@ struct SliceEndpoint<'a> {
 
 impl<'a> Union<'a, '_> {
     fn add_slice(&mut self, name: &ObjectName, slice: &'a Sourced<EndpointSlice>, service_port: &ServicePort) {
-        let subject = (EndpointSlice::NAME, name, slice.origin.as_ref());
+        let subject = (EndpointSlice::NAME, name, slice.origin.as_deref());
         let object = &*slice.object;
         if let Some(address_type) = &object.foreign_type {
             let found = address_type.to_string();
@@ -132,7 +132,7 @@ impl<'a> Union<'a, '_> {
         service_port: &ServicePort,
         publish_not_ready: bool,
     ) {
-        let subject = (Endpoints::NAME, name, endpoints.origin.as_ref());
+        let subject = (Endpoints::NAME, name, endpoints.origin.as_deref());
         for (index, subset) in endpoints.object.subsets.iter().enumerate() {
             for (field, list) in [("addresses", &subset.ready), ("notReadyAddresses", &subset.not_ready)] {
                 for (position, endpoint) in list.iter().enumerate() {

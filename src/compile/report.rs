@@ -92,7 +92,7 @@ pub(super) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub(super) fn new(name: &'a ObjectName, route: &'a Sourced<Route>) -> Self {
-        Self { name, route: &route.object, origin: route.origin.as_ref(), findings: Vec::new() }
+        Self { name, route: &route.object, origin: route.origin.as_deref(), findings: Vec::new() }
     }
 
     /// Adds an error; `path` is the compiler's name of the field.

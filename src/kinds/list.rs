@@ -139,7 +139,16 @@ macro_rules! kinds {
             /// Puts an object in its map, in the place of one with the same name.
             pub fn insert(&mut self, name: ObjectName, object: Object, origin: Option<Origin>) {
                 match object {
-                    $(Object::$variant(object) => drop(self.$map.insert(name, Sourced { object, origin })),)+
+                    $(Object::$variant(object) => {
+                        drop(self.$map.insert(name, Sourced { object, origin: origin.map(Box::new) }));
+                    })+
+                }
+            }
+
+            /// Gives back what the map of a kind has in reserve, after many objects were put in.
+            pub fn shrink(&mut self, kind: KindId) {
+                match kind {
+                    $(KindId::$variant => self.$map.shrink(),)+
                 }
             }
 

@@ -43,7 +43,7 @@ pub struct Sourced<T> {
     /// The object; shared, so that a new map costs pointers only.
     pub object: Arc<T>,
     /// The file and line, for objects from files.
-    pub origin: Option<Origin>,
+    pub origin: Option<Box<Origin>>,
 }
 
 impl<T> Clone for Sourced<T> {
@@ -101,6 +101,14 @@ impl<T> FromIterator<(ObjectName, Sourced<T>)> for Map<T> {
 }
 
 impl<T> Map<T> {
+    /// Gives back what the map has in reserve: one that grew by one object after the other is half empty. One that is
+    /// shared stays as it is.
+    pub fn shrink(&mut self) {
+        if let Some(map) = Arc::get_mut(&mut self.0) {
+            *map = std::mem::take(map).into_iter().collect();
+        }
+    }
+
     /// Whether both are the same map, without a look at what it holds.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {

@@ -60,6 +60,7 @@ pub use follow::Timing;
 use cache::Cache;
 use follow::{Follower, Teller, Watch};
 use index::{Index, Kept};
+use object::Namespaces;
 use witness::Witness;
 
 /// Changes that wait for the index; more make the watches wait.
@@ -114,7 +115,8 @@ pub async fn start(
         tokio::spawn(again_after_panics(metrics, timing.longest_pause, move || {
             let witness = of_routes.clone().map(|to| Witness::new(to, watch.namespace.as_deref()));
             let journal = cache.as_ref().map(|cache| cache.journal(watch.to_string()));
-            let teller = Teller { number, changes: changes.clone(), witness, journal };
+            let namespaces = Namespaces::default();
+            let teller = Teller { number, changes: changes.clone(), witness, journal, namespaces };
             Follower::new(watch.clone(), client.clone(), teller, Arc::clone(&cells), timing.clone()).run()
         }));
     }

@@ -36,8 +36,8 @@ pub enum Change {
 pub struct Slices {
     window: Duration,
     present: Map<EndpointSlice>,
-    /// The names of the slices of each Service.
-    of_service: BTreeMap<Service, BTreeSet<ObjectName>>,
+    /// Each Service with the name of each of its slices: one set, since most Services have one slice.
+    of_service: BTreeSet<(Service, Arc<str>)>,
     /// What is held of each Service.
     held: BTreeMap<Service, Vec<Held>>,
 }
@@ -80,7 +80,7 @@ impl Slices {
     /// No slices; what vanishes is held for `window` ([`WINDOW`], or zero for sources that change in one step).
     #[must_use]
     pub fn new(window: Duration) -> Self {
-        Self { window, present: Map::default(), of_service: BTreeMap::new(), held: BTreeMap::new() }
+        Self { window, present: Map::default(), of_service: BTreeSet::new(), held: BTreeMap::new() }
     }
 
     /// Takes a change at the time `now`. Returns whether [`slices`](Self::slices) says something else now.
@@ -132,6 +132,12 @@ impl Slices {
             }
         }
         (is_changed, lost.len())
+    }
+
+    /// Gives back what maps have in reserve, after many slices have come.
+    pub fn shrink(&mut self) {
+        self.present.shrink();
+        self.of_service = std::mem::take(&mut self.of_service).into_iter().collect();
     }
 
     /// The present version of a slice.
@@ -190,13 +196,8 @@ impl Slices {
             None => self.present.remove(&name),
         };
         let old = old.map(|old| old.object);
-        if let Some(service) = old.as_deref().and_then(|old| service(&name, old))
-            && let Some(names) = self.of_service.get_mut(&service)
-        {
-            names.remove(&name);
-            if names.is_empty() {
-                self.of_service.remove(&service);
-            }
+        if let Some(service) = old.as_deref().and_then(|old| service(&name, old)) {
+            self.of_service.remove(&(service, Arc::clone(&name.name)));
         }
         if let Some((service, slice)) = new.as_deref().and_then(|new| Some((service(&name, new)?, new))) {
             if let Some(held) = self.held.get_mut(&service) {
@@ -213,7 +214,7 @@ impl Slices {
                     self.held.remove(&service);
                 }
             }
-            self.of_service.entry(service).or_default().insert(name.clone());
+            self.of_service.insert((service, Arc::clone(&name.name)));
         }
         if let Some(old) = old {
             self.hold(&name, &old, now);
@@ -236,7 +237,12 @@ impl Slices {
 
     /// What is in the present slices of a Service, whatever its class.
     fn identities_of(&self, service: &Service) -> BTreeSet<Identity> {
-        let slices = self.of_service.get(service).into_iter().flatten().filter_map(|name| self.get(name));
+        // No name comes before the empty one.
+        let from = (service.clone(), Arc::from(""));
+        let of_service = self.of_service.range(from..).take_while(|(of, _)| of == service);
+        let slices = of_service.filter_map(|((namespace, _), name)| {
+            self.get(&ObjectName { namespace: Arc::clone(namespace), name: Arc::clone(name) })
+        });
         slices.flat_map(|slice| identities(slice)).collect()
     }
 }

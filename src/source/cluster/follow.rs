@@ -19,7 +19,7 @@ use super::cache::Journal;
 use super::failure::{Failure, Verb};
 use super::index::{Change, Event};
 use super::needed::is_needed;
-use super::object;
+use super::object::{self, Namespaces};
 use super::witness::Witness;
 use crate::kinds::KindId;
 use crate::model::ids::ObjectName;
@@ -103,6 +103,8 @@ pub(super) struct Teller {
     pub(super) witness: Option<Witness>,
     /// Where objects are kept for a restart, if they are.
     pub(super) journal: Option<Journal>,
+    /// What names of objects have in common.
+    pub(super) namespaces: Namespaces,
 }
 
 impl Teller {
@@ -117,6 +119,7 @@ impl Teller {
         if let Some(journal) = &mut self.journal {
             journal.begin();
         }
+        self.namespaces.prune();
         self.tell(Event::Init).await
     }
 
@@ -125,7 +128,8 @@ impl Teller {
             journal.put(&object);
         }
         let seen = self.witness.as_ref().map(|witness| witness.read(&object));
-        let (name, object) = object::read(kind, object);
+        let (mut name, object) = object::read(kind, object);
+        self.namespaces.share(&mut name);
         if let (Some(witness), Some(seen)) = (&mut self.witness, seen) {
             witness.listed(&name, seen, object.as_ref().err().map(String::as_str));
         }
@@ -147,7 +151,8 @@ impl Teller {
             journal.put(&object);
         }
         let seen = self.witness.as_ref().map(|witness| witness.read(&object));
-        let (name, object) = object::read(kind, object);
+        let (mut name, object) = object::read(kind, object);
+        self.namespaces.share(&mut name);
         if let (Some(witness), Some(seen)) = (&self.witness, seen) {
             witness.applied(&name, seen, object.as_ref().err().map(String::as_str)).await;
         }

@@ -279,8 +279,28 @@ impl Index {
         let is_first = !std::mem::replace(&mut listed.done, true);
         let was_away = std::mem::take(&mut listed.was_away);
         let new = listed.replay.take().unwrap_or_default();
+        let is_changed = self.take_list(watch, new, was_away);
+        if is_first {
+            self.shrink(watch);
+        }
+        is_changed || is_first
+    }
+
+    /// Gives back what maps have in reserve once most objects are there.
+    fn shrink(&mut self, watch: usize) {
+        let listed = &mut self.watches[watch];
+        listed.names = std::mem::take(&mut listed.names).into_iter().collect();
         if listed.kind == KindId::EndpointSlice {
-            return self.replace_slices(watch, new) || is_first;
+            self.slices.shrink();
+        } else {
+            self.base.objects.shrink(listed.kind);
+        }
+    }
+
+    fn take_list(&mut self, watch: usize, new: BTreeMap<ObjectName, Result<Object, String>>, was_away: bool) -> bool {
+        let listed = &mut self.watches[watch];
+        if listed.kind == KindId::EndpointSlice {
+            return self.replace_slices(watch, new);
         }
         listed.doubted.retain(|name, _| !new.contains_key(name));
         // What is doubted already is judged by its own time.
@@ -288,7 +308,7 @@ impl Index {
         let gone: Vec<_> =
             believed.iter().filter(|name| !new.contains_key(**name)).map(|name| (*name).clone()).collect();
         let is_doubted = !gone.is_empty() && (was_away || is_suspicious(gone.len(), believed.len(), new.len()));
-        let mut is_changed = is_first;
+        let mut is_changed = false;
         for (name, object) in new {
             is_changed |= self.put(watch, name, object);
         }

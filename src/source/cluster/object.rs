@@ -1,5 +1,8 @@
 //! From an object as the API server sends it to the form in which it is held.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::kinds::{KindId, Object};
@@ -9,6 +12,25 @@ use crate::model::ids::ObjectName;
 pub(super) fn name(object: &Value) -> ObjectName {
     let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
     ObjectName::new(text("namespace"), text("name"))
+}
+
+/// The namespaces of the objects of one watch: all objects of one share its name, which is held once.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces(BTreeSet<Arc<str>>);
+
+impl Namespaces {
+    /// Puts the shared namespace in the place of the name's own.
+    pub(super) fn share(&mut self, name: &mut ObjectName) {
+        match self.0.get(&name.namespace) {
+            Some(known) => name.namespace = Arc::clone(known),
+            None => drop(self.0.insert(Arc::clone(&name.namespace))),
+        }
+    }
+
+    /// Lets go of those in which there is nothing any more.
+    pub(super) fn prune(&mut self) {
+        self.0.retain(|namespace| Arc::strong_count(namespace) > 1);
+    }
 }
 
 /// An object as it is kept in files: without what nothing is compiled from.
@@ -63,6 +85,18 @@ mod tests {
             assert_eq!(name, ObjectName::new("ns", "it"));
             assert_eq!(held.map(|held| held.kind()), Ok(*kind));
         }
+    }
+
+    #[test]
+    fn objects_of_a_namespace_share_its_name() {
+        let mut namespaces = Namespaces::default();
+        let [mut a, mut b, mut c] = [("x", "a"), ("x", "b"), ("y", "c")].map(|(at, name)| ObjectName::new(at, name));
+        [&mut a, &mut b, &mut c].into_iter().for_each(|name| namespaces.share(name));
+        assert_eq!((&*b.namespace, &*c.namespace), ("x", "y"));
+        assert!(Arc::ptr_eq(&a.namespace, &b.namespace) && !Arc::ptr_eq(&b.namespace, &c.namespace));
+        drop(c);
+        namespaces.prune();
+        assert_eq!(namespaces.0.iter().map(|namespace| &**namespace).collect::<Vec<_>>(), ["x"]);
     }
 
     #[test]

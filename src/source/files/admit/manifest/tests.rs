@@ -69,7 +69,7 @@ fn defaults_are_in_place_after_reading() {
         panic!("one route, not {objects:?}")
     };
     assert_eq!(route.spec.gateway_class_name, "tidegate");
-    assert_eq!(route.spec.rules[0].matches, [RouteMatch::default()]);
+    assert_eq!(*route.spec.rules[0].matches, [RouteMatch::default()]);
     assert_eq!(
         (route.spec.rules[0].backend_refs[0].weight, route.spec.rules[0].backend_refs[0].kind.as_str()),
         (1, "Service")
