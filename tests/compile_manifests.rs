@@ -54,7 +54,7 @@ fn add_services(inputs: &mut Inputs) {
     for (name, route) in &inputs.objects.routes {
         for reference in route.object.spec.rules.iter().flat_map(|rule| &rule.backend_refs) {
             let namespace = reference.namespace.as_deref().unwrap_or(&name.namespace);
-            wanted.extend(reference.port.map(|port| (ObjectName::new(namespace, reference.name.as_str()), port)));
+            wanted.extend(reference.port.map(|port| (ObjectName::new(namespace, &*reference.name), port)));
         }
     }
     wanted.sort();

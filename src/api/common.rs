@@ -84,7 +84,7 @@ fn gateway_kind() -> String {
 }
 
 /// The default `kind` of a backend reference.
-pub(super) fn service_kind() -> String {
+fn service_kind() -> String {
     "Service".to_owned()
 }
 

@@ -26,7 +26,6 @@ pub use super::policy::{
     Timeouts, UpgradeDrain, UpgradeProtocol, Upgrades,
 };
 
-use super::common::service_kind;
 use super::filter::{BackendFilters, RouteFilters, RuleFilters};
 use super::open_enum::known_values;
 use super::policy::yes;
@@ -268,7 +267,7 @@ pub struct RouteDefaults {
     pub upgrades: Option<Upgrades>,
 }
 
-// Blocks are boxed: most rules have none of them, and thousands of rules are held.
+// Blocks are boxed, and lists have no spare room: most rules have few of them, and thousands of rules are held.
 /// What is done with some requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -277,21 +276,21 @@ pub struct RouteRule {
     /// Name of the rule in status, metrics and logs; delegation refers to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::DnsSubdomain")]
-    pub name: Option<String>,
+    pub name: Option<Box<str>>,
     /// Sorts before how specific matches are; higher first.
     #[schemars(with = "schema::Int<-1000, 1000>")]
     pub priority: i32,
     /// Requests that the rule is for: those that satisfy any of these.
     #[schemars(with = "schema::Atomic<RouteMatch, 64>")]
-    pub matches: Vec<RouteMatch>,
+    pub matches: Box<[RouteMatch]>,
     /// Filters around the backends, outermost first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schemars(with = "RuleFilters")]
-    pub filters: Vec<Filter>,
+    pub filters: Box<[Filter]>,
     /// Where requests go, in proportion to weight. Without it 500.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schemars(with = "schema::Atomic<BackendRef, 16>")]
-    pub backend_refs: Vec<BackendRef>,
+    pub backend_refs: Box<[BackendRef]>,
     /// Leaves the rule to GatewayRoutes that name it as their parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Delegate")]
@@ -360,9 +359,9 @@ impl Default for RouteRule {
         Self {
             name: None,
             priority: 0,
-            matches: vec![RouteMatch::default()],
-            filters: Vec::new(),
-            backend_refs: Vec::new(),
+            matches: Box::new([RouteMatch::default()]),
+            filters: Box::default(),
+            backend_refs: Box::default(),
             delegate: None,
             timeouts: None,
             retry: None,
@@ -412,6 +411,16 @@ known_values! {
     }
 }
 
+known_values! {
+    /// Kind of a backend.
+    pub enum BackendKind {
+        /// A Service of the core group.
+        Service = "Service",
+    }
+    default Service
+}
+
+// Names are held without spare room, and what few references have stands in a box: tens of thousands are held.
 /// A share of a rule's requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -420,18 +429,18 @@ pub struct BackendRef {
     /// Group of the backend; empty for core.
     #[serde(default)]
     #[schemars(with = "schema::Group")]
-    pub group: String,
+    pub group: Box<str>,
     /// Kind of the backend.
-    #[serde(default = "service_kind")]
+    #[serde(default)]
     #[schemars(with = "schema::Kind")]
-    pub kind: String,
+    pub kind: OpenEnum<BackendKind>,
     /// Name of the backend.
     #[schemars(with = "schema::Name")]
-    pub name: String,
+    pub name: Box<str>,
     /// Namespace of the backend; default: that of the route. Another one needs a ReferenceGrant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::DnsLabel")]
-    pub namespace: Option<String>,
+    pub namespace: Option<Box<str>>,
     /// Port of the Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::Int<1, 65535>")]
@@ -447,11 +456,11 @@ pub struct BackendRef {
     /// Protocol of the endpoints; default: what appProtocol of the Service's port says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "OpenEnum<BackendProtocol>")]
-    pub protocol: Option<OpenEnum<BackendProtocol>>,
+    pub protocol: Option<Box<OpenEnum<BackendProtocol>>>,
     /// Filters for requests that go to this backend.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     #[schemars(with = "BackendFilters")]
-    pub filters: Vec<Filter>,
+    pub filters: Box<[Filter]>,
 }
 
 fn one() -> u32 {

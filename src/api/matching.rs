@@ -80,17 +80,17 @@ pub struct RouteMatch {
     #[serde(default)]
     pub path: PathMatch,
     /// Headers, by name; names are case-insensitive.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     #[schemars(with = "schema::MapByName<HeaderMatchSchema, 16>")]
-    pub headers: Vec<ValueMatch>,
+    pub headers: Box<[ValueMatch]>,
     /// Query parameters, by name; the first of several counts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     #[schemars(with = "schema::MapByName<ShortMatchSchema, 16>")]
-    pub query_params: Vec<ValueMatch>,
+    pub query_params: Box<[ValueMatch]>,
     /// Cookies, by name; the first of several counts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     #[schemars(with = "schema::MapByName<ShortMatchSchema, 8>")]
-    pub cookies: Vec<ValueMatch>,
+    pub cookies: Box<[ValueMatch]>,
     /// The method; default: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "OpenEnum<MatchMethod>")]
@@ -110,7 +110,7 @@ pub struct PathMatch {
     pub r#type: OpenEnum<PathMatchType>,
     /// Path, template or regular expression.
     #[schemars(with = "schema::Text<1024>")]
-    pub value: String,
+    pub value: Box<str>,
 }
 
 const PATH_RULES: &[(&str, &str)] = &[
@@ -139,7 +139,7 @@ const PATH_RULES: &[(&str, &str)] = &[
 impl Default for PathMatch {
     /// Prefix `/`: everything.
     fn default() -> Self {
-        Self { r#type: OpenEnum::default(), value: "/".to_owned() }
+        Self { r#type: OpenEnum::default(), value: "/".into() }
     }
 }
 

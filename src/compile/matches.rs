@@ -160,7 +160,7 @@ impl Matches<'_, '_, '_> {
     }
 
     fn path(&mut self, path: &ApiPathMatch, at: FieldPath<'_>) -> Option<PathMatch> {
-        let value = path.value.as_str();
+        let value = &*path.value;
         let kind = match path.r#type.known() {
             None => return self.unknown(at.field("type"), &path.r#type),
             Some(PathMatchType::RegularExpression) => {

@@ -9,7 +9,7 @@ use super::inputs::Inputs;
 use super::position::RulePos;
 use super::report::{About, FieldPath, Refused, Report};
 use crate::api::conditions::ConditionReason;
-use crate::api::gateway_route::{BackendProtocol, BackendRef, GROUP, KnownValue};
+use crate::api::gateway_route::{BackendKind, BackendProtocol, BackendRef, GROUP, KnownValue};
 use crate::kinds::service::{Service, ServicePort};
 use crate::model::backend::{BackendKey, Protocol};
 use crate::model::ids::{BackendId, ObjectName};
@@ -102,7 +102,7 @@ impl<'a> Backends<'a> {
         reference: &BackendRef,
         stated: Option<Protocol>,
     ) -> Result<BackendNumber, Refusal> {
-        if !reference.group.is_empty() || reference.kind != "Service" {
+        if !reference.group.is_empty() || !reference.kind.is(BackendKind::Service) {
             let of = if reference.group.is_empty() { "" } else { " of group " };
             let found = format!("{}{of}{}", reference.kind, reference.group);
             return Err(("kind", ConditionReason::InvalidKind, found, "Service, of the core group".to_owned()));

@@ -204,7 +204,7 @@ fn compile_rule<'a>(
     }
     let compiled = OwnRule {
         name: match &rule.name {
-            Some(name) => shared.texts.get(name.as_str()),
+            Some(name) => shared.texts.get(&**name),
             None => shared.texts.get(index.to_string().as_str()),
         },
         priority: rule.priority,

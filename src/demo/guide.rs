@@ -112,7 +112,7 @@ impl Guide<'_> {
 
 fn request(first: &RouteMatch) -> String {
     let method = first.method.as_ref().map(|method| format!("{method} ")).unwrap_or_default();
-    let deeper = first.path.r#type.known() == Some(PathMatchType::PathPrefix) && first.path.value != "/";
+    let deeper = first.path.r#type.known() == Some(PathMatchType::PathPrefix) && *first.path.value != *"/";
     let path = format!("{}{}", first.path.value, if deeper { " and below" } else { "" });
     let kinds = [("", &first.headers), ("?", &first.query_params), ("cookie ", &first.cookies)];
     let values = kinds.into_iter().flat_map(|(kind, values)| values.iter().map(move |value| (kind, value)));
@@ -159,7 +159,7 @@ fn leads_to(rule: &RouteRule) -> String {
 /// A path that matches; none for regular expressions.
 fn sample_path(path: &PathMatch) -> Option<String> {
     match path.r#type.known()? {
-        PathMatchType::Exact | PathMatchType::PathPrefix => Some(path.value.clone()),
+        PathMatchType::Exact | PathMatchType::PathPrefix => Some(path.value.to_string()),
         PathMatchType::Template => {
             let element = |(number, element): (usize, &str)| match element.starts_with('{') {
                 true => number.to_string(),

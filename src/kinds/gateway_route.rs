@@ -66,3 +66,17 @@ impl Kind for Route {
         manifest.into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::gateway_route::{BackendRef, RouteMatch, RouteRule};
+
+    /// Thousands of them are held for the life of the process: what few of them have stands in a box.
+    #[test]
+    fn what_is_held_is_small() {
+        let sizes = [size_of::<Route>(), size_of::<RouteRule>(), size_of::<RouteMatch>(), size_of::<BackendRef>()];
+        let bounds = [240, 160, 112, 104];
+        assert!(sizes.iter().zip(bounds).all(|(size, bound)| *size <= bound), "{sizes:?}, expected at most {bounds:?}");
+    }
+}

@@ -162,7 +162,7 @@ fn admitted(
         return Err((ConditionReason::NoMatchingParent, "no sectionName".to_owned(), expected));
     };
     let rules = &parent.object.spec.rules;
-    let Some(index) = rules.iter().position(|rule| rule.name.as_ref() == Some(section)) else {
+    let Some(index) = rules.iter().position(|rule| rule.name.as_deref() == Some(section.as_str())) else {
         let found = format!("no rule {section} of {}", parent.name);
         return Err((ConditionReason::NoMatchingParent, found, "the name of a delegating rule".to_owned()));
     };
