@@ -39,6 +39,7 @@ use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
 mod cluster;
 mod endpoints;
+mod memory;
 mod schema_version;
 mod workers;
 
@@ -236,13 +237,15 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
     let parts = workers::Parts {
         settings: Arc::clone(&settings),
         listeners,
-        metrics,
+        metrics: Arc::clone(&metrics),
         sockets: Arc::clone(&sockets),
         epoch,
         drain,
     };
-    workers::start(&parts, bound, feeds, access_log.as_ref().map(|(handle, _)| handle))?;
+    let room = workers::start(&parts, bound, feeds, access_log.as_ref().map(|(handle, _)| handle))?;
     drop(parts);
+    let watch = memory::Watch::new(memory::Source::of_process(settings.limits.memory), room, metrics);
+    runtime.spawn(watch.run());
     Ok(Running { ready, updates, runtime, readiness, control, sockets, settings, access_log, source, signals })
 }
 

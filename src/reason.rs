@@ -63,8 +63,10 @@ reasons! {
     TunnelLifetime => "tunnel_lifetime",
     /// The client went on sending after an error answer.
     Linger => "linger",
-    /// An idle connection was closed because places or file descriptors ran short.
+    /// An idle connection was closed because places, file descriptors or memory ran short.
     MadeRoom => "made_room",
+    /// Memory is short: a request was refused, or a client that takes nothing of its answer lost it.
+    Overload => "overload",
     /// The client's address has as many connections as it may (`limits.connectionsPerAddress`).
     AddressLimit => "address_limit",
     /// The process is stopping.

@@ -153,6 +153,8 @@ pub struct Limits {
     pub connections: Option<usize>,
     /// Connections of one client address, trusted forwarders aside; `None`: no limit.
     pub connections_per_address: Option<usize>,
+    /// Bytes that the process may hold; `None`: the limit of its cgroup, if there is one. 0: any number.
+    pub memory: Option<u64>,
     /// Admin connections that wait for their request, and those that are answered: each as many.
     pub admin_connections: usize,
 }
@@ -179,6 +181,7 @@ impl Default for Limits {
             upstream_idle_per_endpoint: 512,
             connections: None,
             connections_per_address: None,
+            memory: None,
             admin_connections: 16,
         }
     }

@@ -26,7 +26,10 @@
 //! | `tidegate_socket_duration_seconds` | histogram |  | How long upgraded connections lasted, from the 101 on. |
 //! | `tidegate_interim_responses_dropped_total` | counter |  | Interim answers of endpoints that were not passed on. |
 //! | `tidegate_underscore_fields_removed_total` | counter |  | Request fields that were removed because their name has an underscore. |
-//! | `tidegate_accept_pauses_total` | counter |  | Times a listener stopped accepting because places for connections or file descriptors ran short and no client was idle. |
+//! | `tidegate_accept_pauses_total` | counter |  | Times a listener stopped accepting because memory ran short, or places for connections or file descriptors while no client was idle. |
+//! | `tidegate_memory_used_bytes` | gauge |  | Memory that counts against the limit: of the cgroup, or of the process where limits.memory is set. |
+//! | `tidegate_memory_limit_bytes` | gauge |  | Most memory that may be held: limits.memory, or the limit of the cgroup; 0 for no limit. |
+//! | `tidegate_memory_pressure` | gauge |  | What is given up because memory is short: 0 nothing, 1 new clients wait, 2 idle connections are closed, 3 no further tries, 4 new requests are refused, 5 and 6 clients that do not read are cut off. |
 //! | `tidegate_panics_total` | counter | `where` | Panics that were caught. |
 //! | `tidegate_config_version` | gauge |  | Version of the active configuration, 0 before the first. |
 //! | `tidegate_config_last_ok_timestamp_seconds` | gauge |  | When the whole configuration was last active without an error, 0 for never. |
@@ -69,7 +72,7 @@
 //! | `kind` | `route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` |
 //! | `cause` | `expired` `disordered` `forbidden` `not_served` `throttled` `refused` `silent` `broken` (failures), `relist` (it was time) |
 //! | `trigger` | `stale` (the same endpoint on a fresh connection), `connect` (no endpoint had seen it), `reset` `timeout` `code` `grpc` (of a `retry` block) |
-//! | `denial` | `budget` (used up), `body` (not kept), `deadline` (no time left), `forwarded` (a further try of a trusted forwarder) |
+//! | `denial` | `budget` (used up), `body` (not kept), `deadline` (no time left), `forwarded` (a further try of a trusted forwarder), `memory` (it is short) |
 //! | `condition` | `near` `refused` (the address refused a connection within the last second), `ejected` `unhealthy` |
 //! | `reason` | a reason, as in the access log |
 //! | `version` | the program's version |
@@ -256,7 +259,25 @@ pub const METRICS: &[Metric] = &[
         "tidegate_accept_pauses_total",
         Counter,
         &[],
-        "Times a listener stopped accepting because places for connections or file descriptors ran short and no client was idle.",
+        "Times a listener stopped accepting because memory ran short, or places for connections or file descriptors while no client was idle.",
+    ),
+    metric(
+        "tidegate_memory_used_bytes",
+        Gauge,
+        &[],
+        "Memory that counts against the limit: of the cgroup, or of the process where limits.memory is set.",
+    ),
+    metric(
+        "tidegate_memory_limit_bytes",
+        Gauge,
+        &[],
+        "Most memory that may be held: limits.memory, or the limit of the cgroup; 0 for no limit.",
+    ),
+    metric(
+        "tidegate_memory_pressure",
+        Gauge,
+        &[],
+        "What is given up because memory is short: 0 nothing, 1 new clients wait, 2 idle connections are closed, 3 no further tries, 4 new requests are refused, 5 and 6 clients that do not read are cut off.",
     ),
     metric("tidegate_panics_total", Counter, &["where"], "Panics that were caught."),
     metric("tidegate_config_version", Gauge, &[], "Version of the active configuration, 0 before the first."),
@@ -388,7 +409,7 @@ pub const LABELS: &[(&str, &str)] = &[
     ),
     (
         "denial",
-        "`budget` (used up), `body` (not kept), `deadline` (no time left), `forwarded` (a further try of a trusted forwarder)",
+        "`budget` (used up), `body` (not kept), `deadline` (no time left), `forwarded` (a further try of a trusted forwarder), `memory` (it is short)",
     ),
     ("condition", "`near` `refused` (the address refused a connection within the last second), `ejected` `unhealthy`"),
     ("reason", "a reason, as in the access log"),

@@ -49,13 +49,14 @@ struct Own {
     drain: Drain,
 }
 
-/// Starts the threads; they end by themselves once the drain has closed their listeners and their connections.
+/// Starts the threads; they end by themselves once the drain has closed their listeners and their connections. Returns the
+/// room that they share.
 pub(super) fn start(
     parts: &Parts,
     bound: Vec<BoundListener>,
     feeds: Vec<Feed>,
     access_log: Option<&AccessLogHandle>,
-) -> Result<()> {
+) -> Result<Arc<Room>> {
     let mut listening: Vec<std::vec::IntoIter<StdListener>> =
         bound.into_iter().map(|listener| listener.sockets.into_iter()).collect();
     let room = Room::new(&parts.settings.limits, feeds.len());
@@ -83,7 +84,7 @@ pub(super) fn start(
             .spawn(move || LocalSet::new().block_on(&runtime, own.run()))
             .with_context(|| format!("cannot start the thread of data worker {index}"))?;
     }
-    Ok(())
+    Ok(room)
 }
 
 impl Own {

@@ -143,7 +143,7 @@ impl Drop for Account {
         metrics.requests_in_flight.dec();
         if let Some(reason) = self.cutoff.take().and_then(|cutoff| cutoff.clear()) {
             self.reason = Some(reason);
-            let stalled = matches!(reason, Reason::WriteStall | Reason::BodySlow);
+            let stalled = matches!(reason, Reason::WriteStall | Reason::Overload | Reason::BodySlow);
             metrics.closed(if stalled { Side::Downstream } else { Side::Upstream }, reason);
         }
         if !self.complete && self.reason.is_none() {

@@ -16,7 +16,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::deadlines::DeadlineKind;
+use super::pressure::{Pressure, STALL};
 use super::rate::RateClock;
+use super::room::WorkerRoom;
 use super::task::poll_counted;
 use crate::reason::Reason;
 use crate::telemetry::metrics::{Where, WorkerMetrics};
@@ -155,6 +157,11 @@ impl Cutoff {
         self.waiting.set(Some((Instant::now(), Reason::WriteStall)));
     }
 
+    /// Since when the client has not taken what was handed over.
+    fn untaken_since(&self) -> Option<Instant> {
+        self.waiting.get().filter(|(_, reason)| *reason == Reason::WriteStall).map(|(since, _)| since)
+    }
+
     /// The client took what was handed over, or there was nothing.
     pub fn taken(&self) {
         self.moved(Reason::WriteStall);
@@ -238,7 +245,12 @@ impl Drop for Scope {
 /// Runs the future of an HTTP/2 stream to its end, or up to the deadline of its exchange, or until its client has used up the
 /// patience: then it is dropped, and h2 resets the stream. One that panics ends alone, too, and is counted.
 /// Gives the reason when it was dropped.
-pub async fn run_stream(stream: impl Future, patience: Patience, metrics: Arc<WorkerMetrics>) -> Option<Reason> {
+pub async fn run_stream(
+    stream: impl Future,
+    patience: Patience,
+    room: Rc<WorkerRoom>,
+    metrics: Arc<WorkerMetrics>,
+) -> Option<Reason> {
     let cutoff = Rc::new(Cutoff::default());
     let mut timer = Timer::default();
     let mut stream = pin!(stream);
@@ -250,8 +262,19 @@ pub async fn run_stream(stream: impl Future, patience: Patience, metrics: Arc<Wo
         drop(scope);
         cutoff.task.get_or_init(|| cx.waker().clone());
         loop {
-            let Some((at, reason)) = cutoff.stream_due(&patience) else { return Poll::Pending };
+            let due = cutoff.stream_due(&patience);
+            // Nobody wakes a stream when memory runs short: one that waits for its client looks now and then.
+            let look = cutoff.untaken_since().map(|since| {
+                let is_short = room.memory().level() >= Pressure::ResetStreams;
+                (if is_short { since + STALL } else { since.max(Instant::now()) + STALL }, Reason::Overload)
+            });
+            let Some((at, reason)) = due.into_iter().chain(look).min_by_key(|(at, _)| *at) else {
+                return Poll::Pending;
+            };
             ready!(timer.poll_until(cx, at));
+            if reason == Reason::Overload && room.memory().level() < Pressure::ResetStreams {
+                continue;
+            }
             if reason != Reason::BodySlow || !cutoff.is_fast_enough(&patience) {
                 cutoff.passed.set(Some(reason));
                 return Poll::Ready(Some(reason));

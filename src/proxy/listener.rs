@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::connection::{ConnectionContext, canonical, serve};
 use super::downstream::Handler;
+use super::pressure::Pressure;
 use super::room::{FilesComing, Place};
 use super::task::poll_counted;
 use super::worker_drain::WorkerDrain;
@@ -176,6 +177,15 @@ async fn accept<H: Handler>(
     let listener = TcpListener::from_std(socket)?;
     let room = Rc::clone(context.drain.room());
     loop {
+        if room.memory().level() > Pressure::None {
+            let mut pause = Pause::new(&context, "memory", "until there is more of it");
+            pause.begin();
+            tokio::select! {
+                biased;
+                () = closing(&mut drain) => break,
+                () = room.memory().opened() => {}
+            }
+        }
         let accepted = tokio::select! {
             biased;
             () = closing(&mut drain) => break,
@@ -191,7 +201,7 @@ async fn accept<H: Handler>(
             Err(_) => room.ask_for_files(room.no_files()),
         };
         if coming != FilesComing::Enough {
-            let mut pause = Pause::new(&context, "file descriptors");
+            let mut pause = Pause::new(&context, "file descriptors", NOBODY_IDLE);
             tokio::select! {
                 biased;
                 () = closing(&mut drain) => break,
@@ -213,19 +223,22 @@ async fn closing(drain: &mut Drain) {
 struct Pause<'a, H> {
     context: &'a ConnectionContext<H>,
     short_of: &'static str,
+    why: &'static str,
     begun: bool,
 }
 
+const NOBODY_IDLE: &str = "no client is idle that could make room";
+
 impl<'a, H> Pause<'a, H> {
-    fn new(context: &'a ConnectionContext<H>, short_of: &'static str) -> Self {
-        Self { context, short_of, begun: false }
+    fn new(context: &'a ConnectionContext<H>, short_of: &'static str, why: &'static str) -> Self {
+        Self { context, short_of, why, begun: false }
     }
 
     fn begin(&mut self) {
         self.begun = true;
         self.context.metrics.accept_pauses.inc();
-        let (listener, short_of) = (&self.context.listener_name, self.short_of);
-        tracing::warn!(%listener, short_of, "accepting is paused: no client is idle that could make room");
+        let (listener, short_of, why) = (&self.context.listener_name, self.short_of, self.why);
+        tracing::warn!(%listener, short_of, "accepting is paused: {why}");
     }
 }
 
@@ -245,7 +258,7 @@ async fn welcome<H: Handler>(
     drain: &mut Drain,
 ) {
     let Some(mut place) = enter(context, &stream, peer) else { return };
-    let mut pause = Pause::new(context, "limits.connections");
+    let mut pause = Pause::new(context, "limits.connections", NOBODY_IDLE);
     tokio::select! {
         biased;
         // Who was let in is served, limit or not: most leave now.

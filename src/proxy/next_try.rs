@@ -12,7 +12,7 @@ use super::retry::policy::{Facts, Wish, decide, wish_after_failure};
 use super::retry::{Again, Missed, Verdict};
 use crate::balance::Picked;
 use crate::telemetry::access_log::TryText;
-use crate::telemetry::metrics::RetryTrigger;
+use crate::telemetry::metrics::{RetryDenial, RetryTrigger};
 
 impl Exchange {
     /// Before the first try of a request that its rule may have tried again: counts it, and begins to keep its body.
@@ -20,7 +20,9 @@ impl Exchange {
         if let Some(budget) = matched.live().retry_budget(picked.backend) {
             budget.count(self.try_since_epoch);
         }
-        if let Some(body) = &mut self.body {
+        if let Some(body) = &mut self.body
+            && !self.account.worker.is_short_of_memory()
+        {
             body.keep(max_body, self.account.worker.replay_room());
         }
     }
@@ -120,6 +122,10 @@ impl Exchange {
         let retry = matched.retry()?;
         let (worker, decision) = (&self.account.worker, &self.decision);
         let now = Instant::now();
+        if worker.is_short_of_memory() {
+            worker.metrics().upstream_retry_denied(RetryDenial::Memory);
+            return None;
+        }
         let facts = Facts {
             made: decision.policy_tries,
             is_repeatable,

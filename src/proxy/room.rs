@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::pressure::{MemoryState, Pressure};
 use crate::settings::Limits;
 
 /// States of a place; anything below is the time since when the connection is idle, in microseconds.
@@ -67,6 +68,8 @@ pub struct Room {
     addresses: Mutex<HashMap<IpAddr, Vec<Seat>>>,
     /// When operators were told that room is short, as states count time.
     told: AtomicU64,
+    /// How short memory is.
+    memory: MemoryState,
 }
 
 /// The connections of one worker.
@@ -116,6 +119,7 @@ impl Room {
             left: Notify::new(),
             addresses: Mutex::default(),
             told: AtomicU64::new(0),
+            memory: MemoryState::default(),
         })
     }
 
@@ -131,9 +135,54 @@ impl Room {
         self.workers.get(worker).map(|seats| lock(&seats.0))
     }
 
-    /// Asks connections that have been idle longest to leave: as many as `wanted` makes of what is there. How many have
-    /// been asked now or before and are still there.
+    /// Puts how short memory is. Connections whose client does not read look at it at once.
+    pub fn set_pressure(&self, pressure: Pressure) {
+        if self.memory.set(pressure) < pressure && pressure >= Pressure::ResetStreams {
+            for worker in 0..self.workers.len() {
+                self.wake_all_of(worker);
+            }
+        }
+    }
+
+    /// Asks half of the connections that are idle to leave, and no fewer than a few, since memory is short. How many were
+    /// asked.
+    pub fn ask_for_memory(&self) -> usize {
+        let mut half = None;
+        let mut asked = 0;
+        while half.is_none_or(|half| asked < half) {
+            let mut now = 0;
+            self.ask_quietly(|census| {
+                let left = half.get_or_insert_with(|| census.idle.div_ceil(2).max(MOST_ASKED)).saturating_sub(asked);
+                now = left.min(MOST_ASKED).min(census.idle);
+                now
+            });
+            if now == 0 {
+                break;
+            }
+            asked += now;
+        }
+        asked
+    }
+
+    fn wake_all_of(&self, worker: usize) {
+        if let Some(slots) = self.slots(worker) {
+            slots.wakers.iter().flatten().for_each(Waker::wake_by_ref);
+        }
+    }
+
+    /// Asks connections that have been idle longest to leave: as many as `wanted` makes of what is there, and tells
+    /// operators. How many have been asked now or before and are still there.
     fn ask(&self, wanted: impl FnOnce(Census) -> usize) -> usize {
+        let (before, asked) = self.ask_quietly(wanted);
+        if asked > 0 {
+            self.tell(asked);
+        }
+        before + asked
+    }
+
+    /// As [`ask`](Self::ask) without a word: how many had been asked before and are still there, and how many are asked
+    /// now.
+    fn ask_quietly(&self, wanted: impl FnOnce(Census) -> usize) -> (usize, usize) {
         let mut census = Census::default();
         // The youngest of the oldest is on top.
         let mut oldest: BinaryHeap<(u64, Seat)> = BinaryHeap::with_capacity(MOST_ASKED + 1);
@@ -160,10 +209,7 @@ impl Room {
         let wanted = wanted(census);
         let oldest = oldest.into_sorted_vec();
         let asked = oldest.into_iter().filter(|(since, seat)| self.ask_one(*seat, *since)).take(wanted).count();
-        if asked > 0 {
-            self.tell(asked);
-        }
-        census.asked + census.leaving + asked
+        (census.asked + census.leaving, asked)
     }
 
     /// Asks one connection to leave, unless it is no longer idle since then.
@@ -236,9 +282,13 @@ impl WorkerRoom {
 
     /// Wakes the tasks of all connections of this worker.
     pub fn wake_all(&self) {
-        if let Some(slots) = self.room.slots(self.worker) {
-            slots.wakers.iter().flatten().for_each(Waker::wake_by_ref);
-        }
+        self.room.wake_all_of(self.worker);
+    }
+
+    /// How short memory is.
+    #[must_use]
+    pub fn memory(&self) -> &MemoryState {
+        &self.room.memory
     }
 
     /// Gives a new connection a place. `address` is the client's where it counts against the limit for each; the

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::bad_response::BadResponses;
+use super::pressure::Pressure;
 use super::refusals::Refusals;
 use super::replay::ReplayRoom;
 use super::room::WorkerRoom;
@@ -70,6 +71,7 @@ pub struct Worker {
     /// Lent to tunnels for one read.
     tunnel_buffer: RefCell<Box<[u8]>>,
     pools: Rc<Pools>,
+    room: Rc<WorkerRoom>,
     buffers: Buffers,
     /// Maps of requests that are done, for the fields of responses.
     spare_fields: RefCell<Vec<HeaderMap>>,
@@ -106,7 +108,7 @@ impl Worker {
             },
         };
         let replay_room = ReplayRoom::new(limits.retry_bodies / settings.workers.max(1));
-        let pools = Rc::new(Pools::new(pool_limits, Arc::clone(&metrics), room));
+        let pools = Rc::new(Pools::new(pool_limits, Arc::clone(&metrics), Rc::clone(&room)));
         let forwarders = settings
             .listeners
             .values()
@@ -122,6 +124,7 @@ impl Worker {
             // Zeroed pages cost nothing before the first tunnel reads.
             tunnel_buffer: RefCell::new(vec![0; tunnel::BUFFER].into_boxed_slice()),
             pools,
+            room,
             buffers: Buffers::default(),
             spare_fields: RefCell::default(),
             replay_room,
@@ -223,6 +226,11 @@ impl Worker {
     /// The buffer that tunnels read into.
     pub(super) fn tunnel_buffer(&self) -> &RefCell<Box<[u8]>> {
         &self.tunnel_buffer
+    }
+
+    /// Memory is too short for further tries.
+    pub(super) fn is_short_of_memory(&self) -> bool {
+        self.room.memory().level() >= Pressure::NoRetries
     }
 
     /// Requests leave a line in the access log.

@@ -337,6 +337,9 @@ block! {
         /// Most connections of one client address: beyond it, its longest idle one is closed, and new ones are while none is
         /// idle. Peers in `trustedForwarders` do not count. Without it there is no limit.
         connections_per_address: usize => Some;
+        /// Bytes of memory that the process may hold. Above 85 % of it new clients wait, idle connections are closed and, at last,
+        /// requests are refused. Without it, the limit of the cgroup counts; 0 switches it off.
+        memory: u64 => Some;
         /// Most admin connections that wait for their request; as many more may wait for their answer.
         admin_connections: usize => |count| count;
     }

@@ -125,6 +125,10 @@ struct ControlCells {
     admin_closed: AtomicU64,
     /// 0: no limit.
     most_connections: AtomicU64,
+    memory_used: AtomicU64,
+    /// 0: no limit.
+    memory_limit: AtomicU64,
+    memory_pressure: AtomicU64,
     access_log_dropped: AtomicU64,
 }
 
@@ -259,6 +263,13 @@ impl Metrics {
         self.control.most_connections.store(most.unwrap_or(0), Ordering::Relaxed);
     }
 
+    /// Notes how much memory is used, out of how much (0: any), and the level of what is given up for it.
+    pub fn set_memory(&self, used: u64, limit: u64, pressure: u8) {
+        self.control.memory_used.store(used, Ordering::Relaxed);
+        self.control.memory_limit.store(limit, Ordering::Relaxed);
+        self.control.memory_pressure.store(pressure.into(), Ordering::Relaxed);
+    }
+
     /// Counts an admin connection that was closed for being slow or one too many.
     pub fn admin_closed(&self) {
         self.control.admin_closed.fetch_add(1, Ordering::Relaxed);
@@ -318,6 +329,9 @@ impl Metrics {
         ] {
             page.add("tidegate_config_objects", &[kind], count as f64);
         }
+        page.add("tidegate_memory_used_bytes", &[], get(&control.memory_used));
+        page.add("tidegate_memory_limit_bytes", &[], get(&control.memory_limit));
+        page.add("tidegate_memory_pressure", &[], get(&control.memory_pressure));
         page.add("tidegate_access_log_dropped_total", &[], get(&control.access_log_dropped));
     }
 

@@ -110,6 +110,7 @@ impl Options {
 
 pub struct Gateway {
     pub worker: Rc<Worker>,
+    pub room: Arc<Room>,
     pub addr: SocketAddr,
     pub metrics: Arc<Metrics>,
 }
@@ -145,7 +146,8 @@ impl Gateway {
         let (mut publisher, mut feeds) = live::channel(1, Arc::clone(&metrics), epoch);
         publisher.publish(snapshot(&options));
         let cells = metrics.worker(0).unwrap();
-        let room = WorkerRoom::new(&Room::new(&settings.limits, 1), 0);
+        let shared_room = Room::new(&settings.limits, 1);
+        let room = WorkerRoom::new(&shared_room, 0);
         let worker = Worker::new(WorkerParts {
             settings: Arc::clone(&settings),
             live: feeds.remove(0).into_cache(0),
@@ -174,7 +176,7 @@ impl Gateway {
                 tokio::task::spawn_local(serve(Rc::clone(&context), stream.into(), peer, place));
             }
         });
-        Self { worker, addr, metrics }
+        Self { worker, room: shared_room, addr, metrics }
     }
 
     pub async fn client(&self) -> Client {

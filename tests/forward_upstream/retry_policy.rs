@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use tidegate::model::policy::Timeouts;
 use tidegate::model::retry::{Budget, GrpcCodes, IDEMPOTENT, Retry};
+use tidegate::proxy::pressure::Pressure;
 use tokio::time::Instant;
 
 use super::bed::{Answer, Endpoints, GET, Gateway, OK, Options, Served, run, run_paused, until};
@@ -72,6 +73,20 @@ async fn ask(gateway: &Gateway, request: impl AsRef<[u8]>) -> Answer {
     let mut client = gateway.client().await;
     client.send(request).await;
     client.answer().await
+}
+
+#[test]
+fn there_are_no_further_tries_while_memory_is_short() {
+    run(async || {
+        let (endpoint, bodies) = drops_first(1_000).await;
+        let gateway =
+            Gateway::start(with_retry(&[&endpoint], Retry { methods: [Method::POST].into(), ..retry() })).await;
+        assert_eq!(ask(&gateway, post(b"hello")).await.status, 502);
+        assert_eq!(bodies.borrow().len(), 2, "the rule asks for one more");
+        gateway.room.set_pressure(Pressure::NoRetries);
+        assert_eq!(ask(&gateway, post(b"hello")).await.status, 502);
+        assert_eq!((bodies.borrow().len(), denied(&gateway, "memory")), (3, 1));
+    });
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt::Debug;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -18,6 +19,11 @@ use super::support::gateway::{Gateway, route, service};
 pub const GET: &str = "GET / HTTP/1.1\r\nhost: a.test\r\n\r\n";
 /// What the endpoint answers to everything but `/endless`.
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+/// A handshake with the key of the example in RFC 6455 §1.3, and its answer.
+pub const HANDSHAKE: &str = "GET /socket HTTP/1.1\r\nhost: a.test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                          sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 /// Between two requests of the client that measures.
 const PAUSE: Duration = Duration::from_millis(5);
 /// What tests on a busy machine cannot tell from nothing.
@@ -42,6 +48,11 @@ pub struct Bed {
 impl Bed {
     /// Starts a gateway that serves both versions of HTTP, with these settings beside that.
     pub fn start(settings: &str) -> Self {
+        Self::start_in(settings, None)
+    }
+
+    /// The same in the cgroup of a folder.
+    pub fn start_in(settings: &str, cgroup: Option<&Path>) -> Self {
         let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
         raise_file_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -58,7 +69,11 @@ impl Bed {
         std::fs::write(&path, format!("{listeners}{settings}")).unwrap();
         let files = [("pod.yaml", service("pod", &[port])), ("route.yaml", route("all", "a.test", "pod"))];
         let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
-        let gateway = Gateway::start_with(&files, &["--settings", path.to_str().unwrap(), "--workers", "2"]);
+        let args = ["--settings", path.to_str().unwrap(), "--workers", "2"];
+        let gateway = match cgroup {
+            Some(cgroup) => Gateway::start_in_cgroup(&files, &args, cgroup),
+            None => Gateway::start_with(&files, &args),
+        };
         Self { gateway, runtime, _settings: folder, source: Cell::new(1), _machine: machine }
     }
 
@@ -224,7 +239,8 @@ impl Suffered {
     }
 }
 
-/// Answers all requests on a connection, and one to `/endless` without an end. Bodies are read and never complete.
+/// Answers all requests on a connection, one to `/endless` without an end, and echoes behind a handshake. Bodies are read
+/// and never complete.
 async fn serve(mut stream: TcpStream) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let mut received = Vec::new();
@@ -243,6 +259,15 @@ async fn serve(mut stream: TcpStream) -> Option<()> {
             let chunk = [b"4000\r\n".as_slice(), &[b'x'; 0x4000], b"\r\n"].concat();
             loop {
                 stream.write_all(&chunk).await.ok()?;
+            }
+        }
+        if head.starts_with(b"GET /socket ") {
+            stream.write_all(SWITCHED).await.ok()?;
+            loop {
+                if stream.read_buf(&mut received).await.ok()? == 0 {
+                    return None;
+                }
+                stream.write_all(&std::mem::take(&mut received)).await.ok()?;
             }
         }
         if head.starts_with(b"POST ") {

@@ -8,6 +8,7 @@
 
 mod bed;
 mod crowds;
+mod memory;
 #[path = "../support/mod.rs"]
 mod support;
 

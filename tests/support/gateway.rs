@@ -42,6 +42,14 @@ impl Gateway {
         Self::start_by(command, files, args, Stdio::inherit())
     }
 
+    /// As [`start_with`](Self::start_with), in the cgroup of this folder.
+    pub fn start_in_cgroup(files: &[(&str, &str)], args: &[&str], cgroup: &std::path::Path) -> Self {
+        let mut command = Command::new("sh");
+        let inside = format!("echo $$ >'{}/cgroup.procs' && exec \"$0\" \"$@\"", cgroup.display());
+        command.args(["-c", &inside, env!("CARGO_BIN_EXE_tidegate")]);
+        Self::start_by(command, files, args, Stdio::inherit())
+    }
+
     fn start_by(mut command: Command, files: &[(&str, &str)], args: &[&str], log: Stdio) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         for (name, text) in files {

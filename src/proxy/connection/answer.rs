@@ -20,6 +20,7 @@ use crate::http1::request_stream::AcceptedHead;
 use crate::proxy::downstream::{CheckedHead, Downstream, Handler, OwnAnswer, UpgradeSlot, drop_unread};
 use crate::proxy::guarded_io::GuardedSocket;
 use crate::proxy::head::{self, HeadPolicy};
+use crate::proxy::pressure::Pressure;
 use crate::reason::Reason;
 use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::Where;
@@ -192,12 +193,20 @@ pub(super) fn answer<H: Handler, F>(
         answer.close |= drop_unread(request.into_body(), checked.head.expect_continue, context.unread_body);
         return Answering::Done(Some(Box::new(context.handler.own_answer(downstream, answer))));
     }
+    if context.drain.room().memory().level() >= Pressure::RefuseRequests {
+        let line = RequestLine::of(&request);
+        return Answering::Done(Some(Box::new(refuse(exchange, Some(line), OVERLOADED))));
+    }
     let handler = Rc::clone(&context.handler);
     // It is empty, and known to be: nothing is dropped when it is filled.
     let mut memory = spare.0.take().filter(|memory| memory.is_none()).unwrap_or_else(|| Box::pin(None));
     memory.set(Some(begin(handler, Rc::clone(downstream), checked.head, request)));
     Answering::Handled(Some(memory), Rc::clone(spare))
 }
+
+/// Memory is too short for another request. Over HTTP/1 the connection goes, too.
+const OVERLOADED: OwnAnswer =
+    OwnAnswer { status: StatusCode::SERVICE_UNAVAILABLE, reason: Reason::Overload, close: true };
 
 /// The answer of a request whose handler panicked.
 fn panicked<H: Handler>(exchange: &RunningExchange<H>) -> Response<H::Body> {
@@ -228,7 +237,7 @@ pub(super) fn refuse<H: Handler>(
     mut answer: OwnAnswer,
 ) -> Response<H::Body> {
     let Shared { context, downstream, .. } = &*exchange.shared;
-    if answer.status.is_client_error() {
+    if answer.status.is_client_error() || answer.reason == Reason::Overload {
         context.metrics.refused(answer.reason);
     }
     context.handler.log_unhandled(downstream, request, answer);

@@ -18,8 +18,14 @@ use crate::stream::Stream;
 use crate::telemetry::metrics::Side;
 
 /// Why a connection ends with an answer that its client has not read.
-const UNREAD: [Reason; 5] =
-    [Reason::WriteSlow, Reason::WriteStall, Reason::Request, Reason::BackendRequest, Reason::ExchangeIdle];
+const UNREAD: [Reason; 6] = [
+    Reason::WriteSlow,
+    Reason::WriteStall,
+    Reason::Overload,
+    Reason::Request,
+    Reason::BackendRequest,
+    Reason::ExchangeIdle,
+];
 
 /// Input dropped behind an error answer.
 const LINGER_LIMIT: usize = 64 << 10;

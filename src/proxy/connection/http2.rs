@@ -28,6 +28,7 @@ use crate::drain::Phase;
 use crate::proxy::cutoff::{Cutoff, Patience, run_stream};
 use crate::proxy::downstream::{Handler, OwnAnswer};
 use crate::proxy::head::facts_of_http2;
+use crate::proxy::room::WorkerRoom;
 use crate::reason::Reason;
 use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::{Side, WorkerMetrics};
@@ -52,6 +53,8 @@ pub(super) struct StreamExecutor {
     pub(super) metrics: Arc<WorkerMetrics>,
     /// How long a stream may wait for its client.
     pub(super) patience: Patience,
+    /// Says how short memory is.
+    pub(super) room: Rc<WorkerRoom>,
     /// Set when a stream has ended because its client did not take the response.
     pub(super) has_stalled: Rc<Cell<bool>>,
 }
@@ -62,9 +65,10 @@ where
 {
     fn execute(&self, future: F) {
         let (metrics, has_stalled) = (Arc::clone(&self.metrics), Rc::clone(&self.has_stalled));
-        let patience = self.patience;
+        let (patience, room) = (self.patience, Rc::clone(&self.room));
         tokio::task::spawn_local(async move {
-            if run_stream(future, patience, metrics).await == Some(Reason::WriteStall) {
+            let end = run_stream(future, patience, room, metrics).await;
+            if matches!(end, Some(Reason::WriteStall | Reason::Overload)) {
                 has_stalled.set(true);
             }
         });
@@ -85,7 +89,8 @@ impl<H: Handler> Driver<H> {
         let patience = Patience { stall, window, rate: context.body_rate };
         let has_stalled = Rc::new(Cell::new(false));
         let metrics = Arc::clone(&context.metrics);
-        let executor = StreamExecutor { metrics, patience, has_stalled: Rc::clone(&has_stalled) };
+        let room = Rc::clone(context.drain.room());
+        let executor = StreamExecutor { metrics, patience, room, has_stalled: Rc::clone(&has_stalled) };
         let mut builder = hyper::server::conn::http2::Builder::new(executor);
         builder
             .max_concurrent_streams(context.http2_streams)

@@ -3,6 +3,7 @@
 mod deadlines;
 mod ends;
 mod http2;
+mod pressure;
 mod requests;
 
 use std::net::Ipv4Addr;
@@ -157,6 +158,7 @@ struct Bed {
     script: Rc<Script>,
     metrics: Arc<WorkerMetrics>,
     drain: Rc<WorkerDrain>,
+    room: Arc<Room>,
     address: SocketAddr,
 }
 
@@ -178,8 +180,8 @@ impl Bed {
         let name: Arc<str> = "web".into();
         let options = MetricsOptions { workers: 1, listeners: vec![Arc::clone(&name)], max_series: 10 };
         let metrics = Metrics::new(options).worker(0).expect("one worker");
-        let (script, drain) =
-            (Rc::new(Script::default()), WorkerDrain::new(WorkerRoom::new(&Room::new(&limits, 1), 0)));
+        let room = Room::new(&limits, 1);
+        let (script, drain) = (Rc::new(Script::default()), WorkerDrain::new(WorkerRoom::new(&room, 0)));
         let context = Rc::new(ConnectionContext::new(
             (ListenerId(0), name),
             &listener,
@@ -194,7 +196,7 @@ impl Bed {
                 tokio::task::spawn_local(serve(Rc::clone(&context), stream.into(), peer, place));
             }
         });
-        Self { script, metrics, drain, address }
+        Self { script, metrics, drain, room, address }
     }
 
     async fn plain() -> Self {

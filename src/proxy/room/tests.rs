@@ -31,6 +31,23 @@ fn those_that_are_idle_longest_leave_first_whoever_serves_them() {
 }
 
 #[test]
+fn half_of_the_idle_leave_when_memory_is_short() {
+    let workers = room(None, None, 2);
+    let places: Vec<_> = (0..1_000).map(|since| idle(&workers[usize::from(since % 2 == 0)], 1 + since)).collect();
+    places[0].presence().busy();
+    let left = |places: &[Place]| asked(places).into_iter().filter(|asked| !asked).count();
+    assert_eq!(workers[0].room.ask_for_memory(), 500);
+    assert!(asked(&places)[1..=500].iter().all(|asked| *asked), "the oldest first");
+    assert_eq!(left(&places), 500);
+    let mut rounds = 0;
+    while workers[0].room.ask_for_memory() > 0 {
+        rounds += 1;
+        assert!(rounds < 20, "{} are left", left(&places));
+    }
+    assert_eq!(left(&places), 1, "the busy one");
+}
+
+#[test]
 fn a_request_that_came_first_keeps_the_place() {
     let workers = room(None, None, 1);
     let place = idle(&workers[0], 1);

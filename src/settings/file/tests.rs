@@ -62,7 +62,7 @@ deadlines: {firstByte: 1s, head: 2s, idle: 3s, bodyRateWindow: 4s, writeStall: 5
             tcpKeepalive: 7s, tcpUserTimeout: 8s}
 limits: {requestLine: 1, field: 2, fieldsTotal: 3, fieldCount: 4, body: 5, chunkLine: 6, chunkExtensions: 7,
          trailersTotal: 8, trailerCount: 9, upgradeHeld: 10, responseHead: 11, interimResponses: 12, unreadBody: 13, retryBodies: 22,
-         bodyRate: 14, http2Streams: 15, upstreamIdlePerEndpoint: 16, connections: 21, connectionsPerAddress: 20, adminConnections: 17}
+         bodyRate: 14, http2Streams: 15, upstreamIdlePerEndpoint: 16, connections: 21, connectionsPerAddress: 20, memory: 23, adminConnections: 17}
 forwarding: {retryNonIdempotentOnIdleClose: true, mergeSlashes: false, reasonHeader: yes}
 metrics: {maxSeries: 18}
 accessLog: off
@@ -123,6 +123,7 @@ workers: 3
             upstream_idle_per_endpoint: 16,
             connections: Some(21),
             connections_per_address: Some(20),
+            memory: Some(23),
             admin_connections: 17,
         },
         forwarding: Forwarding { retry_non_idempotent_on_idle_close: true, merge_slashes: false, reason_header: true },

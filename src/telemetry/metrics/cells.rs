@@ -141,6 +141,8 @@ label! {
         Deadline => "deadline",
         /// The request is itself a further try of a trusted forwarder.
         Forwarded => "forwarded",
+        /// Memory is short.
+        Memory => "memory",
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::*;
 
 /// A client with prior knowledge on a connection of its own.
-async fn http2_client(bed: &Bed) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
+pub(super) async fn http2_client(bed: &Bed) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
     http2_client_with(bed, 65_535).await
 }
 
@@ -20,7 +20,9 @@ where
     let io = ClientIo(bed.connect().await);
     let patience = crate::proxy::cutoff::Patience { stall: Duration::ZERO, window: Duration::ZERO, rate: 0 };
     let metrics = Arc::clone(&bed.metrics);
-    let executor = crate::proxy::connection::http2::StreamExecutor { metrics, patience, has_stalled: Rc::default() };
+    let room = WorkerRoom::new(&Room::new(&Limits::default(), 1), 0);
+    let executor =
+        crate::proxy::connection::http2::StreamExecutor { metrics, patience, room, has_stalled: Rc::default() };
     let mut builder = hyper::client::conn::http2::Builder::new(executor);
     builder.initial_stream_window_size(window).initial_connection_window_size(1 << 20);
     let (sender, connection) = builder.handshake(io).await.expect("a handshake");
@@ -140,7 +142,7 @@ impl Body for Trickle {
     }
 }
 
-fn http2_request(path: &str) -> Request<Full<Bytes>> {
+pub(super) fn http2_request(path: &str) -> Request<Full<Bytes>> {
     let uri = format!("http://a.test{path}");
     Request::builder().method("POST").uri(uri).body(Full::from("body")).expect("a request")
 }
