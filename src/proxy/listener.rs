@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connection::{ConnectionContext, canonical, serve};
@@ -25,6 +25,9 @@ use crate::telemetry::metrics::{Side, Where};
 
 /// Connections that wait in the kernel; it cuts this to its own limit.
 const BACKLOG: i32 = 4096;
+
+/// How long a client whose handshake had begun when a listener closes may take to finish it: a long round trip.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(200);
 
 /// A listener cannot be bound.
 #[derive(Debug, thiserror::Error)]
@@ -211,8 +214,52 @@ async fn accept<H: Handler>(
     }
     // Whatever order the tasks of this worker woke in: who comes out of the queue is asked to close.
     context.drain.advance(drain.phase());
+    finish_handshakes(&context, &listener, &mut drain).await;
     empty_queue(&context, listener, &drain);
     Ok(())
+}
+
+/// Lets no further client begin to connect, and serves those that had begun. Else the kernel would let one in between the
+/// last accept and the close, and reset it. The SYN of a new client is dropped: the client sends it again after a second,
+/// finds no listener and is refused, as it would be a moment later.
+async fn finish_handshakes<H: Handler>(context: &Rc<ConnectionContext<H>>, listener: &TcpListener, drain: &mut Drain) {
+    // Where the system has no such filter, the listener closes at once.
+    if refuse_syns(listener).is_err() {
+        return;
+    }
+    let (mut ended, drain) = (drain.clone(), &*drain);
+    let accepting = async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => take_in(context, stream, peer, drain),
+                Err(error) if is_of_one_connection(&error) => {}
+                // Without a file descriptor they stay in the queue.
+                Err(_) => return std::future::pending::<()>().await,
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = ended.reached(Phase::Ended) => {}
+        () = tokio::time::sleep(LAST_HANDSHAKES) => {}
+        () = accepting => {}
+    }
+}
+
+/// Lets the kernel drop what would begin a connection. Connections that are accepted inherit the filter, which drops
+/// nothing that they need: a SYN inside a connection is an error (RFC 9293 §3.10.7.4).
+fn refuse_syns(listener: &TcpListener) -> io::Result<()> {
+    // The filter of a TCP socket begins at the TCP header, whose flags are the byte 13 (RFC 9293 §3.1).
+    const LOAD_BYTE: u16 = 0x30;
+    const JUMP_IF_SET: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    const SYN: u32 = 0x02;
+    SockRef::from(listener).attach_filter(&[
+        SockFilter::new(LOAD_BYTE, 0, 0, 13),
+        SockFilter::new(JUMP_IF_SET, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ])
 }
 
 async fn closing(drain: &mut Drain) {
@@ -305,11 +352,16 @@ fn empty_queue<H: Handler>(context: &Rc<ConnectionContext<H>>, listener: TcpList
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, peer)) = listener.accept() {
         let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-        if let Ok(stream) = stream
-            && let Some(place) = enter(context, &stream, peer)
-        {
-            spawn(context, stream, peer, place, drain);
+        if let Ok(stream) = stream {
+            take_in(context, stream, peer, drain);
         }
+    }
+}
+
+/// Serves a connection whatever the number of those that are served: most leave now.
+fn take_in<H: Handler>(context: &Rc<ConnectionContext<H>>, stream: TcpStream, peer: SocketAddr, drain: &Drain) {
+    if let Some(place) = enter(context, &stream, peer) {
+        spawn(context, stream, peer, place, drain);
     }
 }
 
@@ -410,17 +462,67 @@ mod tests {
         fn log_unhandled(&self, _: &Downstream, _: Option<RequestLine>, _: OwnAnswer) {}
     }
 
+    /// Clients that connect without pause while the listener closes: each is served, or not let in.
     #[test]
-    fn a_drain_serves_who_waits_in_the_queue_and_joins() {
+    fn nobody_is_let_in_and_then_reset_as_the_listener_closes() {
+        let rounds: Vec<_> = (0..8)
+            .map(|_| {
+                std::thread::spawn(|| {
+                    let bound = bind("web", "127.0.0.1:0".parse().expect("an address"), 1).expect("bound");
+                    let address = bound.address;
+                    let (control, drain) = crate::drain::channel();
+                    let clients: Vec<_> =
+                        (0..4).map(|_| std::thread::spawn(move || connect_until_refused(address))).collect();
+                    let closing = std::thread::spawn(move || {
+                        std::thread::sleep(Duration::from_millis(100));
+                        control.advance(Phase::Closing);
+                        control
+                    });
+                    serve_one(bound, drain);
+                    drop(closing.join().expect("no panic"));
+                    clients.into_iter().map(|client| client.join().expect("no client was reset")).sum::<usize>()
+                })
+            })
+            .collect();
+        let served: usize = rounds.into_iter().map(|round| round.join().expect("no panic")).sum();
+        assert!(served > 100, "only {served} were served");
+    }
+
+    #[test]
+    fn a_closing_listener_answers_no_syn_and_finishes_what_has_begun() {
         let bound = bind("web", "127.0.0.1:0".parse().expect("an address"), 1).expect("bound");
-        // Let in by the kernel before anyone accepts.
-        let mut clients: Vec<_> =
-            (0..10).map(|_| std::net::TcpStream::connect(bound.address).expect("queued")).collect();
-        for client in &mut clients {
-            client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("written");
+        let mut early = std::net::TcpStream::connect(bound.address).expect("queued");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let _entered = runtime.enter();
+        let socket = bound.sockets.into_iter().next().expect("one worker");
+        let listener = TcpListener::from_std(socket).expect("registered");
+        refuse_syns(&listener).expect("a filter");
+        let late = std::net::TcpStream::connect_timeout(&bound.address, Duration::from_millis(100));
+        assert_eq!(late.expect_err("not let in").kind(), io::ErrorKind::TimedOut);
+        early.write_all(b"hello").expect("written");
+        let (mut accepted, _) = listener.into_std().expect("a socket").accept().expect("one waits");
+        accepted.set_nonblocking(false).expect("a socket");
+        let mut bytes = [0; 5];
+        accepted.read_exact(&mut bytes).expect("it works as ever");
+        accepted.write_all(&bytes).expect("written");
+        early.read_exact(&mut bytes).expect("it works as ever");
+    }
+
+    /// Asks on a connection after the other until there is no listener; how often.
+    fn connect_until_refused(address: SocketAddr) -> usize {
+        let mut served = 0;
+        while let Ok(mut client) = std::net::TcpStream::connect(address) {
+            client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").expect("written");
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).expect("no reset");
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer:?}");
+            served += 1;
         }
-        let (control, drain) = crate::drain::channel();
-        control.advance(Phase::Closing);
+        served
+    }
+
+    /// Serves a listener until its drain is over.
+    fn serve_one(bound: BoundListener, drain: Drain) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         LocalSet::new().block_on(&runtime, async {
             let name: Arc<str> = "web".into();
@@ -445,14 +547,28 @@ mod tests {
             let socket = bound.sockets.into_iter().next().expect("one worker");
             serve_all([(context, socket)], &worker, drain).await;
             assert_eq!(worker.room().connections(), 0);
-            control.joined().await;
         });
+    }
+
+    #[test]
+    fn a_drain_serves_who_waits_in_the_queue_and_joins() {
+        let bound = bind("web", "127.0.0.1:0".parse().expect("an address"), 1).expect("bound");
+        // Let in by the kernel before anyone accepts.
+        let mut clients: Vec<_> =
+            (0..10).map(|_| std::net::TcpStream::connect(bound.address).expect("queued")).collect();
+        for client in &mut clients {
+            client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("written");
+        }
+        let (control, drain) = crate::drain::channel();
+        control.advance(Phase::Closing);
+        let address = bound.address;
+        serve_one(bound, drain);
         for mut client in clients {
             let mut answer = String::new();
             client.read_to_string(&mut answer).expect("no reset");
             assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("connection: close"), "{answer}");
         }
-        std::net::TcpStream::connect(bound.address).expect_err("nobody listens");
+        std::net::TcpStream::connect(address).expect_err("nobody listens");
     }
 
     #[test]

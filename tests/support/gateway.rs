@@ -128,7 +128,11 @@ impl Gateway {
             if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
                 return status;
             }
-            assert!(Instant::now() < deadline, "the gateway did not end within 30 s of SIGTERM");
+            assert!(
+                Instant::now() < deadline,
+                "the gateway did not end within 30 s of SIGTERM: {:?}",
+                threads(self.child.id())
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -139,6 +143,18 @@ impl Drop for Gateway {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What the threads of a process wait for: name, state, and place in the kernel.
+fn threads(process: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let read = |path: std::path::PathBuf| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let of_task = |task: fs::DirEntry| {
+        let [stat, place] = ["stat", "wchan"].map(|file| read(task.path().join(file)));
+        let state: String = stat.split_inclusive(") ").take(2).map(|part| part.get(..24).unwrap_or(part)).collect();
+        format!("{state} {place}")
+    };
+    tasks.map(of_task).collect()
 }
 
 /// Starts a serving command and reads its ready line.
