@@ -19,5 +19,8 @@ TIDEGATE_LONG=1 cargo test --locked --profile release-fast --test forward_upstre
 # 50 connections whose streams nobody takes, and streams beside a blocked one.
 step http2
 TIDEGATE_LONG=1 cargo test --locked --profile release-fast --test http2_cases whole -- --nocapture --test-threads 1
+# 1,000 panics among 100,000 requests, over each version of HTTP.
+step panics
+TIDEGATE_LONG=1 cargo test --locked --profile release-fast --lib test_panics -- --nocapture
 step fuzz
 tests/fuzz.sh $((minutes * 60))

@@ -1,14 +1,15 @@
 //! Bodies of responses on their way to the client: streamed with backpressure, cut visibly when they cannot be
 //! completed.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
 use super::account::Account;
@@ -80,8 +81,48 @@ impl Content {
     }
 }
 
-/// A stream behind the stages of filters, and where panics of theirs are counted.
-pub(super) struct Staged(BodyStream, Option<Arc<WorkerMetrics>>);
+/// A stream behind the stages of filters.
+pub(super) struct Staged {
+    stream: BodyStream,
+    /// Where panics of theirs are counted.
+    metrics: Option<Arc<WorkerMetrics>>,
+    /// Tells the body inside, which has the account, why it ends before it is complete.
+    verdict: Rc<Cell<Option<Reason>>>,
+}
+
+/// The body inside of stages.
+struct Inside {
+    body: ForwardBody,
+    /// Why whoever reads it ended.
+    verdict: Rc<Cell<Option<Reason>>>,
+}
+
+impl Body for Inside {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        if let Some(account) = self.body.account.as_mut().filter(|account| !account.complete) {
+            // A stage that owns it may unwind before anybody has noted the panic.
+            let panicking = std::thread::panicking().then_some(Reason::Panic);
+            account.reason = account.reason.or(self.verdict.get()).or(panicking);
+        }
+    }
+}
 
 impl std::fmt::Debug for Staged {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -116,7 +157,7 @@ pub struct Http2Body {
     /// Its place on the connection.
     pub lease: Lease,
     /// The request body beside it.
-    pub progress: std::rc::Rc<RequestProgress>,
+    pub progress: Rc<RequestProgress>,
     /// The client takes trailers.
     pub trailers: bool,
     /// What ends it early.
@@ -148,9 +189,10 @@ impl ForwardBody {
     #[must_use]
     pub fn through(self, stages: Vec<BodyStage>) -> Self {
         let metrics = self.account.as_ref().map(|account| account.worker.shared_metrics());
-        let inner: BodyStream = Box::pin(self.map_err(Into::into));
+        let verdict = Rc::default();
+        let inner: BodyStream = Box::pin(Inside { body: self, verdict: Rc::clone(&verdict) });
         let stream = stages.into_iter().fold(inner, |stream, stage| stage(stream));
-        Self { content: Content::Staged(Staged(stream, metrics)), account: None }
+        Self { content: Content::Staged(Staged { stream, metrics, verdict }), account: None }
     }
 
     /// The body came to its clean end.
@@ -182,8 +224,12 @@ impl ForwardBody {
     fn panicked(&mut self, cx: &Context<'_>) {
         if let Some(account) = &self.account {
             account.worker.metrics().panicked(Where::Request);
-        } else if let Content::Staged(Staged(_, Some(metrics))) = &self.content {
-            metrics.panicked(Where::Request);
+        } else if let Content::Staged(Staged { metrics, verdict, .. }) = &self.content {
+            verdict.set(Some(Reason::Panic));
+            if let Some(metrics) = metrics {
+                metrics.panicked(Where::Request);
+                metrics.closed(Side::Upstream, Reason::Panic);
+            }
         }
         self.cut(Reason::Panic, BodyError::Panic, cx);
     }
@@ -205,7 +251,7 @@ impl ForwardBody {
                 self.finish();
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            (Content::Staged(Staged(stream, _)), _) => {
+            (Content::Staged(Staged { stream, .. }), _) => {
                 return stream.as_mut().poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Staged)));
             }
             (Content::Http1(body), Some(account)) => ready!(body.poll(account, cx)),
@@ -401,7 +447,7 @@ impl Body for ForwardBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Empty => true,
-            Content::Staged(Staged(stream, _)) => stream.is_end_stream(),
+            Content::Staged(Staged { stream, .. }) => stream.is_end_stream(),
             Content::Full(_) | Content::Http1(_) | Content::Http2(_) | Content::Cut(_) => false,
         }
     }
@@ -412,7 +458,7 @@ impl Body for ForwardBody {
             Content::Full(data) => SizeHint::with_exact(data.len() as u64),
             Content::Http1(body) => body.connection.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
             Content::Http2(body) => body.body.size_hint(),
-            Content::Staged(Staged(stream, _)) => stream.size_hint(),
+            Content::Staged(Staged { stream, .. }) => stream.size_hint(),
             Content::Cut(_) => SizeHint::new(),
         }
     }

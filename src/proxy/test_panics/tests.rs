@@ -1,21 +1,32 @@
-//! A panic costs the request that it happens to, and is counted: 20 of 500 at each place.
+//! A panic costs the request that it happens to, and is counted: 20 of 500 at each place, and 250 of 25,000 with
+//! `TIDEGATE_LONG=1`.
 
 #[path = "../../../tests/forward_upstream/bed.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "the bed of integration tests, which need more of it")]
 mod bed;
 
 use std::cell::Cell;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
+use http_body_util::BodyExt as _;
+use tidegate::filter::{BodyStage, BodyStream};
 use tidegate::model::backend::Protocol;
 use tidegate::model::filter::{Filter, HeaderEdits};
+use tidegate::telemetry::access_log::{self, AccessLogEntry, AccessLogOutput};
+use tidegate::telemetry::metrics::{Metrics, MetricsOptions};
+use tokio::time::Instant;
 
 use self::bed::{Answer, Endpoints, GET, Gateway, Options, Served, run, until};
+use super::super::account::Account;
+use super::super::body::{Content, ForwardBody};
 
-/// Requests of one run, and how many of them one panics of.
-const REQUESTS: usize = 500;
-const EVERY: usize = 25;
-const PANICS: u64 = (REQUESTS / EVERY) as u64;
+/// Requests of one run, and one of how many panics.
+fn requests() -> (usize, usize) {
+    if std::env::var_os("TIDEGATE_LONG").is_some() { (25_000, 100) } else { (500, 25) }
+}
 
 /// Answers every request; the body of one to `/p/body` makes the gateway panic.
 async fn endpoints() -> Endpoints {
@@ -40,6 +51,8 @@ fn panics(gateway: &Gateway) -> u64 {
 
 #[test]
 fn over_http1_only_that_request_is_lost() {
+    let (count, every) = requests();
+    let wanted = (count / every) as u64;
     let asked: fn(&str) -> String = |place| format!("GET /p HTTP/1.1\r\nhost: a.test\r\nx-panic: {place}\r\n\r\n");
     let body = "GET /p/body HTTP/1.1\r\nhost: a.test\r\n\r\n".to_owned();
     for (place, request) in
@@ -63,8 +76,8 @@ fn over_http1_only_that_request_is_lost() {
                 });
             }
             let mut client = gateway.client().await;
-            for number in 1..=REQUESTS {
-                let panics = number % EVERY == 0;
+            for number in 1..=count {
+                let panics = number % every == 0;
                 client.send(if panics { &request } else { GET }).await;
                 let answer = client.answer().await;
                 match (panics, place) {
@@ -78,11 +91,11 @@ fn over_http1_only_that_request_is_lost() {
                 }
             }
             stop.set(true);
-            assert_eq!(panics(&gateway), PANICS, "{place}");
-            assert!(others.get() >= REQUESTS / 2, "{place}: {} others", others.get());
+            assert_eq!(panics(&gateway), wanted, "{place}");
+            assert!(others.get() >= count / 2, "{place}: {} others", others.get());
             until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
             // A connection to an endpoint on which something panicked is not used again.
-            let lost = if place == "body" { PANICS } else { 0 };
+            let lost = if place == "body" { wanted } else { 0 };
             until(|| endpoints.closed.get() as u64 == lost).await;
             drop(client);
             until(|| gateway.metric("tidegate_connections_open{listener=\"web\"}") == 0).await;
@@ -97,6 +110,7 @@ fn is_good(answer: &Answer) -> bool {
 /// One stream ends, the connection and its other streams go on; towards endpoints as towards clients.
 #[test]
 fn over_http2_only_that_stream_is_lost() {
+    let (count, every) = requests();
     for place in ["match", "filter", "pick", "body"] {
         run(async || {
             let endpoints = endpoints().await;
@@ -105,8 +119,8 @@ fn over_http2_only_that_stream_is_lost() {
             let (sender, connection) = h2::client::handshake(gateway.client().await.stream).await.expect("HTTP/2");
             tokio::task::spawn_local(connection);
             let mut sender = sender.ready().await.expect("room for a stream");
-            for number in 1..=REQUESTS {
-                let panics = number % EVERY == 0;
+            for number in 1..=count {
+                let panics = number % every == 0;
                 let path = if panics && place == "body" { "/p/body" } else { "/p" };
                 let mut request = http::Request::get(format!("http://a.test{path}"));
                 if panics && place != "body" {
@@ -134,15 +148,59 @@ fn over_http2_only_that_stream_is_lost() {
                     (true, _) => assert!(status == 500 && error.is_none(), "{place}, {number}: {status}"),
                 }
             }
-            assert_eq!(panics(&gateway), PANICS, "{place}");
+            assert_eq!(panics(&gateway), (count / every) as u64, "{place}");
             until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
         });
     }
 }
 
+/// A stage of a filter that panics, at once or when the body inside has ended, or owns that body while it does.
+struct Panics(Option<BodyStream>, bool);
+
+impl http_body::Body for Panics {
+    type Data = bytes::Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        let _inside = self.1.then(|| self.0.take());
+        panic!("wanted by a test")
+    }
+}
+
+#[test]
+fn the_log_says_that_a_stage_of_a_body_panicked() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("access.log");
+    let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 10 });
+    let (handle, writer) = access_log::start(AccessLogOutput::File(path.clone()), metrics).expect("a log");
+    let sender = handle.sender();
+    run(async move || {
+        let gateway = Gateway::start(Options { access_log: Some(sender), ..Options::to(&[]) }).await;
+        for drops_inside in [false, true] {
+            let mut account = Account::open(Rc::clone(&gateway.worker), Instant::now(), http::Method::GET);
+            account.status = 200;
+            let peer: SocketAddr = "127.0.0.1:9".parse().expect("an address");
+            account.entry = Some(Box::new(AccessLogEntry::new("web".into(), peer.ip(), peer, None)));
+            let stage: BodyStage = Box::new(move |inside| Box::pin(Panics(Some(inside), drops_inside)));
+            let mut body = ForwardBody::new(Content::full("ok".into()), account).through(vec![stage]);
+            assert!(body.frame().await.is_some_and(|frame| frame.is_err()), "a visible cut");
+        }
+        assert_eq!(panics(&gateway), 2);
+        gateway.worker.flush_log();
+    });
+    drop(handle);
+    writer.join();
+    let text = std::fs::read_to_string(path).expect("the log");
+    assert_eq!(text.matches("\"reason\":\"panic\"").count(), 2, "{text}");
+}
+
 /// An HTTP/2 connection to an endpoint carries the streams of many: the panic of one is not theirs.
 #[test]
 fn streams_beside_one_that_panics_go_on() {
+    let (count, every) = requests();
     run(async || {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("bound");
@@ -156,8 +214,8 @@ fn streams_beside_one_that_panics_go_on() {
         });
         let gateway = Gateway::start(Options { protocol: Protocol::H2c, ..Options::to(&[addr]) }).await;
         let mut client = gateway.client().await;
-        for number in 1..=REQUESTS {
-            let panics = number % EVERY == 0;
+        for number in 1..=count {
+            let panics = number % every == 0;
             client.send(if panics { "GET /p/body HTTP/1.1\r\nhost: a.test\r\n\r\n" } else { GET }).await;
             let answer = client.answer().await;
             assert_eq!((answer.status, answer.complete), (200, !panics), "request {number}");
@@ -165,7 +223,7 @@ fn streams_beside_one_that_panics_go_on() {
                 client = gateway.client().await;
             }
         }
-        assert_eq!((panics(&gateway), connections.get()), (PANICS, 1));
+        assert_eq!((panics(&gateway), connections.get()), ((count / every) as u64, 1));
     });
 }
 
