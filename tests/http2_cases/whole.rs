@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::attacks::{bomb, flood, in_frames};
@@ -111,6 +112,75 @@ fn settled(gateway: &Gateway) -> usize {
     }
 }
 
+/// The slowest hundredth of the answers to another client, with a request every two milliseconds, while this runs.
+fn p99_beside(address: SocketAddr, run: impl FnOnce()) -> Duration {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let (mut client, mut times, mut id) = (Client::connect(address), Vec::new(), 1);
+            while !stop.load(Ordering::Relaxed) || times.len() < 100 {
+                let asked = Instant::now();
+                client.send(&Head::get().frames(id, WHOLE));
+                assert_eq!(client.whole_body(id).as_deref(), Some(&b"xx"[..]));
+                times.push(asked.elapsed());
+                client.frames.clear();
+                id += 2;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            times.sort_unstable();
+            times[times.len() * 99 / 100]
+        });
+        run();
+        stop.store(true, Ordering::Relaxed);
+        other.join().expect("every request was answered")
+    })
+}
+
+/// What tests on a busy machine cannot tell from nothing.
+const NOISE: Duration = Duration::from_millis(60);
+
+#[test]
+fn others_are_served_as_quickly_beside_attacks() {
+    let (_gateway, address) = start("{}");
+    let rounds = if std::env::var_os("TIDEGATE_LONG").is_some() { 200 } else { 10 };
+    let peace = p99_beside(address, || std::thread::sleep(Duration::from_millis(500)));
+    type Attack = fn(&mut Client);
+    let attacks: [(&str, Attack); 4] = [
+        ("rapid reset", |client| {
+            for id in (1..20_000).step_by(2) {
+                let reset = frame(RESET, 0, id, &CANCEL.to_be_bytes());
+                if !client.send(&[Head::get().frames(id, WHOLE), reset].concat()) {
+                    break;
+                }
+            }
+        }),
+        ("resets for errors", |client| {
+            for id in (1..4_000).step_by(2) {
+                if !client.send(&[Head::post().frames(id, END_HEADERS), frame(WINDOW_UPDATE, 0, id, &[0; 4])].concat())
+                {
+                    break;
+                }
+            }
+        }),
+        ("CONTINUATION", |client| {
+            client.send(&frame(HEADERS, END_STREAM, 1, &Head::get().block()));
+            flood(client, &frame(CONTINUATION, 0, 1, b"\0\x01x\x01y"), 10_000);
+        }),
+        ("PING", |client| flood(client, &frame(PING, 0, 0, &[0; 8]), 50_000)),
+    ];
+    for (what, attack) in attacks {
+        let own = p99_beside(address, || {
+            for _ in 0..rounds {
+                let mut client = Client::connect(address);
+                attack(&mut client);
+                client.end();
+            }
+        });
+        println!("p99 of another client beside {what}: {own:?}, in peace {peace:?}");
+        assert!(own <= (peace * 2).max(NOISE), "{own:?} beside {what}, in peace {peace:?}");
+    }
+}
+
 #[test]
 fn attacks_hold_no_memory() {
     let (gateway, address) = start("deadlines: {writeStall: 2s}\n");
@@ -158,11 +228,14 @@ fn streams_that_nobody_takes_hold_little_and_go() {
     drop(warm);
     let before = settled(&gateway);
     // As many fields as there may be, of a few bytes each, in streams with windows of nothing.
+    let mut sent = 0;
     let mut clients: Vec<Client> = (0..connections)
         .map(|_| {
             let mut client = Client::connect_with(address, &[0, 4, 0, 0, 0, 0]);
             for id in (1..200).step_by(2) {
-                client.send(&in_frames(id, &bomb("x", b"a", 90)));
+                let frames = in_frames(id, &bomb("x", b"a", 90));
+                sent += frames.len();
+                client.send(&frames);
             }
             client
         })
@@ -173,7 +246,8 @@ fn streams_that_nobody_takes_hold_little_and_go() {
         most = most.max(gateway.resident_kib().saturating_sub(before));
         std::thread::sleep(Duration::from_millis(20));
     }
-    println!("{} KiB a connection of 100 streams", most / connections);
+    let times = (most << 10) as f64 / sent as f64;
+    println!("{} KiB a connection of 100 streams, {times:.1} times what was sent", most / connections);
     assert!(most <= connections * 4096, "{most} KiB for {connections} connections");
     for client in &mut clients {
         client.until_within(Duration::from_secs(20), |_| false);
