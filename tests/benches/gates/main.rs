@@ -1,12 +1,13 @@
 //! Bounds that need no peer: what a request costs, memory and the way of a file change, `cargo bench --bench gates`.
 //!
 //! * user instructions and system calls per request, against a recorded baseline (`counts.rs`);
+//! * what the wire guard adds to a request (`guard.rs`);
 //! * resident memory of `standalone` with 5,000 two-rule routes, at rest;
 //! * memory of an idle keep-alive connection;
 //! * memory of an idle WebSocket: an open tunnel that has passed one message each way;
 //! * time from a changed file to changed traffic, with those 5,000 routes loaded.
 //!
-//! Exit code 1: a bound was missed. `--only counts` measures the first alone: a busy machine does not change it. `--record`
+//! Exit code 1: a bound was missed. `--only counts` measures the first two alone: a busy machine hardly changes them. `--record`
 //! writes it down as the new baseline. `--routes N`, `--edits N` and `--subject PATH` change the run.
 
 mod baseline;
@@ -14,6 +15,7 @@ mod client;
 #[path = "../common/mod.rs"]
 mod common;
 mod counts;
+mod guard;
 mod verdict;
 
 use std::io;
@@ -80,7 +82,8 @@ fn main() -> io::Result<()> {
     let line = backend.first_line()?;
     let ports: Vec<u16> = line.split_whitespace().filter_map(|port| port.parse().ok()).collect();
     let backends = [ports[0], ports[1]];
-    let mut met = counts::measure(&options.subject, backends, options.record)?;
+    let mut met = guard::measure()?;
+    met &= counts::measure(&options.subject, backends, options.record)?;
     if !options.only_counts {
         met &= memory_and_changes(&options, backends)?;
     }
