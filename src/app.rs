@@ -184,6 +184,9 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
     let snapshot_ready = readiness.guard("snapshot");
     let epoch = Instant::now();
     let (mut publisher, feeds) = live::channel(settings.workers, Arc::clone(&metrics), epoch);
+    if let Some(path) = &settings.sessions.key_file {
+        publisher.use_session_key(&read_session_key(path)?);
+    }
     let mut view = publisher.view();
     let ready = Ready {
         ready: true,
@@ -439,6 +442,20 @@ pub fn base(settings: &Settings) -> Inputs {
         hostnames_have_owners: settings.controller.hostname_ownership == HostnameOwnership::Namespace,
         ..Inputs::default()
     }
+}
+
+/// The fewest bytes of a key that cannot be guessed.
+const LEAST_SESSION_KEY: usize = 16;
+
+/// The key that the values of sessions are made with.
+fn read_session_key(path: &Path) -> Result<Vec<u8>> {
+    let bytes = std::fs::read(path)
+        .with_context(|| format!("cannot read the key of sessions (sessions.keyFile), {}", path.display()))?;
+    let key = bytes.trim_ascii_end();
+    if key.len() < LEAST_SESSION_KEY {
+        bail!("{}: sessions.keyFile has {} bytes, expected at least {LEAST_SESSION_KEY}", path.display(), key.len());
+    }
+    Ok(key.to_owned())
 }
 
 /// Sockets need descriptors: takes as many as the process may have.

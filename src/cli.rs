@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use crate::probe::{Field, Statuses, Target};
 use crate::settings::file::{FileError, SettingsFile};
 use crate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, MetricsSettings, Settings,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, MetricsSettings, Sessions, Settings,
     SettingsError, parse_address, parse_duration, parse_network,
 };
 
@@ -351,6 +351,7 @@ pub fn standalone_defaults() -> Settings {
         access_log: AccessLog::Stdout,
         drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
         controller: Controller::default(),
+        sessions: Sessions::default(),
         admin: all(9090),
         debug_allow: Vec::new(),
         debug_hosts: Vec::new(),

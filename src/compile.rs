@@ -30,6 +30,7 @@ mod report;
 mod retry;
 mod routes;
 mod rules;
+mod sessions;
 pub mod status;
 mod unsupported;
 mod upgrades;

@@ -15,7 +15,10 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::balance::{Balancers, EndpointRegistry, Pick, PickRequest, Previous, RetryBudget, RuleState};
+use crate::balance::{
+    Balancers, EndpointRegistry, Pick, PickRequest, Picked, Previous, RetryBudget, RuleState, SessionId, SessionIndex,
+    SessionKey,
+};
 use crate::filter::{FilterState, StateRegistry};
 use crate::model::ids::{BackendId, ObjectName, RuleId};
 use crate::model::route::Rule;
@@ -37,6 +40,7 @@ pub struct Live {
     series: Arc<[Arc<RuleSeries>]>,
     /// Indexed by [`BackendId`]: those of the backends' Services.
     services: Arc<[Arc<ServiceSeries>]>,
+    session_key: SessionKey,
 }
 
 impl Live {
@@ -84,7 +88,8 @@ impl Live {
         let series = if unchanged { Arc::clone(&self.series) } else { self.series_of(&snapshot, &before, metrics) };
         let services = self.services_of(&snapshot, metrics);
         let filter_states = states.build(&snapshot.filter_states);
-        Self { version: self.version + 1, snapshot, balancers, filter_states, series, services }
+        let session_key = endpoints.session_key().clone();
+        Self { version: self.version + 1, snapshot, balancers, filter_states, series, services, session_key }
     }
 
     /// The series of the rules of the next snapshot, of which `before` says the rules of this one.
@@ -215,6 +220,11 @@ impl Publisher {
             }
         }
         version
+    }
+
+    /// Makes the ids of sessions with a key of these bytes; to be called before the first publication.
+    pub fn use_session_key(&mut self, key: &[u8]) {
+        self.endpoints.set_session_key(SessionKey::new(key));
     }
 
     /// A way to look at the active version, for admin.
@@ -462,6 +472,32 @@ impl WorkerLive {
             Some((state, rule)) => state.pick_of(backend_ref, rule, request, now, rng),
             None => Pick::NoBackend,
         }
+    }
+
+    /// The endpoint that a session of a rule of this snapshot belongs to, see [`RuleState::pinned`].
+    #[must_use]
+    pub fn pinned(
+        &self,
+        rule: RuleId,
+        id: SessionId,
+        only: Option<usize>,
+        request: &PickRequest<'_>,
+        now: Duration,
+    ) -> Option<Picked> {
+        let (state, rule) = self.state(rule)?;
+        state.pinned((id, only), rule, request, now)
+    }
+
+    /// The endpoints of a backend by the ids that sessions know them by; `None` where no rule with sessions leads to it.
+    #[must_use]
+    pub fn sessions_of(&self, backend: BackendId) -> Option<&SessionIndex> {
+        self.live().balancers.backends().get(backend.index())?.sessions.as_deref()
+    }
+
+    /// What the values of sessions are signed with.
+    #[must_use]
+    pub fn session_key(&self) -> &SessionKey {
+        &self.live().session_key
     }
 
     /// This worker's balancers of a rule, made with its first pick, and the rule.

@@ -14,4 +14,5 @@ pub mod request_values;
 pub mod retry;
 pub mod route;
 pub mod search_regex;
+pub mod session;
 pub mod snapshot;

@@ -6,8 +6,8 @@
 //!    and the end. [`pressure`] says what is given up while memory is short.
 //! 2. [`guarded_io`] lets hyper read only messages whose head is well formed; [`head`] checks the parsed head, for HTTP/1
 //!    and HTTP/2 alike. What is accepted goes through the boundary [`downstream`] to `handler`.
-//! 3. [`forward`] has the phases. `begin` makes an `exchange`, `decision` finds the rule and the endpoint, `layers` runs
-//!    the filters, and `ask` answers what these ask.
+//! 3. [`forward`] has the phases. `begin` makes an `exchange`, `decision` finds the rule and the endpoint, `session` the
+//!    one that the client was at before, `layers` runs the filters, and `ask` answers what these ask.
 //! 4. `attempt` is one try at one endpoint, over HTTP/1 or HTTP/2, on a connection of [`upstream`]; `next_try` and
 //!    [`retry`] decide whether there is another one. `bad_response` notes answers that are malformed.
 //! 5. [`headers`] and [`body`] bring the answer to the client; [`error`] and [`own_answer`] are the tables for what tidegate
@@ -46,6 +46,7 @@ mod refusals;
 mod replay;
 pub mod retry;
 pub mod room;
+mod session;
 mod task;
 #[cfg(test)]
 mod test_panics;

@@ -36,6 +36,8 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// The controller's identity.
     pub controller: Controller,
+    /// Sessions of clients.
+    pub sessions: Sessions,
     /// Address of the admin server.
     pub admin: SocketAddr,
     /// Peers that may use `/debug/…` beside loopback.
@@ -246,6 +248,13 @@ pub struct Controller {
     pub gateway_class_name: String,
     /// To whom a hostname belongs.
     pub hostname_ownership: HostnameOwnership,
+}
+
+/// Sessions of clients (`sessionPersistence`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sessions {
+    /// A file with the key that all replicas make the ids of endpoints with; `None`: a fixed one.
+    pub key_file: Option<PathBuf>,
 }
 
 /// To whom a hostname belongs.

@@ -20,6 +20,7 @@
 //! | `tidegate_upstream_retries_total` | counter | `trigger` | Times a request was sent to an endpoint once more, by why. |
 //! | `tidegate_upstream_retries_denied_total` | counter | `denial` | Times a request was not sent once more although its rule asks for that, by why not. |
 //! | `tidegate_picks_fail_open_total` | counter | `condition` | Times an endpoint was chosen that the rule would rather pass over, since no other was left, by what was given up last. |
+//! | `tidegate_sessions_total` | counter | `session` | Requests of rules with sessions that an endpoint answered, by what became of the session. |
 //! | `tidegate_sockets_open` | gauge |  | Upgraded connections that are open. |
 //! | `tidegate_socket_bytes_total` | counter | `direction` | Bytes that upgraded connections carried, counted while they are open. |
 //! | `tidegate_sockets_closed_total` | counter | `end` | Upgraded connections that ended, by what ended them. |
@@ -67,6 +68,7 @@
 //! | `direction` | `to_client` `to_endpoint` |
 //! | `end` | `finished` (both ends), `reset` (one end), `tunnel_idle` `tunnel_lifetime` `drain` `admin` (tidegate), `dropped` (its worker ended) |
 //! | `result` | `ok` `refused` `timeout` `error` |
+//! | `session` | `kept` (its endpoint answered), `new` (there was none, or its time was over), `moved` (another endpoint answered) |
 //! | `where` | `request` `connection` `control` |
 //! | `severity` | `error` `warning` |
 //! | `kind` | `route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` |
@@ -98,6 +100,7 @@
 //! | `pod` | string? | Name of the endpoint's pod. |
 //! | `attempts` | number | How often the request was sent to an endpoint. |
 //! | `tries` | list? | The tries that another one followed: `endpoint`, `trigger` as in `tidegate_upstream_retries_total`, `seconds`. |
+//! | `session` | string? | What became of the client's session, as in `tidegate_sessions_total`; absent where the rule has none. |
 //! | `received_bytes` | number | Bytes of the request's body; of an upgraded connection all that went to the endpoint. |
 //! | `sent_bytes` | number | Bytes of the answer's body; of an upgraded connection all that went to the client. |
 //! | `duration_seconds` | number | From the first byte of the request's head to the last of the answer; to its end for an upgraded connection. |
@@ -228,6 +231,12 @@ pub const METRICS: &[Metric] = &[
         Counter,
         &["condition"],
         "Times an endpoint was chosen that the rule would rather pass over, since no other was left, by what was given up last.",
+    ),
+    metric(
+        "tidegate_sessions_total",
+        Counter,
+        &["session"],
+        "Requests of rules with sessions that an endpoint answered, by what became of the session.",
     ),
     metric("tidegate_sockets_open", Gauge, &[], "Upgraded connections that are open."),
     metric(
@@ -393,6 +402,10 @@ pub const LABELS: &[(&str, &str)] = &[
         "`finished` (both ends), `reset` (one end), `tunnel_idle` `tunnel_lifetime` `drain` `admin` (tidegate), `dropped` (its worker ended)",
     ),
     ("result", "`ok` `refused` `timeout` `error`"),
+    (
+        "session",
+        "`kept` (its endpoint answered), `new` (there was none, or its time was over), `moved` (another endpoint answered)",
+    ),
     ("where", "`request` `connection` `control`"),
     ("severity", "`error` `warning`"),
     (
@@ -453,6 +466,11 @@ pub const ACCESS_LOG: &[LogField] = &[
         "The tries that another one followed: `endpoint`, `trigger` as in `tidegate_upstream_retries_total`, `seconds`.",
     ),
     field(
+        "session",
+        "string?",
+        "What became of the client's session, as in `tidegate_sessions_total`; absent where the rule has none.",
+    ),
+    field(
         "received_bytes",
         "number",
         "Bytes of the request's body; of an upgraded connection all that went to the endpoint.",
@@ -492,7 +510,7 @@ mod tests {
     use super::*;
     use crate::telemetry::metrics::{
         ConfigSource, ConnectResult, Direction, EndpointsState, PickCondition, Restart, RetryDenial, RetryTrigger,
-        Side, SocketEnd, StatusWrite, Where,
+        SessionResult, Side, SocketEnd, StatusWrite, Where,
     };
 
     #[test]
@@ -540,6 +558,7 @@ mod tests {
         assert_eq!(listed("denial"), RetryDenial::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("state"), EndpointsState::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("source"), ConfigSource::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("session"), SessionResult::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("where"), Where::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
     }
 }

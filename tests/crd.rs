@@ -111,6 +111,7 @@ fn schema_is_structural_and_described() {
 /// | `loadBalancer.algorithm` | default RoundRobin | default LeastRequest | with one pod of two that never answers, RoundRobin fails half of all requests |
 /// | `retry.maxBodyBytes` | absent | 0 to 1048576 | how much of a body is kept is the user's choice |
 /// | `retry`, `retry.budget` | no rules | four rules | a block that cannot work is refused |
+/// | `sessionPersistence`, its `cookieConfig` | one rule | six rules | a block that cannot work is refused |
 /// | `spec.filters` (route) | rule "RequestRedirect and URLRewrite exclude each other" | absent | neither type is in the enum there: the rule cannot fail and costs CEL budget |
 const DECIDED: &[(&str, &str)] = &[
     (".spec.filters/x-kubernetes-validations", "neither RequestRedirect nor URLRewrite can stand there"),
@@ -120,6 +121,11 @@ const DECIDED: &[(&str, &str)] = &[
     (".spec.rules[].retry/x-kubernetes-validations", "a block that cannot work is refused"),
     (".spec.defaults.retry.budget/x-kubernetes-validations", "a budget that cannot work is refused"),
     (".spec.rules[].retry.budget/x-kubernetes-validations", "a budget that cannot work is refused"),
+    (".spec.rules[].sessionPersistence/x-kubernetes-validations", "sessions that cannot work are refused"),
+    (
+        ".spec.rules[].sessionPersistence/cookieConfig/x-kubernetes-validations",
+        "a cookie that browsers drop is refused",
+    ),
     (".spec.defaults.loadBalancer.algorithm/default", "a pod that never answers must not fail its share of requests"),
     (".spec.rules[].loadBalancer.algorithm/default", "a pod that never answers must not fail its share of requests"),
 ];

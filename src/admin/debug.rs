@@ -133,6 +133,9 @@ struct EndpointRow {
     effective_weight: u32,
     /// A connect failed within the last second: skipped where others exist.
     refused: bool,
+    /// It terminates, and only sessions that it has still use it; left out where that is not so.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    draining: bool,
     /// Peak-sensitive average of the time to a response head; `null` before the first.
     latency_millis: Option<f64>,
 }
@@ -249,13 +252,16 @@ pub(super) fn endpoints(live: &Live, now: Duration) -> Vec<EndpointTable> {
             endpoints: backend
                 .endpoints
                 .iter()
-                .map(|endpoint| EndpointRow {
+                .map(|endpoint| (endpoint, false))
+                .chain(backend.sessions.iter().flat_map(|known| known.draining()).map(|endpoint| (endpoint, true)))
+                .map(|(endpoint, draining)| EndpointRow {
                     address: endpoint.key.addr.to_string(),
                     uid: endpoint.key.uid.as_deref().map(str::to_owned),
                     in_flight: endpoint.in_flight(),
                     consecutive_failures: endpoint.consecutive_failures(),
                     effective_weight: endpoint.effective_weight(),
                     refused: endpoint.is_refused(now),
+                    draining,
                     latency_millis: endpoint.latency(now).map(|latency| latency.as_secs_f64() * 1e3),
                 })
                 .collect(),

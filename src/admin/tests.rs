@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use super::*;
 use crate::live;
 use crate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, MetricsSettings, Settings as AllSettings,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, MetricsSettings, Sessions,
+    Settings as AllSettings,
 };
 use crate::telemetry::metrics::MetricsOptions;
 
@@ -23,6 +24,7 @@ fn admin(admin_connections: usize) -> Admin {
         access_log: AccessLog::Off,
         drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::ZERO },
         controller: Controller::default(),
+        sessions: Sessions::default(),
         admin: "127.0.0.1:0".parse().expect("an address"),
         debug_allow: Vec::new(),
         debug_hosts: Vec::new(),

@@ -182,25 +182,44 @@ known_values! {
 }
 
 /// Requests of a session go to the endpoint of its first request.
+///
+/// A session moves only when that pod is gone, out of service or cannot be connected to; new pods move nobody. A pod that
+/// terminates keeps its sessions as long as it serves, and gets no new ones. A backendRef with weight 0 has no sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline, extend("x-kubernetes-validations" = cel(&[(
-    "!(has(self.cookieConfig) && self.cookieConfig.lifetimeType == 'Permanent') || has(self.absoluteTimeout)",
-    "a permanent cookie needs absoluteTimeout",
-)])))]
+#[schemars(inline, extend("x-kubernetes-validations" = cel(&[
+    (
+        "!(has(self.cookieConfig) && self.cookieConfig.lifetimeType == 'Permanent') || has(self.absoluteTimeout)",
+        "a permanent cookie needs absoluteTimeout",
+    ),
+    ("!has(self.cookieConfig) || self.type != 'Header'", "cookieConfig belongs to type Cookie"),
+    (
+        "(!has(self.absoluteTimeout) || (duration(self.absoluteTimeout) > duration('0s') && \
+         duration(self.absoluteTimeout).getMilliseconds() % 1000 == 0)) && \
+         (!has(self.idleTimeout) || (duration(self.idleTimeout) > duration('0s') && \
+         duration(self.idleTimeout).getMilliseconds() % 1000 == 0))",
+        "timeouts are whole seconds, at least 1s",
+    ),
+    (
+        "!(has(self.absoluteTimeout) && has(self.idleTimeout)) || \
+         duration(self.idleTimeout) <= duration(self.absoluteTimeout)",
+        "idleTimeout cannot exceed absoluteTimeout",
+    ),
+])))]
 pub struct SessionPersistence {
-    /// Name of the cookie or header.
+    /// Name of the cookie or header, the same on requests and answers; default: tg- and eight digits that belong to the
+    /// route and the rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::Text<128>")]
     pub session_name: Option<String>,
     /// How a session is recognised.
     #[serde(default)]
     pub r#type: OpenEnum<SessionType>,
-    /// How long a session lasts at most.
+    /// How long a session lasts at most, whole seconds; default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationText")]
     pub absolute_timeout: Option<DurationText>,
-    /// How long a session lasts without requests.
+    /// How long a session lasts without requests, whole seconds; default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationText")]
     pub idle_timeout: Option<DurationText>,
@@ -213,16 +232,25 @@ pub struct SessionPersistence {
 /// Attributes of a session cookie.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-validations" = cel(&[
+    (
+        "!(has(self.sameSite) && self.sameSite == 'None' && has(self.secure) && !self.secure)",
+        "sameSite None needs secure",
+    ),
+    (
+        "!has(self.path) || (self.path.startsWith('/') && !self.path.contains(';'))",
+        "path begins with / and has no semicolon",
+    ),
+])))]
 pub struct CookieConfig {
     /// How long a client keeps the cookie.
     #[serde(default)]
     pub lifetime_type: OpenEnum<CookieLifetime>,
-    /// The `Path` attribute; default: the prefix of the rule.
+    /// The `Path` attribute; default: the prefix that all matches of the rule share, else /.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::PlainText<256>")]
     pub path: Option<String>,
-    /// The `SameSite` attribute.
+    /// The `SameSite` attribute; default: left out. None sets `Secure`, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "OpenEnum<SameSite>")]
     pub same_site: Option<OpenEnum<SameSite>>,

@@ -92,7 +92,8 @@ mod tests {
         slices.insert(ObjectName::new("ns", "other"), slice("unused", &both));
         let backend = |name: &str| Backend {
             key: BackendKey { service: ObjectName::new("ns", name), port: 80, protocol: Protocol::Http },
-            endpoints: Arc::new([]),
+            endpoints: Arc::default(),
+            draining: Arc::default(),
         };
         let snapshot = Snapshot { backends: [backend("none"), backend("web")].into(), ..Snapshot::default() };
         let found = count(&snapshot, &slices);

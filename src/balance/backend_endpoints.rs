@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::endpoint_state::EndpointState;
 use super::retry_budget::RetryFloor;
+use super::sessions::SessionIndex;
 use crate::model::backend::BackendKey;
 
 /// The endpoint states of one backend.
@@ -13,6 +14,9 @@ pub struct BackendEndpoints {
     pub key: BackendKey,
     /// Its usable endpoints, sorted by key, without duplicates; may be empty.
     pub endpoints: Box<[Arc<EndpointState>]>,
+    /// These, and those that only their sessions still use, by the ids of sessions; only where a rule with sessions leads
+    /// here.
+    pub sessions: Option<Box<SessionIndex>>,
     /// What all workers share of its retry budget.
     pub retry_floor: Arc<RetryFloor>,
 }

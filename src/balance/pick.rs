@@ -86,6 +86,12 @@ impl<'a> Choice<'a> {
         Self { now, nanos: nanos(now), avoid: request.avoid, conditions, given_up: None }
     }
 
+    /// The choice of a session's own endpoint: what is no reason to move is left out.
+    pub(super) fn of_session(mut self) -> Self {
+        self.conditions &= !(Condition::Near.bit() | Condition::Refused.bit());
+        self
+    }
+
     #[inline]
     fn has(&self, condition: Condition) -> bool {
         self.conditions & condition.bit() != 0

@@ -8,6 +8,7 @@ use super::balancer::Balancer;
 use super::consistent_hash::Ring;
 use super::endpoint_state::EndpointState;
 use super::pick::{Choice, Pick, PickRequest, Picked};
+use super::sessions::SessionId;
 use super::smooth_weighted::Split;
 use super::targets::{RuleTargets, Target, Tier};
 use crate::model::ids::BackendId;
@@ -150,6 +151,31 @@ impl RuleState {
             next = choice.give_up();
         }
         Pick::NoEndpoints(backend_of(refs, target.backend_ref))
+    }
+
+    /// The endpoint that a session belongs to, wherever among the rule's references it is; `only` leaves one of them.
+    ///
+    /// `None` when the session has to move: its pod is gone or out of service, or the request was there in vain. An
+    /// address that refused a connection a moment ago is tried all the same, and so is one that is not near.
+    #[must_use]
+    pub fn pinned(
+        &self,
+        (id, only): (SessionId, Option<usize>),
+        rule: &Rule,
+        request: &PickRequest<'_>,
+        now: Duration,
+    ) -> Option<Picked> {
+        let choice = Choice::new(request, now).of_session();
+        let targets = self.rule.tiers.iter().flat_map(|tier| &tier.targets);
+        let mut targets = targets.filter(|target| only.is_none_or(|only| target.backend_ref as usize == only));
+        let (target, endpoint) =
+            targets.find_map(|target| Some((target, target.backend.as_ref()?.sessions.as_ref()?.find(id)?)))?;
+        if !choice.allows(endpoint) {
+            return None;
+        }
+        let backend = backend_of(&rule.backend_refs, target.backend_ref)?;
+        let backend_ref = target.backend_ref as usize;
+        Some(Picked { endpoint: Arc::clone(endpoint), backend, backend_ref, given_up: None })
     }
 
     /// Chooses an endpoint once the first look has found none: in other backends and tiers, then with conditions given up

@@ -11,7 +11,8 @@ use rustc_hash::FxHashMap;
 use super::backend_endpoints::BackendEndpoints;
 use super::consistent_hash::{Member, Ring};
 use super::endpoint_state::EndpointState;
-use crate::model::backend::{Backend, BackendKey};
+use super::sessions::{SessionIndex, SessionKey};
+use crate::model::backend::{Backend, BackendKey, Endpoint};
 use crate::model::ids::{EndpointKey, RuleId};
 use crate::model::policy::{Algorithm, ConsistentHash};
 use crate::model::route::{Rule, WeightedBackend};
@@ -85,12 +86,24 @@ pub struct Previous<'a> {
 #[derive(Debug, Default)]
 pub struct EndpointRegistry {
     states: FxHashMap<EndpointKey, Weak<EndpointState>>,
+    session_key: SessionKey,
 }
 
 /// What a ring was made from: table size, and of each target the backend's address, weight and reference.
 type RingKey = (Option<u32>, Vec<(usize, u32, u32)>);
 
 impl EndpointRegistry {
+    /// What the ids of sessions are made with.
+    #[must_use]
+    pub fn session_key(&self) -> &SessionKey {
+        &self.session_key
+    }
+
+    /// Makes the ids of sessions with another key; to be called before anything is built.
+    pub fn set_session_key(&mut self, key: SessionKey) {
+        self.session_key = key;
+    }
+
     /// Builds the balancers of a snapshot; what did not change is shared with the previous ones.
     ///
     /// `now` as in [`crate::balance`]: an endpoint that comes to a backend that was there before is new from then on.
@@ -147,14 +160,25 @@ impl EndpointRegistry {
             .peekable();
         let missing = snapshot.backends.iter().map(|backend| backend.endpoints.len()).sum::<usize>();
         self.states.reserve(missing.saturating_sub(self.states.len()));
+        let mut has_sessions = vec![false; snapshot.backends.len()];
+        let with_sessions =
+            snapshot.rules.iter().filter(|rule| rule.policy.as_ref().is_some_and(|policy| policy.session.is_some()));
+        for id in with_sessions.flat_map(|rule| &rule.backend_refs).filter_map(|reference| reference.backend) {
+            if let Some(has) = has_sessions.get_mut(id.index()) {
+                *has = true;
+            }
+        }
         snapshot
             .backends
             .iter()
-            .map(|backend| {
+            .zip(has_sessions)
+            .map(|(backend, has_sessions)| {
                 while old.next_if(|(before, _)| before.key < backend.key).is_some() {}
                 match old.next_if(|(before, _)| before.key == backend.key) {
-                    Some((before, kept)) if before.endpoints == backend.endpoints => Arc::clone(kept),
-                    known => self.backend(backend, known.map(|(_, kept)| &**kept), now),
+                    Some((before, kept)) if before == backend && kept.sessions.is_some() == has_sessions => {
+                        Arc::clone(kept)
+                    }
+                    known => self.backend(backend, has_sessions, known.map(|(_, kept)| &**kept), now),
                 }
             })
             .collect()
@@ -164,39 +188,45 @@ impl EndpointRegistry {
     fn backend(
         &mut self,
         backend: &Backend,
+        has_sessions: bool,
         before: Option<&BackendEndpoints>,
         now: Duration,
     ) -> Arc<BackendEndpoints> {
-        let endpoints = backend
-            .endpoints
-            .iter()
-            .map(|endpoint| {
-                let fresh = || {
-                    let (key, fallback) = (endpoint.key.clone(), endpoint.fallback);
-                    Arc::new(match before {
-                        Some(_) => EndpointState::new_at(key, fallback, now),
-                        None => EndpointState::new(key, fallback),
-                    })
-                };
-                match self.states.entry(endpoint.key.clone()) {
-                    Entry::Occupied(mut known) => {
-                        let state = known.get().upgrade().unwrap_or_else(fresh);
-                        if state.fallback() != endpoint.fallback {
-                            state.set_fallback(endpoint.fallback);
-                        }
-                        known.insert(Arc::downgrade(&state));
-                        state
-                    }
-                    Entry::Vacant(vacant) => {
-                        let state = fresh();
-                        vacant.insert(Arc::downgrade(&state));
-                        state
-                    }
-                }
-            })
-            .collect();
+        // What comes with its Service is no newcomer.
+        let came = before.map(|_| now);
+        let mut states = |endpoints: &[Endpoint]| endpoints.iter().map(|endpoint| self.state(endpoint, came)).collect();
+        let endpoints: Box<[_]> = states(&backend.endpoints);
+        let draining: Option<Box<[_]>> = has_sessions.then(|| states(&backend.draining));
+        let key = backend.key.clone();
+        let sessions = draining.map(|draining| SessionIndex::new(&self.session_key, &key, &endpoints, draining).into());
         let retry_floor = before.map(|before| Arc::clone(&before.retry_floor)).unwrap_or_default();
-        Arc::new(BackendEndpoints { key: backend.key.clone(), endpoints, retry_floor })
+        Arc::new(BackendEndpoints { key, endpoints, sessions, retry_floor })
+    }
+
+    /// The state of an endpoint, as it was where it is known; `came` says since when a newcomer is there.
+    fn state(&mut self, endpoint: &Endpoint, came: Option<Duration>) -> Arc<EndpointState> {
+        let fresh = || {
+            let (key, fallback) = (endpoint.key.clone(), endpoint.fallback);
+            Arc::new(match came {
+                Some(now) => EndpointState::new_at(key, fallback, now),
+                None => EndpointState::new(key, fallback),
+            })
+        };
+        match self.states.entry(endpoint.key.clone()) {
+            Entry::Occupied(mut known) => {
+                let state = known.get().upgrade().unwrap_or_else(fresh);
+                if state.fallback() != endpoint.fallback {
+                    state.set_fallback(endpoint.fallback);
+                }
+                known.insert(Arc::downgrade(&state));
+                state
+            }
+            Entry::Vacant(vacant) => {
+                let state = fresh();
+                vacant.insert(Arc::downgrade(&state));
+                state
+            }
+        }
     }
 
     /// Forgets states that nothing holds any more, once they may be as many as those in use.

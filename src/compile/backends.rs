@@ -9,11 +9,11 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 
 use super::diagnostics::Diagnostic;
-use super::endpoints::EndpointIndex;
+use super::endpoints::{EndpointIndex, OfBackend};
 use super::inputs::Inputs;
 use crate::kinds::Objects;
 use crate::kinds::service::Service;
-use crate::model::backend::{Backend, BackendKey, Endpoint};
+use crate::model::backend::{Backend, BackendKey};
 
 /// A port of a Service, by its position in the Service.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ type ServiceName = (Arc<str>, Arc<str>);
 struct LookUp<'a> {
     index: EndpointIndex<'a>,
     /// The last backend that was asked for, and its endpoints.
-    last: Option<(BackendKey, Arc<[Endpoint]>)>,
+    last: Option<(BackendKey, OfBackend)>,
     findings: BTreeMap<usize, Vec<Diagnostic>>,
 }
 
@@ -50,8 +50,8 @@ impl BackendTable {
         let index = EndpointIndex::new(inputs, |_, _| true);
         let mut look_up = LookUp { index, last: None, findings: BTreeMap::new() };
         let backends = keys.into_iter().zip(&ports).enumerate().map(|(at, (key, port))| {
-            let endpoints = look_up.endpoints((at, &key), port);
-            Backend { key, endpoints }
+            let OfBackend { used, draining } = look_up.endpoints((at, &key), port);
+            Backend { key, endpoints: used, draining }
         });
         Self { backends: backends.collect(), findings: look_up.findings, ports }
     }
@@ -66,13 +66,13 @@ impl BackendTable {
         };
         let index = EndpointIndex::new(inputs, is_changed);
         let mut look_up = LookUp { index, last: None, findings: BTreeMap::new() };
-        let mut new: BTreeMap<usize, Arc<[Endpoint]>> = BTreeMap::new();
+        let mut new: BTreeMap<usize, OfBackend> = BTreeMap::new();
         for (at, (backend, port)) in self.backends.iter().zip(&self.ports).enumerate() {
-            let Backend { key, endpoints } = backend;
+            let Backend { key, endpoints, draining } = backend;
             if is_changed(&key.service.namespace, &key.service.name) {
                 self.findings.remove(&at);
                 let now = look_up.endpoints((at, key), port);
-                if now != *endpoints {
+                if (&now.used, &now.draining) != (endpoints, draining) {
                     new.insert(at, now);
                 }
             }
@@ -80,7 +80,7 @@ impl BackendTable {
         self.findings.append(&mut look_up.findings);
         if !new.is_empty() {
             let backends = self.backends.iter().enumerate().map(|(at, backend)| match new.remove(&at) {
-                Some(endpoints) => Backend { key: backend.key.clone(), endpoints },
+                Some(OfBackend { used, draining }) => Backend { key: backend.key.clone(), endpoints: used, draining },
                 None => backend.clone(),
             });
             self.backends = backends.collect();
@@ -103,22 +103,22 @@ impl BackendTable {
 
 impl LookUp<'_> {
     /// The endpoints of the backend at a position.
-    fn endpoints(&mut self, (at, key): (usize, &BackendKey), of: &PortOf) -> Arc<[Endpoint]> {
+    fn endpoints(&mut self, (at, key): (usize, &BackendKey), of: &PortOf) -> OfBackend {
         // Two protocols of one port have the same endpoints.
         if let Some((last, endpoints)) = &self.last
             && (&last.service, last.port) == (&key.service, key.port)
         {
-            return Arc::clone(endpoints);
+            return endpoints.clone();
         }
         let mut found = Vec::new();
         let endpoints = match of.service.ports.get(of.port) {
             Some(port) => self.index.endpoints(&key.service, &of.service, port, &mut found),
-            None => Arc::from([]),
+            None => OfBackend::default(),
         };
         if !found.is_empty() {
             self.findings.insert(at, found);
         }
-        self.last = Some((key.clone(), Arc::clone(&endpoints)));
+        self.last = Some((key.clone(), endpoints.clone()));
         endpoints
     }
 }

@@ -1,7 +1,8 @@
 //! Endpoints of a Service port from EndpointSlices and core Endpoints.
 //!
 //! One union over all slices of a Service, keyed by address, port and pod. New requests use class A (ready and not
-//! terminating); when A is empty class B (serving while it terminates), as kube-proxy does; the rest never. Clockless:
+//! terminating); when A is empty class B (serving while it terminates), as kube-proxy does; the rest never. Beside A, B
+//! still has the requests of its sessions. Clockless:
 //! whoever holds a vanished endpoint for a while does so before this stage.
 
 use std::cmp::Ordering;
@@ -68,7 +69,7 @@ impl<'a> EndpointIndex<'a> {
         service: &Service,
         port: &ServicePort,
         diagnostics: &mut Vec<Diagnostic>,
-    ) -> Arc<[Endpoint]> {
+    ) -> OfBackend {
         let place = |slice: &OfService<'_>| slice.cmp(&name.namespace, &name.name);
         if self.next.checked_sub(1).is_some_and(|before| place(&self.slices[before]).is_ge()) {
             self.next = 0;
@@ -88,6 +89,15 @@ impl<'a> EndpointIndex<'a> {
         }
         take_endpoints(&mut self.found, service.prefers_ipv6)
     }
+}
+
+/// The endpoints of one backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OfBackend {
+    /// Those that new requests may use, sorted by key.
+    pub(super) used: Arc<[Endpoint]>,
+    /// Those that only their sessions use, sorted by key.
+    pub(super) draining: Arc<[Endpoint]>,
 }
 
 /// The union over slices; a key may stand there twice until the end.
@@ -233,17 +243,26 @@ fn port_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number > 0)
 }
 
-/// Takes the best class that has an endpoint, and one address a pod: of the preferred family where it has one.
-fn take_endpoints(found: &mut Vec<(Key<'_>, SliceEndpoint<'_>)>, prefer_ipv6: bool) -> Arc<[Endpoint]> {
+/// Takes the best class that has an endpoint, and what terminates beside it.
+fn take_endpoints(found: &mut Vec<(Key<'_>, SliceEndpoint<'_>)>, prefer_ipv6: bool) -> OfBackend {
     // The better class wins where a key stands twice.
     found.sort_unstable_by(|(a, of_a), (b, of_b)| a.cmp(b).then(of_a.class.cmp(&of_b.class)));
     found.dedup_by(|(later, _), (first, _)| later == first);
-    let best = found.iter().map(|(_, found)| found.class).min().unwrap_or(Class::Unusable);
-    if best == Class::Unusable {
-        found.clear();
-        return Arc::from([]);
-    }
+    let has = |class| found.iter().any(|(_, found)| found.class == class);
+    let (has_ready, has_serving) = (has(Class::Ready), has(Class::Serving));
+    let best = if has_ready { Class::Ready } else { Class::Serving };
+    let draining = if has_ready && has_serving {
+        let mut serving = found.iter().filter(|(_, found)| found.class == Class::Serving).copied().collect();
+        one_address_a_pod(&mut serving, prefer_ipv6)
+    } else {
+        Arc::default()
+    };
     found.retain(|(_, found)| found.class == best);
+    OfBackend { used: one_address_a_pod(found, prefer_ipv6), draining }
+}
+
+/// Takes one address a pod: of the preferred family where it has one.
+fn one_address_a_pod(found: &mut Vec<(Key<'_>, SliceEndpoint<'_>)>, prefer_ipv6: bool) -> Arc<[Endpoint]> {
     let endpoint = |((addr, uid), found): (Key<'_>, SliceEndpoint<'_>), fallback| Endpoint {
         key: EndpointKey { addr, uid: uid.cloned() },
         fallback,

@@ -16,6 +16,7 @@ use crate::model::matching::{CompiledRegex, PathMatch, RegexError, Template, Tem
 use crate::model::path::normalize_route_path;
 use crate::model::policy::{Timeouts, Upgrades};
 use crate::model::retry::Retry;
+use crate::model::session::Session;
 
 /// What one match asks of a request, hostname and priority aside.
 #[derive(Clone, Debug)]
@@ -57,6 +58,7 @@ pub(super) struct Shared<'e> {
     pub(super) timeouts: Distinct<Timeouts>,
     pub(super) upgrades: Distinct<Upgrades>,
     pub(super) retries: Distinct<Retry>,
+    pub(super) sessions: Distinct<Session>,
 }
 
 impl<'e> Shared<'e> {
@@ -67,6 +69,7 @@ impl<'e> Shared<'e> {
             timeouts: Distinct::default(),
             upgrades: Distinct::default(),
             retries: Distinct::default(),
+            sessions: Distinct::default(),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::matches::{Matches, Predicate, Shared};
 use super::policies::{self, Policies};
 use super::references::{BackendNumber, Backends, stated_protocol};
 use super::report::{About, FieldPath, Report};
-use super::{retry, unsupported, upgrades};
+use super::{retry, sessions, unsupported, upgrades};
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{Delegate, RouteRule};
 use crate::kinds::Sourced;
@@ -179,7 +179,12 @@ fn compile_rule<'a>(
     };
     let retry = retry::compile(&route.spec, Some((index, rule)), report);
     is_broken |= retry.is_err();
-    let policy = Policy { retry: retry.unwrap_or_default().map(|retry| shared.retries.get(retry)) };
+    let session = sessions::compile((name, index, rule), &predicates, report);
+    is_broken |= session.is_err();
+    let policy = Policy {
+        retry: retry.unwrap_or_default().map(|retry| shared.retries.get(retry)),
+        session: session.unwrap_or_default().map(|session| shared.sessions.get(session)),
+    };
     let filters = rule_filters(route, index, &predicates, shared.expressions, report);
     is_broken |= filters.is_none();
     let mut shares = Vec::with_capacity(rule.backend_refs.len());

@@ -33,13 +33,9 @@ pub(super) fn refuse_in_rule(spec: &GatewayRouteSpec, index: usize, report: &mut
     let Some(rule) = spec.rules.get(index) else { return false };
     let at = FieldPath::SPEC.item("rules", index);
     let mut is_refused = spec.defaults.as_deref().is_some_and(|defaults| inherits(rule, defaults));
-    let own =
-        [("sessionPersistence", rule.session_persistence.is_some()), ("healthCheck", rule.health_check.is_some())];
-    for (name, is_asked) in own {
-        if is_asked {
-            report.not_yet(index, at.field(name), name);
-            is_refused = true;
-        }
+    if rule.health_check.is_some() {
+        report.not_yet(index, at.field("healthCheck"), "healthCheck");
+        is_refused = true;
     }
     for block in asked(&Blocks::from(rule)) {
         block.refuse(at, Some(index), report);

@@ -33,14 +33,20 @@ pub struct Backend {
     /// Usable endpoints, sorted by key, without duplicates; those of class A, or of class B when A is empty.
     /// Empty when there is none.
     pub endpoints: Arc<[Endpoint]>,
+    /// Endpoints that terminate while others are usable, sorted by key: they serve on, but only for sessions that they
+    /// have already. Apart from `endpoints`.
+    pub draining: Arc<[Endpoint]>,
 }
 
 impl Backend {
     /// The name of the pod behind an endpoint of this backend, if it has one.
     #[must_use]
     pub fn pod_of(&self, key: &EndpointKey) -> Option<Arc<str>> {
-        let found = self.endpoints.binary_search_by(|endpoint| endpoint.key.cmp(key)).ok()?;
-        self.endpoints.get(found)?.pod.clone()
+        let find = |endpoints: &[Endpoint]| {
+            let found = endpoints.binary_search_by(|endpoint| endpoint.key.cmp(key)).ok()?;
+            endpoints.get(found)?.pod.clone()
+        };
+        find(&self.endpoints).or_else(|| find(&self.draining))
     }
 }
 

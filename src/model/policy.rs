@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::retry::Retry;
+use super::session::Session;
 
 /// Deadlines of one exchange. What is `None` is not set: it is off, or has the default of the process. Zero is set to off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -23,14 +24,16 @@ pub struct Timeouts {
 pub struct Policy {
     /// What is tried again.
     pub retry: Option<Arc<Retry>>,
+    /// How a client's requests find their endpoint again.
+    pub session: Option<Arc<Session>>,
 }
 
 impl Policy {
-    /// The same with the blocks of another one where it has none.
+    /// The same with the blocks of another one where it has none. Sessions belong to one rule.
     #[must_use]
     pub fn or(self, other: &Self) -> Self {
-        let Self { retry } = self;
-        Self { retry: retry.or_else(|| other.retry.clone()) }
+        let Self { retry, session } = self;
+        Self { retry: retry.or_else(|| other.retry.clone()), session }
     }
 
     /// Whether it asks for nothing.

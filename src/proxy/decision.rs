@@ -21,7 +21,7 @@ use super::headers::{self, ClientTarget};
 use super::own_answer::AnswerForm;
 use super::retry::policy::{Wish, wish_after_answer};
 use super::retry::{Failure, Tries, Verdict};
-use crate::balance::{self, EndpointState, KeySource, Pick, PickRequest, Picked};
+use crate::balance::{self, EndpointState, KeySource, Pick, PickRequest, Picked, SessionId, SessionValue};
 use crate::filter::{Answer, Chain};
 use crate::live::WorkerLive;
 use crate::model::backend::Backend;
@@ -30,6 +30,7 @@ use crate::model::matching::{FoundRule, Miss, RequestView};
 use crate::model::policy::{Algorithm, Policy, Timeouts};
 use crate::model::retry::Retry;
 use crate::model::route::Rule;
+use crate::model::session::Session;
 
 /// Why an exchange turns round before an endpoint has answered.
 #[derive(Debug)]
@@ -71,6 +72,12 @@ impl Matched {
     #[inline]
     pub(super) fn retry(&self) -> Option<&Retry> {
         self.policy()?.retry.as_deref()
+    }
+
+    /// How the rule has a client's requests find their endpoint again.
+    #[inline]
+    pub(super) fn session(&self) -> Option<&Session> {
+        self.policy()?.session.as_deref()
     }
 
     /// The rule's id in this version.
@@ -161,6 +168,8 @@ pub(super) struct Decision {
     pub(super) deadlines: ExchangeDeadlines,
     /// The hash of its key, where the rule balances by one.
     hash: Option<u64>,
+    /// What it says about its session, where the rule has them.
+    pub(super) session: Option<Box<Presented>>,
     /// What it may still try.
     tries: Tries,
     /// Tries that it has had by the wish of its rule's policy.
@@ -194,6 +203,22 @@ pub(super) struct Seen {
     pub(super) path: Option<String>,
     /// The backendRef that a filter chose.
     pub(super) backend_ref: Option<usize>,
+}
+
+/// What a request says about its session.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Presented {
+    /// A value that is valid.
+    pub(super) value: Option<SessionValue>,
+    /// It has to be sent anew.
+    pub(super) is_due: bool,
+}
+
+impl Presented {
+    /// The endpoint that the request belongs to.
+    pub(super) fn id(&self) -> Option<SessionId> {
+        self.value.map(|value| value.id)
+    }
 }
 
 /// What a decision is made with, beside the version: what the worker has for all of them.
@@ -236,6 +261,7 @@ impl Decision {
             trailers,
             deadlines,
             hash: None,
+            session: None,
             tries: Tries::default(),
             policy_tries: 0,
             tried: Vec::new(),
@@ -287,7 +313,13 @@ impl Decision {
         super::test_panics::at("pick", &self.fields);
         let request = &PickRequest { hash: self.hash, avoid: &self.tried };
         let rng = &mut means.rng.borrow_mut();
-        let pick = match self.chosen_backend() {
+        let backend_ref = self.chosen_backend();
+        if let Some(id) = self.session.as_ref().and_then(|session| session.id())
+            && let Some(picked) = matched.live.pinned(matched.id(), id, backend_ref, request, means.since_epoch)
+        {
+            return Ok(picked);
+        }
+        let pick = match backend_ref {
             None => matched.live.pick(matched.id(), request, means.since_epoch, rng),
             Some(backend_ref) => matched.live.pick_of((matched.id(), backend_ref), request, means.since_epoch, rng),
         };

@@ -63,7 +63,12 @@ impl Exchange {
             self.settle(&matched, asked).await?;
             self.limit_body();
             match self.attempt(&matched, &picked).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    if let Some(session) = matched.session() {
+                        self.answer_session(&matched, &picked, session);
+                    }
+                    return Ok(());
+                }
                 // Boxed: most requests need one try.
                 Err(missed) => picked = Box::pin(self.next_try(&matched, picked, missed)).await?,
             }
@@ -87,6 +92,9 @@ impl Exchange {
     /// Pick: chooses the endpoint of the first try.
     fn pick(&mut self, matched: &Matched) -> Result<Picked, ProxyError> {
         self.decision.hash_key(matched);
+        if let Some(session) = matched.session() {
+            self.decision.read_session(matched, session);
+        }
         let worker = &self.account.worker;
         self.try_since_epoch = worker.since_epoch(self.decision.deadlines.try_began);
         let means = Means { rng: worker.rng(), since_epoch: self.try_since_epoch };

@@ -72,6 +72,8 @@ pub struct SettingsFile {
     drain: DrainKeys,
     /// The controller's identity.
     controller: ControllerKeys,
+    /// Sessions of clients (`sessionPersistence`).
+    sessions: SessionKeys,
     /// The address of the admin server.
     admin: Option<AddressText>,
     /// Peers in these networks may use `/debug/…`, beside loopback.
@@ -209,6 +211,12 @@ impl<T: Stated> Stated for Vec<T> {
     }
 }
 
+impl Stated for PathBuf {
+    fn stated(&self) -> Option<String> {
+        Some(self.display().to_string())
+    }
+}
+
 impl Stated for AccessLog {
     fn stated(&self) -> Option<String> {
         Some(match self {
@@ -229,6 +237,7 @@ pub(super) fn stated(settings: &Settings) -> BTreeMap<String, Option<String>> {
         ("metrics", MetricsKeys::stated(&settings.metrics)),
         ("drain", DrainKeys::stated(&settings.drain)),
         ("controller", ControllerKeys::stated(&settings.controller)),
+        ("sessions", SessionKeys::stated(&settings.sessions)),
     ];
     let below = |(block, keys): (&str, Vec<(String, Option<String>)>)| {
         keys.into_iter().map(|(key, text)| (format!("{block}.{key}"), text)).collect::<Vec<_>>()
@@ -384,6 +393,14 @@ block! {
     }
 }
 
+block! {
+    SessionKeys for super::Sessions {
+        /// A file with the key of session values, at least 16 bytes, the same for all replicas; read once at start. Without it a
+        /// fixed key is used: then values for endpoints without a pod uid can be guessed.
+        key_file: String => |path| Some(path.into());
+    }
+}
+
 impl SettingsFile {
     /// Reads and parses a file.
     ///
@@ -436,6 +453,7 @@ impl SettingsFile {
         self.metrics.overlay(&mut settings.metrics);
         self.drain.overlay(&mut settings.drain);
         self.controller.overlay(&mut settings.controller);
+        self.sessions.overlay(&mut settings.sessions);
         if let Some(AccessLogText(access_log)) = self.access_log {
             settings.access_log = access_log;
         }

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
 
-use super::metrics::{Metrics, RetryTrigger};
+use super::metrics::{Metrics, RetryTrigger, SessionResult};
 use crate::reason::Reason;
 
 /// Entries that each worker collects before it hands them over.
@@ -83,6 +83,8 @@ pub struct AccessLogEntry {
     pub attempts: u32,
     /// Those that another one followed.
     pub tries: Vec<TryText>,
+    /// What became of the client's session, where the rule has them and an endpoint answered.
+    pub session: Option<SessionResult>,
     /// Body bytes from the client.
     pub bytes_in: u64,
     /// Body bytes to the client.
@@ -117,6 +119,7 @@ impl AccessLogEntry {
             pod: None,
             attempts: 0,
             tries: Vec::new(),
+            session: None,
             bytes_in: 0,
             bytes_out: 0,
             duration: Duration::ZERO,
@@ -188,6 +191,8 @@ struct Line<'a> {
     attempts: u32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tries: Vec<TryLine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'static str>,
     received_bytes: u64,
     sent_bytes: u64,
     duration_seconds: f64,
@@ -225,6 +230,7 @@ impl<'a> Line<'a> {
             pod: entry.pod.as_deref().map(cut),
             attempts: entry.attempts,
             tries: entry.tries.iter().map(TryLine::from).collect(),
+            session: entry.session.map(SessionResult::as_str),
             received_bytes: entry.bytes_in,
             sent_bytes: entry.bytes_out,
             duration_seconds: seconds(entry.duration),

@@ -20,7 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 pub use cells::{
-    Cell, ConnectResult, Direction, PickCondition, RetryDenial, RetryTrigger, Side, SocketEnd, Where, WorkerMetrics,
+    Cell, ConnectResult, Direction, PickCondition, RetryDenial, RetryTrigger, SessionResult, Side, SocketEnd, Where,
+    WorkerMetrics,
 };
 pub use series::{RouteSeries, RuleSeries};
 pub use services::{EndpointsState, ServiceEndpoints, ServiceSeries};
@@ -376,6 +377,10 @@ impl Metrics {
         for &condition in PickCondition::ALL {
             let count = self.sum(|worker| worker.picks_fail_open[condition as usize].get());
             page.add("tidegate_picks_fail_open_total", &[condition.as_str()], count);
+        }
+        for &result in SessionResult::ALL {
+            let count = self.sum(|worker| worker.sessions[result as usize].get());
+            page.add("tidegate_sessions_total", &[result.as_str()], count);
         }
         for &place in Where::ALL {
             let count = self.sum(|worker| worker.panics[place as usize].get());

@@ -175,9 +175,14 @@ fn helm_installs_upgrades_rolls_back_and_uninstalls() {
             if pods.lines().count() == 2 { Ok(()) } else { Err(pods) }
         });
     };
+    // The key of sessions is made once.
+    let key = || namespace.kubectl(&["get", "secret", "tidegate-sessions", "--output=jsonpath={.data.key}"]);
+    let first_key = key();
+    assert!(first_key.len() > 40, "{first_key:?}");
     helm.must(&[&["upgrade"], &common[..], &settle, &set].concat());
     rolled_out();
     assert!(health());
+    assert_eq!(key(), first_key);
     helm.must(&["rollback", "tidegate", "1", "--namespace", name, "--wait", "--timeout", &timeout]);
     rolled_out();
     assert!(!health());
@@ -193,7 +198,7 @@ fn helm_installs_upgrades_rolls_back_and_uninstalls() {
     helm.must(&["uninstall", "tidegate", "--namespace", name, "--wait", "--timeout", &timeout]);
     // The pods drain first.
     wait_for("the end of all objects", || {
-        let kinds = "all,configmaps,roles,rolebindings,serviceaccounts,pdb,networkpolicies";
+        let kinds = "all,configmaps,secrets,roles,rolebindings,serviceaccounts,pdb,networkpolicies";
         let left = namespace.kubectl(&["get", kinds, "--output=name"]);
         if left.contains("tidegate") { Err(left) } else { Ok(()) }
     });

@@ -219,6 +219,26 @@ dataPlane:
 }
 
 #[test]
+fn the_key_of_sessions_is_mounted_where_the_settings_look_for_it() {
+    let Some(helm) = helm() else { return };
+    // Without a cluster a key would be another one with each rendering.
+    let without = render(helm, "{}");
+    assert_eq!(settings(&without).sessions.key_file, None);
+    assert!(without.iter().all(|object| object["kind"] != "Secret"));
+    let with = render(helm, "sessions: {existingSecret: mine}");
+    let pod = &get(&with, "Deployment", "tidegate")["spec"]["template"]["spec"];
+    let items = |list: &Value| list.as_array().unwrap().clone();
+    let volume = items(&pod["volumes"]).into_iter().find(|volume| volume["name"] == "sessions").unwrap();
+    assert_eq!(volume["secret"]["secretName"], "mine");
+    let mounts = items(&pod["containers"][0]["volumeMounts"]);
+    let mount = mounts.iter().find(|mount| mount["name"] == "sessions").unwrap();
+    let path =
+        Path::new(mount["mountPath"].as_str().unwrap()).join(volume["secret"]["items"][0]["path"].as_str().unwrap());
+    assert_eq!(settings(&with).sessions.key_file, Some(path));
+    assert!(with.iter().all(|object| object["kind"] != "Secret"));
+}
+
+#[test]
 fn the_grace_period_follows_the_drain_settings() {
     let Some(helm) = helm() else { return };
     let cases =

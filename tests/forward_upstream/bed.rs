@@ -22,7 +22,7 @@ use tidegate::proxy::room::{Room, WorkerRoom};
 use tidegate::proxy::worker::{Worker, WorkerParts};
 use tidegate::proxy::worker_drain::WorkerDrain;
 use tidegate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, MetricsSettings, Settings,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, MetricsSettings, Sessions, Settings,
 };
 use tidegate::telemetry::access_log::AccessLogSender;
 use tidegate::telemetry::metrics::{Metrics, MetricsOptions};
@@ -135,6 +135,7 @@ impl Gateway {
             access_log: AccessLog::Off,
             drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::ZERO },
             controller: Controller::default(),
+            sessions: Sessions::default(),
             admin: "127.0.0.1:0".parse().unwrap(),
             debug_allow: Vec::new(),
             debug_hosts: Vec::new(),
@@ -218,7 +219,10 @@ fn snapshot(options: &Options) -> Snapshot {
         route: RouteId(0),
         name: Arc::from("0"),
         timeouts: options.timeouts.into(),
-        policy: options.retry.clone().map(|retry| Arc::new(Policy { retry: Some(Arc::new(retry)) })),
+        policy: options
+            .retry
+            .clone()
+            .map(|retry| Arc::new(Policy { retry: Some(Arc::new(retry)), ..Policy::default() })),
         upgrades: options.upgrades.into(),
         filters: options.filters.clone().into(),
         algorithm: options.algorithm.clone(),
@@ -233,10 +237,10 @@ fn snapshot(options: &Options) -> Snapshot {
     let mut endpoints: Vec<_> = options.endpoints.iter().map(endpoint).collect();
     endpoints.sort_by(|a, b| a.key.cmp(&b.key));
     let key = BackendKey { service: ObjectName::new("ns", "s"), port: 80, protocol: options.protocol };
-    let mut backends = vec![Backend { key, endpoints: endpoints.into() }];
+    let mut backends = vec![Backend { key, endpoints: endpoints.into(), draining: Arc::default() }];
     if let Some((addr, protocol, _)) = &options.second {
         let key = BackendKey { service: ObjectName::new("ns", "t"), port: 80, protocol: *protocol };
-        backends.push(Backend { key, endpoints: [endpoint(addr)].into() });
+        backends.push(Backend { key, endpoints: [endpoint(addr)].into(), draining: Arc::default() });
     }
     let candidate = Candidate {
         rule: RuleId(0),

@@ -171,6 +171,7 @@ fn settings(address: SocketAddr) -> Settings {
         access_log: settings::AccessLog::Off,
         drain: settings::DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(1) },
         controller: settings::Controller::default(),
+        sessions: settings::Sessions::default(),
         admin: SocketAddr::from(([127, 0, 0, 1], 0)),
         debug_allow: Vec::new(),
         debug_hosts: Vec::new(),
@@ -198,7 +199,7 @@ fn snapshot(routes: &[(&str, SocketAddr)]) -> Snapshot {
         let service = ObjectName::new("default", format!("backend-{number}"));
         let key = BackendKey { service, port: 80, protocol: Protocol::Http };
         let endpoint = Endpoint { key: EndpointKey { addr: *backend, uid: None }, fallback: None, pod: None };
-        backends.push(Backend { key, endpoints: [endpoint].into() });
+        backends.push(Backend { key, endpoints: [endpoint].into(), draining: Arc::default() });
         candidates.push(Candidate {
             hostname: Hostname::Exact("a.test".into()),
             path: PathMatch::prefix(prefix),

@@ -81,6 +81,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- div (add $delay $timeout 5999) 1000 -}}
 {{- end -}}
 
+{{/* Where the key of session values comes from: "existing", "generated", or nothing. A key that `helm template` made would be
+another one each time, so it has none: the namespace default is found only in a cluster. */}}
+{{- define "tidegate.sessionKey" -}}
+{{- if .Values.sessions.existingSecret -}}
+existing
+{{- else if and .Values.sessions.generateKey (lookup "v1" "Namespace" "" "default") -}}
+generated
+{{- end -}}
+{{- end -}}
+
 {{/* The settings file. */}}
 {{- define "tidegate.settings" -}}
 listeners:
@@ -90,6 +100,10 @@ controller:
   gatewayClassName: {{ .Values.controller.gatewayClassName | quote }}
   hostnameOwnership: {{ .Values.controller.hostnameOwnership }}
 admin: "[::]:{{ int .Values.metrics.port }}"
+{{- if include "tidegate.sessionKey" . }}
+sessions:
+  keyFile: /etc/tidegate-sessions/key
+{{- end }}
 {{- if not (kindIs "invalid" .Values.workers) }}
 workers: {{ int .Values.workers }}
 {{- end }}
@@ -257,6 +271,11 @@ spec:
         - name: settings
           mountPath: /etc/tidegate
           readOnly: true
+        {{- if include "tidegate.sessionKey" . }}
+        - name: sessions
+          mountPath: /etc/tidegate-sessions
+          readOnly: true
+        {{- end }}
         {{- if .Values.controller.cache }}
         - name: cache
           mountPath: /var/cache/tidegate
@@ -268,6 +287,12 @@ spec:
     - name: settings
       configMap:
         name: {{ include "tidegate.fullname" . }}
+    {{- with include "tidegate.sessionKey" . }}
+    - name: sessions
+      secret:
+        secretName: {{ if eq . "existing" }}{{ $.Values.sessions.existingSecret }}{{ else }}{{ include "tidegate.fullname" $ }}-sessions{{ end }}
+        items: [{key: key, path: key}]
+    {{- end }}
     {{- if .Values.controller.cache }}
     - name: cache
       emptyDir: {}

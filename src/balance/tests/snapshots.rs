@@ -52,6 +52,7 @@ impl Snapshots {
             Backend {
                 key: BackendKey { service: ObjectName::new("ns", name.as_str()), port: 80, protocol: Protocol::Http },
                 endpoints: endpoints.into(),
+                draining: Arc::default(),
             }
         });
         let mut routes: Vec<Route> = Vec::new();

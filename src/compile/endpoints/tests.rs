@@ -41,13 +41,18 @@ impl Case {
         self
     }
 
-    fn endpoints_of(&self, port: usize) -> (Arc<[Endpoint]>, Vec<Diagnostic>) {
+    fn all_of(&self, port: usize) -> (OfBackend, Vec<Diagnostic>) {
         let mut diagnostics = Vec::new();
         let mut index = EndpointIndex::new(&self.inputs, |_, _| true);
         (
             index.endpoints(&ObjectName::new("ns", "web"), &self.service, &self.service.ports[port], &mut diagnostics),
             diagnostics,
         )
+    }
+
+    fn endpoints_of(&self, port: usize) -> (Arc<[Endpoint]>, Vec<Diagnostic>) {
+        let (endpoints, diagnostics) = self.all_of(port);
+        (endpoints.used, diagnostics)
     }
 
     /// The addresses with the uid and the address in the other family, where they have them.
@@ -316,4 +321,20 @@ fn addresses_that_lead_elsewhere_are_left_out() {
     let (endpoints, diagnostics) = named.endpoints_of(0);
     assert!(endpoints.is_empty());
     assert_eq!((diagnostics[0].path.as_str(), diagnostics[0].found.as_str()), ("addressType", "FQDN"));
+}
+
+#[test]
+fn what_terminates_beside_ready_endpoints_is_kept_for_its_sessions() {
+    let draining = |slices: Value| {
+        let (endpoints, _) = Case::new(json!({})).v4("a", slices).all_of(0);
+        let text = |list: &[Endpoint]| list.iter().map(|endpoint| endpoint.key.addr.to_string()).collect::<Vec<_>>();
+        (text(&endpoints.used), text(&endpoints.draining))
+    };
+    let (one, two) = (|| ready("10.0.0.1", "a"), || going("10.0.0.2", "b"));
+    let (first, second) = (vec!["10.0.0.1:8080".to_owned()], vec!["10.0.0.2:8080".to_owned()]);
+    assert_eq!(draining(json!([one(), two()])), (first.clone(), second.clone()));
+    assert_eq!(draining(json!([one()])), (first, vec![]));
+    // Without a ready one it is used for all requests.
+    assert_eq!(draining(json!([two()])), (second, vec![]));
+    assert_eq!(draining(json!([])), (vec![], vec![]));
 }

@@ -1,4 +1,7 @@
+use std::time::Duration;
+
 use super::*;
+use crate::model::session::{Carrier, SameSite};
 
 /// One route `r` with one rule `bad` of these fields and one rule `good` for /good.
 fn beside(fields: Value) -> Compiled {
@@ -12,6 +15,7 @@ fn a_broken_rule_harms_only_itself() {
     let path = |kind: &str, value: &str| json!({ "matches": [{ "path": { "type": kind, "value": value } }] });
     let hash = |key: Value| json!({ "loadBalancer": { "algorithm": "ConsistentHash", "hashKeys": [key] } });
     let grpc = |grpc: Value| json!({ "matches": [{ "grpc": grpc }] });
+    let session = |session: Value| json!({ "sessionPersistence": session });
     let cases = [
         (path("Template", "/a/{rest*}/b"), "matches[0].path.value"),
         (path("Template", "/{a}/{a}"), "matches[0].path.value"),
@@ -50,6 +54,38 @@ fn a_broken_rule_harms_only_itself() {
         (json!({ "retry": { "budget": { "percent": 0, "minPerSecond": 0 } } }), "retry.budget"),
         (json!({ "retry": { "budget": { "interval": "90s" } } }), "retry.budget.interval"),
         (json!({ "retry": { "attempts": 0 } }), "retry.attempts"),
+        (session(json!({ "type": "Path" })), "sessionPersistence.type"),
+        (session(json!({ "sessionName": "a b" })), "sessionPersistence.sessionName"),
+        (session(json!({ "sessionName": "" })), "sessionPersistence.sessionName"),
+        (session(json!({ "sessionName": "__Secure-a" })), "sessionPersistence.sessionName"),
+        (session(json!({ "type": "Header", "sessionName": "cookie" })), "sessionPersistence.sessionName"),
+        (session(json!({ "type": "Header", "sessionName": "Content-Length" })), "sessionPersistence.sessionName"),
+        (session(json!({ "type": "Header", "sessionName": "a:b" })), "sessionPersistence.sessionName"),
+        (session(json!({ "type": "Header", "cookieConfig": {} })), "sessionPersistence.cookieConfig"),
+        (session(json!({ "absoluteTimeout": "0s" })), "sessionPersistence.absoluteTimeout"),
+        (session(json!({ "idleTimeout": "1500ms" })), "sessionPersistence.idleTimeout"),
+        (session(json!({ "idleTimeout": "2h", "absoluteTimeout": "1h" })), "sessionPersistence.idleTimeout"),
+        (session(json!({ "cookieConfig": { "lifetimeType": "Permanent" } })), "sessionPersistence"),
+        (
+            session(json!({ "cookieConfig": { "lifetimeType": "Forever" } })),
+            "sessionPersistence.cookieConfig.lifetimeType",
+        ),
+        (session(json!({ "cookieConfig": { "sameSite": "Loose" } })), "sessionPersistence.cookieConfig.sameSite"),
+        (
+            session(json!({ "cookieConfig": { "sameSite": "None", "secure": false } })),
+            "sessionPersistence.cookieConfig.secure",
+        ),
+        (session(json!({ "cookieConfig": { "path": "shop" } })), "sessionPersistence.cookieConfig.path"),
+        (session(json!({ "cookieConfig": { "path": "/a;b" } })), "sessionPersistence.cookieConfig.path"),
+        (
+            session(json!({ "sessionName": "__Host-a", "cookieConfig": { "secure": true, "path": "/a" } })),
+            "sessionPersistence.cookieConfig.path",
+        ),
+        (
+            json!({ "delegate": {}, "backendRefs": [], "matches": [{ "path": { "value": "/a" } }],
+                "sessionPersistence": {} }),
+            "sessionPersistence",
+        ),
         (json!({ "retry": { "codes": [500, 200] } }), "retry.codes[1]"),
         (json!({ "delegate": {}, "backendRefs": [], "matches": [{}, {}] }), "matches"),
     ];
@@ -318,4 +354,56 @@ fn a_route_that_makes_the_compiler_panic_is_left_out_alone() {
     assert_eq!(findings.len(), 2, "{findings:?}");
     assert!(findings[0].contains("default/panics: Invalid: something in it makes tidegate panic"), "{findings:?}");
     assert!(findings[0].ends_with("; the route is not served"), "{findings:?}");
+}
+
+#[test]
+fn a_session_has_what_its_rule_says() {
+    let compiled = |fields: Value| {
+        let compiled = beside(fields.clone());
+        assert_eq!(compiled.findings(), [""; 0], "{fields}");
+        let rules = &compiled.0.snapshot.rules;
+        let rule = rules.iter().find(|rule| &*rule.name == "bad").expect("it serves");
+        (**rule.policy.as_ref().and_then(|policy| policy.session.as_ref()).expect("sessions")).clone()
+    };
+    let cookie = |fields: Value| match compiled(fields).carrier {
+        Carrier::Cookie(cookie) => cookie,
+        Carrier::Header(name) => panic!("{name}"),
+    };
+    let of = |block: Value| cookie(json!({ "sessionPersistence": block }));
+    let usual = of(json!({}));
+    assert_eq!(&*usual.name, "tg-cbc56a75", "browsers keep it over versions of tidegate");
+    assert_eq!((&*usual.path, usual.same_site, usual.secure), ("/", None, None));
+    assert!(usual.http_only && !usual.is_permanent);
+    let all = json!({ "sessionName": "__Host-s", "absoluteTimeout": "1h", "idleTimeout": "10m",
+        "cookieConfig": { "lifetimeType": "Permanent", "secure": true, "httpOnly": false, "sameSite": "Strict" } });
+    let session = compiled(json!({ "sessionPersistence": all }));
+    assert_eq!(session.absolute_timeout, Some(Duration::from_secs(3600)));
+    assert_eq!(session.idle_timeout, Some(Duration::from_secs(600)));
+    let all = of(all);
+    assert_eq!((&*all.name, all.same_site, all.secure), ("__Host-s", Some(SameSite::Strict), Some(true)));
+    assert!(!all.http_only && all.is_permanent);
+    assert_eq!(of(json!({ "cookieConfig": { "sameSite": "None" } })).secure, Some(true));
+    let header = compiled(json!({ "sessionPersistence": { "type": "Header", "sessionName": "X-Session" } }));
+    assert_eq!(header.carrier, Carrier::Header(http::HeaderName::from_static("x-session")));
+    let matches = |paths: &[(&str, &str)]| -> Vec<Value> {
+        paths.iter().map(|(kind, path)| json!({ "path": { "type": kind, "value": path } })).collect()
+    };
+    for (paths, stated, expected) in [
+        (&[("PathPrefix", "/shop/")][..], None, "/shop"),
+        (&[("PathPrefix", "/shop")], Some("/"), "/"),
+        (&[("PathPrefix", "/shop"), ("PathPrefix", "/shop/")], None, "/shop"),
+        (&[("PathPrefix", "/shop"), ("PathPrefix", "/cart")], None, "/"),
+        (&[("PathPrefix", "/shop"), ("Exact", "/shop")], None, "/"),
+        (&[("PathPrefix", "/a;b")], None, "/"),
+    ] {
+        let mut matches = matches(paths);
+        if paths.len() > 1 {
+            matches.iter_mut().enumerate().for_each(|(at, one)| one["method"] = json!(["GET", "PUT"][at]));
+        }
+        let mut fields = json!({ "matches": matches, "sessionPersistence": { "cookieConfig": {} } });
+        if let Some(path) = stated {
+            fields["sessionPersistence"]["cookieConfig"]["path"] = json!(path);
+        }
+        assert_eq!(&*cookie(fields).path, expected, "{paths:?}");
+    }
 }

@@ -24,7 +24,7 @@ use crate::proxy::room::{Room, WorkerRoom};
 use crate::proxy::worker::{Worker, WorkerParts};
 use crate::proxy::worker_drain::WorkerDrain;
 use crate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, MetricsSettings, Settings,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, MetricsSettings, Sessions, Settings,
 };
 use crate::sockets::Sockets;
 use crate::telemetry::metrics::{Metrics, MetricsOptions, WorkerMetrics};
@@ -116,6 +116,7 @@ impl Bed {
             access_log: AccessLog::Off,
             drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::ZERO },
             controller: Controller::default(),
+            sessions: Sessions::default(),
             admin: address,
             debug_allow: Vec::new(),
             debug_hosts: Vec::new(),

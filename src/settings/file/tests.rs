@@ -1,7 +1,7 @@
 //! The file over the defaults, and everything that is refused.
 
 use super::*;
-use crate::settings::{Controller, Deadlines, DrainSettings, Forwarding, Limits, MetricsSettings};
+use crate::settings::{Controller, Deadlines, DrainSettings, Forwarding, Limits, MetricsSettings, Sessions};
 
 fn defaults() -> Settings {
     let listener = Listener {
@@ -20,6 +20,7 @@ fn defaults() -> Settings {
         access_log: AccessLog::Stdout,
         drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
         controller: Controller::default(),
+        sessions: Sessions::default(),
         admin: "[::]:9090".parse().expect("an address"),
         debug_allow: Vec::new(),
         debug_hosts: Vec::new(),
@@ -68,6 +69,7 @@ metrics: {maxSeries: 18}
 accessLog: off
 drain: {delay: 7s, timeout: 8s}
 controller: {controllerName: example.com/a, gatewayClassName: blue, hostnameOwnership: Namespace}
+sessions: {keyFile: /etc/key}
 admin: 127.0.0.1:9
 debugAllow: [\"::1\"]
 debugHosts: [admin.shop.svc]
@@ -135,6 +137,7 @@ workers: 3
             gateway_class_name: "blue".to_owned(),
             hostname_ownership: HostnameOwnership::Namespace,
         },
+        sessions: Sessions { key_file: Some("/etc/key".into()) },
         admin: "127.0.0.1:9".parse().expect("an address"),
         debug_allow: vec![network("::1/128")],
         debug_hosts: vec!["admin.shop.svc".to_owned()],
@@ -220,6 +223,7 @@ fn the_schema_names_every_key_and_closes_every_block() {
             "limits",
             "listeners",
             "metrics",
+            "sessions",
             "workers"
         ]
     );

@@ -23,6 +23,7 @@ fn entry(path: &str) -> AccessLogEntry {
         pod: Some(Arc::from("s-0")),
         attempts: 1,
         tries: Vec::new(),
+        session: None,
         bytes_in: 0,
         bytes_out: 5,
         duration: Duration::from_micros(1_234),
@@ -48,6 +49,7 @@ fn a_line_has_the_documented_fields_in_order() {
     full.reason = Some(Reason::Reset);
     let endpoint = "192.0.2.8:8080".parse().unwrap();
     full.tries = vec![TryText { endpoint, trigger: RetryTrigger::Code, took: Duration::from_micros(90) }];
+    full.session = Some(SessionResult::Moved);
     full.connect = Some(Duration::from_micros(100));
     let text = line(&full);
     assert_eq!(
@@ -56,7 +58,7 @@ fn a_line_has_the_documented_fields_in_order() {
          \"peer\":\"192.0.2.7:4000\",\"protocol\":\"HTTP/1.1\",\"method\":\"GET\",\"host\":\"a.test\",\"path\":\"/x\",\
          \"status\":200,\"reason\":\"reset\",\"route\":\"ns/r\",\"rule\":\"0\",\"backend\":\"ns/s:80\",\
          \"endpoint\":\"192.0.2.9:8080\",\"pod\":\"s-0\",\"attempts\":1,\
-         \"tries\":[{\"endpoint\":\"192.0.2.8:8080\",\"trigger\":\"code\",\"seconds\":0.00009}],\"received_bytes\":0,\"sent_bytes\":5,\
+         \"tries\":[{\"endpoint\":\"192.0.2.8:8080\",\"trigger\":\"code\",\"seconds\":0.00009}],\"session\":\"moved\",\"received_bytes\":0,\"sent_bytes\":5,\
          \"duration_seconds\":0.001234,\"connect_seconds\":0.0001,\"upstream_seconds\":0.001}\n"
     );
     let mut rest = text.as_str();

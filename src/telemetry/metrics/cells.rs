@@ -161,6 +161,18 @@ label! {
 }
 
 label! {
+    /// What became of the session of an answered request.
+    SessionResult {
+        /// Its endpoint answered.
+        Kept => "kept",
+        /// There was none, or it had ended.
+        New => "new",
+        /// Another endpoint answered, and has it from now on.
+        Moved => "moved",
+    }
+}
+
+label! {
     /// Where a panic was caught.
     Where {
         /// In answering one request.
@@ -216,6 +228,7 @@ pub struct WorkerMetrics {
     pub(super) upstream_retries: [Cell; RetryTrigger::ALL.len()],
     pub(super) upstream_retries_denied: [Cell; RetryDenial::ALL.len()],
     pub(super) picks_fail_open: [Cell; PickCondition::ALL.len()],
+    pub(super) sessions: [Cell; SessionResult::ALL.len()],
     pub(super) panics: [Cell; Where::ALL.len()],
 }
 
@@ -283,6 +296,11 @@ impl WorkerMetrics {
     /// Counts a request that is not sent once more, although its rule asks for that.
     pub fn upstream_retry_denied(&self, denial: RetryDenial) {
         self.upstream_retries_denied[denial as usize].inc();
+    }
+
+    /// Counts an answered request of a rule with sessions.
+    pub fn session(&self, result: SessionResult) {
+        self.sessions[result as usize].inc();
     }
 
     /// Counts an upgraded connection as open until [`Self::socket_closed`].

@@ -38,6 +38,7 @@ fn touch_everything(metrics: &Metrics) {
     let worker = metrics.worker(0).expect("worker");
     worker.requests_in_flight.inc();
     worker.upstream_retry(RetryTrigger::Reset);
+    worker.session(SessionResult::Moved);
     worker.upstream_connections_open.inc();
     worker.interim_responses_dropped.inc();
     worker.connection_accepted(0);
