@@ -21,21 +21,25 @@ use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::compile::Compiler;
+use crate::compile::certificates::SecretState;
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::inputs::{Inputs, StaticListener};
 use crate::drain::{self, DrainControl, Phase};
+use crate::kinds::Objects;
 use crate::live::{self, Publisher};
+use crate::model::ids::ObjectName;
 use crate::proxy::listener::{self, BoundListener};
 use crate::readiness::Readiness;
 use crate::settings::{AccessLog, HostnameOwnership, Listener, Settings};
 use crate::sockets::Sockets;
 use crate::source::Update;
+use crate::source::certificates::LastGoodPairs;
 use crate::source::collect::{DiagnosticLog, drive};
 use crate::source::files::{self, FileSource};
 use crate::status::{Published, Status};
 use crate::stream::TcpTimeouts;
 use crate::telemetry::access_log::{self, AccessLogHandle, AccessLogWriter};
-use crate::telemetry::metrics::{Metrics, MetricsOptions};
+use crate::telemetry::metrics::{CertificateGauge, Metrics, MetricsOptions};
 
 mod cluster;
 mod endpoints;
@@ -82,7 +86,9 @@ enum Source {
 
 /// Where to read objects.
 enum ObjectsFrom<'a> {
-    Folder(&'a Path),
+    /// The manifests of a folder, and others beside them.
+    Folder(&'a Path, Objects),
+    /// An API server.
     Cluster(&'a ControllerOptions),
 }
 
@@ -126,7 +132,15 @@ impl fmt::Debug for Running {
 /// # Errors
 /// A listener or the admin address cannot be bound, the folder cannot be read, the access log cannot be opened.
 pub fn start(settings: Settings, config: &Path) -> Result<Running> {
-    start_at(settings, &ObjectsFrom::Folder(config))
+    start_with(settings, config, Objects::default())
+}
+
+/// [`start`], with objects beside those of the folder.
+///
+/// # Errors
+/// See [`start`].
+pub fn start_with(settings: Settings, config: &Path, objects: Objects) -> Result<Running> {
+    start_at(settings, &ObjectsFrom::Folder(config, objects))
 }
 
 /// Starts serving the objects of a Kubernetes API server. Returns once everything is bound, every kind that is needed was
@@ -213,8 +227,9 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
     }
     drop(guard);
     let (mut source, updates, published, status) = match place {
-        ObjectsFrom::Folder(folder) => {
-            let (source, updates) = FileSource::start(folder, base(&settings))?;
+        ObjectsFrom::Folder(folder, objects) => {
+            let base = Inputs { objects: objects.clone(), ..base(&settings) };
+            let (source, updates) = FileSource::start(folder, base)?;
             (Source::Files(source), updates, None, None)
         }
         ObjectsFrom::Cluster(options) => {
@@ -400,13 +415,20 @@ fn applier(
     // What the last version had to say, and how much of it were errors: mostly nothing has changed about that.
     let mut told: Option<[Arc<[Diagnostic]>; 2]> = None;
     let mut errors = 0;
-    move |update| {
+    let mut pairs = LastGoodPairs::default();
+    move |mut update: Update| {
+        let mut secrets = update.inputs.objects.secrets.clone();
+        pairs.apply(&mut secrets, jiff::Timestamp::now());
+        if !secrets.is_same(&update.inputs.objects.secrets) {
+            Arc::make_mut(&mut update.inputs).objects.secrets = secrets;
+        }
         let begun = std::time::Instant::now();
         let output = compiler.compile(&update.inputs);
         let compiled = begun.elapsed();
         (0..output.panics).for_each(|_| metrics.control_panicked());
         let version = publisher.publish(output.snapshot);
         metrics.config_took(compiled, begun.elapsed().saturating_sub(compiled));
+        metrics.set_certificates(output.secrets.iter().map(certificate_gauge).collect());
         if let Some(published) = &published {
             // Only now: a status speaks of what is active.
             let (inputs, statuses) = (Arc::clone(&update.inputs), output.statuses);
@@ -428,12 +450,22 @@ fn applier(
     }
 }
 
+fn certificate_gauge(secret: &SecretState) -> CertificateGauge {
+    let SecretState { name, not_after, is_valid } = secret;
+    CertificateGauge { secret: name.to_string(), not_after: *not_after, is_valid: *is_valid }
+}
+
 /// Inputs without objects: the listeners and the identity that the settings give.
 #[must_use]
 pub fn base(settings: &Settings) -> Inputs {
     let listener = |(name, listener): (&String, &Listener)| StaticListener {
         name: name.as_str().into(),
         allowed_namespaces: listener.allowed_namespaces.clone(),
+        is_https: listener.tls.is_some(),
+        default_certificate: listener.tls.as_ref().and_then(|tls| {
+            let (namespace, name) = tls.default_certificate.as_ref()?;
+            Some(ObjectName::new(&**namespace, &**name))
+        }),
     };
     Inputs {
         listeners: settings.listeners.iter().map(listener).collect(),

@@ -56,7 +56,7 @@ fn is_unresolved(finding: &Diagnostic) -> bool {
     match finding.reason {
         "BackendNotFound" => !finding.path.ends_with(".port"),
         "NoMatchingParent" => finding.found.starts_with("no GatewayRoute "),
-        "RefNotPermitted" => true,
+        "RefNotPermitted" | "CertificateNotFound" => true,
         _ => false,
     }
 }

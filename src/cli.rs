@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use crate::probe::{Field, Statuses, Target};
 use crate::settings::file::{FileError, SettingsFile};
 use crate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, MetricsSettings, Sessions, Settings,
-    SettingsError, parse_address, parse_duration, parse_network,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, ListenerTls, MetricsSettings,
+    Sessions, Settings, SettingsError, parse_address, parse_duration, parse_network,
 };
 
 /// A Kubernetes ingress gateway: a change of routes, pods or certificates never costs a request or a socket.
@@ -179,8 +179,8 @@ pub struct Serve {
     /// Address of the listener http [default: [::]:8080; demo: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", env = "TIDEGATE_HTTP", value_parser = parse_address)]
     pub http: Option<SocketAddr>,
-    /// Not supported yet
-    #[arg(long, value_name = "ADDR", env = "TIDEGATE_HTTPS", hide = true, value_parser = refuse_https)]
+    /// Address of the listener https, which speaks TLS [default: none; demo: 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDR", env = "TIDEGATE_HTTPS", value_parser = parse_address)]
     pub https: Option<SocketAddr>,
     /// Address of the admin server [default: [::]:9090; demo: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR", env = "TIDEGATE_ADMIN", value_parser = parse_address)]
@@ -223,10 +223,6 @@ pub enum CliError {
     /// Flags, variables and file together make no sense.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-}
-
-fn refuse_https(_: &str) -> Result<SocketAddr, String> {
-    Err("--https is not supported yet".to_owned())
 }
 
 fn parse_access_log(text: &str) -> Result<AccessLog, String> {
@@ -302,7 +298,10 @@ impl Demo {
     pub fn settings(&self) -> Result<Settings, CliError> {
         let mut settings = standalone_defaults();
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        settings.listeners = BTreeMap::from([(HTTP.to_owned(), listener(loopback(8080)))]);
+        settings.listeners = BTreeMap::from([
+            (HTTP.to_owned(), listener(loopback(8080))),
+            (HTTPS.to_owned(), secure_listener(loopback(8443))),
+        ]);
         settings.admin = loopback(9090);
         settings.access_log = AccessLog::Off;
         self.serve.overlay(settings)
@@ -310,15 +309,20 @@ impl Demo {
 }
 
 impl Check {
-    /// The settings that manifests are checked against: those of `standalone` with the same file.
+    /// The settings that manifests are checked against: those of `standalone` with the same file; without one, with
+    /// listeners `http` and `https`.
     ///
     /// # Errors
     ///
     /// When the settings file is refused.
     pub fn settings(&self) -> Result<Settings, CliError> {
         let mut settings = standalone_defaults();
-        if let Some(path) = &self.settings {
-            SettingsFile::read(path)?.overlay(path, &mut settings)?;
+        match &self.settings {
+            Some(path) => SettingsFile::read(path)?.overlay(path, &mut settings)?,
+            // Where manifests will be served is not known: a certificate may be shown.
+            None => {
+                drop(settings.listeners.insert(HTTPS.to_owned(), secure_listener(SocketAddr::from(([0; 8], 8443)))))
+            }
         }
         settings.validate()?;
         Ok(settings)
@@ -328,9 +332,17 @@ impl Check {
 /// Name of the listener that `--http` is for.
 const HTTP: &str = "http";
 
+/// Name of the listener that `--https` is for.
+const HTTPS: &str = "https";
+
+fn secure_listener(address: SocketAddr) -> Listener {
+    Listener { tls: Some(ListenerTls::default()), ..listener(address) }
+}
+
 fn listener(address: SocketAddr) -> Listener {
     Listener {
         address,
+        tls: None,
         http2_prior_knowledge: true,
         trusted_forwarders: Vec::new(),
         health_path: None,
@@ -367,6 +379,9 @@ impl Serve {
         }
         if let Some(address) = self.http {
             settings.listeners.entry(HTTP.to_owned()).or_insert_with(|| listener(address)).address = address;
+        }
+        if let Some(address) = self.https {
+            settings.listeners.entry(HTTPS.to_owned()).or_insert_with(|| secure_listener(address)).address = address;
         }
         if let Some(address) = self.admin {
             settings.admin = address;
@@ -465,7 +480,6 @@ mod tests {
             (&["standalone"], "--config <DIR>"),
             (&["standalone", "--config", "x", "--http", "8080"], "found \"8080\", expected IP:PORT"),
             (&["demo", "--admin", "localhost:1"], "found \"localhost:1\", expected IP:PORT"),
-            (&["demo", "--https", "127.0.0.1:1"], "--https is not supported yet"),
             (&["demo", "--debug-allow", "10.0.0.0/33"], "expected a network"),
             (&["demo", "--workers", "0"], "--workers"),
             (&["demo", "--log", "loud"], "found \"loud\", expected error, warn, info"),

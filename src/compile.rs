@@ -9,18 +9,21 @@
 //! 2. Attachment: which listeners a route is bound to, by itself and by delegating rules.
 //! 3. The table of all rules, and the contest of their matches on all hostnames: ranks, duplicates, one router per
 //!    listener.
-//! 4. [`endpoints`] of the backends that are used. Where nothing but slices and Endpoints has changed since the last
+//! 4. [`certificates`] of the hostnames on listeners with TLS.
+//! 5. [`endpoints`] of the backends that are used. Where nothing but slices and Endpoints has changed since the last
 //!    compilation, this is the only step: the rest stays as it is, shared with the version before.
-//! 5. [`status`]: what became of each route, derived from the findings that [`diagnostics`] tell.
+//! 6. [`status`]: what became of each route, derived from the findings that [`diagnostics`] tell.
 
 mod attach;
 mod backends;
+pub mod certificates;
 mod contest;
 pub mod diagnostics;
 pub mod endpoints;
 mod expressions;
 mod filters;
 pub mod inputs;
+mod insecure;
 mod matches;
 mod output;
 mod policies;
@@ -74,9 +77,9 @@ impl Compiler {
                 last
             }
             None => {
-                let Compiled { snapshot, backends, findings, statuses, panics } =
+                let Compiled { snapshot, backends, findings, statuses, secrets, panics } =
                     routes::compile(inputs, &mut self.expressions);
-                let output = Output { snapshot, diagnostics: Arc::default(), statuses, panics };
+                let output = Output { snapshot, diagnostics: Arc::default(), statuses, secrets, panics };
                 Last { inputs: Inputs::default(), backends, findings: findings.into(), output }
             }
         };

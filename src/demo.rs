@@ -4,6 +4,7 @@
 //! follow the files: an endpoint that is added gets a backend at once.
 
 mod backend;
+mod certificate;
 mod chat;
 mod error;
 mod guide;
@@ -96,15 +97,22 @@ impl Drop for Files {
 ///
 /// When settings are refused, something cannot be bound, or the files cannot be read.
 pub fn run(demo: &cli::Demo) -> anyhow::Result<()> {
-    let settings = demo.settings()?;
+    let mut settings = demo.settings()?;
     let files = Files::choose(demo.config.as_deref())?;
-    let running = app::start(settings, files.dir())?;
+    for listener in settings.listeners.values_mut() {
+        if let Some(tls) = &mut listener.tls {
+            let (namespace, name) = certificate::NAME;
+            tls.default_certificate.get_or_insert_with(|| (namespace.to_owned(), name.to_owned()));
+        }
+    }
+    let running = app::start_with(settings, files.dir(), certificate::objects()?)?;
     let _backends = Backends::start(running.updates.clone())?;
     running.print_ready()?;
     let inputs = Arc::clone(&running.updates.borrow().inputs);
     let http = running.ready.listeners.get("http").or_else(|| running.ready.listeners.values().next());
     let http = *http.context("no listener is bound")?;
-    let guide = Guide { files: files.dir(), inputs: &inputs, http, admin: running.ready.admin };
+    let https = running.ready.listeners.get("https").copied();
+    let guide = Guide { files: files.dir(), inputs: &inputs, http, https, admin: running.ready.admin };
     // The demo serves also where nobody reads what it says.
     let _ = write!(io::stderr().lock(), "{guide}");
     // The demo belongs to a terminal and goes with it.

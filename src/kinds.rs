@@ -5,7 +5,8 @@
 //! it. The parts, in reading order:
 //!
 //! * [`kind`]: what a kind has to provide. [`place`]: names and origins of objects, and maps of them.
-//! * [`gateway_route`], [`service`], [`endpoint_slice`], [`endpoints`], [`namespace`], [`reference_grant`]: the kinds.
+//! * [`gateway_route`], [`service`], [`endpoint_slice`], [`endpoints`], [`namespace`], [`reference_grant`],
+//!   [`secret`]: the kinds.
 //!   [`endpoint`]: what slices and Endpoints share. [`fields`]: from the compiler's fields to those of the user's object.
 //! * [`list`]: all kinds as one list, with what is generated from it.
 //!
@@ -25,6 +26,7 @@ pub mod list;
 pub mod namespace;
 pub mod place;
 pub mod reference_grant;
+pub mod secret;
 pub mod service;
 pub mod violation;
 

@@ -25,8 +25,8 @@
 //!   from.
 //! * [`compile`]: the one pure function from the first to the second. [`source`]: fills its inputs. [`kubernetes`]: the
 //!   connection to an API server.
-//! * [`balance`]: chooses endpoints. [`filter`]: the layers around a request. [`live`]: publishes snapshot and balancers
-//!   as one.
+//! * [`balance`]: chooses endpoints. [`filter`]: the layers around a request. [`tls`]: handshakes with clients. [`live`]:
+//!   publishes all of it as one.
 //! * [`stream`]: a connection's bytes. [`http1`]: our own wire code. [`proxy`]: the data plane. [`sockets`]: the registry
 //!   of open WebSockets.
 //! * [`status`]: what the cluster is told about its routes.
@@ -68,3 +68,4 @@ pub mod stream;
 pub mod telemetry;
 pub mod text;
 pub mod timer;
+pub mod tls;

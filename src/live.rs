@@ -24,6 +24,7 @@ use crate::model::ids::{BackendId, ObjectName, RuleId};
 use crate::model::route::Rule;
 use crate::model::snapshot::Snapshot;
 use crate::telemetry::metrics::{ConfigObjects, Metrics, RuleSeries, ServiceSeries};
+use crate::tls::{ServerConfigs, TlsFactory};
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ pub struct Live {
     /// Indexed by [`BackendId`]: those of the backends' Services.
     services: Arc<[Arc<ServiceSeries>]>,
     session_key: SessionKey,
+    tls: ServerConfigs,
 }
 
 impl Live {
@@ -75,7 +77,7 @@ impl Live {
     fn next(
         &self,
         snapshot: Snapshot,
-        (endpoints, states): (&mut EndpointRegistry, &mut StateRegistry),
+        (endpoints, states, tls): (&mut EndpointRegistry, &mut StateRegistry, &TlsFactory),
         metrics: &Metrics,
         now: Duration,
     ) -> Self {
@@ -89,7 +91,8 @@ impl Live {
         let services = self.services_of(&snapshot, metrics);
         let filter_states = states.build(&snapshot.filter_states);
         let session_key = endpoints.session_key().clone();
-        Self { version: self.version + 1, snapshot, balancers, filter_states, series, services, session_key }
+        let tls = tls.build(&snapshot.tls, &self.tls);
+        Self { version: self.version + 1, snapshot, balancers, filter_states, series, services, session_key, tls }
     }
 
     /// The series of the rules of the next snapshot, of which `before` says the rules of this one.
@@ -189,6 +192,7 @@ pub struct Publisher {
     pointer: watch::Sender<Arc<Live>>,
     endpoints: EndpointRegistry,
     states: StateRegistry,
+    tls: TlsFactory,
     metrics: Arc<Metrics>,
     /// The instant that endpoints count the time from.
     epoch: Instant,
@@ -204,7 +208,7 @@ impl Publisher {
         let current = Arc::clone(&self.pointer.borrow());
         let next = Arc::new(current.next(
             snapshot,
-            (&mut self.endpoints, &mut self.states),
+            (&mut self.endpoints, &mut self.states, &self.tls),
             &self.metrics,
             self.epoch.elapsed(),
         ));
@@ -438,6 +442,12 @@ impl WorkerLive {
         &self.live().snapshot
     }
 
+    /// The settings of handshakes with clients.
+    #[must_use]
+    pub fn tls(&self) -> &ServerConfigs {
+        &self.live().tls
+    }
+
     /// The number of this version; 0 before the first publication.
     #[must_use]
     pub fn version(&self) -> u64 {
@@ -555,5 +565,6 @@ pub fn channel(workers: usize, metrics: Arc<Metrics>, epoch: Instant) -> (Publis
     let feeds =
         (0..workers).map(|worker| Feed { worker, pointer: receiver.clone(), returns: returns.clone() }).collect();
     let (endpoints, states) = (EndpointRegistry::default(), StateRegistry::default());
-    (Publisher { pointer, endpoints, states, metrics, epoch, returned: Some(returned) }, feeds)
+    let tls = TlsFactory::default();
+    (Publisher { pointer, endpoints, states, tls, metrics, epoch, returned: Some(returned) }, feeds)
 }

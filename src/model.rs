@@ -16,3 +16,4 @@ pub mod route;
 pub mod search_regex;
 pub mod session;
 pub mod snapshot;
+pub mod tls;

@@ -2,8 +2,8 @@
 //!
 //! Each worker has a thread, sockets, pools and counters of its own. The way of a request through the files:
 //!
-//! 1. [`listener`] accepts the connection, and [`room`] has a place for it. [`connection`] drives it: hyper, deadlines,
-//!    and the end. [`pressure`] says what is given up while memory is short.
+//! 1. [`listener`] accepts the connection, [`room`] has a place for it, and `handshake` secures it where TLS is spoken.
+//!    [`connection`] drives it: hyper, deadlines, and the end. [`pressure`] says what is given up while memory is short.
 //! 2. [`guarded_io`] lets hyper read only messages whose head is well formed; [`head`] checks the parsed head, for HTTP/1
 //!    and HTTP/2 alike. What is accepted goes through the boundary [`downstream`] to `handler`.
 //! 3. [`forward`] has the phases. `begin` makes an `exchange`, `decision` finds the rule and the endpoint, `session` the
@@ -34,6 +34,7 @@ mod exchange;
 pub mod forward;
 pub mod guarded_io;
 mod handler;
+mod handshake;
 pub mod head;
 pub mod headers;
 mod layers;

@@ -33,6 +33,12 @@ reasons! {
     FirstByte => "first_byte",
     /// The TLS handshake was not done in time.
     TlsHandshake => "tls_handshake",
+    /// What came is no TLS handshake, or one that nothing can be agreed in.
+    TlsFailed => "tls_failed",
+    /// There is no certificate for the server name that the client asked for.
+    TlsName => "tls_name",
+    /// A plain HTTP request came to a listener that speaks TLS.
+    PlainHttp => "plain_http",
     /// The request head was not complete in time.
     Head => "head",
     /// An idle keep-alive connection reached its limit.

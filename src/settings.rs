@@ -53,6 +53,8 @@ pub struct Settings {
 pub struct Listener {
     /// Where to listen; port 0 picks a free one.
     pub address: SocketAddr,
+    /// TLS is spoken there.
+    pub tls: Option<ListenerTls>,
     /// Serve HTTP/2 with prior knowledge beside HTTP/1.1.
     pub http2_prior_knowledge: bool,
     /// Peers whose forwarding fields are believed.
@@ -63,11 +65,20 @@ pub struct Listener {
     pub allowed_namespaces: Option<Vec<String>>,
 }
 
+/// TLS on a listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// Namespace and name of the Secret with the certificate for clients that no route has one for.
+    pub default_certificate: Option<(String, String)>,
+}
+
 /// Deadlines; [`Duration::ZERO`] switches one off.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Deadlines {
     /// Accept to first byte.
     pub first_byte: Duration,
+    /// Accept to the end of the TLS handshake.
+    pub tls_handshake: Duration,
     /// First byte to complete head.
     pub head: Duration,
     /// Idle keep-alive connection of a client.
@@ -98,6 +109,7 @@ impl Default for Deadlines {
     fn default() -> Self {
         Self {
             first_byte: Duration::from_secs(10),
+            tls_handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             body_rate_window: Duration::from_secs(30),
@@ -149,6 +161,8 @@ pub struct Limits {
     pub body_rate: u64,
     /// Concurrent streams of an HTTP/2 connection.
     pub http2_streams: u32,
+    /// TLS handshakes that are under way at the same time in the process; more wait.
+    pub tls_handshakes: usize,
     /// Idle connections kept per endpoint and worker.
     pub upstream_idle_per_endpoint: usize,
     /// Client connections that are served at the same time; `None`: as many as there are file descriptors for.
@@ -180,6 +194,7 @@ impl Default for Limits {
             retry_bodies: 16 << 20,
             body_rate: 240,
             http2_streams: 100,
+            tls_handshakes: 1024,
             upstream_idle_per_endpoint: 512,
             connections: None,
             connections_per_address: None,
@@ -306,7 +321,7 @@ pub struct SettingsError {
 
 impl Settings {
     /// Sizes and counts that cannot be 0, by the path of their key.
-    fn at_least_one(&self) -> [(&'static str, usize); 11] {
+    fn at_least_one(&self) -> [(&'static str, usize); 12] {
         [
             ("limits.requestLine", self.limits.request_line),
             ("limits.field", self.limits.field),
@@ -315,6 +330,7 @@ impl Settings {
             ("limits.chunkLine", self.limits.chunk_line),
             ("limits.responseHead", self.limits.response_head),
             ("limits.http2Streams", self.limits.http2_streams as usize),
+            ("limits.tlsHandshakes", self.limits.tls_handshakes),
             ("limits.connections", self.limits.connections.unwrap_or(usize::MAX)),
             ("limits.connectionsPerAddress", self.limits.connections_per_address.unwrap_or(usize::MAX)),
             ("limits.adminConnections", self.limits.admin_connections),

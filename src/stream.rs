@@ -1,10 +1,10 @@
-//! The byte stream of a client's or an endpoint's connection: a TCP socket today, TLS over one soon.
+//! The byte stream of a client's or an endpoint's connection: a TCP socket, or TLS over one.
 //!
 //! Whoever reads, writes, tunnels or pools connections takes a [`Stream`] and does not know what lies under it. Nothing
 //! here knows HTTP.
 
 use std::future::Future as _;
-use std::io::{self, IoSlice};
+use std::io::{self, BufRead as _, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -15,12 +15,15 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// An established connection.
 #[derive(Debug)]
 pub enum Stream {
     /// The socket itself.
     Plain(TcpStream),
+    /// TLS with a client, behind its handshake.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// When TCP gives a peer up that has vanished without a word: neither FIN nor reset comes from a machine without power or
@@ -149,11 +152,22 @@ impl Stream {
     /// Free of system calls unless the reactor saw an event. A close that it has not seen yet slips through; the retry of
     /// stale connections is for that.
     pub fn poll_liveness(&mut self, cx: &mut Context<'_>) -> Liveness {
-        let Self::Plain(socket) = self;
-        match socket.poll_read_ready(cx) {
-            Poll::Pending => Liveness::Watched,
-            Poll::Ready(Err(_)) => Liveness::Closed,
-            Poll::Ready(Ok(())) => Liveness::of_read(&socket.try_read(&mut [0; 1])),
+        match self {
+            Self::Plain(socket) => match socket.poll_read_ready(cx) {
+                Poll::Pending => Liveness::Watched,
+                Poll::Ready(Err(_)) => Liveness::Closed,
+                Poll::Ready(Ok(())) => Liveness::of_read(&socket.try_read(&mut [0; 1])),
+            },
+            Self::Tls(stream) => {
+                // What comes may be no more than a ticket or a new key.
+                let mut byte = [0; 1];
+                let mut buf = ReadBuf::new(&mut byte);
+                match Pin::new(stream).poll_read(cx, &mut buf) {
+                    Poll::Pending => Liveness::Watched,
+                    Poll::Ready(Ok(())) if !buf.filled().is_empty() => Liveness::Unasked,
+                    Poll::Ready(_) => Liveness::Closed,
+                }
+            }
         }
     }
 
@@ -176,9 +190,20 @@ impl Stream {
     }
 
     /// Ready when a read may give something, if only an error; the task is woken when that changes. Free of system calls.
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let Self::Plain(socket) = self;
-        socket.poll_read_ready(cx).map(|_| ())
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Plain(socket) => socket.poll_read_ready(cx).map(|_| ()),
+            Self::Tls(stream) => {
+                let (socket, session) = stream.get_mut();
+                // Decrypted bytes, or the end behind them, may wait while the socket has nothing new.
+                let waits = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
+                if session.reader().fill_buf().is_err_and(waits) {
+                    socket.poll_read_ready(cx).map(|_| ())
+                } else {
+                    Poll::Ready(())
+                }
+            }
+        }
     }
 
     /// Asks the socket itself whether it is open and silent: one system call, and never late.
@@ -196,8 +221,10 @@ impl Stream {
 
     /// The socket under the stream.
     pub(crate) fn socket(&self) -> &TcpStream {
-        let Self::Plain(socket) = self;
-        socket
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
     }
 }
 
@@ -209,15 +236,23 @@ impl From<TcpStream> for Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self::Plain(socket) = self.get_mut();
-        Pin::new(socket).poll_read(cx, buf)
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Tls(stream) => match Pin::new(stream).poll_read(cx, buf) {
+                // An end without close_notify. HTTP knows where its messages end (RFC 9112 §9.8).
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                result => result,
+            },
+        }
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let Self::Plain(socket) = self.get_mut();
-        Pin::new(socket).poll_write(cx, buf)
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
     }
 
     fn poll_write_vectored(
@@ -225,23 +260,31 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self::Plain(socket) = self.get_mut();
-        Pin::new(socket).poll_write_vectored(cx, bufs)
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        let Self::Plain(socket) = self;
-        socket.is_write_vectored()
+        match self {
+            Self::Plain(socket) => socket.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self::Plain(socket) = self.get_mut();
-        Pin::new(socket).poll_flush(cx)
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self::Plain(socket) = self.get_mut();
-        Pin::new(socket).poll_shutdown(cx)
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }
 

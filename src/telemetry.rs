@@ -36,6 +36,8 @@
 //! | `tidegate_config_last_ok_timestamp_seconds` | gauge |  | When the whole configuration was last active without an error, 0 for never. |
 //! | `tidegate_config_diagnostics` | gauge | `severity` | Diagnostics of the active configuration. |
 //! | `tidegate_config_objects` | gauge | `kind` | Active routes, rules, backends and usable endpoints. |
+//! | `tidegate_certificate_valid` | gauge | `secret` | Whether the newest content of a Secret that certificates are taken from can be used: 1 or 0. |
+//! | `tidegate_certificate_expiry_timestamp_seconds` | gauge | `secret` | When the certificate that clients are shown from the Secret expires. |
 //! | `tidegate_config_source` | gauge | `source` | Where the active configuration comes from: 1 for that, else 0. |
 //! | `tidegate_config_compile_seconds` | histogram |  | Time to compile a version of the configuration from the objects. |
 //! | `tidegate_config_publish_seconds` | histogram |  | Time to make a compiled version active in all workers. |
@@ -60,6 +62,7 @@
 //! | `rule` | the rule's name or index, or `_folded` beyond the limit of series |
 //! | `service` | `namespace/name` of the Service, or `_overflow` beyond the limit of series |
 //! | `state` | `ready`, `serving` (it terminates, and gets requests while nothing is ready), `not_ready`, `held` (it vanished without a word and stays for a moment) |
+//! | `secret` | `namespace/name` of the Secret |
 //! | `source` | `files` `cluster` `cache` (of an API server that does not answer) |
 //! | `method` | `GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other` |
 //! | `code` | `1xx` `2xx` `3xx` `4xx` `5xx` |
@@ -71,7 +74,7 @@
 //! | `session` | `kept` (its endpoint answered), `new` (there was none, or its time was over), `moved` (another endpoint answered) |
 //! | `where` | `request` `connection` `control` |
 //! | `severity` | `error` `warning` |
-//! | `kind` | `route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` |
+//! | `kind` | `route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` `Secret` |
 //! | `cause` | `expired` `disordered` `forbidden` `not_served` `throttled` `refused` `silent` `broken` (failures), `relist` (it was time) |
 //! | `trigger` | `stale` (the same endpoint on a fresh connection), `connect` (no endpoint had seen it), `reset` `timeout` `code` `grpc` (of a `retry` block) |
 //! | `denial` | `budget` (used up), `body` (not kept), `deadline` (no time left), `forwarded` (a further try of a trusted forwarder), `memory` (it is short) |
@@ -299,6 +302,18 @@ pub const METRICS: &[Metric] = &[
     metric("tidegate_config_diagnostics", Gauge, &["severity"], "Diagnostics of the active configuration."),
     metric("tidegate_config_objects", Gauge, &["kind"], "Active routes, rules, backends and usable endpoints."),
     metric(
+        "tidegate_certificate_valid",
+        Gauge,
+        &["secret"],
+        "Whether the newest content of a Secret that certificates are taken from can be used: 1 or 0.",
+    ),
+    metric(
+        "tidegate_certificate_expiry_timestamp_seconds",
+        Gauge,
+        &["secret"],
+        "When the certificate that clients are shown from the Secret expires.",
+    ),
+    metric(
         "tidegate_config_source",
         Gauge,
         &["source"],
@@ -391,6 +406,7 @@ pub const LABELS: &[(&str, &str)] = &[
         "state",
         "`ready`, `serving` (it terminates, and gets requests while nothing is ready), `not_ready`, `held` (it vanished without a word and stays for a moment)",
     ),
+    ("secret", "`namespace/name` of the Secret"),
     ("source", "`files` `cluster` `cache` (of an API server that does not answer)"),
     ("method", "`GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other`"),
     ("code", "`1xx` `2xx` `3xx` `4xx` `5xx`"),
@@ -410,7 +426,7 @@ pub const LABELS: &[(&str, &str)] = &[
     ("severity", "`error` `warning`"),
     (
         "kind",
-        "`route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant`",
+        "`route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` `Secret`",
     ),
     (
         "cause",

@@ -121,7 +121,7 @@ async fn start(server: &ApiServer, timing: Timing, metrics: &Arc<Metrics>) -> wa
     let client = Kubernetes::new(Some(&server.kubeconfig())).await.unwrap().client().unwrap();
     let cache = Some(server.folder().join("cache"));
     let options = Options { timing, cache, ..Options::default() };
-    let listener = StaticListener { name: "http".into(), allowed_namespaces: None };
+    let listener = StaticListener { name: "http".into(), ..StaticListener::default() };
     let base = Inputs { listeners: vec![listener], gateway_class_name: "tidegate".into(), ..Inputs::default() };
     let started = cluster::start(&client, &options, base, None, metrics);
     tokio::time::timeout(PATIENCE, started).await.expect("it starts in time").expect("it starts")

@@ -38,7 +38,10 @@ fn check(paths: &[&Path], stdin: &str, change: impl FnOnce(&mut Options)) -> Res
     let mut options = Options { paths: paths.iter().map(PathBuf::from).collect(), ..Options::default() };
     change(&mut options);
     let base = Inputs {
-        listeners: vec![StaticListener { name: "http".into(), allowed_namespaces: None }],
+        listeners: vec![
+            StaticListener { name: "http".into(), ..StaticListener::default() },
+            StaticListener { name: "https".into(), is_https: true, ..StaticListener::default() },
+        ],
         gateway_class_name: "tidegate".into(),
         controller_name: "tidegate.dev/controller".into(),
         ..Inputs::default()
@@ -82,7 +85,7 @@ fn everything_wrong_is_told_with_its_place() {
             "NoMatchingParent",
         ),
         ("kind: Service\n", "kind: Servise\n", 10, "Invalid"),
-        ("  rules:\n", "  tls: {certificateRefs: [{name: x}]}\n  rules:\n", 6, "UnsupportedValue"),
+        ("  rules:\n", "  tls: {certificateRefs: [{name: x}]}\n  rules:\n", 6, "CertificateNotFound"),
     ];
     for (good, bad, line, reason) in cases {
         assert!(GOOD.contains(good), "{good}");

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use tidegate::compile::compile;
 use tidegate::compile::inputs::{Inputs, StaticListener};
 use tidegate::kinds::Sourced;
+use tidegate::kinds::secret::Secret;
 use tidegate::kinds::service::Service;
 use tidegate::model::ids::{ListenerId, ObjectName};
 use tidegate::model::matching::RequestView;
+use tidegate::model::tls::KeyPair;
 use tidegate::source::files::admit::Validator;
 use tidegate::source::files::admit::manifest::{Parsed, flatten, identity, parse};
 
@@ -31,7 +33,10 @@ fn sourced<T>(object: impl Into<T>) -> Sourced<T> {
 /// The default listener, and the objects of a text.
 fn inputs(validator: &Validator, text: &str) -> Inputs {
     let mut inputs = Inputs {
-        listeners: vec![StaticListener { name: "http".into(), allowed_namespaces: None }],
+        listeners: vec![
+            StaticListener { name: "http".into(), ..StaticListener::default() },
+            StaticListener { name: "https".into(), is_https: true, ..StaticListener::default() },
+        ],
         gateway_class_name: "tidegate".into(),
         controller_name: "tidegate.dev/controller".into(),
         ..Inputs::default()
@@ -48,6 +53,20 @@ fn inputs(validator: &Validator, text: &str) -> Inputs {
     inputs
 }
 
+/// A Secret for every reference of the routes, with a certificate that names the route's hosts.
+fn add_secrets(inputs: &mut Inputs) {
+    for (name, route) in inputs.objects.routes.clone().iter() {
+        for reference in route.object.spec.tls.iter().flat_map(|tls| &tls.certificate_refs) {
+            let made = rcgen::generate_simple_self_signed(route.object.spec.hostnames.clone()).unwrap();
+            let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+            let pair = KeyPair::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+            let secret = Secret { pair: Ok(Arc::new(pair)), problem: None };
+            let namespace = reference.namespace.as_deref().unwrap_or(&name.namespace);
+            inputs.objects.secrets.insert(ObjectName::new(namespace, reference.name.as_str()), sourced(secret));
+        }
+    }
+}
+
 /// A Service for every reference of the routes that has none, with exactly the ports that are asked for.
 fn add_services(inputs: &mut Inputs) {
     let mut wanted: Vec<(ObjectName, u16)> = Vec::new();
@@ -57,6 +76,7 @@ fn add_services(inputs: &mut Inputs) {
             wanted.extend(reference.port.map(|port| (ObjectName::new(namespace, &*reference.name), port)));
         }
     }
+    add_secrets(inputs);
     wanted.sort();
     wanted.dedup();
     for of_service in wanted.chunk_by(|a, b| a.0 == b.0) {

@@ -110,7 +110,7 @@ fn manifest(route: &Route) -> Value {
 
 /// All objects, put in by the order given.
 fn inputs(routes: &[Route], order: &[usize]) -> Inputs {
-    let listener = |name: &&str| StaticListener { name: (*name).into(), allowed_namespaces: None };
+    let listener = |name: &&str| StaticListener { name: (*name).into(), ..StaticListener::default() };
     let mut inputs = Inputs {
         listeners: LISTENERS.iter().map(listener).collect(),
         gateway_class_name: "tidegate".into(),

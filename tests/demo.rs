@@ -120,7 +120,9 @@ fn the_guide_has_every_rule_and_lines_that_can_be_tried() {
     let (_source, updates) = FileSource::start(&dir, base).expect("a readable directory");
     let inputs = updates.borrow().inputs.clone();
     let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let guide = Guide { files: &dir, inputs: &inputs, http: address(8080), admin: address(9090) }.to_string();
+    let guide =
+        Guide { files: &dir, inputs: &inputs, http: address(8080), https: Some(address(8443)), admin: address(9090) }
+            .to_string();
     let words: Vec<String> = guide.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     for expected in [
         "shop.localhost / shop-v1:80 90 %, shop-v2:80 10 %",
@@ -134,6 +136,7 @@ fn the_guide_has_every_rule_and_lines_that_can_be_tried() {
         "curl -H 'host: empty.localhost' http://127.0.0.1:8080/",
         "open http://chat.localhost:8080/ in two browser windows # WebSockets",
         "chat.localhost /chat and below redirect 301",
+        "curl -k --resolve 'chat.localhost:8443:127.0.0.1' https://chat.localhost:8443/ # HTTPS, with a certificate that the demo has made",
         "curl http://127.0.0.1:9090/debug/routes",
     ] {
         assert!(words.iter().any(|line| line == expected), "{expected} is not in\n{guide}");

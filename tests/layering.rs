@@ -32,7 +32,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("status", &["api", "model", "kinds", "compile", "source", "telemetry", "kubernetes"]),
     ("balance", &["model"]),
     ("filter", &["model"]),
-    ("live", &["model", "balance", "filter", "telemetry"]),
+    ("tls", &["model"]),
+    ("live", &["model", "balance", "filter", "tls", "telemetry"]),
     (
         "proxy",
         &[
@@ -48,6 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "settings",
             "telemetry",
             "timer",
+            "tls",
         ],
     ),
     ("admin", &["live", "model", "sockets", "readiness", "settings", "telemetry"]),

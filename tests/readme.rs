@@ -77,7 +77,7 @@ fn the_smallest_set_of_manifests_is_clean() {
     let example = readme.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
     let options = Options { paths: vec!["-".into()], ..Options::default() };
     let base = Inputs {
-        listeners: vec![StaticListener { name: "http".into(), allowed_namespaces: None }],
+        listeners: vec![StaticListener { name: "http".into(), ..StaticListener::default() }],
         gateway_class_name: "tidegate".into(),
         controller_name: "tidegate.dev/controller".into(),
         ..Inputs::default()

@@ -218,7 +218,9 @@ fn quit_lets_requests_finish() {
 fn the_demo_goes_with_its_terminal() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
     let dir = tempfile::tempdir().expect("a folder");
-    command.args(["demo", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"]).arg(dir.path());
+    command
+        .args(["demo", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"])
+        .arg(dir.path());
     let (mut child, _) = support::gateway::spawn(&mut command);
     let sent = std::process::Command::new("kill").args(["-s", "HUP", &child.id().to_string()]).status();
     assert!(sent.expect("kill runs").success());

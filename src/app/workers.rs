@@ -5,13 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use crate::drain::Drain;
 use crate::live::Feed;
 use crate::model::ids::ListenerId;
-use crate::proxy::connection::ConnectionContext;
+use crate::proxy::connection::{ConnectionContext, TlsContext};
 use crate::proxy::listener::{BoundListener, serve_all};
 use crate::proxy::room::{Room, WorkerRoom};
 use crate::proxy::worker::{Worker, WorkerParts};
@@ -108,11 +109,22 @@ impl Own {
             async move { worker.live().follow().await }
         });
         let phase = WorkerDrain::new(room);
+        let handshakes = Rc::new(Semaphore::new(settings.limits.tls_handshakes.div_ceil(settings.workers.max(1))));
         let listeners = (0..).map(ListenerId).zip(names).zip(settings.listeners.values()).zip(listening);
         let listeners = listeners.map(|((named, listener), socket)| {
             let limits = (&settings.deadlines, &settings.limits, &settings.forwarding);
             let (worker, cells) = (Rc::clone(&worker), Arc::clone(&cells));
-            (ConnectionContext::new(named, listener, limits, worker, cells, Rc::clone(&phase)), socket)
+            let id = named.0;
+            let tls = listener.tls.as_ref().map(|_| TlsContext {
+                find: Box::new({
+                    let worker = Rc::clone(&worker);
+                    move |name| worker.live().current().tls().find(id, name)
+                }),
+                handshakes: Rc::clone(&handshakes),
+            });
+            let mut context = ConnectionContext::new(named, listener, limits, worker, cells, Rc::clone(&phase));
+            context.tls = tls;
+            (context, socket)
         });
         serve_all(listeners, &phase, drain).await;
         worker.pools().clear();

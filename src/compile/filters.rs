@@ -81,7 +81,7 @@ fn warn_of_no_change<'f>(
     report: &mut Faults<'_, '_>,
 ) {
     match layer {
-        Filter::Redirect(Redirect { scheme: None, hostname: None, path: None, port: None, status: _ })
+        Filter::Redirect(Redirect { scheme: None, hostname: None, path: None, port: None, status: _, insecure_only: _ })
             // A rewrite in front of it changes where it leads.
             if !outer.any(|layer| matches!(layer, Filter::Rewrite(_))) =>
         {

@@ -3,14 +3,19 @@
 use std::sync::Arc;
 
 use crate::kinds::Objects;
+use crate::model::ids::ObjectName;
 
 /// A static listener as far as routes are concerned; the position in [`Inputs::listeners`] is its `ListenerId`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StaticListener {
     /// Its name in the settings.
     pub name: Arc<str>,
     /// Namespaces whose routes may bind; `None`: all.
     pub allowed_namespaces: Option<Vec<String>>,
+    /// TLS is spoken there.
+    pub is_https: bool,
+    /// The Secret with the certificate for clients that no route has one for.
+    pub default_certificate: Option<ObjectName>,
 }
 
 /// Everything that one compilation reads. Cheap to clone.
@@ -41,7 +46,7 @@ impl Inputs {
             gateway_class_name,
             controller_name,
             hostnames_have_owners,
-            objects: Objects { routes, services, slices: _, endpoints: _, namespaces, grants },
+            objects: Objects { routes, services, slices: _, endpoints: _, namespaces, grants, secrets },
             allow_loopback_endpoints,
         } = self;
         *listeners == other.listeners
@@ -53,5 +58,6 @@ impl Inputs {
             && services.is_same(&other.objects.services)
             && namespaces.is_same(&other.objects.namespaces)
             && grants.is_same(&other.objects.grants)
+            && secrets.is_same(&other.objects.secrets)
     }
 }

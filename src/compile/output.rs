@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::certificates::SecretState;
 use super::diagnostics::Diagnostic;
 use super::status::RouteStatus;
 use crate::model::snapshot::Snapshot;
@@ -15,6 +16,8 @@ pub struct Output {
     pub diagnostics: Arc<[Diagnostic]>,
     /// One entry for every route of the class, in the order of names.
     pub statuses: Arc<[RouteStatus]>,
+    /// The Secrets that certificates are taken from, by name.
+    pub secrets: Arc<[SecretState]>,
     /// Routes that are not served because compiling them panicked, by a fault of ours.
     pub panics: usize,
 }

@@ -78,6 +78,11 @@ impl<'a> Backends<'a> {
         Self { inputs, services: Services::new(inputs), numbers: FxHashMap::default(), list: Vec::new() }
     }
 
+    /// What is compiled.
+    pub(super) fn inputs(&self) -> &'a Inputs {
+        self.inputs
+    }
+
     /// The backend of a reference at `at` in a rule of a route of `kind` in `namespace`, over the protocol that the
     /// reference states (see [`stated_protocol`]); `None` is reported: its share of the requests answers 500.
     pub(super) fn resolve(
@@ -108,7 +113,7 @@ impl<'a> Backends<'a> {
             return Err(("kind", ConditionReason::InvalidKind, found, "Service, of the core group".to_owned()));
         }
         let namespace = reference.namespace.as_deref().unwrap_or(from);
-        if namespace != from && !self.is_granted((kind, from), namespace, &reference.name) {
+        if namespace != from && !is_granted(self.inputs, (kind, from), ("Service", namespace, &reference.name)) {
             let found = format!("Service {namespace}/{} without consent", reference.name);
             let expected =
                 format!("a ReferenceGrant in namespace {namespace} from {kind} in namespace {from} to Service");
@@ -143,14 +148,6 @@ impl<'a> Backends<'a> {
         Ok(*number)
     }
 
-    /// References inside a namespace are free; others need the consent of the target's namespace.
-    fn is_granted(&self, (kind, from): (&str, &str), namespace: &str, service: &str) -> bool {
-        let first = ObjectName::new(namespace, "");
-        let grants = self.inputs.objects.grants.range(first..).take_while(|(name, _)| *name.namespace == *namespace);
-        let (from, to) = ((GROUP, kind, from), ("", "Service", service));
-        grants.map(|(_, grant)| grant).any(|grant| grant.object.spec.allows(from, to))
-    }
-
     /// Whether the Service asks for affinity by client address.
     pub(super) fn has_client_affinity(&self, number: BackendNumber) -> bool {
         self.list.get(number as usize).is_some_and(|target| target.service.has_client_affinity)
@@ -177,6 +174,19 @@ impl<'a> Backends<'a> {
         }
         (BackendTable::new(keys, ports, self.inputs), ids)
     }
+}
+
+/// Whether an object of the core group, by kind, namespace and name, may be referred to from a route of a kind in another
+/// namespace: references inside a namespace are free, others need the consent of the target's namespace.
+pub(super) fn is_granted(
+    inputs: &Inputs,
+    (kind, from): (&str, &str),
+    (to_kind, namespace, name): (&str, &str, &str),
+) -> bool {
+    let first = ObjectName::new(namespace, "");
+    let grants = inputs.objects.grants.range(first..).take_while(|(name, _)| *name.namespace == *namespace);
+    let (from, to) = ((GROUP, kind, from), ("", to_kind, name));
+    grants.map(|(_, grant)| grant).any(|grant| grant.object.spec.allows(from, to))
 }
 
 /// The protocol that a reference at `at` states, `None` when it leaves the choice to the Service. A protocol that is not

@@ -31,6 +31,14 @@ pub(super) enum About {
     RuleAt(ParentPos, RulePos),
     /// A share of the requests of this rule.
     Reference(RulePos),
+    /// A certificate that is not there.
+    CertificateMissing,
+    /// A certificate in whose place an earlier one stays.
+    CertificateKept,
+    /// A certificate that clients may refuse.
+    CertificateShown,
+    /// TLS settings of a hostname that an older route has others for.
+    TlsConflict,
     /// A match that is there a second time in the route, or a hostname.
     Part,
     /// A match that lost to another object.
@@ -43,7 +51,7 @@ pub(super) enum About {
 
 impl About {
     /// What still works, for a message.
-    fn effect(self) -> &'static str {
+    pub(super) fn effect(self) -> &'static str {
         match self {
             Self::Parent(_) => "the route is not served there",
             Self::Route => "the route is not served",
@@ -51,6 +59,10 @@ impl About {
             Self::Heirs => "the rules that inherit it are skipped, the others serve",
             Self::RuleAt(..) => "this rule is skipped there, the others serve",
             Self::Reference(_) => "its share of the requests answers 500",
+            Self::CertificateMissing => "it is shown to no client; the route serves",
+            Self::CertificateKept => "the last good certificate stays active",
+            Self::CertificateShown => "it is shown all the same",
+            Self::TlsConflict => "the certificates of the older route are shown there; the route serves",
             Self::Part => "the rest of the route serves",
             Self::Hostname => "the other hostnames of the route serve",
             Self::Conflict => "the winner serves, and so do the other matches of this route",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::attach::{Attached, Delegation, Way, attach};
 use super::backends::BackendTable;
+use super::certificates::{self, Certificates, SecretState};
 use super::contest::{CandidateOrigin, Contest, Decided};
 use super::diagnostics::Diagnostic;
 use super::expressions::Expressions;
@@ -31,6 +32,8 @@ pub(super) struct Compiled {
     /// What there is to say about routes, in the order of their names.
     pub(super) findings: Vec<Diagnostic>,
     pub(super) statuses: Arc<[RouteStatus]>,
+    /// The Secrets that certificates are taken from.
+    pub(super) secrets: Arc<[SecretState]>,
     /// Routes that are left out because compiling them panicked.
     pub(super) panics: usize,
 }
@@ -48,6 +51,7 @@ pub(super) fn compile(inputs: &Inputs, expressions: &mut Expressions) -> Compile
     drop(shared);
     expressions.end();
     let attached = attach(inputs, &mut routes);
+    let Certificates { hosts, secrets, findings: of_listeners } = certificates::compile(inputs, &mut routes, &attached);
     let mut table = Table::new(&attached);
     for (position, attached) in attached.iter().enumerate() {
         table.add_route(position, &mut routes, attached, &backends);
@@ -60,12 +64,14 @@ pub(super) fn compile(inputs: &Inputs, expressions: &mut Expressions) -> Compile
     let statuses =
         routes.iter().zip(&attached).enumerate().map(|(at, (route, attached))| statuses.derive(at, route, attached));
     let statuses = statuses.collect();
-    let (snapshot, backends) = snapshot(rules, &routes, backends, routers);
+    let (mut snapshot, backends) = snapshot(rules, &routes, backends, routers);
+    snapshot.tls = hosts;
     let mut findings: Vec<Diagnostic> = Vec::new();
     for route in routes {
         findings.extend(route.report.findings.into_iter().map(|finding| finding.diagnostic));
     }
-    Compiled { snapshot, backends, findings, statuses, panics }
+    findings.extend(of_listeners);
+    Compiled { snapshot, backends, findings, statuses, secrets, panics }
 }
 
 /// All rules and candidates of all routes; routes and rules are numbered by position.

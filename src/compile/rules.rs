@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::expressions::Expressions;
 use super::filters::{self, Faults, List};
+use super::insecure::{REDIRECT_INSECURE, redirects_insecure};
 use super::matches::{Matches, Predicate, Shared};
 use super::policies::{self, Policies};
 use super::references::{BackendNumber, Backends, stated_protocol};
@@ -185,7 +186,8 @@ fn compile_rule<'a>(
         retry: retry.unwrap_or_default().map(|retry| shared.retries.get(retry)),
         session: session.unwrap_or_default().map(|session| shared.sessions.get(session)),
     };
-    let filters = rule_filters(route, index, &predicates, shared.expressions, report);
+    let redirects = redirects_insecure(backends.inputs(), &route.spec);
+    let filters = rule_filters(route, index, &predicates, redirects, shared.expressions, report);
     is_broken |= filters.is_none();
     let mut shares = Vec::with_capacity(rule.backend_refs.len());
     for (position, reference) in rule.backend_refs.iter().enumerate() {
@@ -266,16 +268,19 @@ fn rule_filters(
     route: &Route,
     index: usize,
     predicates: &[Predicate],
+    redirects: bool,
     expressions: &mut Expressions,
     report: &mut Report<'_>,
 ) -> Option<Arc<[Filter]>> {
     let own = &route.spec.rules.get(index)?.filters;
+    let outer: &[Filter] = if redirects { std::slice::from_ref(&*REDIRECT_INSECURE) } else { &[] };
     if route.spec.filters.is_empty() && own.is_empty() {
-        return Some(Arc::default());
+        return Some(Arc::from(outer));
     }
     let of_route = List { filters: &route.spec.filters, at: FieldPath::SPEC, predicates: None };
     let of_rule = List { filters: own, at: FieldPath::rule(index), predicates: Some(predicates) };
-    filters::compile(&[], &[of_route, of_rule], &mut Faults::new(report, expressions, index)).map(Arc::from)
+    let inner = filters::compile(&[], &[of_route, of_rule], &mut Faults::new(report, expressions, index))?;
+    Some(outer.iter().cloned().chain(inner).collect())
 }
 
 /// The hostnames of a route; one that is none is left out after a report.

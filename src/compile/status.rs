@@ -149,7 +149,19 @@ fn parents<'c>(
     served: &[Served],
     conflicted: impl Fn(usize) -> Option<&'c str>,
 ) -> Arc<[ParentStatus]> {
-    let resolved_refs = verdict(findings, ConditionReason::ResolvedRefs, |about| matches!(about, About::Reference(_)));
+    let resolved_refs = verdict(findings, ConditionReason::ResolvedRefs, |about| match about {
+        About::Reference(_) | About::CertificateMissing | About::CertificateKept | About::CertificateShown => true,
+        About::Parent(_)
+        | About::Route
+        | About::Rule(_)
+        | About::Heirs
+        | About::RuleAt(..)
+        | About::TlsConflict
+        | About::Part
+        | About::Conflict
+        | About::Hostname
+        | About::Nothing => false,
+    });
     let warnings = verdict(findings, ConditionReason::Accepted, |about| about == About::Nothing);
     let status = |(position, (parent, is_served)): (usize, (&Parent, &Served))| {
         let dropped = |about| match about {
@@ -158,6 +170,10 @@ fn parents<'c>(
             About::Parent(_)
             | About::Route
             | About::Reference(_)
+            | About::CertificateMissing
+            | About::CertificateKept
+            | About::CertificateShown
+            | About::TlsConflict
             | About::Part
             | About::Conflict
             | About::Hostname
@@ -186,7 +202,9 @@ fn parents<'c>(
                 Verdict { holds: true, reason: ConditionReason::DuplicateMatch, message: bounded(message.to_owned()) }
             }
             None => {
-                let lost = verdict(findings, ConditionReason::NoConflicts, |about| about == About::Hostname);
+                let lost = verdict(findings, ConditionReason::NoConflicts, |about| {
+                    matches!(about, About::Hostname | About::TlsConflict)
+                });
                 Verdict { holds: !lost.holds, ..lost }
             }
         };

@@ -18,6 +18,7 @@ use crate::model::policy::{Algorithm, HashKey};
 use crate::model::snapshot::Snapshot;
 
 mod attachment;
+mod certificates;
 mod never_matched;
 mod ownership;
 mod precedence;
@@ -45,6 +46,7 @@ impl World {
         let listener = |name: &str, allowed: Option<&str>| StaticListener {
             name: name.into(),
             allowed_namespaces: allowed.map(|namespace| vec![namespace.to_owned()]),
+            ..StaticListener::default()
         };
         let inputs = Inputs {
             listeners: vec![listener("http", None), listener("ops", Some("ops"))],

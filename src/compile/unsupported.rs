@@ -5,16 +5,27 @@
 
 use super::report::{About, FieldPath, Report, not_supported};
 use crate::api::conditions::ConditionReason;
-use crate::api::gateway_route::{GatewayRouteSpec, RouteDefaults, RouteRule};
+use crate::api::gateway_route::{GatewayRouteSpec, RouteDefaults, RouteRule, TlsVersion};
+use crate::api::open_enum::OpenEnum;
 use crate::api::policy::{Connection, LoadBalancer, Locality};
 
 /// Refuses what a route asks for as a whole; true when the route cannot be served.
 pub(super) fn refuse_in_route(spec: &GatewayRouteSpec, report: &mut Report<'_>) -> bool {
-    if spec.tls.is_some() {
-        let path = FieldPath::SPEC.field("tls");
-        report.add(About::Route, ConditionReason::UnsupportedValue, path, not_supported("tls"), "");
+    let Some(tls) = &spec.tls else { return false };
+    let at = FieldPath::SPEC.field("tls");
+    let mut refuse = |path: FieldPath<'_>, found: String, expected: String| {
+        report.add(About::Route, ConditionReason::UnsupportedValue, path, found, expected);
+        true
+    };
+    let mut is_refused = false;
+    if tls.min_version.known().is_none() {
+        let found = format!("{:?}, which this version does not know", tls.min_version.as_str());
+        is_refused |= refuse(at.field("minVersion"), found, OpenEnum::<TlsVersion>::expected());
     }
-    spec.tls.is_some()
+    if tls.client_validation.is_some() {
+        is_refused |= refuse(at.field("clientValidation"), not_supported("clientValidation"), String::new());
+    }
+    is_refused
 }
 
 /// Refuses what `spec.defaults` asks for; the rules that inherit it are those of which [`inherits`] is true.

@@ -18,6 +18,8 @@ pub struct Guide<'a> {
     pub inputs: &'a Inputs,
     /// Where the gateway listens.
     pub http: SocketAddr,
+    /// Where it speaks TLS, if it does.
+    pub https: Option<SocketAddr>,
     /// Where the admin server listens.
     pub admin: SocketAddr,
 }
@@ -46,12 +48,23 @@ impl fmt::Display for Guide<'_> {
         if let Some(host) = self.socket_host() {
             writeln!(f, "  open http://{host}:{}/ in two browser windows   # WebSockets", self.http.port())?;
         }
+        if let (Some(https), Some(host)) = (self.https, self.first_host()) {
+            let note = "HTTPS, with a certificate that the demo has made";
+            writeln!(f, "  curl -k --resolve '{host}:{0}:127.0.0.1' https://{host}:{0}/   # {note}", https.port())?;
+        }
         writeln!(f, "  curl -i -H 'host: nobody.localhost' http://{}/   # 404: no route has this host", self.http)?;
         writeln!(f, "  curl http://{0}/debug/routes\n  curl http://{0}/metrics\n", self.admin)
     }
 }
 
 impl Guide<'_> {
+    /// A host of the example that can be asked for over TLS.
+    fn first_host(&self) -> Option<&str> {
+        let routes = self.inputs.objects.routes.values();
+        let mut hosts = routes.flat_map(|route| &route.object.spec.hostnames);
+        hosts.find(|host| host.ends_with(".localhost") && !host.starts_with("*.")).map(String::as_str)
+    }
+
     fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         for (name, sourced) in &self.inputs.objects.routes {

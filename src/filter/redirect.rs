@@ -14,6 +14,9 @@ use crate::reason::Reason;
 /// port that the client used. With a scheme alone its well-known port is meant (Gateway API HTTPRequestRedirectFilter).
 pub(super) fn request(redirect: &Redirect, director: &Director<'_, '_>) -> Flow {
     let facts = director.facts;
+    if redirect.insecure_only && facts.scheme == "https" {
+        return Flow::Continue;
+    }
     // A redirect to no host would be one to wherever the client thinks it is: HTTP/1.0 without Host is refused.
     let Some(host) = redirect.hostname.as_deref().or(facts.hostname) else {
         return refuse(StatusCode::BAD_REQUEST, Reason::Host);

@@ -136,7 +136,7 @@ fn prefix(matched: &str, replacement: &str) -> PathEdit {
 }
 
 fn redirect() -> Redirect {
-    Redirect { scheme: None, hostname: None, path: None, port: None, status: StatusCode::FOUND }
+    Redirect { scheme: None, hostname: None, path: None, port: None, status: StatusCode::FOUND, insecure_only: false }
 }
 
 fn location(redirect: Redirect, walk: Walk) -> String {

@@ -11,6 +11,7 @@ use super::kind::Kind;
 use super::namespace::Namespace;
 use super::place::{Map, ObjectRef, Origin, Sourced};
 use super::reference_grant::Grant;
+use super::secret::Secret;
 use super::service::Service;
 use super::violation::Violation;
 use crate::model::ids::ObjectName;
@@ -187,6 +188,8 @@ kinds! {
     Namespace(Namespace) in namespaces;
     /// ReferenceGrants.
     ReferenceGrant(Grant) in grants;
+    /// Secrets.
+    Secret(Secret) in secrets;
 }
 
 impl KindId {

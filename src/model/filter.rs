@@ -79,6 +79,8 @@ pub struct Redirect {
     pub port: Option<u16>,
     /// 301, 302, 303, 307 or 308.
     pub status: StatusCode,
+    /// It is for plain requests alone; what came over TLS passes.
+    pub insecure_only: bool,
 }
 
 /// A rewrite; what is `None` stays as it is.

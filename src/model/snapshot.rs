@@ -7,6 +7,7 @@ use super::filter::StateKey;
 use super::ids::{BackendId, ListenerId, ObjectName, RouteId, RuleId};
 use super::matching::{Candidate, FoundRule, Miss, RequestView, Router};
 use super::route::{Route, Rule};
+use super::tls::TlsHosts;
 
 /// Everything that a worker needs to answer a request, as of one version; never changed after it is built.
 ///
@@ -24,6 +25,8 @@ pub struct Snapshot {
     pub routers: Arc<[Arc<Router>]>,
     /// The states that filters keep beyond a request, by the index that their values have.
     pub filter_states: Arc<[StateKey]>,
+    /// The server names of each static listener, indexed by [`ListenerId`]; those of plain ones are empty.
+    pub tls: Arc<[Arc<TlsHosts>]>,
 }
 
 impl Snapshot {

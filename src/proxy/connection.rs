@@ -37,7 +37,7 @@ use crate::stream::Stream;
 use crate::telemetry::metrics::Where;
 use crate::timer::Timer;
 
-pub use self::context::ConnectionContext;
+pub use self::context::{ConnectionContext, Speaks, TlsContext};
 
 /// hyper's buffers: more than an accepted head, and the bound of what a slow reader holds.
 const MIN_BUFFER: usize = 64 << 10;
@@ -58,7 +58,14 @@ enum ConnectionEnd {
 }
 
 /// Serves one client connection in its place until it ends. Dropping the future closes it and cancels what runs on it.
-pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream, peer: SocketAddr, place: Place) {
+///
+/// What the client `speaks` decides between HTTP/1 and HTTP/2.
+pub async fn serve<H: Handler>(
+    context: Rc<ConnectionContext<H>>,
+    (stream, speaks): (Stream, Speaks),
+    peer: SocketAddr,
+    place: Place,
+) {
     // A connection that is gone already has no local address; the first read will say so.
     let local = stream.local_addr().map_or(peer, canonical);
     let _ = stream.set_nodelay();
@@ -68,17 +75,19 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream
     presence.idle(now);
     let exchanges = Rc::new(Cell::new(0));
     let cutoff = Rc::new(Cutoff::default());
+    let secure = matches!(stream, Stream::Tls(_));
     let guard = GuardedSocket::new(stream, Rc::clone(&context.guard), Rc::clone(&exchanges), Rc::clone(&cutoff));
     let guard = Rc::new(RefCell::new(guard));
     let shared = Rc::new(Shared {
         downstream: Rc::new(Downstream {
-            identity: identity(peer),
+            identity: identity(peer, if secure { "https" } else { "http" }),
             cutoff,
             peer,
             local,
             listener: context.listener,
             listener_name: Arc::clone(&context.listener_name),
             trusted: context.trusts(peer.ip()),
+            secure,
         }),
         context: Rc::clone(&context),
         exchanges,
@@ -88,7 +97,7 @@ pub async fn serve<H: Handler>(context: Rc<ConnectionContext<H>>, stream: Stream
         presence,
     });
     let timer = Timer::default();
-    let mut driver = Driver { guard, shared, place, timer, watched: false, leaving: None, cut: false };
+    let mut driver = Driver { guard, shared, place, speaks, timer, watched: false, leaving: None, cut: false };
     match driver.run().await {
         ConnectionEnd::Upgraded => driver.tunnel().await,
         end => driver.finish(end).await,
@@ -121,6 +130,7 @@ struct Driver<H> {
     guard: Rc<RefCell<GuardedSocket>>,
     shared: Rc<Shared<H>>,
     place: Place,
+    speaks: Speaks,
     timer: Timer,
     /// The worker knows whom to wake.
     watched: bool,
@@ -132,7 +142,12 @@ struct Driver<H> {
 
 impl<H: Handler> Driver<H> {
     async fn run(&mut self) -> ConnectionEnd {
-        if self.shared.context.http2_prior_knowledge {
+        let looks = match self.speaks {
+            Speaks::Either => self.shared.context.http2_prior_knowledge,
+            Speaks::Http1 => false,
+            Speaks::Http2 => true,
+        };
+        if looks {
             let http2 = poll_fn(|cx| {
                 if let Poll::Ready(http2) = self.guard.borrow_mut().poll_sniff(cx) {
                     return Poll::Ready(Ok(http2));
@@ -147,6 +162,8 @@ impl<H: Handler> Driver<H> {
             .await;
             match http2 {
                 Ok(true) => return self.run_http2().await,
+                // It is what was agreed, and begins with this preface (RFC 9113 §3.4).
+                Ok(false) if self.speaks == Speaks::Http2 => return ConnectionEnd::Closed(Reason::Frame),
                 Ok(false) => {}
                 Err(end) => return end,
             }

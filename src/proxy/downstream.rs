@@ -38,11 +38,21 @@ pub struct Downstream {
     pub listener_name: Arc<str>,
     /// The peer is one of the listener's `trustedForwarders`.
     pub trusted: bool,
+    /// It came over TLS.
+    pub secure: bool,
     /// Ends its exchange over HTTP/1; over HTTP/2, each stream has its own.
     pub cutoff: Rc<Cutoff>,
     /// The lines of the forwarded identity that all requests of an untrusted peer have in common:
     /// [`headers::identity`](super::headers::identity).
     pub identity: Box<[u8]>,
+}
+
+impl Downstream {
+    /// The scheme of its listener.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
 }
 
 /// A valid Host field or authority.

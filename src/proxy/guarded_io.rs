@@ -47,9 +47,9 @@ pub struct GuardSettings {
 }
 
 impl GuardSettings {
-    /// Takes the limits from the process settings, for a plain-text listener.
+    /// Takes the limits from the process settings, for a listener whose scheme is `https` or not.
     #[must_use]
-    pub fn new(limits: &Limits, forwarding: &Forwarding) -> Self {
+    pub fn new(limits: &Limits, forwarding: &Forwarding, https: bool) -> Self {
         Self {
             limits: StreamLimits {
                 head: HeadLimits {
@@ -69,7 +69,7 @@ impl GuardSettings {
             },
             policy: HeadPolicy {
                 slashes: if forwarding.merge_slashes { Slashes::Merge } else { Slashes::Keep },
-                https: false,
+                https,
                 trusted: false,
             },
         }
@@ -419,6 +419,22 @@ impl GuardedSocket {
         }
     }
 
+    /// Hands on what TLS holds of what was written; without TLS there is nothing.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(stream @ Stream::Tls(_)) = &mut self.stream else { return Poll::Ready(Ok(())) };
+        let flushed = Pin::new(stream).poll_flush(cx);
+        if flushed.is_pending() {
+            self.write_clock.wait();
+        } else if self.write_clock.waiting_since().is_some() {
+            self.cutoff.client_moves();
+            self.write_clock.moved(0);
+        }
+        flushed
+    }
+
     /// Writes what the socket takes at once.
     ///
     /// # Errors
@@ -474,8 +490,8 @@ impl hyper::rt::Write for GuardedIo {
         self.0.borrow_mut().poll_write(cx, buf)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_flush(cx)
     }
 
     /// The connection task shuts the socket down, after an answer of its own if there is one.

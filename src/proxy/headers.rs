@@ -29,9 +29,6 @@ const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port")
 pub(super) const X_TIDEGATE_ATTEMPT: HeaderName = HeaderName::from_static("x-tidegate-attempt");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Scheme of the listeners.
-const SCHEME: &str = "http";
-
 /// The id that a request carries through log and backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestId {
@@ -157,7 +154,8 @@ impl ClientTarget {
             value.and_then(|value| std::str::from_utf8(elements(value).next()?).ok())
         };
         let scheme = forwarded(&X_FORWARDED_PROTO).and_then(scheme_of);
-        let scheme = scheme.or_else(|| scheme_of(uri_scheme.filter(|_| downstream.trusted)?)).unwrap_or(SCHEME);
+        let scheme =
+            scheme.or_else(|| scheme_of(uri_scheme.filter(|_| downstream.trusted)?)).unwrap_or(downstream.scheme());
         let port = forwarded(&X_FORWARDED_PORT).and_then(|port| port.parse().ok());
         let port = port.filter(|port| *port != 0).or(host_port.filter(|port| *port != 0));
         Self { scheme, port: port.unwrap_or(default_port(scheme)) }
@@ -360,12 +358,12 @@ fn write_cookies(out: &mut Vec<u8>, headers: &HeaderMap) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The lines of forwarded identity and hop mark that every request of an untrusted peer gets.
+/// The lines of forwarded identity and hop mark that every request of an untrusted peer gets, on a listener with a scheme.
 #[must_use]
-pub fn identity(peer: SocketAddr) -> Box<[u8]> {
+pub fn identity(peer: SocketAddr, scheme: &str) -> Box<[u8]> {
     let mut out = Vec::with_capacity(128);
     write_field(&mut out, X_FORWARDED_FOR.as_str(), peer.ip().to_string().as_bytes());
-    write_field(&mut out, X_FORWARDED_PROTO.as_str(), SCHEME.as_bytes());
+    write_field(&mut out, X_FORWARDED_PROTO.as_str(), scheme.as_bytes());
     write_field(&mut out, header::VIA.as_str(), VIA.as_bytes());
     out.into()
 }

@@ -12,8 +12,9 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::connection::{ConnectionContext, canonical, serve};
+use super::connection::{ConnectionContext, Speaks, canonical, serve};
 use super::downstream::Handler;
+use super::handshake;
 use super::pressure::Pressure;
 use super::room::{FilesComing, Place};
 use super::task::poll_counted;
@@ -340,11 +341,27 @@ fn spawn<H: Handler>(
     let (context, drain) = (Rc::clone(context), drain.clone());
     tokio::task::spawn_local(async move {
         let metrics = Arc::clone(&context.metrics);
-        let mut serving = pin!(serve(context, stream.into(), peer, place));
+        let mut serving = pin!(secure_and_serve(context, stream, peer, place));
         let _ = poll_fn(|cx| poll_counted(&metrics, Where::Connection, serving.as_mut(), cx)).await;
         // Held until here: the process waits for its connections.
         drop(drain);
     });
+}
+
+/// Serves a connection, behind its handshake where TLS is spoken.
+async fn secure_and_serve<H: Handler>(
+    context: Rc<ConnectionContext<H>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    mut place: Place,
+) {
+    let connection = match &context.tls {
+        None => Some((stream.into(), Speaks::Either)),
+        Some(tls) => handshake::boxed(&context, tls, (stream, peer), &mut place).await,
+    };
+    if let Some(connection) = connection {
+        serve(context, connection, peer, place).await;
+    }
 }
 
 fn empty_queue<H: Handler>(context: &Rc<ConnectionContext<H>>, listener: TcpListener, drain: &Drain) {
@@ -533,6 +550,7 @@ mod tests {
                 trusted_forwarders: Vec::new(),
                 health_path: None,
                 allowed_namespaces: None,
+                tls: None,
             };
             let room = Room::new(&Limits::default(), 1);
             let worker = WorkerDrain::new(WorkerRoom::new(&room, 0));

@@ -84,6 +84,11 @@ pub fn own_answer_bytes(answer: OwnAnswer, date: &str, reason_header: bool) -> V
     bytes
 }
 
+/// The present time as a `date` field has it (RFC 9110 §5.6.7).
+pub(super) fn http_date() -> String {
+    jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
 /// gRPC status code of an HTTP status, as the gRPC specification maps them ("HTTP to gRPC Status Code Mapping").
 fn grpc_status(status: StatusCode) -> &'static str {
     match status.as_u16() {

@@ -299,7 +299,14 @@ impl Direction {
             if self.ended {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.fill(cx, from, to, buffer, &mut moved))?;
+            let filled = self.fill(cx, from, to, buffer, &mut moved);
+            // TLS may hold bytes that it could not send at once.
+            if filled.is_pending()
+                && let Poll::Ready(flushed) = Pin::new(&mut *to).poll_flush(cx)
+            {
+                flushed.map_err(Broken::writing)?;
+            }
+            ready!(filled)?;
         }
     }
 

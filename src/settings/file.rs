@@ -14,7 +14,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
 
-use super::{AccessLog, HostnameOwnership, Listener, Settings, parse_address, parse_duration, parse_network};
+use super::{
+    AccessLog, HostnameOwnership, Listener, ListenerTls, Settings, parse_address, parse_duration, parse_network,
+};
 use crate::text::OneLine;
 
 /// Why a settings file is refused.
@@ -90,10 +92,10 @@ pub struct SettingsFile {
 struct ListenerKeys {
     /// The address and port to listen on; `:8080` stands for all addresses of both families.
     address: AddressText,
-    /// What is spoken on the port; HTTPS is not supported yet.
+    /// What is spoken on the port. HTTPS shows the certificates that routes name in `spec.tls`.
     #[serde(default)]
     protocol: ProtocolName,
-    /// HTTP/2 with prior knowledge is served beside HTTP/1.1, also for gRPC.
+    /// HTTP/2 with prior knowledge is served beside HTTP/1.1, also for gRPC. Over TLS the handshake decides (ALPN).
     #[serde(default = "yes")]
     http2_prior_knowledge: bool,
     /// The PROXY protocol of load balancers; only mode `off` is supported.
@@ -105,12 +107,23 @@ struct ListenerKeys {
     /// The gateway itself answers this path, on any host: 200, or 503 while it drains.
     #[serde(default)]
     health_path: Option<String>,
-    /// A certificate for clients that name no host; not supported yet.
+    /// The certificate for clients that name no host, or one that no route has a certificate for. Without it their
+    /// handshake is refused.
     #[serde(default)]
-    default_certificate: Option<serde_json::Value>,
+    default_certificate: Option<SecretName>,
     /// Only routes of these namespaces may bind to the listener.
     #[serde(default)]
     allowed_namespaces: Option<Vec<String>>,
+}
+
+/// The name of a Secret of type `kubernetes.io/tls`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SecretName {
+    /// The Secret's namespace.
+    namespace: String,
+    /// The Secret's name.
+    name: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -277,6 +290,8 @@ block! {
     DeadlineKeys for super::Deadlines {
         /// Longest time from the accept of a connection to its first byte.
         first_byte: DurationText => |text| text.0;
+        /// Longest time from the accept of a connection to the end of its TLS handshake.
+        tls_handshake: DurationText => |text| text.0;
         /// Longest time from the first byte of a request to its complete head.
         head: DurationText => |text| text.0;
         /// How long a client's connection may stay without a request.
@@ -338,6 +353,8 @@ block! {
         body_rate: u64 => |rate| rate;
         /// Most concurrent streams of a client's HTTP/2 connection.
         http2_streams: u32 => |count| count;
+        /// Most TLS handshakes that are under way at the same time; more wait, and their deadline goes on.
+        tls_handshakes: usize => |count| count;
         /// Most idle connections that are kept per endpoint and worker.
         upstream_idle_per_endpoint: usize => |count| count;
         /// Most client connections that are served at the same time: beyond it, those that have been idle longest are closed, and
@@ -475,17 +492,20 @@ impl SettingsFile {
 
 impl ListenerKeys {
     fn listener(self) -> Result<Listener, (&'static str, &'static str)> {
-        if self.protocol == ProtocolName::Https {
-            return Err(("protocol", "HTTPS"));
-        }
-        if self.default_certificate.is_some() {
-            return Err(("defaultCertificate", "TLS"));
-        }
+        let default_certificate = self.default_certificate.map(|secret| (secret.namespace, secret.name));
+        let tls = match self.protocol {
+            ProtocolName::Https => Some(ListenerTls { default_certificate }),
+            ProtocolName::Http if default_certificate.is_some() => {
+                return Err(("defaultCertificate", "a certificate on a listener with protocol HTTP"));
+            }
+            ProtocolName::Http => None,
+        };
         if self.proxy_protocol.mode != ProxyProtocolMode::Off || !self.proxy_protocol.trusted.is_empty() {
             return Err(("proxyProtocol", "the PROXY protocol"));
         }
         Ok(Listener {
             address: self.address.0,
+            tls,
             http2_prior_knowledge: self.http2_prior_knowledge,
             trusted_forwarders: self.trusted_forwarders.into_iter().map(|network| network.0).collect(),
             health_path: self.health_path,

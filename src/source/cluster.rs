@@ -174,7 +174,14 @@ fn open_cache(folder: &Path) -> Option<Cache> {
 
 /// One watch for each kind, or for each kind in each namespace.
 fn watches(options: &Options) -> Vec<Watch> {
-    let kinds = KindId::ALL.iter().filter(|kind| **kind != KindId::Endpoints || options.legacy_endpoints);
+    let kinds = KindId::ALL.iter().filter(|kind| match kind {
+        KindId::Endpoints => options.legacy_endpoints,
+        // Whoever may list Secrets may read all of them.
+        KindId::Secret => false,
+        KindId::GatewayRoute | KindId::Service | KindId::EndpointSlice | KindId::Namespace | KindId::ReferenceGrant => {
+            true
+        }
+    });
     let namespaces: BTreeSet<&str> = options.namespaces.iter().map(String::as_str).collect();
     let mut watches = Vec::new();
     for kind in kinds {
@@ -205,10 +212,10 @@ mod tests {
     fn each_kind_is_watched_once_or_once_in_each_namespace() {
         let all = watches(&Options::default());
         assert!(all.iter().all(|watch| watch.namespace.is_none() && watch.kind != KindId::Endpoints));
-        assert_eq!(all.len(), KindId::ALL.len() - 1);
+        assert_eq!(all.len(), KindId::ALL.len() - 2);
         let namespaces = ["b", "a", "b"].map(str::to_owned).to_vec();
         let some = watches(&Options { namespaces, legacy_endpoints: true, ..Options::default() });
-        assert_eq!(some.len(), 2 * KindId::ALL.len());
+        assert_eq!(some.len(), 2 * (KindId::ALL.len() - 1));
         assert!(some.iter().all(|watch| watch.namespace.is_some()));
     }
     #[tokio::test(start_paused = true)]

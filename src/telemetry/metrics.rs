@@ -70,8 +70,21 @@ pub struct Metrics {
     /// The watches of an API server, if there is one.
     watches: Mutex<Vec<Arc<WatchCells>>>,
     services: Mutex<Services>,
+    /// The Secrets that certificates are taken from.
+    certificates: Mutex<Vec<CertificateGauge>>,
     /// Tells the endpoints of all Services when it is asked.
     endpoints: OnceLock<EndpointsOf>,
+}
+
+/// A Secret that certificates are taken from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateGauge {
+    /// `namespace/name`.
+    pub secret: String,
+    /// Until when the certificate that is shown is valid, in seconds since 1970; `None` when there is none.
+    pub not_after: Option<i64>,
+    /// The Secret's newest content can be used.
+    pub is_valid: bool,
 }
 
 /// Tells the endpoints of all Services.
@@ -144,6 +157,7 @@ impl Metrics {
             control: ControlCells::default(),
             routes: Mutex::default(),
             status: OnceLock::new(),
+            certificates: Mutex::default(),
             watches: Mutex::default(),
             services: Mutex::default(),
             endpoints: OnceLock::new(),
@@ -254,6 +268,11 @@ impl Metrics {
         self.control.config_warnings.store(warnings as u64, Ordering::Relaxed);
     }
 
+    /// Notes the Secrets that certificates are taken from.
+    pub fn set_certificates(&self, certificates: Vec<CertificateGauge>) {
+        *lock(&self.certificates) = certificates;
+    }
+
     /// Counts a panic in a task of the control half.
     pub fn control_panicked(&self) {
         self.control.panics.fetch_add(1, Ordering::Relaxed);
@@ -333,6 +352,12 @@ impl Metrics {
         page.add("tidegate_memory_used_bytes", &[], get(&control.memory_used));
         page.add("tidegate_memory_limit_bytes", &[], get(&control.memory_limit));
         page.add("tidegate_memory_pressure", &[], get(&control.memory_pressure));
+        for CertificateGauge { secret, not_after, is_valid } in &*lock(&self.certificates) {
+            page.add("tidegate_certificate_valid", &[secret], f64::from(u8::from(*is_valid)));
+            if let Some(not_after) = not_after {
+                page.add("tidegate_certificate_expiry_timestamp_seconds", &[secret], *not_after as f64);
+            }
+        }
         page.add("tidegate_access_log_dropped_total", &[], get(&control.access_log_dropped));
     }
 

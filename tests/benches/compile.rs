@@ -40,7 +40,7 @@ fn read<T: DeserializeOwned>(value: Value) -> Sourced<T> {
 
 /// Routes of two rules, each with a Service of its own with three pods, on two listeners.
 fn inputs(routes: usize) -> Inputs {
-    let listener = |name: &str| StaticListener { name: name.into(), allowed_namespaces: None };
+    let listener = |name: &str| StaticListener { name: name.into(), ..StaticListener::default() };
     let mut inputs = Inputs {
         listeners: vec![listener("http"), listener("internal")],
         gateway_class_name: "tidegate".into(),

@@ -172,7 +172,7 @@ proptest! {
     #[test]
     fn steps_lead_to_what_is_compiled_at_once(steps in steps(), taken_together in any::<u64>()) {
         let mut inputs = Inputs {
-            listeners: vec![StaticListener { name: "http".into(), allowed_namespaces: None }],
+            listeners: vec![StaticListener { name: "http".into(), ..StaticListener::default() }],
             gateway_class_name: "tidegate".into(),
             controller_name: "tidegate.dev/controller".into(),
             ..Inputs::default()

@@ -17,7 +17,7 @@ use tidegate::model::policy::{Algorithm, Policy, Timeouts, Upgrades};
 use tidegate::model::retry::Retry;
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
-use tidegate::proxy::connection::{ConnectionContext, serve};
+use tidegate::proxy::connection::{ConnectionContext, Speaks, serve};
 use tidegate::proxy::room::{Room, WorkerRoom};
 use tidegate::proxy::worker::{Worker, WorkerParts};
 use tidegate::proxy::worker_drain::WorkerDrain;
@@ -124,6 +124,7 @@ impl Gateway {
             trusted_forwarders: if options.trusted { vec!["127.0.0.0/8".parse().unwrap()] } else { Vec::new() },
             health_path: None,
             allowed_namespaces: None,
+            tls: None,
         };
         let name: Arc<str> = Arc::from("web");
         let settings = Arc::new(Settings {
@@ -174,7 +175,7 @@ impl Gateway {
             let _publisher = publisher;
             while let Ok((stream, peer)) = socket.accept().await {
                 let place = context.drain.room().enter(None).unwrap();
-                tokio::task::spawn_local(serve(Rc::clone(&context), stream.into(), peer, place));
+                tokio::task::spawn_local(serve(Rc::clone(&context), (stream.into(), Speaks::Either), peer, place));
             }
         });
         Self { worker, room: shared_room, addr, metrics }

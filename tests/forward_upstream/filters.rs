@@ -63,6 +63,7 @@ fn answers_of_filters_and_of_the_gateway_go_out_through_the_layers() {
             path: None,
             port: None,
             status: StatusCode::FOUND,
+            insecure_only: false,
         });
         let direct = Filter::Direct(DirectResponse {
             status: StatusCode::IM_A_TEAPOT,

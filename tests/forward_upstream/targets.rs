@@ -156,8 +156,14 @@ fn raw_utf8_is_sent_on_as_a_browser_sends_it() {
 #[test]
 fn a_redirect_names_the_encoded_target() {
     run(async || {
-        let redirect =
-            Redirect { scheme: Some("https"), hostname: None, path: None, port: None, status: StatusCode::FOUND };
+        let redirect = Redirect {
+            scheme: Some("https"),
+            hostname: None,
+            path: None,
+            port: None,
+            status: StatusCode::FOUND,
+            insecure_only: false,
+        };
         let gateway = Gateway::start(Options { filters: vec![Filter::Redirect(redirect)], ..Options::to(&[]) }).await;
         let answer = gateway.ask("GET /p/\u{fc}?q=\"\u{fc}\" HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
         assert_eq!(answer.field("location"), Some("https://a.test/p/%C3%BC?q=%22%C3%BC%22"));

@@ -14,6 +14,8 @@ pub struct Gateway {
     pub dir: tempfile::TempDir,
     /// Port of the listener `http`.
     pub http: u16,
+    /// Port of the listener `https`, if there is one.
+    pub https: Option<u16>,
     /// Port of the admin server.
     pub admin: u16,
 }
@@ -62,7 +64,8 @@ impl Gateway {
         }
         let (child, ready) = spawn(&mut command);
         let http = port(&ready["listeners"]["http"]);
-        Self { child, dir, http, admin: port(&ready["admin"]) }
+        let https = ready["listeners"].get("https").map(port);
+        Self { child, dir, http, https, admin: port(&ready["admin"]) }
     }
 
     /// Replaces a file of the folder by renaming, as editors and kubelets do.

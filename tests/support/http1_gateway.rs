@@ -161,6 +161,7 @@ fn settings(address: SocketAddr) -> Settings {
         trusted_forwarders: Vec::new(),
         health_path: None,
         allowed_namespaces: None,
+        tls: None,
     };
     Settings {
         listeners: BTreeMap::from([("cases".to_owned(), listener)]),

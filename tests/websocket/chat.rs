@@ -34,7 +34,14 @@ impl Demo {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("chat.yaml"), text.replace("port: 9101", &format!("port: {free}"))).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-        command.args(["demo", "--config"]).arg(dir.path()).args(["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.args(["demo", "--config"]).arg(dir.path()).args([
+            "--http",
+            "127.0.0.1:0",
+            "--https",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+        ]);
         let (child, ready) = spawn(command.stderr(Stdio::null()));
         Self { child, http: port(&ready["listeners"]["http"]), _dir: dir }
     }

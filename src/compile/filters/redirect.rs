@@ -37,5 +37,7 @@ pub(super) fn redirect(
     }
     let hostname = hostname(redirect.hostname.as_deref(), at, report);
     let edit = redirect.path.as_ref().and_then(|edit| path_edit(edit, at.field("path"), predicates, report));
-    (report.count == before).then_some(Redirect { scheme, hostname, path: edit, port: redirect.port, status: status? })
+    let insecure_only = false;
+    let port = redirect.port;
+    (report.count == before).then_some(Redirect { scheme, hostname, path: edit, port, status: status?, insecure_only })
 }

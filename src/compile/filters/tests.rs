@@ -16,7 +16,7 @@ use crate::model::snapshot::Snapshot;
 /// Compiles routes by name; the findings as `path: found`.
 fn compiled(routes: &[(&str, Value)]) -> (Snapshot, Vec<String>) {
     let mut inputs = Inputs {
-        listeners: vec![StaticListener { name: "http".into(), allowed_namespaces: None }],
+        listeners: vec![StaticListener { name: "http".into(), ..StaticListener::default() }],
         gateway_class_name: "tidegate".into(),
         ..Inputs::default()
     };
@@ -125,6 +125,7 @@ fn every_filter_becomes_a_layer_in_its_place() {
         path: None,
         port: None,
         status: StatusCode::PERMANENT_REDIRECT,
+        insecure_only: false,
     };
     assert_eq!(layers, [Filter::Redirect(expected)]);
     let direct = json!([{ "type": "DirectResponse", "directResponse": { "statusCode": 418, "body": "tea" } }]);

@@ -110,9 +110,9 @@ fn a_route_without_a_good_rule_is_not_accepted() {
     assert_eq!((parent.accepted.holds, parent.accepted.reason), (false, ConditionReason::UnsupportedValue));
     assert!(parent.accepted.message.contains("found Fastest"), "{parent:?}");
     assert_eq!((parent.partially_invalid.as_ref(), compiled.ask(0, "h/")), (None, "no host".to_owned()));
-    let spec = json!({ "parentRefs": [on("http")], "tls": { "certificateRefs": [{ "name": "a" }] }, "rules": [rule("a", "/")] });
+    let spec = json!({ "parentRefs": [on("http")], "tls": { "certificateRefs": [{ "name": "a" }], "minVersion": "TLSv9" }, "rules": [rule("a", "/")] });
     let compiled = World::new().route("r", spec).compile();
-    assert_eq!(compiled.findings(), ["UnsupportedValue spec.tls"]);
+    assert_eq!(compiled.findings(), ["UnsupportedValue spec.tls.minVersion"]);
     assert!(!compiled.parent("r").accepted.holds);
     assert_eq!(compiled.ask(0, "h/"), "no host");
 }

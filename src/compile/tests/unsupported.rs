@@ -103,8 +103,10 @@ fn what_equals_its_default_is_no_reason() {
 
 #[test]
 fn a_field_of_the_route_refuses_the_whole_route() {
+    let validation = json!({ "caCertificateRefs": [{ "name": "ca" }] });
+    let tls = json!({ "certificateRefs": [{ "name": "a" }], "clientValidation": validation });
     let world = World::new()
-        .route("r", json!({ "tls": { "certificateRefs": [{ "name": "a" }] }, "rules": [{ "name": "it" }] }))
+        .route("r", json!({ "tls": tls, "rules": [{ "name": "it" }] }))
         .route("s", json!({ "rules": [{ "name": "other" }] }));
     let output = compile(&world.0);
     let names: Vec<_> = output.snapshot.rules.iter().map(|rule| &*rule.name).collect();
@@ -112,10 +114,12 @@ fn a_field_of_the_route_refuses_the_whole_route() {
     let [only] = &output.diagnostics[..] else { panic!("one finding, not {:?}", output.diagnostics) };
     assert_eq!(
         only.to_string(),
-        "GatewayRoute default/r: spec.tls: UnsupportedValue: tls is not supported yet; the route is not served"
+        "GatewayRoute default/r: spec.tls.clientValidation: UnsupportedValue: clientValidation is not supported yet; the \
+         route is not served"
     );
     let accepted = &output.statuses[0].parents[0].accepted;
-    assert!(!accepted.holds && accepted.message == "spec.tls: tls is not supported yet", "{accepted:?}");
+    let message = "spec.tls.clientValidation: clientValidation is not supported yet";
+    assert!(!accepted.holds && accepted.message == message, "{accepted:?}");
 }
 
 #[test]

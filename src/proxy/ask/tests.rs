@@ -19,7 +19,7 @@ use crate::model::ids::{ListenerId, ObjectName, RuleId};
 use crate::model::matching::{Candidate, Router};
 use crate::model::policy::{Algorithm, Timeouts};
 use crate::model::snapshot::Snapshot;
-use crate::proxy::connection::{ConnectionContext, serve};
+use crate::proxy::connection::{ConnectionContext, Speaks, serve};
 use crate::proxy::room::{Room, WorkerRoom};
 use crate::proxy::worker::{Worker, WorkerParts};
 use crate::proxy::worker_drain::WorkerDrain;
@@ -106,6 +106,7 @@ impl Bed {
             trusted_forwarders: Vec::new(),
             health_path: None,
             allowed_namespaces: None,
+            tls: None,
         };
         let settings = Settings {
             listeners: [("web".to_owned(), listener.clone())].into(),
@@ -154,7 +155,7 @@ impl Bed {
             let _publisher = publisher;
             while let Ok((stream, peer)) = socket.accept().await {
                 let place = context.drain.room().enter(None).unwrap();
-                tokio::task::spawn_local(serve(Rc::clone(&context), stream.into(), peer, place));
+                tokio::task::spawn_local(serve(Rc::clone(&context), (stream.into(), Speaks::Either), peer, place));
             }
         });
         Self { address, worker, metrics }

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use rustls::ServerConfig;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::model::ids::ListenerId;
@@ -16,6 +18,14 @@ use crate::proxy::worker_drain::WorkerDrain;
 use crate::settings::{Deadlines, Forwarding, Limits, Listener};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::WorkerMetrics;
+
+/// How handshakes of one listener are done on one worker.
+pub struct TlsContext {
+    /// Finds the settings for a server name in lower case, or for clients that name none.
+    pub find: Box<dyn Fn(Option<&str>) -> Option<Arc<ServerConfig>>>,
+    /// Bounds the handshakes that are under way on this worker.
+    pub handshakes: Rc<Semaphore>,
+}
 
 /// What the connections of one listener have in common on one worker.
 pub struct ConnectionContext<H> {
@@ -33,6 +43,8 @@ pub struct ConnectionContext<H> {
     pub health_path: Option<String>,
     /// Serve HTTP/2 with prior knowledge, too.
     pub http2_prior_knowledge: bool,
+    /// How handshakes are done, on a listener that speaks TLS.
+    pub tls: Option<TlsContext>,
     /// Deadlines.
     pub deadlines: Deadlines,
     /// Least mean body rate in bytes per second; 0: off.
@@ -70,12 +82,13 @@ impl<H> ConnectionContext<H> {
             trusted_forwarders: settings.trusted_forwarders.clone(),
             health_path: settings.health_path.clone(),
             http2_prior_knowledge: settings.http2_prior_knowledge,
+            tls: None,
             deadlines: deadlines.clone(),
             body_rate: limits.body_rate,
             unread_body: limits.unread_body,
             http2_streams: limits.http2_streams,
             reason_header: forwarding.reason_header,
-            guard: Rc::new(GuardSettings::new(limits, forwarding)),
+            guard: Rc::new(GuardSettings::new(limits, forwarding, settings.tls.is_some())),
             drain,
             log_limit: LogLimit::default(),
         }
@@ -88,6 +101,17 @@ impl<H> ConnectionContext<H> {
     pub fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted_forwarders.iter().any(|net| net.contains(&peer))
     }
+}
+
+/// Which versions of HTTP a client may speak on its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/1, or HTTP/2 with prior knowledge where the listener serves that.
+    Either,
+    /// HTTP/1, as the TLS handshake has agreed.
+    Http1,
+    /// HTTP/2, as the TLS handshake has agreed.
+    Http2,
 }
 
 /// What the exchanges of one connection share.

@@ -12,7 +12,7 @@ use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
 use crate::proxy::downstream::{Handler, OwnAnswer, Upgraded};
 use crate::proxy::guarded_io::GuardedSocket;
-use crate::proxy::own_answer::own_answer_bytes;
+use crate::proxy::own_answer::{http_date, own_answer_bytes};
 use crate::reason::Reason;
 use crate::stream::Stream;
 use crate::telemetry::metrics::Side;
@@ -179,9 +179,4 @@ fn reset_http10(guard: &mut GuardedSocket) {
     {
         stream.reset_on_drop();
     }
-}
-
-/// The present time as a `date` field has it (RFC 9110 §5.6.7).
-fn http_date() -> String {
-    jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }

@@ -175,6 +175,7 @@ impl Bed {
             trusted_forwarders: Vec::new(),
             health_path: Some("/healthz".to_owned()),
             allowed_namespaces: None,
+            tls: None,
         };
         change(&mut deadlines, &mut limits, &mut forwarding, &mut listener);
         let name: Arc<str> = "web".into();
@@ -193,7 +194,7 @@ impl Bed {
         tokio::task::spawn_local(async move {
             while let Ok((stream, peer)) = socket.accept().await {
                 let place = context.drain.room().enter(None).expect("no limit");
-                tokio::task::spawn_local(serve(Rc::clone(&context), stream.into(), peer, place));
+                tokio::task::spawn_local(serve(Rc::clone(&context), (stream.into(), Speaks::Either), peer, place));
             }
         });
         Self { script, metrics, drain, room, address }

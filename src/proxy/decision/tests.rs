@@ -49,6 +49,7 @@ impl Bed {
             listener: ListenerId(0),
             listener_name: "web".into(),
             trusted: false,
+            secure: false,
             identity: Box::default(),
             cutoff: Rc::default(),
         };

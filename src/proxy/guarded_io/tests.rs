@@ -16,7 +16,7 @@ async fn pair() -> (TcpStream, GuardedSocket) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("accepted");
     let (stream, _) = listener.accept().await.expect("a connection");
-    let settings = GuardSettings::new(&Limits::default(), &Forwarding::default());
+    let settings = GuardSettings::new(&Limits::default(), &Forwarding::default(), false);
     (client, GuardedSocket::new(stream.into(), Rc::new(settings), Rc::default(), Rc::default()))
 }
 

@@ -9,10 +9,11 @@ fn downstream(trusted: bool) -> Downstream {
     Downstream {
         peer,
         local,
-        identity: identity(peer),
+        identity: identity(peer, "http"),
         listener: ListenerId(0),
         listener_name: Arc::from("web"),
         trusted,
+        secure: false,
         cutoff: std::rc::Rc::default(),
     }
 }

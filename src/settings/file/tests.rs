@@ -1,7 +1,9 @@
 //! The file over the defaults, and everything that is refused.
 
 use super::*;
-use crate::settings::{Controller, Deadlines, DrainSettings, Forwarding, Limits, MetricsSettings, Sessions};
+use crate::settings::{
+    Controller, Deadlines, DrainSettings, Forwarding, Limits, ListenerTls, MetricsSettings, Sessions,
+};
 
 fn defaults() -> Settings {
     let listener = Listener {
@@ -10,6 +12,7 @@ fn defaults() -> Settings {
         trusted_forwarders: Vec::new(),
         health_path: None,
         allowed_namespaces: None,
+        tls: None,
     };
     Settings {
         listeners: BTreeMap::from([("http".to_owned(), listener)]),
@@ -58,12 +61,13 @@ listeners:
     healthPath: /healthz
     allowedNamespaces: [shop]
   inner: {address: \":8081\"}
-deadlines: {firstByte: 1s, head: 2s, idle: 3s, bodyRateWindow: 4s, writeStall: 5s, connect: 250ms, responseHead: 0s,
+  secure: {address: \":8443\", protocol: HTTPS, defaultCertificate: {namespace: ns, name: it}}
+deadlines: {firstByte: 1s, tlsHandshake: 9s, head: 2s, idle: 3s, bodyRateWindow: 4s, writeStall: 5s, connect: 250ms, responseHead: 0s,
             upstreamIdle: 1m30s, linger: 1h, admin: 6s, adminConnection: 7s,
             tcpKeepalive: 7s, tcpUserTimeout: 8s}
 limits: {requestLine: 1, field: 2, fieldsTotal: 3, fieldCount: 4, body: 5, chunkLine: 6, chunkExtensions: 7,
          trailersTotal: 8, trailerCount: 9, upgradeHeld: 10, responseHead: 11, interimResponses: 12, unreadBody: 13, retryBodies: 22,
-         bodyRate: 14, http2Streams: 15, upstreamIdlePerEndpoint: 16, connections: 21, connectionsPerAddress: 20, memory: 23, adminConnections: 17}
+         bodyRate: 14, http2Streams: 15, tlsHandshakes: 24, upstreamIdlePerEndpoint: 16, connections: 21, connectionsPerAddress: 20, memory: 23, adminConnections: 17}
 forwarding: {retryNonIdempotentOnIdleClose: true, mergeSlashes: false, reasonHeader: yes}
 metrics: {maxSeries: 18}
 accessLog: off
@@ -83,15 +87,21 @@ workers: 3
         trusted_forwarders: vec![network("10.0.0.0/8"), network("192.0.2.1/32")],
         health_path: Some("/healthz".to_owned()),
         allowed_namespaces: Some(vec!["shop".to_owned()]),
+        tls: None,
     };
     let inner = Listener {
         address: "[::]:8081".parse().expect("an address"),
         ..defaults().listeners.remove("http").expect("a default listener")
     };
+    let tls = ListenerTls { default_certificate: Some(("ns".to_owned(), "it".to_owned())) };
+    let address = "[::]:8443".parse().expect("an address");
+    let secure = Listener { address, tls: Some(tls), ..inner.clone() };
+    let named = [("public", public), ("inner", inner), ("secure", secure)];
     let expected = Settings {
-        listeners: BTreeMap::from([("public".to_owned(), public), ("inner".to_owned(), inner)]),
+        listeners: named.map(|(name, listener)| (name.to_owned(), listener)).into(),
         deadlines: Deadlines {
             first_byte: seconds(1),
+            tls_handshake: seconds(9),
             head: seconds(2),
             idle: seconds(3),
             body_rate_window: seconds(4),
@@ -122,6 +132,7 @@ workers: 3
             retry_bodies: 22,
             body_rate: 14,
             http2_streams: 15,
+            tls_handshakes: 24,
             upstream_idle_per_endpoint: 16,
             connections: Some(21),
             connections_per_address: Some(20),
@@ -161,7 +172,10 @@ fn what_is_wrong_is_refused_with_its_place() {
         ("workers: 0\n", "workers: found 0, expected 1 to 1024"),
         ("limits: {body: 20a: { \0b", r"settings.yaml:1:16: found 20a: { \u{0}b, expected a whole number"),
         ("\"a\\nb\": 1\n", r"settings.yaml:1:1: unknown field `a\nb`"),
-        ("listeners: {\"a\\nb\": {address: \":1\", protocol: HTTPS}}\n", r"listeners.a\nb.protocol: HTTPS"),
+        (
+            "listeners: {\"a\\nb\": {address: \":1\", proxyProtocol: {mode: required}}}\n",
+            r"listeners.a\nb.proxyProtocol: the PROXY protocol",
+        ),
         ("listeners: {\"a\\nb\": {address: \":1\"}}\n", r#"listeners.a\nb: found "a\nb", expected a name of"#),
         ("workers: many\n", "settings.yaml:1:10: found many, expected a whole number"),
         ("limits: {field: -1}\n", "settings.yaml:1:17: found -1, expected a whole number"),
@@ -183,8 +197,10 @@ fn what_is_wrong_is_refused_with_its_place() {
         ),
         ("listeners: {a: {address: \":9090\"}}\n", "which admin has too"),
         ("listeners: {a: {address: \":1\", healthPath: healthz}}\n", "expected a path that begins with /"),
-        ("listeners: {a: {address: \":1\", protocol: HTTPS}}\n", "listeners.a.protocol: HTTPS is not supported yet"),
-        ("listeners: {a: {address: \":1\", defaultCertificate: {name: x}}}\n", "TLS is not supported yet"),
+        (
+            "listeners: {a: {address: \":1\", defaultCertificate: {namespace: y, name: x}}}\n",
+            "a certificate on a listener with protocol HTTP is not supported yet",
+        ),
         (
             "listeners: {a: {address: \":1\", proxyProtocol: {mode: required}}}\n",
             "listeners.a.proxyProtocol: the PROXY protocol is not supported yet",

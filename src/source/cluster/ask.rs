@@ -70,6 +70,7 @@ const fn plural(kind: KindId) -> &'static str {
         KindId::Endpoints => "endpoints",
         KindId::Namespace => "namespaces",
         KindId::ReferenceGrant => "referencegrants",
+        KindId::Secret => "secrets",
     }
 }
 

@@ -39,7 +39,7 @@ impl Bed {
     fn new() -> Self {
         let mut book = Book::new(identity());
         book.set_writer(true);
-        let listeners = vec![StaticListener { name: "http".into(), allowed_namespaces: None }];
+        let listeners = vec![StaticListener { name: "http".into(), ..StaticListener::default() }];
         let inputs = Inputs { listeners, gateway_class_name: "tidegate".into(), ..Inputs::default() };
         Self { objects: BTreeMap::new(), inputs, book, now: Instant::now(), wall: 1000 }
     }

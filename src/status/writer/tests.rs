@@ -72,7 +72,7 @@ impl Bed {
         let writer = Writer::new(server.clone(), sources, identity(), Arc::clone(&metrics));
         let (stop, stopped) = oneshot::channel();
         tokio::spawn(writer.run(stopped));
-        let listeners = vec![StaticListener { name: "http".into(), allowed_namespaces: None }];
+        let listeners = vec![StaticListener { name: "http".into(), ..StaticListener::default() }];
         let mut inputs = Inputs { listeners, gateway_class_name: "tidegate".into(), ..Inputs::default() };
         let mut list = Vec::new();
         for number in 0..routes {

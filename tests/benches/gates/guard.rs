@@ -27,7 +27,7 @@ const REQUESTS: u32 = 2_000;
 /// # Errors
 /// When the guard does not accept the request.
 pub fn measure() -> io::Result<bool> {
-    let settings = GuardSettings::new(&Limits::default(), &Forwarding::default());
+    let settings = GuardSettings::new(&Limits::default(), &Forwarding::default(), false);
     let check = |method: &[u8], target: &[u8]| check_other_form(method, target, settings.policy);
     let mut into = vec![0; REQUEST.len()];
     let mut best = [Duration::MAX; 2];

@@ -66,8 +66,8 @@ impl hyper::rt::Write for JudgedIo {
         Poll::Ready(result)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.guard.borrow_mut().poll_flush(cx)
     }
 
     /// The connection task shuts the socket down.
@@ -86,5 +86,7 @@ pub(super) fn send_go_away(guard: &RefCell<GuardedSocket>, judge: &FrameJudge, c
     let [c0, c1, c2, c3] = ENHANCE_YOUR_CALM.to_be_bytes();
     // RFC 9113 §6.8.
     let frame = [0, 0, 8, 7, 0, 0, 0, 0, 0, s0, s1, s2, s3, c0, c1, c2, c3];
-    let _ = guard.borrow_mut().poll_write(cx, &frame);
+    let mut guard = guard.borrow_mut();
+    let _ = guard.poll_write(cx, &frame);
+    let _ = guard.poll_flush(cx);
 }

@@ -97,7 +97,7 @@ fn kinds_of_other_groups_are_left_alone() {
     for (version, kind) in [
         ("apps/v1", "Deployment"),
         ("v1", "ConfigMap"),
-        ("v1", "Secret"),
+        ("v1", "PersistentVolumeClaim"),
         ("v1", "ServiceAccount"),
         ("serving.knative.dev/v1", "Service"),
         ("gateway.networking.k8s.io/v1", "HTTPRoute"),

@@ -1,0 +1,127 @@
+//! Secret: certificates with their private keys. Nothing of other Secrets is kept, and no byte of any is ever shown.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1 as core;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::kind::{Kind, schema_of};
+use super::violation::Violation;
+use crate::model::tls::KeyPair;
+
+/// The type of Secrets that hold a certificate and its key.
+pub const TLS_TYPE: &str = "kubernetes.io/tls";
+
+/// A Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Manifest")]
+pub struct Secret {
+    /// The certificate with its key, or why there is none.
+    pub pair: Result<Arc<KeyPair>, Box<str>>,
+    /// What is wrong with the newest content, though there is a [`pair`](Self::pair).
+    pub problem: Option<Problem>,
+}
+
+/// What is wrong with the newest content of a Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// The pair is an earlier one, which stays active.
+    EarlierStays(Box<str>),
+    /// Clients may refuse the pair.
+    ShownAnyway(Box<str>),
+}
+
+/// A Secret as users and API servers write it.
+#[derive(Clone, Deserialize)]
+pub struct Manifest {
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    data: Option<BTreeMap<String, Value>>,
+    /// Replaces fields of `data`, as an API server puts it there.
+    #[serde(default, rename = "stringData")]
+    string_data: Option<BTreeMap<String, Value>>,
+}
+
+impl Manifest {
+    /// The bytes of a field; empty when it is missing, or no base64.
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        let text = self.string_data.as_ref().and_then(|data| data.get(name)?.as_str());
+        if let Some(text) = text {
+            return text.as_bytes().to_vec();
+        }
+        let encoded = self.data.as_ref().and_then(|data| data.get(name));
+        let decoded = encoded.and_then(|encoded| ByteString::deserialize(encoded).ok());
+        decoded.map_or_else(Vec::new, |bytes| bytes.0)
+    }
+}
+
+impl From<Manifest> for Secret {
+    fn from(manifest: Manifest) -> Self {
+        let pair = match manifest.kind.as_deref() {
+            Some(TLS_TYPE) => {
+                let (certificate, key) = (manifest.bytes(KeyPair::CERTIFICATE), manifest.bytes(KeyPair::KEY));
+                KeyPair::from_pem(&certificate, &key).map(Arc::new).map_err(|error| error.to_string().into())
+            }
+            Some(_) | None => Err(format!("it is not of type {TLS_TYPE}").into()),
+        };
+        Self { pair, problem: None }
+    }
+}
+
+impl Kind for Secret {
+    const NAME: &'static str = "Secret";
+    const API_VERSIONS: &'static [&'static str] = &["v1"];
+
+    type Manifest = Manifest;
+
+    fn schema() -> Value {
+        schema_of::<core::Secret>()
+    }
+
+    fn check(manifest: &Manifest) -> Vec<Violation> {
+        let fields = manifest.data.iter().flatten();
+        let broken = fields.filter(|(_, value)| ByteString::deserialize(*value).is_err());
+        broken.map(|(name, _)| Violation::new(format!("data[{name}]"), "other text", "base64")).collect()
+    }
+
+    fn reduce(manifest: Manifest) -> Self {
+        manifest.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn secret(manifest: Value) -> Secret {
+        serde_json::from_value(manifest).expect("a Secret")
+    }
+
+    #[test]
+    fn pairs_are_read_from_both_kinds_of_data() {
+        let made = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).expect("made");
+        let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let encoded = |text: &str| serde_json::to_value(ByteString(text.as_bytes().to_vec())).expect("base64");
+        let data = json!({ "tls.crt": encoded(&certificate), "tls.key": encoded(&key) });
+        let one = secret(json!({ "type": TLS_TYPE, "data": data }));
+        let two = secret(json!({ "type": TLS_TYPE, "stringData": { "tls.crt": certificate, "tls.key": key } }));
+        assert!(one.pair.is_ok() && one == two);
+        let of_other_type = secret(json!({ "type": "Opaque", "data": data }));
+        assert_eq!(of_other_type.pair.expect_err("no pair").as_ref(), "it is not of type kubernetes.io/tls");
+        let empty = secret(json!({ "type": TLS_TYPE }));
+        assert!(empty.pair.expect_err("no pair").starts_with("tls.crt holds no certificate"));
+    }
+
+    #[test]
+    fn what_is_no_base64_is_told_without_its_text() {
+        let manifest = serde_json::from_value(json!({ "data": { "tls.key": "marker!" } })).expect("a manifest");
+        let violations = Secret::check(&manifest);
+        assert_eq!(violations, [Violation::new("data[tls.key]", "other text", "base64")]);
+    }
+}

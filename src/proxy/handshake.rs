@@ -1,0 +1,164 @@
+//! The TLS handshake of a client's connection: before it there is no HTTP, and nobody knows yet which certificate to show.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+
+use rustls::server::Acceptor;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::LazyConfigAcceptor;
+
+use super::connection::{ConnectionContext, Speaks, TlsContext};
+use super::own_answer::http_date;
+use super::room::Place;
+use crate::drain::Phase;
+use crate::reason::Reason;
+use crate::stream::Stream;
+use crate::telemetry::metrics::Side;
+use crate::timer::Timer;
+use crate::tls::ALPN_HTTP2;
+
+/// The first byte of a record that carries a handshake (RFC 8446 §5.1).
+const HANDSHAKE_RECORD: u8 = 0x16;
+
+/// The fatal alert `unrecognized_name` (RFC 6066 §3), as a record.
+const UNRECOGNIZED_NAME: &[u8; 7] = &[0x15, 3, 3, 0, 2, 2, 112];
+
+/// What a browser shows whose user has typed `http://` for a port that speaks TLS.
+const HINT: &str = "This port speaks TLS: use https:// instead of http:// to reach it.\n";
+
+/// Most bytes of such a request that are dropped behind the answer.
+const HINT_DROPS: u64 = 64 << 10;
+
+/// Why there is no connection behind a handshake.
+enum Failure {
+    /// The client went away.
+    Gone,
+    /// It is to be closed.
+    Closed(Reason),
+    /// A plain HTTP request came.
+    Plain(TcpStream),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::NotConnected => Self::Gone,
+            _ => Self::Closed(Reason::TlsFailed),
+        }
+    }
+}
+
+/// Does the handshake of a fresh connection within its deadline; `None` when there is nothing left to serve. May be
+/// asked to make room for others meanwhile, as any idle connection.
+pub(super) async fn secure<H>(
+    context: &ConnectionContext<H>,
+    tls: &TlsContext,
+    (stream, peer): (TcpStream, SocketAddr),
+    place: &mut Place,
+) -> Option<(Stream, Speaks)> {
+    let begun = Instant::now();
+    place.presence().idle(begun);
+    let longest = context.deadlines.tls_handshake;
+    let deadline = if longest.is_zero() { None } else { begun.checked_add(longest) };
+    let (mut timer, mut watched) = (Timer::default(), false);
+    let mut handshake = pin!(shake_hands(tls, stream));
+    let done = poll_fn(|cx| {
+        if let Poll::Ready(done) = handshake.as_mut().poll(cx) {
+            return Poll::Ready(done);
+        }
+        if !std::mem::replace(&mut watched, true) {
+            place.watch(cx);
+        }
+        if place.presence().is_asked() {
+            place.leave();
+            return Poll::Ready(Err(Failure::Closed(Reason::MadeRoom)));
+        }
+        if context.drain.phase() == Phase::Ended {
+            return Poll::Ready(Err(Failure::Closed(Reason::Drain)));
+        }
+        match deadline {
+            Some(deadline) if timer.poll_until(cx, deadline).is_ready() => {
+                Poll::Ready(Err(Failure::Closed(Reason::TlsHandshake)))
+            }
+            Some(_) | None => Poll::Pending,
+        }
+    })
+    .await;
+    match done {
+        Ok(secured) => Some(secured),
+        Err(Failure::Gone) => None,
+        Err(Failure::Closed(reason)) => {
+            tracing::debug!(%peer, listener = %context.listener_name, %reason, "no TLS connection");
+            context.metrics.closed(Side::Downstream, reason);
+            None
+        }
+        Err(Failure::Plain(stream)) => {
+            context.metrics.refused(Reason::PlainHttp);
+            context.metrics.own_answer(Reason::PlainHttp);
+            let answered = tokio::time::timeout(context.deadlines.linger, give_hint(stream, context.reason_header));
+            // Whether the client waits for it or not.
+            let _ = answered.await;
+            None
+        }
+    }
+}
+
+async fn shake_hands(tls: &TlsContext, stream: TcpStream) -> Result<(Stream, Speaks), Failure> {
+    let mut first = [0];
+    match stream.peek(&mut first).await? {
+        0 => return Err(Failure::Gone),
+        _ if first[0] == HANDSHAKE_RECORD => {}
+        // Methods are in capitals.
+        _ if first[0].is_ascii_uppercase() => return Err(Failure::Plain(stream)),
+        _ => return Err(Failure::Closed(Reason::TlsFailed)),
+    }
+    let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let name = start.client_hello().server_name().map(str::to_ascii_lowercase);
+    let Some(config) = (tls.find)(name.as_deref()) else {
+        start.io.write_all(UNRECOGNIZED_NAME).await?;
+        start.io.shutdown().await?;
+        return Err(Failure::Closed(Reason::TlsName));
+    };
+    let permit = tls.handshakes.acquire().await;
+    let stream = start.into_stream(config).await?;
+    drop(permit);
+    let speaks = match stream.get_ref().1.alpn_protocol() {
+        Some(protocol) if protocol == ALPN_HTTP2 => Speaks::Http2,
+        Some(_) | None => Speaks::Http1,
+    };
+    Ok((Stream::Tls(Box::new(stream)), speaks))
+}
+
+/// Tells a client that speaks plain HTTP where it is, in its language.
+async fn give_hint(mut stream: TcpStream, reason_header: bool) -> io::Result<()> {
+    let reason = if reason_header { format!("x-tidegate-reason: {}\r\n", Reason::PlainHttp) } else { String::new() };
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\ndate: {}\r\n\
+         connection: close\r\n{reason}\r\n{HINT}",
+        HINT.len(),
+        http_date(),
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    // Closing before the request is read would be a reset, which destroys the answer under way.
+    tokio::io::copy(&mut (&mut stream).take(HINT_DROPS), &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
+/// A handshake as a future on the heap: connections that are served without one do not have room for it.
+pub(super) fn boxed<'a, H>(
+    context: &'a ConnectionContext<H>,
+    tls: &'a TlsContext,
+    connection: (TcpStream, SocketAddr),
+    place: &'a mut Place,
+) -> Pin<Box<dyn Future<Output = Option<(Stream, Speaks)>> + 'a>> {
+    Box::pin(secure(context, tls, connection, place))
+}

@@ -1,0 +1,111 @@
+//! TLS of clients' connections: from certificates to the settings that handshakes run with.
+//!
+//! rustls with aws-lc-rs, TLS 1.2 and 1.3, no early data (RFC 8446 §8: it could be sent twice). Nothing here reads sockets
+//! or knows routes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerConfig};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+
+use crate::model::ids::ListenerId;
+use crate::model::tls::{LeastTls, TlsHost, TlsHosts};
+
+/// The name of HTTP/2 in a handshake (RFC 7301, RFC 9113 §3.2).
+pub const ALPN_HTTP2: &[u8] = b"h2";
+/// The name of HTTP/1.1 in a handshake.
+pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// What all handshakes of the process have in common.
+pub struct TlsFactory {
+    provider: Arc<CryptoProvider>,
+    /// Makes and reads the tickets by which clients come back without a whole handshake (RFC 8446 §2.2), on any worker.
+    /// Its key changes every six hours, and the one before is still good for as long.
+    tickets: Option<Arc<dyn ProducesTickets>>,
+}
+
+impl fmt::Debug for TlsFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsFactory").finish_non_exhaustive()
+    }
+}
+
+impl Default for TlsFactory {
+    fn default() -> Self {
+        let tickets = aws_lc_rs::Ticketer::new();
+        if let Err(error) = &tickets {
+            tracing::warn!(%error, "TLS sessions cannot be resumed");
+        }
+        Self { provider: Arc::new(aws_lc_rs::default_provider()), tickets: tickets.ok() }
+    }
+}
+
+impl TlsFactory {
+    /// The settings of all listeners. Those of the version before are taken over where the certificates are the same.
+    #[must_use]
+    pub fn build(&self, hosts: &Arc<[Arc<TlsHosts>]>, previous: &ServerConfigs) -> ServerConfigs {
+        if *hosts == previous.hosts {
+            return previous.clone();
+        }
+        let of_listener = |hosts: &Arc<TlsHosts>| hosts.hosts().iter().map(|host| self.config(host)).collect();
+        ServerConfigs { hosts: Arc::clone(hosts), configs: hosts.iter().map(of_listener).collect() }
+    }
+
+    fn config(&self, host: &Arc<TlsHost>) -> Arc<ServerConfig> {
+        let versions: &[_] = match host.least {
+            LeastTls::V1_2 => &[&TLS13, &TLS12],
+            LeastTls::V1_3 => &[&TLS13],
+        };
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&self.provider)).with_protocol_versions(versions);
+        let builder = builder.expect("the provider has cipher suites of both versions").with_no_client_auth();
+        let mut config = builder.with_cert_resolver(Arc::new(Certificates(Arc::clone(host))));
+        config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
+        // Tickets need no memory here, and no lock between workers.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        match &self.tickets {
+            Some(tickets) => config.ticketer = Arc::clone(tickets),
+            None => config.send_tls13_tickets = 0,
+        }
+        Arc::new(config)
+    }
+}
+
+/// The settings of one version's handshakes, by listener and server name. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct ServerConfigs {
+    hosts: Arc<[Arc<TlsHosts>]>,
+    /// By listener, and by the position of the host there.
+    configs: Arc<[Box<[Arc<ServerConfig>]>]>,
+}
+
+impl ServerConfigs {
+    /// The settings for a client that asks for a server name, in lower case, or names none. `None`: there is no certificate
+    /// for it.
+    #[must_use]
+    pub fn find(&self, listener: ListenerId, name: Option<&str>) -> Option<Arc<ServerConfig>> {
+        let position = self.hosts.get(listener.index())?.find(name)?;
+        self.configs.get(listener.index())?.get(position).cloned()
+    }
+}
+
+/// The certificates of one host: one for each kind of key.
+struct Certificates(Arc<TlsHost>);
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Certificates").field(&self.0.certificates).finish()
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    /// The first one whose key the client can check.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let schemes = hello.signature_schemes();
+        let pairs = self.0.certificates.iter().map(|certificate| certificate.pair.certified());
+        let mut usable = pairs.filter(|pair| pair.key.choose_scheme(schemes).is_some());
+        usable.next().cloned()
+    }
+}

@@ -1,0 +1,12 @@
+//! TLS towards clients: the real binary, with certificates as manifests.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod bed;
+mod handshakes;
+mod rotation;
+mod tools;
