@@ -14,6 +14,7 @@ mod consistent_hash;
 pub mod endpoint_state;
 mod key;
 mod least_request;
+pub mod outlier;
 mod peak_ewma;
 mod pick;
 mod random;

@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::balance::{
-    Balancers, EndpointRegistry, Pick, PickRequest, Picked, Previous, RetryBudget, RuleState, SessionId, SessionIndex,
-    SessionKey,
+    BackendEndpoints, Balancers, EndpointRegistry, Pick, PickRequest, Picked, Previous, RetryBudget, RuleState,
+    SessionId, SessionIndex, SessionKey,
 };
 use crate::filter::{FilterState, StateRegistry};
 use crate::model::ids::{BackendId, ObjectName, RuleId};
@@ -546,6 +546,12 @@ impl WorkerLive {
         let budget = Rc::new(RetryBudget::new(Arc::clone(floor)));
         budgets.insert(backend, Rc::clone(&budget));
         Some(budget)
+    }
+
+    /// The endpoints of a backend of this snapshot.
+    #[must_use]
+    pub fn endpoints_of(&self, backend: BackendId) -> Option<&BackendEndpoints> {
+        self.live().balancers.backends().get(backend.index()).map(|endpoints| &**endpoints)
     }
 
     /// Counts an answered request for which this backend was chosen.

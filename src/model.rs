@@ -8,6 +8,7 @@ pub mod filter;
 pub mod host;
 pub mod ids;
 pub mod matching;
+pub mod outlier;
 pub mod path;
 pub mod policy;
 pub mod request_values;

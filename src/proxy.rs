@@ -40,6 +40,7 @@ pub mod headers;
 mod layers;
 pub mod listener;
 mod next_try;
+mod outcome;
 pub mod own_answer;
 pub mod pressure;
 pub mod rate;

@@ -21,6 +21,7 @@
 //! | `tidegate_upstream_retries_denied_total` | counter | `denial` | Times a request was not sent once more although its rule asks for that, by why not. |
 //! | `tidegate_picks_fail_open_total` | counter | `condition` | Times an endpoint was chosen that the rule would rather pass over, since no other was left, by what was given up last. |
 //! | `tidegate_sessions_total` | counter | `session` | Requests of rules with sessions that an endpoint answered, by what became of the session. |
+//! | `tidegate_endpoint_ejections_total` | counter | `fault` | Endpoints that were ejected by outlierDetection, by what they failed at in a row. |
 //! | `tidegate_sockets_open` | gauge |  | Upgraded connections that are open. |
 //! | `tidegate_socket_bytes_total` | counter | `direction` | Bytes that upgraded connections carried, counted while they are open. |
 //! | `tidegate_sockets_closed_total` | counter | `end` | Upgraded connections that ended, by what ended them. |
@@ -79,6 +80,7 @@
 //! | `trigger` | `stale` (the same endpoint on a fresh connection), `connect` (no endpoint had seen it), `reset` `timeout` `code` `grpc` (of a `retry` block) |
 //! | `denial` | `budget` (used up), `body` (not kept), `deadline` (no time left), `forwarded` (a further try of a trusted forwarder), `memory` (it is short) |
 //! | `condition` | `near` `refused` (the address refused a connection within the last second), `ejected` `unhealthy` |
+//! | `fault` | `errors` (requests), `connect` (connections) |
 //! | `reason` | a reason, as in the access log |
 //! | `version` | the program's version |
 //! | `le` | `0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; the same from `0.001` to `5` of configurations; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections |
@@ -240,6 +242,12 @@ pub const METRICS: &[Metric] = &[
         Counter,
         &["session"],
         "Requests of rules with sessions that an endpoint answered, by what became of the session.",
+    ),
+    metric(
+        "tidegate_endpoint_ejections_total",
+        Counter,
+        &["fault"],
+        "Endpoints that were ejected by outlierDetection, by what they failed at in a row.",
     ),
     metric("tidegate_sockets_open", Gauge, &[], "Upgraded connections that are open."),
     metric(
@@ -441,6 +449,7 @@ pub const LABELS: &[(&str, &str)] = &[
         "`budget` (used up), `body` (not kept), `deadline` (no time left), `forwarded` (a further try of a trusted forwarder), `memory` (it is short)",
     ),
     ("condition", "`near` `refused` (the address refused a connection within the last second), `ejected` `unhealthy`"),
+    ("fault", "`errors` (requests), `connect` (connections)"),
     ("reason", "a reason, as in the access log"),
     ("version", "the program's version"),
     (
@@ -525,8 +534,8 @@ pub fn table() -> String {
 mod tests {
     use super::*;
     use crate::telemetry::metrics::{
-        ConfigSource, ConnectResult, Direction, EndpointsState, PickCondition, Restart, RetryDenial, RetryTrigger,
-        SessionResult, Side, SocketEnd, StatusWrite, Where,
+        ConfigSource, ConnectResult, Direction, EjectionCause, EndpointsState, PickCondition, Restart, RetryDenial,
+        RetryTrigger, SessionResult, Side, SocketEnd, StatusWrite, Where,
     };
 
     #[test]
@@ -570,6 +579,7 @@ mod tests {
         // `retry` is a block of a route, no value.
         let triggers = listed("trigger").into_iter().filter(|value| value != "retry").collect::<Vec<_>>();
         assert_eq!(triggers, RetryTrigger::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("fault"), EjectionCause::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("condition"), PickCondition::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("denial"), RetryDenial::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("state"), EndpointsState::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());

@@ -44,7 +44,7 @@ fn picks_and_counts_allocate_nothing() {
                     let Pick::Endpoint(again) = live.pick(rule, &retry, now, &mut rng) else { panic!("no retry") };
                     let in_flight = again.endpoint.begin();
                     again.endpoint.observe_latency(Duration::from_millis(3), now);
-                    again.endpoint.succeeded();
+                    again.endpoint.succeeded(Duration::ZERO);
                     drop(in_flight);
                     live.record(rule, &http::Method::GET, 200, Duration::from_millis(3));
                 }

@@ -112,6 +112,8 @@ fn schema_is_structural_and_described() {
 /// | `retry.maxBodyBytes` | absent | 0 to 1048576 | how much of a body is kept is the user's choice |
 /// | `retry`, `retry.budget` | no rules | four rules | a block that cannot work is refused |
 /// | `sessionPersistence`, its `cookieConfig` | one rule | six rules | a block that cannot work is refused |
+/// | `outlierDetection.codes` | absent | 500 to 599 | a service may fail with other statuses than a gateway does |
+/// | `outlierDetection` | no rules | two rules | a block that cannot work is refused |
 /// | `spec.filters` (route) | rule "RequestRedirect and URLRewrite exclude each other" | absent | neither type is in the enum there: the rule cannot fail and costs CEL budget |
 const DECIDED: &[(&str, &str)] = &[
     (".spec.filters/x-kubernetes-validations", "neither RequestRedirect nor URLRewrite can stand there"),
@@ -126,6 +128,10 @@ const DECIDED: &[(&str, &str)] = &[
         ".spec.rules[].sessionPersistence/cookieConfig/x-kubernetes-validations",
         "a cookie that browsers drop is refused",
     ),
+    (".spec.defaults.outlierDetection.codes", "a service may fail with other statuses than a gateway does"),
+    (".spec.rules[].outlierDetection.codes", "a service may fail with other statuses than a gateway does"),
+    (".spec.defaults.outlierDetection/x-kubernetes-validations", "a block that cannot work is refused"),
+    (".spec.rules[].outlierDetection/x-kubernetes-validations", "a block that cannot work is refused"),
     (".spec.defaults.loadBalancer.algorithm/default", "a pod that never answers must not fail its share of requests"),
     (".spec.rules[].loadBalancer.algorithm/default", "a pod that never answers must not fail its share of requests"),
 ];

@@ -52,7 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("admin", &["live", "model", "sockets", "readiness", "settings", "telemetry"]),
+    ("admin", &["live", "model", "balance", "sockets", "readiness", "settings", "telemetry"]),
     ("probe", &[]),
     ("cli", &["probe", "settings"]),
     ("check", &["compile", "source"]),

@@ -10,6 +10,8 @@ step() { printf '\n== %s\n' "$*"; }
 step properties
 TIDEGATE_LONG=1 cargo test --locked --profile release-fast --test http1_properties --test fuzz_inputs -- --nocapture
 ROUTER_PROPERTY_SETS=20000 cargo test --locked --profile release-fast --test router_property -- --nocapture
+# What 100,000 random histories of endpoints may never show.
+TIDEGATE_LONG=1 cargo test --locked --profile release-fast --lib -- balance::outlier --nocapture
 # 10,000 idle clients and 4,000 slow ones of each kind, with the deadlines that are the defaults.
 step overload
 TIDEGATE_LONG=1 cargo test --locked --profile release-fast --test overload -- --nocapture

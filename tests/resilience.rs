@@ -99,3 +99,83 @@ fn a_service_that_fails_is_not_drowned() {
     println!("all pods answer 503, {requests} GET, a budget of 20 %: {seen} tries");
     assert!(seen <= requests * 12 / 10 && seen >= requests * 11 / 10, "{seen} tries");
 }
+
+/// A rule with its own prefix and block.
+fn rule(prefix: &str, block: &str) -> String {
+    format!(
+        "  - matches: [{{path: {{type: PathPrefix, value: {prefix}}}}}]\n    {block}\n    \
+         backendRefs: [{{name: s, port: 80}}]\n"
+    )
+}
+
+fn route_of(rules: &[String]) -> String {
+    let rules: String = rules.concat();
+    format!(
+        "apiVersion: tidegate.dev/v1alpha1\nkind: GatewayRoute\nmetadata: {{name: r}}\nspec:\n  hostnames: [a.test]\n  \
+         rules:\n{rules}"
+    )
+}
+
+/// Which endpoints, by port, are not in service, and what speaks against them.
+fn passed_over(gateway: &Gateway) -> Vec<(u16, String)> {
+    let tables: serde_json::Value = serde_json::from_str(&gateway.admin("/debug/endpoints").body).expect("JSON");
+    let rows = tables.as_array().into_iter().flatten().flat_map(|table| table["endpoints"].as_array().cloned());
+    let out = rows.flatten().filter(|row| row["inService"] == false).map(|row| {
+        let port = row["address"].as_str().and_then(|address| address.rsplit(':').next()?.parse().ok());
+        (port.expect("a port"), row["passedOver"][0]["condition"].as_str().unwrap_or_default().to_owned())
+    });
+    out.collect()
+}
+
+const EJECT: &str = "outlierDetection: {consecutiveErrors: 5, baseEjection: 60s}";
+
+/// Failures are counted at the pod: as many rules as there may be, the pod gets few requests, and comes back by itself.
+#[test]
+fn a_sick_pod_is_left_out_whichever_rule_its_requests_come_from() {
+    for rules in [1, 16] {
+        let (sick, a, b) = (Backend::sick(), Backend::start("a"), Backend::start("b"));
+        let block = "outlierDetection: {consecutiveErrors: 5, baseEjection: 60s}";
+        let of_rules: Vec<String> = (0..rules).map(|number| rule(&format!("/{number}"), block)).collect();
+        let files = [("s.yaml", service("s", &[a.port, b.port, sick.port])), ("r.yaml", route_of(&of_rules))];
+        let gateway = Gateway::start(&files.each_ref().map(|(name, text)| (*name, text.as_str())));
+        let failed: usize = (0..rules)
+            .map(|number| ask(&gateway, 1_600 / rules, &format!("GET /{number} HTTP/1.1\r\nHost: a.test\r\n\r\n")))
+            .sum();
+        println!("1 of 3 pods answers 503, {rules} rules, 1600 GET over {CLIENTS} connections: {failed} failed");
+        // What is on its way when the fifth failure comes fails, too.
+        assert!((5..5 + CLIENTS).contains(&failed), "{failed} with {rules} rules");
+        assert_eq!(passed_over(&gateway), [(sick.port, "ejected".to_owned())]);
+        assert_eq!(sum(&gateway, "tidegate_endpoint_ejections_total{", "fault=\"errors\""), 1);
+    }
+}
+
+#[test]
+fn publications_reset_nothing_and_the_last_pod_serves() {
+    let (one, two) = (Backend::sick(), Backend::sick());
+    let text = |priority: usize| route_of(&[rule("/", &format!("priority: {priority}\n    {EJECT}"))]);
+    let files = [("s.yaml", service("s", &[one.port, two.port])), ("r.yaml", text(0))];
+    let gateway = Gateway::start(&files.each_ref().map(|(name, text)| (*name, text.as_str())));
+    let mut client = Client::connect(gateway.http);
+    // One request in each version: the pods' own answers, until one of them has failed five.
+    let version = || -> u64 {
+        let table: serde_json::Value = serde_json::from_str(&gateway.admin("/debug/snapshot").body).expect("JSON");
+        table["version"].as_u64().expect("a version")
+    };
+    let mut sent = 0;
+    while passed_over(&gateway).is_empty() && sent < 40 {
+        let before = version();
+        sent += 1;
+        gateway.write("r.yaml", &text(sent));
+        while version() == before {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        assert_eq!(client.request(GET).expect("an answer").status, 503);
+    }
+    assert!((5..=9).contains(&sent), "{sent} requests, each in a version of its own");
+    // The other one stays, however much it fails.
+    let seen = [&one, &two].map(|pod| pod.requests.load(Ordering::Relaxed));
+    (0..20).for_each(|_| assert_eq!(client.request(GET).expect("an answer").status, 503));
+    let now = [&one, &two].map(|pod| pod.requests.load(Ordering::Relaxed));
+    assert_eq!((now[0] + now[1]) - (seen[0] + seen[1]), 20);
+    assert!(now[0] == seen[0] || now[1] == seen[1], "{seen:?} {now:?}");
+}

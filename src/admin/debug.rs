@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::balance::EndpointState;
+use crate::balance::endpoint_state::Fault;
 use crate::live::Live;
 use crate::model::backend::Protocol;
 use crate::model::ids::{ListenerId, RuleId};
@@ -129,15 +131,54 @@ struct EndpointRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<String>,
     in_flight: u32,
-    consecutive_failures: u32,
+    /// Failed requests and connections since the last request that succeeded.
+    consecutive_errors: u32,
+    consecutive_connect_failures: u32,
     effective_weight: u32,
-    /// A connect failed within the last second: skipped where others exist.
-    refused: bool,
+    /// New requests go to it; otherwise `passedOver` says what does.
+    in_service: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    passed_over: Vec<PassedOverRow>,
     /// It terminates, and only sessions that it has still use it; left out where that is not so.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     draining: bool,
     /// Peak-sensitive average of the time to a response head; `null` before the first.
     latency_millis: Option<f64>,
+}
+
+/// Why picks pass an endpoint over while others are left.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PassedOverRow {
+    /// `refused`: its address refused a connection; `ejected`: by `outlierDetection`, for rules that have the block.
+    condition: &'static str,
+    /// For how long it still is; `null` where no time ends it.
+    seconds_left: Option<f64>,
+}
+
+/// What speaks against an endpoint now.
+fn passed_over(endpoint: &EndpointState, now: Duration) -> Vec<PassedOverRow> {
+    let (ejected, refused) = endpoint.out_for(now);
+    let row = |condition, left: Option<Duration>| {
+        left.map(|left| PassedOverRow { condition, seconds_left: Some(left.as_secs_f64()) })
+    };
+    [row("refused", refused), row("ejected", ejected)].into_iter().flatten().collect()
+}
+
+fn endpoint(endpoint: &EndpointState, draining: bool, now: Duration) -> EndpointRow {
+    let passed_over = passed_over(endpoint, now);
+    EndpointRow {
+        address: endpoint.key.addr.to_string(),
+        uid: endpoint.key.uid.as_deref().map(str::to_owned),
+        in_flight: endpoint.in_flight(),
+        consecutive_errors: endpoint.faults(Fault::Error),
+        consecutive_connect_failures: endpoint.faults(Fault::Connect),
+        effective_weight: endpoint.effective_weight(),
+        in_service: passed_over.is_empty() && !draining,
+        passed_over,
+        draining,
+        latency_millis: endpoint.latency(now).map(|latency| latency.as_secs_f64() * 1e3),
+    }
 }
 
 pub(super) fn snapshot(live: &Live) -> SnapshotTable {
@@ -252,18 +293,10 @@ pub(super) fn endpoints(live: &Live, now: Duration) -> Vec<EndpointTable> {
             endpoints: backend
                 .endpoints
                 .iter()
-                .map(|endpoint| (endpoint, false))
-                .chain(backend.sessions.iter().flat_map(|known| known.draining()).map(|endpoint| (endpoint, true)))
-                .map(|(endpoint, draining)| EndpointRow {
-                    address: endpoint.key.addr.to_string(),
-                    uid: endpoint.key.uid.as_deref().map(str::to_owned),
-                    in_flight: endpoint.in_flight(),
-                    consecutive_failures: endpoint.consecutive_failures(),
-                    effective_weight: endpoint.effective_weight(),
-                    refused: endpoint.is_refused(now),
-                    draining,
-                    latency_millis: endpoint.latency(now).map(|latency| latency.as_secs_f64() * 1e3),
-                })
+                .map(|state| endpoint(state, false, now))
+                .chain(
+                    backend.sessions.iter().flat_map(|known| known.draining()).map(|state| endpoint(state, true, now)),
+                )
                 .collect(),
         })
         .collect()

@@ -375,26 +375,39 @@ impl Default for Locality {
     }
 }
 
-/// When an endpoint that fails is left out.
+/// When an endpoint that fails gets no requests for a while: it is ejected.
+///
+/// Failures are counted at the endpoint, whichever rule its requests come from. When it comes back, one failure ejects it
+/// again. The last endpoint of a backend is never ejected, and when all are passed over, all are used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-validations" = cel(&[
+    (
+        "duration(self.interval) > duration('0s') && duration(self.baseEjection) > duration('0s')",
+        "interval and baseEjection cannot be 0s",
+    ),
+    ("duration(self.maxEjection) >= duration(self.baseEjection)", "maxEjection cannot be less than baseEjection"),
+])))]
 pub struct OutlierDetection {
-    /// Failed requests in a row.
+    /// Failed requests in a row: reset, without an answer in time, with a malformed one, or with one of codes.
     #[schemars(with = "schema::IntFrom<1>")]
     pub consecutive_errors: u32,
-    /// Failed connections in a row.
+    /// Failed connections in a row: refused or not made in time.
     #[schemars(with = "schema::IntFrom<1>")]
     pub consecutive_connect_failures: u32,
-    /// How often ejected endpoints are looked at.
+    /// Time in service after which one earlier ejection is forgotten.
     pub interval: DurationText,
-    /// Length of the first ejection; grows with each.
+    /// Length of the first ejection, within a tenth; doubles with each.
     pub base_ejection: DurationText,
     /// Length of the longest ejection.
     pub max_ejection: DurationText,
-    /// Endpoints that may be ejected at the same time, in percent.
+    /// Endpoints of a backend that may be ejected at the same time, in percent: at least one, but never the last. 0: none.
     #[schemars(with = "schema::Int<0, 100>")]
     pub max_ejection_percent: u32,
+    /// Statuses of responses that count as failures; default: 502, 503 and 504.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "schema::Set<schema::Int<500, 599>, 16>")]
+    pub codes: Vec<u16>,
 }
 
 impl Default for OutlierDetection {
@@ -406,6 +419,7 @@ impl Default for OutlierDetection {
             base_ejection: "30s".into(),
             max_ejection: "300s".into(),
             max_ejection_percent: 50,
+            codes: Vec::new(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The endpoints of one backend, as all balancers over it share them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::endpoint_state::EndpointState;
 use super::retry_budget::RetryFloor;
@@ -19,4 +19,6 @@ pub struct BackendEndpoints {
     pub sessions: Option<Box<SessionIndex>>,
     /// What all workers share of its retry budget.
     pub retry_floor: Arc<RetryFloor>,
+    /// Held while an endpoint is ejected; one for all backends of the process, since two may share endpoints.
+    pub(super) ejecting: Arc<Mutex<()>>,
 }

@@ -23,6 +23,15 @@ pub const REFUSED_FOR: Duration = Duration::from_secs(1);
 /// Time constant of the latency average, as in Finagle and tower (`tower/src/load/peak_ewma.rs`).
 pub const EWMA_DECAY: Duration = Duration::from_secs(10);
 
+/// What an endpoint failed at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A request: reset, too late, malformed, or answered with a status that counts as a failure.
+    Error,
+    /// A connection.
+    Connect,
+}
+
 /// A tick of the average's time stamp is 2^17 ns = 131 µs: 32 bits of them last 6.5 days.
 const TICK_SHIFT: u32 = 17;
 
@@ -40,7 +49,12 @@ pub struct EndpointState {
     rare: Box<Mutex<Rare>>,
     /// Nanoseconds since the epoch at which it came to a backend that was known before; 0: it was there from the start.
     since: u64,
-    consecutive_failures: AtomicU32,
+    /// Failed requests since the last that succeeded.
+    errors: AtomicU32,
+    /// Failed connections since then.
+    connect_failures: AtomicU32,
+    /// Nanoseconds since the epoch at which its last ejection ends; 0: never was ejected.
+    ejected_until: AtomicU64,
     /// Nanoseconds since the epoch until which the address counts as refusing; 0: never did.
     refused_until: AtomicU64,
     written: Written,
@@ -63,6 +77,8 @@ struct Rare {
     /// The pod's address in the other IP family. Read after a failed connect and written at a publication: a second
     /// EndpointSlice may bring it while the endpoint stays.
     fallback: Option<SocketAddr>,
+    /// Ejections in a row, at the end of the last one.
+    ejections: u32,
 }
 
 impl EndpointState {
@@ -71,9 +87,11 @@ impl EndpointState {
     pub fn new(key: EndpointKey, fallback: Option<SocketAddr>) -> Self {
         Self {
             key,
-            rare: Box::new(Mutex::new(Rare { fallback })),
+            rare: Box::new(Mutex::new(Rare { fallback, ejections: 0 })),
             since: 0,
-            consecutive_failures: AtomicU32::new(0),
+            errors: AtomicU32::new(0),
+            connect_failures: AtomicU32::new(0),
+            ejected_until: AtomicU64::new(0),
             refused_until: AtomicU64::new(0),
             written: Written {
                 in_flight: AtomicU32::new(0),
@@ -151,23 +169,84 @@ impl EndpointState {
             .written
             .effective_weight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |weight| Some(weight.saturating_sub(cut)));
-        let _ = self
-            .consecutive_failures
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| Some(count.saturating_add(1)));
     }
 
-    /// Notes a response head. The weight recovers with picks, not here.
-    pub fn succeeded(&self) {
+    /// Counts a fault in a row; gives how many there are.
+    pub fn faulted(&self, fault: Fault) -> u32 {
+        self.counter(fault).fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    /// Notes a request that the endpoint answered as it should. The weight recovers with picks, not here.
+    #[inline]
+    pub fn succeeded(&self, now: Duration) {
         // Written only when it changes something: the usual success leaves the shared line alone.
-        if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
-            self.consecutive_failures.store(0, Ordering::Relaxed);
+        if self.faults(Fault::Error) | self.faults(Fault::Connect) != 0 {
+            self.cleared(now);
         }
     }
 
-    /// Failures since the last response head.
+    #[cold]
+    fn cleared(&self, now: Duration) {
+        // What was sent before an ejection, or because nobody else was left, does not end the probation behind it.
+        if !self.is_ejected(now) {
+            self.errors.store(0, Ordering::Relaxed);
+            self.connect_failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn counter(&self, fault: Fault) -> &AtomicU32 {
+        match fault {
+            Fault::Error => &self.errors,
+            Fault::Connect => &self.connect_failures,
+        }
+    }
+
+    /// Faults since the last request that succeeded.
     #[must_use]
-    pub fn consecutive_failures(&self) -> u32 {
-        self.consecutive_failures.load(Ordering::Relaxed)
+    pub fn faults(&self, fault: Fault) -> u32 {
+        self.counter(fault).load(Ordering::Relaxed)
+    }
+
+    /// Whether it is ejected.
+    #[must_use]
+    pub fn is_ejected(&self, now: Duration) -> bool {
+        self.is_ejected_at(nanos(now))
+    }
+
+    /// The same for a time in nanoseconds.
+    #[inline]
+    pub(super) fn is_ejected_at(&self, now: u64) -> bool {
+        now < self.ejected_until.load(Ordering::Relaxed)
+    }
+
+    /// For how long it will be passed over because it is ejected, and because its address refused a connection.
+    #[must_use]
+    pub fn out_for(&self, now: Duration) -> (Option<Duration>, Option<Duration>) {
+        let left = |until: &AtomicU64| until.load(Ordering::Relaxed).checked_sub(nanos(now)).filter(|left| *left > 0);
+        (left(&self.ejected_until).map(Duration::from_nanos), left(&self.refused_until).map(Duration::from_nanos))
+    }
+
+    /// Ejects it until a time, as the last of so many ejections in a row, and sets what is counted of each [`Fault`].
+    pub(super) fn eject(&self, until: Duration, ejections: u32, (errors, connect_failures): (u32, u32)) {
+        self.rare().ejections = ejections;
+        self.errors.store(errors, Ordering::Relaxed);
+        self.connect_failures.store(connect_failures, Ordering::Relaxed);
+        self.ejected_until.store(nanos(until), Ordering::Relaxed);
+    }
+
+    /// Ends an ejection before its time, for one who knows that the endpoint is well. Its probation stays.
+    pub fn restore(&self, now: Duration) {
+        if self.is_ejected(now) {
+            self.ejected_until.store(nanos(now), Ordering::Relaxed);
+        }
+    }
+
+    /// Ejections in a row: each `interval` in service has one forgotten.
+    #[must_use]
+    pub(super) fn ejections_at(&self, now: Duration, interval: Duration) -> u32 {
+        let served = nanos(now).saturating_sub(self.ejected_until.load(Ordering::Relaxed));
+        let forgotten = served / nanos(interval).max(1);
+        self.rare().ejections.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX))
     }
 
     /// The weight that failures lowered and picks raise again; 0 to [`ENDPOINT_WEIGHT`].
@@ -336,9 +415,7 @@ mod tests {
             })
             .collect();
         assert_eq!(weights, [67, 34, 1, 0, 0]);
-        assert_eq!(state.consecutive_failures(), 5);
-        state.succeeded();
-        assert_eq!(state.consecutive_failures(), 0);
+        state.succeeded(S);
         assert_eq!(state.effective_weight(), 0);
         for expected in 1..=ENDPOINT_WEIGHT {
             state.recover();

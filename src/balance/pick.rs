@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::endpoint_state::{EndpointState, nanos};
 use crate::model::ids::BackendId;
+use crate::model::policy::Policy;
 
 /// What of a request decides its endpoint.
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,9 +81,14 @@ pub(super) struct Choice<'a> {
 impl<'a> Choice<'a> {
     /// Begins with every condition that a rule and a request have.
     #[inline]
-    pub(super) fn new(request: &PickRequest<'a>, now: Duration) -> Self {
-        let tried = if request.avoid.is_empty() { 0 } else { Condition::Tried.bit() };
-        let conditions = Condition::Refused.bit() | tried;
+    pub(super) fn new(policy: Option<&Policy>, request: &PickRequest<'a>, now: Duration) -> Self {
+        let mut conditions = Condition::Refused.bit();
+        if !request.avoid.is_empty() {
+            conditions |= Condition::Tried.bit();
+        }
+        if policy.is_some_and(|policy| policy.outlier.is_some()) {
+            conditions |= Condition::Ejected.bit();
+        }
         Self { now, nanos: nanos(now), avoid: request.avoid, conditions, given_up: None }
     }
 
@@ -119,6 +125,9 @@ impl<'a> Choice<'a> {
     #[inline]
     pub(super) fn allows(&self, endpoint: &Arc<EndpointState>) -> bool {
         if self.has(Condition::Refused) && endpoint.is_refused_at(self.nanos) {
+            return false;
+        }
+        if self.has(Condition::Ejected) && endpoint.is_ejected_at(self.nanos) {
             return false;
         }
         if self.has(Condition::Tried) && self.was_tried(endpoint) {

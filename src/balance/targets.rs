@@ -3,7 +3,7 @@
 //! Per backend the list of endpoint states, per rule the references by tier, per consistent hash and tier the ring.
 
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -87,6 +87,7 @@ pub struct Previous<'a> {
 pub struct EndpointRegistry {
     states: FxHashMap<EndpointKey, Weak<EndpointState>>,
     session_key: SessionKey,
+    ejecting: Arc<Mutex<()>>,
 }
 
 /// What a ring was made from: table size, and of each target the backend's address, weight and reference.
@@ -200,7 +201,8 @@ impl EndpointRegistry {
         let key = backend.key.clone();
         let sessions = draining.map(|draining| SessionIndex::new(&self.session_key, &key, &endpoints, draining).into());
         let retry_floor = before.map(|before| Arc::clone(&before.retry_floor)).unwrap_or_default();
-        Arc::new(BackendEndpoints { key, endpoints, sessions, retry_floor })
+        let ejecting = Arc::clone(&self.ejecting);
+        Arc::new(BackendEndpoints { key, endpoints, sessions, retry_floor, ejecting })
     }
 
     /// The state of an endpoint, as it was where it is known; `came` says since when a newcomer is there.

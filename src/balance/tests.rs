@@ -657,3 +657,57 @@ fn newcomers_have_an_age() {
     assert_eq!(age(2), Some(Duration::from_secs(4)));
     assert_eq!(age(7), None, "of a backend's first appearance");
 }
+
+/// The first rule with `outlierDetection` or without.
+fn ejecting(algorithm: Algorithm, with_block: bool) -> Bed {
+    let mut bed = three_tiers(algorithm);
+    let outlier = crate::model::outlier::Outlier {
+        errors: 1,
+        connect_failures: 1,
+        interval: Duration::from_secs(10),
+        base: Duration::from_secs(30),
+        longest: Duration::from_secs(30),
+        most_percent: 50,
+        codes: [].into(),
+    };
+    let policy = crate::model::policy::Policy { outlier: Some(outlier.into()), ..Default::default() };
+    if with_block {
+        Arc::make_mut(&mut bed.snapshot.rules)[0].policy = Some(policy.into());
+    }
+    bed
+}
+
+#[test]
+fn ejected_endpoints_are_passed_over_by_rules_that_eject() {
+    for algorithm in algorithms() {
+        let reached = |bed: &mut Bed| -> (String, Option<Condition>) {
+            let mut given_up = None;
+            let symbols: std::collections::BTreeSet<char> = (0..100_u64)
+                .map(|key| {
+                    let hash = Some(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                    let pick = bed.ask(PickRequest { hash, avoid: &[] });
+                    if let Pick::Endpoint(picked) = &pick {
+                        given_up = given_up.max(picked.given_up);
+                    }
+                    symbol(&pick)
+                })
+                .collect();
+            (symbols.into_iter().collect(), given_up)
+        };
+        let eject = |bed: &Bed, number| bed.endpoint(number).eject(NOW + Duration::from_secs(30), 1, (0, 0));
+        let mut bed = ejecting(algorithm.clone(), true);
+        eject(&bed, 0);
+        assert_eq!(reached(&mut bed), ("1".to_owned(), None), "{algorithm:?}");
+        // Refusing is given up first: it lasts a second, and says less.
+        bed.endpoint(1).refused(NOW);
+        (2..6).for_each(|number| eject(&bed, number));
+        assert_eq!(reached(&mut bed), ("1".to_owned(), Some(Condition::Refused)), "{algorithm:?}");
+        eject(&bed, 1);
+        assert_eq!(reached(&mut bed), ("01".to_owned(), Some(Condition::Ejected)), "{algorithm:?}: all are");
+        bed.now += Duration::from_secs(30);
+        assert_eq!(reached(&mut bed), ("01".to_owned(), None), "{algorithm:?}: time ends it");
+        let mut bed = ejecting(algorithm.clone(), false);
+        eject(&bed, 0);
+        assert_eq!(reached(&mut bed), ("01".to_owned(), None), "{algorithm:?}: a rule without the block");
+    }
+}

@@ -13,6 +13,7 @@ use crate::api::gateway_route::{
     ValueMatch as ApiValueMatch, ValueMatchType,
 };
 use crate::model::matching::{CompiledRegex, PathMatch, RegexError, Template, TemplateError, ValueMatch, ValueTest};
+use crate::model::outlier::Outlier;
 use crate::model::path::normalize_route_path;
 use crate::model::policy::{Timeouts, Upgrades};
 use crate::model::retry::Retry;
@@ -59,6 +60,7 @@ pub(super) struct Shared<'e> {
     pub(super) upgrades: Distinct<Upgrades>,
     pub(super) retries: Distinct<Retry>,
     pub(super) sessions: Distinct<Session>,
+    pub(super) outliers: Distinct<Outlier>,
 }
 
 impl<'e> Shared<'e> {
@@ -70,6 +72,7 @@ impl<'e> Shared<'e> {
             upgrades: Distinct::default(),
             retries: Distinct::default(),
             sessions: Distinct::default(),
+            outliers: Distinct::default(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::matches::Predicate;
 use super::report::{FieldPath, Report};
-use super::{retry, upgrades};
+use super::{outlier, retry, upgrades};
 use crate::api::gateway_route::{
     DurationText, GatewayRouteSpec, KeyType, KnownValue, LoadBalancer, OnMissingKey as ApiOnMissingKey, OpenEnum,
     RequestKey, RouteRule,
@@ -33,6 +33,9 @@ pub(super) fn check_unused_defaults(spec: &GatewayRouteSpec, report: &mut Report
     if all(|rule| rule.retry.is_some()) {
         // What is wrong is in the report; nobody inherits it.
         let _ = retry::compile(spec, None, report);
+    }
+    if all(|rule| rule.outlier_detection.is_some()) {
+        let _ = outlier::compile(spec, None, report);
     }
     let mut policies = Policies { spec, rule: None, report, is_broken: false };
     if all(|rule| rule.timeouts.is_some()) {

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
+use super::reader::Reader;
 use super::report::{FieldPath, Report};
-use crate::api::gateway_route::{DurationText, GatewayRouteSpec, KnownValue, OpenEnum, RouteRule};
+use crate::api::gateway_route::{GatewayRouteSpec, RouteRule};
 use crate::api::policy::{GrpcCode, Retry as Block, RetryBudget, RetryTrigger};
 use crate::model::retry::{Budget, GrpcCodes, IDEMPOTENT, Retry};
 
@@ -34,29 +35,7 @@ pub(super) fn compile(
     if reader.is_broken { Err(()) } else { Ok(Some(retry)) }
 }
 
-struct Reader<'m, 'r> {
-    rule: Option<usize>,
-    report: &'m mut Report<'r>,
-    /// Something was refused.
-    is_broken: bool,
-}
-
 impl Reader<'_, '_> {
-    fn refuse(&mut self, at: FieldPath<'_>, found: impl Into<String>, expected: &str) {
-        self.report.unsupported(self.rule, at, found, expected);
-        self.is_broken = true;
-    }
-
-    /// The value, where this version knows it.
-    fn known<T: KnownValue>(&mut self, at: FieldPath<'_>, value: &OpenEnum<T>) -> Option<T> {
-        let known = value.known();
-        if known.is_none() {
-            self.report.unknown(self.rule, at, value);
-            self.is_broken = true;
-        }
-        known
-    }
-
     fn retry(&mut self, block: &Block, at: FieldPath<'_>) -> Retry {
         let attempts = block.attempts.unwrap_or(1);
         if !(1..=10).contains(&attempts) {
@@ -130,14 +109,6 @@ impl Reader<'_, '_> {
             }
         }
         methods.into()
-    }
-
-    fn duration(&mut self, at: FieldPath<'_>, text: &DurationText) -> Option<Duration> {
-        let duration = text.as_duration();
-        if duration.is_none() {
-            self.refuse(at, &text.0, "a duration such as 25ms or 1s");
-        }
-        duration
     }
 
     /// The first pause and the longest.

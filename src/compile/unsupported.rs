@@ -63,19 +63,17 @@ fn inherits(rule: &RouteRule, defaults: &RouteDefaults) -> bool {
 /// A block, or a field of one, that nothing acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Block {
-    OutlierDetection,
     Connection,
     SlowStart,
     Locality,
 }
 
 impl Block {
-    const ALL: [Self; 4] = [Self::OutlierDetection, Self::Connection, Self::SlowStart, Self::Locality];
+    const ALL: [Self; 3] = [Self::Connection, Self::SlowStart, Self::Locality];
 
     /// True when the rule takes the block from `spec.defaults`: it has none of its own.
     fn is_inherited_by(self, rule: &RouteRule) -> bool {
         match self {
-            Self::OutlierDetection => rule.outlier_detection.is_none(),
             Self::Connection => rule.connection.is_none(),
             Self::SlowStart | Self::Locality => rule.load_balancer.is_none(),
         }
@@ -83,7 +81,6 @@ impl Block {
 
     fn is_asked(self, blocks: &Blocks<'_>) -> bool {
         match self {
-            Self::OutlierDetection => blocks.has_outlier_detection,
             Self::Connection => blocks.connection.is_some_and(|block| *block != Connection::default()),
             Self::SlowStart => blocks.load_balancer.is_some_and(|block| block.slow_start.is_some()),
             Self::Locality => {
@@ -96,7 +93,6 @@ impl Block {
     /// Says that a block below `at` is not supported yet; `rule` as in [`Report::unsupported`].
     fn refuse(self, at: FieldPath<'_>, rule: Option<usize>, report: &mut Report<'_>) {
         match self {
-            Self::OutlierDetection => report.not_yet(rule, at.field("outlierDetection"), "outlierDetection"),
             Self::Connection => report.not_yet(rule, at.field("connection"), "connection"),
             Self::SlowStart => report.not_yet(rule, at.field("loadBalancer").field("slowStart"), "slowStart"),
             Self::Locality => report.not_yet(rule, at.field("loadBalancer").field("locality"), "locality"),
@@ -106,28 +102,19 @@ impl Block {
 
 /// Blocks of a rule or of `spec.defaults`, side by side.
 struct Blocks<'a> {
-    has_outlier_detection: bool,
     connection: Option<&'a Connection>,
     load_balancer: Option<&'a LoadBalancer>,
 }
 
 impl<'a> From<&'a RouteRule> for Blocks<'a> {
     fn from(rule: &'a RouteRule) -> Self {
-        Self {
-            has_outlier_detection: rule.outlier_detection.is_some(),
-            connection: rule.connection.as_deref(),
-            load_balancer: rule.load_balancer.as_deref(),
-        }
+        Self { connection: rule.connection.as_deref(), load_balancer: rule.load_balancer.as_deref() }
     }
 }
 
 impl<'a> From<&'a RouteDefaults> for Blocks<'a> {
     fn from(defaults: &'a RouteDefaults) -> Self {
-        Self {
-            has_outlier_detection: defaults.outlier_detection.is_some(),
-            connection: defaults.connection.as_ref(),
-            load_balancer: defaults.load_balancer.as_ref(),
-        }
+        Self { connection: defaults.connection.as_ref(), load_balancer: defaults.load_balancer.as_ref() }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::*;
+use crate::balance::endpoint_state::Fault;
 use crate::balance::tests::snapshots::{Snapshots, hash_by_ip, number};
 use crate::balance::{EndpointState, InFlight, Picked};
 use crate::model::ids::EndpointKey;
@@ -223,7 +224,7 @@ fn a_thousand_publications_reset_nothing() {
             let Some(state) = states.get(key) else { continue };
             assert!(Arc::ptr_eq(state, &expected.state), "version {version}: {key:?} has a new state");
             assert_eq!(state.in_flight(), expected.in_flight, "version {version}: {key:?}");
-            assert_eq!(state.consecutive_failures(), expected.failures, "version {version}: {key:?}");
+            assert_eq!(state.faults(Fault::Error), expected.failures, "version {version}: {key:?}");
             // The time stands still: the average of a peak-sensitive filter is the peak.
             let (seen, slowest) = (state.latency(NOW).unwrap_or_default(), expected.slowest.unwrap_or_default());
             assert!(
@@ -258,13 +259,14 @@ fn a_thousand_publications_reset_nothing() {
             let known = expected.entry(state.key.clone()).or_insert_with(|| Expected {
                 state: Arc::clone(&state),
                 in_flight: state.in_flight(),
-                failures: state.consecutive_failures(),
+                failures: state.faults(Fault::Error),
                 slowest: state.latency(NOW),
             });
             assert!(Arc::ptr_eq(&state, &known.state));
             match chance.u8(..4) {
                 0 => {
                     state.failed(NOW);
+                    state.faulted(Fault::Error);
                     known.failures += 1;
                 }
                 1 => {

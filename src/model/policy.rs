@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::outlier::Outlier;
 use super::retry::Retry;
 use super::session::Session;
 
@@ -26,14 +27,20 @@ pub struct Policy {
     pub retry: Option<Arc<Retry>>,
     /// How a client's requests find their endpoint again.
     pub session: Option<Arc<Session>>,
+    /// When an endpoint that fails is left out.
+    pub outlier: Option<Arc<Outlier>>,
 }
 
 impl Policy {
     /// The same with the blocks of another one where it has none. Sessions belong to one rule.
     #[must_use]
     pub fn or(self, other: &Self) -> Self {
-        let Self { retry, session } = self;
-        Self { retry: retry.or_else(|| other.retry.clone()), session }
+        let Self { retry, session, outlier } = self;
+        Self {
+            retry: retry.or_else(|| other.retry.clone()),
+            session,
+            outlier: outlier.or_else(|| other.outlier.clone()),
+        }
     }
 
     /// Whether it asks for nothing.

@@ -30,7 +30,7 @@ pub struct Account {
     /// Its method.
     pub method: Method,
     /// The rule that it belongs to, once found.
-    pub(super) matched: Option<Matched>,
+    matched: Option<Matched>,
     /// The backend that was chosen last.
     backend: Option<BackendId>,
     /// Status of the head that went out; 0 before.
@@ -91,6 +91,11 @@ impl Account {
             entry.rule = Some(Arc::clone(&matched.rule().name));
         }
         self.matched = Some(matched.clone());
+    }
+
+    /// The rule that the request belongs to, once found.
+    pub(super) fn matched(&self) -> Option<&Matched> {
+        self.matched.as_ref()
     }
 
     /// Counts the request at its endpoint, and names it in the log.

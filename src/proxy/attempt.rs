@@ -66,7 +66,6 @@ impl Exchange {
     pub(super) fn note_head(&mut self, picked: &Picked, status: StatusCode, now: Instant) {
         let took = now.saturating_duration_since(self.decision.deadlines.try_began);
         picked.endpoint.observe_latency(took, self.try_since_epoch + took);
-        picked.endpoint.succeeded();
         self.account.status = status.as_u16();
         if let Some(entry) = &mut self.account.entry {
             entry.head = Some(took);

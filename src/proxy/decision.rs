@@ -27,6 +27,7 @@ use crate::live::WorkerLive;
 use crate::model::backend::Backend;
 use crate::model::ids::{BackendId, ListenerId, RuleId};
 use crate::model::matching::{FoundRule, Miss, RequestView};
+use crate::model::outlier::Outlier;
 use crate::model::policy::{Algorithm, Policy, Timeouts};
 use crate::model::retry::Retry;
 use crate::model::route::Rule;
@@ -78,6 +79,12 @@ impl Matched {
     #[inline]
     pub(super) fn session(&self) -> Option<&Session> {
         self.policy()?.session.as_deref()
+    }
+
+    /// When the rule has an endpoint left out.
+    #[inline]
+    pub(super) fn outlier(&self) -> Option<&Outlier> {
+        self.policy()?.outlier.as_deref()
     }
 
     /// The rule's id in this version.

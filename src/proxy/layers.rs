@@ -133,7 +133,7 @@ impl Exchange {
     /// Filters out: over those that were entered, innermost first. Gives the stages for the body.
     pub(super) fn leave(&mut self) -> Vec<BodyStage> {
         let mut stages = Vec::new();
-        if let (Some(mut layers), Some(matched)) = (self.decision.layers.take(), &self.account.matched) {
+        if let (Some(mut layers), Some(matched)) = (self.decision.layers.take(), self.account.matched()) {
             let rule = matched.rule();
             let entered = [&*rule.filters, backend_filters(rule, layers.entered)];
             let reply = &mut self.reply;

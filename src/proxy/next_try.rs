@@ -42,7 +42,7 @@ impl Exchange {
             Missed::Failed(failure) => {
                 let any_method = self.account.worker.settings().forwarding.retry_non_idempotent_on_idle_close;
                 let verdict = self.decision.judge(&failure, now, any_method);
-                self.note_failure(&picked, &failure.error, verdict, now);
+                self.note_failure(&picked, &failure, verdict, now);
                 let next = match verdict {
                     Verdict::GiveUp => None,
                     Verdict::FreshConnection => {
@@ -154,28 +154,6 @@ impl Exchange {
     pub(super) fn attempt_number(&self) -> Option<u8> {
         let made = self.decision.policy_tries;
         (made > 0).then(|| made.saturating_add(1))
-    }
-
-    /// Enters what a failure tells about the endpoint.
-    fn note_failure(&self, picked: &Picked, error: &ProxyError, verdict: Verdict, now: Instant) {
-        // A connection that the endpoint closed while it was idle says nothing about the endpoint.
-        if verdict != Verdict::FreshConnection && error.is_endpoint_failure() && !error.is_local() {
-            let since_epoch = self.account.worker.since_epoch(now);
-            picked.endpoint.failed(since_epoch);
-            if error.is_timeout() {
-                // It would have taken at least as long to answer.
-                let waited = now.saturating_duration_since(self.decision.deadlines.try_began);
-                picked.endpoint.observe_latency(waited, since_epoch);
-            }
-            if matches!(error, ProxyError::Connect(_) | ProxyError::ConnectTimeout) {
-                picked.endpoint.refused(since_epoch);
-            }
-        }
-        if let ProxyError::BadResponse(source) = error {
-            self.account.worker.bad_responses().log(&picked.endpoint, source);
-        }
-        let error: &dyn std::error::Error = error;
-        tracing::debug!(endpoint = %picked.endpoint.key.addr, error, ?verdict, "try failed");
     }
 
     /// Counts and logs that another try follows the one at `picked`.

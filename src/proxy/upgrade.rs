@@ -94,6 +94,7 @@ impl Exchange {
         }
         let now = Instant::now();
         self.note_head(picked, StatusCode::SWITCHING_PROTOCOLS, now);
+        picked.endpoint.succeeded(self.try_since_epoch);
         let received = connection.read_bytes();
         let (endpoint, glued, open) = connection.into_tunnel();
         self.account.upstream_sent += upload.written();

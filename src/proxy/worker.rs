@@ -3,7 +3,7 @@
 //! Nothing here is shared with another worker but the live numbers of endpoints, the registry of open sockets and,
 //! through feeds and channels, the control half.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,9 @@ use crate::telemetry::metrics::WorkerMetrics;
 
 /// How often collected log entries are handed over and idle connections looked at.
 const TICK: Duration = Duration::from_millis(250);
+
+/// By how much the clockwork may be late before what the worker finds passed is not believed, and for how long.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Empty field maps that a worker keeps for coming responses, and the most lines that a kept one has room for.
 const SPARE_MAPS: usize = 64;
@@ -79,6 +82,10 @@ pub struct Worker {
     response_limits: ResponseLimits,
     /// What operators were told of refused requests.
     refusals: Refusals,
+    /// When its clockwork ran last; `None` before the first time.
+    ticked: Cell<Option<Instant>>,
+    /// Until when what it finds passed may have passed while it did not run.
+    late_until: Cell<Option<Instant>>,
     /// Trusted forwarders by listener.
     forwarders: Box<[Box<[IpNet]>]>,
 }
@@ -130,6 +137,8 @@ impl Worker {
             replay_room,
             response_limits,
             refusals: Refusals::default(),
+            ticked: Cell::default(),
+            late_until: Cell::default(),
             forwarders,
             settings,
         })
@@ -267,12 +276,30 @@ impl Worker {
         }
     }
 
+    /// Notes that the clockwork runs.
+    fn note_tick(&self, now: Instant) {
+        if let Some(before) = self.ticked.replace(Some(now))
+            && now.saturating_duration_since(before) > TICK + LATE
+        {
+            self.late_until.set(Some(now + LATE));
+        }
+    }
+
+    /// Whether this worker did not run for a while just now: the process was stopped, or had no processor. Deadlines
+    /// that have passed say nothing about endpoints then.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        // It may be asked before the clockwork runs again.
+        let since = self.ticked.get().map(|before| now.saturating_duration_since(before));
+        since.is_some_and(|since| since > TICK + LATE) || self.late_until.get().is_some_and(|until| now < until)
+    }
+
     /// The worker's clockwork: closes idle connections, hands log entries over. Runs until it is dropped.
     pub async fn maintain(self: Rc<Self>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let now = tick.tick().await;
+            self.note_tick(Instant::now());
             self.pools.sweep(now);
             if let Some(log) = &self.access_log {
                 log.flush();

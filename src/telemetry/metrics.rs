@@ -20,8 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 pub use cells::{
-    Cell, ConnectResult, Direction, PickCondition, RetryDenial, RetryTrigger, SessionResult, Side, SocketEnd, Where,
-    WorkerMetrics,
+    Cell, ConnectResult, Direction, EjectionCause, PickCondition, RetryDenial, RetryTrigger, SessionResult, Side,
+    SocketEnd, Where, WorkerMetrics,
 };
 pub use series::{RouteSeries, RuleSeries};
 pub use services::{EndpointsState, ServiceEndpoints, ServiceSeries};
@@ -406,6 +406,10 @@ impl Metrics {
         for &result in SessionResult::ALL {
             let count = self.sum(|worker| worker.sessions[result as usize].get());
             page.add("tidegate_sessions_total", &[result.as_str()], count);
+        }
+        for &cause in EjectionCause::ALL {
+            let count = self.sum(|worker| worker.endpoint_ejections[cause as usize].get());
+            page.add("tidegate_endpoint_ejections_total", &[cause.as_str()], count);
         }
         for &place in Where::ALL {
             let count = self.sum(|worker| worker.panics[place as usize].get());

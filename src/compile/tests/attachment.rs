@@ -49,7 +49,7 @@ fn parents_are_judged_one_by_one() {
     ];
     let section = |name: &str, prefix: &str, namespaces: Value| json!({ "name": name, "matches": [{ "path": { "value": prefix } }], "delegate": { "namespaces": namespaces } });
     let mut broken = delegating("broken", "/");
-    broken["outlierDetection"] = json!({});
+    broken["outlierDetection"] = json!({ "interval": "0s" });
     let selector = json!({ "from": "Selector", "selector": { "matchLabels": { "team": "a" } } });
     let root = json!({ "rules": [rule("plain", "/p"), section("same", "/", json!({})), section("chosen", "/c", selector), broken] });
     for (parent, expected) in cases {

@@ -46,7 +46,10 @@ fn a_broken_rule_harms_only_itself() {
         (hash(json!({ "type": "Cookie" })), "loadBalancer.hashKeys[0].name"),
         (hash(json!({ "type": "JWTClaim", "name": "sub" })), "loadBalancer.hashKeys[0].type"),
         (json!({ "timeouts": { "request": "soon" } }), "timeouts.request"),
-        (json!({ "outlierDetection": {} }), "outlierDetection"),
+        (json!({ "outlierDetection": { "consecutiveErrors": 0 } }), "outlierDetection.consecutiveErrors"),
+        (json!({ "outlierDetection": { "interval": "0s" } }), "outlierDetection.interval"),
+        (json!({ "outlierDetection": { "baseEjection": "10m" } }), "outlierDetection.maxEjection"),
+        (json!({ "outlierDetection": { "codes": [503, 404] } }), "outlierDetection.codes[1]"),
         (json!({ "retry": { "methods": ["TRACE"] } }), "retry.methods[0]"),
         (json!({ "retry": { "backoff": "1s", "maxBackoff": "25ms" } }), "retry.maxBackoff"),
         (json!({ "retry": { "grpcCodes": ["Internal"] } }), "retry.grpcCodes"),
@@ -119,11 +122,13 @@ fn a_route_without_a_good_rule_is_not_accepted() {
 
 #[test]
 fn a_block_of_the_defaults_harms_the_rules_that_inherit_it() {
-    let own = json!({ "name": "own", "matches": [{ "path": { "type": "Exact", "value": "/own" } }], "loadBalancer": {}, "retry": {} });
+    let own = json!({ "name": "own", "matches": [{ "path": { "type": "Exact", "value": "/own" } }], "loadBalancer": {}, "retry": {},
+        "outlierDetection": {} });
     for (defaults, path) in [
         (json!({ "loadBalancer": { "algorithm": "Fastest" } }), "spec.defaults.loadBalancer.algorithm"),
         (json!({ "loadBalancer": { "slowStart": "1s" } }), "spec.defaults.loadBalancer.slowStart"),
         (json!({ "retry": { "backoff": "soon" } }), "spec.defaults.retry.backoff"),
+        (json!({ "outlierDetection": { "baseEjection": "0s" } }), "spec.defaults.outlierDetection.baseEjection"),
     ] {
         let rules = json!([rule("a", "/a"), rule("b", "/b"), own]);
         let spec = json!({ "parentRefs": [on("http")], "defaults": defaults, "rules": rules });

@@ -20,7 +20,6 @@ fn of_rule(mut rule: Value) -> (Vec<String>, [bool; 2]) {
 fn fields_and_values_of_a_rule_drop_that_rule_alone() {
     let cases = [
         (json!({ "healthCheck": {} }), "healthCheck: healthCheck is not supported yet"),
-        (json!({ "outlierDetection": {} }), "outlierDetection: outlierDetection is not supported yet"),
         (json!({ "connection": { "maxPendingRequests": 3 } }), "connection: connection is not supported yet"),
         (json!({ "loadBalancer": { "slowStart": "1s" } }), "loadBalancer.slowStart: slowStart is not supported yet"),
         (
@@ -164,20 +163,20 @@ fn blocks_of_defaults_refuse_the_rules_that_inherit_them() {
 
 #[test]
 fn findings_name_the_fields_of_the_object_that_the_user_wrote() {
-    let mut world = World::new().route("r", json!({ "rules": [{ "outlierDetection": {} }] }));
+    let mut world = World::new().route("r", json!({ "rules": [{ "connection": { "maxPendingRequests": 1 } }] }));
     let name = named("r");
     let route = &world.0.objects.routes[&name];
     let mut made = (*route.object).clone();
     made.kind = "Ingress";
     made.fields = crate::kinds::fields::FieldMap::new([(
-        "spec.rules[0].outlierDetection",
+        "spec.rules[0].connection",
         "metadata.annotations[example.com/ejection]",
     )]);
     world.0.objects.routes.insert(name, Sourced { object: Arc::new(made), origin: None });
     let output = compile(&world.0);
     assert_eq!(
         output.diagnostics[0].to_string(),
-        "Ingress default/r: metadata.annotations[example.com/ejection]: UnsupportedValue: outlierDetection is not supported yet; \
+        "Ingress default/r: metadata.annotations[example.com/ejection]: UnsupportedValue: connection is not supported yet; \
          this rule is skipped, the others serve"
     );
 }

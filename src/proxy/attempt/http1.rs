@@ -194,6 +194,7 @@ impl Exchange {
     ) {
         let now = Instant::now();
         self.note_head(picked, head.status, now);
+        self.note_answer(picked, head.status, &self.reply.fields);
         self.account.upstream_sent += upload.written();
         self.account.upstream_received += connection.read_bytes();
         self.reply.fields.clear();
@@ -213,6 +214,7 @@ impl Exchange {
     ) {
         let now = Instant::now();
         self.note_head(picked, head.status, now);
+        self.note_answer(picked, head.status, &self.reply.fields);
         self.account.bytes_in = upload.body_read();
         if connection.interim_dropped() > 0 {
             let dropped = u64::from(connection.interim_dropped());

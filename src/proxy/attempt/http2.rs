@@ -46,6 +46,7 @@ impl Exchange {
                 let wish = self.decision.wish_after_answer(matched, status, fields);
                 if let Some(again) = wish.and_then(|wish| self.again(matched, picked, wish, progress.is_repeatable())) {
                     self.note_head(picked, status, Instant::now());
+                    self.note_answer(picked, status, fields);
                     self.body = progress.take_body();
                     return Err(Missed::Unwanted(again));
                 }
@@ -176,6 +177,7 @@ impl Exchange {
         lease: Lease,
     ) {
         self.note_head(picked, parts.status, Instant::now());
+        self.note_answer(picked, parts.status, &parts.headers);
         self.account.bytes_in = progress.bytes.get();
         let mut fields = parts.headers;
         headers::clean_response(&mut fields, self.decision.trailers);

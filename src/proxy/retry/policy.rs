@@ -64,13 +64,18 @@ pub fn wish_after_answer(retry: &Retry, method: &Method, status: StatusCode, fie
     if retry.codes.contains(&status) && retry.methods.contains(method) {
         return Some(Wish { trigger: RetryTrigger::Code, pushback: retry_after(fields) });
     }
-    // In a response without a message, the trailers are the head.
-    if retry.grpc_codes.is_empty() || !is_grpc(fields) {
+    if retry.grpc_codes.is_empty() {
         return None;
     }
-    let code = std::str::from_utf8(fields.get(GRPC_STATUS)?.as_bytes()).ok()?.parse().ok()?;
-    let is_wanted = retry.grpc_codes.contains(code);
+    let is_wanted = retry.grpc_codes.contains(grpc_status(fields)?);
     is_wanted.then(|| Wish { trigger: RetryTrigger::Grpc, pushback: grpc_pushback(fields) })
+}
+
+/// The status of a gRPC response without a message: its trailers are the head.
+#[must_use]
+pub fn grpc_status(fields: &HeaderMap) -> Option<u32> {
+    let status = fields.get(GRPC_STATUS).filter(|_| is_grpc(fields))?;
+    std::str::from_utf8(status.as_bytes()).ok()?.parse().ok()
 }
 
 fn is_grpc(fields: &HeaderMap) -> bool {

@@ -173,6 +173,16 @@ label! {
 }
 
 label! {
+    /// What an ejected endpoint failed at, in a row.
+    EjectionCause {
+        /// Requests.
+        Errors => "errors",
+        /// Connections.
+        Connect => "connect",
+    }
+}
+
+label! {
     /// Where a panic was caught.
     Where {
         /// In answering one request.
@@ -229,12 +239,18 @@ pub struct WorkerMetrics {
     pub(super) upstream_retries_denied: [Cell; RetryDenial::ALL.len()],
     pub(super) picks_fail_open: [Cell; PickCondition::ALL.len()],
     pub(super) sessions: [Cell; SessionResult::ALL.len()],
+    pub(super) endpoint_ejections: [Cell; EjectionCause::ALL.len()],
     pub(super) panics: [Cell; Where::ALL.len()],
 }
 
 impl WorkerMetrics {
     pub(super) fn new(listeners: usize) -> Self {
         Self { listeners: (0..listeners).map(|_| ListenerCells::default()).collect(), ..Self::default() }
+    }
+
+    /// Counts an ejection.
+    pub fn endpoint_ejected(&self, cause: EjectionCause) {
+        self.endpoint_ejections[cause as usize].inc();
     }
 
     /// Counts a pick that gave up a condition.
