@@ -25,8 +25,9 @@ use crate::compile::certificates::SecretState;
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::inputs::{Inputs, StaticListener};
 use crate::drain::{self, DrainControl, Phase};
+use crate::health;
 use crate::kinds::Objects;
-use crate::live::{self, Publisher};
+use crate::live::{self, LiveView, Publisher};
 use crate::model::ids::ObjectName;
 use crate::proxy::listener::{self, BoundListener};
 use crate::readiness::Readiness;
@@ -39,7 +40,7 @@ use crate::source::files::{self, FileSource};
 use crate::status::{Published, Status};
 use crate::stream::TcpTimeouts;
 use crate::telemetry::access_log::{self, AccessLogHandle, AccessLogWriter};
-use crate::telemetry::metrics::{CertificateGauge, Metrics, MetricsOptions};
+use crate::telemetry::metrics::{CertificateGauge, CheckedService, Metrics, MetricsOptions};
 
 mod cluster;
 mod endpoints;
@@ -244,6 +245,8 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
         }
     };
     metrics.ask_for_endpoints(endpoints::of_services(publisher.view(), updates.clone()));
+    metrics.ask_for_checked(checked_endpoints(publisher.view()));
+    let checked = publisher.view();
     let apply = applier(publisher, Arc::clone(&metrics), published);
     runtime.spawn(compile_loop(updates.clone(), apply, Arc::clone(&metrics)));
     runtime.block_on(view.reached(1)).context("the first version was not published")?;
@@ -252,6 +255,7 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
         source = Source::Cluster(Some(runtime.block_on(async { status.start(&metrics) })));
     }
     let (control, drain) = drain::channel();
+    runtime.spawn(health::run(checked, drain.clone(), Arc::clone(&metrics), fastrand::u64(..)));
     let parts = workers::Parts {
         settings: Arc::clone(&settings),
         listeners,
@@ -453,6 +457,11 @@ fn applier(
 fn certificate_gauge(secret: &SecretState) -> CertificateGauge {
     let SecretState { name, not_after, is_valid } = secret;
     CertificateGauge { secret: name.to_string(), not_after: *not_after, is_valid: *is_valid }
+}
+
+/// Counts the endpoints of the active version that checks ask.
+fn checked_endpoints(live: LiveView) -> impl Fn() -> Vec<CheckedService> + Send + Sync + 'static {
+    move || health::counts(&live.current())
 }
 
 /// Inputs without objects: the listeners and the identity that the settings give.

@@ -12,6 +12,7 @@ mod backend_endpoints;
 mod balancer;
 mod consistent_hash;
 pub mod endpoint_state;
+mod health;
 mod key;
 mod least_request;
 pub mod outlier;
@@ -31,6 +32,7 @@ pub(crate) mod tests;
 
 pub use backend_endpoints::BackendEndpoints;
 pub use endpoint_state::{EndpointState, InFlight};
+pub use health::{CheckedEndpoints, EndpointHealth, LastCheck};
 pub use key::{KeySource, hash_key};
 pub use pick::{Condition, Pick, PickRequest, Picked};
 pub use retry_budget::{RetryBudget, RetryFloor};

@@ -22,6 +22,7 @@ pub mod diagnostics;
 pub mod endpoints;
 mod expressions;
 mod filters;
+mod health;
 pub mod inputs;
 mod insecure;
 mod matches;

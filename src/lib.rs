@@ -29,7 +29,7 @@
 //!   publishes all of it as one.
 //! * [`stream`]: a connection's bytes. [`http1`]: our own wire code. [`proxy`]: the data plane. [`sockets`]: the registry
 //!   of open WebSockets.
-//! * [`status`]: what the cluster is told about its routes.
+//! * [`health`]: asks endpoints whether they are well. [`status`]: what the cluster is told about its routes.
 //! * [`telemetry`], [`admin`], [`readiness`], [`drain`], [`reason`], [`settings`]: what operators see and set.
 //! * [`fields`], [`text`], [`timer`]: header names with a meaning, texts that several layers read, and deadlines.
 //! * [`app`]: the only wiring place. [`cli`], [`check`], [`demo`], [`probe`]: the commands.
@@ -51,6 +51,7 @@ pub mod demo;
 pub mod drain;
 pub mod fields;
 pub mod filter;
+pub mod health;
 pub mod http1;
 pub mod kinds;
 pub mod kubernetes;

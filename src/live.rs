@@ -16,10 +16,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::balance::{
-    BackendEndpoints, Balancers, EndpointRegistry, Pick, PickRequest, Picked, Previous, RetryBudget, RuleState,
-    SessionId, SessionIndex, SessionKey,
+    BackendEndpoints, Balancers, CheckedEndpoints, EndpointRegistry, Pick, PickRequest, Picked, Previous, RetryBudget,
+    RuleState, SessionId, SessionIndex, SessionKey,
 };
 use crate::filter::{FilterState, StateRegistry};
+use crate::model::backend::Backend;
 use crate::model::ids::{BackendId, ObjectName, RuleId};
 use crate::model::route::Rule;
 use crate::model::snapshot::Snapshot;
@@ -62,6 +63,22 @@ impl Live {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// What active checks ask, each pair of backend and check once, sorted by backend.
+    ///
+    /// Linear in the number of rules.
+    #[must_use]
+    pub fn checked_endpoints(&self) -> Vec<(&Backend, &Arc<CheckedEndpoints>)> {
+        let rules = (0..).map(RuleId).zip(self.snapshot.rules.iter()).filter(|(_, rule)| rule.health_check().is_some());
+        let of_rules = rules.filter_map(|(id, rule)| Some((rule, self.balancers.rule(id)?)));
+        let mut found: Vec<(BackendId, &Arc<CheckedEndpoints>)> = of_rules
+            .flat_map(|(rule, targets)| targets.checked().map(move |(at, checked)| (rule, at, checked)))
+            .filter_map(|(rule, at, checked)| Some((rule.backend_refs.get(at)?.backend?, checked)))
+            .collect();
+        found.sort_unstable_by_key(|(backend, checked)| (*backend, Arc::as_ptr(checked).addr()));
+        found.dedup_by_key(|(_, checked)| Arc::as_ptr(checked).addr());
+        found.into_iter().filter_map(|(id, checked)| Some((self.snapshot.backend(id)?, checked))).collect()
     }
 
     fn objects(&self) -> ConfigObjects {

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod filter;
+pub mod health;
 pub mod host;
 pub mod ids;
 pub mod matching;

@@ -44,6 +44,9 @@
 //! | `tidegate_config_publish_seconds` | histogram |  | Time to make a compiled version active in all workers. |
 //! | `tidegate_service_requests_total` | counter | `service` `code` | Answered requests for which the Service was chosen, by status class; without an endpoint they are `5xx`. |
 //! | `tidegate_service_endpoints` | gauge | `service` `state` | Endpoints of a Service that rules refer to, by state. |
+//! | `tidegate_health_checks_total` | counter | `outcome` | Health checks of endpoints, by how they ended. |
+//! | `tidegate_health_checks_late_total` | counter |  | Health checks that began late because more than 256 ran at once or more than 1,000 began in a second. |
+//! | `tidegate_checked_endpoints` | gauge | `service` `health` | Endpoints of a Service that health checks ask, by whether all of them find it healthy. |
 //! | `tidegate_watch_available` | gauge | `kind` | Whether the API server serves the kind and lets it be read: 1 or 0. |
 //! | `tidegate_watch_age_seconds` | gauge | `kind` | Time since the API server last said something about the kind; the state may be that old. |
 //! | `tidegate_watch_restarts_total` | counter | `kind` `cause` | Times a watch did not simply go on, by what was the matter. |
@@ -81,6 +84,8 @@
 //! | `denial` | `budget` (used up), `body` (not kept), `deadline` (no time left), `forwarded` (a further try of a trusted forwarder), `memory` (it is short) |
 //! | `condition` | `near` `refused` (the address refused a connection within the last second), `ejected` `unhealthy` |
 //! | `fault` | `errors` (requests), `connect` (connections) |
+//! | `outcome` | `ok` (a good answer), `status` (a bad one), `connect` (no connection), `timeout`, `answer` (broken off or malformed) |
+//! | `health` | `healthy` `unhealthy` |
 //! | `reason` | a reason, as in the access log |
 //! | `version` | the program's version |
 //! | `le` | `0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; the same from `0.001` to `5` of configurations; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections |
@@ -346,6 +351,19 @@ pub const METRICS: &[Metric] = &[
         &["service", "state"],
         "Endpoints of a Service that rules refer to, by state.",
     ),
+    metric("tidegate_health_checks_total", Counter, &["outcome"], "Health checks of endpoints, by how they ended."),
+    metric(
+        "tidegate_health_checks_late_total",
+        Counter,
+        &[],
+        "Health checks that began late because more than 256 ran at once or more than 1,000 began in a second.",
+    ),
+    metric(
+        "tidegate_checked_endpoints",
+        Gauge,
+        &["service", "health"],
+        "Endpoints of a Service that health checks ask, by whether all of them find it healthy.",
+    ),
     metric(
         "tidegate_watch_available",
         Gauge,
@@ -450,6 +468,11 @@ pub const LABELS: &[(&str, &str)] = &[
     ),
     ("condition", "`near` `refused` (the address refused a connection within the last second), `ejected` `unhealthy`"),
     ("fault", "`errors` (requests), `connect` (connections)"),
+    (
+        "outcome",
+        "`ok` (a good answer), `status` (a bad one), `connect` (no connection), `timeout`, `answer` (broken off or malformed)",
+    ),
+    ("health", "`healthy` `unhealthy`"),
     ("reason", "a reason, as in the access log"),
     ("version", "the program's version"),
     (
@@ -534,8 +557,8 @@ pub fn table() -> String {
 mod tests {
     use super::*;
     use crate::telemetry::metrics::{
-        ConfigSource, ConnectResult, Direction, EjectionCause, EndpointsState, PickCondition, Restart, RetryDenial,
-        RetryTrigger, SessionResult, Side, SocketEnd, StatusWrite, Where,
+        CheckOutcome, ConfigSource, ConnectResult, Direction, EjectionCause, EndpointsState, PickCondition, Restart,
+        RetryDenial, RetryTrigger, SessionResult, Side, SocketEnd, StatusWrite, Where,
     };
 
     #[test]
@@ -585,6 +608,7 @@ mod tests {
         assert_eq!(listed("state"), EndpointsState::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("source"), ConfigSource::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("session"), SessionResult::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("outcome"), CheckOutcome::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("where"), Where::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
     }
 }

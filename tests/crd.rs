@@ -114,6 +114,10 @@ fn schema_is_structural_and_described() {
 /// | `sessionPersistence`, its `cookieConfig` | one rule | six rules | a block that cannot work is refused |
 /// | `outlierDetection.codes` | absent | 500 to 599 | a service may fail with other statuses than a gateway does |
 /// | `outlierDetection` | no rules | two rules | a block that cannot work is refused |
+/// | `healthCheck.grpcService` | absent | up to 253 characters | servers of gRPC have no path to GET |
+/// | `healthCheck.path` | any text | begins with a slash, without spaces and fragment | it is sent as it is |
+/// | `healthCheck.expectedStatuses` | from 100 on | from 200 on | no response ends with an interim status |
+/// | `healthCheck` | one rule | four rules | a check that cannot work is refused |
 /// | `spec.filters` (route) | rule "RequestRedirect and URLRewrite exclude each other" | absent | neither type is in the enum there: the rule cannot fail and costs CEL budget |
 const DECIDED: &[(&str, &str)] = &[
     (".spec.filters/x-kubernetes-validations", "neither RequestRedirect nor URLRewrite can stand there"),
@@ -132,6 +136,10 @@ const DECIDED: &[(&str, &str)] = &[
     (".spec.rules[].outlierDetection.codes", "a service may fail with other statuses than a gateway does"),
     (".spec.defaults.outlierDetection/x-kubernetes-validations", "a block that cannot work is refused"),
     (".spec.rules[].outlierDetection/x-kubernetes-validations", "a block that cannot work is refused"),
+    (".spec.rules[].healthCheck.grpcService", "servers of gRPC have no path to GET"),
+    (".spec.rules[].healthCheck.path/pattern", "a path is sent as it is"),
+    (".spec.rules[].healthCheck.expectedStatuses[]/pattern", "no response ends with an interim status"),
+    (".spec.rules[].healthCheck/x-kubernetes-validations", "a check that cannot work is refused"),
     (".spec.defaults.loadBalancer.algorithm/default", "a pod that never answers must not fail its share of requests"),
     (".spec.rules[].loadBalancer.algorithm/default", "a pod that never answers must not fail its share of requests"),
 ];

@@ -1,12 +1,13 @@
 //! The tables behind `/debug/…`: what is published, as values of their own that serialise.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::balance::EndpointState;
 use crate::balance::endpoint_state::Fault;
+use crate::balance::{EndpointHealth, EndpointState};
 use crate::live::Live;
 use crate::model::backend::Protocol;
 use crate::model::ids::{ListenerId, RuleId};
@@ -144,29 +145,60 @@ struct EndpointRow {
     draining: bool,
     /// Peak-sensitive average of the time to a response head; `null` before the first.
     latency_millis: Option<f64>,
+    /// What each health check says of it; absent without any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    health: Vec<HealthRow>,
+}
+
+/// One health check of an endpoint.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HealthRow {
+    /// What is asked, such as `GET /healthz`.
+    check: String,
+    /// Rules with the check avoid the endpoint while this is false and another one is left.
+    healthy: bool,
+    /// When the last check ended: RFC 3339, UTC; `null` before the first.
+    last: Option<String>,
+    /// What was wrong with the last answer; `null` when it was good.
+    failure: Option<String>,
+}
+
+fn health_row(health: &EndpointHealth) -> HealthRow {
+    let last = health.last();
+    let at = last.as_ref().and_then(|last| jiff::Timestamp::try_from(last.at).ok());
+    HealthRow {
+        check: health.check().to_string(),
+        healthy: !health.is_unhealthy(),
+        last: at.map(|at| format!("{at:.3}")),
+        failure: last.and_then(|last| last.failure),
+    }
 }
 
 /// Why picks pass an endpoint over while others are left.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PassedOverRow {
-    /// `refused`: its address refused a connection; `ejected`: by `outlierDetection`, for rules that have the block.
+    /// `refused`: its address refused a connection; `ejected`: by `outlierDetection`, for rules that have the block;
+    /// `unhealthy`: by a health check, for rules that have the check.
     condition: &'static str,
     /// For how long it still is; `null` where no time ends it.
     seconds_left: Option<f64>,
 }
 
 /// What speaks against an endpoint now.
-fn passed_over(endpoint: &EndpointState, now: Duration) -> Vec<PassedOverRow> {
+fn passed_over(endpoint: &EndpointState, health: &[HealthRow], now: Duration) -> Vec<PassedOverRow> {
     let (ejected, refused) = endpoint.out_for(now);
     let row = |condition, left: Option<Duration>| {
         left.map(|left| PassedOverRow { condition, seconds_left: Some(left.as_secs_f64()) })
     };
-    [row("refused", refused), row("ejected", ejected)].into_iter().flatten().collect()
+    let is_unhealthy = health.iter().any(|check| !check.healthy);
+    let unhealthy = is_unhealthy.then_some(PassedOverRow { condition: "unhealthy", seconds_left: None });
+    [row("refused", refused), row("ejected", ejected), unhealthy].into_iter().flatten().collect()
 }
 
-fn endpoint(endpoint: &EndpointState, draining: bool, now: Duration) -> EndpointRow {
-    let passed_over = passed_over(endpoint, now);
+fn endpoint(endpoint: &EndpointState, draining: bool, health: Vec<HealthRow>, now: Duration) -> EndpointRow {
+    let passed_over = passed_over(endpoint, &health, now);
     EndpointRow {
         address: endpoint.key.addr.to_string(),
         uid: endpoint.key.uid.as_deref().map(str::to_owned),
@@ -178,6 +210,7 @@ fn endpoint(endpoint: &EndpointState, draining: bool, now: Duration) -> Endpoint
         passed_over,
         draining,
         latency_millis: endpoint.latency(now).map(|latency| latency.as_secs_f64() * 1e3),
+        health,
     }
 }
 
@@ -280,6 +313,20 @@ pub(super) fn sockets(sockets: &Sockets) -> Vec<SocketRow> {
 
 /// `now` is the time since the epoch that the data workers measure by.
 pub(super) fn endpoints(live: &Live, now: Duration) -> Vec<EndpointTable> {
+    let mut checked: HashMap<*const EndpointState, Vec<&Arc<EndpointHealth>>> = HashMap::new();
+    for health in live.checked_endpoints().into_iter().flat_map(|(_, checked)| checked.endpoints()) {
+        let known = checked.entry(Arc::as_ptr(health.endpoint())).or_default();
+        // Several backends may have the endpoint, and one health of it.
+        if !known.iter().any(|other| Arc::ptr_eq(other, health)) {
+            known.push(health);
+        }
+    }
+    let health = |endpoint: &Arc<EndpointState>| {
+        let mut rows: Vec<HealthRow> =
+            checked.get(&Arc::as_ptr(endpoint)).into_iter().flatten().map(|health| health_row(health)).collect();
+        rows.sort_by(|one, other| one.check.cmp(&other.check));
+        rows
+    };
     live.balancers()
         .backends()
         .iter()
@@ -293,9 +340,13 @@ pub(super) fn endpoints(live: &Live, now: Duration) -> Vec<EndpointTable> {
             endpoints: backend
                 .endpoints
                 .iter()
-                .map(|state| endpoint(state, false, now))
+                .map(|state| endpoint(state, false, health(state), now))
                 .chain(
-                    backend.sessions.iter().flat_map(|known| known.draining()).map(|state| endpoint(state, true, now)),
+                    backend
+                        .sessions
+                        .iter()
+                        .flat_map(|known| known.draining())
+                        .map(|state| endpoint(state, true, health(state), now)),
                 )
                 .collect(),
         })

@@ -424,17 +424,30 @@ impl Default for OutlierDetection {
     }
 }
 
-/// Active checks of endpoints.
+/// Active checks of endpoints: each is asked at intervals, whatever the number of rules, and gets no new requests of the
+/// rule while it is unhealthy and another endpoint is left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(inline, extend("x-kubernetes-validations" = cel(&[(
-    "duration(self.timeout) <= duration(self.interval)",
-    "timeout cannot exceed interval",
-)])))]
+#[schemars(inline, extend("x-kubernetes-validations" = cel(&[
+    ("duration(self.timeout) <= duration(self.interval)", "timeout cannot exceed interval"),
+    ("duration(self.timeout) > duration('0s')", "timeout is more than 0s"),
+    (
+        "duration(self.interval) >= duration('1s') && duration(self.interval) <= duration('1h')",
+        "interval is 1s to 1h",
+    ),
+    (
+        "!has(self.grpcService) || (self.path == '/' && (!has(self.expectedStatuses) || size(self.expectedStatuses) == 0))",
+        "path and expectedStatuses have no meaning beside grpcService",
+    ),
+])))]
 pub struct HealthCheck {
-    /// Path that is asked.
-    #[schemars(with = "schema::Text<1024>")]
+    /// Path that is asked for with GET; it begins with a slash and may have a query.
+    #[schemars(with = "schema::RequestPath")]
     pub path: String,
+    /// Service that is asked for with the gRPC health protocol instead of GET; empty: the server as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::PlainText<253>")]
+    pub grpc_service: Option<String>,
     /// Host that is asked for; default: the address.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::DnsSubdomain")]
@@ -443,13 +456,13 @@ pub struct HealthCheck {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::Int<1, 65535>")]
     pub port: Option<u16>,
-    /// Statuses that are healthy, such as 200 or 200-299; default: 200-299.
+    /// Statuses that are healthy, such as 200 or 200-399; default: 200-299.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "schema::Atomic<schema::StatusRange, 8>")]
     pub expected_statuses: Vec<String>,
-    /// Time between checks.
+    /// Time between checks of one endpoint by one replica, 1s to 1h.
     pub interval: DurationText,
-    /// How long an answer may take.
+    /// How long connecting and the answer may take, at most the interval.
     pub timeout: DurationText,
     /// Failed checks in a row that make an endpoint unhealthy.
     #[schemars(with = "schema::Int<1, 10>")]
@@ -463,6 +476,7 @@ impl Default for HealthCheck {
     fn default() -> Self {
         Self {
             path: "/".to_owned(),
+            grpc_service: None,
             hostname: None,
             port: None,
             expected_statuses: Vec::new(),

@@ -20,7 +20,10 @@ const TOKEN: &str = r"^[A-Za-z0-9!#$%&'*+\-.^_\x60|~]+$";
 /// No CR, LF, NUL and other control bytes but TAB, RFC 9110 §5.5.
 pub const NO_CONTROL: &str = r"^[^\x00-\x08\x0A-\x1F\x7F]*$";
 const DURATION: &str = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$";
-const STATUS_RANGE: &str = r"^[1-5][0-9]{2}(-[1-5][0-9]{2})?$";
+/// Only final statuses: no response ends with an interim one.
+const STATUS_RANGE: &str = r"^[2-5][0-9]{2}(-[2-5][0-9]{2})?$";
+/// Path and query as a request line has them, RFC 9112 §3.2.1: no space, no control, no fragment.
+const REQUEST_PATH: &str = r##"^/[!-"$-~]*$"##;
 const CONTROLLER: &str =
     r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9/\-._~%!$&()*+,;=:]+$";
 const CONDITION_TYPE: &str =
@@ -85,6 +88,8 @@ schema_only! {
     Duration = { "type": "string", "maxLength": 24, "pattern": DURATION };
     /// Status code or range of codes, `200` or `200-299`.
     StatusRange = { "type": "string", "maxLength": 7, "pattern": STATUS_RANGE };
+    /// Path of a request, with a query or without.
+    RequestPath = { "type": "string", "maxLength": 1024, "pattern": REQUEST_PATH };
     /// http or https URL.
     HttpUrl = { "type": "string", "maxLength": 253, "pattern": "^https?://" };
     /// Name of a load-balancing algorithm.

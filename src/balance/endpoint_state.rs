@@ -55,6 +55,8 @@ pub struct EndpointState {
     connect_failures: AtomicU32,
     /// Nanoseconds since the epoch at which its last ejection ends; 0: never was ejected.
     ejected_until: AtomicU64,
+    /// Checks that hold it to be unhealthy.
+    unhealthy_checks: AtomicU32,
     /// Nanoseconds since the epoch until which the address counts as refusing; 0: never did.
     refused_until: AtomicU64,
     written: Written,
@@ -92,6 +94,7 @@ impl EndpointState {
             errors: AtomicU32::new(0),
             connect_failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
+            unhealthy_checks: AtomicU32::new(0),
             refused_until: AtomicU64::new(0),
             written: Written {
                 in_flight: AtomicU32::new(0),
@@ -247,6 +250,21 @@ impl EndpointState {
         let served = nanos(now).saturating_sub(self.ejected_until.load(Ordering::Relaxed));
         let forgotten = served / nanos(interval).max(1);
         self.rare().ejections.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX))
+    }
+
+    /// Whether any active check holds it to be unhealthy.
+    #[must_use]
+    pub fn is_unhealthy_by_any(&self) -> bool {
+        self.unhealthy_checks.load(Ordering::Relaxed) != 0
+    }
+
+    /// Notes that one more check holds it to be unhealthy, or one less.
+    pub(super) fn count_unhealthy(&self, is_unhealthy: bool) {
+        if is_unhealthy {
+            self.unhealthy_checks.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.unhealthy_checks.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// The weight that failures lowered and picks raise again; 0 to [`ENDPOINT_WEIGHT`].

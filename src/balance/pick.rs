@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::endpoint_state::{EndpointState, nanos};
+use super::targets::RuleTargets;
 use crate::model::ids::BackendId;
 use crate::model::policy::Policy;
 
@@ -73,6 +74,8 @@ pub(super) struct Choice<'a> {
     /// `now` in nanoseconds, as endpoint states keep times.
     nanos: u64,
     avoid: &'a [Arc<EndpointState>],
+    /// Whose check says which endpoints are unhealthy.
+    rule: &'a RuleTargets,
     /// The conditions that hold, by their bits: those that mean something for this request and are not given up.
     conditions: u8,
     given_up: Option<Condition>,
@@ -81,15 +84,24 @@ pub(super) struct Choice<'a> {
 impl<'a> Choice<'a> {
     /// Begins with every condition that a rule and a request have.
     #[inline]
-    pub(super) fn new(policy: Option<&Policy>, request: &PickRequest<'a>, now: Duration) -> Self {
+    pub(super) fn new(
+        (rule, policy): (&'a RuleTargets, Option<&Policy>),
+        request: &PickRequest<'a>,
+        now: Duration,
+    ) -> Self {
         let mut conditions = Condition::Refused.bit();
         if !request.avoid.is_empty() {
             conditions |= Condition::Tried.bit();
         }
-        if policy.is_some_and(|policy| policy.outlier.is_some()) {
-            conditions |= Condition::Ejected.bit();
+        if let Some(policy) = policy {
+            if policy.outlier.is_some() {
+                conditions |= Condition::Ejected.bit();
+            }
+            if policy.health_check.is_some() {
+                conditions |= Condition::Unhealthy.bit();
+            }
         }
-        Self { now, nanos: nanos(now), avoid: request.avoid, conditions, given_up: None }
+        Self { now, nanos: nanos(now), avoid: request.avoid, rule, conditions, given_up: None }
     }
 
     /// The choice of a session's own endpoint: what is no reason to move is left out.
@@ -128,6 +140,9 @@ impl<'a> Choice<'a> {
             return false;
         }
         if self.has(Condition::Ejected) && endpoint.is_ejected_at(self.nanos) {
+            return false;
+        }
+        if self.has(Condition::Unhealthy) && self.rule.is_unhealthy(endpoint) {
             return false;
         }
         if self.has(Condition::Tried) && self.was_tried(endpoint) {

@@ -73,7 +73,7 @@ impl RuleState {
     /// Chooses an endpoint; `rule` is the one that this state is for. Allocates nothing and takes no lock.
     pub fn pick(&self, rule: &Rule, request: &PickRequest<'_>, now: Duration, rng: &mut fastrand::Rng) -> Pick {
         let refs = &*rule.backend_refs;
-        let choice = Choice::new(rule.policy.as_deref(), request, now);
+        let choice = Choice::new((&self.rule, rule.policy.as_deref()), request, now);
         let mut key = None;
         if let Algorithm::ConsistentHash(hash) = &self.rule.algorithm {
             match (request.hash, hash.on_missing) {
@@ -140,7 +140,7 @@ impl RuleState {
         };
         let (Some(backend), Some(balancer)) = (&target.backend, balancer) else { return Pick::NoBackend };
         let of_backend = |endpoint: &Arc<EndpointState>| backend.endpoints.iter().any(|own| Arc::ptr_eq(own, endpoint));
-        let mut next = Some(Choice::new(rule.policy.as_deref(), request, now));
+        let mut next = Some(Choice::new((&self.rule, rule.policy.as_deref()), request, now));
         while let Some(choice) = next {
             let by_key = request.hash.zip(tier.ring.as_ref()).and_then(|(key, ring)| {
                 ring.pick(key, |endpoint| of_backend(endpoint) && choice.allows(endpoint))?.endpoint.as_ref()
@@ -165,7 +165,7 @@ impl RuleState {
         request: &PickRequest<'_>,
         now: Duration,
     ) -> Option<Picked> {
-        let choice = Choice::new(rule.policy.as_deref(), request, now).of_session();
+        let choice = Choice::new((&self.rule, rule.policy.as_deref()), request, now).of_session();
         let targets = self.rule.tiers.iter().flat_map(|tier| &tier.targets);
         let mut targets = targets.filter(|target| only.is_none_or(|only| target.backend_ref as usize == only));
         let (target, endpoint) =

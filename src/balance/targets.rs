@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use super::backend_endpoints::BackendEndpoints;
 use super::consistent_hash::{Member, Ring};
 use super::endpoint_state::EndpointState;
+use super::health::{CheckedEndpoints, HealthRegistry};
 use super::sessions::{SessionIndex, SessionKey};
 use crate::model::backend::{Backend, BackendKey, Endpoint};
 use crate::model::ids::{EndpointKey, RuleId};
@@ -26,17 +27,25 @@ pub(super) struct Target {
     pub(super) weight: u32,
     /// `None`: the reference cannot be resolved.
     pub(super) backend: Option<Arc<BackendEndpoints>>,
+    /// What the rule's check has found out about its endpoints; `None` without a check.
+    health: Option<Arc<CheckedEndpoints>>,
+}
+
+/// Whether two optional values are the same one, or both absent.
+fn is_same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
 }
 
 impl Target {
     fn same(&self, other: &Target) -> bool {
         self.backend_ref == other.backend_ref
             && self.weight == other.weight
-            && match (&self.backend, &other.backend) {
-                (Some(one), Some(two)) => Arc::ptr_eq(one, two),
-                (None, None) => true,
-                (Some(_), None) | (None, Some(_)) => false,
-            }
+            && is_same(self.backend.as_ref(), other.backend.as_ref())
+            && is_same(self.health.as_ref(), other.health.as_ref())
     }
 
     pub(super) fn key(&self) -> Option<&BackendKey> {
@@ -88,6 +97,7 @@ pub struct EndpointRegistry {
     states: FxHashMap<EndpointKey, Weak<EndpointState>>,
     session_key: SessionKey,
     ejecting: Arc<Mutex<()>>,
+    health: HealthRegistry,
 }
 
 /// What a ring was made from: table size, and of each target the backend's address, weight and reference.
@@ -119,7 +129,7 @@ impl EndpointRegistry {
                 if let Some(kept) = previous.and_then(|previous| previous.kept(RuleId(index), rule, &backends)) {
                     return Arc::clone(kept);
                 }
-                let targets = targets(rule, &backends);
+                let targets = targets(rule, &backends, &mut self.health);
                 let before = previous
                     .and_then(|previous| (previous.rule)(RuleId(index)).map(|rule| (previous, rule)))
                     .and_then(|(previous, rule)| previous.balancers.rule(rule));
@@ -144,6 +154,7 @@ impl EndpointRegistry {
                 Arc::clone(last.insert(Arc::new(new)))
             })
             .collect();
+        self.health.prune();
         Balancers { backends, rules }
     }
 
@@ -269,6 +280,7 @@ impl<'a> Previous<'a> {
             endpoints && old.weight == new.weight && old.tier == new.tier
         };
         let are_same = old.algorithm == rule.algorithm
+            && old.health_check() == rule.health_check()
             && old.backend_refs.len() == rule.backend_refs.len()
             && old.backend_refs.iter().zip(&rule.backend_refs).all(|(old, new)| is_same(old, new));
         if are_same { self.balancers.rule(before) } else { None }
@@ -276,7 +288,7 @@ impl<'a> Previous<'a> {
 }
 
 /// The references by tier, as [`RuleTargets::tiers`] has them.
-fn targets(rule: &Rule, backends: &[Arc<BackendEndpoints>]) -> Vec<Box<[Target]>> {
+fn targets(rule: &Rule, backends: &[Arc<BackendEndpoints>], health: &mut HealthRegistry) -> Vec<Box<[Target]>> {
     let backend = |reference: &WeightedBackend| reference.backend.and_then(|id| backends.get(id.index()));
     let has_endpoint =
         |reference: &WeightedBackend| backend(reference).is_some_and(|known| !known.endpoints.is_empty());
@@ -287,12 +299,14 @@ fn targets(rule: &Rule, backends: &[Arc<BackendEndpoints>]) -> Vec<Box<[Target]>
     if tiers.is_empty() {
         tiers.extend(rule.backend_refs.iter().map(|reference| reference.tier).min());
     }
+    let mut health = |reference: &WeightedBackend| Some(health.of(backend(reference)?, rule.health_check()?));
     let of_tier = |tier: u8| {
         let references = (0..).zip(&rule.backend_refs).filter(move |(_, reference)| reference.tier == tier);
         let target = |(index, reference): (u32, &WeightedBackend)| Target {
             backend_ref: index,
             weight: reference.weight,
             backend: backend(reference).cloned(),
+            health: health(reference),
         };
         references.map(target).collect()
     };
@@ -359,6 +373,23 @@ impl Balancers {
 }
 
 impl RuleTargets {
+    /// What the rule's check has found out, by the position of the reference; nothing for a rule without a check.
+    pub fn checked(&self) -> impl Iterator<Item = (usize, &Arc<CheckedEndpoints>)> {
+        let targets = self.tiers.iter().flat_map(|tier| &tier.targets);
+        targets.filter_map(|target| Some((target.backend_ref as usize, target.health.as_ref()?)))
+    }
+
+    /// Whether the rule's check holds an endpoint to be unhealthy. One load while no check does, as nearly always.
+    #[inline]
+    pub(super) fn is_unhealthy(&self, endpoint: &EndpointState) -> bool {
+        endpoint.is_unhealthy_by_any() && self.is_unhealthy_by_own(endpoint)
+    }
+
+    #[cold]
+    fn is_unhealthy_by_own(&self, endpoint: &EndpointState) -> bool {
+        self.checked().any(|(_, checked)| checked.is_unhealthy(endpoint))
+    }
+
     fn is_for(&self, rule: &Rule, targets: &[Box<[Target]>]) -> bool {
         let same = |tier: &Tier, targets: &[Target]| {
             tier.targets.len() == targets.len() && tier.targets.iter().zip(targets).all(|(one, other)| one.same(other))

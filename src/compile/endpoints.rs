@@ -267,6 +267,7 @@ fn one_address_a_pod(found: &mut Vec<(Key<'_>, SliceEndpoint<'_>)>, prefer_ipv6:
         key: EndpointKey { addr, uid: uid.cloned() },
         fallback,
         pod: found.pod.cloned(),
+        terminating: found.class == Class::Serving,
     };
     let is_ipv6 = |((addr, _), _): &(Key<'_>, SliceEndpoint<'_>)| addr.is_ipv6();
     if found.iter().all(is_ipv6) || !found.iter().any(is_ipv6) {

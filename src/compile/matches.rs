@@ -12,6 +12,7 @@ use crate::api::gateway_route::{
     GrpcMatch, GrpcMatchType, MatchMethod, OpenEnum, PathMatch as ApiPathMatch, PathMatchType, RouteMatch,
     ValueMatch as ApiValueMatch, ValueMatchType,
 };
+use crate::model::health::HealthCheck;
 use crate::model::matching::{CompiledRegex, PathMatch, RegexError, Template, TemplateError, ValueMatch, ValueTest};
 use crate::model::outlier::Outlier;
 use crate::model::path::normalize_route_path;
@@ -61,6 +62,7 @@ pub(super) struct Shared<'e> {
     pub(super) retries: Distinct<Retry>,
     pub(super) sessions: Distinct<Session>,
     pub(super) outliers: Distinct<Outlier>,
+    pub(super) health_checks: Distinct<HealthCheck>,
 }
 
 impl<'e> Shared<'e> {
@@ -73,6 +75,7 @@ impl<'e> Shared<'e> {
             retries: Distinct::default(),
             sessions: Distinct::default(),
             outliers: Distinct::default(),
+            health_checks: Distinct::default(),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::matches::{Matches, Predicate, Shared};
 use super::policies::{self, Policies};
 use super::references::{BackendNumber, Backends, stated_protocol};
 use super::report::{About, FieldPath, Report};
-use super::{outlier, retry, sessions, unsupported, upgrades};
+use super::{health, outlier, retry, sessions, unsupported, upgrades};
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{Delegate, RouteRule};
 use crate::kinds::Sourced;
@@ -184,10 +184,13 @@ fn compile_rule<'a>(
     is_broken |= session.is_err();
     let outlier = outlier::compile(&route.spec, Some((index, rule)), report);
     is_broken |= outlier.is_err();
+    let health_check = health::compile((index, rule), report);
+    is_broken |= health_check.is_err();
     let policy = Policy {
         retry: retry.unwrap_or_default().map(|retry| shared.retries.get(retry)),
         session: session.unwrap_or_default().map(|session| shared.sessions.get(session)),
         outlier: outlier.unwrap_or_default().map(|outlier| shared.outliers.get(outlier)),
+        health_check: health_check.unwrap_or_default().map(|check| shared.health_checks.get(check)),
     };
     let redirects = redirects_insecure(backends.inputs(), &route.spec);
     let filters = rule_filters(route, index, &predicates, redirects, shared.expressions, report);

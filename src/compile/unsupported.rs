@@ -44,10 +44,6 @@ pub(super) fn refuse_in_rule(spec: &GatewayRouteSpec, index: usize, report: &mut
     let Some(rule) = spec.rules.get(index) else { return false };
     let at = FieldPath::SPEC.item("rules", index);
     let mut is_refused = spec.defaults.as_deref().is_some_and(|defaults| inherits(rule, defaults));
-    if rule.health_check.is_some() {
-        report.not_yet(index, at.field("healthCheck"), "healthCheck");
-        is_refused = true;
-    }
     for block in asked(&Blocks::from(rule)) {
         block.refuse(at, Some(index), report);
         is_refused = true;

@@ -59,4 +59,6 @@ pub struct Endpoint {
     pub fallback: Option<SocketAddr>,
     /// Name of the pod (`targetRef.name`), for logs and admin; never a metric label.
     pub pod: Option<Arc<str>>,
+    /// It serves while it terminates, and is here because nothing else is ready.
+    pub terminating: bool,
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::health::HealthCheck;
 use super::outlier::Outlier;
 use super::retry::Retry;
 use super::session::Session;
@@ -29,17 +30,20 @@ pub struct Policy {
     pub session: Option<Arc<Session>>,
     /// When an endpoint that fails is left out.
     pub outlier: Option<Arc<Outlier>>,
+    /// How its endpoints are checked.
+    pub health_check: Option<Arc<HealthCheck>>,
 }
 
 impl Policy {
     /// The same with the blocks of another one where it has none. Sessions belong to one rule.
     #[must_use]
     pub fn or(self, other: &Self) -> Self {
-        let Self { retry, session, outlier } = self;
+        let Self { retry, session, outlier, health_check } = self;
         Self {
             retry: retry.or_else(|| other.retry.clone()),
             session,
             outlier: outlier.or_else(|| other.outlier.clone()),
+            health_check: health_check.or_else(|| other.health_check.clone()),
         }
     }
 

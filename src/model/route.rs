@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::filter::Filter;
+use super::health::HealthCheck;
 use super::ids::{BackendId, ObjectName, RouteId};
 use super::policy::{Algorithm, Policy, Timeouts, Upgrades};
 
@@ -39,6 +40,12 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// How its endpoints are checked, if they are.
+    #[must_use]
+    pub fn health_check(&self) -> Option<&Arc<HealthCheck>> {
+        self.policy.as_ref()?.health_check.as_ref()
+    }
+
     /// Whether a CORS filter answers preflights of the rule, its own or one of a backendRef.
     #[must_use]
     pub fn answers_preflights(&self) -> bool {

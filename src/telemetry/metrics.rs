@@ -4,6 +4,7 @@
 //! [`METRICS`](super::METRICS). Nothing here knows snapshots: routes and rules come as names.
 
 mod cells;
+mod health;
 mod page;
 mod series;
 mod services;
@@ -23,6 +24,7 @@ pub use cells::{
     Cell, ConnectResult, Direction, EjectionCause, PickCondition, RetryDenial, RetryTrigger, SessionResult, Side,
     SocketEnd, Where, WorkerMetrics,
 };
+pub use health::{CheckOutcome, CheckedService, HealthMetrics};
 pub use series::{RouteSeries, RuleSeries};
 pub use services::{EndpointsState, ServiceEndpoints, ServiceSeries};
 pub use status::{StatusMetrics, StatusWrite};
@@ -74,6 +76,10 @@ pub struct Metrics {
     certificates: Mutex<Vec<CertificateGauge>>,
     /// Tells the endpoints of all Services when it is asked.
     endpoints: OnceLock<EndpointsOf>,
+    /// Only where endpoints are checked.
+    health: OnceLock<Arc<HealthMetrics>>,
+    /// Tells the endpoints that are checked when it is asked.
+    checked: OnceLock<CheckedOf>,
 }
 
 /// A Secret that certificates are taken from.
@@ -93,6 +99,15 @@ struct EndpointsOf(Box<dyn Fn() -> Vec<ServiceEndpoints> + Send + Sync>);
 impl std::fmt::Debug for EndpointsOf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("EndpointsOf")
+    }
+}
+
+/// Tells the endpoints that health checks ask.
+struct CheckedOf(Box<dyn Fn() -> Vec<CheckedService> + Send + Sync>);
+
+impl std::fmt::Debug for CheckedOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CheckedOf")
     }
 }
 
@@ -161,6 +176,8 @@ impl Metrics {
             watches: Mutex::default(),
             services: Mutex::default(),
             endpoints: OnceLock::new(),
+            health: OnceLock::new(),
+            checked: OnceLock::new(),
         })
     }
 
@@ -306,6 +323,17 @@ impl Metrics {
         Arc::clone(self.status.get_or_init(Arc::default))
     }
 
+    /// The numbers of the prober, which are on the page from now on.
+    #[must_use]
+    pub fn health(&self) -> Arc<HealthMetrics> {
+        Arc::clone(self.health.get_or_init(Arc::default))
+    }
+
+    /// From now on every page asks this for the endpoints that are checked. Only the first call counts.
+    pub fn ask_for_checked(&self, checked: impl Fn() -> Vec<CheckedService> + Send + Sync + 'static) {
+        let _ = self.checked.set(CheckedOf(Box::new(checked)));
+    }
+
     /// The page in Prometheus' text format 0.0.4; a metric without any series is left out.
     #[must_use]
     pub fn render(&self) -> String {
@@ -322,6 +350,12 @@ impl Metrics {
         lock(&self.services).render(of_services / 2, &mut page);
         if let Some(EndpointsOf(endpoints)) = self.endpoints.get() {
             services::render_endpoints(endpoints(), of_services / 2, &mut page);
+        }
+        if let Some(health) = self.health.get() {
+            health.render(&mut page);
+        }
+        if let Some(CheckedOf(checked)) = self.checked.get() {
+            health::render_endpoints(&checked(), of_services / 2, &mut page);
         }
         page.encode()
     }

@@ -234,6 +234,7 @@ fn snapshot(options: &Options) -> Snapshot {
         key: EndpointKey { addr, uid: None },
         fallback: options.fallback,
         pod: Some(Arc::from("s-0")),
+        terminating: false,
     };
     let mut endpoints: Vec<_> = options.endpoints.iter().map(endpoint).collect();
     endpoints.sort_by(|a, b| a.key.cmp(&b.key));

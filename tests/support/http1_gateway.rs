@@ -199,7 +199,8 @@ fn snapshot(routes: &[(&str, SocketAddr)]) -> Snapshot {
         });
         let service = ObjectName::new("default", format!("backend-{number}"));
         let key = BackendKey { service, port: 80, protocol: Protocol::Http };
-        let endpoint = Endpoint { key: EndpointKey { addr: *backend, uid: None }, fallback: None, pod: None };
+        let endpoint =
+            Endpoint { key: EndpointKey { addr: *backend, uid: None }, fallback: None, pod: None, terminating: false };
         backends.push(Backend { key, endpoints: [endpoint].into(), draining: Arc::default() });
         candidates.push(Candidate {
             hostname: Hostname::Exact("a.test".into()),

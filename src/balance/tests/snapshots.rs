@@ -97,6 +97,7 @@ fn endpoint(number: u16) -> Endpoint {
         },
         fallback: None,
         pod: Some(Arc::from(format!("pod-{number}"))),
+        terminating: false,
     }
 }
 

@@ -116,10 +116,12 @@ fn conditions_of_the_parent_hold_for_the_child() {
     root["matches"][0]["method"] = json!("GET");
     root["timeouts"] = json!({ "request": "9s" });
     root["retry"] = json!({ "attempts": 3 });
+    root["healthCheck"] = json!({ "unhealthyThreshold": 4 });
     root["loadBalancer"] = json!({ "algorithm": "LeastRequest" });
     let mut own = rule("own", "/a/own");
     own["timeouts"] = json!({ "request": "1s" });
     own["retry"] = json!({ "attempts": 5 });
+    own["healthCheck"] = json!({ "unhealthyThreshold": 6 });
     let mut post = rule("post", "/a/post");
     post["matches"][0]["method"] = json!("POST");
     let spec = json!({ "parentRefs": [under("root", "a")], "rules": [rule("plain", "/a/x"), own, post] });
@@ -132,6 +134,8 @@ fn conditions_of_the_parent_hold_for_the_child() {
     assert_eq!((seconds("plain"), seconds("own")), (Some(9), Some(1)), "knobs are inherited when unset");
     let attempts = |name| Some(compiled.rule(name).policy.as_deref()?.retry.as_ref()?.attempts);
     assert_eq!((attempts("plain"), attempts("own")), (Some(3), Some(5)));
+    let threshold = |name| compiled.rule(name).health_check().map(|check| check.unhealthy_threshold);
+    assert_eq!((threshold("plain"), threshold("own")), (Some(4), Some(6)));
     assert_eq!(compiled.rule("own").algorithm, Algorithm::LeastRequest);
     assert_eq!(compiled.findings(), ["UnsupportedValue spec.rules[2].matches[0]"], "POST is not delegated");
 }

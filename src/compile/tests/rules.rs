@@ -90,6 +90,25 @@ fn a_broken_rule_harms_only_itself() {
             "sessionPersistence",
         ),
         (json!({ "retry": { "codes": [500, 200] } }), "retry.codes[1]"),
+        (json!({ "healthCheck": { "interval": "soon" } }), "healthCheck.interval"),
+        (json!({ "healthCheck": { "interval": "999ms", "timeout": "1ms" } }), "healthCheck.interval"),
+        (json!({ "healthCheck": { "interval": "2h" } }), "healthCheck.interval"),
+        (json!({ "healthCheck": { "timeout": "0s" } }), "healthCheck.timeout"),
+        (json!({ "healthCheck": { "timeout": "11s" } }), "healthCheck.timeout"),
+        (json!({ "healthCheck": { "path": "healthz" } }), "healthCheck.path"),
+        (json!({ "healthCheck": { "path": "/a b" } }), "healthCheck.path"),
+        (json!({ "healthCheck": { "path": "/a#b" } }), "healthCheck.path"),
+        (json!({ "healthCheck": { "path": "/\u{e9}" } }), "healthCheck.path"),
+        (json!({ "healthCheck": { "port": 0 } }), "healthCheck.port"),
+        (json!({ "healthCheck": { "hostname": "a b" } }), "healthCheck.hostname"),
+        (json!({ "healthCheck": { "hostname": "" } }), "healthCheck.hostname"),
+        (json!({ "healthCheck": { "hostname": "u@a.test" } }), "healthCheck.hostname"),
+        (json!({ "healthCheck": { "expectedStatuses": ["200", "299-200"] } }), "healthCheck.expectedStatuses[1]"),
+        (json!({ "healthCheck": { "unhealthyThreshold": 0 } }), "healthCheck.unhealthyThreshold"),
+        (json!({ "healthCheck": { "healthyThreshold": 11 } }), "healthCheck.healthyThreshold"),
+        (json!({ "healthCheck": { "grpcService": "s", "path": "/a" } }), "healthCheck.path"),
+        (json!({ "healthCheck": { "grpcService": "s", "expectedStatuses": ["200"] } }), "healthCheck.expectedStatuses"),
+        (json!({ "healthCheck": { "grpcService": "a\nb" } }), "healthCheck.grpcService"),
         (json!({ "delegate": {}, "backendRefs": [], "matches": [{}, {}] }), "matches"),
     ];
     for (fields, at) in cases {
@@ -220,6 +239,59 @@ fn a_retry_block_has_its_defaults() {
         max_body: 0,
     };
     assert_eq!(retry("full"), Some(full));
+}
+
+#[test]
+fn a_health_check_has_its_defaults_and_equal_ones_are_shared() {
+    use std::time::Duration;
+
+    use crate::model::health::{HealthCheck, Question};
+
+    let rule = |name: &str, path: &str, check: Value| {
+        let mut rule = rule(name, path);
+        rule["healthCheck"] = check;
+        rule
+    };
+    let full = json!({
+        "path": "/h?a=1", "hostname": "h.test", "port": 8081, "expectedStatuses": ["204", "300-399"],
+        "interval": "1h", "timeout": "1m", "unhealthyThreshold": 1, "healthyThreshold": 10
+    });
+    let spec = json!({ "rules": [
+        { "name": "none" },
+        rule("empty", "/a", json!({})),
+        rule("same", "/b", json!({ "path": "/", "interval": "10000ms" })),
+        rule("full", "/c", full),
+        rule("grpc", "/d", json!({ "grpcService": "", "path": "/" })),
+    ] });
+    let compiled = World::new().route("r", spec).compile();
+    assert_eq!(compiled.findings(), [""; 0]);
+    let check = |name| compiled.rule(name).health_check();
+    assert_eq!(check("none"), None);
+    let empty = HealthCheck {
+        question: Question::Get { path: "/".into(), expected: [200..=299].into() },
+        port: None,
+        host: None,
+        interval: Duration::from_secs(10),
+        timeout: Duration::from_secs(1),
+        unhealthy_threshold: 3,
+        healthy_threshold: 2,
+    };
+    assert_eq!(check("empty").map(|check| &**check), Some(&empty));
+    assert!(std::sync::Arc::ptr_eq(check("empty").expect("a check"), check("same").expect("a check")));
+    let full = HealthCheck {
+        question: Question::Get { path: "/h?a=1".into(), expected: [204..=204, 300..=399].into() },
+        port: std::num::NonZeroU16::new(8081),
+        host: Some("h.test".into()),
+        interval: Duration::from_secs(3600),
+        timeout: Duration::from_secs(60),
+        unhealthy_threshold: 1,
+        healthy_threshold: 10,
+    };
+    assert_eq!(check("full").map(|check| &**check), Some(&full));
+    let grpc = HealthCheck { question: Question::Grpc { service: "".into() }, ..empty };
+    assert_eq!(check("grpc").map(|check| &**check), Some(&grpc));
+    let shown = ["empty", "full", "grpc"].map(|name| check(name).expect("a check").to_string());
+    assert_eq!(shown, ["GET /", "GET /h?a=1 of host h.test at port 8081", "gRPC health of the server"]);
 }
 
 #[test]

@@ -19,7 +19,6 @@ fn of_rule(mut rule: Value) -> (Vec<String>, [bool; 2]) {
 #[test]
 fn fields_and_values_of_a_rule_drop_that_rule_alone() {
     let cases = [
-        (json!({ "healthCheck": {} }), "healthCheck: healthCheck is not supported yet"),
         (json!({ "connection": { "maxPendingRequests": 3 } }), "connection: connection is not supported yet"),
         (json!({ "loadBalancer": { "slowStart": "1s" } }), "loadBalancer.slowStart: slowStart is not supported yet"),
         (

@@ -71,6 +71,8 @@ fn touch_everything(metrics: &Metrics) {
     set_services(metrics, 1)[0].record(0, 503);
     metrics.ask_for_endpoints(|| vec![("ns/s0".into(), [1, 1, 1, 1])]);
     metrics.config_took(MS, MS);
+    metrics.health().checked(CheckOutcome::Ok);
+    metrics.ask_for_checked(|| vec![CheckedService { service: "ns/s0".into(), healthy: 1, unhealthy: 1 }]);
 }
 
 fn set_services(metrics: &Metrics, count: usize) -> Vec<Arc<ServiceSeries>> {
@@ -105,6 +107,25 @@ fn services_keep_their_counts_and_their_limit() {
     assert_eq!(total("tidegate_service_endpoints"), 300.0);
     for overflow in ["requests_total", "endpoints"] {
         assert!(page.contains(&format!("tidegate_service_{overflow}{{service=\"_overflow\"")), "{page}");
+    }
+}
+
+#[test]
+fn checked_endpoints_of_many_services_stand_together() {
+    for (services, own) in [(2, 2), (3, 3), (4, 2), (100, 2)] {
+        // An eighth of the limit is for Services, and half of that for these.
+        let metrics = metrics(1, 96 + 8);
+        let one = |at| CheckedService { service: format!("ns/s{at:03}").into(), healthy: 2, unhealthy: 1 };
+        metrics.ask_for_checked(move || (0..services).map(one).collect());
+        let page = metrics.render();
+        let lines = |text: &str| page.lines().filter(|line| line.starts_with(text)).count();
+        assert_eq!(lines("tidegate_checked_endpoints{service=\"ns/"), 2 * own, "{page}");
+        let sum: f64 = samples(&page)
+            .iter()
+            .filter(|(name, _)| name.starts_with("tidegate_checked_endpoints") && name.contains("\"unhealthy\""))
+            .map(|(_, value)| value)
+            .sum();
+        assert_eq!(sum, f64::from(services));
     }
 }
 

@@ -76,5 +76,6 @@ fn endpoint(number: u32) -> Endpoint {
         },
         fallback: None,
         pod: Some(Arc::from(format!("pod-{number}"))),
+        terminating: false,
     }
 }

@@ -1,0 +1,171 @@
+//! What active checks have found out about endpoints.
+//!
+//! Health belongs to an endpoint and a check, not to a rule: rules with equal checks share it, and every publication
+//! carries it over. The prober of the control half writes it; picks of rules with the check read it.
+
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
+
+use rustc_hash::FxHashMap;
+
+use super::backend_endpoints::BackendEndpoints;
+use super::endpoint_state::EndpointState;
+use crate::model::backend::Protocol;
+use crate::model::health::{HealthCheck, Question};
+use crate::model::ids::EndpointKey;
+
+/// The health of one endpoint by one check. Initially healthy: its readiness was checked before it became an endpoint,
+/// and a gateway that starts must not refuse requests until it has asked everybody.
+#[derive(Debug)]
+pub struct EndpointHealth {
+    endpoint: Arc<EndpointState>,
+    check: Arc<HealthCheck>,
+    protocol: Protocol,
+    is_unhealthy: AtomicBool,
+    last: Mutex<Option<LastCheck>>,
+}
+
+/// How the last check went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastCheck {
+    /// When it ended.
+    pub at: SystemTime,
+    /// What was wrong; `None` for a good answer.
+    pub failure: Option<String>,
+}
+
+impl EndpointHealth {
+    /// Makes the health of an endpoint that was never asked.
+    #[must_use]
+    pub fn new(endpoint: Arc<EndpointState>, check: Arc<HealthCheck>, protocol: Protocol) -> Self {
+        Self { endpoint, check, protocol, is_unhealthy: AtomicBool::new(false), last: Mutex::default() }
+    }
+
+    /// The endpoint that is asked.
+    #[must_use]
+    pub fn endpoint(&self) -> &Arc<EndpointState> {
+        &self.endpoint
+    }
+
+    /// How it is asked.
+    #[must_use]
+    pub fn check(&self) -> &Arc<HealthCheck> {
+        &self.check
+    }
+
+    /// The protocol in which it is asked.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Whether new requests of rules with the check go elsewhere, if anybody else is left.
+    #[must_use]
+    pub fn is_unhealthy(&self) -> bool {
+        self.is_unhealthy.load(Ordering::Relaxed)
+    }
+
+    /// Notes a change; picks see it at once.
+    pub fn set_unhealthy(&self, is_unhealthy: bool) {
+        if self.is_unhealthy.swap(is_unhealthy, Ordering::Relaxed) != is_unhealthy {
+            self.endpoint.count_unhealthy(is_unhealthy);
+        }
+    }
+
+    /// How the last check went; `None` before the first.
+    #[must_use]
+    pub fn last(&self) -> Option<LastCheck> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes how a check went, for people.
+    pub fn set_last(&self, last: LastCheck) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
+    }
+}
+
+impl Drop for EndpointHealth {
+    /// The endpoint may live on without the check.
+    fn drop(&mut self) {
+        self.set_unhealthy(false);
+    }
+}
+
+/// The health of all endpoints of one backend by one check, shared by the rules that have both.
+#[derive(Debug)]
+pub struct CheckedEndpoints {
+    backend: Arc<BackendEndpoints>,
+    /// In the order of the backend's endpoints.
+    endpoints: Box<[Arc<EndpointHealth>]>,
+}
+
+impl CheckedEndpoints {
+    /// In the order of the backend's endpoints.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Arc<EndpointHealth>] {
+        &self.endpoints
+    }
+
+    /// Whether the check holds this endpoint to be unhealthy; false for one of another backend. Logarithmic in the number
+    /// of endpoints.
+    pub(super) fn is_unhealthy(&self, endpoint: &EndpointState) -> bool {
+        let found = self.backend.endpoints.binary_search_by(|own| own.key.cmp(&endpoint.key));
+        found.is_ok_and(|at| self.endpoints.get(at).is_some_and(|health| health.is_unhealthy()))
+    }
+}
+
+/// The health of all endpoints that any check asks; only the control half touches it.
+#[derive(Debug, Default)]
+pub(super) struct HealthRegistry {
+    /// By endpoint, protocol and check.
+    endpoints: FxHashMap<(EndpointKey, Protocol, Arc<HealthCheck>), Weak<EndpointHealth>>,
+    /// By the address of the backend's endpoints, which live as long as the value, and the check.
+    backends: FxHashMap<(usize, Arc<HealthCheck>), Weak<CheckedEndpoints>>,
+    /// How many entries were left when dead ones were last forgotten.
+    kept: usize,
+}
+
+impl HealthRegistry {
+    /// The health of a backend's endpoints by a check; what is known stays.
+    pub(super) fn of(&mut self, backend: &Arc<BackendEndpoints>, check: &Arc<HealthCheck>) -> Arc<CheckedEndpoints> {
+        let key = (Arc::as_ptr(backend).addr(), Arc::clone(check));
+        if let Some(known) = self.backends.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        let protocol = match check.question {
+            Question::Get { .. } => backend.key.protocol,
+            Question::Grpc { .. } => Protocol::H2c,
+        };
+        let endpoints = backend.endpoints.iter().map(|endpoint| {
+            let fresh = || Arc::new(EndpointHealth::new(Arc::clone(endpoint), Arc::clone(check), protocol));
+            match self.endpoints.entry((endpoint.key.clone(), protocol, Arc::clone(check))) {
+                Entry::Occupied(mut known) => {
+                    // An endpoint that was gone for a while is another state by the same key.
+                    let same = known.get().upgrade().filter(|health| Arc::ptr_eq(&health.endpoint, endpoint));
+                    let health = same.unwrap_or_else(fresh);
+                    known.insert(Arc::downgrade(&health));
+                    health
+                }
+                Entry::Vacant(vacant) => {
+                    let health = fresh();
+                    vacant.insert(Arc::downgrade(&health));
+                    health
+                }
+            }
+        });
+        let checked = Arc::new(CheckedEndpoints { endpoints: endpoints.collect(), backend: Arc::clone(backend) });
+        self.backends.insert(key, Arc::downgrade(&checked));
+        checked
+    }
+
+    /// Forgets what nothing holds any more, once that may be as much as the rest.
+    pub(super) fn prune(&mut self) {
+        if self.backends.len() + self.endpoints.len() > 2 * self.kept + 64 {
+            self.backends.retain(|_, checked| checked.strong_count() > 0);
+            self.endpoints.retain(|_, health| health.strong_count() > 0);
+            self.kept = self.backends.len() + self.endpoints.len();
+        }
+    }
+}
