@@ -57,6 +57,7 @@ fn control(command: &ControllerCommand) -> Result<()> {
             namespaces: command.watch_namespaces.clone(),
             legacy_endpoints: command.watch_legacy_endpoints,
             cache: command.cache.clone(),
+            certificate_role: command.certificate_role.clone(),
             ..cluster::Options::default()
         },
         lease: (!command.no_status).then(|| app::LeaseOptions {

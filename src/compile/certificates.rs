@@ -3,7 +3,7 @@
 //! A hostname has one set of certificates on a listener, that of the oldest route that states one. Nothing here knows
 //! the time: a Secret whose certificate has expired says so itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::attach::Attached;
@@ -14,7 +14,7 @@ use super::report::{About, FieldPath, Report, host};
 use super::rules::OwnRoute;
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{CertificateRef, RouteTls, TlsVersion};
-use crate::kinds::secret::{Problem, Secret};
+use crate::kinds::secret::{NoPair, Problem, Secret};
 use crate::kinds::{Kind as _, ObjectRef};
 use crate::model::ids::{ListenerId, ObjectName};
 use crate::model::matching::Hostname;
@@ -42,6 +42,29 @@ pub(super) struct Certificates {
     pub(super) secrets: Arc<[SecretState]>,
     /// What there is to say about the certificates of listeners.
     pub(super) findings: Vec<Diagnostic>,
+}
+
+/// The Secrets that routes of the class and listeners take certificates from, those of other namespaces only with their
+/// consent: what a source has to read.
+#[must_use]
+pub fn secrets_named(inputs: &Inputs) -> BTreeSet<ObjectName> {
+    let of_class = inputs.objects.routes.iter();
+    let of_class = of_class.filter(|(_, route)| *route.object.spec.gateway_class_name == *inputs.gateway_class_name);
+    let mut names: BTreeSet<ObjectName> = BTreeSet::new();
+    for (route, object) in of_class {
+        let (object, own) = (&*object.object, &*route.namespace);
+        for reference in object.spec.tls.iter().flat_map(|tls| &tls.certificate_refs) {
+            let namespace = reference.namespace.as_deref().unwrap_or(own);
+            let is_secret = reference.group.is_empty() && reference.kind == Secret::NAME;
+            let target = (Secret::NAME, namespace, &*reference.name);
+            if is_secret && (namespace == own || is_granted(inputs, (object.kind, own), target)) {
+                names.insert(ObjectName::new(namespace, &*reference.name));
+            }
+        }
+    }
+    let secure = inputs.listeners.iter().filter(|listener| listener.is_https);
+    names.extend(secure.filter_map(|listener| listener.default_certificate.clone()));
+    names
 }
 
 /// Finds the certificates of all hostnames on all listeners. Findings about routes go to their reports.
@@ -167,8 +190,11 @@ impl Table<'_, '_> {
                 Some((About::CertificateMissing, ConditionReason::CertificateNotFound, found))
             }
             Some(Secret { pair: Err(why), .. }) => {
-                let found = format!("Secret {name}: {why}");
-                Some((About::CertificateMissing, ConditionReason::InvalidCertificate, found))
+                let reason = match why {
+                    NoPair::Unusable(_) => ConditionReason::InvalidCertificate,
+                    NoPair::Unreadable(_) => ConditionReason::CertificateNotFound,
+                };
+                Some((About::CertificateMissing, reason, format!("Secret {name}: {}", why.text())))
             }
             Some(Secret { pair: Ok(_), problem }) => problem.as_ref().map(|problem| {
                 let (about, why) = match problem {

@@ -20,9 +20,28 @@ pub const TLS_TYPE: &str = "kubernetes.io/tls";
 #[serde(from = "Manifest")]
 pub struct Secret {
     /// The certificate with its key, or why there is none.
-    pub pair: Result<Arc<KeyPair>, Box<str>>,
+    pub pair: Result<Arc<KeyPair>, NoPair>,
     /// What is wrong with the newest content, though there is a [`pair`](Self::pair).
     pub problem: Option<Problem>,
+}
+
+/// Why there is no certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoPair {
+    /// What the Secret holds cannot be used.
+    Unusable(Box<str>),
+    /// The Secret may not be read.
+    Unreadable(Box<str>),
+}
+
+impl NoPair {
+    /// The words for operators.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Unusable(text) | Self::Unreadable(text) => text,
+        }
+    }
 }
 
 /// What is wrong with the newest content of a Secret.
@@ -64,9 +83,10 @@ impl From<Manifest> for Secret {
         let pair = match manifest.kind.as_deref() {
             Some(TLS_TYPE) => {
                 let (certificate, key) = (manifest.bytes(KeyPair::CERTIFICATE), manifest.bytes(KeyPair::KEY));
-                KeyPair::from_pem(&certificate, &key).map(Arc::new).map_err(|error| error.to_string().into())
+                let pair = KeyPair::from_pem(&certificate, &key).map(Arc::new);
+                pair.map_err(|error| NoPair::Unusable(error.to_string().into()))
             }
-            Some(_) | None => Err(format!("it is not of type {TLS_TYPE}").into()),
+            Some(_) | None => Err(NoPair::Unusable(format!("it is not of type {TLS_TYPE}").into())),
         };
         Self { pair, problem: None }
     }
@@ -113,9 +133,9 @@ mod tests {
         let two = secret(json!({ "type": TLS_TYPE, "stringData": { "tls.crt": certificate, "tls.key": key } }));
         assert!(one.pair.is_ok() && one == two);
         let of_other_type = secret(json!({ "type": "Opaque", "data": data }));
-        assert_eq!(of_other_type.pair.expect_err("no pair").as_ref(), "it is not of type kubernetes.io/tls");
+        assert_eq!(of_other_type.pair.expect_err("no pair").text(), "it is not of type kubernetes.io/tls");
         let empty = secret(json!({ "type": TLS_TYPE }));
-        assert!(empty.pair.expect_err("no pair").starts_with("tls.crt holds no certificate"));
+        assert!(empty.pair.expect_err("no pair").text().starts_with("tls.crt holds no certificate"));
     }
 
     #[test]

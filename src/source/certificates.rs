@@ -43,7 +43,7 @@ impl LastGoodPairs {
                     (Some(why), None) => (pair, Problem::ShownAnyway(why)),
                 },
                 Err(why) => match held {
-                    Some(held) => (held, Problem::EarlierStays(why.clone())),
+                    Some(held) => (held, Problem::EarlierStays(why.text().into())),
                     None => continue,
                 },
             };
@@ -75,6 +75,7 @@ mod tests {
 
     use super::*;
     use crate::kinds::Sourced;
+    use crate::kinds::secret::NoPair;
 
     /// A pair that is valid from the beginning of one year to that of another.
     fn pair(from: i32, until: i32) -> Arc<KeyPair> {
@@ -95,7 +96,7 @@ mod tests {
         for content in contents {
             let mut secrets = Map::default();
             if let Some(pair) = content {
-                let pair = pair.clone().map_err(Box::from);
+                let pair = pair.clone().map_err(|why| NoPair::Unusable(why.into()));
                 let object = Arc::new(Secret { pair, problem: None });
                 secrets.insert(name.clone(), Sourced { object, origin: None });
             }
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(shown(&[ok(&old)]), secret(&old, Some(Problem::ShownAnyway(expired()))));
         let before = Problem::EarlierStays("its certificate is not valid before 2027-01-01T00:00:00Z".into());
         assert_eq!(shown(&[ok(&good), ok(&early)]), secret(&good, Some(before)));
-        let nothing = Some(Secret { pair: Err("broken".into()), problem: None });
+        let nothing = Some(Secret { pair: Err(NoPair::Unusable("broken".into())), problem: None });
         assert_eq!(shown(&[Some(Err("broken"))]), nothing);
         assert_eq!(shown(&[ok(&good), None, Some(Err("broken"))]), nothing, "a Secret that was gone begins anew");
     }

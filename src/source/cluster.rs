@@ -4,7 +4,8 @@
 //! they tell together ([`index`]) and hands every new state on. An object that cannot be read is left out and reported,
 //! and never holds up the others. What was read stays active for as long as the API server cannot be asked.
 //!
-//! [`start`] returns once every kind was listed, so that the first state is a whole one.
+//! [`start`] returns once every kind was listed, so that the first state is a whole one. Secrets are added to each state by
+//! [`secrets`]: those alone that it names.
 //!
 //! # How it grows
 //!
@@ -29,13 +30,10 @@
 //! by class, so that a gateway has only the routes of its own.
 
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 
@@ -44,6 +42,7 @@ use crate::kinds::KindId;
 use crate::source::update::Update;
 use crate::telemetry::metrics::Metrics;
 
+mod again;
 mod ask;
 mod cache;
 mod failure;
@@ -51,16 +50,19 @@ mod follow;
 mod index;
 mod needed;
 mod object;
+mod secrets;
 mod witness;
 
 pub use witness::Sightings;
 
 pub use follow::Timing;
 
+use again::again_after_panics;
 use cache::Cache;
 use follow::{Follower, Teller, Watch};
 use index::{Index, Kept};
 use object::Namespaces;
+use secrets::Means;
 use witness::Witness;
 
 /// Changes that wait for the index; more make the watches wait.
@@ -75,6 +77,8 @@ pub struct Options {
     pub legacy_endpoints: bool,
     /// A folder in which the objects are kept for a restart while the API server does not answer.
     pub cache: Option<PathBuf>,
+    /// The ClusterRole that lets the certificates of a namespace be read; operators are told of it where it is missing.
+    pub certificate_role: String,
     /// How long things take.
     pub timing: Timing,
 }
@@ -122,16 +126,14 @@ pub async fn start(
     }
     drop(sender);
     tokio::spawn(tell_version(client.clone()));
-    index.run(changes, Arc::clone(metrics)).await.ok_or(Ended)
-}
-
-/// Runs a task to its end; one that panics is counted and begins anew after a pause, for without it nothing would change any
-/// more.
-async fn again_after_panics<F: Future<Output = ()>>(metrics: Arc<Metrics>, pause: Duration, begin: impl Fn() -> F) {
-    while AssertUnwindSafe(begin()).catch_unwind().await.is_err() {
-        metrics.control_panicked();
-        tokio::time::sleep(pause).await;
-    }
+    let states = index.run(changes, Arc::clone(metrics)).await.ok_or(Ended)?;
+    let means = Means {
+        client: client.clone(),
+        timing: options.timing.clone(),
+        metrics: Arc::clone(metrics),
+        role: options.certificate_role.clone(),
+    };
+    Ok(secrets::follow(states, means).await)
 }
 
 /// The oldest minor version of Kubernetes 1 that tidegate is made for.
@@ -176,7 +178,7 @@ fn open_cache(folder: &Path) -> Option<Cache> {
 fn watches(options: &Options) -> Vec<Watch> {
     let kinds = KindId::ALL.iter().filter(|kind| match kind {
         KindId::Endpoints => options.legacy_endpoints,
-        // Whoever may list Secrets may read all of them.
+        // Only those that somebody names, see `secrets`.
         KindId::Secret => false,
         KindId::GatewayRoute | KindId::Service | KindId::EndpointSlice | KindId::Namespace | KindId::ReferenceGrant => {
             true
@@ -186,9 +188,10 @@ fn watches(options: &Options) -> Vec<Watch> {
     let mut watches = Vec::new();
     for kind in kinds {
         if namespaces.is_empty() {
-            watches.push(Watch { kind: *kind, namespace: None });
+            watches.push(Watch { kind: *kind, namespace: None, selector: None });
         }
-        watches.extend(namespaces.iter().map(|name| Watch { kind: *kind, namespace: Some((*name).to_owned()) }));
+        let within = |name: &&str| Watch { kind: *kind, namespace: Some((*name).to_owned()), selector: None };
+        watches.extend(namespaces.iter().map(within));
     }
     watches
 }

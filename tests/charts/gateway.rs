@@ -52,6 +52,7 @@ impl Drop for Rights<'_> {
 pub struct Gateway {
     child: Child,
     http: SocketAddr,
+    pub https: SocketAddr,
     admin: SocketAddr,
     log: PathBuf,
 }
@@ -62,10 +63,11 @@ impl Gateway {
         // Of the addresses that the clusters leave to gateways, and that all are local here.
         let address = [10, 245, fastrand::u8(..128), fastrand::u8(1..255)];
         let (http, admin) = (SocketAddr::from((address, 80)), SocketAddr::from((address, 9090)));
+        let https = SocketAddr::from((address, 443));
         let log = PathBuf::from(cluster.file("gateway.log", ""));
         let child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
             .args(["controller", "--access-log=off", "--drain-delay=0s", "--drain-timeout=1s"])
-            .args([format!("--http={http}"), format!("--admin={admin}")])
+            .args([format!("--http={http}"), format!("--https={https}"), format!("--admin={admin}")])
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .args(more)
@@ -74,7 +76,7 @@ impl Gateway {
             .stderr(fs::File::create(&log).unwrap())
             .spawn()
             .expect("the binary starts");
-        Self { child, http, admin, log }
+        Self { child, http, https, admin, log }
     }
 
     /// Starts it and waits until it is ready.

@@ -4,6 +4,7 @@
 //! skip; with CI=true they build it. So it is with the check of the dashboard, `TIDEGATE_GRAFANA` and `tests/grafana/build.sh`.
 #![allow(clippy::unwrap_used)]
 
+mod certificates;
 mod gateway;
 mod install;
 mod load;

@@ -117,12 +117,36 @@ fn every_binding_names_a_role_of_the_release_and_its_service_account() {
     }
 }
 
+/// The role that lets Secrets be read, which nothing binds by default.
+pub fn is_certificates(role: &Value) -> bool {
+    role["metadata"]["name"].as_str().unwrap().ends_with("-certificates")
+}
+
+#[test]
+fn secrets_are_read_in_namespaces_that_opt_in_alone() {
+    let Some(helm) = helm() else { return };
+    let name = format!("{CLUSTER}-certificates");
+    let bindings = |values: &str| {
+        let objects = render(helm, values);
+        let rights = rights(get(&objects, "ClusterRole", &name));
+        assert_eq!(rights, set(&["/secrets get", "/secrets list", "/secrets watch"]));
+        let bindings = objects.iter().filter(|object| object["roleRef"]["name"] == name.as_str());
+        let of = |object: &Value| (object["kind"].clone(), object["metadata"]["namespace"].clone());
+        bindings.map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(bindings("{}"), []);
+    let in_namespace = |namespace: &str| (Value::from("RoleBinding"), Value::from(namespace));
+    assert_eq!(bindings("certificates: {namespaces: [shop, team-a]}"), ["shop", "team-a"].map(in_namespace));
+    assert_eq!(bindings("certificates: {clusterWide: true}"), [(Value::from("ClusterRoleBinding"), Value::Null)]);
+}
+
 /// A gateway that is taken over must not give more than routes away.
 #[test]
 fn nothing_dangerous_is_asked_for() {
     let Some(helm) = helm() else { return };
     for values in ["controller: {watchLegacyEndpoints: true}", "controller: {watchNamespaces: [shop]}"] {
-        for role in render(helm, values).iter().filter(|object| object["rules"].is_array()) {
+        let is_bound = |role: &&Value| role["rules"].is_array() && !is_certificates(role);
+        for role in render(helm, values).iter().filter(is_bound) {
             for right in rights(role) {
                 let never =
                     ["*", "secrets", "pods", "webhook", "tokenreviews", "impersonate", "escalate", "bind", "nodes"];

@@ -103,7 +103,7 @@ fn values_that_cannot_work_are_refused_by_name() {
         ("listeners: {http: {adress: \"[::]:80\"}}", "adress"),
         ("listeners: {http: {address: \"8080\"}}", "/listeners/http/address"),
         ("listeners: {http: {address: \"[::]:0\"}}", "listeners.http.address: found \"[::]:0\""),
-        ("listeners: {http: null}", "/listeners"),
+        ("listeners: {http: null}", "service.ports.http: found no listener of this name"),
         (
             "listeners: {admin: {address: \"[::]:9090\"}}",
             "listeners.admin.address: found port 9090, which metrics.port has",
@@ -346,12 +346,13 @@ fn the_service_leads_to_the_listeners() {
     let service = &get(&objects, "Service", "tidegate")["spec"];
     let expected = json!([
         {"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"},
+        {"name": "https", "port": 443, "targetPort": 8443, "protocol": "TCP"},
         {"name": "internal", "port": 8000, "targetPort": 8081, "protocol": "TCP"},
     ]);
     assert_eq!(service["ports"], expected);
     assert!(service.get("externalTrafficPolicy").is_none(), "the API server refuses it for ClusterIP");
     let policy = &get(&objects, "NetworkPolicy", "tidegate")["spec"];
-    assert_eq!(policy["ingress"][0]["ports"], json!([{"port": 8080}, {"port": 8081}]));
+    assert_eq!(policy["ingress"][0]["ports"], json!([{"port": 8080}, {"port": 8443}, {"port": 8081}]));
     let ipv4 = &policy["egress"][2]["to"][1]["ipBlock"];
     assert_eq!(ipv4["except"], json!(["169.254.0.0/16"]), "credentials of nodes are out of reach");
     let objects = render(helm, "networkPolicy: {egressNamespaces: [{matchLabels: {team: shop}}], metricsFrom: []}");

@@ -215,6 +215,7 @@ spec:
         - {{ printf "--log=%s" .Values.log.level | quote }}
         - --log-format={{ .Values.log.format }}
         - --lease-name={{ include "tidegate.fullname" . }}
+        - --certificate-role={{ include "tidegate.clusterName" . }}-certificates
         {{- with .Values.controller.watchNamespaces }}
         - --watch-namespaces={{ join "," . }}
         {{- end }}

@@ -1,7 +1,7 @@
 //! `spec.tls`: what certificates are found for which hostnames, and what is said about the others.
 
 use super::*;
-use crate::kinds::secret::{Problem, Secret};
+use crate::kinds::secret::{NoPair, Problem, Secret};
 use crate::model::tls::KeyPair;
 
 /// A pair that names these hosts.
@@ -22,7 +22,7 @@ impl World {
     }
 
     fn secret(mut self, name: &str, pair: Result<Arc<KeyPair>, &str>, problem: Option<Problem>) -> Self {
-        let object = Arc::new(Secret { pair: pair.map_err(Box::from), problem });
+        let object = Arc::new(Secret { pair: pair.map_err(|why| NoPair::Unusable(why.into())), problem });
         self.0.objects.secrets.insert(named(name), Sourced { object, origin: None });
         self
     }

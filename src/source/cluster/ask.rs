@@ -75,12 +75,12 @@ const fn plural(kind: KindId) -> &'static str {
 }
 
 impl Ask {
-    /// For one of the versions of a kind, in one namespace or all.
+    /// For one of the versions of a kind, in one namespace or all, and only for those that a field selector fits.
     pub(super) fn new(
         client: Client,
         kind: KindId,
         version: usize,
-        namespace: Option<&str>,
+        (namespace, selector): (Option<&str>, Option<&str>),
         silence: Duration,
     ) -> Self {
         let versions = kind.api_versions();
@@ -91,8 +91,8 @@ impl Ask {
         let within = namespace.filter(|_| kind.is_namespaced());
         let request = Request::new(DynamicObject::url_path(&resource, within));
         // Of Namespaces themselves, the one.
-        let field_selector =
-            namespace.filter(|_| !kind.is_namespaced()).map(|namespace| format!("metadata.name={namespace}"));
+        let own = namespace.filter(|_| !kind.is_namespaced()).map(|namespace| format!("metadata.name={namespace}"));
+        let field_selector = own.or_else(|| selector.map(str::to_owned));
         Self { client, request, field_selector, silence }
     }
 

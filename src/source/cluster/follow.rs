@@ -81,6 +81,8 @@ impl Default for Timing {
 pub(super) struct Watch {
     pub(super) kind: KindId,
     pub(super) namespace: Option<String>,
+    /// Only those that a field selector fits.
+    pub(super) selector: Option<String>,
 }
 
 /// Why there is nothing more to do for now.
@@ -226,7 +228,9 @@ impl Follower {
                     if self.is_removed(&failure).await && self.index.tell(Event::Away).await.is_err() {
                         return;
                     }
-                    if self.is_given_up(failure.cause) && self.index.tell(Event::Unavailable).await.is_err() {
+                    if self.is_given_up(failure.cause)
+                        && self.index.tell(Event::Unavailable(failure.says.clone())).await.is_err()
+                    {
                         return;
                     }
                     self.failed(&failure)
@@ -269,8 +273,9 @@ impl Follower {
     }
 
     fn ask(&self) -> Ask {
-        let Watch { kind, namespace } = &self.watch;
-        Ask::new(self.client.clone(), *kind, self.version, namespace.as_deref(), self.timing.silence)
+        let Watch { kind, namespace, selector } = &self.watch;
+        let within = (namespace.as_deref(), selector.as_deref());
+        Ask::new(self.client.clone(), *kind, self.version, within, self.timing.silence)
     }
 
     async fn list_stream(&mut self, ask: &Ask) -> Result<String, Stop> {
@@ -439,7 +444,9 @@ impl Follower {
             return Duration::ZERO;
         }
         let versions = self.watch.kind.api_versions().len();
-        let longest = if is_unavailable && !is_needed(self.watch.kind) && self.failures as usize > versions {
+        // Somebody waits for a Secret, and for the right to read it.
+        let is_awaited = is_needed(self.watch.kind) || self.watch.kind == KindId::Secret;
+        let longest = if is_unavailable && !is_awaited && self.failures as usize > versions {
             UNAVAILABLE_PAUSE
         } else {
             self.pause()
@@ -516,9 +523,9 @@ fn no_version(verb: Verb) -> Failure {
 impl std::fmt::Display for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.kind.name())?;
-        match &self.namespace {
-            Some(namespace) => write!(f, " in namespace {namespace}"),
-            None => Ok(()),
+        if let Some(namespace) = &self.namespace {
+            write!(f, " in namespace {namespace}")?;
         }
+        self.selector.as_ref().map_or(Ok(()), |selector| write!(f, " with {selector}"))
     }
 }

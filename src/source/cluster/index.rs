@@ -45,8 +45,8 @@ pub(super) enum Event {
     Delete(ObjectName),
     /// The definition of the kind is gone: what the first list after this lacks may be on its way back.
     Away,
-    /// The kind may not be read or is not served, and is not needed: what is known of it stays.
-    Unavailable,
+    /// The kind may not be read or is not served, and is not needed: what is known of it stays. Why, as the API server says.
+    Unavailable(String),
 }
 
 /// What one watch has told.
@@ -269,7 +269,7 @@ impl Index {
                 listed.was_away = true;
                 false
             }
-            Event::Unavailable => !std::mem::replace(&mut listed.done, true),
+            Event::Unavailable(_) => !std::mem::replace(&mut listed.done, true),
         }
     }
 
@@ -513,7 +513,7 @@ mod tests {
         assert!(!index.is_whole());
         told(&mut index, ROUTES, [Event::InitDone]);
         assert!(!index.is_whole());
-        told(&mut index, GRANTS, [Event::Unavailable]);
+        told(&mut index, GRANTS, [Event::Unavailable(String::new())]);
         assert!(index.is_whole());
         assert_eq!(routes(&index.update()), ["a"]);
     }
@@ -572,7 +572,7 @@ mod tests {
         told(&mut index, SLICES, [Event::Init, Event::InitApply(name("s"), slice(&["10.0.0.1", "10.0.0.2"]))]);
         told(&mut index, SLICES, [Event::InitDone]);
         told(&mut index, ROUTES, [Event::InitDone]);
-        told(&mut index, GRANTS, [Event::Unavailable]);
+        told(&mut index, GRANTS, [Event::Unavailable(String::new())]);
         let (sender, changes) = mpsc::channel(8);
         let mut updates = index.run(changes, metrics()).await.expect("all have listed");
         let endpoints = |updates: &mut watch::Receiver<Update>| -> usize {
