@@ -1,11 +1,12 @@
 //! One pure function from all objects to an immutable snapshot and diagnostics.
 //!
-//! There is no clock, no io, and no state but a store of compiled expressions: the same objects give an equal snapshot, in
-//! whatever order they came. A broken rule harms only itself, and a reference that leads nowhere only its share of the
+//! There is no clock, no io, and no state but what is kept of the compilation before: the same objects give an equal
+//! snapshot, in whatever order they came. A broken rule harms only itself, and a reference that leads nowhere only its share of the
 //! requests. The order of work:
 //!
 //! 1. [`inputs`] hold the objects, in the reduced form of [`kinds`](crate::kinds). Each route is compiled by itself first:
-//!    predicates, policies, references.
+//!    predicates, policies, references. What it compiled to is kept while its object, and the Services and grants that it
+//!    refers to, stay.
 //! 2. Attachment: which listeners a route is bound to, by itself and by delegating rules.
 //! 3. The table of all rules, and the contest of their matches on all hostnames: ranks, duplicates, one router per
 //!    listener.
@@ -25,6 +26,7 @@ mod filters;
 mod health;
 pub mod inputs;
 mod insecure;
+mod kept;
 mod matches;
 mod outlier;
 mod output;
@@ -45,8 +47,8 @@ use std::sync::Arc;
 
 use backends::BackendTable;
 use diagnostics::Diagnostic;
-use expressions::Expressions;
 use inputs::Inputs;
+use kept::Kept;
 use routes::Compiled;
 
 pub use output::Output;
@@ -54,7 +56,7 @@ pub use output::Output;
 /// Compiles one version after the other. What it keeps between them makes it fast and changes no result.
 #[derive(Debug, Default)]
 pub struct Compiler {
-    expressions: Expressions,
+    kept: Kept,
     last: Option<Last>,
 }
 
@@ -73,15 +75,17 @@ impl Compiler {
     #[must_use]
     pub fn compile(&mut self, inputs: &Inputs) -> Output {
         // Gone while it is worked on: after a panic the next compilation begins from nothing.
-        let mut last = match self.last.take().filter(|last| last.inputs.differ_in_endpoints_at_most(inputs)) {
-            Some(mut last) => {
+        let mut last = match self.last.take() {
+            Some(mut last) if last.inputs.differ_in_endpoints_at_most(inputs) => {
                 last.backends.follow(&last.inputs.objects, inputs);
                 last.output.snapshot.backends = Arc::clone(last.backends.backends());
                 last
             }
-            None => {
+            last => {
+                let before = last.map(|Last { inputs, backends, .. }| (backends, inputs));
+                let before = before.as_ref().map(|(backends, inputs)| (backends, inputs));
                 let Compiled { snapshot, backends, findings, statuses, secrets, panics } =
-                    routes::compile(inputs, &mut self.expressions);
+                    routes::compile(inputs, &mut self.kept, before);
                 let output = Output { snapshot, diagnostics: Arc::default(), statuses, secrets, panics };
                 Last { inputs: Inputs::default(), backends, findings: findings.into(), output }
             }

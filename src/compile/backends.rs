@@ -39,21 +39,59 @@ type ServiceName = (Arc<str>, Arc<str>);
 /// Looks up the endpoints of one backend after the other.
 struct LookUp<'a> {
     index: EndpointIndex<'a>,
-    /// The last backend that was asked for, and its endpoints.
-    last: Option<(BackendKey, OfBackend)>,
+    /// The last backend that was asked for, its endpoints, and what is strange about them.
+    last: Option<(BackendKey, OfBackend, Vec<Diagnostic>)>,
     findings: BTreeMap<usize, Vec<Diagnostic>>,
 }
 
 impl BackendTable {
-    /// Gives each backend its endpoints. Keys are sorted; `ports` are in the same order.
-    pub(super) fn new(keys: Vec<BackendKey>, ports: Vec<PortOf>, inputs: &Inputs) -> Self {
-        let index = EndpointIndex::new(inputs, |_, _| true);
+    /// Gives each backend its endpoints. Keys are sorted; `ports` are in the same order. Of the table `before`, which was
+    /// made from other objects, is taken over what has not changed since.
+    pub(super) fn new(
+        keys: Vec<BackendKey>,
+        ports: Vec<PortOf>,
+        inputs: &Inputs,
+        before: Option<(&BackendTable, &Inputs)>,
+    ) -> Self {
+        let before = before.filter(|(_, was)| was.allow_loopback_endpoints == inputs.allow_loopback_endpoints);
+        let (kept, mut old_findings) = match &before {
+            Some((table, was)) => (
+                table.unchanged(&keys, &ports, &changed_services(&was.objects, &inputs.objects)),
+                table.findings.clone(),
+            ),
+            None => (vec![None; keys.len()], BTreeMap::new()),
+        };
+        let unknown = keys.iter().zip(&kept).filter(|(_, kept)| kept.is_none());
+        let new: FxHashSet<ServiceName> = unknown.map(|(key, _)| service_of(key)).collect();
+        let is_wanted =
+            |namespace: &Arc<str>, service: &Arc<str>| new.contains(&(Arc::clone(namespace), Arc::clone(service)));
+        let index = EndpointIndex::new(inputs, is_wanted);
         let mut look_up = LookUp { index, last: None, findings: BTreeMap::new() };
-        let backends = keys.into_iter().zip(&ports).enumerate().map(|(at, (key, port))| {
-            let OfBackend { used, draining } = look_up.endpoints((at, &key), port);
-            Backend { key, endpoints: used, draining }
+        let backends = keys.into_iter().zip(&ports).zip(kept).enumerate().map(|(at, ((key, port), kept))| {
+            let known = kept.and_then(|kept| Some((kept, before?.0.backends.get(kept)?)));
+            let Some((position, known)) = known else {
+                let OfBackend { used, draining } = look_up.endpoints((at, &key), port);
+                return Backend { key, endpoints: used, draining };
+            };
+            if let Some(findings) = old_findings.remove(&position) {
+                look_up.findings.insert(at, findings);
+            }
+            known.clone()
         });
         Self { backends: backends.collect(), findings: look_up.findings, ports }
+    }
+
+    /// For each of some backends, sorted by key, its position in this table, where what gives it its endpoints is the same.
+    fn unchanged(&self, keys: &[BackendKey], ports: &[PortOf], changed: &FxHashSet<ServiceName>) -> Vec<Option<usize>> {
+        let mut old = self.backends.iter().zip(&self.ports).enumerate().peekable();
+        let position = |(key, port): (&BackendKey, &PortOf)| {
+            // Mostly the next one is the same: that is quicker to tell than the order.
+            while old.next_if(|(_, (backend, _))| backend.key != *key && backend.key < *key).is_some() {}
+            let (at, (_, of)) = old.next_if(|(_, (backend, _))| backend.key == *key)?;
+            let is_same = Arc::ptr_eq(&of.service, &port.service) && of.port == port.port;
+            (is_same && (changed.is_empty() || !changed.contains(&service_of(key)))).then_some(at)
+        };
+        keys.iter().zip(ports).map(position).collect()
     }
 
     /// Gives the same backends the endpoints that they have now: objects `before` were those of this table, and only
@@ -105,9 +143,13 @@ impl LookUp<'_> {
     /// The endpoints of the backend at a position.
     fn endpoints(&mut self, (at, key): (usize, &BackendKey), of: &PortOf) -> OfBackend {
         // Two protocols of one port have the same endpoints.
-        if let Some((last, endpoints)) = &self.last
+        if let Some((last, endpoints, found)) = &self.last
             && (&last.service, last.port) == (&key.service, key.port)
         {
+            // Said of both, since one of them may go away; told once.
+            if !found.is_empty() {
+                self.findings.insert(at, found.clone());
+            }
             return endpoints.clone();
         }
         let mut found = Vec::new();
@@ -116,11 +158,16 @@ impl LookUp<'_> {
             None => OfBackend::default(),
         };
         if !found.is_empty() {
-            self.findings.insert(at, found);
+            self.findings.insert(at, found.clone());
         }
-        self.last = Some((key.clone(), endpoints.clone()));
+        self.last = Some((key.clone(), endpoints.clone(), found));
         endpoints
     }
+}
+
+/// The Service of a backend.
+fn service_of(key: &BackendKey) -> ServiceName {
+    (Arc::clone(&key.service.namespace), Arc::clone(&key.service.name))
 }
 
 /// The Services of which a slice or the Endpoints are new, changed or gone.

@@ -1,8 +1,8 @@
 //! Regular expressions by their text, kept from one compilation to the next.
 //!
-//! Compiling an expression takes up to ten milliseconds, more than everything else about hundreds of rules. Without this,
-//! every change of an endpoint would wait for all expressions of all teams. Kept are those that the last compilation
-//! asked for; nothing else of a result depends on what is kept.
+//! Compiling an expression takes up to ten milliseconds, more than everything else about hundreds of rules. So it is done
+//! once for all rules of all teams that have it. Kept are those that some route uses; nothing else of a result depends on
+//! what is kept.
 
 use std::sync::Arc;
 
@@ -27,13 +27,12 @@ pub(super) enum ExpressionError {
     TooManyInRoute,
 }
 
-/// The expressions of the last compilation.
+/// The expressions that routes use.
 #[derive(Debug, Default)]
 pub struct Expressions {
     matching: FxHashMap<Box<str>, Kept<Arc<CompiledRegex>>>,
     searching: FxHashMap<Box<str>, Kept<SearchRegex>>,
-    /// Numbers of the run and the route that ask now.
-    run: u64,
+    /// Number of the route that asks now.
     route: u64,
     /// What the expressions of the route take.
     bytes: usize,
@@ -43,64 +42,51 @@ pub struct Expressions {
 struct Kept<T> {
     compiled: Result<T, RegexError>,
     bytes: usize,
-    /// The last run and route that asked for it.
-    run: u64,
+    /// The last route that asked for it.
     route: u64,
 }
 
 impl Expressions {
-    /// Begins a compilation.
-    pub(super) fn begin(&mut self) {
-        self.run += 1;
-    }
-
     /// Begins the next route, with a share of its own.
     pub(super) fn begin_route(&mut self) {
         self.route += 1;
         self.bytes = 0;
     }
 
-    /// Ends a compilation: drops what it did not ask for.
-    pub(super) fn end(&mut self) {
-        let run = self.run;
-        self.matching.retain(|_, kept| kept.run == run);
-        self.searching.retain(|_, kept| kept.run == run);
+    /// Drops what no route uses any more. What cannot be compiled is found out again by each route that is compiled.
+    pub(super) fn prune(&mut self) {
+        self.matching.retain(|_, kept| kept.compiled.as_ref().is_ok_and(|regex| Arc::strong_count(regex) > 1));
+        self.searching.retain(|_, kept| kept.compiled.as_ref().is_ok_and(SearchRegex::is_shared));
     }
 
     /// An expression that matches whole values.
     pub(super) fn matching(&mut self, pattern: &str) -> Result<Arc<CompiledRegex>, ExpressionError> {
         let compile = || CompiledRegex::compile(pattern).map(|regex| (regex.memory_usage(), Arc::new(regex)));
-        get(&mut self.matching, pattern, (self.run, self.route), &mut self.bytes, compile)
+        get(&mut self.matching, pattern, self.route, &mut self.bytes, compile)
     }
 
     /// An expression that is searched for.
     pub(super) fn searching(&mut self, pattern: &str) -> Result<SearchRegex, ExpressionError> {
         let compile = || SearchRegex::compile(pattern).map(|regex| (regex.memory_usage(), regex));
-        get(&mut self.searching, pattern, (self.run, self.route), &mut self.bytes, compile)
+        get(&mut self.searching, pattern, self.route, &mut self.bytes, compile)
     }
 }
 
 fn get<T: Clone>(
     kept: &mut FxHashMap<Box<str>, Kept<T>>,
     pattern: &str,
-    (run, route): (u64, u64),
+    route: u64,
     used: &mut usize,
     compile: impl FnOnce() -> Result<(usize, T), RegexError>,
 ) -> Result<T, ExpressionError> {
-    let is_counted = match kept.get_mut(pattern) {
-        Some(known) => {
-            known.run = run;
-            known.route == route
-        }
-        None => false,
-    };
+    let is_counted = kept.get(pattern).is_some_and(|known| known.route == route);
     // A route that has used up its share costs no more time, and what it is told does not depend on what is kept.
     if !is_counted && *used >= MOST_BYTES_IN_ROUTE {
         return Err(ExpressionError::TooManyInRoute);
     }
     let kept = kept.entry(pattern.into()).or_insert_with(|| match compile() {
-        Ok((bytes, compiled)) => Kept { compiled: Ok(compiled), bytes, run, route: 0 },
-        Err(error) => Kept { compiled: Err(error), bytes: 0, run, route: 0 },
+        Ok((bytes, compiled)) => Kept { compiled: Ok(compiled), bytes, route: 0 },
+        Err(error) => Kept { compiled: Err(error), bytes: 0, route: 0 },
     });
     if !is_counted {
         let all = *used + kept.bytes;
@@ -123,24 +109,37 @@ mod tests {
     }
 
     #[test]
-    fn an_expression_is_compiled_once_and_dropped_when_nobody_asks() {
+    fn an_expression_is_compiled_once_and_dropped_when_no_route_uses_it() {
         let mut expressions = Expressions::default();
-        let mut run = |patterns: &[&str]| {
-            expressions.begin();
+        let mut ask = |patterns: &[&str]| {
+            expressions.prune();
             expressions.begin_route();
-            let found: Vec<_> = patterns.iter().map(|pattern| expressions.matching(pattern)).collect();
-            expressions.end();
-            found
+            patterns.iter().map(|pattern| expressions.matching(pattern)).collect::<Vec<_>>()
         };
-        let first = run(&["/a", "/b", "("]);
-        let second = run(&["/b", "/c"]);
+        let first = ask(&["/a", "/b", "("]);
+        let second = ask(&["/b", "/c"]);
         let same = |a: &Result<Arc<CompiledRegex>, ExpressionError>, b: &Result<_, _>| match (a, b) {
             (Ok(a), Ok(b)) => Arc::ptr_eq(a, b),
             _ => false,
         };
         assert!(same(&first[1], &second[0]), "kept");
         assert!(matches!(first[2], Err(ExpressionError::Regex(RegexError::Syntax(_)))));
-        assert!(!same(&first[0], &run(&["/a"])[0]), "dropped meanwhile");
+        assert!(same(&first[0], &ask(&["/a"])[0]), "as long as it is used");
+        drop((first, second));
+        ask(&[]);
+        assert_eq!((expressions.matching.len(), expressions.searching.len()), (0, 0));
+    }
+
+    #[test]
+    fn an_expression_that_is_searched_for_stays_as_long_as_it_is_used() {
+        let mut expressions = Expressions::default();
+        let used = expressions.searching("/a").expect("an expression");
+        assert!(expressions.searching("(").is_err());
+        expressions.prune();
+        assert_eq!(expressions.searching.len(), 1);
+        drop(used);
+        expressions.prune();
+        assert_eq!(expressions.searching.len(), 0);
     }
 
     #[test]
@@ -151,7 +150,6 @@ mod tests {
         };
         let patterns: Vec<String> = (0..24).map(costly).collect();
         let mut expressions = Expressions::default();
-        expressions.begin();
         let first = count(&mut expressions, &patterns);
         assert!((8..24).contains(&first), "{first}");
         assert_eq!(expressions.matching("/small"), Err(ExpressionError::TooManyInRoute));
@@ -159,8 +157,7 @@ mod tests {
         assert_eq!(count(&mut expressions, &again), 2 * first, "the same ones count once");
         assert_eq!(count(&mut expressions, &patterns[first..]), patterns.len() - first, "another route");
         assert_eq!(count(&mut expressions, &patterns), first, "the same when all are known");
-        expressions.end();
-        expressions.begin();
-        assert_eq!(count(&mut expressions, &patterns), first);
+        expressions.prune();
+        assert_eq!(count(&mut expressions, &patterns), first, "the same when none is known");
     }
 }

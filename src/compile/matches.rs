@@ -32,29 +32,42 @@ pub(super) struct Predicate {
 
 /// Values that many rules have, each held once.
 #[derive(Debug)]
-pub(super) struct Distinct<T: ?Sized>(FxHashSet<Arc<T>>);
+pub(super) struct Distinct<T: ?Sized> {
+    values: FxHashSet<Arc<T>>,
+    /// How many there were when those that nothing uses were last dropped.
+    kept: usize,
+}
 
 impl<T: ?Sized> Default for Distinct<T> {
     fn default() -> Self {
-        Self(FxHashSet::default())
+        Self { values: FxHashSet::default(), kept: 0 }
     }
 }
 
 impl<T: Eq + Hash + ?Sized> Distinct<T> {
     pub(super) fn get<V: Borrow<T> + Into<Arc<T>>>(&mut self, value: V) -> Arc<T> {
-        if let Some(known) = self.0.get(value.borrow()) {
+        if let Some(known) = self.values.get(value.borrow()) {
             return Arc::clone(known);
         }
         let new: Arc<T> = value.into();
-        self.0.insert(Arc::clone(&new));
+        self.values.insert(Arc::clone(&new));
         new
+    }
+
+    /// Drops what nothing uses any more, once it may be as much as what is used.
+    fn prune(&mut self) {
+        if self.values.len() > 2 * self.kept + 64 {
+            self.values.retain(|value| Arc::strong_count(value) > 1);
+            self.values.shrink_to_fit();
+            self.kept = self.values.len();
+        }
     }
 }
 
-/// What the rules of all routes have in common.
-#[derive(Debug)]
-pub(super) struct Shared<'e> {
-    pub(super) expressions: &'e mut Expressions,
+/// What the rules of all routes have in common, kept from one compilation to the next.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) expressions: Expressions,
     /// Names of rules, paths.
     pub(super) texts: Distinct<str>,
     pub(super) timeouts: Distinct<Timeouts>,
@@ -65,18 +78,18 @@ pub(super) struct Shared<'e> {
     pub(super) health_checks: Distinct<HealthCheck>,
 }
 
-impl<'e> Shared<'e> {
-    pub(super) fn new(expressions: &'e mut Expressions) -> Self {
-        Self {
-            expressions,
-            texts: Distinct::default(),
-            timeouts: Distinct::default(),
-            upgrades: Distinct::default(),
-            retries: Distinct::default(),
-            sessions: Distinct::default(),
-            outliers: Distinct::default(),
-            health_checks: Distinct::default(),
-        }
+impl Shared {
+    /// Drops what no route uses any more.
+    pub(super) fn prune(&mut self) {
+        let Self { expressions, texts, timeouts, upgrades, retries, sessions, outliers, health_checks } = self;
+        expressions.prune();
+        texts.prune();
+        timeouts.prune();
+        upgrades.prune();
+        retries.prune();
+        sessions.prune();
+        outliers.prune();
+        health_checks.prune();
     }
 }
 
@@ -126,16 +139,16 @@ impl Predicate {
 }
 
 /// Compiles the matches of one rule; what is wrong drops the rule.
-pub(super) struct Matches<'m, 'e, 'r> {
+pub(super) struct Matches<'m, 'r> {
     /// The rule's position.
     pub(super) rule: usize,
-    pub(super) shared: &'m mut Shared<'e>,
+    pub(super) shared: &'m mut Shared,
     pub(super) report: &'m mut Report<'r>,
     /// Something was refused.
     pub(super) is_broken: bool,
 }
 
-impl Matches<'_, '_, '_> {
+impl Matches<'_, '_> {
     /// The predicate of a match at `at`; one that is not whole, or none, after a report.
     pub(super) fn compile(&mut self, one: &RouteMatch, at: FieldPath<'_>) -> Option<Predicate> {
         let path = match &one.grpc {

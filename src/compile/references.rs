@@ -18,31 +18,48 @@ use crate::model::ids::{BackendId, ObjectName};
 pub(super) struct Backends<'a> {
     inputs: &'a Inputs,
     services: Services<'a>,
-    /// By position of the Service.
-    numbers: FxHashMap<(usize, u16, Protocol), BackendNumber>,
-    list: Vec<Target<'a>>,
+    targets: &'a mut Targets,
 }
 
-/// Position of a backend in the order in which references named it.
+/// Number of a backend: the same for as long as a route that is kept refers to it.
 pub(super) type BackendNumber = u32;
+
+/// All backends that routes refer to, whether they are used or not; kept from one compilation to the next.
+#[derive(Debug, Default)]
+pub(super) struct Targets {
+    /// By number; `None` for a number that is free.
+    list: Vec<Option<Target>>,
+    free: Vec<BackendNumber>,
+    numbers: FxHashMap<BackendKey, BackendNumber>,
+    /// The numbers that are not free: in the order of their keys, but for new ones at the end.
+    order: Vec<BackendNumber>,
+    /// The last one that was asked for.
+    last: BackendNumber,
+}
+
+/// A Service port that a reference leads to.
+#[derive(Debug)]
+struct Target {
+    key: BackendKey,
+    of: PortOf,
+}
 
 /// All Services in the order of their names, with the place of the last one that was looked for.
 ///
 /// Routes come in the order of names too, and mostly refer to Services that are named like them: so the next look-up
 /// mostly ends where the last one did, or one further, and is two comparisons instead of a search or a hash.
 struct Services<'a> {
+    inputs: &'a Inputs,
+    /// Made with the first look-up.
     list: Vec<(&'a ObjectName, &'a Arc<Service>)>,
     last: usize,
 }
 
 impl<'a> Services<'a> {
-    fn new(inputs: &'a Inputs) -> Self {
-        let list = inputs.objects.services.iter().map(|(name, service)| (name, &service.object)).collect();
-        Self { list, last: 0 }
-    }
-
-    /// The position of a Service; positions are in the order of names.
-    fn find(&mut self, namespace: &str, name: &str) -> Option<usize> {
+    fn find(&mut self, namespace: &str, name: &str) -> Option<(&'a ObjectName, &'a Arc<Service>)> {
+        if self.list.is_empty() {
+            self.list = self.inputs.objects.services.iter().map(|(name, service)| (name, &service.object)).collect();
+        }
         let is_at = |at: usize| {
             let found = self.list.get(at);
             found.is_some_and(|(found, _)| *found.name == *name && *found.namespace == *namespace)
@@ -56,26 +73,75 @@ impl<'a> Services<'a> {
             }
         };
         self.last = position;
-        Some(position)
+        self.list.get(position).copied()
     }
 }
 
-/// A Service port that a reference leads to.
-struct Target<'a> {
-    key: BackendKey,
-    /// Position of the Service in the order of names.
-    position: usize,
-    service: &'a Arc<Service>,
-    /// Position of the port in the Service.
-    port: usize,
+impl Targets {
+    /// The number of a backend, which is new or known already.
+    fn number(&mut self, service: (&ObjectName, &Arc<Service>), port: usize, at: (u16, Protocol)) -> BackendNumber {
+        let ((name, service), (number, protocol)) = (service, at);
+        let of = PortOf { service: Arc::clone(service), port };
+        // Rules of one route mostly lead to the same place.
+        let is_last =
+            |target: &&mut Target| (target.key.port, target.key.protocol) == at && target.key.service == *name;
+        let last = self.list.get_mut(self.last as usize).and_then(Option::as_mut);
+        if let Some(target) = last.filter(is_last) {
+            target.of = of;
+            return self.last;
+        }
+        let key = BackendKey { service: name.clone(), port: number, protocol };
+        if let Some(known) = self.numbers.get(&key).copied() {
+            if let Some(target) = self.list.get_mut(known as usize).and_then(Option::as_mut) {
+                target.of = of;
+            }
+            self.last = known;
+            return known;
+        }
+        let target = Some(Target { key: key.clone(), of });
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.list[number as usize] = target;
+                number
+            }
+            None => {
+                self.list.push(target);
+                u32::try_from(self.list.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        self.numbers.insert(key, number);
+        self.order.push(number);
+        self.last = number;
+        number
+    }
+
+    fn get(&self, number: BackendNumber) -> Option<&Target> {
+        self.list.get(number as usize)?.as_ref()
+    }
+
+    /// Forgets backends to which no route refers any more, once they may be as many as those that are in use.
+    fn prune(&mut self, in_use: usize, referred: impl Iterator<Item = BackendNumber>) {
+        if self.order.len() <= 2 * in_use + 64 {
+            return;
+        }
+        let mut is_kept = vec![false; self.list.len()];
+        referred.for_each(|number| is_kept[number as usize] = true);
+        self.order.retain(|number| is_kept[*number as usize]);
+        self.numbers.retain(|_, number| is_kept[*number as usize]);
+        for (number, target) in (0..).zip(&mut self.list).filter(|(number, _)| !is_kept[*number as usize]) {
+            if target.take().is_some() {
+                self.free.push(number);
+            }
+        }
+    }
 }
 
 /// Why a reference leads nowhere: the field it is about, reason, found and expected.
 type Refusal = (&'static str, ConditionReason, String, String);
 
 impl<'a> Backends<'a> {
-    pub(super) fn new(inputs: &'a Inputs) -> Self {
-        Self { inputs, services: Services::new(inputs), numbers: FxHashMap::default(), list: Vec::new() }
+    pub(super) fn new(inputs: &'a Inputs, targets: &'a mut Targets) -> Self {
+        Self { inputs, services: Services { inputs, list: Vec::new(), last: 0 }, targets }
     }
 
     /// What is compiled.
@@ -119,11 +185,10 @@ impl<'a> Backends<'a> {
                 format!("a ReferenceGrant in namespace {namespace} from {kind} in namespace {from} to Service");
             return Err(("namespace", ConditionReason::RefNotPermitted, found, expected));
         }
-        let Some(position) = self.services.find(namespace, &reference.name) else {
+        let Some((name, service)) = self.services.find(namespace, &reference.name) else {
             let found = format!("no Service {namespace}/{}", reference.name);
             return Err(("name", ConditionReason::BackendNotFound, found, "an existing Service".to_owned()));
         };
-        let (name, service) = self.services.list[position];
         if service.is_external_name {
             // It names any host, the cluster's own included: whoever may write it could reach what we can reach.
             let found = format!("Service {name} of type ExternalName");
@@ -140,39 +205,38 @@ impl<'a> Backends<'a> {
         };
         let protocol = protocol(stated, port)
             .map_err(|(found, expected)| ("port", ConditionReason::UnsupportedProtocol, found, expected))?;
-        let number = self.numbers.entry((position, wanted, protocol)).or_insert_with(|| {
-            let key = BackendKey { service: name.clone(), port: wanted, protocol };
-            self.list.push(Target { key, position, service, port: at });
-            u32::try_from(self.list.len() - 1).unwrap_or(u32::MAX)
-        });
-        Ok(*number)
+        Ok(self.targets.number((name, service), at, (wanted, protocol)))
     }
 
     /// Whether the Service asks for affinity by client address.
     pub(super) fn has_client_affinity(&self, number: BackendNumber) -> bool {
-        self.list.get(number as usize).is_some_and(|target| target.service.has_client_affinity)
+        self.targets.get(number).is_some_and(|target| target.of.service.has_client_affinity)
     }
 
-    /// The backends of some numbers with their endpoints, and the id of each number.
-    pub(super) fn finish(self, used: impl Iterator<Item = BackendNumber>) -> (BackendTable, Vec<Option<BackendId>>) {
-        let mut ids = vec![None; self.list.len()];
-        let mut order: Vec<BackendNumber> = used.collect();
-        order.sort_unstable();
-        order.dedup();
-        // The order of keys: Services stand in the order of their names.
-        order.sort_unstable_by_key(|number| {
-            let Target { key, position, .. } = &self.list[*number as usize];
-            (*position, key.port, key.protocol)
-        });
-        let mut keys = Vec::with_capacity(order.len());
-        let mut ports = Vec::with_capacity(order.len());
-        for (id, number) in (0..).map(BackendId).zip(order) {
-            let Target { key, service, port, .. } = &self.list[number as usize];
-            ids[number as usize] = Some(id);
+    /// The backends of some numbers with their endpoints, and the id of each number. What the last compilation found out
+    /// `before`, from other objects, is taken over where it still holds; routes have `referred` to these, used or not.
+    pub(super) fn finish(
+        self,
+        used: impl Iterator<Item = BackendNumber>,
+        before: Option<(&BackendTable, &Inputs)>,
+        referred: impl Iterator<Item = BackendNumber>,
+    ) -> (BackendTable, Vec<Option<BackendId>>) {
+        let Self { inputs, targets, .. } = self;
+        let mut is_used = vec![false; targets.list.len()];
+        used.for_each(|number| is_used[number as usize] = true);
+        // Quick where a few new ones follow many that are in order.
+        let Targets { list, order, .. } = &mut *targets;
+        order.sort_by_key(|number| list[*number as usize].as_ref().map(|target| &target.key));
+        let mut ids = vec![None; is_used.len()];
+        let (mut keys, mut ports) = (Vec::new(), Vec::new());
+        for number in order.iter().filter(|number| is_used[**number as usize]) {
+            let Some(Target { key, of }) = list[*number as usize].as_ref() else { continue };
+            ids[*number as usize] = u32::try_from(keys.len()).ok().map(BackendId);
             keys.push(key.clone());
-            ports.push(PortOf { service: Arc::clone(service), port: *port });
+            ports.push(of.clone());
         }
-        (BackendTable::new(keys, ports, self.inputs), ids)
+        targets.prune(keys.len(), referred);
+        (BackendTable::new(keys, ports, inputs, before), ids)
     }
 }
 

@@ -107,6 +107,11 @@ impl<'a> Report<'a> {
         Self { name, route: &route.object, origin: route.origin.as_deref(), findings: Vec::new() }
     }
 
+    /// Goes on behind these findings.
+    pub(super) fn with(self, findings: Vec<Finding>) -> Self {
+        Self { findings, ..self }
+    }
+
     /// Adds an error; `path` is the compiler's name of the field.
     pub(super) fn add(
         &mut self,

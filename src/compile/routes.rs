@@ -7,10 +7,10 @@ use super::backends::BackendTable;
 use super::certificates::{self, Certificates, SecretState};
 use super::contest::{CandidateOrigin, Contest, Decided};
 use super::diagnostics::Diagnostic;
-use super::expressions::Expressions;
 use super::filters;
 use super::inputs::Inputs;
-use super::matches::{Distinct, Predicate, Shared};
+use super::kept::Kept;
+use super::matches::{Distinct, Predicate};
 use super::position::{MatchOf, MatchPos, ParentPos, RoutePos, RuleOf, RulePos, WayPos};
 use super::references::Backends;
 use super::report::{About, FieldPath};
@@ -38,18 +38,12 @@ pub(super) struct Compiled {
     pub(super) panics: usize,
 }
 
-/// Compiles everything.
-pub(super) fn compile(inputs: &Inputs, expressions: &mut Expressions) -> Compiled {
-    expressions.begin();
-    let mut shared = Shared::new(expressions);
-    let mut backends = Backends::new(inputs);
-    let of_class = |route: &str| *inputs.gateway_class_name == *route;
-    let objects = inputs.objects.routes.iter().filter(|(_, route)| of_class(&route.object.spec.gateway_class_name));
-    let mut routes: Vec<OwnRoute<'_>> =
-        objects.map(|(name, route)| OwnRoute::compile_alone(name, route, &mut shared, &mut backends)).collect();
+/// Compiles everything but what is kept, and the backends of the last compilation, which had other inputs.
+pub(super) fn compile(inputs: &Inputs, kept: &mut Kept, before: Option<(&BackendTable, &Inputs)>) -> Compiled {
+    let mut routes = kept.compile(inputs);
+    kept.keep(inputs, &routes);
+    let backends = Backends::new(inputs, &mut kept.targets);
     let panics = routes.iter().filter(|route| route.has_panicked).count();
-    drop(shared);
-    expressions.end();
     let attached = attach(inputs, &mut routes);
     let Certificates { hosts, secrets, findings: of_listeners } = certificates::compile(inputs, &mut routes, &attached);
     let mut table = Table::new(&attached);
@@ -64,7 +58,7 @@ pub(super) fn compile(inputs: &Inputs, expressions: &mut Expressions) -> Compile
     let statuses =
         routes.iter().zip(&attached).enumerate().map(|(at, (route, attached))| statuses.derive(at, route, attached));
     let statuses = statuses.collect();
-    let (mut snapshot, backends) = snapshot(rules, &routes, backends, routers);
+    let (mut snapshot, backends) = snapshot(rules, &routes, (backends, before), routers);
     snapshot.tls = hosts;
     let mut findings: Vec<Diagnostic> = Vec::new();
     for route in routes {
@@ -170,13 +164,13 @@ impl Table {
     fn add_rule(
         &mut self,
         (of, number): (RuleOf, usize),
-        own: &OwnRule<'_>,
+        own: &OwnRule,
         way: &Way,
         routes: &[OwnRoute<'_>],
         backends: &Backends<'_>,
     ) {
         let above = way.delegation.iter().flat_map(|delegation| &delegation.rules);
-        let above: Vec<&OwnRule<'_>> =
+        let above: Vec<&OwnRule> =
             above.filter_map(|above| routes[above.route.0].rules[above.rule.0].as_ref()).collect();
         let inherited = || above.iter().find_map(|rule| rule.timeouts.as_ref());
         let timeouts = Arc::clone(own.timeouts.as_ref().or_else(inherited).unwrap_or(&self.timeouts));
@@ -203,7 +197,7 @@ impl Table {
             }
             Some(_) | None => Arc::clone(&own.filters),
         };
-        let delegates = own.delegate.is_some();
+        let delegates = own.delegates;
         let pending = PendingRule { at: of, timeouts, policy, upgrades, filters, algorithm, delegates };
         // Ways that hand down the same make one rule.
         let of_rule = self.rules.iter().enumerate().rev().take_while(|(_, other)| other.at == of);
@@ -276,12 +270,14 @@ fn add_hostnames(served: &mut Served, hostnames: &Arc<[Hostname]>) {
 fn snapshot(
     rules: Vec<PendingRule>,
     own: &[OwnRoute<'_>],
-    backends: Backends<'_>,
+    (backends, before): (Backends<'_>, Option<(&BackendTable, &Inputs)>),
     routers: Vec<Arc<Router>>,
 ) -> (Snapshot, BackendTable) {
     let own_rule = |rule: &PendingRule| own[rule.at.route.0].rules[rule.at.rule.0].as_ref();
     let used = rules.iter().filter_map(own_rule).flat_map(|rule| &rule.shares);
-    let (table, ids) = backends.finish(used.filter_map(|share| share.backend));
+    let shares = own.iter().flat_map(|route| route.rules.iter().flatten()).flat_map(|rule| &rule.shares);
+    let referred = shares.filter_map(|share| share.backend);
+    let (table, ids) = backends.finish(used.filter_map(|share| share.backend), before, referred);
     let mut last = None;
     let mut routes = Vec::with_capacity(own.len());
     let rules = rules.into_iter().map(|pending| {
@@ -330,7 +326,7 @@ fn outer_filters(routes: &[OwnRoute<'_>], delegation: &Delegation) -> Vec<Filter
 
 /// The first list of a child's rule, at this position, with a filter that replaces a prefix which an outer filter has
 /// replaced already.
-fn loses_its_prefix(own: &OwnRule<'_>, rule: usize, outer: &[Filter]) -> Option<String> {
+fn loses_its_prefix(own: &OwnRule, rule: usize, outer: &[Filter]) -> Option<String> {
     let spec = FieldPath::SPEC;
     let at = spec.item("rules", rule);
     if filters::spoil(outer, &own.filters) {
@@ -341,7 +337,7 @@ fn loses_its_prefix(own: &OwnRule<'_>, rule: usize, outer: &[Filter]) -> Option<
 }
 
 /// The first match of a child's rule that is not for what was delegated: position, found and expected.
-fn outside(own: &OwnRule<'_>, delegation: &Delegation) -> Option<(usize, String, String)> {
+fn outside(own: &OwnRule, delegation: &Delegation) -> Option<(usize, String, String)> {
     own.predicates.iter().enumerate().find_map(|(one, predicate)| {
         let prefix = if delegation.prefix.is_empty() { "/" } else { &delegation.prefix };
         if !predicate.is_under(&delegation.prefix) {

@@ -1,5 +1,6 @@
 //! What a route says by itself, wherever it is attached: its hostnames and its rules, each checked on its own.
 
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -9,12 +10,12 @@ use super::insecure::{REDIRECT_INSECURE, redirects_insecure};
 use super::matches::{Matches, Predicate, Shared};
 use super::policies::{self, Policies};
 use super::references::{BackendNumber, Backends, stated_protocol};
-use super::report::{About, FieldPath, Report};
+use super::report::{About, FieldPath, Finding, Report};
 use super::{health, outlier, retry, sessions, unsupported, upgrades};
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{Delegate, RouteRule};
-use crate::kinds::Sourced;
 use crate::kinds::gateway_route::Route;
+use crate::kinds::{Origin, Sourced};
 use crate::model::filter::Filter;
 use crate::model::host::{normalize_host, parse_authority};
 use crate::model::ids::ObjectName;
@@ -24,22 +25,36 @@ use crate::model::policy::{Algorithm, Policy, Timeouts, Upgrades};
 /// The most matches that one route may have.
 const MAX_MATCHES: usize = 512;
 
-/// A route of the class, before it is attached.
+/// A route of the class, while a compilation works on it.
 pub(super) struct OwnRoute<'a> {
     pub(super) name: &'a ObjectName,
-    pub(super) label: Arc<str>,
     pub(super) object: &'a Route,
+    /// What it says by itself.
+    pub(super) compiled: Arc<CompiledRoute>,
+    /// Begins with what there is to say about it by itself.
+    pub(super) report: Report<'a>,
+}
+
+/// What a route says by itself; shared by all compilations in which nothing changes about that.
+#[derive(Debug)]
+pub(super) struct CompiledRoute {
+    pub(super) name: ObjectName,
+    pub(super) label: Arc<str>,
+    pub(super) object: Arc<Route>,
+    pub(super) origin: Option<Box<Origin>>,
     /// Its hostnames, each once; `Any` alone when it names none; empty when all are wrong.
     pub(super) hostnames: Arc<[Hostname]>,
     /// By position; `None` for a rule that is left out.
-    pub(super) rules: Vec<Option<OwnRule<'a>>>,
-    pub(super) report: Report<'a>,
+    pub(super) rules: Box<[Option<OwnRule>]>,
+    /// What there is to say about it, wherever it is attached.
+    pub(super) findings: Vec<Finding>,
     /// Compiling it panicked, so that nothing of it serves.
     pub(super) has_panicked: bool,
 }
 
 /// A rule that serves wherever its route is attached.
-pub(super) struct OwnRule<'a> {
+#[derive(Debug)]
+pub(super) struct OwnRule {
     /// Its name, or its position.
     pub(super) name: Arc<str>,
     pub(super) priority: i32,
@@ -56,12 +71,12 @@ pub(super) struct OwnRule<'a> {
     /// The layers of its route and its own, outermost first.
     pub(super) filters: Arc<[Filter]>,
     pub(super) shares: Vec<Share>,
-    /// For a rule that leaves its requests to other routes; its one predicate has a prefix.
-    pub(super) delegate: Option<&'a Delegate>,
+    /// It leaves its requests to other routes; its one predicate has a prefix.
+    pub(super) delegates: bool,
 }
 
 /// A backendRef with a weight above 0.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Share {
     /// Among all backendRefs of the rule.
     pub(super) position: usize,
@@ -73,11 +88,11 @@ pub(super) struct Share {
     pub(super) filters: Arc<[Filter]>,
 }
 
-impl OwnRule<'_> {
+impl OwnRule {
     /// The prefix of a delegating rule, held without a trailing slash.
     pub(super) fn delegated_prefix(&self) -> Option<(&Predicate, &Arc<str>)> {
-        match (self.delegate, self.predicates.as_slice()) {
-            (Some(_), [only]) => match &only.path {
+        match (self.delegates, self.predicates.as_slice()) {
+            (true, [only]) => match &only.path {
                 PathMatch::Prefix(prefix) => Some((only, prefix)),
                 PathMatch::Exact(_) | PathMatch::Template(_) | PathMatch::Regex(_) => None,
             },
@@ -91,32 +106,53 @@ fn label(name: &ObjectName) -> Arc<str> {
 }
 
 impl<'a> OwnRoute<'a> {
+    /// A route that is compiled already.
+    pub(super) fn new(name: &'a ObjectName, route: &'a Sourced<Route>, compiled: Arc<CompiledRoute>) -> Self {
+        let report = Report::new(name, route).with(compiled.findings.clone());
+        Self { name, object: &route.object, compiled, report }
+    }
+}
+
+impl Deref for OwnRoute<'_> {
+    type Target = CompiledRoute;
+
+    fn deref(&self) -> &CompiledRoute {
+        &self.compiled
+    }
+}
+
+impl CompiledRoute {
     /// Compiles a route. A fault of ours that it brings to light is not that of the others.
     pub(super) fn compile_alone(
-        name: &'a ObjectName,
-        route: &'a Sourced<Route>,
-        shared: &mut Shared<'_>,
-        backends: &mut Backends<'a>,
+        name: &ObjectName,
+        route: &Sourced<Route>,
+        shared: &mut Shared,
+        backends: &mut Backends<'_>,
     ) -> Self {
         // What all routes share holds whole entries only, and some that nobody uses do no harm.
         let compiled = catch_unwind(AssertUnwindSafe(|| Self::compile(name, route, shared, backends)));
         compiled.unwrap_or_else(|_| {
-            let object = &*route.object;
             let mut report = Report::new(name, route);
             let found =
                 "something in it makes tidegate panic, which is a fault of tidegate: please report it, with the route";
             report.add(About::Route, ConditionReason::Invalid, "", found, "");
-            let rules = object.spec.rules.iter().map(|_| None).collect();
-            Self { name, label: label(name), object, hostnames: Arc::default(), rules, report, has_panicked: true }
+            let rules = route.object.spec.rules.iter().map(|_| None).collect();
+            Self { has_panicked: true, ..Self::new((name, route), Arc::default(), rules, report) }
         })
     }
 
-    fn compile(
-        name: &'a ObjectName,
-        route: &'a Sourced<Route>,
-        shared: &mut Shared<'_>,
-        backends: &mut Backends<'a>,
+    fn new(
+        (name, route): (&ObjectName, &Sourced<Route>),
+        hostnames: Arc<[Hostname]>,
+        rules: Box<[Option<OwnRule>]>,
+        report: Report<'_>,
     ) -> Self {
+        let Sourced { object, origin } = route.clone();
+        let (name, label, findings) = (name.clone(), label(name), report.findings);
+        Self { name, label, object, origin, hostnames, rules, findings, has_panicked: false }
+    }
+
+    fn compile(name: &ObjectName, route: &Sourced<Route>, shared: &mut Shared, backends: &mut Backends<'_>) -> Self {
         #[cfg(test)]
         assert_ne!(&*name.name, "panics", "wanted by a test");
         let object = &*route.object;
@@ -139,21 +175,20 @@ impl<'a> OwnRoute<'a> {
             let found = format!("{matches} matches");
             report.add(About::Heirs, ConditionReason::UnsupportedValue, "spec.rules", found, expected);
         }
-        let label = label(name);
-        Self { name, label, object, hostnames, rules, report, has_panicked: false }
+        Self::new((name, route), hostnames, rules.into(), report)
     }
 }
 
 /// One rule, or `None` after a report that drops it.
-fn compile_rule<'a>(
+fn compile_rule(
     name: &ObjectName,
-    route: &'a Route,
+    route: &Route,
     index: usize,
-    shared: &mut Shared<'_>,
-    backends: &mut Backends<'a>,
+    shared: &mut Shared,
+    backends: &mut Backends<'_>,
     report: &mut Report<'_>,
-) -> Option<OwnRule<'a>> {
-    let rule: &'a RouteRule = route.spec.rules.get(index)?;
+) -> Option<OwnRule> {
+    let rule: &RouteRule = route.spec.rules.get(index)?;
     let spec = FieldPath::SPEC;
     let at = spec.item("rules", index);
     let mut predicates = Vec::with_capacity(rule.matches.len().max(1));
@@ -193,7 +228,7 @@ fn compile_rule<'a>(
         health_check: health_check.unwrap_or_default().map(|check| shared.health_checks.get(check)),
     };
     let redirects = redirects_insecure(backends.inputs(), &route.spec);
-    let filters = rule_filters(route, index, &predicates, redirects, shared.expressions, report);
+    let filters = rule_filters(route, index, &predicates, redirects, &mut shared.expressions, report);
     is_broken |= filters.is_none();
     let mut shares = Vec::with_capacity(rule.backend_refs.len());
     for (position, reference) in rule.backend_refs.iter().enumerate() {
@@ -207,7 +242,7 @@ fn compile_rule<'a>(
         } else {
             let list = List { filters: &reference.filters, at, predicates: Some(&predicates) };
             let outer = filters.as_deref().unwrap_or_default();
-            filters::compile(outer, &[list], &mut Faults::new(report, shared.expressions, index)).map(Arc::from)
+            filters::compile(outer, &[list], &mut Faults::new(report, &mut shared.expressions, index)).map(Arc::from)
         };
         is_broken |= inner.is_none();
         if reference.weight > 0 {
@@ -228,15 +263,15 @@ fn compile_rule<'a>(
         upgrades,
         filters: filters.unwrap_or_default(),
         shares,
-        delegate: rule.delegate.as_deref(),
+        delegates: rule.delegate.is_some(),
     };
-    if let Some(delegate) = compiled.delegate {
+    if let Some(delegate) = &rule.delegate {
         is_broken |= refuse_unknown_namespaces(delegate, (index, at), report);
     }
     if is_broken {
         return None;
     }
-    if compiled.delegate.is_some() {
+    if compiled.delegates {
         if compiled.delegated_prefix().is_none() {
             report.unsupported(index, at.field("matches"), "other matches", "exactly one PathPrefix beside delegate");
             return None;

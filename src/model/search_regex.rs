@@ -62,6 +62,12 @@ impl SearchRegex {
         Ok(Self(Arc::new(Compiled { pattern: pattern.into(), regex, id: NEXT.fetch_add(1, Ordering::Relaxed) })))
     }
 
+    /// Whether somebody else has it, too.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Bytes that the compiled form takes, caches of threads aside.
     #[must_use]
     pub fn memory_usage(&self) -> usize {

@@ -1,8 +1,10 @@
 //! What is kept from one compilation to the next changes no result: after any steps, in any order, everything is as if it
 //! were compiled and published for the first time.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use tidegate::compile::inputs::{Inputs, StaticListener};
 use tidegate::compile::{Compiler, compile};
 use tidegate::live;
@@ -47,8 +49,7 @@ enum Step {
     },
     Route {
         at: (usize, usize),
-        hash: bool,
-        refs: Vec<(usize, usize, u8, bool)>,
+        route: Route,
     },
     RouteGone {
         at: (usize, usize),
@@ -56,7 +57,76 @@ enum Step {
     Grant {
         namespace: usize,
     },
+    GrantGone {
+        namespace: usize,
+    },
+    Namespace {
+        namespace: usize,
+        is_chosen: bool,
+    },
+    NamespaceGone {
+        namespace: usize,
+    },
+    /// Whether hostnames have owners is a setting, which changes with a restart only; here it does with any step.
+    Owners {
+        have: bool,
+    },
     Nothing,
+}
+
+/// What a route says; numbers choose from small tables, so that routes meet.
+#[derive(Clone, Debug)]
+struct Route {
+    age: u8,
+    hosts: Vec<usize>,
+    parent: Parent,
+    path: usize,
+    hash: bool,
+    refs: Vec<(usize, usize, u8, bool)>,
+    /// It has a rule of this kind besides.
+    second: Option<Second>,
+}
+
+#[derive(Clone, Debug)]
+enum Parent {
+    All,
+    Listener(usize),
+    Route((usize, usize)),
+}
+
+#[derive(Clone, Debug)]
+enum Second {
+    /// Hands a prefix to other routes: of the same namespace, of all, or of chosen ones.
+    Delegate(usize),
+    /// Has an expression in its match and one in a filter.
+    Expressions,
+    /// Cannot be served.
+    Broken,
+}
+
+const HOSTS: [&str; 3] = ["a.test", "b.test", "*.test"];
+const PATHS: [&str; 3] = ["/", "/a", "/a/b"];
+const LISTENERS: [&str; 3] = ["http", "internal", "none"];
+const FROM: [&str; 3] = ["Same", "All", "Selector"];
+
+fn route() -> impl Strategy<Value = Route> {
+    let at = || (0..NAMESPACES.len(), 0..SERVICES.len());
+    let refs = prop::collection::vec((0..NAMESPACES.len(), 0..SERVICES.len(), 0..2u8, any::<bool>()), 0..4);
+    let hosts = prop::sample::subsequence((0..HOSTS.len()).collect::<Vec<_>>(), 0..3);
+    let parent = prop_oneof![
+        2 => Just(Parent::All),
+        1 => (0..LISTENERS.len()).prop_map(Parent::Listener),
+        2 => at().prop_map(Parent::Route),
+    ];
+    let second = prop_oneof![
+        2 => (0..FROM.len()).prop_map(Second::Delegate),
+        1 => Just(Second::Expressions),
+        1 => Just(Second::Broken),
+    ];
+    let second = prop::option::of(second);
+    (0..3u8, hosts, parent, 0..PATHS.len(), any::<bool>(), refs, second).prop_map(
+        |(age, hosts, parent, path, hash, refs, second)| Route { age, hosts, parent, path, hash, refs, second },
+    )
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -71,7 +141,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         pods,
     });
     let ports = prop::sample::subsequence(vec![80, 81], 0..=2);
-    let refs = prop::collection::vec((0..NAMESPACES.len(), 0..SERVICES.len(), 0..2u8, any::<bool>()), 0..4);
     let step = prop_oneof![
         8 => slice,
         3 => at().prop_map(|at| Step::SliceGone { at }),
@@ -80,9 +149,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (at(), any::<bool>(), ports)
             .prop_map(|(at, has_selector, ports)| Step::Service { at, has_selector, ports }),
         1 => at().prop_map(|at| Step::ServiceGone { at }),
-        3 => (at(), any::<bool>(), refs).prop_map(|(at, hash, refs)| Step::Route { at, hash, refs }),
-        1 => at().prop_map(|at| Step::RouteGone { at }),
+        8 => (at(), route()).prop_map(|(at, route)| Step::Route { at, route }),
+        2 => at().prop_map(|at| Step::RouteGone { at }),
         1 => (0..NAMESPACES.len()).prop_map(|namespace| Step::Grant { namespace }),
+        1 => (0..NAMESPACES.len()).prop_map(|namespace| Step::GrantGone { namespace }),
+        1 => (0..NAMESPACES.len(), any::<bool>())
+            .prop_map(|(namespace, is_chosen)| Step::Namespace { namespace, is_chosen }),
+        1 => (0..NAMESPACES.len()).prop_map(|namespace| Step::NamespaceGone { namespace }),
+        1 => any::<bool>().prop_map(|have| Step::Owners { have }),
         1 => Just(Step::Nothing),
     ];
     prop::collection::vec(step, 1..40)
@@ -128,23 +202,7 @@ fn take(step: &Step, inputs: &mut Inputs) {
             objects.services.insert(name(*at), sourced(json!({ "spec": { "selector": selector, "ports": ports } })));
         }
         Step::ServiceGone { at } => drop(objects.services.remove(&name(*at))),
-        Step::Route { at, hash, refs } => {
-            let reference = |(namespace, service, tier, is_h2c): &(usize, usize, u8, bool)| {
-                json!({ "namespace": NAMESPACES[*namespace], "name": SERVICES[*service], "port": 80, "tier": tier,
-                    "protocol": if *is_h2c { "H2C" } else { "HTTP" } })
-            };
-            let refs: Vec<_> = refs.iter().map(reference).collect();
-            let algorithm = match hash {
-                true => {
-                    json!({ "algorithm": "ConsistentHash", "hashKeys": [{ "type": "SourceIP" }] })
-                }
-                false => json!({ "algorithm": "RoundRobin" }),
-            };
-            let route = json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute",
-                "metadata": { "creationTimestamp": "2026-01-01T00:00:00Z" },
-                "spec": { "rules": [{ "backendRefs": refs, "loadBalancer": algorithm }] } });
-            objects.routes.insert(name(*at), sourced(route));
-        }
+        Step::Route { at, route } => drop(objects.routes.insert(name(*at), sourced(route.manifest()))),
         Step::RouteGone { at } => drop(objects.routes.remove(&name(*at))),
         Step::Grant { namespace } => {
             let from: Vec<_> = NAMESPACES
@@ -155,15 +213,69 @@ fn take(step: &Step, inputs: &mut Inputs) {
                 "spec": { "from": from, "to": [{ "group": "", "kind": "Service" }] } });
             objects.grants.insert(ObjectName::new(NAMESPACES[*namespace], "all"), sourced(grant));
         }
+        Step::GrantGone { namespace } => drop(objects.grants.remove(&ObjectName::new(NAMESPACES[*namespace], "all"))),
+        Step::Namespace { namespace, is_chosen } => {
+            let name = NAMESPACES[*namespace];
+            let labels = if *is_chosen { json!({ "chosen": "yes" }) } else { json!({}) };
+            let manifest = json!({ "metadata": { "name": name, "labels": labels } });
+            objects.namespaces.insert(ObjectName::new("", name), sourced(manifest));
+        }
+        Step::NamespaceGone { namespace } => {
+            objects.namespaces.remove(&ObjectName::new("", NAMESPACES[*namespace]));
+        }
+        Step::Owners { have } => inputs.hostnames_have_owners = *have,
         Step::Nothing => {}
     }
 }
 
-fn publisher() -> live::Publisher {
-    {
-        let metrics = Metrics::new(MetricsOptions { workers: 0, listeners: Vec::new(), max_series: 10 });
-        live::channel(0, metrics, tokio::time::Instant::now()).0
+impl Route {
+    fn manifest(&self) -> Value {
+        let Self { age, hosts, parent, path, hash, refs, second } = self;
+        let reference = |(namespace, service, tier, is_h2c): &(usize, usize, u8, bool)| {
+            json!({ "namespace": NAMESPACES[*namespace], "name": SERVICES[*service], "port": 80, "tier": tier,
+                "protocol": if *is_h2c { "H2C" } else { "HTTP" } })
+        };
+        let refs: Vec<_> = refs.iter().map(reference).collect();
+        let algorithm = match hash {
+            true => json!({ "algorithm": "ConsistentHash", "hashKeys": [{ "type": "SourceIP" }] }),
+            false => json!({ "algorithm": "RoundRobin" }),
+        };
+        let parents = match parent {
+            Parent::All => json!([]),
+            Parent::Listener(number) => {
+                json!([{ "group": "tidegate.dev", "kind": "Listener", "name": LISTENERS[*number] }])
+            }
+            Parent::Route(at) => {
+                let ObjectName { namespace, name } = name(*at);
+                json!([{ "group": "tidegate.dev", "kind": "GatewayRoute", "namespace": *namespace, "name": *name,
+                    "sectionName": "second" }])
+            }
+        };
+        let matches = json!([{ "path": { "type": "PathPrefix", "value": PATHS[*path] } }]);
+        let mut rules = vec![json!({ "matches": matches, "backendRefs": refs, "loadBalancer": algorithm })];
+        rules.extend(second.as_ref().map(|second| match second {
+            Second::Delegate(from) => json!({ "name": "second", "matches": matches, "timeouts": { "request": "3s" },
+                "delegate": { "namespaces": { "from": FROM[*from], "selector": { "matchLabels": { "chosen": "yes" } } } } }),
+            Second::Expressions => json!({ "name": "second",
+                "matches": [{ "path": { "type": "RegularExpression", "value": "/a/[0-9]+" } }],
+                "filters": [{ "type": "URLRewrite", "urlRewrite": { "path": { "type": "ReplaceRegularExpression",
+                    "replaceRegularExpression": { "pattern": "^/a/([0-9]+)$", "substitution": "/b/$1" } } } }],
+                "backendRefs": refs }),
+            Second::Broken => json!({ "name": "second", "matches": matches, "backendRefs": refs,
+                "loadBalancer": { "algorithm": "Broken" } }),
+        }));
+        let hosts: Vec<_> = hosts.iter().map(|host| HOSTS[*host]).collect();
+        json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute",
+            "metadata": { "creationTimestamp": format!("2026-01-0{}T00:00:00Z", age + 1) },
+            "spec": { "parentRefs": parents, "hostnames": hosts, "rules": rules } })
     }
+}
+
+fn publisher() -> live::Publisher {
+    let metrics = Metrics::new(MetricsOptions { workers: 0, listeners: Vec::new(), max_series: 10 });
+    // No time passes before the epoch: what is published at different times is the same.
+    let epoch = tokio::time::Instant::now() + Duration::from_secs(3_600);
+    live::channel(0, metrics, epoch).0
 }
 
 proptest! {
@@ -171,8 +283,9 @@ proptest! {
 
     #[test]
     fn steps_lead_to_what_is_compiled_at_once(steps in steps(), taken_together in any::<u64>()) {
+        let listener = |name: &&str| StaticListener { name: (*name).into(), ..StaticListener::default() };
         let mut inputs = Inputs {
-            listeners: vec![StaticListener { name: "http".into(), ..StaticListener::default() }],
+            listeners: LISTENERS[..2].iter().map(listener).collect(),
             gateway_class_name: "tidegate".into(),
             controller_name: "tidegate.dev/controller".into(),
             ..Inputs::default()
@@ -184,7 +297,9 @@ proptest! {
             take(&Step::Service { at, has_selector: at.1 == 0, ports: vec![80] }, &mut inputs);
             refs.push((at.0, at.1, at.1 as u8, at.0 == 0));
         }
-        take(&Step::Route { at: (0, 0), hash: true, refs }, &mut inputs);
+        let (hosts, parent, second) = (Vec::new(), Parent::All, None);
+        let first = Route { age: 0, hosts, parent, path: 0, hash: true, refs, second };
+        take(&Step::Route { at: (0, 0), route: first }, &mut inputs);
         for (number, step) in steps.iter().enumerate() {
             // Other versions of the maps stay as they were, as for a source that goes on while a version is compiled.
             let before = inputs.clone();
