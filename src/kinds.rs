@@ -4,7 +4,8 @@
 //! Adding a kind takes a file here and a line in [`list`]; sources, `check` and the inputs of the compiler follow from
 //! it. The parts, in reading order:
 //!
-//! * [`kind`]: what a kind has to provide. [`place`]: names and origins of objects, and maps of them.
+//! * [`kind`]: what a kind has to provide. [`place`]: names and origins of objects. [`map`]: objects by
+//!   name.
 //! * [`gateway_route`], [`service`], [`endpoint_slice`], [`endpoints`], [`namespace`], [`reference_grant`],
 //!   [`secret`]: the kinds.
 //!   [`endpoint`]: what slices and Endpoints share. [`fields`]: from the compiler's fields to those of the user's object.
@@ -23,6 +24,7 @@ pub mod fields;
 pub mod gateway_route;
 pub mod kind;
 pub mod list;
+pub mod map;
 pub mod namespace;
 pub mod place;
 pub mod reference_grant;
@@ -32,5 +34,6 @@ pub mod violation;
 
 pub use kind::Kind;
 pub use list::{KindId, Listed, Object, Objects};
-pub use place::{Map, ObjectRef, Origin, Sourced};
+pub use map::Map;
+pub use place::{ObjectRef, Origin, Sourced};
 pub use violation::Violation;

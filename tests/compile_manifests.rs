@@ -84,7 +84,9 @@ fn add_services(inputs: &mut Inputs) {
         let ports: Vec<_> = of_service.iter().map(port).collect();
         let service: Service =
             serde_json::from_value(serde_json::json!({ "spec": { "ports": ports } })).expect("a Service");
-        inputs.objects.services.entry(of_service[0].0.clone()).or_insert_with(|| sourced(service));
+        if !inputs.objects.services.contains_key(&of_service[0].0) {
+            inputs.objects.services.insert(of_service[0].0.clone(), sourced(service));
+        }
     }
 }
 

@@ -248,7 +248,7 @@ pub(super) fn is_granted(
     (to_kind, namespace, name): (&str, &str, &str),
 ) -> bool {
     let first = ObjectName::new(namespace, "");
-    let grants = inputs.objects.grants.range(first..).take_while(|(name, _)| *name.namespace == *namespace);
+    let grants = inputs.objects.grants.starting_at(&first).take_while(|(name, _)| *name.namespace == *namespace);
     let (from, to) = ((GROUP, kind, from), ("", to_kind, name));
     grants.map(|(_, grant)| grant).any(|grant| grant.object.spec.allows(from, to))
 }

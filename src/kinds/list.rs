@@ -8,8 +8,9 @@ use super::endpoint_slice::EndpointSlice;
 use super::endpoints::Endpoints;
 use super::gateway_route::Route;
 use super::kind::Kind;
+use super::map::Map;
 use super::namespace::Namespace;
-use super::place::{Map, ObjectRef, Origin, Sourced};
+use super::place::{ObjectRef, Origin, Sourced};
 use super::reference_grant::Grant;
 use super::secret::Secret;
 use super::service::Service;
@@ -143,13 +144,6 @@ macro_rules! kinds {
                     $(Object::$variant(object) => {
                         drop(self.$map.insert(name, Sourced { object, origin: origin.map(Box::new) }));
                     })+
-                }
-            }
-
-            /// Gives back what the map of a kind has in reserve, after many objects were put in.
-            pub fn shrink(&mut self, kind: KindId) {
-                match kind {
-                    $(KindId::$variant => self.$map.shrink(),)+
                 }
             }
 

@@ -136,7 +136,6 @@ impl Slices {
 
     /// Gives back what maps have in reserve, after many slices have come.
     pub fn shrink(&mut self) {
-        self.present.shrink();
         self.of_service = std::mem::take(&mut self.of_service).into_iter().collect();
     }
 

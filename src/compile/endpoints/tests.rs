@@ -273,7 +273,9 @@ fn headless_services_are_ordinary() {
 #[test]
 fn slices_of_other_services_and_namespaces_are_not_ours() {
     let mut case = Case::new(json!({})).v4("a", json!([ready("10.0.0.1", "a")]));
-    let (name, slice) = case.inputs.objects.slices.pop_first().expect("a slice");
+    let (name, slice) = case.inputs.objects.slices.iter().next().expect("a slice");
+    let (name, slice) = (name.clone(), slice.clone());
+    case.inputs.objects.slices.remove(&name);
     let mut other = (*slice.object).clone();
     other.service = Some("other".into());
     case.inputs.objects.slices.insert(name.clone(), Sourced { object: Arc::new(other), origin: None });

@@ -164,7 +164,7 @@ fn blocks_of_defaults_refuse_the_rules_that_inherit_them() {
 fn findings_name_the_fields_of_the_object_that_the_user_wrote() {
     let mut world = World::new().route("r", json!({ "rules": [{ "connection": { "maxPendingRequests": 1 } }] }));
     let name = named("r");
-    let route = &world.0.objects.routes[&name];
+    let route = world.0.objects.routes.get(&name).expect("a route");
     let mut made = (*route.object).clone();
     made.kind = "Ingress";
     made.fields = crate::kinds::fields::FieldMap::new([(

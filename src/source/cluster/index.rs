@@ -292,8 +292,6 @@ impl Index {
         listed.names = std::mem::take(&mut listed.names).into_iter().collect();
         if listed.kind == KindId::EndpointSlice {
             self.slices.shrink();
-        } else {
-            self.base.objects.shrink(listed.kind);
         }
     }
 

@@ -299,7 +299,7 @@ fn unchanged_documents_are_neither_parsed_nor_validated_again() {
     assert_eq!(after.objects.services.len(), many.len() + 2);
     let mut moved = 0;
     for (name, sourced) in &before.objects.services {
-        let now = &after.objects.services[name];
+        let now = after.objects.services.get(name).expect("a Service");
         let shared = Arc::ptr_eq(&sourced.object, &now.object);
         // The first document has another hash: a separator now stands in front of it.
         assert!(shared || &*name.name == "s0", "{name} was read again");
