@@ -44,6 +44,8 @@ pub struct Live {
     services: Arc<[Arc<ServiceSeries>]>,
     session_key: SessionKey,
     tls: ServerConfigs,
+    /// By the [`RuleId`] of the version before: the rule of the same name in this one. Empty where `series` are the same.
+    renumbered: Box<[Option<RuleId>]>,
 }
 
 impl Live {
@@ -105,11 +107,18 @@ impl Live {
         let previous = Previous { snapshot: &self.snapshot, balancers: &self.balancers, rule: &rule_before };
         let balancers = endpoints.build(&snapshot, Some(previous), now);
         let series = if unchanged { Arc::clone(&self.series) } else { self.series_of(&snapshot, &before, metrics) };
+        let mut renumbered = vec![None; if unchanged { 0 } else { self.snapshot.rules.len() }];
+        for (new, old) in (0..).map(RuleId).zip(&before) {
+            if let Some(old) = old {
+                renumbered[old.index()] = Some(new);
+            }
+        }
         let services = self.services_of(&snapshot, metrics);
         let filter_states = states.build(&snapshot.filter_states);
         let session_key = endpoints.session_key().clone();
         let tls = tls.build(&snapshot.tls, &self.tls);
-        Self { version: self.version + 1, snapshot, balancers, filter_states, series, services, session_key, tls }
+        let (version, renumbered) = (self.version + 1, renumbered.into());
+        Self { version, snapshot, balancers, filter_states, series, services, session_key, tls, renumbered }
     }
 
     /// The series of the rules of the next snapshot, of which `before` says the rules of this one.
@@ -420,8 +429,13 @@ impl WorkerLive {
     /// that still run on the old version.
     fn carry(&self, old: &WorkerLive) {
         let same = Arc::ptr_eq(&self.live().series, &old.live().series);
+        let is_next = old.version() + 1 == self.version();
         for &before in old.touched.borrow().iter() {
-            let rule = if same { Some(before) } else { self.live().snapshot.same_rule(&old.live().snapshot, before) };
+            let rule = match (same, is_next) {
+                (true, _) => Some(before),
+                (false, true) => self.live().renumbered.get(before.index()).copied().flatten(),
+                (false, false) => self.live().snapshot.same_rule(&old.live().snapshot, before),
+            };
             let Some(rule) = rule else { continue };
             let targets = self.live().balancers.rule(rule);
             let state = old.rules.get(before.index()).and_then(OnceCell::get);
