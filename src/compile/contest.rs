@@ -143,10 +143,27 @@ impl Contest {
             let root = attached[route.0].ways[place.way.0].delegation.as_deref().and_then(Delegation::root);
             (ages[root.unwrap_or(route).0], place.delegates, (ages[route.0], rule, one, place.way))
         };
-        // Hostnames of one match stay in their order.
-        let mut order: Vec<_> = self.places.iter().map(key).zip(0usize..).collect();
-        order.sort_unstable();
-        for (rank, (_, at)) in (0..).zip(order) {
+        // Candidates of each root together, by its age; candidates of one root mostly stand in their order already.
+        let keys: Vec<_> = self.places.iter().map(key).collect();
+        let mut ends = vec![0usize; routes.len() + 1];
+        keys.iter().for_each(|(age, ..)| ends[age + 1] += 1);
+        (1..ends.len()).for_each(|age| ends[age] += ends[age - 1]);
+        let mut order = vec![0usize; keys.len()];
+        for (at, (age, ..)) in keys.iter().enumerate() {
+            order[ends[*age]] = at;
+            ends[*age] += 1;
+        }
+        let mut rest = order.as_mut_slice();
+        while let Some(first) = rest.first() {
+            let age = keys[*first].0;
+            let (of_root, others) = rest.split_at_mut(rest.iter().take_while(|at| keys[**at].0 == age).count());
+            // Hostnames of one match stay in their order.
+            if !of_root.is_sorted_by_key(|at| keys[*at]) {
+                of_root.sort_by_key(|at| keys[*at]);
+            }
+            rest = others;
+        }
+        for (rank, at) in (0..).zip(order) {
             self.candidates[at].rank = rank;
         }
     }

@@ -25,6 +25,13 @@ use crate::model::session::Session;
 pub(super) struct Predicate {
     pub(super) path: PathMatch,
     pub(super) method: Option<http::Method>,
+    /// `None` for most matches.
+    pub(super) values: Option<Box<Values>>,
+}
+
+/// What a match asks of the values of a request; not empty.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Values {
     pub(super) headers: Vec<ValueMatch>,
     pub(super) query_params: Vec<ValueMatch>,
     pub(super) cookies: Vec<ValueMatch>,
@@ -96,15 +103,8 @@ impl Shared {
 impl Predicate {
     /// Every request.
     pub(super) fn any() -> Self {
-        let none = Vec::new;
         // Nothing is allocated for the empty text.
-        Self {
-            path: PathMatch::Prefix(Arc::default()),
-            method: None,
-            headers: none(),
-            query_params: none(),
-            cookies: none(),
-        }
+        Self { path: PathMatch::Prefix(Arc::default()), method: None, values: None }
     }
 
     /// Adds what a delegating rule asks: both must hold. `None` when they name different methods.
@@ -113,15 +113,18 @@ impl Predicate {
             (Some(own), Some(outer)) if own != *outer => return None,
             (own, outer) => own.or_else(|| outer.clone()),
         };
-        let lists = [
-            (&mut self.headers, &outer.headers),
-            (&mut self.query_params, &outer.query_params),
-            (&mut self.cookies, &outer.cookies),
-        ];
-        for (own, outer) in lists {
-            // The same condition twice would count twice in precedence.
-            let new: Vec<_> = outer.iter().filter(|condition| !own.contains(condition)).cloned().collect();
-            own.extend(new);
+        if let Some(outer) = &outer.values {
+            let own = self.values.get_or_insert_default();
+            let lists = [
+                (&mut own.headers, &outer.headers),
+                (&mut own.query_params, &outer.query_params),
+                (&mut own.cookies, &outer.cookies),
+            ];
+            for (own, outer) in lists {
+                // The same condition twice would count twice in precedence.
+                let new: Vec<_> = outer.iter().filter(|condition| !own.contains(condition)).cloned().collect();
+                own.extend(new);
+            }
         }
         Some(self)
     }
@@ -162,7 +165,9 @@ impl Matches<'_, '_> {
         let headers = self.values(&one.headers, at, "headers");
         let query_params = self.values(&one.query_params, at, "queryParams");
         let cookies = self.values(&one.cookies, at, "cookies");
-        path.map(|path| Predicate { path, method, headers, query_params, cookies })
+        let are_empty = headers.is_empty() && query_params.is_empty() && cookies.is_empty();
+        let values = (!are_empty).then(|| Box::new(Values { headers, query_params, cookies }));
+        path.map(|path| Predicate { path, method, values })
     }
 
     fn refuse<T>(&mut self, at: FieldPath<'_>, found: impl Into<String>, expected: impl Into<String>) -> Option<T> {

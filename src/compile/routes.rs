@@ -10,7 +10,7 @@ use super::diagnostics::Diagnostic;
 use super::filters;
 use super::inputs::Inputs;
 use super::kept::Kept;
-use super::matches::{Distinct, Predicate};
+use super::matches::{Distinct, Predicate, Values};
 use super::position::{MatchOf, MatchPos, ParentPos, RoutePos, RuleOf, RulePos, WayPos};
 use super::references::Backends;
 use super::report::{About, FieldPath};
@@ -231,15 +231,16 @@ impl Table {
                 delegates,
             };
             let mut add = |hostname: &Hostname, predicate: Predicate| {
+                let Values { headers, query_params, cookies } = predicate.values.map(|it| *it).unwrap_or_default();
                 let candidate = Candidate {
                     rule: id,
                     hostname: hostname.clone(),
                     priority,
                     path: predicate.path,
                     method: predicate.method,
-                    headers: predicate.headers,
-                    query_params: predicate.query_params,
-                    cookies: predicate.cookies,
+                    headers,
+                    query_params,
+                    cookies,
                     rank: 0,
                 };
                 self.contest.add(place.clone(), candidate);
@@ -333,7 +334,7 @@ fn loses_its_prefix(own: &OwnRule, rule: usize, outer: &[Filter]) -> Option<Stri
         return Some(at.field("filters").to_string());
     }
     let share = own.shares.iter().find(|share| filters::spoil(outer, &share.filters))?;
-    Some(at.item("backendRefs", share.position).field("filters").to_string())
+    Some(at.item("backendRefs", share.position as usize).field("filters").to_string())
 }
 
 /// The first match of a child's rule that is not for what was delegated: position, found and expected.

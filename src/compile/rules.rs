@@ -59,7 +59,7 @@ pub(super) struct OwnRule {
     pub(super) name: Arc<str>,
     pub(super) priority: i32,
     /// One for each match; at least one.
-    pub(super) predicates: Vec<Predicate>,
+    pub(super) predicates: Box<[Predicate]>,
     /// `None` when neither the rule nor its route has the block.
     pub(super) timeouts: Option<Arc<Timeouts>>,
     /// With the blocks that the rule or its route has.
@@ -70,7 +70,7 @@ pub(super) struct OwnRule {
     pub(super) upgrades: Option<Arc<Upgrades>>,
     /// The layers of its route and its own, outermost first.
     pub(super) filters: Arc<[Filter]>,
-    pub(super) shares: Vec<Share>,
+    pub(super) shares: Box<[Share]>,
     /// It leaves its requests to other routes; its one predicate has a prefix.
     pub(super) delegates: bool,
 }
@@ -79,7 +79,7 @@ pub(super) struct OwnRule {
 #[derive(Clone, Debug)]
 pub(super) struct Share {
     /// Among all backendRefs of the rule.
-    pub(super) position: usize,
+    pub(super) position: u32,
     pub(super) weight: u32,
     pub(super) tier: u8,
     /// `None` when the reference leads nowhere.
@@ -91,7 +91,7 @@ pub(super) struct Share {
 impl OwnRule {
     /// The prefix of a delegating rule, held without a trailing slash.
     pub(super) fn delegated_prefix(&self) -> Option<(&Predicate, &Arc<str>)> {
-        match (self.delegates, self.predicates.as_slice()) {
+        match (self.delegates, &*self.predicates) {
             (true, [only]) => match &only.path {
                 PathMatch::Prefix(prefix) => Some((only, prefix)),
                 PathMatch::Exact(_) | PathMatch::Template(_) | PathMatch::Regex(_) => None,
@@ -247,6 +247,7 @@ fn compile_rule(
         is_broken |= inner.is_none();
         if reference.weight > 0 {
             let filters = inner.unwrap_or_default();
+            let position = u32::try_from(position).unwrap_or(u32::MAX);
             shares.push(Share { position, weight: reference.weight, tier: reference.tier, backend, filters });
         }
     }
@@ -256,13 +257,13 @@ fn compile_rule(
             None => shared.texts.get(index.to_string().as_str()),
         },
         priority: rule.priority,
-        predicates,
+        predicates: predicates.into(),
         timeouts,
         policy,
         algorithm,
         upgrades,
         filters: filters.unwrap_or_default(),
-        shares,
+        shares: shares.into(),
         delegates: rule.delegate.is_some(),
     };
     if let Some(delegate) = &rule.delegate {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::desired::{Beside, Desired, Notice};
 use crate::api::gateway_route::{API_VERSION, ParentRef};
 use crate::compile::inputs::Inputs;
-use crate::compile::status::{RouteStatus, parents_for_all};
+use crate::compile::status::{ParentStatus, RouteStatus, parents_for_all};
 use crate::kinds::Kind as _;
 use crate::kinds::gateway_route::Route;
 use crate::model::ids::ObjectName;
@@ -170,6 +170,7 @@ impl Book {
         let now = if is_same { &[][..] } else { &published.statuses };
         let mut changed: Vec<ObjectName> = std::mem::take(&mut self.behind).into_iter().collect();
         let (mut old, mut new) = (before.iter().peekable(), now.iter().peekable());
+        let mut known = Compared::default();
         loop {
             let (was, is) = match (old.peek(), new.peek()) {
                 (None, None) => break,
@@ -178,7 +179,7 @@ impl Book {
                 (Some(_), None) => (old.next(), None),
                 (_, Some(_)) => (None, new.next()),
             };
-            if was != is {
+            if !known.is_same(was, is) {
                 changed.extend(is.or(was).map(|status| status.name.clone()));
             }
         }
@@ -328,6 +329,27 @@ impl Book {
         self.sent.insert(name.clone(), sent);
         self.sent_order.push_back((now, name.clone()));
         Some(write)
+    }
+}
+
+/// Compares the statuses of two versions. Most routes of one version share their parents, which are compared once.
+#[derive(Default)]
+struct Compared<'s> {
+    /// The last two lists of parents that turned out to be equal.
+    parents: Option<(&'s Arc<[ParentStatus]>, &'s Arc<[ParentStatus]>)>,
+}
+
+impl<'s> Compared<'s> {
+    fn is_same(&mut self, was: Option<&'s RouteStatus>, is: Option<&'s RouteStatus>) -> bool {
+        let (Some(was), Some(is)) = (was, is) else { return was.is_none() && is.is_none() };
+        let known = |(one, two): (&Arc<_>, &Arc<_>)| Arc::ptr_eq(one, &was.parents) && Arc::ptr_eq(two, &is.parents);
+        let RouteStatus { name, generation, parents, hostnames } = was;
+        let is_same = (self.parents.is_some_and(known) || *parents == is.parents)
+            && (name, generation, hostnames) == (&is.name, &is.generation, &is.hostnames);
+        if is_same {
+            self.parents = Some((&was.parents, &is.parents));
+        }
+        is_same
     }
 }
 
