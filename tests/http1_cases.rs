@@ -1,5 +1,7 @@
 //! The wire cases of `tests/data/wire-cases/http1.json` against a gateway, and the pure scanners against every split of them.
 
+#[path = "support/ending.rs"]
+mod ending;
 #[path = "support/http1_answers.rs"]
 mod http1_answers;
 #[path = "support/http1_bed.rs"]

@@ -6,5 +6,6 @@ pub mod chart;
 pub mod client;
 pub mod cluster;
 pub mod controller;
+pub mod ending;
 pub mod gateway;
 pub mod tools;

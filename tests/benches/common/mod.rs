@@ -4,6 +4,8 @@
 #![allow(dead_code)]
 
 pub mod backend;
+#[path = "../../support/ending.rs"]
+pub mod ending;
 pub mod peers;
 pub mod process;
 pub mod websocket;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::ending::end;
+
 /// Takes as many file descriptors as this process may have, for itself and its children: thousands of sockets need them.
 /// How many that are.
 pub fn raise_file_limit() -> u64 {
@@ -113,20 +115,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        // SIGTERM first, so that nginx's master ends its workers.
-        let _ = Command::new("kill").arg(self.pid().to_string()).stderr(Stdio::null()).status();
-        let deadline = Instant::now() + Duration::from_secs(3);
-        while Instant::now() < deadline {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // nginx's master ends its workers when it is asked to end.
+        end(&mut self.child, Duration::from_secs(3));
     }
 }
 
