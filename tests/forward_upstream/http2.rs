@@ -296,6 +296,43 @@ fn grpc_passes_with_trailers_both_ways() {
     });
 }
 
+/// RFC 9113 §8.1 calls them malformed. h2 leaves them away and goes on, and tells nobody: what goes on is the rest.
+#[test]
+fn pseudo_fields_in_trailers_reach_no_endpoint() {
+    run(async || {
+        let server = Server::start().await;
+        let gateway = Gateway::start(options(&server)).await;
+        let mut stream = gateway.client().await.stream;
+        let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+            [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream], payload].concat()
+        };
+        // Literals that enter no table (RFC 7541 §6.2.2).
+        let literal = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        let block = |fields: &[(&str, &str)]| {
+            fields
+                .iter()
+                .flat_map(|(name, value)| [vec![0], literal(name), literal(value)].concat())
+                .collect::<Vec<u8>>()
+        };
+        let head =
+            [(":method", "POST"), (":scheme", "http"), (":path", "/p/x"), (":authority", "a.test"), ("te", "trailers")];
+        let trailers = [(":path", "/evil"), (":authority", "evil"), (":status", "500"), ("x-sum", "1")];
+        let bytes = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(4, 0, 0, &[]),
+            frame(1, 4, 1, &block(&head)),
+            frame(0, 0, 1, b"body"),
+            frame(1, 5, 1, &block(&trailers)),
+        ];
+        tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes.concat()).await.unwrap();
+        until(|| !server.seen.borrow().is_empty()).await;
+        let seen = server.seen.borrow()[0].clone();
+        assert_eq!((seen.parts.as_str(), &seen.body[..]), ("POST http://a.test/p/x", &b"body"[..]));
+        let trailers = seen.trailers.unwrap();
+        assert_eq!((trailers.len(), &trailers["x-sum"]), (1, &HeaderValue::from_static("1")));
+    });
+}
+
 #[test]
 fn grpc_without_a_message_is_tried_again_with_its_body() {
     run(async || {

@@ -93,6 +93,46 @@ fn a_client_that_takes_nothing_is_reset() {
 }
 
 #[test]
+fn a_client_that_takes_its_answer_too_slowly_is_reset() {
+    on_real_time(async {
+        let bed = Bed::start(|deadlines, limits, _, _| {
+            deadlines.body_rate_window = Duration::from_secs(1);
+            // Less than the client takes is what the kernel takes for it at once.
+            limits.body_rate = 1 << 30;
+        })
+        .await;
+        let mut stream = bed.connect().await;
+        stream.write_all(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("written");
+        let (start, mut bytes) = (Instant::now(), vec![0; 64 << 10]);
+        while stream.read(&mut bytes).await.is_ok_and(|count| count > 0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            assert!(start.elapsed() < Duration::from_secs(10), "not reset");
+        }
+        assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
+        assert_eq!(bed.closed(Reason::WriteSlow), 1);
+    });
+}
+
+#[test]
+fn a_client_that_goes_on_behind_an_error_is_dropped_in_time() {
+    on_paused_time(async {
+        let bed = Bed::plain().await;
+        let mut stream = bed.connect().await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost : a\r\n\r\n").await.expect("written");
+        assert!(rest(&mut stream).await.starts_with("HTTP/1.1 400 "));
+        let start = Instant::now();
+        while bed.drain.room().connections() > 0 {
+            // Not so much that it would be ended for that.
+            let _ = stream.write_all(b"x").await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(start.elapsed() < Duration::from_secs(6), "not dropped");
+        }
+        assert!(start.elapsed() >= Duration::from_millis(4_500), "{:?}", start.elapsed());
+        assert_eq!(bed.closed(Reason::Linger), 1);
+    });
+}
+
+#[test]
 fn a_body_may_be_slow_once_the_answer_has_begun_or_where_its_rule_says_so() {
     on_paused_time(async {
         let bed = Bed::plain().await;
