@@ -21,7 +21,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::Instant;
 
 use crate::drain::{Drain, Phase};
 use crate::live::{Live, LiveView};
@@ -33,20 +32,11 @@ use network::Network;
 use pace::Pace;
 use watch::{Shared, Watch};
 
-/// What the prober cannot know by itself.
-#[derive(Clone, Copy, Debug)]
-pub struct Start {
-    /// The instant that endpoints count the time from.
-    pub epoch: Instant,
-    /// Decides when each endpoint is asked: a random number in production.
-    pub seed: u64,
-}
-
-/// Asks the endpoints of the active version until the process stops accepting.
+/// Asks the endpoints of the active version until the process stops accepting; `seed` decides when each is asked.
 ///
 /// A panic of one check harms that check alone. May be cancelled: then all checks end.
-pub async fn run(live: LiveView, drain: Drain, metrics: Arc<Metrics>, start: Start) {
-    Prober::new(Network, metrics, start).follow(live, drain).await;
+pub async fn run(live: LiveView, drain: Drain, metrics: Arc<Metrics>, seed: u64) {
+    Prober::new(Network, metrics, seed).follow(live, drain).await;
 }
 
 /// Counts the endpoints of each Service that checks ask, for the metrics.
@@ -82,9 +72,9 @@ struct Prober<A> {
 }
 
 impl<A: Ask> Prober<A> {
-    fn new(ask: A, metrics: Arc<Metrics>, Start { epoch, seed }: Start) -> Self {
+    fn new(ask: A, metrics: Arc<Metrics>, seed: u64) -> Self {
         let counts = metrics.health();
-        let shared = Shared { ask, pace: Pace::default(), epoch, metrics, counts };
+        let shared = Shared { ask, pace: Pace::default(), metrics, counts };
         Self { shared, rng: fastrand::Rng::with_seed(seed), running: HashMap::new(), tasks: JoinSet::new() }
     }
 

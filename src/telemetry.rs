@@ -31,7 +31,7 @@
 //! | `tidegate_accept_pauses_total` | counter |  | Times a listener stopped accepting because memory ran short, or places for connections or file descriptors while no client was idle. |
 //! | `tidegate_memory_used_bytes` | gauge |  | Memory that counts against the limit: of the cgroup, or of the process where limits.memory is set. |
 //! | `tidegate_memory_limit_bytes` | gauge |  | Most memory that may be held: limits.memory, or the limit of the cgroup; 0 for no limit. |
-//! | `tidegate_memory_pressure` | gauge |  | What is given up because memory is short: 0 nothing, 1 new clients wait, 2 idle connections are closed, 3 no further tries, 4 new requests are refused, 5 and 6 clients that do not read are cut off. |
+//! | `tidegate_memory_pressure` | gauge |  | What is given up because memory is short: 0 nothing, 1 new clients wait, 2 idle connections are closed, 3 no further tries, 4 new requests are refused, 5 to 7 clients that do not read are cut off. |
 //! | `tidegate_panics_total` | counter | `where` | Panics that were caught. |
 //! | `tidegate_config_version` | gauge |  | Version of the active configuration, 0 before the first. |
 //! | `tidegate_config_last_ok_timestamp_seconds` | gauge |  | When the whole configuration was last active without an error, 0 for never. |
@@ -302,7 +302,7 @@ pub const METRICS: &[Metric] = &[
         "tidegate_memory_pressure",
         Gauge,
         &[],
-        "What is given up because memory is short: 0 nothing, 1 new clients wait, 2 idle connections are closed, 3 no further tries, 4 new requests are refused, 5 and 6 clients that do not read are cut off.",
+        "What is given up because memory is short: 0 nothing, 1 new clients wait, 2 idle connections are closed, 3 no further tries, 4 new requests are refused, 5 to 7 clients that do not read are cut off.",
     ),
     metric("tidegate_panics_total", Counter, &["where"], "Panics that were caught."),
     metric("tidegate_config_version", Gauge, &[], "Version of the active configuration, 0 before the first."),

@@ -230,7 +230,7 @@ impl EndpointState {
     }
 
     /// Ejects it until a time, as the last of so many ejections in a row, and sets what is counted of each [`Fault`].
-    pub(crate) fn eject(&self, until: Duration, ejections: u32, (errors, connect_failures): (u32, u32)) {
+    pub(super) fn eject(&self, until: Duration, ejections: u32, (errors, connect_failures): (u32, u32)) {
         self.rare().ejections = ejections;
         self.errors.store(errors, Ordering::Relaxed);
         self.connect_failures.store(connect_failures, Ordering::Relaxed);

@@ -37,8 +37,6 @@ pub(super) struct Watch {
 pub(super) struct Shared<A> {
     pub(super) ask: A,
     pub(super) pace: Pace,
-    /// The instant that endpoints count the time from.
-    pub(super) epoch: Instant,
     pub(super) metrics: Arc<Metrics>,
     pub(super) counts: Arc<HealthMetrics>,
 }
@@ -48,7 +46,6 @@ impl Watch {
     pub(super) async fn run<A: Ask>(self, shared: Shared<A>, mut rng: fastrand::Rng) {
         let check = Arc::clone(self.health.check());
         let mut streak = Streak::default();
-        let mut good_while_ejected = 0_u8;
         let mut due = Instant::now() + check.interval.min(FIRST_WITHIN).mul_f64(rng.f64());
         loop {
             sleep_until(due).await;
@@ -59,7 +56,6 @@ impl Watch {
             }
             // From beginning to beginning: slow answers do not make checks rarer. One that is late puts off those behind.
             due = begun + check.interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * rng.f64());
-            let was_ejected = self.health.endpoint().is_ejected(begun - shared.epoch);
             let asked = AssertUnwindSafe(self.ask(&shared.ask, begun + check.timeout)).catch_unwind().await;
             drop(place);
             // A fault of ours says nothing about the endpoint.
@@ -72,11 +68,6 @@ impl Watch {
                 self.health.set_unhealthy(is_unhealthy);
                 self.tell(&answer);
             }
-            good_while_ejected = if was_ejected && answer.is_ok() { good_while_ejected.saturating_add(1) } else { 0 };
-            if good_while_ejected >= check.healthy_threshold {
-                self.restore(shared.epoch.elapsed());
-                good_while_ejected = 0;
-            }
             let failure = answer.err().map(|failure| failure.to_string());
             self.health.set_last(LastCheck { at: SystemTime::now(), failure });
         }
@@ -85,18 +76,6 @@ impl Watch {
     async fn ask<A: Ask>(&self, ask: &A, deadline: Instant) -> Result<(), Failure> {
         let target = Target::of(&self.health);
         timeout_at(deadline, ask.ask(&target)).await.unwrap_or(Err(Failure::TimedOut))
-    }
-
-    /// Ends the endpoint's ejection: it answers well, though requests to it failed a while ago.
-    fn restore(&self, now: Duration) {
-        let endpoint = self.health.endpoint();
-        if !endpoint.is_ejected(now) {
-            return;
-        }
-        endpoint.restore(now);
-        let (backend, check, pod) = (&self.backend, self.health.check(), self.pod.as_deref());
-        let endpoint = endpoint.key.addr;
-        tracing::warn!(backend, %endpoint, pod, %check, "ejection ended early: the endpoint passes its health check");
     }
 
     /// Says in the log that the endpoint is unhealthy, or healthy again.

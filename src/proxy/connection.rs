@@ -30,6 +30,7 @@ use super::cutoff::Cutoff;
 use super::downstream::{Downstream, Handler, UpgradeSlot};
 use super::guarded_io::{GuardError, GuardedIo, GuardedSocket};
 use super::headers::identity;
+use super::pressure::Pressure;
 use super::room::Place;
 use super::task::poll_counted;
 use crate::reason::Reason;
@@ -149,7 +150,9 @@ impl<H: Handler> Driver<H> {
         };
         if looks {
             let http2 = poll_fn(|cx| {
-                if let Poll::Ready(http2) = self.guard.borrow_mut().poll_sniff(cx) {
+                if !self.is_short_of_memory()
+                    && let Poll::Ready(http2) = self.guard.borrow_mut().poll_sniff(cx)
+                {
                     return Poll::Ready(Ok(http2));
                 }
                 if self.makes_room(cx) {
@@ -171,7 +174,39 @@ impl<H: Handler> Driver<H> {
         self.run_http1().await
     }
 
+    /// Waits until there is something for hyper to read: its connection has buffers of its own, which a head that never
+    /// becomes complete does not need. The end, if that comes first.
+    async fn first_head(&mut self) -> Option<ConnectionEnd> {
+        poll_fn(|cx| {
+            if !self.is_short_of_memory() && self.guard.borrow_mut().poll_first(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            if self.makes_room(cx) {
+                return Poll::Ready(Some(ConnectionEnd::Closed(Reason::MadeRoom)));
+            }
+            let deadline = self.deadline();
+            match self.poll_deadline(cx, deadline) {
+                None => Poll::Pending,
+                Some(Reason::Head) => {
+                    self.guard.borrow_mut().refuse(REQUEST_TIMEOUT);
+                    Poll::Ready(None)
+                }
+                Some(reason) => Poll::Ready(Some(ConnectionEnd::Closed(reason))),
+            }
+        })
+        .await
+    }
+
+    /// Whether a first head is not read for now: what clients have sent waits in the kernel until there is memory for it. All
+    /// connections are woken then.
+    fn is_short_of_memory(&self) -> bool {
+        self.shared.context.drain.room().memory().level() >= Pressure::CloseIdle
+    }
+
     async fn run_http1(&mut self) -> ConnectionEnd {
+        if let Some(end) = self.first_head().await {
+            return end;
+        }
         let shared = Rc::clone(&self.shared);
         let guard = Rc::clone(&self.guard);
         let spare = FutureMemory::new();
@@ -284,7 +319,12 @@ impl<H: Handler> Driver<H> {
         if !self.shared.presence.is_asked() {
             return false;
         }
-        if self.shared.exchanges.get() > 0 || !self.guard.borrow().is_silent() {
+        let is_silent = {
+            let guard = self.guard.borrow();
+            // A head that is not complete is not waited for while memory is short, whatever more of it has come.
+            guard.is_silent() || (guard.head_since().is_some() && self.is_short_of_memory())
+        };
+        if self.shared.exchanges.get() > 0 || !is_silent {
             // The client was faster, or still takes its last answer.
             self.shared.presence.idle(Instant::now());
             return false;

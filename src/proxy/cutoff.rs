@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::deadlines::DeadlineKind;
-use super::pressure::{Pressure, STALL};
+use super::pressure;
 use super::rate::RateClock;
 use super::room::WorkerRoom;
 use super::task::poll_counted;
@@ -264,15 +264,15 @@ pub async fn run_stream(
         loop {
             let due = cutoff.stream_due(&patience);
             // Nobody wakes a stream when memory runs short: one that waits for its client looks now and then.
+            let stall = room.memory().level().stream_stall();
             let look = cutoff.untaken_since().map(|since| {
-                let is_short = room.memory().level() >= Pressure::ResetStreams;
-                (if is_short { since + STALL } else { since.max(Instant::now()) + STALL }, Reason::Overload)
+                (stall.map_or_else(|| Instant::now() + pressure::LOOK, |stall| since + stall), Reason::Overload)
             });
             let Some((at, reason)) = due.into_iter().chain(look).min_by_key(|(at, _)| *at) else {
                 return Poll::Pending;
             };
             ready!(timer.poll_until(cx, at));
-            if reason == Reason::Overload && room.memory().level() < Pressure::ResetStreams {
+            if reason == Reason::Overload && stall.is_none() {
                 continue;
             }
             if reason != Reason::BodySlow || !cutoff.is_fast_enough(&patience) {

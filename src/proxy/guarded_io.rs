@@ -265,6 +265,14 @@ impl GuardedSocket {
         }
     }
 
+    /// Reads until there is something to be read by hyper: an accepted head, or the end behind which a refusal stands.
+    pub fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.input.readable() == Readable::NeedsInput {
+            ready!(self.poll_fill(cx));
+        }
+        Poll::Ready(())
+    }
+
     /// Reads ahead while a request runs, to see FIN and reset. Says whether hyper, which waited, has something to read.
     pub fn poll_watch(&mut self, cx: &mut Context<'_>) -> bool {
         while self.input.reads_ahead(&self.settings.limits) && self.poll_fill(cx).is_ready() {}

@@ -8,8 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// How long a client may take nothing of its answer once memory is that short.
-pub const STALL: Duration = Duration::from_secs(1);
+/// How long a client may take nothing of its answer once memory is that short, and at the last level: a client far away may
+/// take that long for what it gets, but the end of the process would cost all of them their answers.
+const STALL: Duration = Duration::from_secs(1);
+const LAST_STALL: Duration = Duration::from_millis(250);
+/// How often a stream that waits for its client looks whether memory is short.
+pub const LOOK: Duration = STALL;
 
 /// How short memory is. Each level does what the levels below it do, too.
 ///
@@ -23,16 +27,19 @@ pub enum Pressure {
     None,
     /// New clients wait in the kernel's queue.
     StopAccepting,
-    /// Connections without a request are closed, those that have been idle longest first.
+    /// Connections without a request are closed, those that have been idle longest first, and the first head of a client is
+    /// not read.
     CloseIdle,
     /// Rules get no further tries, and no body is kept for one.
     NoRetries,
     /// New requests are answered with 503 at once.
     RefuseRequests,
-    /// Streams of HTTP/2 whose client takes nothing for [`STALL`] are reset.
+    /// Streams of HTTP/2 whose client takes nothing for a second are reset.
     ResetStreams,
-    /// Connections whose client takes nothing for [`STALL`] are closed.
+    /// Connections whose client takes nothing for a second are closed.
     CloseReaders,
+    /// A quarter of a second is enough.
+    CutReaders,
 }
 
 impl Pressure {
@@ -45,6 +52,7 @@ impl Pressure {
         Self::RefuseRequests,
         Self::ResetStreams,
         Self::CloseReaders,
+        Self::CutReaders,
     ];
 
     /// What is done, for the log.
@@ -58,11 +66,33 @@ impl Pressure {
             Self::RefuseRequests => "new requests are refused",
             Self::ResetStreams => "streams that are not taken are reset",
             Self::CloseReaders => "connections of clients that do not read are closed",
+            Self::CutReaders => "connections of clients that read slowly are closed",
+        }
+    }
+
+    /// How long a stream of HTTP/2 may wait for its client; `None`: as long as ever.
+    #[must_use]
+    pub fn stream_stall(self) -> Option<Duration> {
+        (self >= Self::ResetStreams).then(|| self.stall().unwrap_or(STALL))
+    }
+
+    /// The same for a connection.
+    #[must_use]
+    pub fn stall(self) -> Option<Duration> {
+        match self {
+            Self::CutReaders => Some(LAST_STALL),
+            Self::CloseReaders => Some(STALL),
+            Self::None
+            | Self::StopAccepting
+            | Self::CloseIdle
+            | Self::NoRetries
+            | Self::RefuseRequests
+            | Self::ResetStreams => None,
         }
     }
 
     fn of(level: u8) -> Self {
-        Self::ALL.get(usize::from(level)).copied().unwrap_or(Self::CloseReaders)
+        Self::ALL.get(usize::from(level)).copied().unwrap_or(Self::CutReaders)
     }
 
     fn above(self) -> Self {
@@ -86,7 +116,9 @@ const NEAR: u64 = 75;
 /// second. Where use grows meanwhile by a hundredth of the limit, the next one follows at once.
 const RISE: Duration = Duration::from_millis(500);
 /// How long a level stays while use is neither high nor low. A gateway whose normal use lies there must not stay shut.
-const EASE: Duration = Duration::from_secs(5);
+const EASE: Duration = Duration::from_secs(1);
+/// Growth counts as if it went on for so long: new clients bring memory faster than it can be given back.
+const AHEAD: Duration = Duration::from_millis(200);
 
 /// Turns what is used into a level.
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,12 +127,16 @@ pub struct Gauge {
     /// When it changed last, as the caller counts time, and what was used then.
     changed: Duration,
     used: u64,
+    /// The last look.
+    last: Option<(Duration, u64)>,
 }
 
 impl Gauge {
     /// The level at `now`, with `used` of `limit` bytes in use.
     pub fn judge(&mut self, used: u64, limit: u64, now: Duration) -> Pressure {
-        let above = |percent| u128::from(used) * 100 > u128::from(limit) * u128::from(percent);
+        let soon = used.saturating_add(self.growth(used, now));
+        let above = |percent| u128::from(used.max(soon)) * 100 > u128::from(limit) * u128::from(percent);
+        self.last = Some((now, used));
         let lasted = now.saturating_sub(self.changed);
         let grows = used.saturating_sub(self.used) > limit / 100;
         let next = if above(HIGHEST) || (above(HIGH) && (self.level == Pressure::None || lasted >= RISE || grows)) {
@@ -111,9 +147,17 @@ impl Gauge {
             self.level.below()
         };
         if next != self.level {
-            *self = Self { level: next, changed: now, used };
+            *self = Self { level: next, changed: now, used, ..*self };
         }
         next
+    }
+
+    /// By how much use will have grown when it goes on as since the last look.
+    fn growth(&self, used: u64, now: Duration) -> u64 {
+        let Some((at, before)) = self.last else { return 0 };
+        let passed = now.saturating_sub(at).max(Duration::from_millis(10)).as_millis();
+        let ahead = u128::from(used.saturating_sub(before)) * AHEAD.as_millis() / passed;
+        u64::try_from(ahead).unwrap_or(u64::MAX)
     }
 
     /// Whether use is so high that it has to be looked at often.
@@ -180,21 +224,37 @@ mod tests {
         let rising = levels(&mut gauge, SECOND, SECOND * 4, 90);
         assert_eq!(rising.iter().filter(|level| **level == 1).count(), 5, "each lasts half a second: {rising:?}");
         assert!(rising.is_sorted() && rising.windows(2).all(|pair| pair[1] - pair[0] <= 1));
-        assert_eq!(rising.last(), Some(&6), "it ends with the highest");
+        assert_eq!(rising.last(), Some(&7), "it ends with the highest");
     }
 
     #[test]
     fn levels_rise_at_once_while_use_grows() {
         let mut gauge = Gauge::default();
-        let growing = [860, 865, 871, 872, 882, 883, 893].map(|used| gauge.judge(used, 1_000, SECOND) as u8);
+        let mut at = Duration::ZERO;
+        let growing = [860, 865, 871, 872, 882, 883, 893].map(|used| {
+            at += Duration::from_millis(100);
+            gauge.judge(used, 1_000, at) as u8
+        });
         assert_eq!(growing, [1, 1, 2, 2, 3, 3, 4]);
         assert!(gauge.is_near(1, 1_000), "what was given up is to be given back soon");
         assert!(Gauge::default().is_near(760, 1_000) && !Gauge::default().is_near(740, 1_000));
     }
 
     #[test]
+    fn growth_counts_before_it_is_there() {
+        let tenth = Duration::from_millis(100);
+        let (mut gauge, mut at) = (Gauge::default(), Duration::ZERO);
+        // By a tenth of the limit in a tenth of a second: twice as much is to come.
+        let levels = [500, 600, 700, 700].map(|used| {
+            at += tenth;
+            gauge.judge(used, 1_000, at) as u8
+        });
+        assert_eq!(levels, [0, 0, 1, 1]);
+    }
+
+    #[test]
     fn close_to_the_limit_there_is_no_time() {
-        assert_eq!(levels(&mut Gauge::default(), Duration::ZERO, SECOND, 96), [1, 2, 3, 4, 5, 6, 6, 6, 6, 6]);
+        assert_eq!(levels(&mut Gauge::default(), Duration::ZERO, SECOND, 96), [1, 2, 3, 4, 5, 6, 7, 7, 7, 7]);
         // A limit that was lowered below what is used.
         assert_eq!(Gauge::default().judge(u64::MAX, 1, Duration::ZERO), Pressure::StopAccepting);
     }
@@ -206,10 +266,10 @@ mod tests {
             levels(&mut gauge, Duration::ZERO, SECOND, 99);
             gauge
         };
-        assert_eq!(levels(&mut full(), SECOND, SECOND, 59)[..7], [5, 4, 3, 2, 1, 0, 0]);
-        let slowly = levels(&mut full(), SECOND, SECOND * 40, 70);
-        assert_eq!(slowly[30], 6, "nothing yet");
-        assert_eq!(slowly.iter().filter(|level| **level == 3).count(), 50, "five seconds each");
+        assert_eq!(levels(&mut full(), SECOND, SECOND, 59)[..8], [6, 5, 4, 3, 2, 1, 0, 0]);
+        let slowly = levels(&mut full(), SECOND, SECOND * 9, 70);
+        assert_eq!(slowly[2], 7, "nothing yet");
+        assert_eq!(slowly.iter().filter(|level| **level == 3).count(), 10, "a second each");
         assert_eq!(slowly.last(), Some(&0), "a gateway that needs 70 % is not shut for ever");
     }
 

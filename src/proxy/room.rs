@@ -135,9 +135,12 @@ impl Room {
         self.workers.get(worker).map(|seats| lock(&seats.0))
     }
 
-    /// Puts how short memory is. Connections whose client does not read look at it at once.
+    /// Puts how short memory is. Connections look at it at once: those whose client does not read when it gets shorter, and
+    /// those whose client is not read from when it is over.
     pub fn set_pressure(&self, pressure: Pressure) {
-        if self.memory.set(pressure) < pressure && pressure >= Pressure::ResetStreams {
+        let before = self.memory.set(pressure);
+        let eased = before >= Pressure::CloseIdle && pressure < Pressure::CloseIdle;
+        if eased || (before < pressure && pressure >= Pressure::ResetStreams) {
             for worker in 0..self.workers.len() {
                 self.wake_all_of(worker);
             }

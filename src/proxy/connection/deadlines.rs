@@ -7,7 +7,6 @@ use tokio::time::Instant;
 
 use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
-use crate::proxy::pressure::{Pressure, STALL};
 use crate::reason::Reason;
 use crate::timer::earlier;
 
@@ -30,8 +29,8 @@ impl<H> Driver<H> {
         let mut next = None;
         if let Some(since) = guard.write_clock.waiting_since() {
             sooner(&mut next, since, deadlines.write_stall, Reason::WriteStall);
-            if drain.room().memory().level() >= Pressure::CloseReaders {
-                sooner(&mut next, since, STALL, Reason::Overload);
+            if let Some(stall) = drain.room().memory().level().stall() {
+                sooner(&mut next, since, stall, Reason::Overload);
             }
             if context.body_rate > 0 && !deadlines.body_rate_window.is_zero() {
                 let due = guard.write_clock.due(deadlines.body_rate_window);

@@ -8,21 +8,62 @@ use crate::proxy::pressure::Pressure;
 fn requests_are_refused_at_once_and_health_is_not() {
     on_paused_time(async {
         let bed = Bed::plain().await;
-        bed.room.set_pressure(Pressure::NoRetries);
-        let closing = GET.replace("host", "connection: close\r\nhost");
-        assert!(bed.exchange(&closing).await.ends_with("/a 0"), "they are still served");
-        bed.room.set_pressure(Pressure::RefuseRequests);
         let post = "POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhel";
-        for request in [GET, post] {
-            let answer = bed.exchange(request).await;
+        let health = "GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        let mut streams = Vec::new();
+        for level in [Pressure::None, Pressure::NoRetries] {
+            for stream in &mut streams {
+                bed.room.set_pressure(level);
+                TcpStream::write_all(stream, GET.as_bytes()).await.expect("written");
+                until(stream, "/a 0").await;
+            }
+            while streams.len() < 3 {
+                let mut stream = bed.connect().await;
+                stream.write_all(GET.as_bytes()).await.expect("written");
+                until(&mut stream, "/a 0").await;
+                streams.push(stream);
+            }
+        }
+        bed.room.set_pressure(Pressure::RefuseRequests);
+        let begun = bed.script.begun.get();
+        for (stream, request) in streams.iter_mut().zip([GET, post]) {
+            stream.write_all(request.as_bytes()).await.expect("written");
+            let answer = rest(stream).await;
             assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("connection: close\r\n"), "{answer}");
         }
         assert_eq!(bed.metrics.refused_count(Reason::Overload), 2);
-        assert_eq!(bed.script.begun.get(), 1, "nothing else was begun");
-        let health = bed.exchange("GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
-        assert!(health.starts_with("HTTP/1.1 200 "), "{health}");
+        assert_eq!(bed.script.begun.get(), begun, "nothing was begun");
+        let stream = &mut streams[2];
+        stream.write_all(health.as_bytes()).await.expect("written");
+        let answer = rest(stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         bed.room.set_pressure(Pressure::None);
-        assert!(bed.exchange(&closing).await.ends_with("/a 0"));
+        assert!(bed.exchange(&GET.replace("host", "connection: close\r\nhost")).await.ends_with("/a 0"));
+    });
+}
+
+#[test]
+fn heads_wait_in_the_kernel_until_there_is_memory_for_them() {
+    on_paused_time(async {
+        let bed = Bed::plain().await;
+        let mut half = bed.connect().await;
+        half.write_all(b"GET / HTTP/1.1\r\n").await.expect("written");
+        while bed.drain.room().connections() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        bed.room.set_pressure(Pressure::CloseIdle);
+        let mut late = bed.connect().await;
+        late.write_all(GET.replace("host", "connection: close\r\nhost").as_bytes()).await.expect("written");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!((bed.script.begun.get(), bed.drain.room().connections()), (0, 2));
+        // One whose head is not complete goes when it is asked to, though more of it has come.
+        half.write_all(b"host: a").await.expect("written");
+        bed.room.ask_for_memory();
+        assert_eq!(rest(&mut half).await, "");
+        assert_eq!(bed.closed(Reason::MadeRoom), 1);
+        bed.room.set_pressure(Pressure::StopAccepting);
+        assert!(rest(&mut late).await.ends_with("/a 0"), "read and served");
     });
 }
 
@@ -82,8 +123,8 @@ fn streams_that_are_not_taken_are_reset() {
         }
         drop(response);
         // A client that reads keeps its stream.
+        bed.room.set_pressure(Pressure::None);
         let mut reading = http2_client(&bed).await;
-        bed.room.set_pressure(Pressure::NoRetries);
         let mut body = reading.send_request(http2_request("/endless")).await.expect("a head").into_body();
         bed.room.set_pressure(Pressure::CloseReaders);
         let start = Instant::now();
