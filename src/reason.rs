@@ -115,6 +115,8 @@ reasons! {
     Health => "health",
     /// The endpoint closed the connection before a response, or reset it or the stream.
     Reset => "reset",
+    /// The request is for a host with other certificates than the server name of its connection (RFC 9110 §15.5.20).
+    Misdirected => "misdirected",
     /// The request came round to the gateway again (`via`).
     Loop => "loop",
     /// A request future panicked.

@@ -219,6 +219,15 @@ impl Stream {
         self.liveness().is_alive()
     }
 
+    /// The server name that a client has asked for in its handshake.
+    #[must_use]
+    pub fn server_name(&self) -> Option<&str> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.server_name(),
+        }
+    }
+
     /// The socket under the stream.
     pub(crate) fn socket(&self) -> &TcpStream {
         match self {

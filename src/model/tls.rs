@@ -103,6 +103,16 @@ impl TlsHosts {
     }
 }
 
+impl TlsHosts {
+    /// Whether the same is agreed for two names in lower case, so that a client that has asked for one may send requests
+    /// for the other on the same connection (RFC 9113 §9.1.1).
+    #[must_use]
+    pub fn are_alike(&self, one: &str, other: &str) -> bool {
+        let host = |name| self.find(Some(name)).and_then(|position| self.hosts.get(position));
+        host(one) == host(other)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

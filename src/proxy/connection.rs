@@ -77,6 +77,7 @@ pub async fn serve<H: Handler>(
     let exchanges = Rc::new(Cell::new(0));
     let cutoff = Rc::new(Cutoff::default());
     let secure = matches!(stream, Stream::Tls(_));
+    let server_name = stream.server_name().map(|name| name.to_ascii_lowercase().into());
     let guard = GuardedSocket::new(stream, Rc::clone(&context.guard), Rc::clone(&exchanges), Rc::clone(&cutoff));
     let guard = Rc::new(RefCell::new(guard));
     let shared = Rc::new(Shared {
@@ -89,6 +90,7 @@ pub async fn serve<H: Handler>(
             listener_name: Arc::clone(&context.listener_name),
             trusted: context.trusts(peer.ip()),
             secure,
+            server_name,
         }),
         context: Rc::clone(&context),
         exchanges,

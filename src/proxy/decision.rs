@@ -284,6 +284,13 @@ impl Decision {
             return Err(ProxyError::Loop);
         }
         let snapshot = self.live.snapshot();
+        if let Some(name) = self.downstream.server_name.as_deref()
+            && let Some(host) = self.head.hostname().filter(|host| *host != name)
+            && let Some(hosts) = snapshot.tls.get(self.downstream.listener.index())
+            && !hosts.are_alike(name, host)
+        {
+            return Err(ProxyError::Misdirected);
+        }
         let view = RequestView {
             host: self.head.hostname(),
             method: &self.method,

@@ -40,6 +40,8 @@ pub struct Downstream {
     pub trusted: bool,
     /// It came over TLS.
     pub secure: bool,
+    /// The server name that it asked for in its handshake, in lower case.
+    pub server_name: Option<Box<str>>,
     /// Ends its exchange over HTTP/1; over HTTP/2, each stream has its own.
     pub cutoff: Rc<Cutoff>,
     /// The lines of the forwarded identity that all requests of an untrusted peer have in common:

@@ -32,6 +32,9 @@ pub enum ProxyError {
     /// A consistent hash refuses requests without a key.
     #[error("the request has no hash key")]
     MissingKey,
+    /// The request is for a host with other certificates than its connection has.
+    #[error("the request is for another host than its connection")]
+    Misdirected,
     /// The request carries our hop mark twice.
     #[error("the request came round again")]
     Loop,
@@ -102,6 +105,7 @@ impl ProxyError {
             Self::NoBackend | Self::Panic => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoEndpoints | Self::MaxConnections => StatusCode::SERVICE_UNAVAILABLE,
             Self::MissingKey | Self::Unsendable(_) => StatusCode::BAD_REQUEST,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Connect(_) | Self::Reset(_) | Self::BadResponse(_) | Self::Handshake => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::ResponseHead | Self::BackendRequest | Self::Request | Self::ExchangeIdle => {
@@ -120,6 +124,7 @@ impl ProxyError {
             Self::NoBackend => Reason::NoBackend,
             Self::NoEndpoints => Reason::NoEndpoints,
             Self::MissingKey => Reason::MissingKey,
+            Self::Misdirected => Reason::Misdirected,
             Self::Loop => Reason::Loop,
             Self::Connect(_) | Self::ConnectTimeout => Reason::Connect,
             Self::Reset(_) => Reason::Reset,
@@ -166,6 +171,7 @@ impl ProxyError {
             | Self::NoBackend
             | Self::NoEndpoints
             | Self::MissingKey
+            | Self::Misdirected
             | Self::Loop
             | Self::MaxConnections
             | Self::RequestBody { .. }

@@ -164,6 +164,37 @@ fn plain_requests_are_sent_to_https_and_pods_learn_the_scheme() {
     assert_eq!(answer.status, 308, "nobody is trusted without being named");
 }
 
+/// RFC 9110 §15.5.20, RFC 9113 §9.1.1.
+#[test]
+fn a_request_for_a_host_with_other_certificates_is_misdirected() {
+    let authority = Authority::new();
+    let (shared, own) = (authority.issue(&["*.shared.test"]), authority.issue(&["own.test"]));
+    let secrets =
+        [secret("shared", &shared.certificate, &shared.key), secret("own", &own.certificate, &own.key)].join("---\n");
+    let files = [
+        ("secrets.yaml", secrets),
+        ("a.yaml", route("a", "a.shared.test", &["shared"], "")),
+        ("b.yaml", route("b", "b.shared.test", &["shared"], "")),
+        ("own.yaml", route("own", "own.test", &["own"], "")),
+    ];
+    let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let (gateway, port) = gateway(&files, &[]);
+    let client = authority.client();
+    for (name, host, status) in [
+        ("a.shared.test", "a.shared.test", "200"),
+        ("a.shared.test", "A.Shared.test:443", "200"),
+        ("a.shared.test", "b.shared.test", "200"),
+        ("a.shared.test", "own.test", "421"),
+        ("own.test", "a.shared.test", "421"),
+        ("own.test", "nobody.test", "421"),
+    ] {
+        let mut connection = client.connect(port, name).unwrap();
+        let answer = exchange(&mut connection, host, "/");
+        assert_eq!(&answer[9..12], status, "{host} on a connection for {name}");
+    }
+    super::bed::wait_for_metric(&gateway, "tidegate_own_answers_total{reason=\"misdirected\"} 3");
+}
+
 #[test]
 fn large_bodies_pass_both_ways() {
     const SIZE: usize = 8 << 20;

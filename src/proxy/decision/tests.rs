@@ -50,6 +50,7 @@ impl Bed {
             listener_name: "web".into(),
             trusted: false,
             secure: false,
+            server_name: None,
             identity: Box::default(),
             cutoff: Rc::default(),
         };

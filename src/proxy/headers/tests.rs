@@ -14,6 +14,7 @@ fn downstream(trusted: bool) -> Downstream {
         listener_name: Arc::from("web"),
         trusted,
         secure: false,
+        server_name: None,
         cutoff: std::rc::Rc::default(),
     }
 }
