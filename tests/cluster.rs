@@ -9,7 +9,13 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use support::client::{Answer, Client};
 use support::cluster::{Cluster, Namespace, Options, REFERENCE_GRANTS, timeout, wait_for};
@@ -326,6 +332,170 @@ fn the_controller_follows_the_cluster() {
     controller.wait_for(&host("b"), 503);
     namespace.kubectl(&["delete", "gatewayroute", "web"]);
     controller.wait_for(&host("b"), 404);
+    cluster.kubectl(&["delete", "clusterrole,clusterrolebinding", &role]);
+}
+
+/// Clients that send one GET after the other, each over a connection that is kept, until they are told to stop.
+struct Load {
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<(usize, Vec<String>)>>,
+}
+
+impl Load {
+    fn start(http: u16, host: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let client = || {
+            let (stop, request) = (Arc::clone(&stop), format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+            std::thread::spawn(move || {
+                let mut client = Client::connect(http);
+                let (mut good, mut bad) = (0, Vec::new());
+                while !stop.load(Ordering::Relaxed) {
+                    match client.request(&request) {
+                        Ok(answer) if answer.status == 200 => good += 1,
+                        other => {
+                            bad.push(format!("{other:?}"));
+                            client = Client::connect(http);
+                        }
+                    }
+                    // Load, and not all that the machine has.
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                (good, bad)
+            })
+        };
+        Self { clients: (0..8).map(|_| client()).collect(), stop }
+    }
+
+    /// Number of good answers, and all others.
+    fn end(self) -> (usize, Vec<String>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let all = self.clients.into_iter().map(|client| client.join().expect("no panic"));
+        all.fold((0, Vec::new()), |(good, bad), (more, worse)| (good + more, [bad, worse].concat()))
+    }
+}
+
+/// A pod at an address of the network that accepts connections and answers only while it is well.
+struct HangingPod {
+    is_well: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+}
+
+impl HangingPod {
+    fn start(address: &str) -> Self {
+        let (is_well, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let listener = TcpListener::bind(address).expect("an address that nobody else has");
+        let (well, count) = (Arc::clone(&is_well), Arc::clone(&answered));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (well, count) = (Arc::clone(&well), Arc::clone(&count));
+                std::thread::spawn(move || {
+                    let Ok(mut writer) = stream.try_clone() else { return };
+                    for line in BufReader::new(stream).lines() {
+                        // The end of a head; requests of this test have no body.
+                        if !line.is_ok_and(|line| line.is_empty()) || !well.load(Ordering::Relaxed) {
+                            continue;
+                        }
+                        if writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").is_err() {
+                            return;
+                        }
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        Self { is_well, answered }
+    }
+}
+
+/// A rolling restart, a node that dies with its pods, and a pod that hangs and returns: none of it costs a GET.
+#[test]
+fn pods_that_leave_die_or_hang_cost_no_request() {
+    const HANGS: &str = "10.245.0.201";
+    let Some(cluster) = Cluster::shared_with_pods() else { return };
+    cluster.install_routes();
+    let namespace = cluster.namespace("resilience");
+    namespace.kubectl(&["create", "serviceaccount", "gateway"]);
+    let role = format!("tidegate-test-{}", namespace.name);
+    cluster.apply(&reader_role(&role, &namespace.name));
+    let host = format!("web.{}.test", namespace.name);
+    namespace.apply(&format!(
+        r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web}}
+spec:
+  replicas: 3
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec: {{containers: [{{name: web, image: web, ports: [{{containerPort: 8080}}]}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web}}
+spec: {{selector: {{app: web}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}
+---
+apiVersion: tidegate.dev/v1alpha1
+kind: GatewayRoute
+metadata: {{name: web}}
+spec:
+  hostnames: [{host}]
+  rules:
+  - timeouts: {{request: 20s, backendRequest: 1s}}
+    retry: {{attempts: 3, retryOn: [ConnectFailure, Reset, BackendTimeout], budget: {{percent: 100}}}}
+    healthCheck: {{interval: 1s, timeout: 500ms, unhealthyThreshold: 2}}
+    backendRefs: [{{name: web, port: 80}}]
+"#
+    ));
+    namespace.kubectl(&["rollout", "status", "deployment/web", &timeout()]);
+    let controller = Controller::start(cluster, &namespace.kubeconfig_for("gateway"), &[]);
+    controller.wait_for(&host, 200);
+    let load = Load::start(controller.http, &host);
+
+    namespace.kubectl(&["rollout", "restart", "deployment/web"]);
+    namespace.kubectl(&["rollout", "status", "deployment/web", &timeout()]);
+
+    let node = "--output=jsonpath={.items[0].spec.nodeName}";
+    let node = namespace.kubectl(&["get", "pods", "--selector=app=web", node]);
+    // No grace: connections break in the middle, and slices still name the pods for a moment.
+    let of_node = format!("--field-selector=spec.nodeName={node}");
+    namespace.kubectl(&["delete", "pods", "--selector=app=web", &of_node, "--grace-period=0", "--force"]);
+    namespace.kubectl(&["rollout", "status", "deployment/web", &timeout()]);
+
+    let pod = HangingPod::start(&format!("{HANGS}:8080"));
+    namespace.apply(&format!(
+        r#"
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-hangs, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+ports: [{{name: http, port: 8080}}]
+endpoints: [{{addresses: ["{HANGS}"]}}]
+"#
+    ));
+    let unhealthy = format!("tidegate_checked_endpoints{{service=\"{}/web\",health=\"unhealthy\"}}", namespace.name);
+    let count = |wanted: u64| {
+        wait_for(&format!("{wanted} unhealthy"), || match controller.metric(&unhealthy) {
+            found if found == wanted => Ok(()),
+            found => Err(format!("{found} are")),
+        });
+    };
+    count(1);
+    pod.is_well.store(true, Ordering::Relaxed);
+    count(0);
+    let checks = pod.answered.load(Ordering::Relaxed);
+    wait_for("requests at the pod that is back", || match pod.answered.load(Ordering::Relaxed) - checks {
+        more if more > 50 => Ok(()),
+        more => Err(format!("{more} so far")),
+    });
+    pod.is_well.store(false, Ordering::Relaxed);
+    count(1);
+    namespace.kubectl(&["delete", "endpointslice", "web-hangs"]);
+
+    let (good, bad) = load.end();
+    println!("a rolling restart, a dead node, a pod that hangs twice: {good} good answers, {} others", bad.len());
+    assert!(bad.is_empty(), "{bad:?}\n{}", controller.log());
+    assert!(good > 1_000, "{good}");
     cluster.kubectl(&["delete", "clusterrole,clusterrolebinding", &role]);
 }
 
