@@ -3,10 +3,12 @@
 //! Per backend the list of endpoint states, per rule the references by tier, per consistent hash and tier the ring.
 
 use std::collections::hash_map::Entry;
+use std::hash::BuildHasher as _;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use hashbrown::HashTable;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::backend_endpoints::BackendEndpoints;
 use super::consistent_hash::{Member, Ring};
@@ -14,7 +16,7 @@ use super::endpoint_state::EndpointState;
 use super::health::{CheckedEndpoints, HealthRegistry};
 use super::sessions::{SessionIndex, SessionKey};
 use crate::model::backend::{Backend, BackendKey, Endpoint};
-use crate::model::ids::{EndpointKey, RuleId};
+use crate::model::ids::RuleId;
 use crate::model::policy::{Algorithm, ConsistentHash};
 use crate::model::route::{Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
@@ -94,10 +96,18 @@ pub struct Previous<'a> {
 /// The states of all endpoints that are in use anywhere, by key; only the control half touches it.
 #[derive(Debug, Default)]
 pub struct EndpointRegistry {
-    states: FxHashMap<EndpointKey, Weak<EndpointState>>,
+    /// The key of each stands in its state alone. One that nothing holds any more has no key, and is not found.
+    states: HashTable<Known>,
     session_key: SessionKey,
     ejecting: Arc<Mutex<()>>,
     health: HealthRegistry,
+}
+
+/// A state, and the hash of its key.
+#[derive(Debug)]
+struct Known {
+    hash: u64,
+    state: Weak<EndpointState>,
 }
 
 /// What a ring was made from: table size, and of each target the backend's address, weight and reference.
@@ -171,7 +181,7 @@ impl EndpointRegistry {
             .flat_map(|previous| previous.snapshot.backends.iter().zip(&previous.balancers.backends))
             .peekable();
         let missing = snapshot.backends.iter().map(|backend| backend.endpoints.len()).sum::<usize>();
-        self.states.reserve(missing.saturating_sub(self.states.len()));
+        self.states.reserve(missing.saturating_sub(self.states.len()), |known| known.hash);
         let mut has_sessions = vec![false; snapshot.backends.len()];
         let with_sessions =
             snapshot.rules.iter().filter(|rule| rule.policy.as_ref().is_some_and(|policy| policy.session.is_some()));
@@ -218,35 +228,28 @@ impl EndpointRegistry {
 
     /// The state of an endpoint, as it was where it is known; `came` says since when a newcomer is there.
     fn state(&mut self, endpoint: &Endpoint, came: Option<Duration>) -> Arc<EndpointState> {
-        let fresh = || {
-            let (key, fallback) = (endpoint.key.clone(), endpoint.fallback);
-            Arc::new(match came {
-                Some(now) => EndpointState::new_at(key, fallback, now),
-                None => EndpointState::new(key, fallback),
-            })
-        };
-        match self.states.entry(endpoint.key.clone()) {
-            Entry::Occupied(mut known) => {
-                let state = known.get().upgrade().unwrap_or_else(fresh);
-                if state.fallback() != endpoint.fallback {
-                    state.set_fallback(endpoint.fallback);
-                }
-                known.insert(Arc::downgrade(&state));
-                state
+        let hash = FxBuildHasher.hash_one(&endpoint.key);
+        let mut known = self.states.iter_hash(hash).filter_map(|known| known.state.upgrade());
+        if let Some(state) = known.find(|state| state.key == endpoint.key) {
+            if state.fallback() != endpoint.fallback {
+                state.set_fallback(endpoint.fallback);
             }
-            Entry::Vacant(vacant) => {
-                let state = fresh();
-                vacant.insert(Arc::downgrade(&state));
-                state
-            }
+            return state;
         }
+        let (key, fallback) = (endpoint.key.clone(), endpoint.fallback);
+        let state = Arc::new(match came {
+            Some(now) => EndpointState::new_at(key, fallback, now),
+            None => EndpointState::new(key, fallback),
+        });
+        self.states.insert_unique(hash, Known { hash, state: Arc::downgrade(&state) }, |known| known.hash);
+        state
     }
 
     /// Forgets states that nothing holds any more, once they may be as many as those in use.
     fn prune(&mut self, in_use: usize) {
         // A dead entry keeps its memory, so they are bounded; going through all of them each time would be waste.
         if self.states.len() > 2 * in_use + 64 {
-            self.states.retain(|_, state| state.strong_count() > 0);
+            self.states.retain(|known| known.state.strong_count() > 0);
         }
     }
 
