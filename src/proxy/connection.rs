@@ -152,14 +152,14 @@ impl<H: Handler> Driver<H> {
         };
         if looks {
             let http2 = poll_fn(|cx| {
-                if !self.is_short_of_memory()
-                    && let Poll::Ready(http2) = self.guard.borrow_mut().poll_sniff(cx)
-                {
+                let is_short = self.is_short_of_memory();
+                if !is_short && let Poll::Ready(http2) = self.guard.borrow_mut().poll_sniff(cx) {
                     return Poll::Ready(Ok(http2));
                 }
                 if self.makes_room(cx) {
                     return Poll::Ready(Err(ConnectionEnd::Closed(Reason::MadeRoom)));
                 }
+                self.look_again(cx, is_short);
                 // A partial preface is no request yet: the first byte's deadline goes on.
                 let deadline = self.first_byte_deadline();
                 self.poll_due(cx, deadline).map(Err)
@@ -180,12 +180,14 @@ impl<H: Handler> Driver<H> {
     /// becomes complete does not need. The end, if that comes first.
     async fn first_head(&mut self) -> Option<ConnectionEnd> {
         poll_fn(|cx| {
-            if !self.is_short_of_memory() && self.guard.borrow_mut().poll_first(cx).is_ready() {
+            let is_short = self.is_short_of_memory();
+            if !is_short && self.guard.borrow_mut().poll_first(cx).is_ready() {
                 return Poll::Ready(None);
             }
             if self.makes_room(cx) {
                 return Poll::Ready(Some(ConnectionEnd::Closed(Reason::MadeRoom)));
             }
+            self.look_again(cx, is_short);
             let deadline = self.deadline();
             match self.poll_deadline(cx, deadline) {
                 None => Poll::Pending,
@@ -203,6 +205,13 @@ impl<H: Handler> Driver<H> {
     /// connections are woken then.
     fn is_short_of_memory(&self) -> bool {
         self.shared.context.drain.room().memory().level() >= Pressure::CloseIdle
+    }
+
+    /// Polls the task once more if memory was short before it was known whom to wake, and is no more.
+    fn look_again(&self, cx: &Context<'_>, was_short: bool) {
+        if was_short && !self.is_short_of_memory() {
+            cx.waker().wake_by_ref();
+        }
     }
 
     async fn run_http1(&mut self) -> ConnectionEnd {
