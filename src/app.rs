@@ -23,7 +23,7 @@ use crate::admin::Admin;
 use crate::compile::Compiler;
 use crate::compile::certificates::SecretState;
 use crate::compile::diagnostics::{Diagnostic, Severity};
-use crate::compile::inputs::{Inputs, StaticListener};
+use crate::compile::inputs::{Inputs, OwnPlace, StaticListener};
 use crate::drain::{self, DrainControl, Phase};
 use crate::health;
 use crate::kinds::Objects;
@@ -481,6 +481,10 @@ pub fn base(settings: &Settings) -> Inputs {
         gateway_class_name: settings.controller.gateway_class_name.as_str().into(),
         controller_name: settings.controller.controller_name.as_str().into(),
         hostnames_have_owners: settings.controller.hostname_ownership == HostnameOwnership::Namespace,
+        place: OwnPlace {
+            zone: settings.locality.zone.as_deref().map(Into::into),
+            node: settings.locality.node.as_deref().map(Into::into),
+        },
         ..Inputs::default()
     }
 }

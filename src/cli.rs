@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use crate::probe::{Field, Statuses, Target};
 use crate::settings::file::{FileError, SettingsFile};
 use crate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, ListenerTls, MetricsSettings,
-    Sessions, Settings, SettingsError, parse_address, parse_duration, parse_network,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, ListenerTls, Locality,
+    MetricsSettings, Sessions, Settings, SettingsError, parse_address, parse_duration, parse_network,
 };
 
 /// A Kubernetes ingress gateway: a change of routes, pods or certificates never costs a request or a socket.
@@ -197,6 +197,12 @@ pub struct Serve {
     /// Data workers [default: the cores that the process may use]
     #[arg(long, value_name = "N", env = "TIDEGATE_WORKERS")]
     pub workers: Option<NonZeroUsize>,
+    /// Zone that the process is in, for rules that prefer near endpoints
+    #[arg(long, value_name = "NAME", env = "NODE_ZONE")]
+    pub zone: Option<String>,
+    /// Node that the process is on, for rules that prefer near endpoints
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node: Option<String>,
     /// Settings file (YAML); flags and variables win over it
     #[arg(long, value_name = "FILE", env = "TIDEGATE_SETTINGS")]
     pub settings: Option<PathBuf>,
@@ -367,6 +373,7 @@ pub fn standalone_defaults() -> Settings {
         drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
         controller: Controller::default(),
         sessions: Sessions::default(),
+        locality: Locality::default(),
         admin: all(9090),
         debug_allow: Vec::new(),
         debug_hosts: Vec::new(),
@@ -394,6 +401,13 @@ impl Serve {
         }
         if !self.debug_hosts.is_empty() {
             settings.debug_hosts.clone_from(&self.debug_hosts);
+        }
+        let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+        if let Some(zone) = named(&self.zone) {
+            settings.locality.zone = Some(zone);
+        }
+        if let Some(node) = named(&self.node) {
+            settings.locality.node = Some(node);
         }
         if let Some(workers) = self.workers {
             settings.workers = workers.get();

@@ -38,6 +38,8 @@ pub struct Settings {
     pub controller: Controller,
     /// Sessions of clients.
     pub sessions: Sessions,
+    /// Where the process is.
+    pub locality: Locality,
     /// Address of the admin server.
     pub admin: SocketAddr,
     /// Peers that may use `/debug/…` beside loopback.
@@ -263,6 +265,15 @@ pub struct Controller {
     pub gateway_class_name: String,
     /// To whom a hostname belongs.
     pub hostname_ownership: HostnameOwnership,
+}
+
+/// Where the process is, for rules that prefer near endpoints (`loadBalancer.locality`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Locality {
+    /// Name of its zone; `None`: not known.
+    pub zone: Option<String>,
+    /// Name of its node; `None`: not known.
+    pub node: Option<String>,
 }
 
 /// Sessions of clients (`sessionPersistence`).

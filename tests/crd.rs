@@ -118,6 +118,7 @@ fn schema_is_structural_and_described() {
 /// | `healthCheck.path` | any text | begins with a slash, without spaces and fragment | it is sent as it is |
 /// | `healthCheck.expectedStatuses` | from 100 on | from 200 on | no response ends with an interim status |
 /// | `healthCheck` | one rule | four rules | a check that cannot work is refused |
+/// | `loadBalancer` | two rules | five rules | slow start and near endpoints mean nothing to a consistent hash |
 /// | `spec.filters` (route) | rule "RequestRedirect and URLRewrite exclude each other" | absent | neither type is in the enum there: the rule cannot fail and costs CEL budget |
 const DECIDED: &[(&str, &str)] = &[
     (".spec.filters/x-kubernetes-validations", "neither RequestRedirect nor URLRewrite can stand there"),
@@ -140,6 +141,8 @@ const DECIDED: &[(&str, &str)] = &[
     (".spec.rules[].healthCheck.path/pattern", "a path is sent as it is"),
     (".spec.rules[].healthCheck.expectedStatuses[]/pattern", "no response ends with an interim status"),
     (".spec.rules[].healthCheck/x-kubernetes-validations", "a check that cannot work is refused"),
+    (".spec.defaults.loadBalancer/x-kubernetes-validations", "a block that cannot work is refused"),
+    (".spec.rules[].loadBalancer/x-kubernetes-validations", "a block that cannot work is refused"),
     (".spec.defaults.loadBalancer.algorithm/default", "a pod that never answers must not fail its share of requests"),
     (".spec.rules[].loadBalancer.algorithm/default", "a pod that never answers must not fail its share of requests"),
 ];

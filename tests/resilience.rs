@@ -179,3 +179,38 @@ fn publications_reset_nothing_and_the_last_pod_serves() {
     assert_eq!((now[0] + now[1]) - (seen[0] + seen[1]), 20);
     assert!(now[0] == seen[0] || now[1] == seen[1], "{seen:?} {now:?}");
 }
+
+/// Hints are followed once the process knows its zone, and given up when nobody of the zone answers.
+#[test]
+fn requests_stay_in_the_zone_while_somebody_is_there() {
+    let slice = |name: &str, port: u16, zone: &str| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}\n  labels: \
+             {{kubernetes.io/service-name: s}}\naddressType: IPv4\nports: [{{name: http, port: {port}}}]\nendpoints:\n\
+             - addresses: [127.0.0.1]\n  zone: {zone}\n  hints: {{forZones: [{{name: {zone}}}]}}\n"
+        )
+    };
+    let (near, far) = (Backend::start("near"), Backend::start("far"));
+    let service = service("s", &[]) + &slice("near", near.port, "a") + &slice("far", far.port, "b");
+    let start = |args: &[&str]| Gateway::start_with(&[("s.yaml", &service), ("r.yaml", &route("{}"))], args);
+    let gateway = start(&["--zone", "a"]);
+    assert_eq!(ask(&gateway, 500, GET), 0);
+    assert_eq!((near.requests.load(Ordering::Relaxed), far.requests.load(Ordering::Relaxed)), (500, 0));
+    let endpoints: String = gateway.admin("/debug/endpoints").body.split_whitespace().collect();
+    assert_eq!(endpoints.matches(r#""near":["hintedZone","zone"]"#).count(), 1, "{endpoints}");
+
+    // A zone in which nobody is, and none at all: everybody is used.
+    for args in [&["--zone", "c"][..], &[]] {
+        let before = far.requests.load(Ordering::Relaxed);
+        assert_eq!(ask(&start(args), 500, GET), 0);
+        assert!(far.requests.load(Ordering::Relaxed) > before + 100, "{args:?}");
+    }
+    // The only near one refuses connections: no client sees that.
+    let bound = tokio::net::TcpSocket::new_v4().expect("a socket");
+    bound.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let dead = bound.local_addr().expect("an address").port();
+    gateway.write("s.yaml", &service.replace(&format!("port: {}}}", near.port), &format!("port: {dead}}}")));
+    gateway.wait_for("a.test", "/", |answer| answer.body == "far");
+    assert_eq!(ask(&gateway, 500, GET), 0);
+    assert!(sum(&gateway, "tidegate_picks_fail_open_total{", "condition=\"near\"") > 0);
+}

@@ -203,7 +203,7 @@ fn clients_stay_with_their_pods() {
     publish(&gateway, "s.yaml", &pods.yaml());
     assert_eq!(clients.again(&gateway), BTreeMap::new());
     assert_eq!(Clients::new(&gateway).of("web-3"), 0);
-    assert_eq!(gateway.admin("/debug/endpoints").body.matches("\"draining\":true").count(), 1);
+    assert_eq!(gateway.admin("/debug/endpoints").body.matches("\"draining\": true").count(), 1);
 
     // When it is gone, its clients move, and nobody else.
     pods.pods[3].2 = State::Gone;

@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::balance::endpoint_state::Fault;
 use crate::balance::{EndpointHealth, EndpointState};
 use crate::live::Live;
-use crate::model::backend::Protocol;
-use crate::model::ids::{ListenerId, RuleId};
+use crate::model::backend::{Backend, Near, Protocol};
+use crate::model::ids::{EndpointKey, ListenerId, RuleId};
 use crate::model::matching::{Candidate, Hostname, ValueMatch, ValueTest};
 use crate::model::policy::Algorithm;
 use crate::model::snapshot::Snapshot;
@@ -140,6 +140,14 @@ struct EndpointRow {
     in_service: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     passed_over: Vec<PassedOverRow>,
+    /// How it is near this process: by the hints of its slice for the node (`hintedNode`) or the zone (`hintedZone`), in the
+    /// zone (`zone`), on the node (`node`); left out where it is not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    near: Vec<&'static str>,
+    /// How long it has been there, or in service again after an ejection, which slow start goes by; left out for one that
+    /// was there from the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_seconds: Option<f64>,
     /// It terminates, and only sessions that it has still use it; left out where that is not so.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     draining: bool,
@@ -197,7 +205,13 @@ fn passed_over(endpoint: &EndpointState, health: &[HealthRow], now: Duration) ->
     [row("refused", refused), row("ejected", ejected), unhealthy].into_iter().flatten().collect()
 }
 
-fn endpoint(endpoint: &EndpointState, draining: bool, health: Vec<HealthRow>, now: Duration) -> EndpointRow {
+fn endpoint(
+    endpoint: &EndpointState,
+    draining: bool,
+    health: Vec<HealthRow>,
+    now: Duration,
+    backend: &Backend,
+) -> EndpointRow {
     let passed_over = passed_over(endpoint, &health, now);
     EndpointRow {
         address: endpoint.key.addr.to_string(),
@@ -208,6 +222,8 @@ fn endpoint(endpoint: &EndpointState, draining: bool, health: Vec<HealthRow>, no
         effective_weight: endpoint.effective_weight(),
         in_service: passed_over.is_empty() && !draining,
         passed_over,
+        near: near(backend, &endpoint.key),
+        age_seconds: endpoint.age(now).map(|age| age.as_secs_f64()),
         draining,
         latency_millis: endpoint.latency(now).map(|latency| latency.as_secs_f64() * 1e3),
         health,
@@ -327,10 +343,12 @@ pub(super) fn endpoints(live: &Live, now: Duration) -> Vec<EndpointTable> {
         rows.sort_by(|one, other| one.check.cmp(&other.check));
         rows
     };
+    let model = &live.snapshot().backends;
     live.balancers()
         .backends()
         .iter()
-        .map(|backend| EndpointTable {
+        .zip(model.iter())
+        .map(|(backend, model)| EndpointTable {
             service: backend.key.service.to_string(),
             port: backend.key.port,
             protocol: match backend.key.protocol {
@@ -340,17 +358,29 @@ pub(super) fn endpoints(live: &Live, now: Duration) -> Vec<EndpointTable> {
             endpoints: backend
                 .endpoints
                 .iter()
-                .map(|state| endpoint(state, false, health(state), now))
+                .map(|state| endpoint(state, false, health(state), now, model))
                 .chain(
                     backend
                         .sessions
                         .iter()
                         .flat_map(|known| known.draining())
-                        .map(|state| endpoint(state, true, health(state), now)),
+                        .map(|state| endpoint(state, true, health(state), now, model)),
                 )
                 .collect(),
         })
         .collect()
+}
+
+fn near(backend: &Backend, key: &EndpointKey) -> Vec<&'static str> {
+    let found = backend.endpoints.binary_search_by(|endpoint| endpoint.key.cmp(key));
+    let near = found.ok().and_then(|at| backend.endpoints.get(at)).map(|endpoint| endpoint.near).unwrap_or_default();
+    let ways = [
+        (Near::HINTED_NODE, "hintedNode"),
+        (Near::HINTED_ZONE, "hintedZone"),
+        (Near::ZONE, "zone"),
+        (Near::NODE, "node"),
+    ];
+    ways.into_iter().filter(|(way, _)| near.has(*way)).map(|(_, name)| name).collect()
 }
 
 const fn is_zero(priority: &i32) -> bool {

@@ -293,6 +293,16 @@ known_values! {
         "self.algorithm == 'ConsistentHash' || !(has(self.boundedLoadPercent) || has(self.tableSize))",
         "boundedLoadPercent and tableSize belong to ConsistentHash",
     ),
+    (
+        "!has(self.slowStart) || (duration(self.slowStart) > duration('0s') && duration(self.slowStart) <= \
+         duration('1h'))",
+        "slowStart is above 0s and at most 1h",
+    ),
+    ("!has(self.slowStart) || self.algorithm != 'ConsistentHash'", "slowStart does not go with ConsistentHash"),
+    (
+        "!has(self.locality) || self.locality.mode in ['Auto', 'Disabled'] || self.algorithm != 'ConsistentHash'",
+        "a preference of near endpoints does not go with ConsistentHash",
+    ),
 ])))]
 pub struct LoadBalancer {
     /// Random, RoundRobin, SmoothWeightedRoundRobin, LeastRequest, PeakEWMA or ConsistentHash.
@@ -312,11 +322,11 @@ pub struct LoadBalancer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::Int<2, 5000011>")]
     pub table_size: Option<u32>,
-    /// The time in which a new endpoint comes to its full share.
+    /// The time in which a new endpoint comes to its full share, up to 1h; default: at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationText")]
     pub slow_start: Option<DurationText>,
-    /// Preference of near endpoints.
+    /// Preference of near endpoints. They are passed over when none of them can be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Locality")]
     pub locality: Option<Locality>,
@@ -345,7 +355,7 @@ impl Default for LoadBalancer {
 known_values! {
     /// Which near endpoints are preferred.
     pub enum LocalityMode {
-        /// As the hints of the EndpointSlices say.
+        /// As the hints of the EndpointSlices say, where every endpoint has hints.
         Auto = "Auto",
         /// None.
         Disabled = "Disabled",

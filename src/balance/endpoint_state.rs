@@ -110,10 +110,12 @@ impl EndpointState {
         Self { since: nanos(now), ..Self::new(key, fallback) }
     }
 
-    /// How long it has been among the endpoints of its backend; `None` where it was there from the start.
+    /// How long it has been among the endpoints of its backend, or in service again after an ejection; `None` where it was
+    /// there from the start and never ejected.
     #[must_use]
     pub fn age(&self, now: Duration) -> Option<Duration> {
-        (self.since > 0).then(|| Duration::from_nanos(nanos(now).saturating_sub(self.since)))
+        let since = self.since.max(self.ejected_until.load(Ordering::Relaxed));
+        (since > 0).then(|| Duration::from_nanos(nanos(now).saturating_sub(since)))
     }
 
     fn rare(&self) -> MutexGuard<'_, Rare> {

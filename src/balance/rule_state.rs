@@ -4,15 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backend_endpoints::BackendEndpoints;
 use super::balancer::Balancer;
 use super::consistent_hash::Ring;
 use super::endpoint_state::EndpointState;
-use super::pick::{Choice, Pick, PickRequest, Picked};
+use super::pick::{Choice, Condition, Pick, PickRequest, Picked};
 use super::sessions::SessionId;
+use super::slow_start::{MOST_PICKS, is_passed_over};
 use super::smooth_weighted::Split;
 use super::targets::{RuleTargets, Target, Tier};
 use crate::model::ids::BackendId;
-use crate::model::policy::{Algorithm, OnMissingKey};
+use crate::model::policy::{Algorithm, OnMissingKey, Spread};
 use crate::model::route::{Rule, WeightedBackend};
 
 /// One rule's balancers on one worker, with their cursors.
@@ -30,10 +32,25 @@ struct TierState {
     split: Option<Split>,
     /// In the order of the targets; `None` where the reference cannot be resolved.
     balancers: Box<[Option<Balancer>]>,
+    /// Over the near endpoints alone, in the order of the targets; empty where no target has some.
+    near: Box<[Option<Balancer>]>,
 }
 
 /// A chosen endpoint, and the position of its reference in the rule.
-type Found<'a> = (u32, &'a Arc<EndpointState>);
+type Found<'a> = (u32, Nearby<'a>);
+
+/// A chosen endpoint, and whether it had to be a far one although near ones are preferred.
+#[derive(Clone, Copy)]
+struct Nearby<'a> {
+    endpoint: &'a Arc<EndpointState>,
+    is_far: bool,
+}
+
+impl<'a> From<&'a Arc<EndpointState>> for Nearby<'a> {
+    fn from(endpoint: &'a Arc<EndpointState>) -> Self {
+        Self { endpoint, is_far: false }
+    }
+}
 
 impl RuleState {
     /// Makes the state of a rule that this worker has not picked for.
@@ -85,7 +102,7 @@ impl RuleState {
         let (Some(tier), Some(state)) = (self.rule.tiers.first(), self.tiers.first()) else { return Pick::NoBackend };
         if let Some((key, ring)) = key.zip(tier.ring.as_ref()) {
             return match key.pick(ring, &choice) {
-                Some((backend_ref, Some(endpoint))) => picked(refs, (backend_ref, endpoint), &choice),
+                Some((backend_ref, Some(endpoint))) => picked(refs, (backend_ref, endpoint.into()), &choice),
                 // A reference that cannot be resolved keeps its share.
                 Some((_, None)) => Pick::NoBackend,
                 None => self
@@ -99,8 +116,8 @@ impl RuleState {
         };
         let stands = match balancer {
             Some(balancer) => {
-                if let Some(endpoint) = balancer.pick(&choice, rng) {
-                    return picked(refs, (target.backend_ref, endpoint), &choice);
+                if let Some(found) = state.pick_at(turn, &self.rule.spread, &choice, rng) {
+                    return picked(refs, (target.backend_ref, found), &choice);
                 }
                 if !balancer.is_empty() { None } else { Some(Pick::NoEndpoints(backend_of(refs, target.backend_ref))) }
             }
@@ -130,23 +147,24 @@ impl RuleState {
         let refs = &*rule.backend_refs;
         let found = self.rule.tiers.iter().zip(&self.tiers).find_map(|(tier, state)| {
             let at = tier.targets.iter().position(|target| target.backend_ref as usize == backend_ref)?;
-            Some((tier, tier.targets.get(at)?, state.balancers.get(at)?))
+            Some((tier, tier.targets.get(at)?, (state, at)))
         });
-        let Some((tier, target, balancer)) = found else {
+        let Some((tier, target, (state, at))) = found else {
             return match refs.get(backend_ref) {
                 Some(reference) => Pick::NoEndpoints(reference.backend),
                 None => Pick::NoBackend,
             };
         };
-        let (Some(backend), Some(balancer)) = (&target.backend, balancer) else { return Pick::NoBackend };
+        let Some(backend) = &target.backend else { return Pick::NoBackend };
         let of_backend = |endpoint: &Arc<EndpointState>| backend.endpoints.iter().any(|own| Arc::ptr_eq(own, endpoint));
         let mut next = Some(Choice::new((&self.rule, rule.policy.as_deref()), request, now));
         while let Some(choice) = next {
             let by_key = request.hash.zip(tier.ring.as_ref()).and_then(|(key, ring)| {
                 ring.pick(key, |endpoint| of_backend(endpoint) && choice.allows(endpoint))?.endpoint.as_ref()
             });
-            if let Some(endpoint) = by_key.or_else(|| balancer.pick(&choice, rng)) {
-                return picked(refs, (target.backend_ref, endpoint), &choice);
+            let by_key = by_key.map(Nearby::from);
+            if let Some(found) = by_key.or_else(|| state.pick_at(at, &self.rule.spread, &choice, rng)) {
+                return picked(refs, (target.backend_ref, found), &choice);
             }
             next = choice.give_up();
         }
@@ -197,12 +215,12 @@ impl RuleState {
             for ((tier, state), turn) in self.rule.tiers.iter().zip(&self.tiers).zip(&mut turns) {
                 let found = match (&first, &tier.ring) {
                     (First::Key(key), Some(ring)) => match key.pick(ring, &choice) {
-                        Some((backend_ref, Some(endpoint))) => Some((backend_ref, endpoint)),
+                        Some((backend_ref, Some(endpoint))) => Some((backend_ref, endpoint.into())),
                         Some((_, None)) | None => None,
                     },
                     (First::Key(_) | First::Turn(_), _) => {
                         let turn = *turn.get_or_insert_with(|| state.turn());
-                        state.pick_from(tier, turn, &choice, rng)
+                        state.pick_from(tier, turn, &self.rule.spread, &choice, rng)
                     }
                 };
                 if let Some(found) = found {
@@ -274,16 +292,23 @@ impl TierState {
             Some(index)
         };
         let from: Vec<Option<usize>> = tier.targets.iter().map(&mut from).collect();
-        let balancer = |(target, from): (&Target, &Option<usize>)| {
-            let backend = target.backend.as_ref()?;
+        let balancer = |backend: Option<&Arc<BackendEndpoints>>,
+                        of: fn(&TierState) -> &[Option<Balancer>],
+                        from: Option<usize>| {
+            let backend = backend?;
             let before = before.as_ref().filter(|before| before.is_same_algorithm);
-            let old = before.and_then(|before| before.state.balancers.get((*from)?)?.as_ref());
+            let old = before.and_then(|before| of(before.state).get(from?)?.as_ref());
             Some(match old {
                 Some(old) => old.update(Arc::clone(backend)),
                 None => Balancer::new(algorithm, Arc::clone(backend), start),
             })
         };
-        let balancers = tier.targets.iter().zip(&from).map(balancer).collect();
+        let both = || tier.targets.iter().zip(&from);
+        let all = both().map(|(target, from)| balancer(target.backend.as_ref(), |state| &state.balancers, *from));
+        let balancers = all.collect();
+        let near = both().map(|(target, from)| balancer(target.near.as_ref(), |state| &state.near, *from));
+        let has_near = tier.targets.iter().any(|target| target.near.is_some());
+        let near = if has_near { near.collect() } else { Box::default() };
         let split = (tier.targets.len() > 1).then(|| {
             let split = Split::new(tier.targets.iter().map(|target| target.weight), start);
             if let Some(old) = before.as_ref().and_then(|before| before.state.split.as_ref()) {
@@ -291,7 +316,18 @@ impl TierState {
             }
             split
         });
-        Self { split, balancers }
+        Self { split, balancers, near }
+    }
+
+    /// An endpoint of the target at a position: a near one where some are preferred and can be used, else any.
+    #[inline]
+    fn pick_at(&self, at: usize, spread: &Spread, choice: &Choice<'_>, rng: &mut fastrand::Rng) -> Option<Nearby<'_>> {
+        let near = self.near.get(at).and_then(Option::as_ref);
+        if let Some(endpoint) = near.and_then(|near| pick_warm(near, spread, choice, rng)) {
+            return Some(endpoint.into());
+        }
+        let endpoint = pick_warm(self.balancers.get(at)?.as_ref()?, spread, choice, rng)?;
+        Some(Nearby { endpoint, is_far: near.is_some() })
     }
 
     /// The position of the target whose turn it is.
@@ -309,29 +345,50 @@ impl TierState {
         &'a self,
         tier: &Tier,
         turn: usize,
+        spread: &Spread,
         choice: &Choice<'_>,
         rng: &mut fastrand::Rng,
     ) -> Option<Found<'a>> {
         let count = tier.targets.len();
         (0..count).find_map(|step| {
             let at = (turn + step) % count;
-            let endpoint = self.balancers.get(at)?.as_ref()?.pick(choice, rng)?;
-            Some((tier.targets.get(at)?.backend_ref, endpoint))
+            let found = self.pick_at(at, spread, choice, rng)?;
+            Some((tier.targets.get(at)?.backend_ref, found))
         })
     }
+}
+
+/// Picks with slow start: what is young is passed over by chance.
+#[inline]
+fn pick_warm<'a>(
+    balancer: &'a Balancer,
+    spread: &Spread,
+    choice: &Choice<'_>,
+    rng: &mut fastrand::Rng,
+) -> Option<&'a Arc<EndpointState>> {
+    let mut endpoint = balancer.pick(choice, rng)?;
+    if let Some(window) = spread.slow_start {
+        for _ in 0..MOST_PICKS {
+            if !is_passed_over(endpoint.age(choice.now), window, rng) {
+                break;
+            }
+            endpoint = balancer.pick(choice, rng)?;
+        }
+    }
+    Some(endpoint)
 }
 
 fn backend_of(refs: &[WeightedBackend], backend_ref: u32) -> Option<BackendId> {
     refs.get(backend_ref as usize).and_then(|reference| reference.backend)
 }
 
-fn picked(refs: &[WeightedBackend], (backend_ref, endpoint): Found<'_>, choice: &Choice<'_>) -> Pick {
+fn picked(refs: &[WeightedBackend], (backend_ref, found): Found<'_>, choice: &Choice<'_>) -> Pick {
     match backend_of(refs, backend_ref) {
         Some(backend) => Pick::Endpoint(Picked {
-            endpoint: Arc::clone(endpoint),
+            endpoint: Arc::clone(found.endpoint),
             backend,
             backend_ref: backend_ref as usize,
-            given_up: choice.given_up(),
+            given_up: choice.given_up().or(found.is_far.then_some(Condition::Near)),
         }),
         None => Pick::NoBackend,
     }

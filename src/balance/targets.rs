@@ -14,10 +14,11 @@ use super::backend_endpoints::BackendEndpoints;
 use super::consistent_hash::{Member, Ring};
 use super::endpoint_state::EndpointState;
 use super::health::{CheckedEndpoints, HealthRegistry};
+use super::locality::near_list;
 use super::sessions::{SessionIndex, SessionKey};
 use crate::model::backend::{Backend, BackendKey, Endpoint};
 use crate::model::ids::RuleId;
-use crate::model::policy::{Algorithm, ConsistentHash};
+use crate::model::policy::{Algorithm, ConsistentHash, Locality, Spread};
 use crate::model::route::{Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
@@ -29,6 +30,8 @@ pub(super) struct Target {
     pub(super) weight: u32,
     /// `None`: the reference cannot be resolved.
     pub(super) backend: Option<Arc<BackendEndpoints>>,
+    /// Those of its endpoints that are preferred because they are near; `None` where all are used alike.
+    pub(super) near: Option<Arc<BackendEndpoints>>,
     /// What the rule's check has found out about its endpoints; `None` without a check.
     health: Option<Arc<CheckedEndpoints>>,
 }
@@ -61,6 +64,7 @@ impl Target {
 #[derive(Debug)]
 pub struct RuleTargets {
     pub(super) algorithm: Algorithm,
+    pub(super) spread: Spread,
     /// The tiers that have an endpoint, the lowest first; the lowest alone where none has one. Empty for a rule without
     /// references.
     pub(super) tiers: Box<[Tier]>,
@@ -132,6 +136,7 @@ impl EndpointRegistry {
         let backends = self.backends(snapshot, previous, now);
         self.prune(backends.iter().map(|backend| backend.endpoints.len()).sum());
         let mut rings = FxHashMap::default();
+        let mut near = FxHashMap::default();
         let mut last: Option<Arc<RuleTargets>> = None;
         let rules = (0..)
             .zip(snapshot.rules.iter())
@@ -159,8 +164,15 @@ impl EndpointRegistry {
                     | Algorithm::LeastRequest
                     | Algorithm::PeakEwma => None,
                 };
-                let tiers = targets.into_iter().map(|targets| Tier { ring: ring(&targets), targets });
-                let new = RuleTargets { algorithm: rule.algorithm.clone(), tiers: tiers.collect() };
+                let tiers = targets.into_iter().map(|mut targets| {
+                    let ring = ring(&targets);
+                    if ring.is_none() {
+                        find_near(rule, &mut targets, snapshot, &mut near);
+                    }
+                    Tier { ring, targets }
+                });
+                let tiers = tiers.collect();
+                let new = RuleTargets { algorithm: rule.algorithm.clone(), spread: rule.spread, tiers };
                 Arc::clone(last.insert(Arc::new(new)))
             })
             .collect();
@@ -284,6 +296,7 @@ impl<'a> Previous<'a> {
         };
         let are_same = old.algorithm == rule.algorithm
             && old.health_check() == rule.health_check()
+            && old.spread == rule.spread
             && old.backend_refs.len() == rule.backend_refs.len()
             && old.backend_refs.iter().zip(&rule.backend_refs).all(|(old, new)| is_same(old, new));
         if are_same { self.balancers.rule(before) } else { None }
@@ -310,10 +323,28 @@ fn targets(rule: &Rule, backends: &[Arc<BackendEndpoints>], health: &mut HealthR
             weight: reference.weight,
             backend: backend(reference).cloned(),
             health: health(reference),
+            near: None,
         };
         references.map(target).collect()
     };
     tiers.into_iter().map(of_tier).collect()
+}
+
+/// Fills in the near endpoints of each reference. Rules that prefer alike share the lists.
+fn find_near(
+    rule: &Rule,
+    targets: &mut [Target],
+    snapshot: &Snapshot,
+    known: &mut FxHashMap<(usize, Locality), Option<Arc<BackendEndpoints>>>,
+) {
+    for target in targets {
+        let Some(backend) = &target.backend else { continue };
+        let id = rule.backend_refs.get(target.backend_ref as usize).and_then(|reference| reference.backend);
+        let Some(model) = id.and_then(|id| snapshot.backend(id)) else { continue };
+        let key = (Arc::as_ptr(backend).addr(), rule.spread.locality);
+        let near = known.entry(key).or_insert_with(|| near_list(backend, &model.endpoints, rule.spread.locality));
+        target.near.clone_from(near);
+    }
 }
 
 /// The ring over a tier; `None` when it has no endpoint. Rules with the same targets share one.
@@ -398,6 +429,7 @@ impl RuleTargets {
             tier.targets.len() == targets.len() && tier.targets.iter().zip(targets).all(|(one, other)| one.same(other))
         };
         self.algorithm == rule.algorithm
+            && self.spread == rule.spread
             && self.tiers.len() == targets.len()
             && self.tiers.iter().zip(targets).all(|(tier, targets)| same(tier, targets))
     }

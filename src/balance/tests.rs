@@ -2,6 +2,7 @@
 
 mod hash;
 pub(crate) mod snapshots;
+mod spread;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

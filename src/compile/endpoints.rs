@@ -12,13 +12,13 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::diagnostics::{Diagnostic, Severity};
-use super::inputs::Inputs;
-use crate::kinds::endpoint::{self, Address, Class, EndpointPort};
+use super::inputs::{Inputs, OwnPlace};
+use crate::kinds::endpoint::{self, Address, Class, EndpointPort, Place};
 use crate::kinds::endpoint_slice::EndpointSlice;
 use crate::kinds::endpoints::Endpoints;
 use crate::kinds::service::{Service, ServicePort};
 use crate::kinds::{Kind, Map, ObjectRef, Origin, Sourced};
-use crate::model::backend::Endpoint;
+use crate::model::backend::{Endpoint, Near};
 use crate::model::ids::{EndpointKey, ObjectName};
 
 /// A slice that belongs to a Service.
@@ -43,6 +43,7 @@ pub(super) struct EndpointIndex<'a> {
     next: usize,
     legacy: &'a Map<Endpoints>,
     allow_loopback: bool,
+    own_place: &'a OwnPlace,
     /// What one Service has; empty between two.
     found: Vec<(Key<'a>, SliceEndpoint<'a>)>,
 }
@@ -57,7 +58,7 @@ impl<'a> EndpointIndex<'a> {
         }
         slices.sort_by(|a, b| a.cmp(&b.name.namespace, b.service));
         let (legacy, allow_loopback) = (&inputs.objects.endpoints, inputs.allow_loopback_endpoints);
-        Self { slices, next: 0, legacy, allow_loopback, found: Vec::new() }
+        Self { slices, next: 0, legacy, allow_loopback, own_place: &inputs.place, found: Vec::new() }
     }
 
     /// The usable endpoints of a Service port, sorted by key; what is strange about them goes to `diagnostics`.
@@ -87,7 +88,7 @@ impl<'a> EndpointIndex<'a> {
             // slices where a controller does that, and are read here where none does.
             union.add_legacy(name, endpoints, port, service.publishes_not_ready);
         }
-        take_endpoints(&mut self.found, service.prefers_ipv6)
+        take_endpoints(&mut self.found, service.prefers_ipv6, self.own_place)
     }
 }
 
@@ -116,6 +117,27 @@ struct SliceEndpoint<'a> {
     class: Class,
     /// Name of the pod.
     pod: Option<&'a Arc<str>>,
+    place: Option<&'a Place>,
+}
+
+impl SliceEndpoint<'_> {
+    fn has_hints(&self) -> bool {
+        self.place.is_some_and(|place| !place.for_zones.is_empty() || !place.for_nodes.is_empty())
+    }
+
+    /// In which ways it is near `own`.
+    fn near(&self, own: &OwnPlace) -> Near {
+        let Some(place) = self.place else { return Near::default() };
+        let (zone, node) = (own.zone.as_deref(), own.node.as_deref());
+        let is_for =
+            |names: &[Box<str>], own: Option<&str>| own.is_some_and(|own| names.iter().any(|name| **name == *own));
+        Near::of([
+            (Near::HINTED_NODE, is_for(&place.for_nodes, node)),
+            (Near::HINTED_ZONE, is_for(&place.for_zones, zone)),
+            (Near::ZONE, zone.is_some() && place.zone.as_deref() == zone),
+            (Near::NODE, node.is_some() && place.node.as_deref() == node),
+        ])
+    }
 }
 
 impl<'a> Union<'a, '_> {
@@ -198,7 +220,8 @@ impl<'a> Union<'a, '_> {
             // A port without a number stands for every port: then the Service says which.
             let Some(number) = port_number(port.number.unwrap_or(service_port.target)) else { continue };
             let key = (SocketAddr::new(ip, number), endpoint.uid.as_ref());
-            self.found.push((key, SliceEndpoint { class, pod: endpoint.pod.as_ref() }));
+            self.found
+                .push((key, SliceEndpoint { class, pod: endpoint.pod.as_ref(), place: endpoint.place.as_deref() }));
         }
     }
 
@@ -244,7 +267,7 @@ fn port_number(number: i32) -> Option<u16> {
 }
 
 /// Takes the best class that has an endpoint, and what terminates beside it.
-fn take_endpoints(found: &mut Vec<(Key<'_>, SliceEndpoint<'_>)>, prefer_ipv6: bool) -> OfBackend {
+fn take_endpoints(found: &mut Vec<(Key<'_>, SliceEndpoint<'_>)>, prefer_ipv6: bool, own: &OwnPlace) -> OfBackend {
     // The better class wins where a key stands twice.
     found.sort_unstable_by(|(a, of_a), (b, of_b)| a.cmp(b).then(of_a.class.cmp(&of_b.class)));
     found.dedup_by(|(later, _), (first, _)| later == first);
@@ -253,21 +276,28 @@ fn take_endpoints(found: &mut Vec<(Key<'_>, SliceEndpoint<'_>)>, prefer_ipv6: bo
     let best = if has_ready { Class::Ready } else { Class::Serving };
     let draining = if has_ready && has_serving {
         let mut serving = found.iter().filter(|(_, found)| found.class == Class::Serving).copied().collect();
-        one_address_a_pod(&mut serving, prefer_ipv6)
+        one_address_a_pod(&mut serving, prefer_ipv6, own)
     } else {
         Arc::default()
     };
     found.retain(|(_, found)| found.class == best);
-    OfBackend { used: one_address_a_pod(found, prefer_ipv6), draining }
+    OfBackend { used: one_address_a_pod(found, prefer_ipv6, own), draining }
 }
 
 /// Takes one address a pod: of the preferred family where it has one.
-fn one_address_a_pod(found: &mut Vec<(Key<'_>, SliceEndpoint<'_>)>, prefer_ipv6: bool) -> Arc<[Endpoint]> {
+fn one_address_a_pod(
+    found: &mut Vec<(Key<'_>, SliceEndpoint<'_>)>,
+    prefer_ipv6: bool,
+    own: &OwnPlace,
+) -> Arc<[Endpoint]> {
+    // Hints hold together or not at all: one endpoint without them may be the only one for its zone.
+    let has_hints = found.iter().all(|(_, found)| found.has_hints());
     let endpoint = |((addr, uid), found): (Key<'_>, SliceEndpoint<'_>), fallback| Endpoint {
         key: EndpointKey { addr, uid: uid.cloned() },
         fallback,
         pod: found.pod.cloned(),
         terminating: found.class == Class::Serving,
+        near: if has_hints { found.near(own) } else { found.near(own).without_hints() },
     };
     let is_ipv6 = |((addr, _), _): &(Key<'_>, SliceEndpoint<'_>)| addr.is_ipv6();
     if found.iter().all(is_ipv6) || !found.iter().any(is_ipv6) {

@@ -18,6 +18,15 @@ pub struct StaticListener {
     pub default_certificate: Option<ObjectName>,
 }
 
+/// Where this process is, as far as it knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnPlace {
+    /// Name of its zone.
+    pub zone: Option<Arc<str>>,
+    /// Name of its node.
+    pub node: Option<Arc<str>>,
+}
+
 /// Everything that one compilation reads. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
@@ -36,6 +45,8 @@ pub struct Inputs {
     /// of this machine may ask for it: from a cluster, an EndpointSlice could name the machine's own ports, or the
     /// metadata service of its cloud.
     pub allow_loopback_endpoints: bool,
+    /// Where this process is: near endpoints may be preferred.
+    pub place: OwnPlace,
 }
 
 impl Inputs {
@@ -48,12 +59,14 @@ impl Inputs {
             hostnames_have_owners,
             objects: Objects { routes, services, slices: _, endpoints: _, namespaces, grants, secrets },
             allow_loopback_endpoints,
+            place,
         } = self;
         *listeners == other.listeners
             && *gateway_class_name == other.gateway_class_name
             && *controller_name == other.controller_name
             && *hostnames_have_owners == other.hostnames_have_owners
             && *allow_loopback_endpoints == other.allow_loopback_endpoints
+            && *place == other.place
             && routes.is_same(&other.objects.routes)
             && services.is_same(&other.objects.services)
             && namespaces.is_same(&other.objects.namespaces)

@@ -79,6 +79,7 @@ impl Kept {
             hostnames_have_owners: _,
             objects: Objects { routes: _, services, slices: _, endpoints: _, namespaces: _, grants, secrets: _ },
             allow_loopback_endpoints: _,
+            place: _,
         } = inputs;
         self.last = Some(Last {
             routes: sound.map(|route| Arc::clone(&route.compiled)).collect(),

@@ -1,5 +1,7 @@
 //! Policies of a rule: deadlines and the choice of endpoints, as the rule itself or its route's defaults say.
 
+use std::time::Duration;
+
 use super::matches::Predicate;
 use super::report::{FieldPath, Report};
 use super::{outlier, retry, upgrades};
@@ -7,8 +9,14 @@ use crate::api::gateway_route::{
     DurationText, GatewayRouteSpec, KeyType, KnownValue, LoadBalancer, OnMissingKey as ApiOnMissingKey, OpenEnum,
     RequestKey, RouteRule,
 };
+use crate::api::policy::{Locality as ApiLocality, LocalityMode as ApiLocalityMode};
 use crate::model::matching::PathMatch;
-use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts};
+use crate::model::policy::{
+    Algorithm, ConsistentHash, HashKey, Locality, LocalityMode, OnMissingKey, Spread, Timeouts,
+};
+
+/// The longest slow start.
+const LONGEST_SLOW_START: Duration = Duration::from_secs(3600);
 
 /// Compiles the blocks that hold for one rule; what is wrong drops the rule. Results are `None` where neither the rule
 /// nor the defaults of its route have the block: a delegating rule may have it.
@@ -43,6 +51,7 @@ pub(super) fn check_unused_defaults(spec: &GatewayRouteSpec, report: &mut Report
     }
     if all(|rule| rule.load_balancer.is_some()) {
         policies.algorithm(&[]);
+        policies.spread();
     }
 }
 
@@ -106,6 +115,50 @@ impl Policies<'_, '_, '_> {
                 self.refuse(at.field("algorithm"), unknown, format!("{} or {last}", names.join(", ")))
             }
         }
+    }
+
+    /// How requests spread over endpoints, by the same block as [`algorithm`](Self::algorithm).
+    pub(super) fn spread(&mut self) -> Option<Spread> {
+        let own = self.rule.and_then(|(index, rule)| Some((index, rule.load_balancer.as_deref()?)));
+        let inherited = self.spec.defaults.as_deref().and_then(|defaults| defaults.load_balancer.as_ref());
+        let at = own.map_or(FieldPath::DEFAULTS, |(index, _)| FieldPath::rule(index));
+        let block = own.map(|(_, block)| block).or(inherited)?;
+        let at = at.field("loadBalancer");
+        let is_hashed = block.algorithm == "ConsistentHash";
+        let slow_start = block.slow_start.as_ref().and_then(|text| match text.as_duration() {
+            _ if is_hashed => {
+                self.refuse(at.field("slowStart"), &text.0, "none beside ConsistentHash: keys stay where they are")
+            }
+            Some(window) if !window.is_zero() && window <= LONGEST_SLOW_START => Some(window),
+            Some(_) | None => self.refuse(at.field("slowStart"), &text.0, "a duration above 0s, at most 1h"),
+        });
+        let locality = match &block.locality {
+            None => Locality::default(),
+            Some(locality) => self.locality(locality, is_hashed, at.field("locality"))?,
+        };
+        Some(Spread { slow_start, locality })
+    }
+
+    fn locality(&mut self, locality: &ApiLocality, is_hashed: bool, at: FieldPath<'_>) -> Option<Locality> {
+        let mode = match locality.mode.known() {
+            Some(ApiLocalityMode::Auto) => LocalityMode::Auto,
+            Some(ApiLocalityMode::Disabled) => LocalityMode::Disabled,
+            Some(ApiLocalityMode::PreferZone | ApiLocalityMode::PreferNode) if is_hashed => {
+                let found = locality.mode.as_str();
+                return self.refuse(
+                    at.field("mode"),
+                    found,
+                    "Auto or Disabled beside ConsistentHash: keys decide alone",
+                );
+            }
+            Some(ApiLocalityMode::PreferZone) => LocalityMode::PreferZone,
+            Some(ApiLocalityMode::PreferNode) => LocalityMode::PreferNode,
+            None => return self.unknown(at.field("mode"), &locality.mode),
+        };
+        if !(1..=1000).contains(&locality.min_endpoints) {
+            return self.refuse(at.field("minEndpoints"), locality.min_endpoints.to_string(), "1 to 1000");
+        }
+        Some(Locality { mode, min_endpoints: locality.min_endpoints })
     }
 
     fn consistent_hash(

@@ -20,7 +20,7 @@ use crate::api::conditions::ConditionReason;
 use crate::model::filter::Filter;
 use crate::model::ids::{RouteId, RuleId};
 use crate::model::matching::{Candidate, Hostname, Router};
-use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Policy, Timeouts, Upgrades};
+use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Policy, Spread, Timeouts, Upgrades};
 use crate::model::route::{Route, Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
@@ -88,6 +88,7 @@ struct PendingRule {
     upgrades: Arc<Upgrades>,
     filters: Arc<[Filter]>,
     algorithm: Algorithm,
+    spread: Spread,
     delegates: bool,
 }
 
@@ -189,6 +190,7 @@ impl Table {
             }
             None => Algorithm::LeastRequest,
         };
+        let spread = own.spread.or_else(|| above.iter().find_map(|rule| rule.spread)).unwrap_or_default();
         let inherited = || above.iter().find_map(|rule| rule.upgrades.as_ref());
         let upgrades = Arc::clone(own.upgrades.as_ref().or_else(inherited).unwrap_or(&self.upgrades));
         let filters = match &way.delegation {
@@ -198,7 +200,7 @@ impl Table {
             Some(_) | None => Arc::clone(&own.filters),
         };
         let delegates = own.delegates;
-        let pending = PendingRule { at: of, timeouts, policy, upgrades, filters, algorithm, delegates };
+        let pending = PendingRule { at: of, timeouts, policy, upgrades, filters, algorithm, spread, delegates };
         // Ways that hand down the same make one rule.
         let of_rule = self.rules.iter().enumerate().rev().take_while(|(_, other)| other.at == of);
         let mut same = of_rule.filter(|(_, other)| {
@@ -207,6 +209,7 @@ impl Table {
                 && other.upgrades == pending.upgrades
                 && other.filters == pending.filters
                 && other.algorithm == pending.algorithm
+                && other.spread == pending.spread
         });
         let id = match same.next() {
             Some((id, _)) => id,
@@ -302,6 +305,7 @@ fn snapshot(
             upgrades: pending.upgrades,
             filters: pending.filters,
             algorithm: pending.algorithm,
+            spread: pending.spread,
             backend_refs: backend_refs.collect(),
             delegates: pending.delegates,
         }

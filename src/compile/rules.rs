@@ -20,7 +20,7 @@ use crate::model::filter::Filter;
 use crate::model::host::{normalize_host, parse_authority};
 use crate::model::ids::ObjectName;
 use crate::model::matching::{Hostname, PathMatch};
-use crate::model::policy::{Algorithm, Policy, Timeouts, Upgrades};
+use crate::model::policy::{Algorithm, Policy, Spread, Timeouts, Upgrades};
 
 /// The most matches that one route may have.
 const MAX_MATCHES: usize = 512;
@@ -66,6 +66,8 @@ pub(super) struct OwnRule {
     pub(super) policy: Policy,
     /// `None` when neither the rule nor its route has the block.
     pub(super) algorithm: Option<Algorithm>,
+    /// By the same block.
+    pub(super) spread: Option<Spread>,
     /// `None` when neither the rule nor its route has the block.
     pub(super) upgrades: Option<Arc<Upgrades>>,
     /// The layers of its route and its own, outermost first.
@@ -204,6 +206,7 @@ fn compile_rule(
     let mut policies = Policies { spec: &route.spec, rule: Some((index, rule)), report, is_broken: false };
     let timeouts = policies.timeouts().map(|timeouts| shared.timeouts.get(timeouts));
     let algorithm = policies.algorithm(&predicates);
+    let spread = policies.spread();
     is_broken |= policies.is_broken;
     let upgrades = match upgrades::compile(&route.spec, Some((index, rule)), report) {
         upgrades::Compiled::Said(upgrades) => Some(shared.upgrades.get(upgrades)),
@@ -261,6 +264,7 @@ fn compile_rule(
         timeouts,
         policy,
         algorithm,
+        spread,
         upgrades,
         filters: filters.unwrap_or_default(),
         shares: shares.into(),

@@ -7,7 +7,7 @@ use super::report::{About, FieldPath, Report, not_supported};
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{GatewayRouteSpec, RouteDefaults, RouteRule, TlsVersion};
 use crate::api::open_enum::OpenEnum;
-use crate::api::policy::{Connection, LoadBalancer, Locality};
+use crate::api::policy::Connection;
 
 /// Refuses what a route asks for as a whole; true when the route cannot be served.
 pub(super) fn refuse_in_route(spec: &GatewayRouteSpec, report: &mut Report<'_>) -> bool {
@@ -60,29 +60,21 @@ fn inherits(rule: &RouteRule, defaults: &RouteDefaults) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Block {
     Connection,
-    SlowStart,
-    Locality,
 }
 
 impl Block {
-    const ALL: [Self; 3] = [Self::Connection, Self::SlowStart, Self::Locality];
+    const ALL: [Self; 1] = [Self::Connection];
 
     /// True when the rule takes the block from `spec.defaults`: it has none of its own.
     fn is_inherited_by(self, rule: &RouteRule) -> bool {
         match self {
             Self::Connection => rule.connection.is_none(),
-            Self::SlowStart | Self::Locality => rule.load_balancer.is_none(),
         }
     }
 
     fn is_asked(self, blocks: &Blocks<'_>) -> bool {
         match self {
             Self::Connection => blocks.connection.is_some_and(|block| *block != Connection::default()),
-            Self::SlowStart => blocks.load_balancer.is_some_and(|block| block.slow_start.is_some()),
-            Self::Locality => {
-                let locality = blocks.load_balancer.and_then(|block| block.locality.as_ref());
-                locality.is_some_and(|locality| *locality != Locality::default())
-            }
         }
     }
 
@@ -90,8 +82,6 @@ impl Block {
     fn refuse(self, at: FieldPath<'_>, rule: Option<usize>, report: &mut Report<'_>) {
         match self {
             Self::Connection => report.not_yet(rule, at.field("connection"), "connection"),
-            Self::SlowStart => report.not_yet(rule, at.field("loadBalancer").field("slowStart"), "slowStart"),
-            Self::Locality => report.not_yet(rule, at.field("loadBalancer").field("locality"), "locality"),
         }
     }
 }
@@ -99,18 +89,17 @@ impl Block {
 /// Blocks of a rule or of `spec.defaults`, side by side.
 struct Blocks<'a> {
     connection: Option<&'a Connection>,
-    load_balancer: Option<&'a LoadBalancer>,
 }
 
 impl<'a> From<&'a RouteRule> for Blocks<'a> {
     fn from(rule: &'a RouteRule) -> Self {
-        Self { connection: rule.connection.as_deref(), load_balancer: rule.load_balancer.as_deref() }
+        Self { connection: rule.connection.as_deref() }
     }
 }
 
 impl<'a> From<&'a RouteDefaults> for Blocks<'a> {
     fn from(defaults: &'a RouteDefaults) -> Self {
-        Self { connection: defaults.connection.as_ref(), load_balancer: defaults.load_balancer.as_ref() }
+        Self { connection: defaults.connection.as_ref() }
     }
 }
 

@@ -27,6 +27,38 @@ pub struct Endpoint {
     pub pod: Option<Arc<str>>,
     /// `targetRef.uid`, not empty.
     pub uid: Option<Arc<str>>,
+    /// Where it is and for whom; `None` where nothing is said.
+    pub place: Option<Box<Place>>,
+}
+
+/// Where an endpoint is, and the hints of whom it is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// `zone`.
+    pub zone: Option<Box<str>>,
+    /// `nodeName`.
+    pub node: Option<Box<str>>,
+    /// `hints.forZones`.
+    pub for_zones: Box<[Box<str>]>,
+    /// `hints.forNodes`.
+    pub for_nodes: Box<[Box<str>]>,
+}
+
+impl Place {
+    pub(super) fn new(
+        zone: Option<String>,
+        node: Option<String>,
+        hints: Option<discovery::EndpointHints>,
+    ) -> Option<Box<Self>> {
+        let discovery::EndpointHints { for_zones, for_nodes } = hints.unwrap_or_default();
+        let place = Self {
+            zone: zone.map(Into::into),
+            node: node.map(Into::into),
+            for_zones: for_zones.into_iter().flatten().map(|zone| zone.name.into()).collect(),
+            for_nodes: for_nodes.into_iter().flatten().map(|node| node.name.into()).collect(),
+        };
+        (place != Self::default()).then(|| Box::new(place))
+    }
 }
 
 /// An address of an endpoint.
@@ -97,6 +129,7 @@ impl Endpoint {
             class,
             pod: pod.map(Arc::from),
             uid: uid.map(Arc::from),
+            place: None,
         }
     }
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::endpoint::{Class, Endpoint, EndpointPort};
+use super::endpoint::{Class, Endpoint, EndpointPort, Place};
 use super::kind::{Kind, schema_of};
 use super::violation::{PROTOCOLS, Violation, check_name, check_port};
 
@@ -34,7 +34,11 @@ impl From<discovery::EndpointSlice> for EndpointSlice {
         let is_foreign = !matches!(object.address_type.as_str(), "IPv4" | "IPv6");
         let endpoint = |endpoint: discovery::Endpoint| {
             let class = Class::of(endpoint.conditions.as_ref());
-            Endpoint::new(endpoint.addresses.into_iter().next(), class, endpoint.target_ref.as_ref())
+            let place = Place::new(endpoint.zone, endpoint.node_name, endpoint.hints);
+            Endpoint {
+                place,
+                ..Endpoint::new(endpoint.addresses.into_iter().next(), class, endpoint.target_ref.as_ref())
+            }
         };
         Self {
             service: labels.and_then(|labels| labels.get(SERVICE_NAME)).map(|name| name.as_str().into()),

@@ -61,4 +61,39 @@ pub struct Endpoint {
     pub pod: Option<Arc<str>>,
     /// It serves while it terminates, and is here because nothing else is ready.
     pub terminating: bool,
+    /// In which ways it is near this process.
+    pub near: Near,
+}
+
+/// In which ways an endpoint is near this process; a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Near(u8);
+
+impl Near {
+    /// The hints of its slice give it to the node of this process, and every endpoint of the backend has hints.
+    pub const HINTED_NODE: Self = Self(1);
+    /// The hints of its slice give it to the zone of this process, and every endpoint of the backend has hints.
+    pub const HINTED_ZONE: Self = Self(1 << 1);
+    /// It is in the zone of this process.
+    pub const ZONE: Self = Self(1 << 2);
+    /// It is on the node of this process.
+    pub const NODE: Self = Self(1 << 3);
+
+    /// The ways that are true.
+    #[must_use]
+    pub fn of(ways: [(Self, bool); 4]) -> Self {
+        Self(ways.into_iter().filter(|(_, is_true)| *is_true).fold(0, |set, (way, _)| set | way.0))
+    }
+
+    /// Whether it has all of the other one's ways.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Those that do not come from hints.
+    #[must_use]
+    pub const fn without_hints(self) -> Self {
+        Self(self.0 & !(Self::HINTED_NODE.0 | Self::HINTED_ZONE.0))
+    }
 }

@@ -54,6 +54,43 @@ impl Policy {
     }
 }
 
+/// How requests spread over the endpoints that an algorithm may choose from; not for a consistent hash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Spread {
+    /// The time in which a new endpoint comes to its full share; `None`: at once.
+    pub slow_start: Option<Duration>,
+    /// Which endpoints are preferred because they are near.
+    pub locality: Locality,
+}
+
+/// Preference of near endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Locality {
+    /// Which are near.
+    pub mode: LocalityMode,
+    /// So many of them there must be; otherwise all endpoints are used alike.
+    pub min_endpoints: u32,
+}
+
+impl Default for Locality {
+    fn default() -> Self {
+        Self { mode: LocalityMode::Auto, min_endpoints: 1 }
+    }
+}
+
+/// Which endpoints are near.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LocalityMode {
+    /// Those that the hints of EndpointSlices give this node or zone, where every endpoint has hints.
+    Auto,
+    /// None is preferred.
+    Disabled,
+    /// Those in the zone of this process.
+    PreferZone,
+    /// Those on the node of this process.
+    PreferNode,
+}
+
 /// What a rule says about upgraded connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Upgrades {

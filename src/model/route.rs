@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::filter::Filter;
 use super::health::HealthCheck;
 use super::ids::{BackendId, ObjectName, RouteId};
-use super::policy::{Algorithm, Policy, Timeouts, Upgrades};
+use super::policy::{Algorithm, Policy, Spread, Timeouts, Upgrades};
 
 /// One active GatewayRoute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Rule {
     pub filters: Arc<[Filter]>,
     /// How endpoints are chosen.
     pub algorithm: Algorithm,
+    /// How requests spread over them.
+    pub spread: Spread,
     /// Where requests go, in the order of the object; refs with weight 0 are left out. Empty: every request gets 500.
     pub backend_refs: Vec<WeightedBackend>,
     /// It hands its prefix to child routes and has no backends: what no child matches answers 404.

@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use crate::model::filter::{Cors, Filter, OriginMatch};
     use crate::model::matching::{PathMatch, ValueMatch, ValueTest};
-    use crate::model::policy::Algorithm;
+    use crate::model::policy::{Algorithm, Spread};
 
     fn cors() -> Filter {
         Filter::Cors(Cors {
@@ -203,6 +203,7 @@ mod tests {
                 upgrades: Arc::default(),
                 filters: filters.into(),
                 algorithm: Algorithm::RoundRobin,
+                spread: Spread::default(),
                 backend_refs: Vec::new(),
                 delegates: false,
             });

@@ -76,6 +76,8 @@ pub struct SettingsFile {
     controller: ControllerKeys,
     /// Sessions of clients (`sessionPersistence`).
     sessions: SessionKeys,
+    /// Where the process is, for rules that prefer near endpoints (`loadBalancer.locality`).
+    locality: LocalityKeys,
     /// The address of the admin server.
     admin: Option<AddressText>,
     /// Peers in these networks may use `/debug/…`, beside loopback.
@@ -251,6 +253,7 @@ pub(super) fn stated(settings: &Settings) -> BTreeMap<String, Option<String>> {
         ("drain", DrainKeys::stated(&settings.drain)),
         ("controller", ControllerKeys::stated(&settings.controller)),
         ("sessions", SessionKeys::stated(&settings.sessions)),
+        ("locality", LocalityKeys::stated(&settings.locality)),
     ];
     let below = |(block, keys): (&str, Vec<(String, Option<String>)>)| {
         keys.into_iter().map(|(key, text)| (format!("{block}.{key}"), text)).collect::<Vec<_>>()
@@ -411,6 +414,15 @@ block! {
 }
 
 block! {
+    LocalityKeys for super::Locality {
+        /// Name of the zone that the process is in; the environment variable NODE_ZONE says it, too.
+        zone: String => Some;
+        /// Name of the node that the process is on; the environment variable NODE_NAME says it, too.
+        node: String => Some;
+    }
+}
+
+block! {
     SessionKeys for super::Sessions {
         /// A file with the key of session values, at least 16 bytes, the same for all replicas; read once at start. Without it a
         /// fixed key is used: then values for endpoints without a pod uid can be guessed.
@@ -471,6 +483,7 @@ impl SettingsFile {
         self.drain.overlay(&mut settings.drain);
         self.controller.overlay(&mut settings.controller);
         self.sessions.overlay(&mut settings.sessions);
+        self.locality.overlay(&mut settings.locality);
         if let Some(AccessLogText(access_log)) = self.access_log {
             settings.access_log = access_log;
         }

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate::live;
-use tidegate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
+use tidegate::model::backend::{Backend, BackendKey, Endpoint, Near, Protocol};
 use tidegate::model::filter::Filter;
 use tidegate::model::ids::{BackendId, EndpointKey, ListenerId, ObjectName, RouteId, RuleId};
 use tidegate::model::matching::{Candidate, Hostname, PathMatch, Router};
-use tidegate::model::policy::{Algorithm, Policy, Timeouts, Upgrades};
+use tidegate::model::policy::{Algorithm, Policy, Spread, Timeouts, Upgrades};
 use tidegate::model::retry::Retry;
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
@@ -22,7 +22,8 @@ use tidegate::proxy::room::{Room, WorkerRoom};
 use tidegate::proxy::worker::{Worker, WorkerParts};
 use tidegate::proxy::worker_drain::WorkerDrain;
 use tidegate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, MetricsSettings, Sessions, Settings,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, Locality, MetricsSettings, Sessions,
+    Settings,
 };
 use tidegate::telemetry::access_log::AccessLogSender;
 use tidegate::telemetry::metrics::{Metrics, MetricsOptions};
@@ -137,6 +138,7 @@ impl Gateway {
             drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::ZERO },
             controller: Controller::default(),
             sessions: Sessions::default(),
+            locality: Locality::default(),
             admin: "127.0.0.1:0".parse().unwrap(),
             debug_allow: Vec::new(),
             debug_hosts: Vec::new(),
@@ -227,6 +229,7 @@ fn snapshot(options: &Options) -> Snapshot {
         upgrades: options.upgrades.into(),
         filters: options.filters.clone().into(),
         algorithm: options.algorithm.clone(),
+        spread: Spread::default(),
         delegates: options.delegates,
         backend_refs: if options.backend { backend_refs } else { Vec::new() },
     };
@@ -235,6 +238,7 @@ fn snapshot(options: &Options) -> Snapshot {
         fallback: options.fallback,
         pod: Some(Arc::from("s-0")),
         terminating: false,
+        near: Near::default(),
     };
     let mut endpoints: Vec<_> = options.endpoints.iter().map(endpoint).collect();
     endpoints.sort_by(|a, b| a.key.cmp(&b.key));

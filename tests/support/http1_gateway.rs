@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tidegate::drain::{self, Drain, DrainControl, Phase};
 use tidegate::live::{self, Feed};
-use tidegate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
+use tidegate::model::backend::{Backend, BackendKey, Endpoint, Near, Protocol};
 use tidegate::model::ids::{BackendId, EndpointKey, ListenerId, ObjectName, RouteId, RuleId};
 use tidegate::model::matching::{Candidate, Hostname, PathMatch, Router};
-use tidegate::model::policy::Algorithm;
+use tidegate::model::policy::{Algorithm, Spread};
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
 use tidegate::proxy::connection::ConnectionContext;
@@ -173,6 +173,7 @@ fn settings(address: SocketAddr) -> Settings {
         drain: settings::DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(1) },
         controller: settings::Controller::default(),
         sessions: settings::Sessions::default(),
+        locality: settings::Locality::default(),
         admin: SocketAddr::from(([127, 0, 0, 1], 0)),
         debug_allow: Vec::new(),
         debug_hosts: Vec::new(),
@@ -194,13 +195,19 @@ fn snapshot(routes: &[(&str, SocketAddr)]) -> Snapshot {
             upgrades: Arc::default(),
             filters: Arc::default(),
             algorithm: Algorithm::RoundRobin,
+            spread: Spread::default(),
             delegates: false,
             backend_refs: vec![backend_ref],
         });
         let service = ObjectName::new("default", format!("backend-{number}"));
         let key = BackendKey { service, port: 80, protocol: Protocol::Http };
-        let endpoint =
-            Endpoint { key: EndpointKey { addr: *backend, uid: None }, fallback: None, pod: None, terminating: false };
+        let endpoint = Endpoint {
+            key: EndpointKey { addr: *backend, uid: None },
+            fallback: None,
+            pod: None,
+            near: Near::default(),
+            terminating: false,
+        };
         backends.push(Backend { key, endpoints: [endpoint].into(), draining: Arc::default() });
         candidates.push(Candidate {
             hostname: Hostname::Exact("a.test".into()),

@@ -236,6 +236,11 @@ spec:
           valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
         - name: POD_IP
           valueFrom: {fieldRef: {fieldPath: status.podIP}}
+        - name: NODE_NAME
+          valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+        # Kubernetes puts the zone of the node on pods from 1.35 on; empty before that.
+        - name: NODE_ZONE
+          valueFrom: {fieldRef: {fieldPath: "metadata.labels['topology.kubernetes.io/zone']"}}
         {{- with .Values.extraEnv }}
         {{- toYaml . | nindent 8 }}
         {{- end }}

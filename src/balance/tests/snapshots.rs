@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::balance::EndpointState;
-use crate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
+use crate::model::backend::{Backend, BackendKey, Endpoint, Near, Protocol};
 use crate::model::ids::{BackendId, EndpointKey, ObjectName, RouteId};
-use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey};
+use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Spread};
 use crate::model::route::{Route, Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
@@ -20,6 +20,10 @@ pub(crate) struct Snapshots {
     pub(crate) backends: BTreeMap<String, Vec<u16>>,
     /// Rules of routes, by route and rule name.
     pub(crate) rules: BTreeMap<(String, String), (Algorithm, Refs)>,
+    /// Of all rules.
+    pub(crate) spread: Spread,
+    /// Endpoints that are near, in all these ways.
+    pub(crate) near: BTreeMap<u16, Near>,
 }
 
 impl Snapshots {
@@ -47,6 +51,10 @@ impl Snapshots {
         let names: Vec<&String> = self.backends.keys().collect();
         let backends = self.backends.iter().map(|(name, endpoints)| {
             let mut endpoints: Vec<Endpoint> = endpoints.iter().map(|&number| endpoint(number)).collect();
+            for one in &mut endpoints {
+                let number = self.near.iter().find(|(number, _)| endpoint(**number).key == one.key);
+                one.near = number.map(|(_, near)| *near).unwrap_or_default();
+            }
             endpoints.sort_by(|one, other| one.key.cmp(&other.key));
             endpoints.dedup();
             Backend {
@@ -71,6 +79,7 @@ impl Snapshots {
                 upgrades: Arc::default(),
                 filters: Arc::default(),
                 algorithm: algorithm.clone(),
+                spread: self.spread,
                 delegates: false,
                 backend_refs: refs
                     .iter()
@@ -98,6 +107,7 @@ fn endpoint(number: u16) -> Endpoint {
         fallback: None,
         pod: Some(Arc::from(format!("pod-{number}"))),
         terminating: false,
+        near: Near::default(),
     }
 }
 

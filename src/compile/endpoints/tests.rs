@@ -340,3 +340,87 @@ fn what_terminates_beside_ready_endpoints_is_kept_for_its_sessions() {
     assert_eq!(draining(json!([two()])), (second, vec![]));
     assert_eq!(draining(json!([])), (vec![], vec![]));
 }
+
+/// Slices as the EndpointSlice controller of Kubernetes 1.35 writes them, cut to what is read.
+#[test]
+fn near_endpoints_are_known_by_hints_zone_and_node() {
+    let pod = |number: u8, zone: &str, node: &str, hints: Value| {
+        json!({ "addresses": [format!("10.0.0.{number}")], "conditions": { "ready": true, "serving": true,
+            "terminating": false }, "nodeName": node, "zone": zone, "hints": hints,
+            "targetRef": { "kind": "Pod", "namespace": "ns", "name": format!("web-{number}"), "uid": format!("u{number}") } })
+    };
+    let zones =
+        |names: &[&str]| json!({ "forZones": names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>() });
+    let both = |zone: &str, node: &str| json!({ "forZones": [{ "name": zone }], "forNodes": [{ "name": node }] });
+    let none = Value::Null;
+    let own =
+        |zone: Option<&str>, node: Option<&str>| OwnPlace { zone: zone.map(Into::into), node: node.map(Into::into) };
+    let here = || own(Some("a"), Some("n1"));
+    // One letter a way: n and z by hints, Z in the zone, N on the node.
+    for (case, place, endpoints, expected) in [
+        (
+            "hints by zone",
+            here(),
+            [pod(1, "a", "n1", zones(&["a"])), pod(2, "a", "n2", zones(&["b"])), pod(3, "b", "n3", zones(&["b"]))],
+            ["zZN", "Z", ""],
+        ),
+        (
+            "hints by node, too",
+            here(),
+            [
+                pod(1, "a", "n1", both("a", "n1")),
+                pod(2, "a", "n2", both("a", "n2")),
+                pod(3, "b", "n3", both("b", "n3")),
+            ],
+            ["nzZN", "zZ", ""],
+        ),
+        (
+            "one for several zones",
+            here(),
+            [pod(1, "a", "n1", zones(&["a"])), pod(2, "b", "n2", zones(&["b"])), pod(3, "c", "n3", zones(&["c", "a"]))],
+            ["zZN", "", "z"],
+        ),
+        (
+            "one without hints: none counts",
+            here(),
+            [pod(1, "a", "n1", zones(&["a"])), pod(2, "a", "n2", zones(&["a"])), pod(3, "b", "n3", none.clone())],
+            ["ZN", "Z", ""],
+        ),
+        (
+            "no hints",
+            here(),
+            [pod(1, "a", "n1", none.clone()), pod(2, "b", "n1", none.clone()), pod(3, "", "", none.clone())],
+            ["ZN", "N", ""],
+        ),
+        (
+            "own zone unknown",
+            own(None, Some("n1")),
+            [pod(1, "a", "n1", zones(&["a"])), pod(2, "", "n2", zones(&["a"])), pod(3, "a", "n3", zones(&["a"]))],
+            ["N", "", ""],
+        ),
+        (
+            "nothing known",
+            own(None, None),
+            [
+                pod(1, "a", "n1", both("a", "n1")),
+                pod(2, "a", "n1", both("a", "n1")),
+                pod(3, "a", "n1", both("a", "n1")),
+            ],
+            ["", "", ""],
+        ),
+    ] {
+        // Hints are judged over all slices of the Service.
+        let [one, two, three] = endpoints;
+        let mut case_of = Case::new(json!({})).v4("a", json!([one, two])).v4("b", json!([three]));
+        case_of.inputs.place = place;
+        let (endpoints, _) = case_of.endpoints_of(0);
+        let letters = |near: Near| -> String {
+            [("n", Near::HINTED_NODE), ("z", Near::HINTED_ZONE), ("Z", Near::ZONE), ("N", Near::NODE)]
+                .into_iter()
+                .filter_map(|(letter, way)| near.has(way).then_some(letter))
+                .collect()
+        };
+        let found: Vec<String> = endpoints.iter().map(|endpoint| letters(endpoint.near)).collect();
+        assert_eq!(found, expected, "{case}");
+    }
+}

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::model::policy::{Locality, LocalityMode, Spread};
 use crate::model::session::{Carrier, SameSite};
 
 /// One route `r` with one rule `bad` of these fields and one rule `good` for /good.
@@ -16,6 +17,11 @@ fn a_broken_rule_harms_only_itself() {
     let hash = |key: Value| json!({ "loadBalancer": { "algorithm": "ConsistentHash", "hashKeys": [key] } });
     let grpc = |grpc: Value| json!({ "matches": [{ "grpc": grpc }] });
     let session = |session: Value| json!({ "sessionPersistence": session });
+    let balanced = |mut block: Value| {
+        block["algorithm"] = json!("ConsistentHash");
+        block["hashKeys"] = json!([{ "type": "SourceIP" }]);
+        json!({ "loadBalancer": block })
+    };
     let cases = [
         (path("Template", "/a/{rest*}/b"), "matches[0].path.value"),
         (path("Template", "/{a}/{a}"), "matches[0].path.value"),
@@ -57,6 +63,12 @@ fn a_broken_rule_harms_only_itself() {
         (json!({ "retry": { "budget": { "percent": 0, "minPerSecond": 0 } } }), "retry.budget"),
         (json!({ "retry": { "budget": { "interval": "90s" } } }), "retry.budget.interval"),
         (json!({ "retry": { "attempts": 0 } }), "retry.attempts"),
+        (json!({ "loadBalancer": { "slowStart": "0s" } }), "loadBalancer.slowStart"),
+        (json!({ "loadBalancer": { "slowStart": "61m" } }), "loadBalancer.slowStart"),
+        (balanced(json!({ "slowStart": "10s" })), "loadBalancer.slowStart"),
+        (balanced(json!({ "locality": { "mode": "PreferZone" } })), "loadBalancer.locality.mode"),
+        (json!({ "loadBalancer": { "locality": { "mode": "Nearest" } } }), "loadBalancer.locality.mode"),
+        (json!({ "loadBalancer": { "locality": { "minEndpoints": 0 } } }), "loadBalancer.locality.minEndpoints"),
         (session(json!({ "type": "Path" })), "sessionPersistence.type"),
         (session(json!({ "sessionName": "a b" })), "sessionPersistence.sessionName"),
         (session(json!({ "sessionName": "" })), "sessionPersistence.sessionName"),
@@ -145,7 +157,7 @@ fn a_block_of_the_defaults_harms_the_rules_that_inherit_it() {
         "outlierDetection": {} });
     for (defaults, path) in [
         (json!({ "loadBalancer": { "algorithm": "Fastest" } }), "spec.defaults.loadBalancer.algorithm"),
-        (json!({ "loadBalancer": { "slowStart": "1s" } }), "spec.defaults.loadBalancer.slowStart"),
+        (json!({ "loadBalancer": { "slowStart": "0s" } }), "spec.defaults.loadBalancer.slowStart"),
         (json!({ "retry": { "backoff": "soon" } }), "spec.defaults.retry.backoff"),
         (json!({ "outlierDetection": { "baseEjection": "0s" } }), "spec.defaults.outlierDetection.baseEjection"),
     ] {
@@ -483,4 +495,26 @@ fn a_session_has_what_its_rule_says() {
         }
         assert_eq!(&*cookie(fields).path, expected, "{paths:?}");
     }
+}
+
+#[test]
+fn how_requests_spread_comes_with_the_block_of_the_algorithm() {
+    let locality = |mode, min_endpoints| Locality { mode, min_endpoints };
+    let spec = json!({
+        "defaults": { "loadBalancer": { "slowStart": "30s", "locality": { "mode": "PreferZone", "minEndpoints": 3 } } },
+        "rules": [
+            { "name": "inherits", "matches": [{ "path": { "type": "Exact", "value": "/a" } }] },
+            { "name": "own", "loadBalancer": { "locality": { "mode": "Disabled" } } }
+        ]
+    });
+    let compiled = World::new().route("r", spec).compile();
+    assert_eq!(compiled.findings(), [""; 0]);
+    let spread =
+        |name: &str| compiled.0.snapshot.rules.iter().find(|rule| &*rule.name == name).expect("it serves").spread;
+    let inherited =
+        Spread { slow_start: Some(Duration::from_secs(30)), locality: locality(LocalityMode::PreferZone, 3) };
+    assert_eq!(spread("inherits"), inherited);
+    assert_eq!(spread("own"), Spread { slow_start: None, locality: locality(LocalityMode::Disabled, 1) });
+    // Without a block hints are heard.
+    assert_eq!(Spread::default(), Spread { slow_start: None, locality: locality(LocalityMode::Auto, 1) });
 }

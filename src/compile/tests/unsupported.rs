@@ -20,11 +20,6 @@ fn of_rule(mut rule: Value) -> (Vec<String>, [bool; 2]) {
 fn fields_and_values_of_a_rule_drop_that_rule_alone() {
     let cases = [
         (json!({ "connection": { "maxPendingRequests": 3 } }), "connection: connection is not supported yet"),
-        (json!({ "loadBalancer": { "slowStart": "1s" } }), "loadBalancer.slowStart: slowStart is not supported yet"),
-        (
-            json!({ "loadBalancer": { "locality": { "mode": "PreferZone" } } }),
-            "loadBalancer.locality: locality is not supported yet",
-        ),
         (
             json!({ "loadBalancer": { "hashKeys": [{ "type": "JWTClaim", "name": "sub" }] } }),
             "loadBalancer.hashKeys[0].type: JWTClaim is not supported yet",
@@ -131,7 +126,7 @@ fn blocks_of_defaults_refuse_the_rules_that_inherit_them() {
     };
     let own = json!({ "loadBalancer": {}, "upgrades": {}, "timeouts": {} });
     let cases = [
-        (json!({ "loadBalancer": { "slowStart": "1s" } }), "loadBalancer.slowStart"),
+        (json!({ "loadBalancer": { "slowStart": "2h" } }), "loadBalancer.slowStart"),
         (
             json!({ "loadBalancer": { "hashKeys": [{ "type": "JWTClaim", "name": "a" }] } }),
             "loadBalancer.hashKeys[0].type",

@@ -24,7 +24,8 @@ use crate::proxy::room::{Room, WorkerRoom};
 use crate::proxy::worker::{Worker, WorkerParts};
 use crate::proxy::worker_drain::WorkerDrain;
 use crate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, MetricsSettings, Sessions, Settings,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, Locality, MetricsSettings, Sessions,
+    Settings,
 };
 use crate::sockets::Sockets;
 use crate::telemetry::metrics::{Metrics, MetricsOptions, WorkerMetrics};
@@ -118,6 +119,7 @@ impl Bed {
             drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::ZERO },
             controller: Controller::default(),
             sessions: Sessions::default(),
+            locality: Locality::default(),
             admin: address,
             debug_allow: Vec::new(),
             debug_hosts: Vec::new(),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::settings::{
-    Controller, Deadlines, DrainSettings, Forwarding, Limits, ListenerTls, MetricsSettings, Sessions,
+    Controller, Deadlines, DrainSettings, Forwarding, Limits, ListenerTls, Locality, MetricsSettings, Sessions,
 };
 
 fn defaults() -> Settings {
@@ -24,6 +24,7 @@ fn defaults() -> Settings {
         drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
         controller: Controller::default(),
         sessions: Sessions::default(),
+        locality: Locality::default(),
         admin: "[::]:9090".parse().expect("an address"),
         debug_allow: Vec::new(),
         debug_hosts: Vec::new(),
@@ -74,6 +75,7 @@ accessLog: off
 drain: {delay: 7s, timeout: 8s}
 controller: {controllerName: example.com/a, gatewayClassName: blue, hostnameOwnership: Namespace}
 sessions: {keyFile: /etc/key}
+locality: {zone: a, node: n1}
 admin: 127.0.0.1:9
 debugAllow: [\"::1\"]
 debugHosts: [admin.shop.svc]
@@ -149,6 +151,7 @@ workers: 3
             hostname_ownership: HostnameOwnership::Namespace,
         },
         sessions: Sessions { key_file: Some("/etc/key".into()) },
+        locality: Locality { zone: Some("a".to_owned()), node: Some("n1".to_owned()) },
         admin: "127.0.0.1:9".parse().expect("an address"),
         debug_allow: vec![network("::1/128")],
         debug_hosts: vec!["admin.shop.svc".to_owned()],
@@ -238,6 +241,7 @@ fn the_schema_names_every_key_and_closes_every_block() {
             "forwarding",
             "limits",
             "listeners",
+            "locality",
             "metrics",
             "sessions",
             "workers"

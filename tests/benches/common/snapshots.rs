@@ -3,9 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use tidegate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
+use tidegate::model::backend::{Backend, BackendKey, Endpoint, Near, Protocol};
 use tidegate::model::ids::{BackendId, EndpointKey, ObjectName, RouteId};
-use tidegate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey};
+use tidegate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Spread};
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
 
@@ -49,6 +49,7 @@ pub fn snapshot(routes: u32, endpoints: u32, algorithm: &Algorithm) -> Snapshot 
                 upgrades: Arc::default(),
                 filters: Arc::default(),
                 algorithm: algorithm.clone(),
+                spread: Spread::default(),
                 delegates: false,
                 backend_refs: vec![WeightedBackend {
                     weight: 1,
@@ -77,5 +78,6 @@ fn endpoint(number: u32) -> Endpoint {
         fallback: None,
         pod: Some(Arc::from(format!("pod-{number}"))),
         terminating: false,
+        near: Near::default(),
     }
 }
