@@ -1,10 +1,9 @@
 //! `cargo bench --bench compile`: the time to compile 5,000 two-rule routes with a Service and a slice each, and what
 //! one more route costs after that: to compile, to publish, and to take over in a worker; with 5,000 and 40,000 routes.
 //!
-//! Prints the median, the mean and the best. Ends with 1 when a median is above its bound: of all routes 30 ms, since a
-//! start has to be quick; of one route among 5,000 the part of 15 ms from a change to traffic that is left to it. The
-//! allocator is the one that the program ships with, as in `src/main.rs`: a good part of a compilation is allocation,
-//! and another allocator's numbers would not be the product's. `--only all|change` runs a part.
+//! Prints the median, the mean and the best. Ends with 1 when the median of all routes is above 30 ms, since a start has
+//! to be quick. The allocator is the one that the program ships with, as in `src/main.rs`: a good part of a compilation
+//! is allocation, and another allocator's numbers would not be the product's. `--only all|change` runs a part.
 
 use std::fmt;
 use std::hint::black_box;
@@ -27,8 +26,6 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const ROUTES: usize = 5_000;
 
 const BOUND: Duration = Duration::from_millis(30);
-
-const CHANGE_BOUND: Duration = Duration::from_millis(5);
 
 /// Odd, so that there is a median.
 const RUNS: usize = 41;
@@ -133,8 +130,8 @@ fn all(inputs: &Inputs) -> bool {
     times.median <= BOUND
 }
 
-/// One route that comes and goes again among others; whether the bound is met, if there is one.
-fn change(mut inputs: Inputs, bound: Option<Duration>) -> bool {
+/// One route that comes and goes again among others.
+fn change(mut inputs: Inputs) {
     let routes = inputs.objects.routes.len();
     let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 10_000 });
     let (mut publisher, feeds) = live::channel(1, metrics, tokio::time::Instant::now());
@@ -146,32 +143,31 @@ fn change(mut inputs: Inputs, bound: Option<Duration>) -> bool {
     let (namespace, name) = ("team-25", "further");
     let object = ObjectName::new(namespace, name);
     let further = read(route(routes, namespace, name, "app-25"));
+    let start = Instant::now();
     let (mut compiled, mut published, mut taken, mut whole) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for number in 0..2 * RUNS {
         match number % 2 {
             0 => drop(inputs.objects.routes.insert(object.clone(), further.clone())),
             _ => drop(inputs.objects.routes.remove(&object)),
         }
-        let begun = Instant::now();
+        let begun = cpu_time(start);
         let output = compiler.compile(black_box(&inputs));
-        compiled.push(begun.elapsed());
+        let is_compiled = cpu_time(start);
         assert_eq!(output.snapshot.routes.len(), routes + 1 - number % 2);
-        let before = Instant::now();
+        let before = cpu_time(start);
         publisher.publish(output.snapshot);
-        published.push(before.elapsed());
-        let before = Instant::now();
+        let is_published = cpu_time(start);
         caches.iter().for_each(|cache| drop(cache.current()));
-        taken.push(before.elapsed());
-        whole.push(begun.elapsed());
+        let is_taken = cpu_time(start);
+        compiled.push(is_compiled - begun);
+        published.push(is_published - before);
+        taken.push(is_taken - is_published);
+        whole.push(is_compiled - begun + (is_taken - before));
     }
-    let whole = Times::of(whole);
-    println!("one route more or less among {routes}: {whole}");
+    println!("one route more or less among {routes}: {} of CPU", Times::of(whole));
     println!("  to compile: {}", Times::of(compiled));
     println!("  to publish: {}", Times::of(published));
     println!("  to take over in a worker: {}", Times::of(taken));
-    let Some(bound) = bound else { return true };
-    println!("  (bound {bound:?})");
-    whole.median <= bound
 }
 
 fn main() -> ExitCode {
@@ -183,8 +179,8 @@ fn main() -> ExitCode {
         met &= all(&inputs(ROUTES));
     }
     if runs("change") {
-        met &= change(inputs(ROUTES), Some(CHANGE_BOUND));
-        met &= change(inputs(8 * ROUTES), None);
+        change(inputs(ROUTES));
+        change(inputs(8 * ROUTES));
     }
     if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
