@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
+use serde_json::Value;
+
 use super::split::lines;
 use tidegate::compile::compile;
 use tidegate::compile::diagnostics::Diagnostic;
@@ -66,6 +68,25 @@ fn check_split(text: &str) {
     }
 }
 
+/// Equality of values, but for the last digit of a fraction: serde_json reads fractions of many digits one step off, and no
+/// field of a route holds one.
+fn is_same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            one.len() == other.len()
+                && one.iter().zip(other).all(|((key, one), (name, other))| key == name && is_same(one, other))
+        }
+        (Value::Number(one), Value::Number(other)) if one.is_f64() && other.is_f64() => {
+            let (one, other) = (one.as_f64().unwrap_or_default(), other.as_f64().unwrap_or_default());
+            (one - other).abs() <= one.abs() * 2.0 * f64::EPSILON
+        }
+        _ => one == other,
+    }
+}
+
 /// What YAML says, JSON says as well: the same objects are good.
 fn check_json(text: &str) {
     for part in split(text, Format::Yaml).iter().take(4) {
@@ -77,7 +98,8 @@ fn check_json(text: &str) {
             }
         };
         let json = serde_json::to_string(&value).expect("a value can be written");
-        assert_eq!(parse(&json, Format::Json).as_ref(), Ok(&value), "{json}");
+        let again = parse(&json, Format::Json);
+        assert!(again.as_ref().is_ok_and(|again| is_same(again, &value)), "{json} is read as {again:?}");
         let Ok(by_yaml) = document::read(&VALIDATOR, part.text, Format::Yaml) else {
             panic!("a document that is YAML is read: {}", part.text)
         };
