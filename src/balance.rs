@@ -18,6 +18,7 @@ mod least_request;
 mod locality;
 pub mod outlier;
 mod peak_ewma;
+pub mod pending;
 mod pick;
 mod random;
 mod retry_budget;

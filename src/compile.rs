@@ -27,6 +27,7 @@ mod health;
 pub mod inputs;
 mod insecure;
 mod kept;
+mod limits;
 mod matches;
 mod outlier;
 mod output;

@@ -8,6 +8,7 @@ pub mod filter;
 pub mod health;
 pub mod host;
 pub mod ids;
+pub mod limits;
 pub mod matching;
 pub mod outlier;
 pub mod path;

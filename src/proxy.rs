@@ -42,6 +42,7 @@ pub mod listener;
 mod next_try;
 mod outcome;
 pub mod own_answer;
+mod place;
 pub mod pressure;
 pub mod rate;
 mod refusals;

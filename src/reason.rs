@@ -99,6 +99,10 @@ reasons! {
     Upgrade => "upgrade",
     /// The rule has as many upgraded connections as it may (`upgrades.maxConnections`).
     MaxConnections => "max_connections",
+    /// Every endpoint has as many requests as the rule allows (`connection.maxRequestsPerEndpoint`), and as many wait as may.
+    EndpointLimit => "endpoint_limit",
+    /// No endpoint had room within `connection.pendingTimeout`.
+    PendingTimeout => "pending_timeout",
     /// Too many frames without use, or too many resets, on an HTTP/2 connection.
     Flood => "flood",
     /// An HTTP/2 frame or field block is malformed or not allowed where it stands (RFC 9113 §4 to §8).

@@ -22,6 +22,7 @@
 //! | `tidegate_picks_fail_open_total` | counter | `condition` | Times an endpoint was chosen that the rule would rather pass over, since no other was left, by what was given up last. |
 //! | `tidegate_sessions_total` | counter | `session` | Requests of rules with sessions that an endpoint answered, by what became of the session. |
 //! | `tidegate_endpoint_ejections_total` | counter | `fault` | Endpoints that were ejected by outlierDetection, by what they failed at in a row. |
+//! | `tidegate_pending_requests` | gauge |  | Requests that wait for an endpoint that is at the limit of their rule. |
 //! | `tidegate_sockets_open` | gauge |  | Upgraded connections that are open. |
 //! | `tidegate_socket_bytes_total` | counter | `direction` | Bytes that upgraded connections carried, counted while they are open. |
 //! | `tidegate_sockets_closed_total` | counter | `end` | Upgraded connections that ended, by what ended them. |
@@ -253,6 +254,12 @@ pub const METRICS: &[Metric] = &[
         Counter,
         &["fault"],
         "Endpoints that were ejected by outlierDetection, by what they failed at in a row.",
+    ),
+    metric(
+        "tidegate_pending_requests",
+        Gauge,
+        &[],
+        "Requests that wait for an endpoint that is at the limit of their rule.",
     ),
     metric("tidegate_sockets_open", Gauge, &[], "Upgraded connections that are open."),
     metric(

@@ -112,6 +112,8 @@ fn schema_is_structural_and_described() {
 /// | `retry.maxBodyBytes` | absent | 0 to 1048576 | how much of a body is kept is the user's choice |
 /// | `retry`, `retry.budget` | no rules | four rules | a block that cannot work is refused |
 /// | `sessionPersistence`, its `cookieConfig` | one rule | six rules | a block that cannot work is refused |
+/// | `connection.pendingTimeout` | absent | a duration | a request must not wait for ever |
+/// | `connection` | no rules | two rules | a block that cannot work is refused |
 /// | `outlierDetection.codes` | absent | 500 to 599 | a service may fail with other statuses than a gateway does |
 /// | `outlierDetection` | no rules | two rules | a block that cannot work is refused |
 /// | `healthCheck.grpcService` | absent | up to 253 characters | servers of gRPC have no path to GET |
@@ -133,6 +135,10 @@ const DECIDED: &[(&str, &str)] = &[
         ".spec.rules[].sessionPersistence/cookieConfig/x-kubernetes-validations",
         "a cookie that browsers drop is refused",
     ),
+    (".spec.defaults.connection.pendingTimeout", "a request must not wait for ever"),
+    (".spec.rules[].connection.pendingTimeout", "a request must not wait for ever"),
+    (".spec.defaults.connection/x-kubernetes-validations", "a block that cannot work is refused"),
+    (".spec.rules[].connection/x-kubernetes-validations", "a block that cannot work is refused"),
     (".spec.defaults.outlierDetection.codes", "a service may fail with other statuses than a gateway does"),
     (".spec.rules[].outlierDetection.codes", "a service may fail with other statuses than a gateway does"),
     (".spec.defaults.outlierDetection/x-kubernetes-validations", "a block that cannot work is refused"),

@@ -214,3 +214,76 @@ fn requests_stay_in_the_zone_while_somebody_is_there() {
     assert_eq!(ask(&gateway, 500, GET), 0);
     assert!(sum(&gateway, "tidegate_picks_fail_open_total{", "condition=\"near\"") > 0);
 }
+
+/// Sends one request over each of so many connections at once; gives the statuses, with the time that each took.
+fn at_once(gateway: &Gateway, count: usize) -> Vec<(u16, std::time::Duration)> {
+    let clients: Vec<_> = (0..count).map(|_| Client::connect(gateway.http)).collect();
+    let barrier = std::sync::Barrier::new(count);
+    std::thread::scope(|scope| {
+        let barrier = &barrier;
+        let send = |mut client: Client| {
+            scope.spawn(move || {
+                barrier.wait();
+                let began = std::time::Instant::now();
+                (client.request(GET).expect("an answer").status, began.elapsed())
+            })
+        };
+        let threads: Vec<_> = clients.into_iter().map(send).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    })
+}
+
+fn limited(block: &str) -> (Vec<Backend>, Gateway) {
+    let pods: Vec<Backend> =
+        ["a", "b", "c"].into_iter().map(|name| Backend::slow(name, std::time::Duration::from_millis(400))).collect();
+    let ports: Vec<u16> = pods.iter().map(|pod| pod.port).collect();
+    let files = [("s.yaml", service("s", &ports)), ("r.yaml", route_of(&[rule("/", block)]))];
+    let gateway =
+        Gateway::start_with(&files.each_ref().map(|(name, text)| (*name, text.as_str())), &["--workers", "4"]);
+    (pods, gateway)
+}
+
+#[test]
+fn no_pod_gets_more_requests_than_the_rule_allows() {
+    let (pods, gateway) = limited("connection: {maxRequestsPerEndpoint: 4}");
+    let answers = at_once(&gateway, 100);
+    let of_status = |status| answers.iter().filter(move |(found, _)| *found == status);
+    assert_eq!((of_status(200).count(), of_status(503).count()), (12, 88));
+    let slowest = of_status(503).map(|(_, took)| *took).max().expect("88");
+    let peaks: Vec<usize> = pods.iter().map(|pod| pod.peak.load(Ordering::Relaxed)).collect();
+    println!("100 at once, 4 for each of 3 pods: at most {peaks:?} in flight, the slowest of 88 refusals {slowest:?}");
+    assert_eq!(peaks, [4, 4, 4]);
+    assert_eq!(sum(&gateway, "tidegate_own_answers_total{", "reason=\"endpoint_limit\""), 88);
+}
+
+#[test]
+fn requests_wait_for_a_pod_with_room_and_all_are_served() {
+    let block = "connection: {maxRequestsPerEndpoint: 10, maxPendingRequests: 70, pendingTimeout: 10s}";
+    let (pods, gateway) = limited(block);
+    let answers = at_once(&gateway, 100);
+    assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+    let peaks: Vec<usize> = pods.iter().map(|pod| pod.peak.load(Ordering::Relaxed)).collect();
+    assert_eq!(peaks, [10, 10, 10]);
+    assert_eq!(sum(&gateway, "tidegate_pending_requests", ""), 0);
+
+    // One that has waited for as long as it may is answered.
+    let block = "connection: {maxRequestsPerEndpoint: 1, maxPendingRequests: 1, pendingTimeout: 100ms}";
+    let (_pods, gateway) = limited(block);
+    let answers = at_once(&gateway, 6);
+    let refused = answers.iter().filter(|(status, _)| *status == 503).count();
+    assert_eq!(refused, 3, "{answers:?}");
+    assert_eq!(sum(&gateway, "tidegate_own_answers_total{", "reason=\"pending_timeout\""), 1);
+}
+
+#[test]
+fn a_connection_carries_as_many_requests_as_the_rule_says() {
+    let pod = Backend::start("a");
+    let files = [
+        ("s.yaml", service("s", &[pod.port])),
+        ("r.yaml", route_of(&[rule("/", "connection: {maxRequestsPerConnection: 3}")])),
+    ];
+    let gateway = Gateway::start(&files.each_ref().map(|(name, text)| (*name, text.as_str())));
+    let mut client = Client::connect(gateway.http);
+    (0..10).for_each(|_| assert_eq!(client.request(GET).expect("an answer").status, 200));
+    assert_eq!(sum(&gateway, "tidegate_upstream_connects_total{", "result=\"ok\""), 4);
+}

@@ -499,9 +499,23 @@ impl Default for HealthCheck {
 }
 
 /// Limits towards endpoints, per replica.
+///
+/// An endpoint's requests count over all rules; the limits are the rule's. When every endpoint is at its limit, requests
+/// wait in the order of arrival, as many as maxPendingRequests says; others get 503.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-validations" = cel(&[
+    (
+        "!has(self.maxPendingRequests) || self.maxPendingRequests == 0 || has(self.maxRequestsPerEndpoint) || \
+         has(self.maxConnectionsPerEndpoint)",
+        "maxPendingRequests needs a limit that requests can wait for",
+    ),
+    (
+        "!has(self.pendingTimeout) || (duration(self.pendingTimeout) > duration('0s') && \
+         has(self.maxPendingRequests) && self.maxPendingRequests > 0)",
+        "pendingTimeout is above 0s and needs maxPendingRequests above 0",
+    ),
+])))]
 pub struct Connection {
     /// Connections to one endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -511,10 +525,14 @@ pub struct Connection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::IntFrom<1>")]
     pub max_requests_per_endpoint: Option<u32>,
-    /// Requests that may wait for an endpoint.
+    /// Requests that may wait for an endpoint; default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::IntFrom<0>")]
     pub max_pending_requests: Option<u32>,
+    /// How long a request waits for an endpoint; default: 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DurationText")]
+    pub pending_timeout: Option<DurationText>,
     /// Requests after which a connection is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::IntFrom<1>")]

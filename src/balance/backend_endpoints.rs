@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::endpoint_state::EndpointState;
+use super::pending::Pending;
 use super::retry_budget::RetryFloor;
 use super::sessions::SessionIndex;
 use crate::model::backend::BackendKey;
@@ -19,6 +20,8 @@ pub struct BackendEndpoints {
     pub sessions: Option<Box<SessionIndex>>,
     /// What all workers share of its retry budget.
     pub retry_floor: Arc<RetryFloor>,
+    /// Requests that wait for one of its endpoints.
+    pub pending: Arc<Pending>,
     /// Held while an endpoint is ejected; one for all backends of the process, since two may share endpoints.
     pub(super) ejecting: Arc<Mutex<()>>,
 }

@@ -4,6 +4,7 @@
 //! publication carries them over by [`EndpointKey`]. No clock stands here: `now` is always the time since an epoch that
 //! the process fixed at its start.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,6 +60,8 @@ pub struct EndpointState {
     unhealthy_checks: AtomicU32,
     /// Nanoseconds since the epoch until which the address counts as refusing; 0: never did.
     refused_until: AtomicU64,
+    /// Requests that wait for a place here.
+    awaited: AtomicU32,
     written: Written,
 }
 
@@ -81,6 +84,17 @@ struct Rare {
     fallback: Option<SocketAddr>,
     /// Ejections in a row, at the end of the last one.
     ejections: u32,
+    /// The queues in which somebody waits for a place here, and how many do.
+    queues: Vec<(Arc<dyn Queue>, u32)>,
+}
+
+/// Where requests wait for a place at an endpoint.
+pub(super) trait Queue: Send + Sync + fmt::Debug {
+    /// Hands the place of a request that leaves over to the first that may have it; false when there is none.
+    fn hand_over(&self, endpoint: &Arc<EndpointState>) -> bool;
+
+    /// Gives places that are free to those that wait, in their order.
+    fn serve(&self);
 }
 
 impl EndpointState {
@@ -89,13 +103,14 @@ impl EndpointState {
     pub fn new(key: EndpointKey, fallback: Option<SocketAddr>) -> Self {
         Self {
             key,
-            rare: Box::new(Mutex::new(Rare { fallback, ejections: 0 })),
+            rare: Box::new(Mutex::new(Rare { fallback, ejections: 0, queues: Vec::new() })),
             since: 0,
             errors: AtomicU32::new(0),
             connect_failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             unhealthy_checks: AtomicU32::new(0),
             refused_until: AtomicU64::new(0),
+            awaited: AtomicU32::new(0),
             written: Written {
                 in_flight: AtomicU32::new(0),
                 effective_weight: AtomicU32::new(ENDPOINT_WEIGHT),
@@ -139,6 +154,52 @@ impl EndpointState {
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.written.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight { endpoint: Arc::clone(self) }
+    }
+
+    /// The same where fewer than `most` are in flight; `None` where there are as many.
+    #[must_use]
+    pub fn try_begin(self: &Arc<Self>, most: u32) -> Option<InFlight> {
+        let count = |now: u32| (now < most).then(|| now + 1);
+        // Ordered with `awaited`: whoever waits sees a place that is given up, or is seen by the one who gives it up.
+        let counted = self.written.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count);
+        counted.is_ok().then(|| InFlight { endpoint: Arc::clone(self) })
+    }
+
+    /// Notes that one more waits in a queue for a place here.
+    pub(super) fn await_room(&self, queue: &Arc<dyn Queue>) {
+        {
+            let queues = &mut self.rare().queues;
+            match queues.iter_mut().find(|(known, _)| Arc::ptr_eq(known, queue)) {
+                Some((_, count)) => *count += 1,
+                None => queues.push((Arc::clone(queue), 1)),
+            }
+        }
+        self.awaited.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Notes that one has ceased to.
+    pub(super) fn await_no_more(&self, queue: &Arc<dyn Queue>) {
+        self.awaited.fetch_sub(1, Ordering::SeqCst);
+        let queues = &mut self.rare().queues;
+        if let Some(at) = queues.iter().position(|(known, _)| Arc::ptr_eq(known, queue)) {
+            queues[at].1 -= 1;
+            if queues[at].1 == 0 {
+                queues.swap_remove(at);
+            }
+        }
+    }
+
+    /// Whether somebody waits for a place here.
+    #[must_use]
+    #[inline]
+    pub fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::SeqCst) != 0
+    }
+
+    /// The queues in which somebody waits for a place here.
+    #[cold]
+    fn queues(&self) -> Vec<Arc<dyn Queue>> {
+        self.rare().queues.iter().map(|(queue, _)| Arc::clone(queue)).collect()
     }
 
     /// Requests in flight over all workers.
@@ -330,16 +391,29 @@ pub struct InFlight {
 }
 
 impl InFlight {
+    /// The place of another request, which is not given up.
+    pub(super) fn taken_over(endpoint: &Arc<EndpointState>) -> Self {
+        Self { endpoint: Arc::clone(endpoint) }
+    }
+
     /// The endpoint that it counts for.
-    #[cfg(test)]
-    pub(crate) fn endpoint(&self) -> &Arc<EndpointState> {
+    #[must_use]
+    pub fn endpoint(&self) -> &Arc<EndpointState> {
         &self.endpoint
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.endpoint.written.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let endpoint = &self.endpoint;
+        if endpoint.is_awaited() && endpoint.queues().iter().any(|queue| queue.hand_over(endpoint)) {
+            return;
+        }
+        endpoint.written.in_flight.fetch_sub(1, Ordering::SeqCst);
+        // Somebody may have begun to wait in between.
+        if endpoint.is_awaited() {
+            endpoint.queues().iter().for_each(|queue| queue.serve());
+        }
     }
 }
 

@@ -36,6 +36,7 @@ pub(super) fn near_list(
         endpoints: both.filter(|(_, endpoint)| endpoint.near.has(kind)).map(|(state, _)| Arc::clone(state)).collect(),
         sessions: None,
         retry_floor: Arc::clone(&backend.retry_floor),
+        pending: Arc::clone(&backend.pending),
         ejecting: Arc::clone(&backend.ejecting),
     }))
 }

@@ -24,6 +24,8 @@ pub enum Pick {
     Endpoint(Picked),
     /// The chosen backend, if one was, has no usable endpoint: answer 503.
     NoEndpoints(Option<BackendId>),
+    /// Those that could be used have as many requests as the rule allows: wait for one of them, or answer 503. Not empty.
+    AtLimit(Vec<Picked>),
     /// The rule has no backend, or the chosen reference cannot be resolved: answer 500.
     NoBackend,
     /// The rule asks for a hash key that the request lacks (`onMissingKey: Reject`): answer 400.
@@ -79,6 +81,8 @@ pub(super) struct Choice<'a> {
     /// The conditions that hold, by their bits: those that mean something for this request and are not given up.
     conditions: u8,
     given_up: Option<Condition>,
+    /// Requests in flight that an endpoint may have with this one; the greatest number for no limit.
+    most: u32,
 }
 
 impl<'a> Choice<'a> {
@@ -101,12 +105,15 @@ impl<'a> Choice<'a> {
                 conditions |= Condition::Unhealthy.bit();
             }
         }
-        Self { now, nanos: nanos(now), avoid: request.avoid, rule, conditions, given_up: None }
+        let most = policy.and_then(|policy| policy.limits.as_ref()?.requests).unwrap_or(u32::MAX);
+        Self { now, nanos: nanos(now), avoid: request.avoid, rule, conditions, given_up: None, most }
     }
 
     /// The choice of a session's own endpoint: what is no reason to move is left out.
     pub(super) fn of_session(mut self) -> Self {
         self.conditions &= !(Condition::Near.bit() | Condition::Refused.bit());
+        // It would rather wait than move.
+        self.most = u32::MAX;
         self
     }
 
@@ -133,9 +140,20 @@ impl<'a> Choice<'a> {
         !self.avoid.is_empty()
     }
 
-    /// Nothing that holds speaks against the endpoint.
+    /// Nothing that holds speaks against the endpoint, and it has room.
     #[inline]
     pub(super) fn allows(&self, endpoint: &Arc<EndpointState>) -> bool {
+        self.fits(endpoint) && (self.most == u32::MAX || endpoint.in_flight() < self.most)
+    }
+
+    /// Whether endpoints without room are waited for, before anything is given up but nearness.
+    pub(super) fn waits(&self) -> bool {
+        self.most != u32::MAX && !self.has(Condition::Near)
+    }
+
+    /// Nothing that holds speaks against the endpoint, whether or not it has room: that is never given up.
+    #[inline]
+    pub(super) fn fits(&self, endpoint: &Arc<EndpointState>) -> bool {
         if self.has(Condition::Refused) && endpoint.is_refused_at(self.nanos) {
             return false;
         }

@@ -166,6 +166,12 @@ impl RuleState {
             if let Some(found) = by_key.or_else(|| state.pick_at(at, &self.rule.spread, &choice, rng)) {
                 return picked(refs, (target.backend_ref, found), &choice);
             }
+            if choice.waits() {
+                let at_limit = at_limit(refs, std::slice::from_ref(target), &choice);
+                if !at_limit.is_empty() {
+                    return Pick::AtLimit(at_limit);
+                }
+            }
             next = choice.give_up();
         }
         Pick::NoEndpoints(backend_of(refs, target.backend_ref))
@@ -225,6 +231,12 @@ impl RuleState {
                 };
                 if let Some(found) = found {
                     return Some(picked(refs, found, &choice));
+                }
+                if choice.waits() {
+                    let at_limit: Vec<Picked> = at_limit(refs, &tier.targets, &choice);
+                    if !at_limit.is_empty() {
+                        return Some(Pick::AtLimit(at_limit));
+                    }
                 }
             }
             next = choice.give_up();
@@ -380,6 +392,19 @@ fn pick_warm<'a>(
 
 fn backend_of(refs: &[WeightedBackend], backend_ref: u32) -> Option<BackendId> {
     refs.get(backend_ref as usize).and_then(|reference| reference.backend)
+}
+
+/// The endpoints of some references that fit, which is to say: that could be used if they had room.
+fn at_limit(refs: &[WeightedBackend], targets: &[Target], choice: &Choice<'_>) -> Vec<Picked> {
+    let of_target = |target: &Target| {
+        let backend = backend_of(refs, target.backend_ref)?;
+        let endpoints = &target.backend.as_ref()?.endpoints;
+        let (backend_ref, given_up) = (target.backend_ref as usize, choice.given_up());
+        let fitting = endpoints.iter().filter(|endpoint| choice.fits(endpoint));
+        let picked = fitting.map(|endpoint| Picked { endpoint: Arc::clone(endpoint), backend, backend_ref, given_up });
+        Some(picked.collect::<Vec<_>>())
+    };
+    targets.iter().filter_map(of_target).flatten().collect()
 }
 
 fn picked(refs: &[WeightedBackend], (backend_ref, found): Found<'_>, choice: &Choice<'_>) -> Pick {

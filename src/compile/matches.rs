@@ -13,6 +13,7 @@ use crate::api::gateway_route::{
     ValueMatch as ApiValueMatch, ValueMatchType,
 };
 use crate::model::health::HealthCheck;
+use crate::model::limits::EndpointLimits;
 use crate::model::matching::{CompiledRegex, PathMatch, RegexError, Template, TemplateError, ValueMatch, ValueTest};
 use crate::model::outlier::Outlier;
 use crate::model::path::normalize_route_path;
@@ -83,12 +84,13 @@ pub(super) struct Shared {
     pub(super) sessions: Distinct<Session>,
     pub(super) outliers: Distinct<Outlier>,
     pub(super) health_checks: Distinct<HealthCheck>,
+    pub(super) limits: Distinct<EndpointLimits>,
 }
 
 impl Shared {
     /// Drops what no route uses any more.
     pub(super) fn prune(&mut self) {
-        let Self { expressions, texts, timeouts, upgrades, retries, sessions, outliers, health_checks } = self;
+        let Self { expressions, texts, timeouts, upgrades, retries, sessions, outliers, health_checks, limits } = self;
         expressions.prune();
         texts.prune();
         timeouts.prune();
@@ -97,6 +99,7 @@ impl Shared {
         sessions.prune();
         outliers.prune();
         health_checks.prune();
+        limits.prune();
     }
 }
 

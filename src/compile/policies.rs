@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::matches::Predicate;
 use super::report::{FieldPath, Report};
-use super::{outlier, retry, upgrades};
+use super::{limits, outlier, retry, upgrades};
 use crate::api::gateway_route::{
     DurationText, GatewayRouteSpec, KeyType, KnownValue, LoadBalancer, OnMissingKey as ApiOnMissingKey, OpenEnum,
     RequestKey, RouteRule,
@@ -41,6 +41,9 @@ pub(super) fn check_unused_defaults(spec: &GatewayRouteSpec, report: &mut Report
     if all(|rule| rule.retry.is_some()) {
         // What is wrong is in the report; nobody inherits it.
         let _ = retry::compile(spec, None, report);
+    }
+    if all(|rule| rule.connection.is_some()) {
+        let _ = limits::compile(spec, None, report);
     }
     if all(|rule| rule.outlier_detection.is_some()) {
         let _ = outlier::compile(spec, None, report);

@@ -11,7 +11,7 @@ use super::matches::{Matches, Predicate, Shared};
 use super::policies::{self, Policies};
 use super::references::{BackendNumber, Backends, stated_protocol};
 use super::report::{About, FieldPath, Finding, Report};
-use super::{health, outlier, retry, sessions, unsupported, upgrades};
+use super::{health, limits, outlier, retry, sessions, unsupported, upgrades};
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{Delegate, RouteRule};
 use crate::kinds::gateway_route::Route;
@@ -162,7 +162,6 @@ impl CompiledRoute {
         shared.expressions.begin_route();
         let hostnames = hostnames(object, &mut report);
         let is_refused = unsupported::refuse_in_route(&object.spec, &mut report);
-        unsupported::refuse_in_defaults(&object.spec, &mut report);
         policies::check_unused_defaults(&object.spec, &mut report);
         let mut rules = Vec::with_capacity(object.spec.rules.len());
         let mut matches = 0;
@@ -202,7 +201,6 @@ fn compile_rule(
         predicates.push(Predicate::any());
     }
     let mut is_broken = matches.is_broken;
-    is_broken |= unsupported::refuse_in_rule(&route.spec, index, report);
     let mut policies = Policies { spec: &route.spec, rule: Some((index, rule)), report, is_broken: false };
     let timeouts = policies.timeouts().map(|timeouts| shared.timeouts.get(timeouts));
     let algorithm = policies.algorithm(&predicates);
@@ -220,6 +218,8 @@ fn compile_rule(
     is_broken |= retry.is_err();
     let session = sessions::compile((name, index, rule), &predicates, report);
     is_broken |= session.is_err();
+    let limits = limits::compile(&route.spec, Some((index, rule)), report);
+    is_broken |= limits.is_err();
     let outlier = outlier::compile(&route.spec, Some((index, rule)), report);
     is_broken |= outlier.is_err();
     let health_check = health::compile((index, rule), report);
@@ -227,6 +227,7 @@ fn compile_rule(
     let policy = Policy {
         retry: retry.unwrap_or_default().map(|retry| shared.retries.get(retry)),
         session: session.unwrap_or_default().map(|session| shared.sessions.get(session)),
+        limits: limits.unwrap_or_default().map(|limits| shared.limits.get(limits)),
         outlier: outlier.unwrap_or_default().map(|outlier| shared.outliers.get(outlier)),
         health_check: health_check.unwrap_or_default().map(|check| shared.health_checks.get(check)),
     };

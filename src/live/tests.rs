@@ -25,7 +25,7 @@ fn one_rule(endpoints: impl IntoIterator<Item = u16>) -> Snapshot {
 fn pick(live: &WorkerLive, rule: u32) -> Option<Picked> {
     match live.pick(RuleId(rule), &PickRequest::default(), NOW, &mut fastrand::Rng::with_seed(1)) {
         Pick::Endpoint(picked) => Some(picked),
-        Pick::NoEndpoints(_) | Pick::NoBackend | Pick::MissingKey => None,
+        Pick::NoEndpoints(_) | Pick::AtLimit(_) | Pick::NoBackend | Pick::MissingKey => None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::health::HealthCheck;
+use super::limits::EndpointLimits;
 use super::outlier::Outlier;
 use super::retry::Retry;
 use super::session::Session;
@@ -28,6 +29,8 @@ pub struct Policy {
     pub retry: Option<Arc<Retry>>,
     /// How a client's requests find their endpoint again.
     pub session: Option<Arc<Session>>,
+    /// How much one endpoint gets at the same time.
+    pub limits: Option<Arc<EndpointLimits>>,
     /// When an endpoint that fails is left out.
     pub outlier: Option<Arc<Outlier>>,
     /// How its endpoints are checked.
@@ -38,10 +41,11 @@ impl Policy {
     /// The same with the blocks of another one where it has none. Sessions belong to one rule.
     #[must_use]
     pub fn or(self, other: &Self) -> Self {
-        let Self { retry, session, outlier, health_check } = self;
+        let Self { retry, session, limits, outlier, health_check } = self;
         Self {
             retry: retry.or_else(|| other.retry.clone()),
             session,
+            limits: limits.or_else(|| other.limits.clone()),
             outlier: outlier.or_else(|| other.outlier.clone()),
             health_check: health_check.or_else(|| other.health_check.clone()),
         }

@@ -103,7 +103,7 @@ impl Account {
         if let Some(condition) = picked.given_up.take().and_then(counted) {
             self.worker.metrics().pick_failed_open(condition);
         }
-        self.in_flight = Some(picked.endpoint.begin());
+        self.in_flight.get_or_insert_with(|| picked.endpoint.begin());
         self.note_backend(matched, picked.backend);
         if let Some(entry) = &mut self.entry {
             entry.endpoint = Some(picked.endpoint.key.addr);

@@ -26,6 +26,7 @@ use crate::filter::{Answer, Chain};
 use crate::live::WorkerLive;
 use crate::model::backend::Backend;
 use crate::model::ids::{BackendId, ListenerId, RuleId};
+use crate::model::limits::EndpointLimits;
 use crate::model::matching::{FoundRule, Miss, RequestView};
 use crate::model::outlier::Outlier;
 use crate::model::policy::{Algorithm, Policy, Timeouts};
@@ -81,6 +82,12 @@ impl Matched {
         self.policy()?.session.as_deref()
     }
 
+    /// How much the rule lets one endpoint have at the same time.
+    #[inline]
+    pub(super) fn limits(&self) -> Option<&EndpointLimits> {
+        self.policy()?.limits.as_deref()
+    }
+
     /// When the rule has an endpoint left out.
     #[inline]
     pub(super) fn outlier(&self) -> Option<&Outlier> {
@@ -120,6 +127,14 @@ pub(super) struct NoPick {
     pub(super) error: ProxyError,
     /// The backend that was chosen and has no endpoint.
     pub(super) backend: Option<BackendId>,
+    /// The endpoints that would do if they had room.
+    pub(super) at_limit: Vec<Picked>,
+}
+
+impl NoPick {
+    fn new(error: ProxyError, backend: Option<BackendId>) -> Self {
+        Self { error, backend, at_limit: Vec::new() }
+    }
 }
 
 /// Who a request is from, worked out once from its connection and its head.
@@ -339,9 +354,14 @@ impl Decision {
         };
         match pick {
             Pick::Endpoint(picked) => Ok(picked),
-            Pick::NoEndpoints(backend) => Err(NoPick { error: ProxyError::NoEndpoints, backend }),
-            Pick::NoBackend => Err(NoPick { error: ProxyError::NoBackend, backend: None }),
-            Pick::MissingKey => Err(NoPick { error: ProxyError::MissingKey, backend: None }),
+            Pick::NoEndpoints(backend) => Err(NoPick::new(ProxyError::NoEndpoints, backend)),
+            Pick::AtLimit(at_limit) => Err(NoPick {
+                error: ProxyError::EndpointLimit,
+                backend: at_limit.first().map(|picked| picked.backend),
+                at_limit,
+            }),
+            Pick::NoBackend => Err(NoPick::new(ProxyError::NoBackend, None)),
+            Pick::MissingKey => Err(NoPick::new(ProxyError::MissingKey, None)),
         }
     }
 

@@ -56,6 +56,12 @@ pub enum ProxyError {
     /// The rule has as many upgraded connections as it may.
     #[error("the rule has too many upgraded connections")]
     MaxConnections,
+    /// Every endpoint has as many requests as the rule allows, and no more may wait.
+    #[error("every endpoint has as many requests as the rule allows")]
+    EndpointLimit,
+    /// No endpoint had room for the request in time.
+    #[error("no endpoint had room in time")]
+    PendingTimeout,
     /// No response head in time.
     #[error("no response head in time")]
     ResponseHead,
@@ -103,7 +109,9 @@ impl ProxyError {
         match self {
             Self::NoHost | Self::NoPath => StatusCode::NOT_FOUND,
             Self::NoBackend | Self::Panic => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoEndpoints | Self::MaxConnections => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoEndpoints | Self::MaxConnections | Self::EndpointLimit | Self::PendingTimeout => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::MissingKey | Self::Unsendable(_) => StatusCode::BAD_REQUEST,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -131,6 +139,8 @@ impl ProxyError {
             Self::BadResponse(_) => Reason::BadResponse,
             Self::Handshake => Reason::Upgrade,
             Self::MaxConnections => Reason::MaxConnections,
+            Self::EndpointLimit => Reason::EndpointLimit,
+            Self::PendingTimeout => Reason::PendingTimeout,
             Self::ResponseHead => Reason::ResponseHead,
             Self::BackendRequest => Reason::BackendRequest,
             Self::Request => Reason::Request,
@@ -174,6 +184,8 @@ impl ProxyError {
             | Self::Misdirected
             | Self::Loop
             | Self::MaxConnections
+            | Self::EndpointLimit
+            | Self::PendingTimeout
             | Self::RequestBody { .. }
             | Self::Unsendable(_)
             | Self::Panic => return None,

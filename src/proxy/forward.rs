@@ -17,7 +17,7 @@ use super::account::Account;
 use super::body::{Content, ForwardBody};
 use super::cutoff::Cutoff;
 use super::deadlines::ExchangeDeadlines;
-use super::decision::{Early, Matched, Means};
+use super::decision::{Early, Matched, Means, NoPick};
 use super::downstream::{CheckedHead, Downstream};
 use super::error::ProxyError;
 use super::exchange::{Exchange, Reply};
@@ -56,8 +56,15 @@ impl Exchange {
         let asked = self.decision.enter(&matched)?;
         self.settle(&matched, asked).await?;
         self.begin_upgrade(&matched)?;
-        let mut picked = self.pick(&matched)?;
+        // Boxed, as is all that only few requests need.
+        let mut picked = match self.pick(&matched) {
+            Ok(picked) => picked,
+            Err(none) => Box::pin(self.wait_for_first(&matched, none)).await?,
+        };
         loop {
+            if let Some(limits) = matched.limits() {
+                picked = Box::pin(self.take_place(&matched, picked, limits)).await?;
+            }
             self.account.note_endpoint(&matched, &mut picked);
             let asked = self.decision.enter_backend(&matched, &picked)?;
             self.settle(&matched, asked).await?;
@@ -90,7 +97,7 @@ impl Exchange {
     }
 
     /// Pick: chooses the endpoint of the first try.
-    fn pick(&mut self, matched: &Matched) -> Result<Picked, ProxyError> {
+    fn pick(&mut self, matched: &Matched) -> Result<Picked, NoPick> {
         self.decision.hash_key(matched);
         if let Some(session) = matched.session() {
             self.decision.read_session(matched, session);
@@ -98,12 +105,7 @@ impl Exchange {
         let worker = &self.account.worker;
         self.try_since_epoch = worker.since_epoch(self.decision.deadlines.try_began);
         let means = Means { rng: worker.rng(), since_epoch: self.try_since_epoch };
-        let picked = self.decision.pick(matched, means).map_err(|none| {
-            if let Some(backend) = none.backend {
-                self.account.note_backend(matched, backend);
-            }
-            none.error
-        })?;
+        let picked = self.decision.pick(matched, means)?;
         if let Some(retry) = matched.retry() {
             self.begin_retries(matched, &picked, retry.max_body);
         }

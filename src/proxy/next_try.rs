@@ -90,7 +90,10 @@ impl Exchange {
         let now = Instant::now();
         let next = match elsewhere {
             Some(next) => next,
-            None => self.decision.pick_again(matched, means(now))?,
+            None => match self.decision.pick_again(matched, means(now)) {
+                Ok(next) => next,
+                Err(none) => return Err(error.unwrap_or(none)),
+            },
         };
         // Parts of a body that were framed for HTTP/1 cannot go on over HTTP/2.
         let next = if self.can_go_on(matched, &next) { next } else { failed.clone() };

@@ -45,13 +45,33 @@ pub struct PoolLimits {
 pub struct Pooled {
     connection: Box<Connection>,
     open: OpenConnection,
+    /// Requests that it was used for.
+    requests: u32,
+    /// It carries no further one.
+    is_last: bool,
 }
 
 impl Pooled {
     /// Takes over a connected socket.
     #[must_use]
     pub fn new(stream: Stream, metrics: Arc<WorkerMetrics>) -> Self {
-        Self { connection: Connection::new(stream), open: OpenConnection::new(metrics) }
+        Self { connection: Connection::new(stream), open: OpenConnection::new(metrics), requests: 0, is_last: false }
+    }
+
+    /// Whether a rule whose connections carry so many requests may use it for one more.
+    pub(super) fn has_room(&self, most: Option<u32>) -> bool {
+        most.is_none_or(|most| self.requests < most)
+    }
+
+    /// Counts a request of such a rule.
+    pub(super) fn count_request(&mut self, most: Option<u32>) {
+        self.requests = self.requests.saturating_add(1);
+        self.is_last |= !self.has_room(most);
+    }
+
+    /// Whether it may carry another request, as far as rules say.
+    pub(super) fn is_last(&self) -> bool {
+        self.is_last
     }
 
     /// Ends HTTP on the connection behind a `101`: the socket, the bytes behind the head, and what counts it as open.

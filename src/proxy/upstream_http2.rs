@@ -185,6 +185,13 @@ impl Lease {
         self.connection.sender.borrow().clone()
     }
 
+    /// Has the connection take no further exchange once it has carried so many.
+    pub fn limit(&self, most: u32) {
+        if self.connection.exchanges.get() >= most.into() {
+            self.connection.put_aside.set(true);
+        }
+    }
+
     /// The response head is here.
     pub fn answered(&mut self) {
         self.connection.pings.set(0);

@@ -269,7 +269,7 @@ impl Worker {
 
     /// Puts a connection back after an exchange whose request was sent completely, if it can carry another one.
     pub(super) fn release(&self, endpoint: &Arc<EndpointState>, connection: Pooled, now: Instant) {
-        if connection.is_reusable() {
+        if connection.is_reusable() && !connection.is_last() {
             self.pools.push(endpoint, connection, now);
         } else if connection.has_surplus() {
             self.bad_responses().lost(endpoint, "bytes follow the response");

@@ -474,6 +474,7 @@ impl Metrics {
         for (name, cell) in [
             ("tidegate_requests_in_flight", (|worker| &worker.requests_in_flight) as fn(&WorkerMetrics) -> &Cell),
             ("tidegate_sockets_open", |worker| &worker.sockets_open),
+            ("tidegate_pending_requests", |worker| &worker.pending_requests),
             ("tidegate_upstream_connections_open", |worker| &worker.upstream_connections_open),
             ("tidegate_interim_responses_dropped_total", |worker| &worker.interim_responses_dropped),
             ("tidegate_underscore_fields_removed_total", |worker| &worker.underscore_fields_removed),

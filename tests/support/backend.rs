@@ -12,6 +12,8 @@ pub struct Backend {
     pub port: u16,
     /// Requests that came so far.
     pub requests: Arc<AtomicUsize>,
+    /// The most that it worked on at the same time.
+    pub peak: Arc<AtomicUsize>,
 }
 
 impl Backend {
@@ -35,17 +37,25 @@ impl Backend {
         let port = listener.local_addr().expect("a bound listener").port();
         let requests = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&requests);
+        let peak = Arc::new(AtomicUsize::new(0));
+        let load = Arc::new(Load { now: AtomicUsize::new(0), peak: Arc::clone(&peak) });
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let counter = Arc::clone(&counter);
-                std::thread::spawn(move || serve(stream, status, name, pause, &counter));
+                let (counter, load) = (Arc::clone(&counter), Arc::clone(&load));
+                std::thread::spawn(move || serve(stream, (status, name), pause, &counter, &load));
             }
         });
-        Self { port, requests }
+        Self { port, requests, peak }
     }
 }
 
-fn serve(stream: TcpStream, status: &str, name: &str, pause: Duration, counter: &AtomicUsize) {
+/// Requests that are worked on now, and the most that were.
+struct Load {
+    now: AtomicUsize,
+    peak: Arc<AtomicUsize>,
+}
+
+fn serve(stream: TcpStream, (status, name): (&str, &str), pause: Duration, counter: &AtomicUsize, load: &Load) {
     let _ = stream.set_nodelay(true);
     let Ok(mut writer) = stream.try_clone() else { return };
     let mut reader = BufReader::new(stream);
@@ -70,7 +80,10 @@ fn serve(stream: TcpStream, status: &str, name: &str, pause: Duration, counter: 
             return;
         }
         counter.fetch_add(1, Ordering::Relaxed);
+        let now = load.now.fetch_add(1, Ordering::SeqCst) + 1;
+        load.peak.fetch_max(now, Ordering::SeqCst);
         std::thread::sleep(pause);
+        load.now.fetch_sub(1, Ordering::SeqCst);
         let answer =
             format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Type: text/plain\r\n\r\n{name}", name.len());
         if writer.write_all(answer.as_bytes()).is_err() {

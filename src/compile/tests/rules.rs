@@ -56,6 +56,13 @@ fn a_broken_rule_harms_only_itself() {
         (json!({ "outlierDetection": { "interval": "0s" } }), "outlierDetection.interval"),
         (json!({ "outlierDetection": { "baseEjection": "10m" } }), "outlierDetection.maxEjection"),
         (json!({ "outlierDetection": { "codes": [503, 404] } }), "outlierDetection.codes[1]"),
+        (json!({ "connection": { "maxRequestsPerEndpoint": 0 } }), "connection.maxRequestsPerEndpoint"),
+        (json!({ "connection": { "maxPendingRequests": 5 } }), "connection.maxPendingRequests"),
+        (json!({ "connection": { "maxRequestsPerEndpoint": 1, "pendingTimeout": "2s" } }), "connection.pendingTimeout"),
+        (
+            json!({ "connection": { "maxRequestsPerEndpoint": 1, "maxPendingRequests": 1, "pendingTimeout": "0s" } }),
+            "connection.pendingTimeout",
+        ),
         (json!({ "retry": { "methods": ["TRACE"] } }), "retry.methods[0]"),
         (json!({ "retry": { "backoff": "1s", "maxBackoff": "25ms" } }), "retry.maxBackoff"),
         (json!({ "retry": { "grpcCodes": ["Internal"] } }), "retry.grpcCodes"),

@@ -19,7 +19,10 @@ fn of_rule(mut rule: Value) -> (Vec<String>, [bool; 2]) {
 #[test]
 fn fields_and_values_of_a_rule_drop_that_rule_alone() {
     let cases = [
-        (json!({ "connection": { "maxPendingRequests": 3 } }), "connection: connection is not supported yet"),
+        (
+            json!({ "connection": { "maxConnectionsPerEndpoint": 3 } }),
+            "connection.maxConnectionsPerEndpoint: maxConnectionsPerEndpoint is not supported yet",
+        ),
         (
             json!({ "loadBalancer": { "hashKeys": [{ "type": "JWTClaim", "name": "sub" }] } }),
             "loadBalancer.hashKeys[0].type: JWTClaim is not supported yet",
@@ -157,20 +160,20 @@ fn blocks_of_defaults_refuse_the_rules_that_inherit_them() {
 
 #[test]
 fn findings_name_the_fields_of_the_object_that_the_user_wrote() {
-    let mut world = World::new().route("r", json!({ "rules": [{ "connection": { "maxPendingRequests": 1 } }] }));
+    let mut world = World::new().route("r", json!({ "rules": [{ "retry": { "attempts": 0 } }] }));
     let name = named("r");
     let route = world.0.objects.routes.get(&name).expect("a route");
     let mut made = (*route.object).clone();
     made.kind = "Ingress";
     made.fields = crate::kinds::fields::FieldMap::new([(
-        "spec.rules[0].connection",
-        "metadata.annotations[example.com/ejection]",
+        "spec.rules[0].retry.attempts",
+        "metadata.annotations[example.com/attempts]",
     )]);
     world.0.objects.routes.insert(name, Sourced { object: Arc::new(made), origin: None });
     let output = compile(&world.0);
     assert_eq!(
         output.diagnostics[0].to_string(),
-        "Ingress default/r: metadata.annotations[example.com/ejection]: UnsupportedValue: connection is not supported yet; \
+        "Ingress default/r: metadata.annotations[example.com/attempts]: UnsupportedValue: found 0, expected 1 to 10; leave the block out for none; \
          this rule is skipped, the others serve"
     );
 }

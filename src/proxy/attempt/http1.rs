@@ -38,10 +38,12 @@ impl Exchange {
             let now = self.decision.deadlines.try_began;
             poll_fn(|cx| Poll::Ready(self.account.worker.pools().pop(&picked.endpoint, now, cx))).await
         };
-        let mut connection = match pooled {
+        let most = matched.limits().and_then(|limits| limits.requests_per_connection);
+        let mut connection = match pooled.filter(|connection| connection.has_room(most)) {
             Some(connection) => connection,
             None => Box::pin(self.connect(matched, picked)).await?,
         };
+        connection.count_request(most);
         connection.begin(self.decision.deadlines.idle.is_some());
         let mut upload = self.prepare_upload();
         let mut wait = HeadWait::default();

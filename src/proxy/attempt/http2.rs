@@ -71,6 +71,11 @@ impl Exchange {
         let (timeout, deadline) = (self.connect_timeout(matched), self.decision.deadlines.connect());
         let result = worker.pools().http2(&picked.endpoint, timeout, deadline).await;
         self.note_connect(began);
+        if let (Ok(lease), Some(limits)) = (&result, matched.limits())
+            && let Some(most) = limits.requests_per_connection
+        {
+            lease.limit(most);
+        }
         result.map_err(|err| self.connect_error(err))
     }
 

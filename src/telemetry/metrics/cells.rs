@@ -213,6 +213,8 @@ pub(super) struct ListenerCells {
 pub struct WorkerMetrics {
     /// Requests that a handler works on; incremented and decremented.
     pub requests_in_flight: Cell,
+    /// Requests that wait for an endpoint; incremented and decremented.
+    pub pending_requests: Cell,
     /// Connections to endpoints that are open, in use or idle; incremented and decremented.
     pub upstream_connections_open: Cell,
     /// Interim answers (1xx other than 100 and 101) of endpoints that were not passed on.

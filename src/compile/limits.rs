@@ -1,0 +1,67 @@
+//! Limits towards endpoints, as a rule or its route's defaults say.
+
+use std::time::Duration;
+
+use super::reader::Reader;
+use super::report::{FieldPath, Report};
+use crate::api::gateway_route::{GatewayRouteSpec, RouteRule};
+use crate::api::policy::Connection as Block;
+use crate::model::limits::EndpointLimits;
+
+const PENDING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Compiles the block that holds for a rule; `Ok(None)` where neither the rule nor the defaults of its route limit
+/// anything: a delegating rule may. `Err` after a report that drops the rule.
+///
+/// `rule` comes with its position; `None` checks the block of `spec.defaults` alone.
+pub(super) fn compile(
+    spec: &GatewayRouteSpec,
+    rule: Option<(usize, &RouteRule)>,
+    report: &mut Report<'_>,
+) -> Result<Option<EndpointLimits>, ()> {
+    let own = rule.and_then(|(index, rule)| Some((index, rule.connection.as_deref()?)));
+    let inherited = spec.defaults.as_deref().and_then(|defaults| defaults.connection.as_ref());
+    let Some(block) = own.map(|(_, block)| block).or(inherited) else { return Ok(None) };
+    if *block == Block::default() {
+        return Ok(None);
+    }
+    let at = own.map_or(FieldPath::DEFAULTS, |(index, _)| FieldPath::rule(index));
+    let at = at.field("connection");
+    let mut reader = Reader { rule: rule.map(|(index, _)| index), report, is_broken: false };
+    let limits = reader.limits(block, at);
+    if reader.is_broken { Err(()) } else { Ok(Some(limits)) }
+}
+
+impl Reader<'_, '_> {
+    fn limits(&mut self, block: &Block, at: FieldPath<'_>) -> EndpointLimits {
+        if block.max_connections_per_endpoint.is_some() {
+            let name = "maxConnectionsPerEndpoint";
+            self.report.not_yet(self.rule, at.field(name), name);
+            self.is_broken = true;
+        }
+        for (name, value) in [
+            ("maxRequestsPerEndpoint", block.max_requests_per_endpoint),
+            ("maxRequestsPerConnection", block.max_requests_per_connection),
+        ] {
+            if value == Some(0) {
+                self.refuse(at.field(name), "0", "at least 1; leave it out for no limit");
+            }
+        }
+        let pending = block.max_pending_requests.unwrap_or(0);
+        if pending > 0 && block.max_requests_per_endpoint.is_none() {
+            self.refuse(at.field("maxPendingRequests"), pending.to_string(), "maxRequestsPerEndpoint beside it");
+        }
+        let pending_timeout = block.pending_timeout.as_ref().map(|text| {
+            if pending == 0 {
+                self.refuse(at.field("pendingTimeout"), &text.0, "maxPendingRequests above 0 beside it");
+            }
+            self.duration_above_zero(at.field("pendingTimeout"), text).unwrap_or_default()
+        });
+        EndpointLimits {
+            requests: block.max_requests_per_endpoint,
+            pending,
+            pending_timeout: pending_timeout.unwrap_or(PENDING_TIMEOUT),
+            requests_per_connection: block.max_requests_per_connection,
+        }
+    }
+}
