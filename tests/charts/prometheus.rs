@@ -151,12 +151,16 @@ fn job_of_annotations(discovery: &Value) -> Value {
     })
 }
 
-/// What is empty as long as nothing happens that it counts: here no pod fails, and the API server answers.
+/// What is empty as long as nothing happens that it counts: here no pod fails, and the API server answers; pods have no
+/// limit of memory, every certificate is good, and no rule has a health check.
 const RARE: &[&str] = &[
     "tidegate_connections_closed_total",
     "tidegate_sockets_closed_total",
     "tidegate_service_requests_total{namespace=~\"$namespace\", pod=~\"$pod\", code=\"5xx\"}",
     "tidegate_service_endpoints{namespace=~\"$namespace\", pod=~\"$pod\", state!=\"ready\"}",
+    "tidegate_memory_limit_bytes",
+    "tidegate_certificate_valid",
+    "tidegate_checked_endpoints",
     "tidegate_watch_removals_held",
     "tidegate_watch_available{namespace=~\"$namespace\", pod=~\"$pod\"}) == 0",
 ];
