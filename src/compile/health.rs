@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 
+use super::reader::Reader;
 use super::report::{FieldPath, Report};
-use crate::api::gateway_route::{DurationText, RouteRule};
+use crate::api::gateway_route::RouteRule;
 use crate::api::policy::HealthCheck as Block;
 use crate::model::health::{HealthCheck, Question};
 
@@ -24,24 +25,12 @@ pub(super) fn compile((index, rule): (usize, &RouteRule), report: &mut Report<'_
     let Some(block) = rule.health_check.as_deref() else { return Ok(None) };
     let at = FieldPath::rule(index);
     let at = at.field("healthCheck");
-    let mut reader = Reader { rule: index, report, is_broken: false };
+    let mut reader = Reader { rule: Some(index), report, is_broken: false };
     let check = reader.check(block, at);
     if reader.is_broken { Err(()) } else { Ok(Some(check)) }
 }
 
-struct Reader<'m, 'r> {
-    rule: usize,
-    report: &'m mut Report<'r>,
-    /// Something was refused.
-    is_broken: bool,
-}
-
 impl Reader<'_, '_> {
-    fn refuse(&mut self, at: FieldPath<'_>, found: impl Into<String>, expected: &str) {
-        self.report.unsupported(self.rule, at, found, expected);
-        self.is_broken = true;
-    }
-
     fn check(&mut self, block: &Block, at: FieldPath<'_>) -> HealthCheck {
         let port = block.port.map(|port| {
             let port = NonZeroU16::new(port);
@@ -106,14 +95,6 @@ impl Reader<'_, '_> {
             expected.push(GOOD);
         }
         Question::Get { path: block.path.as_str().into(), expected: expected.into() }
-    }
-
-    fn duration(&mut self, at: FieldPath<'_>, text: &DurationText) -> Option<Duration> {
-        let duration = text.as_duration();
-        if duration.is_none() {
-            self.refuse(at, &text.0, "a duration such as 500ms or 10s");
-        }
-        duration
     }
 
     fn host(&mut self, at: FieldPath<'_>, host: &str) -> Option<Arc<str>> {

@@ -7,8 +7,9 @@ use http::HeaderName;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::matches::Predicate;
+use super::reader::Reader;
 use super::report::{FieldPath, Report};
-use crate::api::gateway_route::{DurationText, KnownValue, OpenEnum, RouteRule};
+use crate::api::gateway_route::{DurationText, RouteRule};
 use crate::api::policy::{
     CookieConfig, CookieLifetime, SameSite as ApiSameSite, SessionPersistence as Block, SessionType,
 };
@@ -27,7 +28,7 @@ pub(super) fn compile(
     let Some(block) = rule.session_persistence.as_deref() else { return Ok(None) };
     let at = FieldPath::rule(index);
     let at = at.field("sessionPersistence");
-    let mut reader = Reader { rule: index, report, is_broken: false };
+    let mut reader = Reader { rule: Some(index), report, is_broken: false };
     if rule.delegate.is_some() {
         reader.refuse(
             at,
@@ -67,29 +68,7 @@ fn default_name(route: &ObjectName, index: usize, rule: &RouteRule) -> String {
     format!("tg-{:08x}", xxh3_64(format!("{route}/{rule}").as_bytes()) >> 32)
 }
 
-struct Reader<'m, 'r> {
-    rule: usize,
-    report: &'m mut Report<'r>,
-    /// Something was refused.
-    is_broken: bool,
-}
-
 impl Reader<'_, '_> {
-    fn refuse(&mut self, at: FieldPath<'_>, found: impl Into<String>, expected: &str) {
-        self.report.unsupported(self.rule, at, found, expected);
-        self.is_broken = true;
-    }
-
-    /// The value, where this version knows it.
-    fn known<T: KnownValue>(&mut self, at: FieldPath<'_>, value: &OpenEnum<T>) -> Option<T> {
-        let known = value.known();
-        if known.is_none() {
-            self.report.unknown(self.rule, at, value);
-            self.is_broken = true;
-        }
-        known
-    }
-
     fn timeouts(&mut self, block: &Block, at: FieldPath<'_>) -> (Option<Duration>, Option<Duration>) {
         let mut timeout = |text: &Option<DurationText>, name| {
             let text = text.as_ref()?;

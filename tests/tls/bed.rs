@@ -207,15 +207,21 @@ pub fn wait_for_metric(gateway: &Gateway, line: &str) {
     }
 }
 
+/// Reads the head of a request, and nothing behind it.
+fn read_head(stream: &mut impl Read) -> Vec<u8> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    head
+}
+
 /// A pod that answers each request with its head.
 pub fn echo_backend() -> u16 {
     serve_each(|mut stream| {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
-            head.push(byte[0]);
-        }
+        let head = read_head(&mut stream);
         let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", head.len());
         stream.write_all(&[answer.as_bytes(), &head].concat()).unwrap();
     })
@@ -224,12 +230,7 @@ pub fn echo_backend() -> u16 {
 /// A pod that answers each request with its body, of a stated length.
 pub fn body_backend() -> u16 {
     serve_each(|mut stream| {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
-            head.push(byte[0]);
-        }
+        let head = read_head(&mut stream);
         let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
         let mut body = vec![0; length.parse().unwrap()];
