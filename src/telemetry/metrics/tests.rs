@@ -145,6 +145,7 @@ fn watches_of_one_kind_are_told_together() {
         "tidegate_watch_removals_held{kind=\"Service\"} 1",
         "tidegate_watch_available{kind=\"Service\"} 0",
         "tidegate_watch_restarts_total{kind=\"Service\",cause=\"expired\"} 2",
+        "tidegate_watch_restarts_total{kind=\"Service\",cause=\"silent\"} 0",
     ] {
         assert!(page.contains(line), "{line} in {page}");
     }

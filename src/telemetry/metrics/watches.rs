@@ -147,11 +147,9 @@ pub(super) fn render<'a>(watches: impl Iterator<Item = &'a WatchCells>, page: &m
         page.add("tidegate_watch_age_seconds", &[name], kind.age.as_secs_f64());
         page.add("tidegate_watch_objects", &[name], kind.objects as f64);
         page.add("tidegate_watch_removals_held", &[name], kind.held as f64);
+        // Every cause has its zero: Prometheus sees no increase where a counter begins at one.
         for &why in Restart::ALL {
-            let count = kind.restarts[why as usize];
-            if count > 0 {
-                page.add("tidegate_watch_restarts_total", &[name, why.as_str()], count as f64);
-            }
+            page.add("tidegate_watch_restarts_total", &[name, why.as_str()], kind.restarts[why as usize] as f64);
         }
     }
 }
