@@ -15,6 +15,42 @@ pub struct Peer {
     pub process: Process,
     /// The port it listens on.
     pub port: u16,
+    /// The port where it speaks TLS, if it does.
+    pub tls_port: Option<u16>,
+}
+
+/// One certificate with its key as PEM, for all who are compared: ECDSA P-256, signed by itself.
+pub struct Certificate {
+    certificate: String,
+    key: String,
+}
+
+impl Certificate {
+    /// A new one.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn new() -> io::Result<Self> {
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let made = rcgen::generate_simple_self_signed(names).map_err(io::Error::other)?;
+        Ok(Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() })
+    }
+
+    /// Writes both parts into one file, as HAProxy and nginx read it.
+    fn write(&self, file: &Path) -> io::Result<()> {
+        fs::write(file, format!("{}{}", self.certificate, self.key))
+    }
+
+    /// The manifest of a Secret `default/bench`.
+    fn secret(&self) -> String {
+        let indented = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: bench}}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n{}  \
+             tls.key: |\n{}",
+            indented(&self.certificate),
+            indented(&self.key)
+        )
+    }
 }
 
 /// A port that was free a moment ago, for peers that cannot pick one themselves.
@@ -103,6 +139,28 @@ pub fn tidegate(binary: &Path, dir: &Path, core: Option<usize>) -> io::Result<(P
     ready(Process::start("tidegate", core, binary, &standalone(dir), false)?)
 }
 
+/// The same with a listener that speaks TLS and shows one certificate to everyone. `dir` holds its routes, `settings` is the
+/// file to write its listeners to.
+///
+/// # Errors
+/// When a file cannot be written, or as [`tidegate`].
+pub fn tidegate_with_tls(
+    binary: &Path,
+    dir: &Path,
+    settings: &Path,
+    certificate: &Certificate,
+    core: usize,
+) -> io::Result<Peer> {
+    fs::write(dir.join("certificate.yaml"), certificate.secret())?;
+    let listeners = "listeners:\n  http: {address: \"127.0.0.1:0\"}\n  https: {address: \"127.0.0.1:0\", protocol: HTTPS, \
+                     defaultCertificate: {namespace: default, name: bench}}\n";
+    fs::write(settings, listeners)?;
+    let (dir, settings) = (dir.to_string_lossy(), settings.to_string_lossy());
+    let args = ["standalone", "--config", &dir, "--settings", &settings, "--admin", "127.0.0.1:0"];
+    let args: Vec<String> = args.iter().chain(&REST).map(|arg| (*arg).to_owned()).collect();
+    Ok(ready(Process::start("tidegate", Some(core), binary, &args, false)?)?.0)
+}
+
 /// The same below a program that watches it: `tool` is that program, `options` come before the binary's path.
 ///
 /// # Errors
@@ -116,10 +174,12 @@ pub fn watched_tidegate(tool: &Path, options: &[String], binary: &Path, dir: &Pa
     Ok(ready(Process::start("tidegate", None, tool, &args, false)?)?.0)
 }
 
+/// What every tidegate of a benchmark has.
+const REST: [&str; 4] = ["--workers", "1", "--access-log", "off"];
+
 fn standalone(dir: &Path) -> Vec<String> {
     let args = ["standalone", "--config", &dir.to_string_lossy(), "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-    let rest = ["--workers", "1", "--access-log", "off"];
-    args.iter().chain(&rest).map(|arg| (*arg).to_owned()).collect()
+    args.iter().chain(&REST).map(|arg| (*arg).to_owned()).collect()
 }
 
 /// Waits for the ready line; the port of the admin server beside the peer.
@@ -131,7 +191,9 @@ fn ready(mut process: Process) -> io::Result<(Peer, u16)> {
         address.and_then(|port| port.parse::<u16>().ok()).ok_or_else(|| io::Error::other(format!("ready line {line}")))
     };
     let admin = port(&ready["admin"])?;
-    Ok((Peer { name: "tidegate", port: port(&ready["listeners"]["http"])?, process }, admin))
+    let listeners = &ready["listeners"];
+    let tls_port = listeners.get("https").map(port).transpose()?;
+    Ok((Peer { name: "tidegate", port: port(&listeners["http"])?, tls_port, process }, admin))
 }
 
 /// nginx with one worker, upstream keep-alive and the forwarding fields that tidegate sends; `/ws` may be upgraded.
@@ -141,8 +203,17 @@ fn ready(mut process: Process) -> io::Result<(Peer, u16)> {
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn nginx(program: &Path, dir: &Path, backends: [u16; 2], core: usize, tunnel_buffer: &str) -> io::Result<Peer> {
-    let port = free_port()?;
+pub fn nginx(
+    program: &Path,
+    dir: &Path,
+    backends: [u16; 2],
+    certificate: &Certificate,
+    core: usize,
+    tunnel_buffer: &str,
+) -> io::Result<Peer> {
+    let (port, tls_port) = (free_port()?, free_port()?);
+    let pem = dir.join("nginx.pem");
+    certificate.write(&pem)?;
     // A location of its own for tunnels: other requests do not pay for the two fields of an upgrade.
     let forward = "proxy_pass http://bench; proxy_http_version 1.1; proxy_set_header Host $http_host; proxy_set_header \
                    X-Forwarded-For $remote_addr;\n proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header \
@@ -155,39 +226,52 @@ pub fn nginx(program: &Path, dir: &Path, backends: [u16; 2], core: usize, tunnel
          uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi; proxy_buffers 16 16k; proxy_buffer_size 16k;\n\
          upstream bench {{ server 127.0.0.1:{}; server 127.0.0.1:{}; keepalive 512; keepalive_requests 1000000000; }}\n\
          map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}\n\
-         server {{ listen 127.0.0.1:{port} backlog=4096;\n\
+         ssl_certificate {pem}; ssl_certificate_key {pem}; ssl_protocols TLSv1.2 TLSv1.3;\n\
+         ssl_session_tickets off; ssl_session_cache off;\n\
+         server {{ listen 127.0.0.1:{port} backlog=4096; listen 127.0.0.1:{tls_port} ssl backlog=4096;\n\
          location / {{ {forward} proxy_set_header Connection \"\"; }}\n\
          location = /ws {{ {forward} proxy_buffer_size {tunnel_buffer}; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \
          $connection_upgrade; }} }} }}\n",
         backends[0],
         backends[1],
-        dir = dir.display()
+        dir = dir.display(),
+        pem = pem.display()
     );
     let file = dir.join("nginx.conf");
     fs::write(&file, config)?;
     let args =
         ["-c".to_owned(), file.display().to_string(), "-e".to_owned(), dir.join("nginx.log").display().to_string()];
     let process = Process::start("nginx", Some(core), program, &args, true)?;
-    Ok(Peer { name: "nginx", process, port })
+    Ok(Peer { name: "nginx", process, port, tls_port: Some(tls_port) })
 }
 
 /// HAProxy with one thread and shared upstream connections.
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn haproxy(program: &Path, dir: &Path, backends: [u16; 2], core: usize) -> io::Result<Peer> {
-    let port = free_port()?;
+pub fn haproxy(
+    program: &Path,
+    dir: &Path,
+    backends: [u16; 2],
+    certificate: &Certificate,
+    core: usize,
+) -> io::Result<Peer> {
+    let (port, tls_port) = (free_port()?, free_port()?);
+    let pem = dir.join("haproxy.pem");
+    certificate.write(&pem)?;
     let config = format!(
         "global\n nbthread 1\n maxconn 8000\ndefaults\n mode http\n option http-keep-alive\n http-reuse always\n timeout \
          connect 5s\n timeout client 600s\n timeout server 600s\n timeout tunnel 600s\nfrontend f\n bind \
-         127.0.0.1:{port}\n default_backend b\nbackend b\n balance roundrobin\n option forwardfor\n http-request set-header \
-         X-Forwarded-Proto http\n http-request set-header X-Forwarded-Host %[req.hdr(host)]\n server a 127.0.0.1:{} \
+         127.0.0.1:{port}\n bind 127.0.0.1:{tls_port} ssl crt {} no-tls-tickets\n default_backend b\nbackend b\n balance roundrobin\n option forwardfor\n http-request set-header \
+         X-Forwarded-Proto https if {{ ssl_fc }}\n http-request set-header X-Forwarded-Proto http if !{{ ssl_fc }}\n http-request set-header X-Forwarded-Host %[req.hdr(host)]\n server a 127.0.0.1:{} \
          pool-max-conn 512\n server b 127.0.0.1:{} pool-max-conn 512\n",
-        backends[0], backends[1]
+        pem.display(),
+        backends[0],
+        backends[1]
     );
     let file = dir.join("haproxy.cfg");
     fs::write(&file, config)?;
     let args = ["-db".to_owned(), "-f".to_owned(), file.display().to_string()];
     let process = Process::start("haproxy", Some(core), program, &args, true)?;
-    Ok(Peer { name: "haproxy", process, port })
+    Ok(Peer { name: "haproxy", process, port, tls_port: Some(tls_port) })
 }

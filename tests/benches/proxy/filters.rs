@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Bench;
 use super::common::peers::{EDITED_HOST, PLAIN_HOST, REMOVED_FIELD, SET_FIELD};
-use super::load::{run_wrk, span};
+use super::load::{plain, run_wrk, span};
 use super::scenario::{Filters, Scenario};
 use super::table::{self, Contestant};
 
@@ -26,7 +26,7 @@ pub fn measure(scenario: &Scenario, filters: &Filters, bench: &mut Bench) -> io:
         let run = Box::new(move |seconds| {
             let (host, removed) = (format!("Host: {host}"), format!("{REMOVED_FIELD}: 1"));
             span(&subject.process, || {
-                run_wrk(wrk, subject.port, filters.connections, filters.path, &[&host, &removed], seconds)
+                run_wrk(wrk, &plain(subject.port), filters.connections, filters.path, &[&host, &removed], seconds)
             })
         });
         Contestant { name, must, run }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use super::common::peers::Peer;
 use super::common::process::{Process, core_ticks};
 use super::scenario::{Requests, Scenario};
 use super::table::{self, Contestant};
@@ -68,14 +69,16 @@ pub fn measure(scenario: &Scenario, requests: &Requests, bench: &mut Bench) -> i
             name: peer.name,
             must: requests.musts.of(peer.name),
             run: Box::new(move |seconds| {
-                span(&peer.process, || run_wrk(wrk, peer.port, requests.connections, requests.path, fields, seconds))
+                let base = requests.base(peer)?;
+                span(&peer.process, || run_wrk(wrk, &base, requests.connections, requests.path, fields, seconds))
             }),
         }
     });
     let title = format!(
-        "{}: {} connections, {}{}",
+        "{}: {} {}connections, {}{}",
         scenario.name,
         requests.connections,
+        if requests.tls { "TLS " } else { "" },
         requests.path,
         if requests.close { ", connection per request" } else { "" }
     );
@@ -84,13 +87,30 @@ pub fn measure(scenario: &Scenario, requests: &Requests, bench: &mut Bench) -> i
     Ok(outcome.missed)
 }
 
-/// A closed loop of `wrk` on the load core.
+impl Requests {
+    /// Where on a proxy they go.
+    fn base(&self, peer: &Peer) -> io::Result<String> {
+        if !self.tls {
+            return Ok(plain(peer.port));
+        }
+        let port = peer.tls_port.ok_or_else(|| io::Error::other(format!("{} speaks no TLS", peer.name)))?;
+        Ok(format!("https://127.0.0.1:{port}"))
+    }
+}
+
+/// The beginning of the URLs of a port without TLS.
+pub fn plain(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
+/// A closed loop of `wrk` on the load core; `base` is the URL before the path. It checks no certificate and does not resume
+/// sessions: each TLS connection is a whole handshake.
 ///
 /// # Errors
 /// When it cannot be started or finishes no request.
 pub fn run_wrk(
     wrk: &Path,
-    port: u16,
+    base: &str,
     connections: usize,
     path: &str,
     fields: &[&str],
@@ -102,7 +122,7 @@ pub fn run_wrk(
     for field in fields {
         command.args(["-H", field]);
     }
-    command.arg(format!("http://127.0.0.1:{port}{path}"));
+    command.arg(format!("{base}{path}"));
     let output = command.output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let requests = text

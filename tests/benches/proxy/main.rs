@@ -3,7 +3,8 @@
 //! The proxies run on core 0, backend and load on core 1. Each scenario runs in rounds whose order alternates; a round
 //! reads the CPU time of the proxy's threads around a fixed span of load. What counts is the median of the per-round
 //! ratios; absolute times mean nothing on shared machines. The scenarios and their musts stand in `scenario.rs`:
-//! requests of several sizes, tunnels, the delay that a tunnel adds, and what three header edits cost.
+//! requests of several sizes, also over TLS, tunnels, the delay that a tunnel adds, what three header edits cost, and memory
+//! of idle TLS connections.
 //!
 //! `--subject PATH` measures another binary, `--scenario NAME` (repeatable, `all` for every one) picks scenarios,
 //! `--rounds N`, `--seconds N`, `--json FILE` writes the raw rounds. `--contested` keeps core 0 busy beside the proxy: the
@@ -17,6 +18,7 @@ mod common;
 mod delay;
 mod filters;
 mod generator;
+mod idle;
 mod load;
 mod scenario;
 mod table;
@@ -26,7 +28,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::peers::{self, Peer};
+use common::peers::{self, Certificate, Peer};
 use common::process::{self, Process};
 use rustix::process::getppid;
 use scenario::{Kind, SCENARIOS, Scenario};
@@ -153,6 +155,10 @@ fn main() -> io::Result<()> {
             Kind::Tunnels(tunnels) => tunnel::measure(scenario, tunnels, &mut bench)?,
             Kind::Delay(delay) => delay::measure(scenario, delay, &mut bench)?,
             Kind::Filters(filters) => filters::measure(scenario, filters, &mut bench)?,
+            Kind::Idle(idle) => {
+                idle::measure(scenario, idle, &mut bench)?;
+                false
+            }
         };
     }
     if let Some(file) = json {
@@ -175,16 +181,18 @@ fn start_proxies(options: &Options, folder: &Path, backends: [u16; 2]) -> io::Re
     std::fs::create_dir(&routes)?;
     peers::write_routes(&routes, backends, 200, true)?;
     peers::write_filter_routes(&routes)?;
-    let mut proxies = vec![peers::tidegate(&options.subject, &routes, Some(PROXY_CORE))?.0];
+    let certificate = Certificate::new()?;
+    let settings = folder.join("settings.yaml");
+    let mut proxies = vec![peers::tidegate_with_tls(&options.subject, &routes, &settings, &certificate, PROXY_CORE)?];
     match peers::find("nginx") {
         Some(program) => {
             let tunnel_buffer = &options.nginx_tunnel_buffer;
-            proxies.push(peers::nginx(&program, folder, backends, PROXY_CORE, tunnel_buffer)?);
+            proxies.push(peers::nginx(&program, folder, backends, &certificate, PROXY_CORE, tunnel_buffer)?);
         }
         None => println!("nginx: skipped, not installed"),
     }
     match peers::find("haproxy") {
-        Some(program) => proxies.push(peers::haproxy(&program, folder, backends, PROXY_CORE)?),
+        Some(program) => proxies.push(peers::haproxy(&program, folder, backends, &certificate, PROXY_CORE)?),
         None => println!("haproxy: skipped, not installed"),
     }
     for peer in &proxies {

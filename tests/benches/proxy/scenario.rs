@@ -18,6 +18,8 @@ pub enum Kind {
     Delay(Delay),
     /// CPU per request with header edits, against the same without.
     Filters(Filters),
+    /// Memory of idle TLS connections.
+    Idle(Idle),
 }
 
 /// Ratios of CPU time to the peers that tidegate must not exceed; `None`: context only.
@@ -33,6 +35,8 @@ pub struct Requests {
     pub path: &'static str,
     /// A connection per request.
     pub close: bool,
+    /// Clients speak TLS; the pods do not.
+    pub tls: bool,
     pub musts: Musts,
 }
 
@@ -62,11 +66,19 @@ pub struct Filters {
     pub ratio: f64,
 }
 
+/// TLS connections that have made one request and stay open.
+pub struct Idle {
+    /// So many are open when memory is first read.
+    pub first: usize,
+    /// And so many when it is read again.
+    pub last: usize,
+}
+
 const NONE: Musts = Musts { nginx: None, haproxy: None };
 
 /// Requests on kept connections without musts of their own.
 const fn requests(connections: usize, path: &'static str) -> Kind {
-    Kind::Requests(Requests { connections, path, close: false, musts: NONE })
+    Kind::Requests(Requests { connections, path, close: false, tls: false, musts: NONE })
 }
 
 /// All scenarios, in the order of `--scenario all`.
@@ -77,6 +89,7 @@ pub const SCENARIOS: &[Scenario] = &[
             connections: 64,
             path: "/1k",
             close: false,
+            tls: false,
             musts: Musts { nginx: Some(1.00), haproxy: Some(0.87) },
         }),
     },
@@ -86,8 +99,33 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "1m", kind: requests(16, "/1m") },
     Scenario {
         name: "close",
-        kind: Kind::Requests(Requests { connections: 64, path: "/1k", close: true, musts: NONE }),
+        kind: Kind::Requests(Requests { connections: 64, path: "/1k", close: true, tls: false, musts: NONE }),
     },
+    Scenario {
+        name: "tls1k",
+        kind: Kind::Requests(Requests {
+            connections: 64,
+            path: "/1k",
+            close: false,
+            tls: true,
+            musts: Musts { nginx: Some(0.78), haproxy: None },
+        }),
+    },
+    Scenario {
+        name: "tls64k",
+        kind: Kind::Requests(Requests { connections: 16, path: "/64k", close: false, tls: true, musts: NONE }),
+    },
+    Scenario {
+        name: "tlsnew",
+        kind: Kind::Requests(Requests {
+            connections: 32,
+            path: "/1k",
+            close: true,
+            tls: true,
+            musts: Musts { nginx: Some(0.58), haproxy: None },
+        }),
+    },
+    Scenario { name: "tlsidle", kind: Kind::Idle(Idle { first: 500, last: 2500 }) },
     Scenario {
         name: "tunnel16k",
         kind: Kind::Tunnels(Tunnels {
