@@ -7,7 +7,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::model::ids::EndpointKey;
@@ -41,13 +41,18 @@ const TICK_SHIFT: u32 = 17;
 /// Two parts in cache lines of their own: one is written with every request, the other only when something about the
 /// endpoint changes. So workers that write the numbers of different endpoints share no line, and a pick that passes an
 /// endpoint over reads nothing that another worker is about to write.
+///
+/// The first line begins with the counts of the `Arc`, which every request writes too. The type itself asks for no such
+/// alignment: the counts would get a line of their own then, for each of thousands. A state with its counts takes three
+/// lines, and the allocator of the program places what has this size at the beginning of a line.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(C)]
 pub struct EndpointState {
+    written: Written,
     /// Identity, and the address to use.
     pub key: EndpointKey,
-    /// What no pick reads.
-    rare: Box<Mutex<Rare>>,
+    /// What no pick reads, once there is something.
+    rare: OnceLock<Box<Mutex<Rare>>>,
     /// Nanoseconds since the epoch at which it came to a backend that was known before; 0: it was there from the start.
     since: u64,
     /// Failed requests since the last that succeeded.
@@ -62,22 +67,29 @@ pub struct EndpointState {
     refused_until: AtomicU64,
     /// Requests that wait for a place here.
     awaited: AtomicU32,
-    written: Written,
 }
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Bytes of the two counts of an `Arc`, which stand in front of what it holds.
+const COUNTS: usize = 2 * size_of::<usize>();
 
 /// The part that every request writes.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(C)]
 struct Written {
-    in_flight: AtomicU32,
-    effective_weight: AtomicU32,
     /// Latency average: seconds as `f32` bits above, tick of its last update below; 0: nothing observed.
     /// One cell, so that two workers never pair one's average with the other's time.
     latency: AtomicU64,
+    in_flight: AtomicU32,
+    effective_weight: AtomicU32,
+    /// The rest of the line in which the counts of the `Arc` stand before it.
+    _rest: [u64; (LINE - COUNTS) / size_of::<u64>() - 2],
 }
 
 /// What is read and written off the request path only.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Rare {
     /// The pod's address in the other IP family. Read after a failed connect and written at a publication: a second
     /// EndpointSlice may bring it while the endpoint stays.
@@ -101,9 +113,15 @@ impl EndpointState {
     /// Makes the state of an endpoint that was never used, and that was there from the start.
     #[must_use]
     pub fn new(key: EndpointKey, fallback: Option<SocketAddr>) -> Self {
-        Self {
+        let state = Self {
+            written: Written {
+                latency: AtomicU64::new(0),
+                in_flight: AtomicU32::new(0),
+                effective_weight: AtomicU32::new(ENDPOINT_WEIGHT),
+                _rest: Default::default(),
+            },
             key,
-            rare: Box::new(Mutex::new(Rare { fallback, ejections: 0, queues: Vec::new() })),
+            rare: OnceLock::new(),
             since: 0,
             errors: AtomicU32::new(0),
             connect_failures: AtomicU32::new(0),
@@ -111,12 +129,9 @@ impl EndpointState {
             unhealthy_checks: AtomicU32::new(0),
             refused_until: AtomicU64::new(0),
             awaited: AtomicU32::new(0),
-            written: Written {
-                in_flight: AtomicU32::new(0),
-                effective_weight: AtomicU32::new(ENDPOINT_WEIGHT),
-                latency: AtomicU64::new(0),
-            },
-        }
+        };
+        state.set_fallback(fallback);
+        state
     }
 
     /// As [`new`](Self::new), of an endpoint that comes at `now` to others that are in use.
@@ -134,19 +149,27 @@ impl EndpointState {
     }
 
     fn rare(&self) -> MutexGuard<'_, Rare> {
-        // Nothing that holds it can panic half way.
-        self.rare.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(self.rare.get_or_init(Box::default))
+    }
+
+    /// The same where something was written to it.
+    fn known_rare(&self) -> Option<MutexGuard<'_, Rare>> {
+        self.rare.get().map(|rare| lock(rare))
     }
 
     /// The same pod's address in the other IP family, for when connects to the preferred one fail.
     #[must_use]
     pub fn fallback(&self) -> Option<SocketAddr> {
-        self.rare().fallback
+        self.known_rare()?.fallback
     }
 
     /// Replaces the fallback address; the numbers stay.
     pub fn set_fallback(&self, fallback: Option<SocketAddr>) {
-        self.rare().fallback = fallback;
+        if fallback.is_some() {
+            self.rare().fallback = fallback;
+        } else if let Some(mut rare) = self.known_rare() {
+            rare.fallback = None;
+        }
     }
 
     /// Counts a request as in flight until the guard is dropped, which belongs at the end of the response body.
@@ -199,7 +222,7 @@ impl EndpointState {
     /// The queues in which somebody waits for a place here.
     #[cold]
     fn queues(&self) -> Vec<Arc<dyn Queue>> {
-        self.rare().queues.iter().map(|(queue, _)| Arc::clone(queue)).collect()
+        self.known_rare().map_or_else(Vec::new, |rare| rare.queues.iter().map(|(queue, _)| Arc::clone(queue)).collect())
     }
 
     /// Requests in flight over all workers.
@@ -312,7 +335,8 @@ impl EndpointState {
     pub(super) fn ejections_at(&self, now: Duration, interval: Duration) -> u32 {
         let served = nanos(now).saturating_sub(self.ejected_until.load(Ordering::Relaxed));
         let forgotten = served / nanos(interval).max(1);
-        self.rare().ejections.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX))
+        let ejections = self.known_rare().map_or(0, |rare| rare.ejections);
+        ejections.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX))
     }
 
     /// Whether any active check holds it to be unhealthy.
@@ -384,6 +408,11 @@ impl EndpointState {
     }
 }
 
+fn lock(rare: &Mutex<Rare>) -> MutexGuard<'_, Rare> {
+    // Nothing that holds it can panic half way.
+    rare.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Counts one request as in flight; dropping it ends that.
 #[derive(Debug)]
 pub struct InFlight {
@@ -451,6 +480,8 @@ fn unpack(cell: u64) -> Option<(f32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use super::*;
 
     const S: Duration = Duration::from_secs(1);
@@ -462,10 +493,15 @@ mod tests {
 
     #[test]
     fn numbers_have_lines_of_their_own() {
-        assert_eq!(align_of::<EndpointState>(), 64);
-        // The counts of the `Arc` take a line, too: four lines for each of thousands.
-        assert_eq!(size_of::<EndpointState>(), 192);
-        assert_eq!(size_of::<Written>(), 64);
+        assert_eq!(
+            offset_of!(EndpointState, key),
+            LINE - COUNTS,
+            "what is written with every request ends with a line"
+        );
+        // Three lines for each of thousands.
+        let lines = (COUNTS + size_of::<EndpointState>()).div_ceil(LINE);
+        assert_eq!(lines, 3);
+        assert!(align_of::<EndpointState>() <= COUNTS, "nothing stands between the counts and the state");
     }
 
     #[test]
