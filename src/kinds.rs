@@ -5,7 +5,7 @@
 //! it. The parts, in reading order:
 //!
 //! * [`kind`]: what a kind has to provide. [`place`]: names and origins of objects. [`map`]: objects by
-//!   name.
+//!   name. [`distinct`]: parts that many of them have.
 //! * [`gateway_route`], [`service`], [`endpoint_slice`], [`endpoints`], [`namespace`], [`reference_grant`],
 //!   [`secret`]: the kinds.
 //!   [`endpoint`]: what slices and Endpoints share. [`fields`]: from the compiler's fields to those of the user's object.
@@ -17,6 +17,7 @@
 //! or reports when an object is reduced: what is strange is kept as written, for the compiler to tell. Nothing here
 //! knows files, clusters or snapshots.
 
+pub mod distinct;
 pub mod endpoint;
 pub mod endpoint_slice;
 pub mod endpoints;
@@ -32,6 +33,7 @@ pub mod secret;
 pub mod service;
 pub mod violation;
 
+pub use distinct::Distinct;
 pub use kind::Kind;
 pub use list::{KindId, Listed, Object, Objects};
 pub use map::Map;

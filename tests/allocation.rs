@@ -7,7 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tidegate::model::host::{normalize_host, parse_authority};
 use tidegate::model::ids::RuleId;
 use tidegate::model::matching::{
-    Candidate, CompiledRegex, FoundRule, Hostname, PathMatch, RequestView, Router, Template, ValueMatch, ValueTest,
+    Candidate, CompiledRegex, Conditions, FoundRule, Hostname, PathMatch, RequestView, Router, Template, ValueMatch,
+    ValueTest,
 };
 use tidegate::model::path::{CanonicalPath, Slashes};
 
@@ -28,33 +29,38 @@ fn regex(pattern: &str) -> Arc<CompiledRegex> {
 /// Candidates that use every kind of match, in numbers that fill every table.
 fn candidates() -> Vec<Candidate> {
     let mut candidates = Vec::new();
-    let mut add = |hostname: &Hostname, path: PathMatch, change: &dyn Fn(&mut Candidate)| {
+    let mut add = |hostname: &Hostname, path: PathMatch, change: &dyn Fn(&mut Candidate, &mut Conditions)| {
         let rank = candidates.len() as u32;
+        let mut conditions = Conditions::default();
         let mut candidate = Candidate { hostname: hostname.clone(), path, ..Candidate::any(RuleId(rank), rank) };
-        change(&mut candidate);
-        candidates.push(candidate);
+        change(&mut candidate, &mut conditions);
+        candidates.push(candidate.asking(conditions));
     };
     let exact = |name: &str, test: &str| value(name, ValueTest::Exact(test.into()));
     let host = Hostname::Exact("a.test".into());
     for n in 0..100 {
-        add(&host, PathMatch::Exact(format!("/exact/{n}").into()), &|_| {});
-        add(&host, PathMatch::prefix(&format!("/prefix/{n}")), &|_| {});
+        add(&host, PathMatch::Exact(format!("/exact/{n}").into()), &|_, _| {});
+        add(&host, PathMatch::prefix(&format!("/prefix/{n}")), &|_, _| {});
         let template = Template::parse(&format!("/t{n}/{{id}}/x/{{rest*}}")).expect("good");
-        add(&host, PathMatch::Template(template.into()), &|_| {});
-        add(&host, PathMatch::prefix("/tenants"), &|c| c.headers = vec![exact("x-tenant", &n.to_string())]);
-        add(&host, PathMatch::prefix("/tenants"), &|c| c.cookies = vec![exact("tenant", &n.to_string())]);
-        add(&host, PathMatch::prefix("/tenants"), &|c| c.query_params = vec![exact("tenant", &n.to_string())]);
+        add(&host, PathMatch::Template(template.into()), &|_, _| {});
+        add(&host, PathMatch::prefix("/tenants"), &|_, c| c.headers = vec![exact("x-tenant", &n.to_string())]);
+        add(&host, PathMatch::prefix("/tenants"), &|_, c| c.cookies = vec![exact("tenant", &n.to_string())]);
+        add(&host, PathMatch::prefix("/tenants"), &|_, c| c.query_params = vec![exact("tenant", &n.to_string())]);
     }
-    add(&host, PathMatch::prefix("/values"), &|c| c.query_params = vec![value("q", ValueTest::Regex(regex("a b+")))]);
-    add(&host, PathMatch::prefix("/values"), &|c| c.headers = vec![value("h", ValueTest::Prefix("x".into()))]);
-    add(&host, PathMatch::prefix("/values"), &|c| c.cookies = vec![value("c", ValueTest::Regex(regex("[0-9]+")))]);
-    add(&host, PathMatch::prefix("/values"), &|c| {
+    add(&host, PathMatch::prefix("/values"), &|_, c| {
+        c.query_params = vec![value("q", ValueTest::Regex(regex("a b+")))]
+    });
+    add(&host, PathMatch::prefix("/values"), &|_, c| c.headers = vec![value("h", ValueTest::Prefix("x".into()))]);
+    add(&host, PathMatch::prefix("/values"), &|_, c| c.cookies = vec![value("c", ValueTest::Regex(regex("[0-9]+")))]);
+    add(&host, PathMatch::prefix("/values"), &|_, c| {
         c.method = Some(Method::PUT);
         c.headers = vec![value("h", ValueTest::Absent), value("i", ValueTest::Present)];
     });
-    add(&Hostname::Wildcard("w.test".into()), PathMatch::prefix("/"), &|c| c.priority = 1);
-    add(&Hostname::Wildcard("w.test".into()), PathMatch::Regex(regex("/r[0-9]+/.*")), &|c| c.priority = 2);
-    add(&Hostname::Any, PathMatch::Regex(regex("/(?:a|b)*a(?:a|b){16}")), &|_| {});
+    add(&Hostname::Wildcard("w.test".into()), PathMatch::prefix("/"), &|candidate, _| candidate.priority = 1);
+    add(&Hostname::Wildcard("w.test".into()), PathMatch::Regex(regex("/r[0-9]+/.*")), &|candidate, _| {
+        candidate.priority = 2
+    });
+    add(&Hostname::Any, PathMatch::Regex(regex("/(?:a|b)*a(?:a|b){16}")), &|_, _| {});
     candidates
 }
 
@@ -128,8 +134,10 @@ fn ten_thousand_candidates_stay_small() {
         }),
         ("tenants", |n| Candidate {
             hostname: Hostname::Exact("api.example.com".into()),
-            headers: vec![value("x-tenant", ValueTest::Exact(format!("tenant-{n}").into()))],
-            ..Candidate::any(RuleId(n), n)
+            ..Candidate::any(RuleId(n), n).asking(Conditions {
+                headers: vec![value("x-tenant", ValueTest::Exact(format!("tenant-{n}").into()))],
+                ..Conditions::default()
+            })
         }),
     ];
     for (shape, candidate) in shapes {

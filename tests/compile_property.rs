@@ -294,9 +294,9 @@ fn serves(output: &Output, own: &ObjectName, number: usize, one: &Match, route: 
                 && *rule.name == number.to_string()
                 && candidate.path.value() == PATHS[one.path]
                 && matches!(candidate.path, tidegate::model::matching::PathMatch::Exact(_)) == one.exact
-                && candidate.method.is_some() == one.get
-                && candidate.headers.len() == usize::from(one.header.is_some())
-                && candidate.headers.iter().all(|header| {
+                && candidate.conditions().method.is_some() == one.get
+                && candidate.conditions().headers.len() == usize::from(one.header.is_some())
+                && candidate.conditions().headers.iter().all(|header| {
                     format!("{:?}", header.test).contains(&format!("{:?}", one.header.unwrap_or(9).to_string()))
                 })
         });

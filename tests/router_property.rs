@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use router_oracle::{Request, naive, real};
 use tidegate::model::ids::RuleId;
 use tidegate::model::matching::{
-    Candidate, CompiledRegex, Effort, Hostname, PathMatch, RequestView, Router, Template, ValueMatch, ValueTest,
-    precedence,
+    Candidate, CompiledRegex, Conditions, Effort, Hostname, PathMatch, RequestView, Router, Template, ValueMatch,
+    ValueTest, precedence,
 };
 use tidegate::model::path::{CanonicalPath, Slashes};
 
@@ -179,10 +179,13 @@ fn candidates(rng: &mut fastrand::Rng) -> Vec<Candidate> {
             hostname: if one_host { Hostname::Any } else { hostname(rng) },
             priority: if priorities { rng.i32(-1..=1) } else { 0 },
             path: if one_path { common_path.clone() } else { path_match(rng) },
-            method: (rng.u8(..4) == 0).then(|| one(rng, &[Method::GET, Method::POST])),
-            headers: conditions(rng, &["h1", "h2"], one_path),
-            query_params: conditions(rng, &["q 1", "q2"], one_path),
-            cookies: conditions(rng, &["c1", "c2"], one_path),
+            conditions: Conditions {
+                method: (rng.u8(..4) == 0).then(|| one(rng, &[Method::GET, Method::POST])),
+                headers: conditions(rng, &["h1", "h2"], one_path),
+                query_params: conditions(rng, &["q 1", "q2"], one_path),
+                cookies: conditions(rng, &["c1", "c2"], one_path),
+            }
+            .shared(),
             rank: ranks[at],
         })
         .collect();

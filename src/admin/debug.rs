@@ -256,6 +256,7 @@ pub(super) fn routes<'a>(live: &'a Live, listeners: &'a [Arc<str>]) -> Vec<Liste
 
 fn row<'a>(snapshot: &'a Snapshot, candidate: &'a Candidate) -> Option<MatchRow<'a>> {
     let rule = snapshot.rule(candidate.rule)?;
+    let conditions = candidate.conditions();
     Some(MatchRow {
         hostname: match &candidate.hostname {
             Hostname::Exact(name) => name.to_string(),
@@ -264,10 +265,10 @@ fn row<'a>(snapshot: &'a Snapshot, candidate: &'a Candidate) -> Option<MatchRow<
         },
         priority: candidate.priority,
         path: PathRow { r#type: candidate.path.type_name(), value: candidate.path.value() },
-        method: candidate.method.as_ref().map(http::Method::as_str),
-        headers: candidate.headers.iter().map(value).collect(),
-        query_params: candidate.query_params.iter().map(value).collect(),
-        cookies: candidate.cookies.iter().map(value).collect(),
+        method: conditions.method.as_ref().map(http::Method::as_str),
+        headers: conditions.headers.iter().map(value).collect(),
+        query_params: conditions.query_params.iter().map(value).collect(),
+        cookies: conditions.cookies.iter().map(value).collect(),
         route: snapshot.route(rule.route)?.name.to_string(),
         rule: &rule.name,
         algorithm: match rule.algorithm {

@@ -244,12 +244,13 @@ impl EndpointRegistry {
         let hash = FxBuildHasher.hash_one(&endpoint.key);
         let mut known = self.states.iter_hash(hash).filter_map(|known| known.state.upgrade());
         if let Some(state) = known.find(|state| state.key == endpoint.key) {
-            if state.fallback() != endpoint.fallback {
-                state.set_fallback(endpoint.fallback);
+            let fallback = endpoint.fallback.as_deref().copied();
+            if state.fallback() != fallback {
+                state.set_fallback(fallback);
             }
             return state;
         }
-        let (key, fallback) = (endpoint.key.clone(), endpoint.fallback);
+        let (key, fallback) = (endpoint.key.clone(), endpoint.fallback.as_deref().copied());
         let state = Arc::new(match came {
             Some(now) => EndpointState::new_at(key, fallback, now),
             None => EndpointState::new(key, fallback),

@@ -558,7 +558,7 @@ fn a_new_fallback_address_reaches_the_kept_state() {
     let mut second = first.clone();
     let fallback = "[fd00::1]:80".parse().expect("address");
     let mut endpoint = second.backends[0].endpoints[0].clone();
-    endpoint.fallback = Some(fallback);
+    endpoint.fallback = Some(Box::new(fallback));
     Arc::make_mut(&mut second.backends)[0].endpoints = [endpoint].into();
     let two = registry.build(&second, Some(Previous { snapshot: &first, balancers: &one, rule: &Some }), NOW);
     let (old, new) = (&one.backends()[0].endpoints[0], &two.backends()[0].endpoints[0]);

@@ -294,7 +294,7 @@ fn one_address_a_pod(
     let has_hints = found.iter().all(|(_, found)| found.has_hints());
     let endpoint = |((addr, uid), found): (Key<'_>, SliceEndpoint<'_>), fallback| Endpoint {
         key: EndpointKey { addr, uid: uid.cloned() },
-        fallback,
+        fallback: Option::map(fallback, Box::new),
         pod: found.pod.cloned(),
         terminating: found.class == Class::Serving,
         near: if has_hints { found.near(own) } else { found.near(own).without_hints() },

@@ -1,10 +1,6 @@
 //! Matches of a rule as predicates of the router.
 
-use std::borrow::Borrow;
-use std::hash::Hash;
 use std::sync::Arc;
-
-use rustc_hash::FxHashSet;
 
 use super::expressions::{ExpressionError, Expressions, TOO_MANY_EXPRESSIONS};
 use super::report::{FieldPath, NEVER_MATCHED, Report};
@@ -12,9 +8,12 @@ use crate::api::gateway_route::{
     GrpcMatch, GrpcMatchType, MatchMethod, OpenEnum, PathMatch as ApiPathMatch, PathMatchType, RouteMatch,
     ValueMatch as ApiValueMatch, ValueMatchType,
 };
+use crate::kinds::Distinct;
 use crate::model::health::HealthCheck;
 use crate::model::limits::EndpointLimits;
-use crate::model::matching::{CompiledRegex, PathMatch, RegexError, Template, TemplateError, ValueMatch, ValueTest};
+use crate::model::matching::{
+    CompiledRegex, Conditions, PathMatch, RegexError, Template, TemplateError, ValueMatch, ValueTest,
+};
 use crate::model::outlier::Outlier;
 use crate::model::path::normalize_route_path;
 use crate::model::policy::{Timeouts, Upgrades};
@@ -25,51 +24,8 @@ use crate::model::session::Session;
 #[derive(Clone, Debug)]
 pub(super) struct Predicate {
     pub(super) path: PathMatch,
-    pub(super) method: Option<http::Method>,
     /// `None` for most matches.
-    pub(super) values: Option<Box<Values>>,
-}
-
-/// What a match asks of the values of a request; not empty.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Values {
-    pub(super) headers: Vec<ValueMatch>,
-    pub(super) query_params: Vec<ValueMatch>,
-    pub(super) cookies: Vec<ValueMatch>,
-}
-
-/// Values that many rules have, each held once.
-#[derive(Debug)]
-pub(super) struct Distinct<T: ?Sized> {
-    values: FxHashSet<Arc<T>>,
-    /// How many there were when those that nothing uses were last dropped.
-    kept: usize,
-}
-
-impl<T: ?Sized> Default for Distinct<T> {
-    fn default() -> Self {
-        Self { values: FxHashSet::default(), kept: 0 }
-    }
-}
-
-impl<T: Eq + Hash + ?Sized> Distinct<T> {
-    pub(super) fn get<V: Borrow<T> + Into<Arc<T>>>(&mut self, value: V) -> Arc<T> {
-        if let Some(known) = self.values.get(value.borrow()) {
-            return Arc::clone(known);
-        }
-        let new: Arc<T> = value.into();
-        self.values.insert(Arc::clone(&new));
-        new
-    }
-
-    /// Drops what nothing uses any more, once it may be as much as what is used.
-    fn prune(&mut self) {
-        if self.values.len() > 2 * self.kept + 64 {
-            self.values.retain(|value| Arc::strong_count(value) > 1);
-            self.values.shrink_to_fit();
-            self.kept = self.values.len();
-        }
-    }
+    pub(super) conditions: Option<Arc<Conditions>>,
 }
 
 /// What the rules of all routes have in common, kept from one compilation to the next.
@@ -107,28 +63,31 @@ impl Predicate {
     /// Every request.
     pub(super) fn any() -> Self {
         // Nothing is allocated for the empty text.
-        Self { path: PathMatch::Prefix(Arc::default()), method: None, values: None }
+        Self { path: PathMatch::Prefix(Arc::default()), conditions: None }
     }
 
     /// Adds what a delegating rule asks: both must hold. `None` when they name different methods.
     pub(super) fn and(mut self, outer: &Self) -> Option<Self> {
-        self.method = match (self.method, &outer.method) {
+        let Some(outer) = &outer.conditions else { return Some(self) };
+        let Some(own) = self.conditions.take() else {
+            return Some(Self { conditions: Some(Arc::clone(outer)), ..self });
+        };
+        let mut own = Arc::unwrap_or_clone(own);
+        own.method = match (own.method, &outer.method) {
             (Some(own), Some(outer)) if own != *outer => return None,
             (own, outer) => own.or_else(|| outer.clone()),
         };
-        if let Some(outer) = &outer.values {
-            let own = self.values.get_or_insert_default();
-            let lists = [
-                (&mut own.headers, &outer.headers),
-                (&mut own.query_params, &outer.query_params),
-                (&mut own.cookies, &outer.cookies),
-            ];
-            for (own, outer) in lists {
-                // The same condition twice would count twice in precedence.
-                let new: Vec<_> = outer.iter().filter(|condition| !own.contains(condition)).cloned().collect();
-                own.extend(new);
-            }
+        let lists = [
+            (&mut own.headers, &outer.headers),
+            (&mut own.query_params, &outer.query_params),
+            (&mut own.cookies, &outer.cookies),
+        ];
+        for (own, outer) in lists {
+            // The same condition twice would count twice in precedence.
+            let new: Vec<_> = outer.iter().filter(|condition| !own.contains(condition)).cloned().collect();
+            own.extend(new);
         }
+        self.conditions = own.shared();
         Some(self)
     }
 
@@ -168,9 +127,8 @@ impl Matches<'_, '_> {
         let headers = self.values(&one.headers, at, "headers");
         let query_params = self.values(&one.query_params, at, "queryParams");
         let cookies = self.values(&one.cookies, at, "cookies");
-        let are_empty = headers.is_empty() && query_params.is_empty() && cookies.is_empty();
-        let values = (!are_empty).then(|| Box::new(Values { headers, query_params, cookies }));
-        path.map(|path| Predicate { path, method, values })
+        let conditions = Conditions { method, headers, query_params, cookies };
+        path.map(|path| Predicate { path, conditions: conditions.shared() })
     }
 
     fn refuse<T>(&mut self, at: FieldPath<'_>, found: impl Into<String>, expected: impl Into<String>) -> Option<T> {

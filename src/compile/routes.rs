@@ -10,13 +10,14 @@ use super::diagnostics::Diagnostic;
 use super::filters;
 use super::inputs::Inputs;
 use super::kept::Kept;
-use super::matches::{Distinct, Predicate, Values};
+use super::matches::Predicate;
 use super::position::{MatchOf, MatchPos, ParentPos, RoutePos, RuleOf, RulePos, WayPos};
 use super::references::Backends;
 use super::report::{About, FieldPath};
 use super::rules::{OwnRoute, OwnRule};
 use super::status::{RouteStatus, Served, Statuses};
 use crate::api::conditions::ConditionReason;
+use crate::kinds::Distinct;
 use crate::model::filter::Filter;
 use crate::model::ids::{RouteId, RuleId};
 use crate::model::matching::{Candidate, Hostname, Router};
@@ -234,16 +235,12 @@ impl Table {
                 delegates,
             };
             let mut add = |hostname: &Hostname, predicate: Predicate| {
-                let Values { headers, query_params, cookies } = predicate.values.map(|it| *it).unwrap_or_default();
                 let candidate = Candidate {
                     rule: id,
                     hostname: hostname.clone(),
                     priority,
                     path: predicate.path,
-                    method: predicate.method,
-                    headers,
-                    query_params,
-                    cookies,
+                    conditions: predicate.conditions,
                     rank: 0,
                 };
                 self.contest.add(place.clone(), candidate);
@@ -350,7 +347,8 @@ fn outside(own: &OwnRule, delegation: &Delegation) -> Option<(usize, String, Str
             // An expression cannot be shown to stay under a prefix.
             return Some((one, found, format!("an Exact, PathPrefix or Template path under the delegated {prefix}")));
         }
-        match (&predicate.method, &delegation.outer.method) {
+        let method = |predicate: &'_ Predicate| predicate.conditions.as_deref()?.method.clone();
+        match (method(predicate), method(&delegation.outer)) {
             (Some(own), Some(outer)) if own != outer => {
                 Some((one, format!("method {own}"), format!("method {outer}, which alone is delegated")))
             }

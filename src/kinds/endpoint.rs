@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 
 /// A port of endpoints.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointPort {
     /// Empty when it has none.
     pub name: Arc<str>,
@@ -27,12 +27,12 @@ pub struct Endpoint {
     pub pod: Option<Arc<str>>,
     /// `targetRef.uid`, not empty.
     pub uid: Option<Arc<str>>,
-    /// Where it is and for whom; `None` where nothing is said.
-    pub place: Option<Box<Place>>,
+    /// Where it is and for whom; `None` where nothing is said. Endpoints of one node mostly share it.
+    pub place: Option<Arc<Place>>,
 }
 
 /// Where an endpoint is, and the hints of whom it is for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Place {
     /// `zone`.
     pub zone: Option<Box<str>>,
@@ -49,7 +49,7 @@ impl Place {
         zone: Option<String>,
         node: Option<String>,
         hints: Option<discovery::EndpointHints>,
-    ) -> Option<Box<Self>> {
+    ) -> Option<Arc<Self>> {
         let discovery::EndpointHints { for_zones, for_nodes } = hints.unwrap_or_default();
         let place = Self {
             zone: zone.map(Into::into),
@@ -57,7 +57,7 @@ impl Place {
             for_zones: for_zones.into_iter().flatten().map(|zone| zone.name.into()).collect(),
             for_nodes: for_nodes.into_iter().flatten().map(|node| node.name.into()).collect(),
         };
-        (place != Self::default()).then(|| Box::new(place))
+        (place != Self::default()).then(|| Arc::new(place))
     }
 }
 

@@ -7,6 +7,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::distinct::Distinct;
 use super::endpoint::{Class, Endpoint, EndpointPort, Place};
 use super::kind::{Kind, schema_of};
 use super::violation::{PROTOCOLS, Violation, check_name, check_port};
@@ -22,8 +23,8 @@ pub struct EndpointSlice {
     pub service: Option<Arc<str>>,
     /// `addressType`, where it is another than IPv4 and IPv6.
     pub foreign_type: Option<Box<str>>,
-    /// `ports`, in their order.
-    pub ports: Box<[EndpointPort]>,
+    /// `ports`, in their order. Slices with equal lists mostly share them.
+    pub ports: Arc<[EndpointPort]>,
     /// `endpoints`, in their order.
     pub endpoints: Box<[Endpoint]>,
 }
@@ -46,6 +47,26 @@ impl From<discovery::EndpointSlice> for EndpointSlice {
             ports: object.ports.into_iter().flatten().map(|port| EndpointPort::new(port.name, port.port)).collect(),
             endpoints: object.endpoints.into_iter().flatten().map(endpoint).collect(),
         }
+    }
+}
+
+/// What many slices have in common, each held once: the places of endpoints, of which there are as many as nodes, and
+/// lists of ports.
+#[derive(Debug, Default)]
+pub struct SliceParts {
+    places: Distinct<Place>,
+    ports: Distinct<[EndpointPort]>,
+}
+
+impl SliceParts {
+    /// Lets a slice share what it has in common with those that came before.
+    pub fn share(&mut self, slice: &mut EndpointSlice) {
+        slice.ports = self.ports.get(Arc::clone(&slice.ports));
+        for place in slice.endpoints.iter_mut().filter_map(|endpoint| endpoint.place.as_mut()) {
+            *place = self.places.get(Arc::clone(place));
+        }
+        self.places.prune();
+        self.ports.prune();
     }
 }
 

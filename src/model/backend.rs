@@ -56,7 +56,7 @@ pub struct Endpoint {
     /// Identity, and the address to use.
     pub key: EndpointKey,
     /// The same pod's address in the other IP family, used when connects to the preferred one fail.
-    pub fallback: Option<SocketAddr>,
+    pub fallback: Option<Box<SocketAddr>>,
     /// Name of the pod (`targetRef.name`), for logs and admin; never a metric label.
     pub pod: Option<Arc<str>>,
     /// It serves while it terminates, and is here because nothing else is ready.

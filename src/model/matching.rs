@@ -12,7 +12,9 @@ mod router;
 mod template;
 mod values;
 
-pub use self::candidate::{Candidate, FoundRule, Hostname, Miss, PathMatch, RequestView, ValueMatch, ValueTest};
+pub use self::candidate::{
+    Candidate, Conditions, FoundRule, Hostname, Miss, PathMatch, RequestView, ValueMatch, ValueTest,
+};
 pub use self::cover::Effort;
 pub use self::precedence::{PredicateKey, arrange, in_order, is_tied, precedence};
 pub use self::regex::{CompiledRegex, RegexError};

@@ -62,13 +62,13 @@ impl Snapshot {
         method: &http::Method,
     ) -> Result<FoundRule, Miss> {
         if let Ok(found) = router.find(request)
-            && router.candidate(found).is_some_and(|candidate| candidate.method.is_some())
+            && router.candidate(found).is_some_and(|candidate| candidate.conditions().method.is_some())
         {
             return Ok(found);
         }
         let announced = RequestView { method, ..*request };
         let fits = |candidate: &Candidate| match self.rule(candidate.rule) {
-            Some(rule) => rule.answers_preflights() || (candidate.asks_no_values() && !rule.delegates),
+            Some(rule) => rule.answers_preflights() || (candidate.conditions().asks_no_values() && !rule.delegates),
             None => false,
         };
         router.find_announced(&announced, fits).or_else(|_| router.find_announced(&announced, |_| true))
@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::model::filter::{Cors, Filter, OriginMatch};
-    use crate::model::matching::{PathMatch, ValueMatch, ValueTest};
+    use crate::model::matching::{Conditions, PathMatch, ValueMatch, ValueTest};
     use crate::model::policy::{Algorithm, Spread};
 
     fn cors() -> Filter {
@@ -183,18 +183,18 @@ mod tests {
         let (mut rules, mut candidates) = (Vec::new(), Vec::new());
         for (rank, text) in (0..).zip(texts) {
             let mut candidate = Candidate::any(RuleId(rank), rank);
-            let mut filters = Vec::new();
+            let (mut filters, mut conditions) = (Vec::new(), Conditions::default());
             for word in text.split(' ') {
                 match word {
                     "+cors" => filters.push(cors()),
-                    "?header" => candidate.headers = value("x-a"),
-                    "?query" => candidate.query_params = value("a"),
-                    "?cookie" => candidate.cookies = value("a"),
+                    "?header" => conditions.headers = value("x-a"),
+                    "?query" => conditions.query_params = value("a"),
+                    "?cookie" => conditions.cookies = value("a"),
                     path if path.starts_with('/') => candidate.path = PathMatch::prefix(path),
-                    method => candidate.method = Some(Method::from_bytes(method.as_bytes()).expect("a method")),
+                    method => conditions.method = Some(Method::from_bytes(method.as_bytes()).expect("a method")),
                 }
             }
-            candidates.push(candidate);
+            candidates.push(candidate.asking(conditions));
             rules.push(Rule {
                 route: RouteId(0),
                 name: rank.to_string().into(),

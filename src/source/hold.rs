@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::kinds::endpoint::{Address, Class, Endpoint};
-use crate::kinds::endpoint_slice::EndpointSlice;
+use crate::kinds::endpoint_slice::{EndpointSlice, SliceParts};
 use crate::kinds::{Map, Sourced};
 use crate::model::ids::ObjectName;
 
@@ -35,6 +35,7 @@ pub enum Change {
 #[derive(Debug)]
 pub struct Slices {
     window: Duration,
+    parts: SliceParts,
     present: Map<EndpointSlice>,
     /// Each Service with the name of each of its slices: one set, since most Services have one slice.
     of_service: BTreeSet<(Service, Arc<str>)>,
@@ -80,15 +81,20 @@ impl Slices {
     /// No slices; what vanishes is held for `window` ([`WINDOW`], or zero for sources that change in one step).
     #[must_use]
     pub fn new(window: Duration) -> Self {
-        Self { window, present: Map::default(), of_service: BTreeSet::new(), held: BTreeMap::new() }
+        let (parts, present) = (SliceParts::default(), Map::default());
+        Self { window, parts, present, of_service: BTreeSet::new(), held: BTreeMap::new() }
     }
 
     /// Takes a change at the time `now`. Returns whether [`slices`](Self::slices) says something else now.
     pub fn change(&mut self, change: Change, now: Duration) -> bool {
         match change {
-            Change::Apply(name, slice) => {
+            Change::Apply(name, mut slice) => {
                 let is_new = self.get(&name) != Some(&slice);
                 if is_new {
+                    // One that somebody else holds stays as it is.
+                    if let Some(slice) = Arc::get_mut(&mut slice) {
+                        self.parts.share(slice);
+                    }
                     self.set(name, Some(slice), now);
                 }
                 is_new
@@ -276,6 +282,24 @@ mod tests {
 
     fn apply(at: &str, endpoints: &str) -> Change {
         Change::Apply(name(at), slice(endpoints))
+    }
+
+    #[test]
+    fn slices_share_what_they_have_in_common() {
+        let on_node = |node: &str| {
+            let slice = json!({ "metadata": {}, "addressType": "IPv4", "ports": [{ "name": "http", "port": 80 }],
+                "endpoints": [{ "addresses": ["10.0.0.1"], "nodeName": node }] });
+            Arc::new(serde_json::from_value(slice).expect("a slice"))
+        };
+        let mut slices = Slices::new(WINDOW);
+        for (at, node) in [("a", "one"), ("b", "one"), ("c", "two")] {
+            slices.change(Change::Apply(name(at), on_node(node)), MS(0));
+        }
+        let [a, b, c] = ["a", "b", "c"].map(|at| slices.get(&name(at)).expect("a slice"));
+        let place = |slice: &Arc<EndpointSlice>| slice.endpoints[0].place.clone().expect("a place");
+        assert!(Arc::ptr_eq(&place(a), &place(b)));
+        assert_eq!(place(c).node.as_deref(), Some("two"));
+        assert!(Arc::ptr_eq(&a.ports, &b.ports) && Arc::ptr_eq(&a.ports, &c.ports));
     }
 
     /// What the slices have, held or not: the best class of each endpoint.

@@ -11,7 +11,7 @@ use std::time::Instant;
 use http::{HeaderMap, HeaderValue, Method};
 use tidegate::model::ids::RuleId;
 use tidegate::model::matching::{
-    Candidate, CompiledRegex, Hostname, PathMatch, RequestView, Router, Template, ValueMatch, ValueTest,
+    Candidate, CompiledRegex, Conditions, Hostname, PathMatch, RequestView, Router, Template, ValueMatch, ValueTest,
 };
 
 const SIZES: [u32; 3] = [10, 1_000, 10_000];
@@ -119,12 +119,10 @@ const SHAPES: &[Shape] = &[
     },
     Shape {
         name: "tenants by header",
-        candidate: |n| Candidate {
-            headers: vec![ValueMatch {
-                name: "x-tenant".into(),
-                test: ValueTest::Exact(format!("tenant-{n:05}").into()),
-            }],
-            ..candidate(n, ONE.into(), PathMatch::prefix("/api"))
+        candidate: |n| {
+            let test = ValueTest::Exact(format!("tenant-{n:05}").into());
+            let headers = vec![ValueMatch { name: "x-tenant".into(), test }];
+            candidate(n, ONE.into(), PathMatch::prefix("/api")).asking(Conditions { headers, ..Conditions::default() })
         },
         request: |n| {
             let mut request = request(ONE, "/api/v1/items/42".into());
@@ -144,9 +142,9 @@ const SHAPES: &[Shape] = &[
                 6 => PathMatch::Regex(CompiledRegex::compile("/old/[0-9]+").expect("good").into()),
                 _ => template(&format!("/api/kind-{}/{{id}}", n % 10)),
             };
-            let mut candidate = candidate(n, format!("service-{}.example.com", n / 10), path);
-            candidate.method = (n % 3 == 0).then_some(Method::GET);
-            candidate
+            let method = (n % 3 == 0).then_some(Method::GET);
+            candidate(n, format!("service-{}.example.com", n / 10), path)
+                .asking(Conditions { method, ..Conditions::default() })
         },
         request: |n| {
             let path = match n % 4 {

@@ -235,7 +235,7 @@ fn snapshot(options: &Options) -> Snapshot {
     };
     let endpoint = |&addr: &SocketAddr| Endpoint {
         key: EndpointKey { addr, uid: None },
-        fallback: options.fallback,
+        fallback: options.fallback.map(Box::new),
         pod: Some(Arc::from("s-0")),
         terminating: false,
         near: Near::default(),
@@ -253,10 +253,7 @@ fn snapshot(options: &Options) -> Snapshot {
         hostname: Hostname::Exact(Arc::from("a.test")),
         priority: 0,
         path: PathMatch::Prefix(Arc::from("/p")),
-        method: None,
-        headers: Vec::new(),
-        query_params: Vec::new(),
-        cookies: Vec::new(),
+        conditions: None,
         rank: 0,
     };
     Snapshot {

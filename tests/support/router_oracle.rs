@@ -84,8 +84,9 @@ fn specificity(candidate: &Candidate) -> impl Ord + use<> {
         PathMatch::Regex(regex) => (2, Reverse(regex.pattern().len()), false, Reverse(0)),
         PathMatch::Prefix(prefix) => (3, Reverse(prefix.len()), false, Reverse(0)),
     };
-    let counts = [candidate.headers.len(), candidate.cookies.len(), candidate.query_params.len()];
-    (host, Reverse(candidate.priority), path, Reverse(candidate.method.is_some()), counts.map(Reverse), candidate.rank)
+    let conditions = candidate.conditions();
+    let counts = [conditions.headers.len(), conditions.cookies.len(), conditions.query_params.len()];
+    (host, Reverse(candidate.priority), path, Reverse(conditions.method.is_some()), counts.map(Reverse), candidate.rank)
 }
 
 fn host_fits(hostname: &Hostname, host: Option<&str>) -> bool {
@@ -107,14 +108,15 @@ fn fits(candidate: &Candidate, request: &Request) -> bool {
         PathMatch::Prefix(prefix) => **prefix == *path || path.starts_with(&format!("{prefix}/")),
         PathMatch::Regex(regex) => pattern_fits(regex.pattern(), path.as_bytes()),
     };
+    let conditions = candidate.conditions();
     path_fits
-        && candidate.method.as_ref().is_none_or(|method| *method == request.method)
-        && candidate.headers.iter().all(|m| {
+        && conditions.method.as_ref().is_none_or(|method| *method == request.method)
+        && conditions.headers.iter().all(|m| {
             let lines = request.headers.get_all(&*m.name).iter();
             value_fits(&m.test, &lines.map(|line| line.as_bytes().to_vec()).collect::<Vec<_>>())
         })
-        && candidate.cookies.iter().all(|m| value_fits(&m.test, &cookies(&request.headers, &m.name)))
-        && candidate.query_params.iter().all(|m| value_fits(&m.test, &params(request.query.as_deref(), &m.name)))
+        && conditions.cookies.iter().all(|m| value_fits(&m.test, &cookies(&request.headers, &m.name)))
+        && conditions.query_params.iter().all(|m| value_fits(&m.test, &params(request.query.as_deref(), &m.name)))
 }
 
 fn value_fits(test: &ValueTest, values: &[Vec<u8>]) -> bool {

@@ -136,7 +136,8 @@ fn key(kind: Kind, path: &str, condition: Option<Condition<'_>>) -> u64 {
 }
 
 fn exact_conditions(candidate: &Candidate) -> impl Iterator<Item = Condition<'_>> {
-    let lists = [&candidate.headers, &candidate.cookies, &candidate.query_params];
+    let conditions = candidate.conditions();
+    let lists = [&conditions.headers, &conditions.cookies, &conditions.query_params];
     (0u8..).zip(lists).flat_map(|(source, list)| {
         list.iter().filter_map(move |condition| match &condition.test {
             ValueTest::Exact(value) => Some((source, &*condition.name, &**value)),

@@ -60,7 +60,7 @@ impl Case {
         let (endpoints, _) = self.endpoints_of(port);
         let text = |endpoint: &Endpoint| {
             let uid = endpoint.key.uid.as_ref().map(|uid| format!(" {uid}")).unwrap_or_default();
-            let fallback = endpoint.fallback.map(|addr| format!(" or {addr}")).unwrap_or_default();
+            let fallback = endpoint.fallback.as_ref().map(|addr| format!(" or {addr}")).unwrap_or_default();
             format!("{}{uid}{fallback}", endpoint.key.addr)
         };
         endpoints.iter().map(text).collect()

@@ -126,7 +126,44 @@ pub enum ValueTest {
     Absent,
 }
 
-/// One match of one rule on one hostname: the unit that competes.
+/// What a match asks of a request beside host and path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// Method, any when `None`.
+    pub method: Option<http::Method>,
+    /// Conditions on header lines, all must hold.
+    pub headers: Vec<ValueMatch>,
+    /// Conditions on query parameters, all must hold.
+    pub query_params: Vec<ValueMatch>,
+    /// Conditions on cookies, all must hold.
+    pub cookies: Vec<ValueMatch>,
+}
+
+/// What most matches have.
+static NO_CONDITIONS: Conditions =
+    Conditions { method: None, headers: Vec::new(), query_params: Vec::new(), cookies: Vec::new() };
+
+impl Conditions {
+    /// Makes them ready to be held: `None` when there are none.
+    #[must_use]
+    pub fn shared(mut self) -> Option<Arc<Self>> {
+        if self.method.is_none() && self.asks_no_values() {
+            return None;
+        }
+        self.headers.shrink_to_fit();
+        self.query_params.shrink_to_fit();
+        self.cookies.shrink_to_fit();
+        Some(Arc::new(self))
+    }
+
+    /// Whether nothing is asked of headers, query parameters and cookies.
+    #[must_use]
+    pub fn asks_no_values(&self) -> bool {
+        self.headers.is_empty() && self.query_params.is_empty() && self.cookies.is_empty()
+    }
+}
+
+/// One match of one rule on one hostname: the unit that competes. Tens of thousands are held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// The rule that wins with it.
@@ -137,14 +174,8 @@ pub struct Candidate {
     pub priority: i32,
     /// Path.
     pub path: PathMatch,
-    /// Method, any when `None`.
-    pub method: Option<http::Method>,
-    /// Conditions on header lines, all must hold.
-    pub headers: Vec<ValueMatch>,
-    /// Conditions on query parameters, all must hold.
-    pub query_params: Vec<ValueMatch>,
-    /// Conditions on cookies, all must hold.
-    pub cookies: Vec<ValueMatch>,
+    /// Everything else that it asks; `None` for most. Candidates of one match share it.
+    pub conditions: Option<Arc<Conditions>>,
     /// Rank by age, object name, kind and rule order (precedence 5): the lower wins among otherwise equal ones. Unique.
     pub rank: u32,
 }
@@ -153,23 +184,19 @@ impl Candidate {
     /// A candidate that fits every request: the start for those with conditions.
     #[must_use]
     pub fn any(rule: RuleId, rank: u32) -> Self {
-        Self {
-            rule,
-            hostname: Hostname::Any,
-            priority: 0,
-            path: PathMatch::prefix("/"),
-            method: None,
-            headers: Vec::new(),
-            query_params: Vec::new(),
-            cookies: Vec::new(),
-            rank,
-        }
+        Self { rule, hostname: Hostname::Any, priority: 0, path: PathMatch::prefix("/"), conditions: None, rank }
     }
 
-    /// Whether it asks nothing of headers, query parameters and cookies.
+    /// The same with other conditions.
     #[must_use]
-    pub fn asks_no_values(&self) -> bool {
-        self.headers.is_empty() && self.query_params.is_empty() && self.cookies.is_empty()
+    pub fn asking(self, conditions: Conditions) -> Self {
+        Self { conditions: conditions.shared(), ..self }
+    }
+
+    /// What it asks beside host and path.
+    #[must_use]
+    pub fn conditions(&self) -> &Conditions {
+        self.conditions.as_deref().unwrap_or(&NO_CONDITIONS)
     }
 
     /// Names of the variables that the path of a request fills when this candidate wins, from left to right.

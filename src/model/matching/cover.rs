@@ -41,11 +41,12 @@ impl Candidate {
     /// Whether every request that fits `other` is shown to fit this one too. Priority and rank do not count.
     #[must_use]
     pub fn covers(&self, other: &Self, effort: &mut Effort) -> bool {
+        let [outer, inner] = [self, other].map(Candidate::conditions);
         self.hostname == other.hostname
-            && self.method.as_ref().is_none_or(|method| other.method.as_ref() == Some(method))
-            && all_implied(&self.headers, &other.headers, effort)
-            && all_implied(&self.cookies, &other.cookies, effort)
-            && all_implied(&self.query_params, &other.query_params, effort)
+            && outer.method.as_ref().is_none_or(|method| inner.method.as_ref() == Some(method))
+            && all_implied(&outer.headers, &inner.headers, effort)
+            && all_implied(&outer.cookies, &inner.cookies, effort)
+            && all_implied(&outer.query_params, &inner.query_params, effort)
             && self.path.covers(&other.path, effort)
     }
 }
@@ -291,6 +292,7 @@ fn is_included(
 mod tests {
     use super::*;
     use crate::model::ids::RuleId;
+    use crate::model::matching::Conditions;
     use crate::model::matching::{Hostname, Template};
 
     /// A prefix, or `=` exact, `~` an expression, or a template when it has braces.
@@ -391,9 +393,9 @@ mod tests {
             (regex(".*"), present(), false),
             (ValueTest::Absent, ValueTest::Absent, true),
         ] {
-            let one = |test: &ValueTest| Candidate {
-                headers: vec![ValueMatch { name: "x".into(), test: test.clone() }],
-                ..Candidate::any(RuleId(0), 0)
+            let one = |test: &ValueTest| {
+                let headers = vec![ValueMatch { name: "x".into(), test: test.clone() }];
+                Candidate::any(RuleId(0), 0).asking(Conditions { headers, ..Conditions::default() })
             };
             let covers = one(&outer).covers(&one(&inner), &mut Effort::new(1 << 16));
             assert_eq!(covers, expected, "{outer:?} {inner:?}");
@@ -406,8 +408,8 @@ mod tests {
     #[test]
     fn hosts_and_methods_must_be_the_same_or_open() {
         let any = Candidate::any(RuleId(0), 0);
-        let get = Candidate { method: Some(http::Method::GET), ..any.clone() };
-        let post = Candidate { method: Some(http::Method::POST), ..any.clone() };
+        let get = any.clone().asking(Conditions { method: Some(http::Method::GET), ..Conditions::default() });
+        let post = any.clone().asking(Conditions { method: Some(http::Method::POST), ..Conditions::default() });
         let host = Candidate { hostname: Hostname::Exact("a".into()), ..any.clone() };
         let covers = |outer: &Candidate, inner: &Candidate| outer.covers(inner, &mut Effort::new(9));
         assert!(covers(&any, &get) && covers(&get, &get));

@@ -16,13 +16,14 @@ use super::template::Template;
 /// prefix.
 #[must_use]
 pub fn precedence(a: &Candidate, b: &Candidate) -> Ordering {
+    let [of_a, of_b] = [a, b].map(Candidate::conditions);
     by_hostname(&a.hostname, &b.hostname)
         .then_with(|| b.priority.cmp(&a.priority))
         .then_with(|| by_path(&a.path, &b.path))
-        .then_with(|| b.method.is_some().cmp(&a.method.is_some()))
-        .then_with(|| b.headers.len().cmp(&a.headers.len()))
-        .then_with(|| b.cookies.len().cmp(&a.cookies.len()))
-        .then_with(|| b.query_params.len().cmp(&a.query_params.len()))
+        .then_with(|| of_b.method.is_some().cmp(&of_a.method.is_some()))
+        .then_with(|| of_b.headers.len().cmp(&of_a.headers.len()))
+        .then_with(|| of_b.cookies.len().cmp(&of_a.cookies.len()))
+        .then_with(|| of_b.query_params.len().cmp(&of_a.query_params.len()))
         .then_with(|| a.rank.cmp(&b.rank))
 }
 
@@ -147,9 +148,10 @@ impl PredicateKey {
         let sourced = |source, matches: &[ValueMatch]| {
             matches.iter().map(|m| (source, Arc::clone(&m.name), m.test.clone())).collect::<Vec<_>>()
         };
-        let mut values = sourced(Source::Header, &candidate.headers);
-        values.extend(sourced(Source::Cookie, &candidate.cookies));
-        values.extend(sourced(Source::QueryParam, &candidate.query_params));
+        let conditions = candidate.conditions();
+        let mut values = sourced(Source::Header, &conditions.headers);
+        values.extend(sourced(Source::Cookie, &conditions.cookies));
+        values.extend(sourced(Source::QueryParam, &conditions.query_params));
         values.sort_unstable();
         values.dedup();
         Self {
@@ -161,7 +163,7 @@ impl PredicateKey {
                 PathMatch::Template(template) => PathKey::Shape(template.shape()),
                 PathMatch::Regex(regex) => PathKey::Regex(regex.shared_pattern()),
             },
-            method: candidate.method.as_ref().map(|method| method.as_str().into()),
+            method: conditions.method.as_ref().map(|method| method.as_str().into()),
             values,
         }
     }
@@ -171,7 +173,7 @@ impl PredicateKey {
 mod tests {
     use super::*;
     use crate::model::ids::RuleId;
-    use crate::model::matching::CompiledRegex;
+    use crate::model::matching::{CompiledRegex, Conditions};
 
     fn value(name: &str, test: ValueTest) -> ValueMatch {
         ValueMatch { name: name.into(), test }
@@ -191,23 +193,27 @@ mod tests {
         assert_eq!(in_order(&candidates), expected);
     }
 
+    fn with(headers: Vec<ValueMatch>) -> Conditions {
+        Conditions { headers, ..Conditions::default() }
+    }
+
     fn candidate() -> Candidate {
         Candidate::any(RuleId(0), 0)
     }
 
     #[test]
     fn a_key_ignores_the_order_of_conditions_and_the_names_of_variables() {
+        let headers = vec![value("a", ValueTest::Present), value("b", ValueTest::Exact("1".into()))];
+        let twice = headers.iter().rev().chain(&headers).cloned().collect();
         let a = Candidate {
             path: PathMatch::Template(Template::parse("/u/{id}").expect("good").into()),
-            headers: vec![value("a", ValueTest::Present), value("b", ValueTest::Exact("1".into()))],
-            ..candidate()
+            ..candidate().asking(with(headers))
         };
         let b = Candidate {
             path: PathMatch::Template(Template::parse("/u/{user}").expect("good").into()),
-            headers: a.headers.iter().rev().chain(&a.headers).cloned().collect(),
             rule: RuleId(7),
             rank: 9,
-            ..candidate()
+            ..candidate().asking(with(twice))
         };
         assert_eq!(PredicateKey::of(&a), PredicateKey::of(&b));
     }
@@ -226,14 +232,15 @@ mod tests {
             Candidate { path: PathMatch::Regex(regex("/b")), ..candidate() },
             Candidate { path: PathMatch::Template(Template::parse("/{a}").expect("good").into()), ..candidate() },
             Candidate { path: PathMatch::Template(Template::parse("/{a*}").expect("good").into()), ..candidate() },
-            Candidate { method: Some(http::Method::GET), ..candidate() },
-            Candidate { headers: vec![value("a", ValueTest::Present)], ..candidate() },
-            Candidate { headers: vec![value("a", ValueTest::Absent)], ..candidate() },
-            Candidate { headers: vec![value("a", ValueTest::Exact("x".into()))], ..candidate() },
-            Candidate { headers: vec![value("a", ValueTest::Prefix("x".into()))], ..candidate() },
-            Candidate { headers: vec![value("a", ValueTest::Regex(regex("x")))], ..candidate() },
-            Candidate { cookies: vec![value("a", ValueTest::Present)], ..candidate() },
-            Candidate { query_params: vec![value("a", ValueTest::Present)], ..candidate() },
+            candidate().asking(Conditions { method: Some(http::Method::GET), ..Conditions::default() }),
+            candidate().asking(with(vec![value("a", ValueTest::Present)])),
+            candidate().asking(with(vec![value("a", ValueTest::Absent)])),
+            candidate().asking(with(vec![value("a", ValueTest::Exact("x".into()))])),
+            candidate().asking(with(vec![value("a", ValueTest::Prefix("x".into()))])),
+            candidate().asking(with(vec![value("a", ValueTest::Regex(regex("x")))])),
+            candidate().asking(Conditions { cookies: vec![value("a", ValueTest::Present)], ..Conditions::default() }),
+            candidate()
+                .asking(Conditions { query_params: vec![value("a", ValueTest::Present)], ..Conditions::default() }),
         ];
         let keys: std::collections::BTreeSet<_> = all.iter().map(PredicateKey::of).collect();
         assert_eq!(keys.len(), all.len());

@@ -112,13 +112,8 @@ impl Router {
 
     /// Makes the tables of candidates that are in their order of precedence.
     #[must_use]
-    pub fn of_ordered(mut candidates: Vec<Candidate>) -> Self {
+    pub fn of_ordered(candidates: Vec<Candidate>) -> Self {
         debug_assert!(candidates.is_sorted_by(|a, b| precedence(a, b).is_le()), "in their order of precedence");
-        candidates.iter_mut().for_each(|candidate| {
-            candidate.headers.shrink_to_fit();
-            candidate.query_params.shrink_to_fit();
-            candidate.cookies.shrink_to_fit();
-        });
         let tables = Builder::new(&candidates).build().finish();
         Self { candidates: candidates.into_boxed_slice(), ..tables }
     }
@@ -130,7 +125,9 @@ impl Router {
     /// # Errors
     /// [`Miss::NoHost`] when no candidate has the host, [`Miss::NoPath`] when some have but none fits.
     pub fn find(&self, request: &RequestView<'_>) -> Result<FoundRule, Miss> {
-        let fits = |id: u32| self.entries[id as usize].bare || values::fits(&self.candidates[id as usize], request);
+        let fits = |id: u32| {
+            self.entries[id as usize].bare || values::fits(self.candidates[id as usize].conditions(), request)
+        };
         self.search(&Search { request, fits, by_value: true })
     }
 
@@ -146,7 +143,7 @@ impl Router {
     ) -> Result<FoundRule, Miss> {
         let fits = |id: u32| {
             let candidate = &self.candidates[id as usize];
-            candidate.method.as_ref().is_none_or(|method| method == request.method) && accepted(candidate)
+            candidate.conditions().method.as_ref().is_none_or(|method| method == request.method) && accepted(candidate)
         };
         self.search(&Search { request, fits, by_value: false })
     }
@@ -345,10 +342,7 @@ impl<'c> Builder<'c> {
             next: NONE,
             shorter: NONE,
             selector: NONE,
-            bare: candidate.method.is_none()
-                && candidate.headers.is_empty()
-                && candidate.query_params.is_empty()
-                && candidate.cookies.is_empty(),
+            bare: candidate.conditions.is_none(),
         });
         Self {
             candidates,
@@ -552,15 +546,12 @@ impl<'c> Builder<'c> {
 impl PartialEq for Router {
     fn eq(&self, other: &Self) -> bool {
         let same = |(a, b): (&Candidate, &Candidate)| {
-            let Candidate { rule, hostname, priority, path, method, headers, query_params, cookies, rank: _ } = a;
+            let Candidate { rule, hostname, priority, path, conditions, rank: _ } = a;
             *rule == b.rule
                 && *hostname == b.hostname
                 && *priority == b.priority
                 && *path == b.path
-                && *method == b.method
-                && *headers == b.headers
-                && *query_params == b.query_params
-                && *cookies == b.cookies
+                && *conditions == b.conditions
         };
         self.candidates.len() == other.candidates.len() && self.candidates.iter().zip(&other.candidates).all(same)
     }

@@ -9,6 +9,18 @@ fn router(routes: &[&str]) -> Router {
     Router::build((0..).zip(routes).map(|(rank, text)| candidate(rank, text)).collect())
 }
 
+fn headers(headers: Vec<ValueMatch>) -> Conditions {
+    Conditions { headers, ..Conditions::default() }
+}
+
+fn cookies(cookies: Vec<ValueMatch>) -> Conditions {
+    Conditions { cookies, ..Conditions::default() }
+}
+
+fn query_params(query_params: Vec<ValueMatch>) -> Conditions {
+    Conditions { query_params, ..Conditions::default() }
+}
+
 fn candidate(rank: u32, text: &str) -> Candidate {
     let mut candidate = Candidate::any(RuleId(rank), rank);
     for word in text.split(' ') {
@@ -23,7 +35,8 @@ fn candidate(rank: u32, text: &str) -> Candidate {
         } else if let Some(suffix) = word.strip_prefix("*.") {
             candidate.hostname = Hostname::Wildcard(suffix.into());
         } else if word.bytes().all(|byte| byte.is_ascii_uppercase()) {
-            candidate.method = Some(Method::from_bytes(word.as_bytes()).expect("good"));
+            let method = Method::from_bytes(word.as_bytes()).expect("good");
+            candidate = candidate.asking(Conditions { method: Some(method), ..Conditions::default() });
         } else {
             candidate.hostname = Hostname::Exact(word.into());
         }
@@ -174,11 +187,11 @@ fn number_of_conditions_breaks_ties_in_the_order_of_the_api() {
     let bare = |rank| candidate(rank, "=/x");
     let router = Router::build(vec![
         bare(0),
-        Candidate { query_params: vec![present("q"), present("r")], ..bare(1) },
-        Candidate { cookies: vec![present("c")], ..bare(2) },
-        Candidate { headers: vec![present("h")], ..bare(3) },
-        Candidate { headers: vec![present("h"), present("i")], ..bare(4) },
-        Candidate { method: Some(Method::GET), ..bare(5) },
+        bare(1).asking(query_params(vec![present("q"), present("r")])),
+        bare(2).asking(cookies(vec![present("c")])),
+        bare(3).asking(headers(vec![present("h")])),
+        bare(4).asking(headers(vec![present("h"), present("i")])),
+        bare(5).asking(Conditions { method: Some(Method::GET), ..Conditions::default() }),
     ]);
     let mut headers = HeaderMap::new();
     let cases: [(&str, &str, [u32; 2]); 5] =
@@ -247,15 +260,12 @@ fn equal_routers_answer_alike() {
 fn a_selector_finds_one_tenant_among_many_and_leaves_precedence_alone() {
     let exact = |name: &str, value: String| ValueMatch { name: name.into(), test: ValueTest::Exact(value.into()) };
     let mut candidates: Vec<_> = (0..100)
-        .map(|n| Candidate { headers: vec![exact("x-tenant", format!("t{n}"))], ..candidate(n, "/") })
-        .chain((100..200).map(|n| Candidate { cookies: vec![exact("tenant", format!("t{n}"))], ..candidate(n, "/") }))
-        .chain((200..300).map(|n| Candidate { query_params: vec![exact("t", format!("t {n}"))], ..candidate(n, "/") }))
+        .map(|n| candidate(n, "/").asking(headers(vec![exact("x-tenant", format!("t{n}"))])))
+        .chain((100..200).map(|n| candidate(n, "/").asking(cookies(vec![exact("tenant", format!("t{n}"))]))))
+        .chain((200..300).map(|n| candidate(n, "/").asking(query_params(vec![exact("t", format!("t {n}"))]))))
         .collect();
     candidates.push(candidate(300, "/"));
-    candidates.push(Candidate {
-        headers: vec![exact("x-tenant", "t5".into()), exact("b", "1".into())],
-        ..candidate(301, "/")
-    });
+    candidates.push(candidate(301, "/").asking(headers(vec![exact("x-tenant", "t5".into()), exact("b", "1".into())])));
     let router = Router::build(candidates);
     type Lines<'a> = &'a [(&'static str, &'a str)];
     let cases: [(Lines<'_>, &str, u32); 9] = [

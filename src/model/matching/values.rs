@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 
-use super::candidate::{Candidate, RequestView, ValueMatch, ValueTest};
+use super::candidate::{Conditions, RequestView, ValueMatch, ValueTest};
 use crate::model::request_values::{self, FormDecoded};
 
 /// How often a request has a name, with the value when that is once.
@@ -24,11 +24,11 @@ impl<V> Occurrence<V> {
 }
 
 /// Whether method and all conditions on values hold.
-pub(super) fn fits(candidate: &Candidate, request: &RequestView<'_>) -> bool {
-    candidate.method.as_ref().is_none_or(|method| method == request.method)
-        && candidate.headers.iter().all(|m| plain_fits(m, header(request.headers, &m.name)))
-        && candidate.cookies.iter().all(|m| plain_fits(m, cookie(request.headers, &m.name)))
-        && candidate.query_params.iter().all(|m| query_fits(m, query_param(request.query, &m.name)))
+pub(super) fn fits(conditions: &Conditions, request: &RequestView<'_>) -> bool {
+    conditions.method.as_ref().is_none_or(|method| method == request.method)
+        && conditions.headers.iter().all(|m| plain_fits(m, header(request.headers, &m.name)))
+        && conditions.cookies.iter().all(|m| plain_fits(m, cookie(request.headers, &m.name)))
+        && conditions.query_params.iter().all(|m| query_fits(m, query_param(request.query, &m.name)))
 }
 
 fn plain_fits(condition: &ValueMatch, value: Occurrence<&[u8]>) -> bool {

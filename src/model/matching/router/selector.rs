@@ -125,9 +125,10 @@ fn commonest(ids: &[u32], candidates: &[Candidate]) -> Option<(Source, Arc<str>)
 }
 
 fn exact_values(candidate: &Candidate) -> impl Iterator<Item = (Source, &ValueMatch, &str)> {
-    let headers = candidate.headers.iter().map(|m| (Source::Header, m));
-    let cookies = candidate.cookies.iter().map(|m| (Source::Cookie, m));
-    let query_params = candidate.query_params.iter().map(|m| (Source::QueryParam, m));
+    let conditions = candidate.conditions();
+    let headers = conditions.headers.iter().map(|m| (Source::Header, m));
+    let cookies = conditions.cookies.iter().map(|m| (Source::Cookie, m));
+    let query_params = conditions.query_params.iter().map(|m| (Source::QueryParam, m));
     headers.chain(cookies).chain(query_params).filter_map(|(source, condition)| match &condition.test {
         ValueTest::Exact(value) => Some((source, condition, &**value)),
         ValueTest::Prefix(_) | ValueTest::Regex(_) | ValueTest::Present | ValueTest::Absent => None,
