@@ -15,7 +15,7 @@ use crate::probe::{Field, Statuses, Target};
 use crate::settings::file::{FileError, SettingsFile};
 use crate::settings::{
     AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, ListenerTls, Locality,
-    MetricsSettings, Sessions, Settings, SettingsError, parse_address, parse_duration, parse_network,
+    MetricsSettings, ProxyProtocol, Sessions, Settings, SettingsError, parse_address, parse_duration, parse_network,
 };
 
 /// A Kubernetes ingress gateway: a change of routes, pods or certificates never costs a request or a socket.
@@ -353,6 +353,7 @@ fn listener(address: SocketAddr) -> Listener {
         address,
         tls: None,
         http2_prior_knowledge: true,
+        proxy_protocol: ProxyProtocol::default(),
         trusted_forwarders: Vec::new(),
         health_path: None,
         allowed_namespaces: None,

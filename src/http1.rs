@@ -5,6 +5,7 @@
 pub mod client;
 pub mod framing;
 pub mod guard;
+pub mod proxy_protocol;
 pub mod request_stream;
 pub mod response;
 pub mod websocket;

@@ -2,8 +2,9 @@
 //!
 //! Each worker has a thread, sockets, pools and counters of its own. The way of a request through the files:
 //!
-//! 1. [`listener`] accepts the connection, [`room`] has a place for it, and `handshake` secures it where TLS is spoken.
-//!    [`connection`] drives it: hyper, deadlines, and the end. [`pressure`] says what is given up while memory is short.
+//! 1. [`listener`] accepts the connection, [`room`] has a place for it, `proxy_header` reads whose it is where a load balancer
+//!    tells that, and `handshake` secures it where TLS is spoken. [`connection`] drives it: hyper, deadlines, and the end.
+//!    [`pressure`] says what is given up while memory is short.
 //! 2. [`guarded_io`] lets hyper read only messages whose head is well formed; [`head`] checks the parsed head, for HTTP/1
 //!    and HTTP/2 alike. What is accepted goes through the boundary [`downstream`] to `handler`.
 //! 3. [`forward`] has the phases. `begin` makes an `exchange`, `decision` finds the rule and the endpoint, `session` the
@@ -44,6 +45,7 @@ mod outcome;
 pub mod own_answer;
 mod place;
 pub mod pressure;
+mod proxy_header;
 pub mod rate;
 mod refusals;
 mod replay;
@@ -58,5 +60,6 @@ mod turn_round;
 mod upgrade;
 pub mod upstream;
 mod upstream_http2;
+mod waiting;
 pub mod worker;
 pub mod worker_drain;

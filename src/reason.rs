@@ -31,6 +31,14 @@ macro_rules! reasons {
 reasons! {
     /// No byte came after accept.
     FirstByte => "first_byte",
+    /// The PROXY header of a load balancer was not complete in time.
+    ProxyHeader => "proxy_header",
+    /// What begins as a PROXY header is none: malformed, too long, cut off, or with a wrong checksum.
+    ProxyMalformed => "proxy_malformed",
+    /// A connection without the PROXY header that its listener requires.
+    ProxyMissing => "proxy_missing",
+    /// A PROXY header from an address that is not trusted, or any connection from one where the header is required.
+    ProxyUntrusted => "proxy_untrusted",
     /// The TLS handshake was not done in time.
     TlsHandshake => "tls_handshake",
     /// What came is no TLS handshake, or one that nothing can be agreed in.

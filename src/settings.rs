@@ -59,12 +59,35 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     /// Serve HTTP/2 with prior knowledge beside HTTP/1.1.
     pub http2_prior_knowledge: bool,
+    /// Headers by which load balancers tell whose connection they pass on.
+    pub proxy_protocol: ProxyProtocol,
     /// Peers whose forwarding fields are believed.
     pub trusted_forwarders: Vec<IpNet>,
     /// A path answered 200 by the gateway itself (503 while draining), for load balancers; on any host.
     pub health_path: Option<String>,
     /// Namespaces whose routes may bind; `None`: all.
     pub allowed_namespaces: Option<Vec<String>>,
+}
+
+/// The PROXY protocol on a listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// Whether connections begin with its header.
+    pub mode: ProxyProtocolMode,
+    /// Peers whose headers are believed.
+    pub trusted: Vec<IpNet>,
+}
+
+/// Whether connections begin with a PROXY header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyProtocolMode {
+    /// None does.
+    #[default]
+    Off,
+    /// Those of trusted peers may.
+    Optional,
+    /// All do, and come from trusted peers.
+    Required,
 }
 
 /// TLS on a listener.
@@ -79,7 +102,9 @@ pub struct ListenerTls {
 pub struct Deadlines {
     /// Accept to first byte.
     pub first_byte: Duration,
-    /// Accept to the end of the TLS handshake.
+    /// Accept to the end of the PROXY header, where a listener takes one.
+    pub proxy_header: Duration,
+    /// Accept, or the PROXY header, to the end of the TLS handshake.
     pub tls_handshake: Duration,
     /// First byte to complete head.
     pub head: Duration,
@@ -111,6 +136,7 @@ impl Default for Deadlines {
     fn default() -> Self {
         Self {
             first_byte: Duration::from_secs(10),
+            proxy_header: Duration::from_secs(10),
             tls_handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
@@ -379,6 +405,22 @@ impl Settings {
             }
             if let Some(path) = listener.health_path.as_ref().filter(|path| !path.starts_with('/')) {
                 return refuse(field(".healthPath"), format!("{path:?}"), "a path that begins with /");
+            }
+            let ProxyProtocol { mode, trusted } = &listener.proxy_protocol;
+            match mode {
+                ProxyProtocolMode::Off if !trusted.is_empty() => {
+                    let expected = "none, or mode optional or required beside them";
+                    return refuse(
+                        field(".proxyProtocol.trusted"),
+                        "networks that mode off never asks for".to_owned(),
+                        expected,
+                    );
+                }
+                ProxyProtocolMode::Optional | ProxyProtocolMode::Required if trusted.is_empty() => {
+                    let expected = "the networks of the load balancers that send PROXY headers";
+                    return refuse(field(".proxyProtocol.trusted"), "none".to_owned(), expected);
+                }
+                ProxyProtocolMode::Off | ProxyProtocolMode::Optional | ProxyProtocolMode::Required => {}
             }
         }
         if let Some((name, _)) = self.at_least_one().into_iter().find(|(_, size)| *size == 0) {

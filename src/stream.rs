@@ -175,18 +175,7 @@ impl Stream {
     /// was told, and nobody is woken when that changes.
     #[must_use]
     pub fn seen_end(&self) -> Option<PeerEnd> {
-        let told = |interest| {
-            let mut cx = Context::from_waker(Waker::noop());
-            match pin!(self.socket().ready(interest)).poll(&mut cx) {
-                Poll::Ready(Ok(ready)) => ready,
-                Poll::Ready(Err(_)) | Poll::Pending => Ready::EMPTY,
-            }
-        };
-        if told(Interest::WRITABLE).is_write_closed() {
-            Some(PeerEnd::Reset)
-        } else {
-            told(Interest::READABLE).is_read_closed().then_some(PeerEnd::Fin)
-        }
+        seen_end(self.socket())
     }
 
     /// Ready when a read may give something, if only an error; the task is woken when that changes. Free of system calls.
@@ -234,6 +223,23 @@ impl Stream {
             Self::Plain(socket) => socket,
             Self::Tls(stream) => stream.get_ref().0,
         }
+    }
+}
+
+/// The end of the other side, as [`Stream::seen_end`] has it.
+#[must_use]
+pub fn seen_end(socket: &TcpStream) -> Option<PeerEnd> {
+    let told = |interest| {
+        let mut cx = Context::from_waker(Waker::noop());
+        match pin!(socket.ready(interest)).poll(&mut cx) {
+            Poll::Ready(Ok(ready)) => ready,
+            Poll::Ready(Err(_)) | Poll::Pending => Ready::EMPTY,
+        }
+    };
+    if told(Interest::WRITABLE).is_write_closed() {
+        Some(PeerEnd::Reset)
+    } else {
+        told(Interest::READABLE).is_read_closed().then_some(PeerEnd::Fin)
     }
 }
 

@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:?usage: tests/fuzz.sh SECONDS [TARGET...]}
 shift
-if [ $# = 0 ]; then set -- request response chunks path_authority http2_head matching yaml settings; fi
+if [ $# = 0 ]; then set -- request response chunks path_authority http2_head matching yaml settings proxy_protocol; fi
 
 # The profile of the gates, whose dependencies are there already; the wrapper adds to our own crates what fuzzing needs.
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")

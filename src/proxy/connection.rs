@@ -22,6 +22,7 @@ use std::time::Duration;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use self::answer::{FutureMemory, answer_http1};
@@ -64,13 +65,10 @@ enum ConnectionEnd {
 pub async fn serve<H: Handler>(
     context: Rc<ConnectionContext<H>>,
     (stream, speaks): (Stream, Speaks),
-    peer: SocketAddr,
+    Ends { peer, local }: Ends,
     place: Place,
 ) {
-    // A connection that is gone already has no local address; the first read will say so.
-    let local = stream.local_addr().map_or(peer, canonical);
     let _ = stream.set_nodelay();
-    let peer = canonical(peer);
     let _open = Open::begin(&context);
     let (now, presence) = (Instant::now(), place.presence().clone());
     presence.idle(now);
@@ -120,6 +118,24 @@ impl<H> Open<H> {
 impl<H> Drop for Open<H> {
     fn drop(&mut self) {
         self.0.metrics.connection_closed(self.0.listener.index());
+    }
+}
+
+/// The two ends of a client's connection, as it is logged, limited and forwarded; no address is an IPv4-mapped one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The client.
+    pub peer: SocketAddr,
+    /// What it has connected to.
+    pub local: SocketAddr,
+}
+
+impl Ends {
+    /// Those of the socket, which was accepted from `peer`.
+    #[must_use]
+    pub fn of(socket: &TcpStream, peer: SocketAddr) -> Self {
+        // A connection that is gone already has no local address; the first read will say so.
+        Self { peer: canonical(peer), local: socket.local_addr().map_or(peer, canonical) }
     }
 }
 

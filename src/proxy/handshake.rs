@@ -1,25 +1,22 @@
 //! The TLS handshake of a client's connection: before it there is no HTTP, and nobody knows yet which certificate to show.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::pin::Pin;
 
 use rustls::server::Acceptor;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::connection::{ConnectionContext, Speaks, TlsContext};
 use super::own_answer::http_date;
 use super::room::Place;
-use crate::drain::Phase;
+use super::waiting::wait_for;
 use crate::reason::Reason;
 use crate::stream::Stream;
 use crate::telemetry::metrics::Side;
-use crate::timer::Timer;
 use crate::tls::ALPN_HTTP2;
 
 /// The first byte of a record that carries a handshake (RFC 8446 §5.1).
@@ -64,35 +61,9 @@ pub(super) async fn secure<H>(
     (stream, peer): (TcpStream, SocketAddr),
     place: &mut Place,
 ) -> Option<(Stream, Speaks)> {
-    let begun = Instant::now();
-    place.presence().idle(begun);
-    let longest = context.deadlines.tls_handshake;
-    let deadline = if longest.is_zero() { None } else { begun.checked_add(longest) };
-    let (mut timer, mut watched) = (Timer::default(), false);
-    let mut handshake = pin!(shake_hands(tls, stream));
-    let done = poll_fn(|cx| {
-        if let Poll::Ready(done) = handshake.as_mut().poll(cx) {
-            return Poll::Ready(done);
-        }
-        if !std::mem::replace(&mut watched, true) {
-            place.watch(cx);
-        }
-        if place.presence().is_asked() {
-            place.leave();
-            return Poll::Ready(Err(Failure::Closed(Reason::MadeRoom)));
-        }
-        if context.drain.phase() == Phase::Ended {
-            return Poll::Ready(Err(Failure::Closed(Reason::Drain)));
-        }
-        match deadline {
-            Some(deadline) if timer.poll_until(cx, deadline).is_ready() => {
-                Poll::Ready(Err(Failure::Closed(Reason::TlsHandshake)))
-            }
-            Some(_) | None => Poll::Pending,
-        }
-    })
-    .await;
-    match done {
+    let deadline = (context.deadlines.tls_handshake, Reason::TlsHandshake);
+    let done = wait_for(context, place, deadline, shake_hands(tls, stream)).await;
+    match done.map_err(Failure::Closed).flatten() {
         Ok(secured) => Some(secured),
         Err(Failure::Gone) => None,
         Err(Failure::Closed(reason)) => {

@@ -12,10 +12,11 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::connection::{ConnectionContext, Speaks, canonical, serve};
+use super::connection::{ConnectionContext, Ends, Speaks, canonical, serve};
 use super::downstream::Handler;
 use super::handshake;
 use super::pressure::Pressure;
+use super::proxy_header;
 use super::room::{FilesComing, Place};
 use super::task::poll_counted;
 use super::worker_drain::WorkerDrain;
@@ -319,8 +320,10 @@ async fn welcome<H: Handler>(
 /// A place for a new connection, unless its address has too many: then it is to be closed.
 fn enter<H>(context: &ConnectionContext<H>, stream: &TcpStream, peer: SocketAddr) -> Option<Place> {
     let address = canonical(peer).ip();
-    // Behind a trusted forwarder are the connections of many clients.
-    let counted = (!context.trusts(address)).then_some(address);
+    // Behind a trusted forwarder are the connections of many clients, and so are behind one that tells whose they are: those
+    // count when it has told.
+    let is_balancer = context.proxy_protocol.as_ref().is_some_and(|protocol| proxy_header::trusts(protocol, address));
+    let counted = (!is_balancer && !context.trusts(address)).then_some(address);
     let place = context.drain.room().enter(counted);
     if place.is_err() {
         context.metrics.closed(Side::Downstream, Reason::AddressLimit);
@@ -348,19 +351,24 @@ fn spawn<H: Handler>(
     });
 }
 
-/// Serves a connection, behind its handshake where TLS is spoken.
+/// Serves a connection, behind its PROXY header where the listener takes one, and its handshake where TLS is spoken.
 async fn secure_and_serve<H: Handler>(
     context: Rc<ConnectionContext<H>>,
     stream: TcpStream,
     peer: SocketAddr,
     mut place: Place,
 ) {
+    let ends = match &context.proxy_protocol {
+        None => Some(Ends::of(&stream, peer)),
+        Some(protocol) => proxy_header::boxed(&context, protocol, (&stream, peer), &mut place).await,
+    };
+    let Some(ends) = ends else { return };
     let connection = match &context.tls {
         None => Some((stream.into(), Speaks::Either)),
-        Some(tls) => handshake::boxed(&context, tls, (stream, peer), &mut place).await,
+        Some(tls) => handshake::boxed(&context, tls, (stream, ends.peer), &mut place).await,
     };
     if let Some(connection) = connection {
-        serve(context, connection, peer, place).await;
+        serve(context, connection, ends, place).await;
     }
 }
 
@@ -406,7 +414,7 @@ mod tests {
     use crate::model::ids::ListenerId;
     use crate::proxy::downstream::{CheckedHead, Downstream, OwnAnswer};
     use crate::proxy::room::{Room, WorkerRoom};
-    use crate::settings::{Deadlines, Forwarding, Limits, Listener};
+    use crate::settings::{Deadlines, Forwarding, Limits, Listener, ProxyProtocol};
     use crate::telemetry::access_log::RequestLine;
     use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
@@ -547,6 +555,7 @@ mod tests {
             let settings = Listener {
                 address: bound.address,
                 http2_prior_knowledge: false,
+                proxy_protocol: ProxyProtocol::default(),
                 trusted_forwarders: Vec::new(),
                 health_path: None,
                 allowed_namespaces: None,

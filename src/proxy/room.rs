@@ -300,32 +300,21 @@ impl WorkerRoom {
     /// # Errors
     /// When the address has as many as it may and not enough of them are idle.
     pub fn enter(self: &Rc<Self>, address: Option<IpAddr>) -> Result<Place, TooManyOfAddress> {
-        let Some((most, address)) = self.room.most_per_address.zip(address) else {
-            return Ok(self.take(None));
-        };
-        let mut addresses = lock(&self.room.addresses);
-        let seats = addresses.entry(address).or_default();
-        let result = if self.make_room_among(seats, most) {
-            let place = self.take(Some(address));
-            seats.push(place.seat());
-            Ok(place)
-        } else {
-            Err(TooManyOfAddress)
-        };
-        if seats.is_empty() {
-            addresses.remove(&address);
+        let mut place = self.take();
+        if let Some(address) = address {
+            place.count(address)?;
         }
-        result
+        Ok(place)
     }
 
-    fn take(self: &Rc<Self>, address: Option<IpAddr>) -> Place {
+    fn take(self: &Rc<Self>) -> Place {
         let mut slots = self.room.slots(self.worker).expect("a room has the slots of all its workers");
         let (index, states) = slots.take();
         drop(slots);
         let presence = Presence { states, index: index % CHUNK, epoch: self.room.epoch };
         // Until it is served, nobody can be told to leave.
         presence.state().store(BUSY, Ordering::Relaxed);
-        Place { home: Rc::clone(self), index, presence, address, served: false }
+        Place { home: Rc::clone(self), index, presence, address: None, served: false }
     }
 
     /// Asks so many of `seats` to leave that there is room for one more; false when not so many are idle.
@@ -505,6 +494,30 @@ impl Place {
             && let Some(slot) = slots.wakers.get_mut(self.index)
         {
             *slot = Some(cx.waker().clone());
+        }
+    }
+
+    /// Counts the connection against the limit for each address, which must not have been done before; those of this address
+    /// that have been idle longest make room for it.
+    ///
+    /// # Errors
+    /// When the address has as many as it may and not enough of them are idle.
+    pub(super) fn count(&mut self, address: IpAddr) -> Result<(), TooManyOfAddress> {
+        let Some(most) = self.home.room.most_per_address else { return Ok(()) };
+        let mut addresses = lock(&self.home.room.addresses);
+        let seats = addresses.entry(address).or_default();
+        let has_room = self.home.make_room_among(seats, most);
+        if has_room {
+            seats.push(Seat { worker: self.home.worker, index: self.index });
+        } else if seats.is_empty() {
+            addresses.remove(&address);
+        }
+        drop(addresses);
+        if has_room {
+            self.address = Some(address);
+            Ok(())
+        } else {
+            Err(TooManyOfAddress)
         }
     }
 

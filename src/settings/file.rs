@@ -15,7 +15,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
 
 use super::{
-    AccessLog, HostnameOwnership, Listener, ListenerTls, Settings, parse_address, parse_duration, parse_network,
+    AccessLog, HostnameOwnership, Listener, ListenerTls, ProxyProtocol, ProxyProtocolMode, Settings, parse_address,
+    parse_duration, parse_network,
 };
 use crate::text::OneLine;
 
@@ -100,7 +101,7 @@ struct ListenerKeys {
     /// HTTP/2 with prior knowledge is served beside HTTP/1.1, also for gRPC. Over TLS the handshake decides (ALPN).
     #[serde(default = "yes")]
     http2_prior_knowledge: bool,
-    /// The PROXY protocol of load balancers; only mode `off` is supported.
+    /// Load balancers tell by the PROXY protocol (versions 1 and 2), before TLS, whose connection they pass on.
     #[serde(default)]
     proxy_protocol: ProxyProtocolKeys,
     /// X-Forwarded-For, -Proto, -Host and -Port are believed from peers in these networks.
@@ -140,19 +141,10 @@ enum ProtocolName {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct ProxyProtocolKeys {
-    /// Whether connections begin with a PROXY header; only `off` is supported.
+    /// Whether connections begin with a PROXY header: `required`, all do; `optional`, those of trusted peers may; `off`.
     mode: ProxyProtocolMode,
-    /// PROXY headers are believed from these networks; not supported yet.
+    /// PROXY headers are believed from peers in these networks. From others they are refused.
     trusted: Vec<NetworkText>,
-}
-
-/// `off` is a boolean in YAML 1.1, as kubectl and helm read it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum ProxyProtocolMode {
-    #[default]
-    Off,
-    Optional,
-    Required,
 }
 
 /// Fields of a block: in the file, and where they go.
@@ -293,7 +285,9 @@ block! {
     DeadlineKeys for super::Deadlines {
         /// Longest time from the accept of a connection to its first byte.
         first_byte: DurationText => |text| text.0;
-        /// Longest time from the accept of a connection to the end of its TLS handshake.
+        /// Longest time from the accept of a connection to the end of its PROXY header, where a listener takes one.
+        proxy_header: DurationText => |text| text.0;
+        /// Longest time from the accept of a connection, or from its PROXY header, to the end of its TLS handshake.
         tls_handshake: DurationText => |text| text.0;
         /// Longest time from the first byte of a request to its complete head.
         head: DurationText => |text| text.0;
@@ -513,14 +507,16 @@ impl ListenerKeys {
             }
             ProtocolName::Http => None,
         };
-        if self.proxy_protocol.mode != ProxyProtocolMode::Off || !self.proxy_protocol.trusted.is_empty() {
-            return Err(("proxyProtocol", "the PROXY protocol"));
-        }
+        let networks = |texts: Vec<NetworkText>| texts.into_iter().map(|network| network.0).collect();
         Ok(Listener {
             address: self.address.0,
             tls,
             http2_prior_knowledge: self.http2_prior_knowledge,
-            trusted_forwarders: self.trusted_forwarders.into_iter().map(|network| network.0).collect(),
+            proxy_protocol: ProxyProtocol {
+                mode: self.proxy_protocol.mode,
+                trusted: networks(self.proxy_protocol.trusted),
+            },
+            trusted_forwarders: networks(self.trusted_forwarders),
             health_path: self.health_path,
             allowed_namespaces: self.allowed_namespaces,
         })
@@ -638,6 +634,7 @@ impl JsonSchema for AccessLogText {
     }
 }
 
+// `off` is a boolean in YAML 1.1, as kubectl and helm read it.
 impl<'de> Deserialize<'de> for ProxyProtocolMode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match deserializer.deserialize_any(Word)?.as_str() {

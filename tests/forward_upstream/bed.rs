@@ -17,13 +17,13 @@ use tidegate::model::policy::{Algorithm, Policy, Spread, Timeouts, Upgrades};
 use tidegate::model::retry::Retry;
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
-use tidegate::proxy::connection::{ConnectionContext, Speaks, serve};
+use tidegate::proxy::connection::{ConnectionContext, Ends, Speaks, serve};
 use tidegate::proxy::room::{Room, WorkerRoom};
 use tidegate::proxy::worker::{Worker, WorkerParts};
 use tidegate::proxy::worker_drain::WorkerDrain;
 use tidegate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, Locality, MetricsSettings, Sessions,
-    Settings,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, Locality, MetricsSettings,
+    ProxyProtocol, Sessions, Settings,
 };
 use tidegate::telemetry::access_log::AccessLogSender;
 use tidegate::telemetry::metrics::{Metrics, MetricsOptions};
@@ -122,6 +122,7 @@ impl Gateway {
         let listener = Listener {
             address: "127.0.0.1:0".parse().unwrap(),
             http2_prior_knowledge: options.http2,
+            proxy_protocol: ProxyProtocol::default(),
             trusted_forwarders: if options.trusted { vec!["127.0.0.0/8".parse().unwrap()] } else { Vec::new() },
             health_path: None,
             allowed_namespaces: None,
@@ -177,7 +178,10 @@ impl Gateway {
             let _publisher = publisher;
             while let Ok((stream, peer)) = socket.accept().await {
                 let place = context.drain.room().enter(None).unwrap();
-                tokio::task::spawn_local(serve(Rc::clone(&context), (stream.into(), Speaks::Either), peer, place));
+                tokio::task::spawn_local({
+                    let ends = Ends::of(&stream, peer);
+                    serve(Rc::clone(&context), (stream.into(), Speaks::Either), ends, place)
+                });
             }
         });
         Self { worker, room: shared_room, addr, metrics }

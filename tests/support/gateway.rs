@@ -52,11 +52,16 @@ impl Gateway {
         Self::start_by(command, files, args, Stdio::inherit())
     }
 
+    /// A gateway whose settings name its listeners, with its ready line.
+    pub fn start_ready(files: &[(&str, &str)], args: &[&str]) -> (Self, serde_json::Value) {
+        let (dir, mut command) = (folder(files), Command::new(env!("CARGO_BIN_EXE_tidegate")));
+        command.args(["standalone", "--config"]).arg(dir.path()).args(["--admin", "127.0.0.1:0"]).args(args);
+        let (child, ready) = spawn(&mut command);
+        (Self { child, dir, http: 0, https: None, admin: port(&ready["admin"]) }, ready)
+    }
+
     fn start_by(mut command: Command, files: &[(&str, &str)], args: &[&str], log: Stdio) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        for (name, text) in files {
-            fs::write(dir.path().join(name), text).expect("a file in the temporary folder");
-        }
+        let dir = folder(files);
         command.args(["standalone", "--config"]).arg(dir.path());
         command.args(["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(args).stderr(log);
         if !args.contains(&"--access-log") {
@@ -146,6 +151,15 @@ impl Drop for Gateway {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A temporary folder with these files.
+fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for (name, text) in files {
+        fs::write(dir.path().join(name), text).expect("a file in the temporary folder");
+    }
+    dir
 }
 
 /// What the threads of a process wait for: name, state, and place in the kernel.

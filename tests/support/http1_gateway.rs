@@ -158,6 +158,7 @@ fn settings(address: SocketAddr) -> Settings {
     let listener = settings::Listener {
         address,
         http2_prior_knowledge: true,
+        proxy_protocol: settings::ProxyProtocol::default(),
         trusted_forwarders: Vec::new(),
         health_path: None,
         allowed_namespaces: None,

@@ -8,5 +8,6 @@ mod support;
 mod bad_input;
 mod bed;
 mod handshakes;
+mod proxy_protocol;
 mod rotation;
 mod tools;

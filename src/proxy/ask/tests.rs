@@ -19,13 +19,13 @@ use crate::model::ids::{ListenerId, ObjectName, RuleId};
 use crate::model::matching::{Candidate, Router};
 use crate::model::policy::{Algorithm, Timeouts};
 use crate::model::snapshot::Snapshot;
-use crate::proxy::connection::{ConnectionContext, Speaks, serve};
+use crate::proxy::connection::{ConnectionContext, Ends, Speaks, serve};
 use crate::proxy::room::{Room, WorkerRoom};
 use crate::proxy::worker::{Worker, WorkerParts};
 use crate::proxy::worker_drain::WorkerDrain;
 use crate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, Locality, MetricsSettings, Sessions,
-    Settings,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, Locality, MetricsSettings,
+    ProxyProtocol, Sessions, Settings,
 };
 use crate::sockets::Sockets;
 use crate::telemetry::metrics::{Metrics, MetricsOptions, WorkerMetrics};
@@ -104,6 +104,7 @@ impl Bed {
         let listener = Listener {
             address,
             http2_prior_knowledge: false,
+            proxy_protocol: ProxyProtocol::default(),
             trusted_forwarders: Vec::new(),
             health_path: None,
             allowed_namespaces: None,
@@ -157,7 +158,10 @@ impl Bed {
             let _publisher = publisher;
             while let Ok((stream, peer)) = socket.accept().await {
                 let place = context.drain.room().enter(None).unwrap();
-                tokio::task::spawn_local(serve(Rc::clone(&context), (stream.into(), Speaks::Either), peer, place));
+                tokio::task::spawn_local({
+                    let ends = Ends::of(&stream, peer);
+                    serve(Rc::clone(&context), (stream.into(), Speaks::Either), ends, place)
+                });
             }
         });
         Self { address, worker, metrics }

@@ -15,7 +15,7 @@ use crate::proxy::downstream::{Downstream, Host, UpgradeSlot};
 use crate::proxy::guarded_io::GuardSettings;
 use crate::proxy::room::Presence;
 use crate::proxy::worker_drain::WorkerDrain;
-use crate::settings::{Deadlines, Forwarding, Limits, Listener};
+use crate::settings::{Deadlines, Forwarding, Limits, Listener, ProxyProtocol, ProxyProtocolMode};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::WorkerMetrics;
 
@@ -37,6 +37,8 @@ pub struct ConnectionContext<H> {
     pub listener: ListenerId,
     /// Its name.
     pub listener_name: Arc<str>,
+    /// Headers by which load balancers tell whose connection they pass on; `None`: there are none.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Peers whose forwarding fields are believed.
     pub trusted_forwarders: Vec<IpNet>,
     /// A path answered by the gateway itself.
@@ -79,6 +81,10 @@ impl<H> ConnectionContext<H> {
             metrics,
             listener,
             listener_name: name,
+            proxy_protocol: match settings.proxy_protocol.mode {
+                ProxyProtocolMode::Off => None,
+                ProxyProtocolMode::Optional | ProxyProtocolMode::Required => Some(settings.proxy_protocol.clone()),
+            },
             trusted_forwarders: settings.trusted_forwarders.clone(),
             health_path: settings.health_path.clone(),
             http2_prior_knowledge: settings.http2_prior_knowledge,

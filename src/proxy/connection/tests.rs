@@ -29,7 +29,7 @@ use crate::proxy::downstream::{CheckedHead, OwnAnswer, drop_unread};
 use crate::proxy::own_answer::own_body;
 use crate::proxy::room::{Room, WorkerRoom};
 use crate::proxy::worker_drain::WorkerDrain;
-use crate::settings::{Deadlines, Forwarding, Limits, Listener};
+use crate::settings::{Deadlines, Forwarding, Limits, Listener, ProxyProtocol};
 use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::{Metrics, MetricsOptions, Side, WorkerMetrics};
 
@@ -172,6 +172,7 @@ impl Bed {
         let mut listener = Listener {
             address,
             http2_prior_knowledge: false,
+            proxy_protocol: ProxyProtocol::default(),
             trusted_forwarders: Vec::new(),
             health_path: Some("/healthz".to_owned()),
             allowed_namespaces: None,
@@ -194,7 +195,10 @@ impl Bed {
         tokio::task::spawn_local(async move {
             while let Ok((stream, peer)) = socket.accept().await {
                 let place = context.drain.room().enter(None).expect("no limit");
-                tokio::task::spawn_local(serve(Rc::clone(&context), (stream.into(), Speaks::Either), peer, place));
+                tokio::task::spawn_local({
+                    let ends = Ends::of(&stream, peer);
+                    serve(Rc::clone(&context), (stream.into(), Speaks::Either), ends, place)
+                });
             }
         });
         Self { script, metrics, drain, room, address }

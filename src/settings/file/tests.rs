@@ -9,6 +9,7 @@ fn defaults() -> Settings {
     let listener = Listener {
         address: "[::]:8080".parse().expect("an address"),
         http2_prior_knowledge: true,
+        proxy_protocol: ProxyProtocol::default(),
         trusted_forwarders: Vec::new(),
         health_path: None,
         allowed_namespaces: None,
@@ -57,13 +58,13 @@ listeners:
     address: 0.0.0.0:80
     protocol: HTTP
     http2PriorKnowledge: false
-    proxyProtocol: {mode: off}
+    proxyProtocol: {mode: optional, trusted: [10.1.0.0/16]}
     trustedForwarders: [10.0.0.0/8, 192.0.2.1]
     healthPath: /healthz
     allowedNamespaces: [shop]
-  inner: {address: \":8081\"}
+  inner: {address: \":8081\", proxyProtocol: {mode: off}}
   secure: {address: \":8443\", protocol: HTTPS, defaultCertificate: {namespace: ns, name: it}}
-deadlines: {firstByte: 1s, tlsHandshake: 9s, head: 2s, idle: 3s, bodyRateWindow: 4s, writeStall: 5s, connect: 250ms, responseHead: 0s,
+deadlines: {firstByte: 1s, proxyHeader: 11s, tlsHandshake: 9s, head: 2s, idle: 3s, bodyRateWindow: 4s, writeStall: 5s, connect: 250ms, responseHead: 0s,
             upstreamIdle: 1m30s, linger: 1h, admin: 6s, adminConnection: 7s,
             tcpKeepalive: 7s, tcpUserTimeout: 8s}
 limits: {requestLine: 1, field: 2, fieldsTotal: 3, fieldCount: 4, body: 5, chunkLine: 6, chunkExtensions: 7,
@@ -86,6 +87,7 @@ workers: 3
     let public = Listener {
         address: "0.0.0.0:80".parse().expect("an address"),
         http2_prior_knowledge: false,
+        proxy_protocol: ProxyProtocol { mode: ProxyProtocolMode::Optional, trusted: vec![network("10.1.0.0/16")] },
         trusted_forwarders: vec![network("10.0.0.0/8"), network("192.0.2.1/32")],
         health_path: Some("/healthz".to_owned()),
         allowed_namespaces: Some(vec!["shop".to_owned()]),
@@ -103,6 +105,7 @@ workers: 3
         listeners: named.map(|(name, listener)| (name.to_owned(), listener)).into(),
         deadlines: Deadlines {
             first_byte: seconds(1),
+            proxy_header: seconds(11),
             tls_handshake: seconds(9),
             head: seconds(2),
             idle: seconds(3),
@@ -176,8 +179,8 @@ fn what_is_wrong_is_refused_with_its_place() {
         ("limits: {body: 20a: { \0b", r"settings.yaml:1:16: found 20a: { \u{0}b, expected a whole number"),
         ("\"a\\nb\": 1\n", r"settings.yaml:1:1: unknown field `a\nb`"),
         (
-            "listeners: {\"a\\nb\": {address: \":1\", proxyProtocol: {mode: required}}}\n",
-            r"listeners.a\nb.proxyProtocol: the PROXY protocol",
+            "listeners: {\"a\\nb\": {address: \":1\", defaultCertificate: {namespace: y, name: x}}}\n",
+            r"listeners.a\nb.defaultCertificate: a certificate on a listener",
         ),
         ("listeners: {\"a\\nb\": {address: \":1\"}}\n", r#"listeners.a\nb: found "a\nb", expected a name of"#),
         ("workers: many\n", "settings.yaml:1:10: found many, expected a whole number"),
@@ -206,7 +209,11 @@ fn what_is_wrong_is_refused_with_its_place() {
         ),
         (
             "listeners: {a: {address: \":1\", proxyProtocol: {mode: required}}}\n",
-            "listeners.a.proxyProtocol: the PROXY protocol is not supported yet",
+            "listeners.a.proxyProtocol.trusted: found none, expected the networks of the load balancers",
+        ),
+        (
+            "listeners: {a: {address: \":1\", proxyProtocol: {trusted: [10.0.0.0/8]}}}\n",
+            "listeners.a.proxyProtocol.trusted: found networks that mode off never asks for, expected none, or mode",
         ),
         ("listeners: {a: {address: \":1\", proxyProtocol: {mode: maybe}}}\n", "unknown variant `maybe`"),
     ];

@@ -14,6 +14,7 @@ pub mod matching;
 pub mod path_authority;
 #[path = "../../support/path_oracle.rs"]
 mod path_oracle;
+pub mod proxy_protocol;
 pub mod request;
 pub mod response;
 #[path = "../../support/router_oracle.rs"]
@@ -32,7 +33,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "request", check: request::check, seeds: seeds::request },
     Target { name: "response", check: response::check, seeds: seeds::response },
     Target { name: "chunks", check: chunks::check, seeds: seeds::chunks },
@@ -40,5 +41,6 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "http2_head", check: http2_head::check, seeds: seeds::http2_head },
     Target { name: "matching", check: matching::check, seeds: seeds::matching },
     Target { name: "yaml", check: yaml::check, seeds: seeds::yaml },
+    Target { name: "proxy_protocol", check: proxy_protocol::check, seeds: seeds::proxy_protocol },
     Target { name: "settings", check: settings::check, seeds: seeds::settings },
 ];

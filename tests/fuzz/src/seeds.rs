@@ -44,6 +44,23 @@ pub fn request() -> Vec<Vec<u8>> {
     streams().iter().map(|bytes| steered(bytes)).collect()
 }
 
+pub fn proxy_protocol() -> Vec<Vec<u8>> {
+    const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+    let v4 = [192, 0, 2, 7, 10, 0, 0, 1, 0x12, 0x34, 1, 187];
+    let binary = |rest: &[&[u8]]| [&[SIGNATURE], rest].concat().concat();
+    let headers = [
+        b"PROXY TCP4 192.0.2.7 10.0.0.1 4660 443\r\nGET / HTTP/1.1\r\n\r\n".to_vec(),
+        b"PROXY TCP6 2001:db8::1 fd00::2 80 443\r\n".to_vec(),
+        b"PROXY UNKNOWN ffff:f...f:ffff\r\n".to_vec(),
+        binary(&[&[0x21, 0x11, 0, 12], &v4]),
+        binary(&[&[0x21, 0x11, 0, 27], &v4, &[4, 0, 1, 9, 3, 0, 4, 0, 0, 0, 0], &[0x20, 0, 1, 7]]),
+        binary(&[&[0x21, 0x21, 0, 36], &[0xfd; 36]]),
+        binary(&[&[0x20, 0x00, 0, 0]]),
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+    ];
+    headers.iter().map(|bytes| steered(bytes)).collect()
+}
+
 pub fn response() -> Vec<Vec<u8>> {
     let more = [
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
