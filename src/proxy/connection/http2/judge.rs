@@ -127,13 +127,21 @@ impl Recent {
     }
 }
 
+/// A stream whose response is not complete.
+#[derive(Clone, Copy, Debug)]
+struct OpenStream {
+    id: u32,
+    /// A part of the response was sent.
+    is_begun: bool,
+}
+
 /// The judge of one connection.
 #[derive(Debug)]
 pub(super) struct FrameJudge {
     input: FrameReader,
     output: FrameReader,
     /// Streams whose response is not complete, in ascending order.
-    open: Vec<u32>,
+    open: Vec<OpenStream>,
     /// As many of them as are remembered at most.
     most_open: usize,
     /// The last stream that the client opened.
@@ -215,7 +223,7 @@ impl FrameJudge {
                         return Some(Abuse::UselessFrames);
                     }
                     self.last_stream = frame.stream;
-                    self.open.push(frame.stream);
+                    self.open.push(OpenStream { id: frame.stream, is_begun: false });
                     self.earn(EARNED_BY_REQUEST);
                 }
                 None
@@ -265,10 +273,12 @@ impl FrameJudge {
             Kind::Data | Kind::Headers => {
                 self.answered_since_ping = true;
                 self.earn(EARNED_BY_RESPONSE);
+                let is_first = self.begin(frame.stream);
                 if frame.ends_stream() {
                     self.close(frame.stream);
                 }
-                self.refused.too_large += u32::from(frame.is_bare_status());
+                // Trailers of one field that is in the table (`grpc-status`) look like a bare status.
+                self.refused.too_large += u32::from(is_first && frame.is_bare_status());
             }
             Kind::Reset => {
                 self.close(frame.stream);
@@ -312,9 +322,16 @@ impl FrameJudge {
         (events > 0 && self.useless.count(events, now)).then_some(Abuse::UselessFrames)
     }
 
+    /// Notes that a part of the response of an open stream was sent; whether it was the first.
+    fn begin(&mut self, stream: u32) -> bool {
+        let found = self.open.binary_search_by_key(&stream, |open| open.id);
+        let open = found.ok().and_then(|index| self.open.get_mut(index));
+        open.is_some_and(|open| !std::mem::replace(&mut open.is_begun, true))
+    }
+
     /// Takes a stream off the open ones; whether it was one.
     fn close(&mut self, stream: u32) -> bool {
-        let found = self.open.binary_search(&stream);
+        let found = self.open.binary_search_by_key(&stream, |open| open.id);
         if let Ok(index) = found {
             self.open.remove(index);
         }

@@ -248,3 +248,18 @@ fn streams_that_nobody_answers_do_not_add_up() {
     });
     assert_eq!(opened, Some(600));
 }
+
+/// The 431 of h2 is a head by itself; trailers of one field that stands in the table look the same (`grpc-status`).
+#[test]
+fn trailers_are_no_refusal_of_h2() {
+    let mut bed = Bed::new();
+    let bare = |stream| frame(HEADERS_END.0, HEADERS_END.1, stream, &[0xbe]);
+    bed.open(1);
+    bed.judge.sent(&frame(1, 4, 1, b"\x88\xbf"));
+    bed.judge.sent(&frame(0, 0, 1, b"hello"));
+    bed.judge.sent(&bare(1));
+    assert_eq!(bed.judge.take_refused(), Refused::default());
+    bed.open(3);
+    bed.judge.sent(&bare(3));
+    assert_eq!(bed.judge.take_refused(), Refused { malformed: 0, streams: 0, too_large: 1 });
+}
