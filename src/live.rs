@@ -24,7 +24,7 @@ use crate::model::backend::Backend;
 use crate::model::ids::{BackendId, ObjectName, RuleId};
 use crate::model::route::Rule;
 use crate::model::snapshot::Snapshot;
-use crate::telemetry::metrics::{ConfigObjects, Metrics, RuleSeries, ServiceSeries};
+use crate::telemetry::metrics::{ConfigObjects, GrpcCode, Metrics, RuleSeries, ServiceSeries};
 use crate::tls::{ServerConfigs, TlsFactory};
 
 #[cfg(test)]
@@ -563,6 +563,13 @@ impl WorkerLive {
     pub fn record(&self, rule: RuleId, method: &http::Method, status: u16, elapsed: Duration) {
         if let Some(series) = self.live().series.get(rule.index()) {
             series.record(self.worker, method, status, elapsed);
+        }
+    }
+
+    /// Counts the code that a gRPC call of a rule ended with.
+    pub fn record_call(&self, rule: RuleId, code: GrpcCode) {
+        if let Some(series) = self.live().series.get(rule.index()) {
+            series.record_call(self.worker, code);
         }
     }
 

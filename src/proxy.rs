@@ -33,6 +33,7 @@ pub mod downstream;
 pub mod error;
 mod exchange;
 pub mod forward;
+mod grpc;
 pub mod guarded_io;
 mod handler;
 mod handshake;

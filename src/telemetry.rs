@@ -6,6 +6,7 @@
 //! |---|---|---|---|
 //! | `tidegate_requests_total` | counter | `route` `rule` `method` `code` | Answered requests of a rule by method and status class. |
 //! | `tidegate_request_duration_seconds` | histogram | `route` | Time from the first byte of a request's head to the last byte of its answer. |
+//! | `tidegate_grpc_requests_total` | counter | `route` `grpc_code` | gRPC calls of a route by the code that they ended with; there is none before the first call. |
 //! | `tidegate_requests_in_flight` | gauge |  | Requests that are being worked on. |
 //! | `tidegate_requests_refused_total` | counter | `reason` | Requests refused by the wire guard, the head check or a limit, before any route saw them. |
 //! | `tidegate_own_answers_total` | counter | `reason` | Answers that tidegate made itself. |
@@ -71,6 +72,7 @@
 //! | `source` | `files` `cluster` `cache` (of an API server that does not answer) |
 //! | `method` | `GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other` |
 //! | `code` | `1xx` `2xx` `3xx` `4xx` `5xx` |
+//! | `grpc_code` | `OK` `CANCELLED` `UNKNOWN` `INVALID_ARGUMENT` `DEADLINE_EXCEEDED` `NOT_FOUND` `ALREADY_EXISTS` `PERMISSION_DENIED` `RESOURCE_EXHAUSTED` `FAILED_PRECONDITION` `ABORTED` `OUT_OF_RANGE` `UNIMPLEMENTED` `INTERNAL` `UNAVAILABLE` `DATA_LOSS` `UNAUTHENTICATED` |
 //! | `listener` | the static listener's name |
 //! | `side` | `downstream` (clients) `upstream` (endpoints) `admin` |
 //! | `direction` | `to_client` `to_endpoint` |
@@ -102,7 +104,8 @@
 //! | `method` | string? | The method as received; absent when the head was refused unread. |
 //! | `host` | string? | The host as matched. |
 //! | `path` | string? | The path as received, without query; absent when the head was refused unread. |
-//! | `status` | number | Status of the answer; 499 when the client went away before one. |
+//! | `status` | number | Status of the answer; 499 when the client went away before one. Where tidegate itself answers a gRPC call, which always gets 200, the status that another request would have got. |
+//! | `grpc_status` | string? | How a gRPC call ended, as in `tidegate_grpc_requests_total`. |
 //! | `reason` | string? | Why tidegate answered or ended it itself; absent when an endpoint's answer was complete. |
 //! | `route` | string? | `namespace/name` of the route. |
 //! | `rule` | string? | Name or index of the rule. |
@@ -198,6 +201,12 @@ pub const METRICS: &[Metric] = &[
         Histogram,
         &["route"],
         "Time from the first byte of a request's head to the last byte of its answer.",
+    ),
+    metric(
+        "tidegate_grpc_requests_total",
+        Counter,
+        &["route", "grpc_code"],
+        "gRPC calls of a route by the code that they ended with; there is none before the first call.",
     ),
     metric("tidegate_requests_in_flight", Gauge, &[], "Requests that are being worked on."),
     metric(
@@ -443,6 +452,10 @@ pub const LABELS: &[(&str, &str)] = &[
     ("source", "`files` `cluster` `cache` (of an API server that does not answer)"),
     ("method", "`GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other`"),
     ("code", "`1xx` `2xx` `3xx` `4xx` `5xx`"),
+    (
+        "grpc_code",
+        "`OK` `CANCELLED` `UNKNOWN` `INVALID_ARGUMENT` `DEADLINE_EXCEEDED` `NOT_FOUND` `ALREADY_EXISTS` `PERMISSION_DENIED` `RESOURCE_EXHAUSTED` `FAILED_PRECONDITION` `ABORTED` `OUT_OF_RANGE` `UNIMPLEMENTED` `INTERNAL` `UNAVAILABLE` `DATA_LOSS` `UNAUTHENTICATED`",
+    ),
     ("listener", "the static listener's name"),
     ("side", "`downstream` (clients) `upstream` (endpoints) `admin`"),
     ("direction", "`to_client` `to_endpoint`"),
@@ -503,7 +516,12 @@ pub const ACCESS_LOG: &[LogField] = &[
     field("method", "string?", "The method as received; absent when the head was refused unread."),
     field("host", "string?", "The host as matched."),
     field("path", "string?", "The path as received, without query; absent when the head was refused unread."),
-    field("status", "number", "Status of the answer; 499 when the client went away before one."),
+    field(
+        "status",
+        "number",
+        "Status of the answer; 499 when the client went away before one. Where tidegate itself answers a gRPC call, which always gets 200, the status that another request would have got.",
+    ),
+    field("grpc_status", "string?", "How a gRPC call ended, as in `tidegate_grpc_requests_total`."),
     field(
         "reason",
         "string?",
@@ -564,8 +582,8 @@ pub fn table() -> String {
 mod tests {
     use super::*;
     use crate::telemetry::metrics::{
-        CheckOutcome, ConfigSource, ConnectResult, Direction, EjectionCause, EndpointsState, PickCondition, Restart,
-        RetryDenial, RetryTrigger, SessionResult, Side, SocketEnd, StatusWrite, Where,
+        CheckOutcome, ConfigSource, ConnectResult, Direction, EjectionCause, EndpointsState, GrpcCode, PickCondition,
+        Restart, RetryDenial, RetryTrigger, SessionResult, Side, SocketEnd, StatusWrite, Where,
     };
 
     #[test]
@@ -609,6 +627,7 @@ mod tests {
         // `retry` is a block of a route, no value.
         let triggers = listed("trigger").into_iter().filter(|value| value != "retry").collect::<Vec<_>>();
         assert_eq!(triggers, RetryTrigger::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("grpc_code"), GrpcCode::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("fault"), EjectionCause::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("condition"), PickCondition::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("denial"), RetryDenial::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::cutoff::Cutoff;
 use super::decision::Matched;
+use super::grpc::CallStatus;
 use super::worker::Worker;
 use crate::balance::{Condition, InFlight, Picked};
 use crate::model::ids::BackendId;
@@ -37,6 +38,8 @@ pub struct Account {
     pub status: u16,
     /// Why tidegate answered or cut it.
     pub reason: Option<Reason>,
+    /// Its code, when it is a gRPC call.
+    pub(super) call: CallStatus,
     /// Counts it as in flight at its endpoint.
     pub in_flight: Option<InFlight>,
     /// Body bytes from the client.
@@ -73,6 +76,7 @@ impl Account {
             backend: None,
             status: 0,
             reason: None,
+            call: CallStatus::NoCall,
             in_flight: None,
             bytes_in: 0,
             bytes_out: 0,
@@ -156,8 +160,12 @@ impl Drop for Account {
         }
         let status = if self.status == 0 { CLIENT_CLOSED_REQUEST } else { self.status };
         let elapsed = self.started.elapsed();
+        let code = self.call.at_end(status, self.reason, self.complete);
         if let Some(matched) = &self.matched {
             matched.live().record(matched.id(), &self.method, status, elapsed);
+            if let Some(code) = code {
+                matched.live().record_call(matched.id(), code);
+            }
             if let Some(backend) = self.backend {
                 matched.live().record_backend(backend, status);
             }
@@ -168,6 +176,7 @@ impl Drop for Account {
         if let Some(mut entry) = self.entry.take() {
             entry.status = status;
             entry.reason = self.reason;
+            entry.grpc_status = code;
             entry.bytes_in = self.bytes_in;
             entry.bytes_out = self.bytes_out;
             entry.duration = elapsed;

@@ -269,8 +269,12 @@ impl ForwardBody {
         };
         #[cfg(test)]
         super::test_panics::in_body(frame.as_ref());
-        if let (Some(data), Some(account)) = (frame.as_ref().and_then(Frame::data_ref), &mut self.account) {
-            account.bytes_out += data.len() as u64;
+        if let (Some(frame), Some(account)) = (&frame, &mut self.account) {
+            if let Some(data) = frame.data_ref() {
+                account.bytes_out += data.len() as u64;
+            } else if let Some(trailers) = frame.trailers_ref() {
+                account.call.note(trailers);
+            }
         }
         if last {
             if let (Content::Http1(body), Some(account)) =

@@ -66,6 +66,14 @@ impl ExchangeDeadlines {
         deadlines
     }
 
+    /// The client gives the whole exchange, which began at `began`, so much time: the shorter of this and the rule's holds.
+    /// It replaces the default for the head as a rule would.
+    pub fn limit(&mut self, timeout: Duration, began: Instant) {
+        let asked = began + timeout;
+        self.request = Some(self.request.map_or(asked, |request| request.min(asked)));
+        self.response_head = None;
+    }
+
     /// No deadlines yet, of an exchange that began at `now`.
     #[must_use]
     pub fn none(now: Instant) -> Self {
@@ -145,6 +153,18 @@ mod tests {
         assert_eq!(deadlines.connect(), Some(now + secs(10)));
         assert_eq!(deadlines.passed(now + secs(9)), None);
         assert_eq!(deadlines.passed(now + secs(10)), Some(DeadlineKind::Request));
+    }
+
+    #[test]
+    fn the_shorter_of_the_clients_and_the_rules_deadline_holds() {
+        let (now, secs) = (Instant::now(), Duration::from_secs);
+        for (rule, client, expected) in [(Some(10), 4, 4), (Some(4), 10, 4), (None, 70, 70), (None, 0, 0)] {
+            let timeouts = Timeouts { request: rule.map(secs), ..Timeouts::default() };
+            let mut deadlines = ExchangeDeadlines::new(&timeouts, secs(60), now);
+            deadlines.limit(secs(client), now);
+            let found = deadlines.before_head(Some(now), Some(now));
+            assert_eq!(found, Some((now + secs(expected), DeadlineKind::Request)), "{rule:?} {client}");
+        }
     }
 
     #[test]

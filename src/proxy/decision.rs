@@ -15,10 +15,9 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::deadlines::ExchangeDeadlines;
-use super::downstream::{CheckedHead, Downstream};
+use super::downstream::{AnswerForm, CheckedHead, Downstream};
 use super::error::ProxyError;
 use super::headers::{self, ClientTarget};
-use super::own_answer::AnswerForm;
 use super::retry::policy::{Wish, wish_after_answer};
 use super::retry::{Failure, Tries, Verdict};
 use crate::balance::{self, EndpointState, KeySource, Pick, PickRequest, Picked, SessionId, SessionValue};

@@ -13,13 +13,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method, Request, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::cutoff::Cutoff;
+use super::grpc;
 use crate::model::ids::ListenerId;
 use crate::reason::Reason;
 use crate::stream::Stream;
@@ -109,6 +111,33 @@ impl UpgradeSlot {
 impl fmt::Debug for UpgradeSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UpgradeSlot").finish_non_exhaustive()
+    }
+}
+
+/// How an own answer is worded for a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AnswerForm {
+    /// A short text.
+    #[default]
+    Text,
+    /// The head of the text, for HEAD.
+    HeadOnly,
+    /// A gRPC response without messages.
+    Grpc,
+}
+
+impl AnswerForm {
+    /// The form that the sender of a request understands.
+    #[must_use]
+    pub fn of(method: &Method, fields: &HeaderMap) -> Self {
+        // gRPC requests are always POST: the others need no look at their fields.
+        if *method == Method::POST && fields.get(CONTENT_TYPE).is_some_and(grpc::is_content_type) {
+            Self::Grpc
+        } else if *method == Method::HEAD {
+            Self::HeadOnly
+        } else {
+            Self::Text
+        }
     }
 }
 
@@ -217,8 +246,9 @@ pub trait Handler: 'static {
         request: Request<Incoming>,
     ) -> impl Future<Output = http::Response<Self::Body>> + 'static;
 
-    /// Makes a response of an own answer and counts it as such; a refusal is counted as one by the caller.
-    fn own_answer(&self, downstream: &Downstream, answer: OwnAnswer) -> http::Response<Self::Body>;
+    /// Makes a response of an own answer, in the form that the client understands, and counts it as such; a refusal is
+    /// counted as one by the caller.
+    fn own_answer(&self, downstream: &Downstream, answer: OwnAnswer, form: AnswerForm) -> http::Response<Self::Body>;
 
     /// Logs a request that was answered before [`handle`](Self::handle) saw it; `request` is `None` when its head was
     /// refused unread.

@@ -18,9 +18,10 @@ use super::body::{Content, ForwardBody};
 use super::cutoff::Cutoff;
 use super::deadlines::ExchangeDeadlines;
 use super::decision::{Early, Matched, Means, NoPick};
-use super::downstream::{CheckedHead, Downstream};
+use super::downstream::{AnswerForm, CheckedHead, Downstream};
 use super::error::ProxyError;
 use super::exchange::{Exchange, Reply};
+use super::grpc::{self, CallStatus};
 use super::worker::Worker;
 use crate::balance::Picked;
 use crate::filter::BodyStage;
@@ -71,6 +72,7 @@ impl Exchange {
             self.limit_body();
             match self.attempt(&matched, &picked).await {
                 Ok(()) => {
+                    self.account.call.note(&self.reply.fields);
                     if let Some(session) = matched.session() {
                         self.answer_session(&matched, &picked, session);
                     }
@@ -89,11 +91,23 @@ impl Exchange {
         let rule = matched.rule();
         let response_head = self.account.worker.settings().deadlines.response_head;
         self.decision.deadlines = ExchangeDeadlines::new(&rule.timeouts, response_head, self.account.started);
+        if self.decision.form == AnswerForm::Grpc {
+            self.begin_call();
+        }
         if rule.timeouts.idle.is_some() {
             self.account.cutoff.as_ref().unwrap_or(&self.decision.downstream.cutoff).allow_quiet();
         }
         // A request of the parent's prefix that no child took.
         if rule.delegates { Err(ProxyError::NoPath) } else { Ok(matched) }
+    }
+
+    /// A gRPC call: its code is noted, and the client says how long it may take.
+    #[cold]
+    fn begin_call(&mut self) {
+        self.account.call = CallStatus::Unsaid;
+        if let Some(timeout) = grpc::timeout(&self.decision.fields) {
+            self.decision.deadlines.limit(timeout, self.account.started);
+        }
     }
 
     /// Pick: chooses the endpoint of the first try.

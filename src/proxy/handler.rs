@@ -8,9 +8,9 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::body::ForwardBody;
-use super::downstream::{CheckedHead, Downstream, Handler, OwnAnswer};
+use super::downstream::{AnswerForm, CheckedHead, Downstream, Handler, OwnAnswer};
 use super::forward;
-use super::own_answer::{self, AnswerForm, own_body};
+use super::own_answer::{self, own_body};
 use super::worker::Worker;
 use crate::telemetry::access_log::{AccessLogEntry, RequestLine};
 
@@ -27,9 +27,9 @@ impl Handler for Worker {
         forward::forward(self, downstream, head, request)
     }
 
-    fn own_answer(&self, _downstream: &Downstream, answer: OwnAnswer) -> Response<ForwardBody> {
+    fn own_answer(&self, _downstream: &Downstream, answer: OwnAnswer, form: AnswerForm) -> Response<ForwardBody> {
         self.metrics().own_answer(answer.reason);
-        let parts = own_answer::parts(answer, AnswerForm::Text, self.settings().forwarding.reason_header);
+        let parts = own_answer::parts(answer, form, self.settings().forwarding.reason_header);
         let mut response = Response::new(ForwardBody::full(parts.content));
         *response.status_mut() = parts.status;
         *response.headers_mut() = parts.fields;

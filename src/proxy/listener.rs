@@ -412,7 +412,7 @@ mod tests {
 
     use super::*;
     use crate::model::ids::ListenerId;
-    use crate::proxy::downstream::{CheckedHead, Downstream, OwnAnswer};
+    use crate::proxy::downstream::{AnswerForm, CheckedHead, Downstream, OwnAnswer};
     use crate::proxy::room::{Room, WorkerRoom};
     use crate::settings::{Deadlines, Forwarding, Limits, Listener, ProxyProtocol};
     use crate::telemetry::access_log::RequestLine;
@@ -480,7 +480,7 @@ mod tests {
             http::Response::default()
         }
 
-        fn own_answer(&self, _: &Downstream, _: OwnAnswer) -> http::Response<Self::Body> {
+        fn own_answer(&self, _: &Downstream, _: OwnAnswer, _: AnswerForm) -> http::Response<Self::Body> {
             http::Response::default()
         }
 

@@ -6,15 +6,12 @@ use tokio::time::Instant;
 use super::decision::Matched;
 use super::error::ProxyError;
 use super::exchange::Exchange;
-use super::retry::policy::grpc_status;
+use super::grpc;
 use super::retry::{Failure, Sent, Verdict};
 use crate::balance::Picked;
 use crate::balance::endpoint_state::Fault;
 use crate::model::outlier::FAILURES;
-use crate::telemetry::metrics::EjectionCause;
-
-/// UNAVAILABLE (<https://grpc.io/docs/guides/status-codes/>).
-const GRPC_UNAVAILABLE: u32 = 14;
+use crate::telemetry::metrics::{EjectionCause, GrpcCode};
 
 impl Exchange {
     /// Enters at the endpoint that it answered, and how.
@@ -34,7 +31,7 @@ impl Exchange {
         // What other rules of the endpoint count as a fault is not known here.
         let outlier = self.account.matched().and_then(Matched::outlier);
         let codes = outlier.map_or(&FAILURES[..], |outlier| &outlier.codes);
-        if codes.contains(&status) || grpc_status(fields) == Some(GRPC_UNAVAILABLE) {
+        if codes.contains(&status) || grpc::status_of_head(fields) == Some(GrpcCode::Unavailable as u32) {
             self.note_fault(picked, Fault::Error, Instant::now());
         } else {
             picked.endpoint.succeeded(self.try_since_epoch);

@@ -5,9 +5,10 @@
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 
-use super::downstream::OwnAnswer;
+use super::downstream::{AnswerForm, OwnAnswer};
+use super::grpc;
 use crate::reason::Reason;
 
 /// Name of the opt-in header that tells the reason of an own answer.
@@ -89,51 +90,6 @@ pub(super) fn http_date() -> String {
     jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
-/// gRPC status code of an HTTP status, as the gRPC specification maps them ("HTTP to gRPC Status Code Mapping").
-fn grpc_status(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        400 => "13",
-        401 => "16",
-        403 => "7",
-        404 => "12",
-        429 | 502 | 503 | 504 => "14",
-        _ => "2",
-    }
-}
-
-/// How an own answer is worded for a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AnswerForm {
-    /// A short text.
-    #[default]
-    Text,
-    /// The head of the text, for HEAD.
-    HeadOnly,
-    /// A trailers-only gRPC response.
-    Grpc,
-}
-
-impl AnswerForm {
-    /// The form that the sender of a request understands.
-    #[must_use]
-    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
-        let grpc = |value: &HeaderValue| {
-            value
-                .as_bytes()
-                .strip_prefix(b"application/grpc")
-                .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-        };
-        // gRPC requests are always POST: the others need no look at their fields.
-        if method == Method::POST && headers.get(header::CONTENT_TYPE).is_some_and(grpc) {
-            Self::Grpc
-        } else if method == Method::HEAD {
-            Self::HeadOnly
-        } else {
-            Self::Text
-        }
-    }
-}
-
 /// Adds what every answer of the gateway says beside its status: its reason, where that is wanted, and the close.
 fn mark(headers: &mut HeaderMap, answer: OwnAnswer, reason_header: bool) {
     if reason_header {
@@ -170,9 +126,8 @@ pub fn parts(answer: OwnAnswer, form: AnswerForm, reason_header: bool) -> Parts 
         fields.insert(header::ALLOW, HeaderValue::from_static(methods));
     }
     if form == AnswerForm::Grpc && !answer.status.is_success() {
-        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        fields.insert("grpc-status", HeaderValue::from_static(grpc_status(answer.status)));
-        fields.insert("grpc-message", HeaderValue::from_static(text.trim_ascii_end()));
+        let code = grpc::code_of_reason(answer.reason, answer.status);
+        grpc::put_status(&mut fields, code, text.as_bytes());
         return Parts { status: StatusCode::OK, fields, content: Bytes::new() };
     }
     let mut content = Bytes::new();
@@ -193,6 +148,19 @@ pub fn filter_parts(made: crate::filter::Answer, answer: OwnAnswer, form: Answer
     let mut content = made.body.unwrap_or_default();
     let mut fields = made.headers;
     mark(&mut fields, answer, reason_header);
+    if form == AnswerForm::Grpc && !made.status.is_success() {
+        // What the text is encoded in, or how long it is, says nothing of the message that it becomes.
+        for name in [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE] {
+            fields.remove(name);
+        }
+        let code = grpc::code_of_reason(answer.reason, made.status);
+        grpc::put_status(
+            &mut fields,
+            code,
+            if content.is_empty() { own_body(made.status).as_bytes() } else { &content },
+        );
+        return Parts { status: StatusCode::OK, fields, content: Bytes::new() };
+    }
     if form == AnswerForm::HeadOnly {
         // RFC 9110 §8.6: forbidden with 204, and with 304 it would be that of a response that is not known here.
         if !matches!(made.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
@@ -205,6 +173,8 @@ pub fn filter_parts(made: crate::filter::Answer, answer: OwnAnswer, form: Answer
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
 
     fn answer(status: u16, reason: Reason) -> OwnAnswer {
@@ -264,6 +234,33 @@ mod tests {
         assert!(response.content.is_empty());
         headers.insert("content-type", HeaderValue::from_static("application/grpc-web"));
         assert_eq!(AnswerForm::of(&Method::POST, &headers), AnswerForm::Text);
+    }
+
+    #[test]
+    fn the_text_of_a_filter_becomes_the_message_of_grpc() {
+        let made = |status: u16, body: &'static str| crate::filter::Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: [(header::CONTENT_TYPE, HeaderValue::from_static("text/html"))].into_iter().collect(),
+            body: Some(Bytes::from_static(body.as_bytes())),
+            reason: Reason::DirectResponse,
+        };
+        for (status, body, code, message) in [
+            (403, "not on Sundays", "7", "not on Sundays"),
+            (429, "", "14", "too many requests"),
+            (503, "100 %", "14", "100 %25"),
+        ] {
+            let parts =
+                filter_parts(made(status, body), answer(status, Reason::DirectResponse), AnswerForm::Grpc, false);
+            assert_eq!((parts.status.as_u16(), parts.content.len()), (200, 0), "{status}");
+            let field = |name: &str| parts.fields[name].to_str().unwrap().to_owned();
+            assert_eq!(field("content-type"), "application/grpc", "{status}");
+            assert_eq!((&*field("grpc-status"), &*field("grpc-message")), (code, message), "{status}");
+        }
+        let parts = filter_parts(made(200, "frames"), answer(200, Reason::DirectResponse), AnswerForm::Grpc, false);
+        assert_eq!(
+            (&parts.content[..], &parts.fields["content-type"]),
+            (&b"frames"[..], &HeaderValue::from_static("text/html"))
+        );
     }
 
     #[test]

@@ -5,8 +5,9 @@ use hyper::body::Incoming;
 
 use super::body::Content;
 use super::decision::Early;
-use super::downstream::{OwnAnswer, drop_unread};
+use super::downstream::{AnswerForm, OwnAnswer, drop_unread};
 use super::exchange::{Exchange, Reply};
+use super::grpc::{self, CallStatus};
 use super::own_answer;
 use crate::reason::Reason;
 use crate::telemetry::metrics::Where;
@@ -35,6 +36,9 @@ impl Exchange {
         account.in_flight = None;
         account.status = answer.status.as_u16();
         account.reason = Some(answer.reason);
+        if self.decision.form == AnswerForm::Grpc {
+            account.call = CallStatus::Said(grpc::code_of_reason(answer.reason, answer.status));
+        }
         let (form, reason_header) = (self.decision.form, account.worker.settings().forwarding.reason_header);
         let parts = match early {
             Early::Filtered(made) if made.body.is_some() => {

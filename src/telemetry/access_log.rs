@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
 
-use super::metrics::{Metrics, RetryTrigger, SessionResult};
+use super::metrics::{GrpcCode, Metrics, RetryTrigger, SessionResult};
 use crate::reason::Reason;
 
 /// Entries that each worker collects before it hands them over.
@@ -67,6 +67,8 @@ pub struct AccessLogEntry {
     pub host: Option<Box<str>>,
     /// Status that the client got; 499 when it went away before one.
     pub status: u16,
+    /// How it ended, when it is a gRPC call.
+    pub grpc_status: Option<GrpcCode>,
     /// Why tidegate answered, refused or cut the exchange itself.
     pub reason: Option<Reason>,
     /// `namespace/name` of the route.
@@ -111,6 +113,7 @@ impl AccessLogEntry {
             request,
             host: None,
             status: 0,
+            grpc_status: None,
             reason: None,
             route: None,
             rule: None,
@@ -177,6 +180,8 @@ struct Line<'a> {
     path: Option<&'a str>,
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<&'a str>,
@@ -222,6 +227,7 @@ impl<'a> Line<'a> {
             host: entry.host.as_deref().map(cut),
             path: request.map(|line| cut(line.target.path())),
             status: entry.status,
+            grpc_status: entry.grpc_status.map(GrpcCode::as_str),
             reason: entry.reason.map(Reason::as_str),
             route: entry.route.as_deref().map(cut),
             rule: entry.rule.as_deref().map(cut),

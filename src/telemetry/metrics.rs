@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 pub use cells::{
-    Cell, ConnectResult, Direction, EjectionCause, PickCondition, RetryDenial, RetryTrigger, SessionResult, Side,
-    SocketEnd, Where, WorkerMetrics,
+    Cell, ConnectResult, Direction, EjectionCause, GrpcCode, PickCondition, RetryDenial, RetryTrigger, SessionResult,
+    Side, SocketEnd, Where, WorkerMetrics,
 };
 pub use health::{CheckOutcome, CheckedService, HealthMetrics};
 pub use series::{RouteSeries, RuleSeries};

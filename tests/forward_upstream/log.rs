@@ -6,15 +6,15 @@ use tidegate::telemetry::metrics::{Metrics, MetricsOptions};
 
 use super::bed::{Endpoints, Gateway, OK, Options, Served, run, until};
 
-struct Log {
-    handle: AccessLogHandle,
+pub struct Log {
+    pub handle: AccessLogHandle,
     writer: AccessLogWriter,
     _dir: tempfile::TempDir,
     path: std::path::PathBuf,
 }
 
 impl Log {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("access.log");
         let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 10 });
@@ -23,7 +23,7 @@ impl Log {
     }
 
     /// Everything that was logged; the senders must be gone.
-    fn lines(self) -> Vec<Value> {
+    pub fn lines(self) -> Vec<Value> {
         drop(self.handle);
         self.writer.join();
         let text = std::fs::read_to_string(&self.path).unwrap();

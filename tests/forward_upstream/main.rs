@@ -8,6 +8,7 @@ mod bed;
 mod cost;
 mod deadlines;
 mod filters;
+mod grpc;
 mod hostile;
 mod hostile_http2;
 mod http1;

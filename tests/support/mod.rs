@@ -8,4 +8,5 @@ pub mod cluster;
 pub mod controller;
 pub mod ending;
 pub mod gateway;
+pub mod python;
 pub mod tools;

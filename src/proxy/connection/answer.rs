@@ -17,7 +17,7 @@ use super::context::{ConnectionContext, HttpVersion, RunningExchange, Shared};
 use crate::drain::Phase;
 use crate::http1::guard::HeadFacts;
 use crate::http1::request_stream::AcceptedHead;
-use crate::proxy::downstream::{CheckedHead, Downstream, Handler, OwnAnswer, UpgradeSlot, drop_unread};
+use crate::proxy::downstream::{AnswerForm, CheckedHead, Downstream, Handler, OwnAnswer, UpgradeSlot, drop_unread};
 use crate::proxy::guarded_io::GuardedSocket;
 use crate::proxy::head::{self, HeadPolicy};
 use crate::proxy::pressure::Pressure;
@@ -66,7 +66,7 @@ where
         // hyper found a request where the guard saw none: the one answer to a disagreement is to end.
         None => {
             let answer = OwnAnswer { status: StatusCode::BAD_REQUEST, reason: Reason::Line, close: true };
-            Answering::Done(Some(Box::new(refuse(&exchange, None, answer))))
+            Answering::Done(Some(Box::new(refuse(&exchange, None, answer, AnswerForm::Text))))
         }
     };
     let mut exchange = Some(exchange);
@@ -177,25 +177,26 @@ pub(super) fn answer<H: Handler, F>(
             checked
         }
         Err(mut answer) => {
-            let line = RequestLine::of(&request);
+            let (line, form) = (RequestLine::of(&request), AnswerForm::of(request.method(), request.headers()));
             // A connection that closes anyway does not wait for a body, which might never come.
             if !answer.close {
                 let waits = request.headers().contains_key(EXPECT);
                 answer.close = drop_unread(request.into_body(), waits, context.unread_body);
             }
-            return Answering::Done(Some(Box::new(refuse(exchange, Some(line), answer))));
+            return Answering::Done(Some(Box::new(refuse(exchange, Some(line), answer, form))));
         }
     };
     if context.health_path.is_some()
         && let Some(mut answer) = health(context, &checked.head, &request)
     {
+        let form = AnswerForm::of(request.method(), request.headers());
         context.handler.log_unhandled(downstream, Some(RequestLine::of(&request)), answer);
         answer.close |= drop_unread(request.into_body(), checked.head.expect_continue, context.unread_body);
-        return Answering::Done(Some(Box::new(context.handler.own_answer(downstream, answer))));
+        return Answering::Done(Some(Box::new(context.handler.own_answer(downstream, answer, form))));
     }
     if context.drain.room().memory().level() >= Pressure::RefuseRequests {
-        let line = RequestLine::of(&request);
-        return Answering::Done(Some(Box::new(refuse(exchange, Some(line), OVERLOADED))));
+        let (line, form) = (RequestLine::of(&request), AnswerForm::of(request.method(), request.headers()));
+        return Answering::Done(Some(Box::new(refuse(exchange, Some(line), OVERLOADED, form))));
     }
     let handler = Rc::clone(&context.handler);
     // It is empty, and known to be: nothing is dropped when it is filled.
@@ -214,7 +215,8 @@ fn panicked<H: Handler>(exchange: &RunningExchange<H>) -> Response<H::Body> {
     context.metrics.panicked(Where::Request);
     let close = exchange.protocol == HttpVersion::Http1;
     let answer = OwnAnswer { status: StatusCode::INTERNAL_SERVER_ERROR, reason: Reason::Panic, close };
-    context.handler.own_answer(downstream, answer)
+    // The request went with the handler; gRPC clients read INTERNAL SERVER ERROR as UNKNOWN.
+    context.handler.own_answer(downstream, answer, AnswerForm::Text)
 }
 
 /// The answer of the listener's health path, if that is what the request asks for.
@@ -235,6 +237,7 @@ pub(super) fn refuse<H: Handler>(
     exchange: &RunningExchange<H>,
     request: Option<RequestLine>,
     mut answer: OwnAnswer,
+    form: AnswerForm,
 ) -> Response<H::Body> {
     let Shared { context, downstream, .. } = &*exchange.shared;
     if answer.status.is_client_error() || answer.reason == Reason::Overload {
@@ -243,5 +246,5 @@ pub(super) fn refuse<H: Handler>(
     context.handler.log_unhandled(downstream, request, answer);
     // A stream of HTTP/2 ends alone.
     answer.close &= exchange.protocol == HttpVersion::Http1;
-    context.handler.own_answer(downstream, answer)
+    context.handler.own_answer(downstream, answer, form)
 }

@@ -26,7 +26,7 @@ use super::context::{HttpVersion, RunningExchange, Shared};
 use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
 use crate::proxy::cutoff::{Cutoff, Patience, run_stream};
-use crate::proxy::downstream::{Handler, OwnAnswer};
+use crate::proxy::downstream::{AnswerForm, Handler, OwnAnswer};
 use crate::proxy::head::facts_of_http2;
 use crate::proxy::room::WorkerRoom;
 use crate::reason::Reason;
@@ -231,8 +231,8 @@ where
         is_too_large(&exchange, &request).then_some(StatusCode::PAYLOAD_TOO_LARGE)
     };
     let response = if let Some(status) = too_large {
-        let line = RequestLine::of(&request);
-        refuse(&exchange, Some(line), OwnAnswer { status, reason: Reason::Size, close: false })
+        let (line, form) = (RequestLine::of(&request), AnswerForm::of(request.method(), request.headers()));
+        refuse(&exchange, Some(line), OwnAnswer { status, reason: Reason::Size, close: false }, form)
     } else {
         let mut answering = answer(&exchange, request, facts, None, None, begin, &spare);
         poll_fn(|cx| {

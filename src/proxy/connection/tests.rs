@@ -25,7 +25,7 @@ use crate::http1::guard::GuardError;
 use crate::model::ids::ListenerId;
 use crate::proxy::client_body::ClientBody;
 use crate::proxy::cutoff::Cutoff;
-use crate::proxy::downstream::{CheckedHead, OwnAnswer, drop_unread};
+use crate::proxy::downstream::{AnswerForm, CheckedHead, OwnAnswer, drop_unread};
 use crate::proxy::own_answer::own_body;
 use crate::proxy::room::{Room, WorkerRoom};
 use crate::proxy::worker_drain::WorkerDrain;
@@ -99,7 +99,10 @@ impl Handler for Script {
             "/panic-in-body" => Response::new(Box::pin(Endless { panics: true }) as TestBody),
             "/no-route" => {
                 let close = drop_unread(request.into_body(), head.expect_continue, 65536);
-                self.own_answer(&downstream, OwnAnswer { status: StatusCode::NOT_FOUND, reason: Reason::NoPath, close })
+                {
+                    let answer = OwnAnswer { status: StatusCode::NOT_FOUND, reason: Reason::NoPath, close };
+                    self.own_answer(&downstream, answer, AnswerForm::Text)
+                }
             }
             // What a duplex stream is made of: the answer begins, and each part of the body goes back.
             "/duplex" => Response::new(Box::pin(request.into_body().map_err(Into::into)) as TestBody),
@@ -130,7 +133,7 @@ impl Handler for Script {
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
                     let answer = OwnAnswer { status: error.status, reason: error.reason, close: true };
-                    self.own_answer(&downstream, answer)
+                    self.own_answer(&downstream, answer, AnswerForm::Text)
                 }
             },
         };
@@ -138,7 +141,7 @@ impl Handler for Script {
         response
     }
 
-    fn own_answer(&self, _: &Downstream, answer: OwnAnswer) -> Response<Self::Body> {
+    fn own_answer(&self, _: &Downstream, answer: OwnAnswer, _: AnswerForm) -> Response<Self::Body> {
         self.own.borrow_mut().push(answer);
         let mut response = full(own_body(answer.status));
         *response.status_mut() = answer.status;

@@ -5,15 +5,15 @@
 
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::header::{HeaderName, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::{Failure, Sent};
 use crate::model::retry::Retry;
 use crate::proxy::error::ProxyError;
+use crate::proxy::grpc;
 use crate::telemetry::metrics::{RetryDenial, RetryTrigger};
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// What a response head says about when the request may come again.
@@ -67,19 +67,8 @@ pub fn wish_after_answer(retry: &Retry, method: &Method, status: StatusCode, fie
     if retry.grpc_codes.is_empty() {
         return None;
     }
-    let is_wanted = retry.grpc_codes.contains(grpc_status(fields)?);
+    let is_wanted = retry.grpc_codes.contains(grpc::status_of_head(fields)?);
     is_wanted.then(|| Wish { trigger: RetryTrigger::Grpc, pushback: grpc_pushback(fields) })
-}
-
-/// The status of a gRPC response without a message: its trailers are the head.
-#[must_use]
-pub fn grpc_status(fields: &HeaderMap) -> Option<u32> {
-    let status = fields.get(GRPC_STATUS).filter(|_| is_grpc(fields))?;
-    std::str::from_utf8(status.as_bytes()).ok()?.parse().ok()
-}
-
-fn is_grpc(fields: &HeaderMap) -> bool {
-    fields.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Retry-After (RFC 9110 §10.2.3). A date names a second at best, which is longer than any pause here lasts.

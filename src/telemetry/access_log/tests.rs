@@ -15,6 +15,7 @@ fn entry(path: &str) -> AccessLogEntry {
         }),
         host: Some("a.test".into()),
         status: 200,
+        grpc_status: None,
         reason: None,
         route: Some(Arc::from("ns/r")),
         rule: Some(Arc::from("0")),
@@ -46,6 +47,7 @@ fn line(entry: &AccessLogEntry) -> String {
 #[test]
 fn a_line_has_the_documented_fields_in_order() {
     let mut full = entry("/x");
+    full.grpc_status = Some(GrpcCode::DataLoss);
     full.reason = Some(Reason::Reset);
     let endpoint = "192.0.2.8:8080".parse().unwrap();
     full.tries = vec![TryText { endpoint, trigger: RetryTrigger::Code, took: Duration::from_micros(90) }];
@@ -56,7 +58,7 @@ fn a_line_has_the_documented_fields_in_order() {
         text,
         "{\"time\":\"1970-01-01T00:00:01.500Z\",\"request_id\":\"id\",\"listener\":\"web\",\"client\":\"192.0.2.7\",\
          \"peer\":\"192.0.2.7:4000\",\"protocol\":\"HTTP/1.1\",\"method\":\"GET\",\"host\":\"a.test\",\"path\":\"/x\",\
-         \"status\":200,\"reason\":\"reset\",\"route\":\"ns/r\",\"rule\":\"0\",\"backend\":\"ns/s:80\",\
+         \"status\":200,\"grpc_status\":\"DATA_LOSS\",\"reason\":\"reset\",\"route\":\"ns/r\",\"rule\":\"0\",\"backend\":\"ns/s:80\",\
          \"endpoint\":\"192.0.2.9:8080\",\"pod\":\"s-0\",\"attempts\":1,\
          \"tries\":[{\"endpoint\":\"192.0.2.8:8080\",\"trigger\":\"code\",\"seconds\":0.00009}],\"session\":\"moved\",\"received_bytes\":0,\"sent_bytes\":5,\
          \"duration_seconds\":0.001234,\"connect_seconds\":0.0001,\"upstream_seconds\":0.001}\n"

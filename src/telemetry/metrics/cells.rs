@@ -183,6 +183,55 @@ label! {
 }
 
 label! {
+    /// How a gRPC call ended (<https://grpc.io/docs/guides/status-codes/>); a code's number is its place here.
+    GrpcCode {
+        /// 0.
+        Ok => "OK",
+        /// 1.
+        Cancelled => "CANCELLED",
+        /// 2; also any number that is not defined.
+        Unknown => "UNKNOWN",
+        /// 3.
+        InvalidArgument => "INVALID_ARGUMENT",
+        /// 4.
+        DeadlineExceeded => "DEADLINE_EXCEEDED",
+        /// 5.
+        NotFound => "NOT_FOUND",
+        /// 6.
+        AlreadyExists => "ALREADY_EXISTS",
+        /// 7.
+        PermissionDenied => "PERMISSION_DENIED",
+        /// 8.
+        ResourceExhausted => "RESOURCE_EXHAUSTED",
+        /// 9.
+        FailedPrecondition => "FAILED_PRECONDITION",
+        /// 10.
+        Aborted => "ABORTED",
+        /// 11.
+        OutOfRange => "OUT_OF_RANGE",
+        /// 12.
+        Unimplemented => "UNIMPLEMENTED",
+        /// 13.
+        Internal => "INTERNAL",
+        /// 14.
+        Unavailable => "UNAVAILABLE",
+        /// 15.
+        DataLoss => "DATA_LOSS",
+        /// 16.
+        Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+impl GrpcCode {
+    /// The code of a number; one that is not defined means UNKNOWN.
+    #[must_use]
+    pub fn of_number(number: u32) -> Self {
+        let defined = usize::try_from(number).ok().and_then(|number| Self::ALL.get(number));
+        defined.copied().unwrap_or(Self::Unknown)
+    }
+}
+
+label! {
     /// Where a panic was caught.
     Where {
         /// In answering one request.

@@ -4,7 +4,7 @@
 //!
 //! * 3/8 less 1/64: latency histograms, one per route; routes without room share one. The 1/64 is for what belongs to the
 //!   process, so that all together stay below the limit.
-//! * 3/8: request counters of rules.
+//! * 3/8: request counters of rules, and of gRPC codes of routes.
 //! * 1/8: request counters of routes, for rules without room.
 //! * 1/8: series of Services, which are in a file of their own.
 //! * One more route, `_overflow`, takes the counts of routes without room.
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use std::collections::BTreeMap;
 
-use super::cells::Cell;
+use super::cells::{Cell, GrpcCode};
 use super::page::Page;
 
 /// Values of the label `code`.
@@ -58,12 +58,17 @@ struct RouteCells {
     sum_nanos: Cell,
 }
 
+/// Calls by gRPC code, on one worker.
+type CallCells = [Cell; GrpcCode::ALL.len()];
+
 /// The series of one route, shared by its rules and kept across publications while a route has this name.
 #[derive(Debug)]
 pub struct RouteSeries {
     /// `namespace/name`.
     pub(super) label: Arc<str>,
     workers: Box<[OnceLock<Box<RouteCells>>]>,
+    /// There from the first gRPC call on.
+    calls: OnceLock<Box<[OnceLock<Box<CallCells>>]>>,
 }
 
 /// The series of one rule, kept across publications while its route has a rule of this name.
@@ -77,7 +82,18 @@ pub struct RuleSeries {
 
 impl RouteSeries {
     pub(super) fn new(label: Arc<str>, workers: usize) -> Self {
-        Self { label, workers: lazily(workers) }
+        Self { label, workers: lazily(workers), calls: OnceLock::new() }
+    }
+
+    /// Calls per code over all workers; `None` before the first call.
+    fn calls(&self) -> Option<[u64; GrpcCode::ALL.len()]> {
+        let mut total = [0; GrpcCode::ALL.len()];
+        for cells in self.calls.get()?.iter().filter_map(OnceLock::get) {
+            for (sum, cell) in total.iter_mut().zip(&**cells) {
+                *sum += cell.get();
+            }
+        }
+        Some(total)
     }
 
     /// Counts per bucket, not cumulative, and the sum in nanoseconds; `None` before the first request.
@@ -114,6 +130,16 @@ impl RuleSeries {
             let bucket = BUCKETS.iter().position(|&(_, bound)| elapsed <= bound).unwrap_or(BUCKETS.len());
             cells.buckets[bucket].inc();
             cells.sum_nanos.add(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Counts the code that a gRPC call ended with, at the route.
+    ///
+    /// Only the thread of `worker` may call it with that index; allocates with the first call of a route there.
+    pub fn record_call(&self, worker: usize, code: GrpcCode) {
+        let slots = self.route.calls.get_or_init(|| lazily(self.route.workers.len()));
+        if let Some(slot) = slots.get(worker) {
+            slot.get_or_init(|| Box::new(std::array::from_fn(|_| Cell::default())))[code as usize].inc();
         }
     }
 
@@ -157,6 +183,8 @@ pub(super) struct RouteEntry {
     own_histogram: Option<bool>,
     /// Where combinations go that rules have no room for: series of the route itself, or `_overflow`.
     folded: Placement,
+    /// Which gRPC codes have a series of the route's own, and which go to `_overflow`.
+    calls: Placement,
 }
 
 /// An active rule, with what the scrapes decided about its series.
@@ -202,6 +230,7 @@ impl RouteEntry {
             before: Vec::new(),
             own_histogram: None,
             folded: Placement::default(),
+            calls: Placement::default(),
         }
     }
 
@@ -247,17 +276,18 @@ pub(super) fn render(routes: &mut BTreeMap<Arc<str>, RouteEntry>, max_series: us
     // What all routes together may have, less what they have, less the place of the overflow itself.
     let (mut own_rules, mut own_routes, mut own_histograms) = (0, 0, 0);
     for route in routes.values() {
-        own_rules += route.rules.iter().map(|rule| rule.placement.series()).sum::<usize>();
+        own_rules += route.rules.iter().map(|rule| rule.placement.series()).sum::<usize>() + route.calls.series();
         own_routes += route.folded.series();
         own_histograms += usize::from(route.own_histogram == Some(true));
     }
     let mut rules_left = (max_series * 3 / 8).saturating_sub(own_rules);
-    let mut routes_left = (max_series / 8).saturating_sub(COMBINATIONS + own_routes);
+    let mut routes_left = (max_series / 8).saturating_sub(COMBINATIONS + GrpcCode::ALL.len() + own_routes);
     let mut histograms_left =
         ((max_series * 3 / 8 - max_series / 64) / HISTOGRAM_LINES).saturating_sub(1 + own_histograms);
 
     let mut folded = 0;
     let mut overflow = [0; COMBINATIONS];
+    let mut other_calls = [0; GrpcCode::ALL.len()];
     let mut other_latencies: Option<Latencies> = None;
     for route in routes.values_mut() {
         let mut together = [0; COMBINATIONS];
@@ -279,6 +309,14 @@ pub(super) fn render(routes: &mut BTreeMap<Arc<str>, RouteEntry>, max_series: us
                 overflow[combination] += count;
             }
         }
+        for (code, count) in route.series.calls().into_iter().flatten().enumerate().filter(|(_, count)| *count > 0) {
+            if route.calls.is_own(code, &mut rules_left) {
+                add_calls(page, &route.series.label, code, count);
+            } else {
+                other_calls[code] += count;
+                folded += 1;
+            }
+        }
         let Some(latencies) = route.series.latencies() else { continue };
         let own = *route.own_histogram.get_or_insert_with(|| {
             let own = histograms_left > 0;
@@ -295,6 +333,9 @@ pub(super) fn render(routes: &mut BTreeMap<Arc<str>, RouteEntry>, max_series: us
     for (combination, &count) in overflow.iter().enumerate().filter(|(_, count)| **count > 0) {
         add_requests(page, OVERFLOW, FOLDED, combination, count);
     }
+    for (code, &count) in other_calls.iter().enumerate().filter(|(_, count)| **count > 0) {
+        add_calls(page, OVERFLOW, code, count);
+    }
     if let Some(latencies) = other_latencies {
         add_latencies(page, OVERFLOW, &latencies);
     }
@@ -305,6 +346,10 @@ fn add_requests(page: &mut Page, route: &str, rule: &str, combination: usize, co
     let method = METHODS[combination % METHODS.len()];
     let code = CODES[combination / METHODS.len()];
     page.add("tidegate_requests_total", &[route, rule, method, code], count as f64);
+}
+
+fn add_calls(page: &mut Page, route: &str, code: usize, count: u64) {
+    page.add("tidegate_grpc_requests_total", &[route, GrpcCode::ALL[code].as_str()], count as f64);
 }
 
 fn add_latencies(page: &mut Page, route: &str, latencies: &Latencies) {

@@ -65,7 +65,9 @@ fn touch_everything(metrics: &Metrics) {
     metrics.set_certificates(vec![CertificateGauge { secret, not_after: Some(1_800_000_000), is_valid: true }]);
     metrics.set_diagnostics(1, 2);
     metrics.status().wrote(StatusWrite::Ok);
-    set_rules(metrics, 1, 1)[0].record(0, &http::Method::GET, 200, MS);
+    let rule = &set_rules(metrics, 1, 1)[0];
+    rule.record(0, &http::Method::GET, 200, MS);
+    rule.record_call(0, GrpcCode::Ok);
     let watch = metrics.watch("Service");
     Restart::ALL.iter().for_each(|&why| watch.restarted(why));
     set_services(metrics, 1)[0].record(0, 503);
@@ -304,13 +306,14 @@ fn the_limit_folds_rules_then_routes_and_counters_never_fall() {
             for series in &series[..used] {
                 let method = chance.choice(&methods).expect("method");
                 series.record(chance.usize(..2), method, chance.u16(1..=5) * 100, MS);
+                series.record_call(chance.usize(..2), GrpcCode::of_number(chance.u32(..17)));
                 sent += 1;
             }
             let page = metrics.render();
             let now = samples(&page);
             let lines = route_lines(&page);
             // The overflow's own lines are left when there is room for nothing.
-            assert!(lines <= max_series.max(50 + 13), "{lines} lines of {max_series}");
+            assert!(lines <= max_series.max(50 + 17 + 13), "{lines} lines of {max_series}");
             for (name, value) in before.iter().filter(|(name, _)| name.contains("{route=")) {
                 assert!(now.get(name).is_some_and(|now| now >= value), "{name} fell from {value}");
             }
@@ -318,6 +321,7 @@ fn the_limit_folds_rules_then_routes_and_counters_never_fall() {
                 now.iter().filter(|(name, _)| name.starts_with(what)).map(|(_, value)| value).sum()
             };
             assert_eq!(total("tidegate_requests_total"), f64::from(sent), "no request is lost");
+            assert_eq!(total("tidegate_grpc_requests_total"), f64::from(sent));
             assert_eq!(total("tidegate_request_duration_seconds_count"), f64::from(sent));
             before = now;
         }
