@@ -7,38 +7,13 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::bed::{Raw, gateway};
-use super::support::tools::skip;
+use super::support::python::python_with;
 
-/// The interpreter of a virtual environment below the target folder that has the package, made at first use; `None`, said
-/// in one line, where that cannot be had. With `CI=true` that is a failure.
+/// The interpreter of a virtual environment that has the package.
 fn python() -> Option<PathBuf> {
     // Tests that run side by side make it once.
     static PYTHON: OnceLock<Option<PathBuf>> = OnceLock::new();
-    PYTHON.get_or_init(make_python).clone()
-}
-
-fn make_python() -> Option<PathBuf> {
-    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("websockets-venv");
-    let python = home.join("bin/python3");
-    let has = || Command::new(&python).args(["-c", "import websockets.asyncio.server"]).output();
-    if has().is_ok_and(|out| out.status.success()) {
-        return Some(python);
-    }
-    let run = |command: &mut Command| command.output().is_ok_and(|out| out.status.success());
-    let made = run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&home))
-        && run(Command::new(&python).args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "websockets==15.0.1",
-        ]));
-    if !made {
-        skip("no virtual environment with the package websockets can be made");
-        return None;
-    }
-    Some(python)
+    PYTHON.get_or_init(|| python_with("websockets==15.0.1", "websockets.asyncio.server")).clone()
 }
 
 /// A server of `peer.py` that ends with the value.
