@@ -4,7 +4,8 @@
 //!
 //! 1. [`listener`] accepts the connection, [`room`] has a place for it, `proxy_header` reads whose it is where a load balancer
 //!    tells that, and `handshake` secures it where TLS is spoken. [`connection`] drives it: hyper, deadlines, and the end.
-//!    [`pressure`] says what is given up while memory is short.
+//!    [`pressure`] says what is given up while memory is short, and [`admission`] how many new clients fit into what is
+//!    left.
 //! 2. [`guarded_io`] lets hyper read only messages whose head is well formed; [`head`] checks the parsed head, for HTTP/1
 //!    and HTTP/2 alike. What is accepted goes through the boundary [`downstream`] to `handler`.
 //! 3. [`forward`] has the phases. `begin` makes an `exchange`, `decision` finds the rule and the endpoint, `session` the
@@ -18,6 +19,7 @@
 //! tells all connections of a worker.
 
 mod account;
+pub mod admission;
 mod ask;
 mod attempt;
 mod bad_response;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::proxy::admission::Budget;
 use crate::proxy::pressure::{Gauge, Pressure};
 use crate::proxy::room::Room;
 use crate::telemetry::metrics::Metrics;
@@ -20,6 +21,8 @@ use crate::telemetry::metrics::Metrics;
 const TICK: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_millis(20);
 const LOOK: Duration = Duration::from_secs(10);
+/// How soon it is looked at when a new client waits until it is known that there is memory for it.
+const AT_ONCE: Duration = Duration::from_millis(2);
 
 /// Where cgroups are found.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -143,6 +146,7 @@ pub(super) struct Watch {
     metrics: Arc<Metrics>,
     begun: Instant,
     gauge: Gauge,
+    budget: Budget,
     /// The highest level that operators were told of.
     told: Pressure,
 }
@@ -150,8 +154,8 @@ pub(super) struct Watch {
 impl Watch {
     /// Looks for the first time.
     pub(super) fn new(source: Source, room: Arc<Room>, metrics: Arc<Metrics>) -> Self {
-        let (gauge, told) = (Gauge::default(), Pressure::None);
-        let mut watch = Self { source, room, metrics, begun: Instant::now(), gauge, told };
+        let (gauge, budget, told) = (Gauge::default(), Budget::default(), Pressure::None);
+        let mut watch = Self { source, room, metrics, begun: Instant::now(), gauge, budget, told };
         watch.look();
         watch
     }
@@ -160,7 +164,10 @@ impl Watch {
     pub(super) async fn run(mut self) {
         loop {
             let pause = self.look();
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.room.admission().wanted() => tokio::time::sleep(AT_ONCE).await,
+            }
         }
     }
 
@@ -169,16 +176,18 @@ impl Watch {
         let usage = self.source.read();
         // Without a limit, nothing is short any more.
         let Usage { used, limit } = usage.unwrap_or(Usage { used: 0, limit: u64::MAX });
-        let pressure = self.gauge.judge(used, limit, self.begun.elapsed());
+        let now = self.begun.elapsed();
+        let pressure = self.gauge.judge(used, limit, now);
         self.metrics.set_memory(used, usage.map_or(0, |usage| usage.limit), pressure as u8);
         self.room.set_pressure(pressure);
+        let are_new = self.room.admission().grant(&mut self.budget, usage.map(|usage| (usage.used, usage.limit)), now);
         if pressure >= Pressure::CloseIdle {
             self.room.ask_for_memory();
         }
         tell(&mut self.told, pressure, used, limit);
         match usage {
             None if pressure == Pressure::None => LOOK,
-            _ if self.gauge.is_near(used, limit) => SOON,
+            _ if are_new || self.gauge.is_near(used, limit, now) => SOON,
             _ => TICK,
         }
     }

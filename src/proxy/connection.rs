@@ -98,7 +98,8 @@ pub async fn serve<H: Handler>(
         presence,
     });
     let timer = Timer::default();
-    let mut driver = Driver { guard, shared, place, speaks, timer, watched: false, leaving: None, cut: false };
+    let mut driver =
+        Driver { guard, shared, place, speaks, timer, watched: false, held_back: None, leaving: None, cut: false };
     match driver.run().await {
         ConnectionEnd::Upgraded => driver.tunnel().await,
         end => driver.finish(end).await,
@@ -153,6 +154,9 @@ struct Driver<H> {
     timer: Timer,
     /// The worker knows whom to wake.
     watched: bool,
+    /// Memory was short when the first head was to be read: it is read when there is memory for one more client, which this
+    /// waits for.
+    held_back: Option<Pin<Box<dyn Future<Output = bool>>>>,
     /// HTTP/2: since when the client is asked to go, and how long it may take.
     leaving: Option<(Instant, Duration)>,
     /// HTTP/1: a request was running when the connection ended.
@@ -169,7 +173,9 @@ impl<H: Handler> Driver<H> {
         if looks {
             let http2 = poll_fn(|cx| {
                 let is_short = self.is_short_of_memory();
-                if !is_short && let Poll::Ready(http2) = self.guard.borrow_mut().poll_sniff(cx) {
+                if self.may_read_first(cx, is_short)
+                    && let Poll::Ready(http2) = self.guard.borrow_mut().poll_sniff(cx)
+                {
                     return Poll::Ready(Ok(http2));
                 }
                 if self.makes_room(cx) {
@@ -197,7 +203,7 @@ impl<H: Handler> Driver<H> {
     async fn first_head(&mut self) -> Option<ConnectionEnd> {
         poll_fn(|cx| {
             let is_short = self.is_short_of_memory();
-            if !is_short && self.guard.borrow_mut().poll_first(cx).is_ready() {
+            if self.may_read_first(cx, is_short) && self.guard.borrow_mut().poll_first(cx).is_ready() {
                 return Poll::Ready(None);
             }
             if self.makes_room(cx) {
@@ -221,6 +227,24 @@ impl<H: Handler> Driver<H> {
     /// connections are woken then.
     fn is_short_of_memory(&self) -> bool {
         self.shared.context.drain.room().memory().level() >= Pressure::CloseIdle
+    }
+
+    /// Whether a first head may be read: not while memory is short, and then by all that waited in turn, as new clients are
+    /// let in. What they have sent comes at once.
+    fn may_read_first(&mut self, cx: &mut Context<'_>, is_short: bool) -> bool {
+        if is_short {
+            let room = self.place.home();
+            self.held_back.get_or_insert_with(|| {
+                let room = Rc::clone(room);
+                Box::pin(async move { room.admission().enter().await })
+            });
+            return false;
+        }
+        let Some(waiting) = self.held_back.as_mut() else { return true };
+        let Poll::Ready(counts) = waiting.as_mut().poll(cx) else { return false };
+        self.held_back = None;
+        self.place.presence().newness().begin(counts);
+        true
     }
 
     /// Polls the task once more if memory was short before it was known whom to wake, and is no more.

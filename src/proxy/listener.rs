@@ -307,12 +307,19 @@ async fn welcome<H: Handler>(
     drain: &mut Drain,
 ) {
     let Some(mut place) = enter(context, &stream, peer) else { return };
-    let mut pause = Pause::new(context, "limits.connections", NOBODY_IDLE);
+    let room = context.drain.room();
+    let mut short_of_memory = Pause::new(context, "memory", "until new clients fit into what is left");
+    let mut short_of_places = Pause::new(context, "limits.connections", NOBODY_IDLE);
+    let admitting = async {
+        room.admit_to_memory(&mut place, || short_of_memory.begin()).await;
+        drop(short_of_memory);
+        room.admit(&mut place, || short_of_places.begin()).await;
+    };
     tokio::select! {
         biased;
         // Who was let in is served, limit or not: most leave now.
         () = closing(drain) => {}
-        () = context.drain.room().admit(&mut place, || pause.begin()) => {}
+        () = admitting => {}
     }
     spawn(context, stream, peer, place, drain);
 }

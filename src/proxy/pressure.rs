@@ -106,11 +106,14 @@ impl Pressure {
 
 /// Shares of the limit in percent: above the first the levels rise, above the second they rise at once, and below the third
 /// they fall at once.
-const HIGH: u64 = 85;
+pub(super) const HIGH: u64 = 85;
 const HIGHEST: u64 = 95;
 const LOW: u64 = 60;
 /// The level below which use is in no hurry to be looked at.
 const NEAR: u64 = 75;
+
+/// For how long use is looked at often after a shortage: whoever was sent away comes back.
+const WARY: Duration = Duration::from_secs(10);
 
 /// How long a level may take to show effect before the next one follows: the allocator returns free memory within half a
 /// second. Where use grows meanwhile by a hundredth of the limit, the next one follows at once.
@@ -160,10 +163,11 @@ impl Gauge {
         u64::try_from(ahead).unwrap_or(u64::MAX)
     }
 
-    /// Whether use is so high that it has to be looked at often.
+    /// Whether use has to be looked at often: it is high, or memory was short a moment ago.
     #[must_use]
-    pub fn is_near(&self, used: u64, limit: u64) -> bool {
-        self.level > Pressure::None || used > limit / 100 * NEAR
+    pub fn is_near(&self, used: u64, limit: u64, now: Duration) -> bool {
+        let was_short = self.changed > Duration::ZERO && now.saturating_sub(self.changed) < WARY;
+        self.level > Pressure::None || used > limit / 100 * NEAR || was_short
     }
 }
 
@@ -236,8 +240,9 @@ mod tests {
             gauge.judge(used, 1_000, at) as u8
         });
         assert_eq!(growing, [1, 1, 2, 2, 3, 3, 4]);
-        assert!(gauge.is_near(1, 1_000), "what was given up is to be given back soon");
-        assert!(Gauge::default().is_near(760, 1_000) && !Gauge::default().is_near(740, 1_000));
+        assert!(gauge.is_near(1, 1_000, at), "what was given up is to be given back soon");
+        let fresh = |used| Gauge::default().is_near(used, 1_000, at);
+        assert!(fresh(760) && !fresh(740));
     }
 
     #[test]
@@ -271,6 +276,10 @@ mod tests {
         assert_eq!(slowly[2], 7, "nothing yet");
         assert_eq!(slowly.iter().filter(|level| **level == 3).count(), 10, "a second each");
         assert_eq!(slowly.last(), Some(&0), "a gateway that needs 70 % is not shut for ever");
+        let mut over = full();
+        levels(&mut over, SECOND, SECOND, 10);
+        let near = [2, 11, 12].map(|second| over.is_near(10, 100, SECOND * second));
+        assert_eq!(near, [true, true, false], "those who were sent away come back");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! writes, except for one step: asking it to leave. All of them are looked at only when places or file descriptors are
 //! short. [`WorkerRoom`] is one worker's part, and a [`Place`] is a connection's.
 
+use std::cell::Cell;
 use std::collections::{BinaryHeap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::admission::{Admission, YOUNG};
 use super::pressure::{MemoryState, Pressure};
 use crate::settings::Limits;
 
@@ -37,6 +39,8 @@ const CHUNK: usize = 64;
 const MOST_ASKED: usize = 64;
 /// How long operators are not told again that room is short.
 const TOLD_FOR: Duration = Duration::from_secs(10);
+/// From when on operators are told that a new client waits for memory.
+const NOTICED: Duration = Duration::from_secs(1);
 /// How often somebody who waits for room looks again: connections become idle without a word.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -70,6 +74,7 @@ pub struct Room {
     told: AtomicU64,
     /// How short memory is.
     memory: MemoryState,
+    admission: Admission,
 }
 
 /// The connections of one worker.
@@ -120,6 +125,7 @@ impl Room {
             addresses: Mutex::default(),
             told: AtomicU64::new(0),
             memory: MemoryState::default(),
+            admission: Admission::default(),
         })
     }
 
@@ -133,6 +139,12 @@ impl Room {
 
     fn slots(&self, worker: usize) -> Option<MutexGuard<'_, Slots>> {
         self.workers.get(worker).map(|seats| lock(&seats.0))
+    }
+
+    /// Lets new clients in no faster than there is memory for them.
+    #[must_use]
+    pub fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// Puts how short memory is. Connections look at it at once: those whose client does not read when it gets shorter, and
@@ -294,6 +306,12 @@ impl WorkerRoom {
         &self.room.memory
     }
 
+    /// Lets new clients in.
+    #[must_use]
+    pub fn admission(&self) -> &Admission {
+        &self.room.admission
+    }
+
     /// Gives a new connection a place. `address` is the client's where it counts against the limit for each; the
     /// connections of this address that have been idle longest make room for it.
     ///
@@ -311,10 +329,25 @@ impl WorkerRoom {
         let mut slots = self.room.slots(self.worker).expect("a room has the slots of all its workers");
         let (index, states) = slots.take();
         drop(slots);
-        let presence = Presence { states, index: index % CHUNK, epoch: self.room.epoch };
+        let newness = Rc::new(Newness { home: Rc::clone(self), since: Cell::default() });
+        let presence = Presence { states, index: index % CHUNK, epoch: self.room.epoch, newness };
         // Until it is served, nobody can be told to leave.
         presence.state().store(BUSY, Ordering::Relaxed);
         Place { home: Rc::clone(self), index, presence, address: None, served: false }
+    }
+
+    /// Waits until there is memory for a new client, or for one that was held back. `pause` is called when that takes long.
+    pub async fn admit_to_memory(&self, place: &mut Place, pause: impl FnOnce()) {
+        let mut entering = pin!(self.room.admission.enter());
+        let counts = tokio::select! {
+            biased;
+            counts = entering.as_mut() => counts,
+            () = tokio::time::sleep(NOTICED) => {
+                pause();
+                entering.await
+            }
+        };
+        place.presence.newness.begin(counts);
     }
 
     /// Asks so many of `seats` to leave that there is room for one more; false when not so many are idle.
@@ -521,6 +554,11 @@ impl Place {
         }
     }
 
+    /// The worker's part of the room.
+    pub(super) fn home(&self) -> &Rc<WorkerRoom> {
+        &self.home
+    }
+
     /// Where the connection notes what it does.
     pub(super) fn presence(&self) -> &Presence {
         &self.presence
@@ -563,7 +601,30 @@ impl Drop for Place {
             }
             slots.free.push(self.index);
         }
+        self.presence.newness.end();
         self.release();
+    }
+}
+
+/// Since when a client has been new, as far as its memory is concerned.
+#[derive(Debug)]
+pub(super) struct Newness {
+    home: Rc<WorkerRoom>,
+    /// `None` when it does not count.
+    since: Cell<Option<Instant>>,
+}
+
+impl Newness {
+    /// The client was let in now; it counts as new if `counts`.
+    pub(super) fn begin(&self, counts: bool) {
+        self.since.set(counts.then(Instant::now));
+    }
+
+    /// What the client needs is in use now, or no longer needed.
+    pub(super) fn end(&self) {
+        if self.since.take().is_some_and(|since| since.elapsed() < YOUNG) {
+            self.home.room.admission.ended();
+        }
     }
 }
 
@@ -573,9 +634,15 @@ pub(super) struct Presence {
     states: Arc<Chunk>,
     index: usize,
     epoch: Instant,
+    newness: Rc<Newness>,
 }
 
 impl Presence {
+    /// Whether the client is new.
+    pub(super) fn newness(&self) -> &Newness {
+        &self.newness
+    }
+
     fn state(&self) -> &AtomicU64 {
         self.states.get(self.index).expect("an index below the length of a chunk")
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
-use super::bed::{Bed, GET, HANDSHAKE};
+use super::bed::{Bed, GET, HANDSHAKE, choose};
 
 /// What the gateway may have, and what the cgroup has: the kernel ends a process that needs more for a moment.
 const LIMIT: u64 = 64 << 20;
@@ -21,8 +21,7 @@ const READERS: usize = 300;
 
 #[test]
 fn memory_is_shed_at_the_limit_of_the_setting() {
-    // Those that read nothing hold too much by themselves.
-    sheds(&Bed::start(&format!("limits: {{memory: {LIMIT}}}\n")), LIMIT, READERS, 7);
+    sheds(&Bed::start(&format!("limits: {{memory: {LIMIT}}}\n")), LIMIT);
 }
 
 #[test]
@@ -31,12 +30,13 @@ fn memory_is_shed_at_the_limit_of_the_cgroup() {
         println!("skipped: no cgroup with a limit of memory can be made here");
         return;
     };
-    // The kernel does not wait for a machine that is busy: a crowd that comes too close to the limit is no fair test.
-    sheds(&Bed::start_in("", Some(&cgroup.0)), CGROUP_LIMIT, 0, 1);
+    // The kernel would end a gateway that comes to the limit even once.
+    sheds(&Bed::start_in("", Some(&cgroup.0)), CGROUP_LIMIT);
 }
 
-/// Lets a crowd hold more than `limit`, until so many levels of what can be given up were seen.
-fn sheds(bed: &Bed, limit: u64, readers: usize, levels: u64) {
+/// Sends a crowd that would hold more than `limit`, until memory is short, and goes on for a while: whoever was sent away
+/// comes again when it no longer is.
+fn sheds(bed: &Bed, limit: u64) {
     assert_eq!(bed.metric("tidegate_memory_limit_bytes"), limit);
     let mut idle = client(bed);
     idle.write_all(GET.as_bytes()).unwrap();
@@ -46,51 +46,52 @@ fn sheds(bed: &Bed, limit: u64, readers: usize, levels: u64) {
     until(&mut socket, b"\r\n\r\n");
 
     // A crowd without end: whoever is closed comes again.
-    let (mut crowd, mut highest) = (Vec::new(), 0);
-    for number in 0..HEADS + readers {
-        let (port, reads) = (bed.http(), number < readers);
-        // The kernel asks nobody: what comes within one look at the memory fits between the first level and the limit.
-        if levels == 1 && number % 50 == 49 {
-            std::thread::sleep(Duration::from_millis(100));
-            highest = highest.max(bed.metric("tidegate_memory_pressure"));
-            if highest >= levels {
-                break;
-            }
-        }
-        crowd.push(bed.runtime().spawn(async move {
-            loop {
-                let _ = if reads { take_nothing(port).await } else { begin_head(port).await };
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        }));
-    }
-    let mut most = 0;
-    let end = Instant::now() + Duration::from_secs(20);
-    while highest < levels && Instant::now() < end {
-        highest = highest.max(bed.metric("tidegate_memory_pressure"));
+    let crowd: Vec<_> = (0..HEADS + READERS)
+        .map(|number| {
+            let (port, reads) = (bed.http(), number < READERS);
+            bed.runtime().spawn(async move {
+                loop {
+                    let _ = if reads { take_nothing(port).await } else { begin_head(port).await };
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            })
+        })
+        .collect();
+    let (mut highest, mut most, mut shortages, mut is_short) = (0, 0, 0, false);
+    let mut look = || {
+        let level = bed.metric("tidegate_memory_pressure");
+        highest = highest.max(level);
         most = most.max(bed.metric("tidegate_memory_used_bytes"));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    println!("at most level {highest} and {} of {} KiB", most >> 10, limit >> 10);
-    assert!(highest >= levels, "level {highest} is the highest");
-    // It goes on for a while.
-    std::thread::sleep(Duration::from_secs(2));
-    crowd.iter().for_each(tokio::task::JoinHandle::abort);
-
+        shortages += u32::from(level > 0 && !is_short);
+        is_short = level > 0;
+        std::thread::sleep(Duration::from_millis(5));
+        (highest, level)
+    };
     let begun = Instant::now();
-    while bed.metric("tidegate_memory_pressure") > 0 {
+    while look().0 == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "memory is not short");
+    }
+    let begun = Instant::now();
+    while begun.elapsed() < choose(Duration::from_secs(4), Duration::from_secs(60)) {
+        look();
+    }
+    crowd.iter().for_each(tokio::task::JoinHandle::abort);
+    let begun = Instant::now();
+    while look().1 > 0 {
         assert!(begun.elapsed() < Duration::from_secs(30), "the pressure stays");
-        std::thread::sleep(Duration::from_millis(50));
     }
     println!("all is well {:?} later", begun.elapsed());
+    println!("{shortages} times short, at most level {highest} and {} of {} KiB", most >> 10, limit >> 10);
+    // The kernel is strict about its limit; the one of the setting may be passed for a moment on a busy machine.
+    assert!(most < limit / 10 * 11, "{most} of {limit} bytes were in use");
     assert!(bed.metric("tidegate_memory_used_bytes") < limit / 100 * 85);
     let closed = |reason: &str| {
         bed.metric(&format!("tidegate_connections_closed_total{{side=\"downstream\",reason=\"{reason}\"}}"))
     };
-    assert!(levels < 2 || closed("made_room") > 0, "idle ones");
     println!("closed: {} that were idle, {} that did not read", closed("made_room"), closed("overload"));
-    // What was idle is gone; a tunnel is not, however quiet.
-    if levels >= 2 {
+    // What was idle is gone as soon as that is given up; a tunnel is not, however quiet.
+    if highest >= 2 {
+        assert!(closed("made_room") > 0, "idle ones");
         assert_eq!(idle.read(&mut [0; 1]).unwrap_or(0), 0, "the idle connection is closed");
     }
     socket.write_all(b"still there?").unwrap();

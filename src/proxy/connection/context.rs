@@ -170,6 +170,7 @@ impl<H> Drop for RunningExchange<H> {
         self.shared.idle_since.set(now);
         if left == 0 {
             self.shared.presence.idle(now);
+            self.shared.presence.newness().end();
         }
     }
 }

@@ -42,6 +42,7 @@ impl<H: Handler> Driver<H> {
         let (Some(tunnel), Some((stream, held))) = (tunnel, socket) else { return };
         let Self { shared, place, mut watched, .. } = self;
         place.presence().busy();
+        place.presence().newness().end();
         let drain = Rc::clone(&shared.context.drain);
         let closing = Box::pin(poll_fn(move |cx| {
             if !std::mem::replace(&mut watched, true) {
