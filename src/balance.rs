@@ -10,6 +10,9 @@
 
 mod backend_endpoints;
 mod balancer;
+mod bounds;
+mod connected;
+mod connections;
 mod consistent_hash;
 pub mod endpoint_state;
 mod health;
@@ -34,6 +37,9 @@ mod weights;
 pub(crate) mod tests;
 
 pub use backend_endpoints::BackendEndpoints;
+pub use bounds::Bounds;
+pub use connected::{Connected, ConnectionWait};
+pub use connections::{ConnectionPool, Connections};
 pub use endpoint_state::{EndpointState, InFlight};
 pub use health::{CheckedEndpoints, EndpointHealth, LastCheck};
 pub use key::{KeySource, hash_key};

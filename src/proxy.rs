@@ -21,6 +21,7 @@
 mod account;
 pub mod admission;
 mod ask;
+mod asked;
 mod attempt;
 mod bad_response;
 mod begin;

@@ -107,7 +107,8 @@ reasons! {
     Upgrade => "upgrade",
     /// The rule has as many upgraded connections as it may (`upgrades.maxConnections`).
     MaxConnections => "max_connections",
-    /// Every endpoint has as many requests as the rule allows (`connection.maxRequestsPerEndpoint`), and as many wait as may.
+    /// Every endpoint has as many requests or connections as the rule allows (`connection.maxRequestsPerEndpoint`,
+    /// `connection.maxConnectionsPerEndpoint`), and as many wait as may.
     EndpointLimit => "endpoint_limit",
     /// No endpoint had room within `connection.pendingTimeout`.
     PendingTimeout => "pending_timeout",

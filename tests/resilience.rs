@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use support::backend::Backend;
 use support::client::Client;
 use support::gateway::{Gateway, service};
+use support::http2_backend::Http2Backend;
 
 /// Keep-alive connections of clients.
 const CLIENTS: usize = 64;
@@ -286,4 +287,157 @@ fn a_connection_carries_as_many_requests_as_the_rule_says() {
     let mut client = Client::connect(gateway.http);
     (0..10).for_each(|_| assert_eq!(client.request(GET).expect("an answer").status, 200));
     assert_eq!(sum(&gateway, "tidegate_upstream_connects_total{", "result=\"ok\""), 4);
+}
+
+/// One pod behind a rule with a block, and a gateway of four workers.
+fn one_pod(port: u16, protocol: &str, block: &str, args: &[&str]) -> Gateway {
+    let service = service("s", &[port]).replace("port: 80}]", &format!("port: 80, appProtocol: {protocol}}}]"));
+    let files = [("s.yaml", service.as_str()), ("r.yaml", &route_of(&[rule("/", block)]))];
+    Gateway::start_with(&files, &[&["--workers", "4"], args].concat())
+}
+
+const H2C: &str = "kubernetes.io/h2c";
+
+/// Connections to a loopback port that the gateway has open, as the kernel has them in its table.
+fn open_connections(port: u16) -> usize {
+    let of_port = format!("0100007F:{port:04X}");
+    let count = || {
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+        let is_open = |line: &&str| {
+            // Behind number and local address: remote address, and state, of which 01 is ESTABLISHED and 02 SYN_SENT.
+            let mut columns = line.split_whitespace().skip(2);
+            columns.next() == Some(of_port.as_str()) && matches!(columns.next(), Some("01" | "02"))
+        };
+        table.lines().filter(is_open).count()
+    };
+    // The table is no snapshot: while it is read, one may be closed and another one opened behind it.
+    (0..3).map(|_| count()).min().unwrap_or_default()
+}
+
+/// The most connections to a port that were seen while something was done.
+fn most_connections(port: u16, during: impl FnOnce()) -> usize {
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut most = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                most = most.max(open_connections(port));
+            }
+            most
+        });
+        during();
+        is_over.store(true, Ordering::Relaxed);
+        looking.join().expect("no panic")
+    })
+}
+
+/// Every worker serves, the pod never has more than two connections, and each that waits is served in time.
+#[test]
+fn no_pod_has_more_connections_than_the_rule_allows() {
+    let block = "connection: {maxConnectionsPerEndpoint: 2, maxPendingRequests: 64, pendingTimeout: 5s}";
+    let pause = std::time::Duration::from_millis(1);
+    let (one, two) = (Backend::slow("a", pause), Http2Backend::start(pause));
+    for (port, protocol, requests) in [(one.port, "http", 1_000), (two.port, H2C, 3_000)] {
+        let gateway = one_pod(port, protocol, block, &[]);
+        let most = most_connections(port, || assert_eq!(ask(&gateway, requests, GET), 0));
+        let connects = sum(&gateway, "tidegate_upstream_connects_total{", "result=\"ok\"");
+        println!(
+            "{protocol}: 2 connections for 4 workers, {requests} GET of {CLIENTS} clients: {most} at most, {connects} in all"
+        );
+        assert!((1..=2).contains(&most), "{protocol}: {most}");
+        assert_eq!(sum(&gateway, "tidegate_pending_requests", ""), 0);
+    }
+    let served = (one.requests.load(Ordering::Relaxed), two.requests.load(Ordering::Relaxed));
+    assert_eq!(served, (1_000, 3_000));
+}
+
+/// A connection that one worker keeps and does not use is closed for a request of another one, also where none may wait.
+#[test]
+fn an_idle_connection_of_another_worker_keeps_nobody_waiting() {
+    let block = "connection: {maxConnectionsPerEndpoint: 1}";
+    let one = Backend::start("a");
+    let two = Http2Backend::start(std::time::Duration::ZERO);
+    for (port, protocol) in [(one.port, "http"), (two.port, H2C)] {
+        let gateway = one_pod(port, protocol, block, &[]);
+        let mut clients: Vec<Client> = (0..16).map(|_| Client::connect(gateway.http)).collect();
+        let mut took: Vec<_> = (0..160)
+            .map(|turn| {
+                let began = std::time::Instant::now();
+                let answer = clients[turn % 16].request(GET).expect("an answer");
+                assert_eq!(answer.status, 200, "{protocol}, request {turn}");
+                began.elapsed()
+            })
+            .collect();
+        took.sort();
+        let connects = sum(&gateway, "tidegate_upstream_connects_total{", "result=\"ok\"");
+        let (middle, slowest) = (took[80], took[159]);
+        println!(
+            "{protocol}: 160 GET over 4 workers in turn, {connects} connects, median {middle:?}, slowest {slowest:?}"
+        );
+        assert!(connects > 1, "several workers were asked");
+        let table: serde_json::Value = serde_json::from_str(&gateway.admin("/debug/endpoints").body).expect("JSON");
+        assert_eq!(table[0]["endpoints"][0]["connections"], 1, "{table}");
+    }
+}
+
+/// A WebSocket has a connection for as long as it is open; what waits for it meanwhile says so in the log.
+#[test]
+fn a_websocket_has_one_of_the_connections() {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(stream.try_clone().expect("a handle")).lines();
+                let mut answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned();
+                while let Some(Ok(line)) = lines.next() {
+                    if let Some(key) = line.to_ascii_lowercase().strip_prefix("sec-websocket-key: ") {
+                        let key = &line[line.len() - key.len()..];
+                        let accept = tidegate::http1::websocket::accept(key.as_bytes());
+                        let accept = std::str::from_utf8(&accept).expect("base64");
+                        answer = format!(
+                            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                             sec-websocket-accept: {accept}\r\n\r\n"
+                        );
+                    }
+                    if line.is_empty() && stream.write_all(answer.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let block = "connection: {maxConnectionsPerEndpoint: 1, maxPendingRequests: 1, pendingTimeout: 20s}";
+    let gateway = one_pod(port, "http", block, &["--access-log", log.to_str().expect("UTF-8")]);
+    let mut socket = Client::connect(gateway.http);
+    let handshake = "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    assert_eq!(socket.request(handshake).expect("an answer").status, 101);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| Client::connect(gateway.http).request(GET).expect("an answer").status);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while sum(&gateway, "tidegate_pending_requests", "") == 0 && std::time::Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        // One waits, another one may not.
+        assert_eq!(Client::connect(gateway.http).request(GET).expect("an answer").status, 503);
+        drop(socket);
+        assert_eq!(waiting.join().expect("no panic"), 200);
+    });
+    gateway.terminate();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let line = loop {
+        let text = std::fs::read_to_string(&log).expect("UTF-8");
+        let line = text.lines().find(|line| line.contains("\"path\":\"/\"") && line.contains("\"status\":200"));
+        match line {
+            Some(line) => break line.to_owned(),
+            None => assert!(std::time::Instant::now() < deadline, "{text}"),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    };
+    let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    assert!(line["wait_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{line}");
 }

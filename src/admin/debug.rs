@@ -132,6 +132,8 @@ struct EndpointRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<String>,
     in_flight: u32,
+    /// Connections of all workers, in use or idle.
+    connections: u32,
     /// Failed requests and connections since the last request that succeeded.
     consecutive_errors: u32,
     consecutive_connect_failures: u32,
@@ -217,6 +219,7 @@ fn endpoint(
         address: endpoint.key.addr.to_string(),
         uid: endpoint.key.uid.as_deref().map(str::to_owned),
         in_flight: endpoint.in_flight(),
+        connections: endpoint.connections().open(),
         consecutive_errors: endpoint.faults(Fault::Error),
         consecutive_connect_failures: endpoint.faults(Fault::Connect),
         effective_weight: endpoint.effective_weight(),

@@ -500,8 +500,8 @@ impl Default for HealthCheck {
 
 /// Limits towards endpoints, per replica.
 ///
-/// An endpoint's requests count over all rules; the limits are the rule's. When every endpoint is at its limit, requests
-/// wait in the order of arrival, as many as maxPendingRequests says; others get 503.
+/// An endpoint's requests and connections count over all rules; the limits are the rule's. When every endpoint is at its
+/// limit, requests wait in the order of arrival, as many as maxPendingRequests says; others get 503.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(inline, extend("x-kubernetes-validations" = cel(&[
@@ -517,7 +517,8 @@ impl Default for HealthCheck {
     ),
 ])))]
 pub struct Connection {
-    /// Connections to one endpoint.
+    /// Connections to one endpoint, WebSockets and idle ones included; over HTTP/2 many requests share one. Below the number of
+    /// workers, connections are closed and made anew as workers take turns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::IntFrom<1>")]
     pub max_connections_per_endpoint: Option<u32>,

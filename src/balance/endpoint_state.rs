@@ -6,10 +6,11 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use super::connections::Connections;
 use crate::model::ids::EndpointKey;
 
 /// Nominal weight of every endpoint in the smooth weighted round robin.
@@ -61,12 +62,13 @@ pub struct EndpointState {
     connect_failures: AtomicU32,
     /// Nanoseconds since the epoch at which its last ejection ends; 0: never was ejected.
     ejected_until: AtomicU64,
-    /// Checks that hold it to be unhealthy.
-    unhealthy_checks: AtomicU32,
     /// Nanoseconds since the epoch until which the address counts as refusing; 0: never did.
     refused_until: AtomicU64,
+    /// Checks that hold it to be unhealthy.
+    unhealthy_checks: AtomicU32,
     /// Requests that wait for a place here.
     awaited: AtomicU32,
+    connections: Connections,
 }
 
 /// Bytes of a cache line.
@@ -84,8 +86,11 @@ struct Written {
     latency: AtomicU64,
     in_flight: AtomicU32,
     effective_weight: AtomicU32,
+    /// A backend reaches it over HTTP/2, where many requests share a connection. Hardly ever written; looked at together with
+    /// `in_flight`.
+    shares_connections: AtomicBool,
     /// The rest of the line in which the counts of the `Arc` stand before it.
-    _rest: [u64; (LINE - COUNTS) / size_of::<u64>() - 2],
+    _rest: [u64; (LINE - COUNTS) / size_of::<u64>() - 3],
 }
 
 /// What is read and written off the request path only.
@@ -118,6 +123,7 @@ impl EndpointState {
                 latency: AtomicU64::new(0),
                 in_flight: AtomicU32::new(0),
                 effective_weight: AtomicU32::new(ENDPOINT_WEIGHT),
+                shares_connections: AtomicBool::new(false),
                 _rest: Default::default(),
             },
             key,
@@ -129,6 +135,7 @@ impl EndpointState {
             unhealthy_checks: AtomicU32::new(0),
             refused_until: AtomicU64::new(0),
             awaited: AtomicU32::new(0),
+            connections: Connections::default(),
         };
         state.set_fallback(fallback);
         state
@@ -170,6 +177,24 @@ impl EndpointState {
         } else if let Some(mut rare) = self.known_rare() {
             rare.fallback = None;
         }
+    }
+
+    /// Its connections.
+    #[must_use]
+    pub fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    /// Whether its connections carry many requests at the same time.
+    #[must_use]
+    #[inline]
+    pub fn shares_connections(&self) -> bool {
+        self.written.shares_connections.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a backend reaches it over HTTP/2.
+    pub(super) fn share_connections(&self) {
+        self.written.shares_connections.store(true, Ordering::Relaxed);
     }
 
     /// Counts a request as in flight until the guard is dropped, which belongs at the end of the response body.

@@ -4,6 +4,9 @@
 //! hands its place over to the first that may have it, without giving it up in between: nobody who comes later can
 //! overtake. Endpoints know the queues in which somebody waits for them, since two Services may lead to one pod.
 //!
+//! What requests wait for here is a place among those in flight. One over HTTP/2 that has it may still wait for a
+//! connection (see [`Connections`](super::Connections)); it counts as one of those that wait.
+//!
 //! An endpoint without waiters costs one load at the end of a request. The queue's mutex is taken only while somebody
 //! waits, and held for no longer than one pass over the queue.
 
@@ -13,6 +16,7 @@ use std::task::{Context, Poll, Waker};
 
 use rustc_hash::FxHashMap;
 
+use super::bounds::Bounds;
 use super::endpoint_state::{EndpointState, InFlight, Queue};
 
 /// The queue of one backend.
@@ -27,6 +31,8 @@ struct Waiters {
     waiting: VecDeque<Waiter>,
     /// What those got that have not taken it yet.
     granted: FxHashMap<u64, InFlight>,
+    /// Requests that have a place at an endpoint and wait for a connection to it.
+    for_connections: u32,
 }
 
 #[derive(Debug)]
@@ -34,8 +40,8 @@ struct Waiter {
     number: u64,
     /// Where it may go.
     candidates: Arc<[Arc<EndpointState>]>,
-    /// Requests in flight that an endpoint may have with it.
-    most: u32,
+    /// How much an endpoint may have with it.
+    bounds: Bounds,
     waker: Option<Waker>,
 }
 
@@ -45,23 +51,23 @@ impl Pending {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins the queue for one of `candidates`, each of which may have `most` requests in flight; `None` when `longest`
-    /// wait already.
+    /// Joins the queue for one of `candidates`, each of which may have as much as `bounds` say; `None` when `longest` wait
+    /// already.
     #[must_use]
     pub fn join(
         self: &Arc<Self>,
         candidates: Arc<[Arc<EndpointState>]>,
-        most: u32,
+        bounds: Bounds,
         longest: u32,
     ) -> Option<PendingPlace> {
         let number = {
             let waiters = &mut *self.lock();
-            if waiters.waiting.len() >= longest as usize {
+            if waiters.len() >= longest as usize {
                 return None;
             }
             waiters.next += 1;
             let number = waiters.next;
-            waiters.waiting.push_back(Waiter { number, candidates: Arc::clone(&candidates), most, waker: None });
+            waiters.waiting.push_back(Waiter { number, candidates: Arc::clone(&candidates), bounds, waker: None });
             number
         };
         let queue: Arc<dyn Queue> = Arc::<Self>::clone(self);
@@ -71,10 +77,21 @@ impl Pending {
         Some(PendingPlace { queue: Arc::clone(self), number, candidates })
     }
 
+    /// Counts one among those that wait, for as long as it waits for a connection; `None` when `longest` wait already.
+    #[must_use]
+    pub fn join_for_connection(self: &Arc<Self>, longest: u32) -> Option<PendingConnection> {
+        let waiters = &mut *self.lock();
+        if waiters.len() >= longest as usize {
+            return None;
+        }
+        waiters.for_connections += 1;
+        Some(PendingConnection { queue: Arc::clone(self) })
+    }
+
     /// Requests that wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lock().waiting.len()
+        self.lock().len()
     }
 
     /// Tells whether nobody waits.
@@ -84,13 +101,20 @@ impl Pending {
     }
 }
 
+impl Waiters {
+    fn len(&self) -> usize {
+        self.waiting.len() + self.for_connections as usize
+    }
+}
+
 impl Queue for Pending {
     fn hand_over(&self, endpoint: &Arc<EndpointState>) -> bool {
         let waiter = {
             let waiters = &mut *self.lock();
             let in_flight = endpoint.in_flight();
             let may_have = |waiter: &Waiter| {
-                in_flight <= waiter.most && waiter.candidates.iter().any(|candidate| Arc::ptr_eq(candidate, endpoint))
+                in_flight <= waiter.bounds.requests_at(endpoint)
+                    && waiter.candidates.iter().any(|candidate| Arc::ptr_eq(candidate, endpoint))
             };
             let Some(at) = waiters.waiting.iter().position(may_have) else { return false };
             let Some(waiter) = waiters.waiting.remove(at) else { return false };
@@ -108,7 +132,8 @@ impl Queue for Pending {
         {
             let Waiters { waiting, granted, .. } = &mut *self.lock();
             waiting.retain_mut(|waiter| {
-                let place = waiter.candidates.iter().find_map(|endpoint| endpoint.try_begin(waiter.most));
+                let try_begin = |endpoint: &Arc<EndpointState>| endpoint.try_begin(waiter.bounds.requests_at(endpoint));
+                let place = waiter.candidates.iter().find_map(try_begin);
                 let Some(place) = place else { return true };
                 granted.insert(waiter.number, place);
                 wakers.extend(waiter.waker.take());
@@ -156,6 +181,18 @@ impl Drop for PendingPlace {
         };
         // Outside of the lock: the place goes to the next one.
         drop(granted);
+    }
+}
+
+/// Counts a request among those that wait; dropping it ends that.
+#[derive(Debug)]
+pub struct PendingConnection {
+    queue: Arc<Pending>,
+}
+
+impl Drop for PendingConnection {
+    fn drop(&mut self) {
+        self.queue.lock().for_connections -= 1;
     }
 }
 

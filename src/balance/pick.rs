@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bounds::Bounds;
 use super::endpoint_state::{EndpointState, nanos};
 use super::targets::RuleTargets;
 use crate::model::ids::BackendId;
@@ -24,7 +25,7 @@ pub enum Pick {
     Endpoint(Picked),
     /// The chosen backend, if one was, has no usable endpoint: answer 503.
     NoEndpoints(Option<BackendId>),
-    /// Those that could be used have as many requests as the rule allows: wait for one of them, or answer 503. Not empty.
+    /// Those that could be used have as many requests or connections as the rule allows: wait for one of them, or answer 503. Not empty.
     AtLimit(Vec<Picked>),
     /// The rule has no backend, or the chosen reference cannot be resolved: answer 500.
     NoBackend,
@@ -81,8 +82,8 @@ pub(super) struct Choice<'a> {
     /// The conditions that hold, by their bits: those that mean something for this request and are not given up.
     conditions: u8,
     given_up: Option<Condition>,
-    /// Requests in flight that an endpoint may have with this one; the greatest number for no limit.
-    most: u32,
+    /// How much an endpoint may have with this request.
+    bounds: Bounds,
 }
 
 impl<'a> Choice<'a> {
@@ -105,15 +106,16 @@ impl<'a> Choice<'a> {
                 conditions |= Condition::Unhealthy.bit();
             }
         }
-        let most = policy.and_then(|policy| policy.limits.as_ref()?.requests).unwrap_or(u32::MAX);
-        Self { now, nanos: nanos(now), avoid: request.avoid, rule, conditions, given_up: None, most }
+        let limits = policy.and_then(|policy| policy.limits.as_deref());
+        let bounds = limits.map_or(Bounds::NONE, Bounds::of);
+        Self { now, nanos: nanos(now), avoid: request.avoid, rule, conditions, given_up: None, bounds }
     }
 
     /// The choice of a session's own endpoint: what is no reason to move is left out.
     pub(super) fn of_session(mut self) -> Self {
         self.conditions &= !(Condition::Near.bit() | Condition::Refused.bit());
         // It would rather wait than move.
-        self.most = u32::MAX;
+        self.bounds = Bounds::NONE;
         self
     }
 
@@ -143,12 +145,12 @@ impl<'a> Choice<'a> {
     /// Nothing that holds speaks against the endpoint, and it has room.
     #[inline]
     pub(super) fn allows(&self, endpoint: &Arc<EndpointState>) -> bool {
-        self.fits(endpoint) && (self.most == u32::MAX || endpoint.in_flight() < self.most)
+        self.fits(endpoint) && (self.bounds.is_none() || endpoint.in_flight() < self.bounds.requests_at(endpoint))
     }
 
     /// Whether endpoints without room are waited for, before anything is given up but nearness.
     pub(super) fn waits(&self) -> bool {
-        self.most != u32::MAX && !self.has(Condition::Near)
+        !self.bounds.is_none() && !self.has(Condition::Near)
     }
 
     /// Nothing that holds speaks against the endpoint, whether or not it has room: that is never given up.

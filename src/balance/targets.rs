@@ -16,7 +16,7 @@ use super::endpoint_state::EndpointState;
 use super::health::{CheckedEndpoints, HealthRegistry};
 use super::locality::near_list;
 use super::sessions::{SessionIndex, SessionKey};
-use crate::model::backend::{Backend, BackendKey, Endpoint};
+use crate::model::backend::{Backend, BackendKey, Endpoint, Protocol};
 use crate::model::ids::RuleId;
 use crate::model::policy::{Algorithm, ConsistentHash, Locality, Spread};
 use crate::model::route::{Rule, WeightedBackend};
@@ -228,7 +228,18 @@ impl EndpointRegistry {
     ) -> Arc<BackendEndpoints> {
         // What comes with its Service is no newcomer.
         let came = before.map(|_| now);
-        let mut states = |endpoints: &[Endpoint]| endpoints.iter().map(|endpoint| self.state(endpoint, came)).collect();
+        let shares_connections = match backend.key.protocol {
+            Protocol::Http => false,
+            Protocol::H2c => true,
+        };
+        let mut state = |endpoint: &Endpoint| {
+            let state = self.state(endpoint, came);
+            if shares_connections {
+                state.share_connections();
+            }
+            state
+        };
+        let mut states = |endpoints: &[Endpoint]| endpoints.iter().map(&mut state).collect();
         let endpoints: Box<[_]> = states(&backend.endpoints);
         let draining: Option<Box<[_]>> = has_sessions.then(|| states(&backend.draining));
         let key = backend.key.clone();

@@ -1,6 +1,7 @@
 //! Sequences, shares and fallbacks of all algorithms, through the state that a worker keeps for a rule.
 
 mod hash;
+mod limits;
 pub(crate) mod snapshots;
 mod spread;
 
@@ -815,51 +816,4 @@ fn health_goes_on_with_endpoint_and_check_and_with_nothing_else() {
     bed.publish_snapshot(with(None, 0..5));
     assert_eq!(bed.used(), [0, 1, 2, 3, 4], "no check");
     assert!(!endpoint.is_unhealthy_by_any(), "what no rule asks is forgotten");
-}
-
-/// Endpoints of a rule that lets each have two requests.
-fn limited(algorithm: Algorithm) -> Bed {
-    let mut bed = three_tiers(algorithm);
-    let limits = crate::model::limits::EndpointLimits {
-        requests: Some(2),
-        pending: 9,
-        pending_timeout: Duration::from_secs(1),
-        requests_per_connection: None,
-    };
-    let policy = crate::model::policy::Policy { limits: Some(limits.into()), ..Default::default() };
-    Arc::make_mut(&mut bed.snapshot.rules)[0].policy = Some(policy.into());
-    bed
-}
-
-#[test]
-fn endpoints_without_room_are_passed_over_and_then_waited_for() {
-    for algorithm in algorithms() {
-        let mut bed = limited(algorithm.clone());
-        let picked = |bed: &mut Bed| -> String {
-            let symbols: std::collections::BTreeSet<char> = (0..100_u64)
-                .map(|key| {
-                    let hash = Some(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-                    symbol(&bed.ask(PickRequest { hash, avoid: &[] }))
-                })
-                .collect();
-            symbols.into_iter().collect()
-        };
-        let full = bed.endpoint(0);
-        let mut in_flight = vec![full.begin()];
-        assert_eq!(picked(&mut bed).replace('0', ""), "1", "{algorithm:?}: room for one more");
-        in_flight.push(full.begin());
-        assert_eq!(picked(&mut bed), "1", "{algorithm:?}");
-        let other = bed.endpoint(1);
-        in_flight.extend([other.begin(), other.begin()]);
-        // A higher tier is for what is out of service, not for what is busy.
-        assert_eq!(picked(&mut bed), "!", "{algorithm:?}");
-        let Pick::AtLimit(at_limit) = bed.ask(PickRequest { hash: Some(1), avoid: &[] }) else { panic!("no room") };
-        assert_eq!(at_limit.iter().map(|picked| number(&picked.endpoint)).collect::<Vec<_>>(), [0, 1]);
-        // One that refuses is not waited for while another one is in service.
-        other.refused(NOW);
-        let Pick::AtLimit(at_limit) = bed.ask(PickRequest { hash: Some(1), avoid: &[] }) else { panic!("no room") };
-        assert_eq!(at_limit.iter().map(|picked| number(&picked.endpoint)).collect::<Vec<_>>(), [0]);
-        full.refused(NOW);
-        assert_eq!(picked(&mut bed), "23", "{algorithm:?}: nobody of the tier is in service");
-    }
 }

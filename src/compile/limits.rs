@@ -34,12 +34,8 @@ pub(super) fn compile(
 
 impl Reader<'_, '_> {
     fn limits(&mut self, block: &Block, at: FieldPath<'_>) -> EndpointLimits {
-        if block.max_connections_per_endpoint.is_some() {
-            let name = "maxConnectionsPerEndpoint";
-            self.report.not_yet(self.rule, at.field(name), name);
-            self.is_broken = true;
-        }
         for (name, value) in [
+            ("maxConnectionsPerEndpoint", block.max_connections_per_endpoint),
             ("maxRequestsPerEndpoint", block.max_requests_per_endpoint),
             ("maxRequestsPerConnection", block.max_requests_per_connection),
         ] {
@@ -48,8 +44,10 @@ impl Reader<'_, '_> {
             }
         }
         let pending = block.max_pending_requests.unwrap_or(0);
-        if pending > 0 && block.max_requests_per_endpoint.is_none() {
-            self.refuse(at.field("maxPendingRequests"), pending.to_string(), "maxRequestsPerEndpoint beside it");
+        let has_limit = block.max_requests_per_endpoint.is_some() || block.max_connections_per_endpoint.is_some();
+        if pending > 0 && !has_limit {
+            let expected = "maxRequestsPerEndpoint or maxConnectionsPerEndpoint beside it";
+            self.refuse(at.field("maxPendingRequests"), pending.to_string(), expected);
         }
         let pending_timeout = block.pending_timeout.as_ref().map(|text| {
             if pending == 0 {
@@ -59,6 +57,7 @@ impl Reader<'_, '_> {
         });
         EndpointLimits {
             requests: block.max_requests_per_endpoint,
+            connections: block.max_connections_per_endpoint,
             pending,
             pending_timeout: pending_timeout.unwrap_or(PENDING_TIMEOUT),
             requests_per_connection: block.max_requests_per_connection,

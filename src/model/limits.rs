@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct EndpointLimits {
     /// Requests in flight at one endpoint, over all workers and rules of the process; at least 1.
     pub requests: Option<u32>,
+    /// Connections to one endpoint, counted alike; at least 1.
+    pub connections: Option<u32>,
     /// Requests that may wait for an endpoint of a backend.
     pub pending: u32,
     /// How long one waits at most; not 0.

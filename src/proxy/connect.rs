@@ -9,29 +9,38 @@ use crate::stream::Stream;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::balance::{Connected, EndpointState};
 use crate::telemetry::metrics::WorkerMetrics;
 
 /// Counts a connection to an endpoint as open while it lives.
 #[derive(Debug)]
-pub struct OpenConnection(Arc<WorkerMetrics>);
+pub struct OpenConnection {
+    metrics: Arc<WorkerMetrics>,
+    place: Connected,
+}
 
 impl OpenConnection {
     /// Begins to count.
     #[must_use]
-    pub fn new(metrics: Arc<WorkerMetrics>) -> Self {
+    pub fn new(metrics: Arc<WorkerMetrics>, place: Connected) -> Self {
         metrics.upstream_connections_open.inc();
-        Self(metrics)
+        Self { metrics, place }
+    }
+
+    /// The endpoint that it goes to.
+    pub(super) fn endpoint(&self) -> &Arc<EndpointState> {
+        self.place.endpoint()
     }
 
     /// The worker's cells.
     pub(super) fn shared_metrics(&self) -> Arc<WorkerMetrics> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.metrics)
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.upstream_connections_open.dec();
+        self.metrics.upstream_connections_open.dec();
     }
 }
 

@@ -20,7 +20,7 @@ use super::error::ProxyError;
 use super::headers::{self, ClientTarget};
 use super::retry::policy::{Wish, wish_after_answer};
 use super::retry::{Failure, Tries, Verdict};
-use crate::balance::{self, EndpointState, KeySource, Pick, PickRequest, Picked, SessionId, SessionValue};
+use crate::balance::{self, Condition, EndpointState, KeySource, Pick, PickRequest, Picked, SessionId, SessionValue};
 use crate::filter::{Answer, Chain};
 use crate::live::WorkerLive;
 use crate::model::backend::Backend;
@@ -362,6 +362,32 @@ impl Decision {
             Pick::NoBackend => Err(NoPick::new(ProxyError::NoBackend, None)),
             Pick::MissingKey => Err(NoPick::new(ProxyError::MissingKey, None)),
         }
+    }
+
+    /// An endpoint in place of `picked` for one that would have to wait there, other than those that are `full`; `None` where
+    /// there is none in service of the same tier. A session does not move for that.
+    pub(super) fn pick_beside(
+        &self,
+        matched: &Matched,
+        means: Means<'_>,
+        picked: &Picked,
+        full: &[Arc<EndpointState>],
+    ) -> Option<Picked> {
+        if self.session.as_ref().is_some_and(|session| session.id().is_some()) {
+            return None;
+        }
+        let avoid: Vec<_> = self.tried.iter().chain(full).map(Arc::clone).collect();
+        let request = &PickRequest { hash: self.hash, avoid: &avoid };
+        let rng = &mut means.rng.borrow_mut();
+        let pick = match self.chosen_backend() {
+            None => matched.live.pick(matched.id(), request, means.since_epoch, rng),
+            Some(backend_ref) => matched.live.pick_of((matched.id(), backend_ref), request, means.since_epoch, rng),
+        };
+        let Pick::Endpoint(other) = pick else { return None };
+        let tier = |picked: &Picked| matched.rule().backend_refs.get(picked.backend_ref).map(|of| of.tier);
+        let is_as_good =
+            other.given_up.is_none_or(|given_up| given_up == Condition::Near) && tier(&other) == tier(picked);
+        is_as_good.then_some(other)
     }
 
     /// Decides what follows a failed try at `picked`. `any_method` allows to send requests of every method again when a

@@ -19,12 +19,13 @@ use rustc_hash::FxHashMap;
 use rustix::io::Errno;
 use tokio::time::Instant;
 
+use super::asked::AskedPool;
 use super::bad_response::BadResponses;
 use super::connect::{ConnectError, OpenConnection, connect_to};
 use super::room::WorkerRoom;
 use super::task::poll_counted;
-use super::upstream_http2::{self, Http2Connection, Http2Slot, Lease};
-use crate::balance::EndpointState;
+use super::upstream_http2::{self, Http2Connection, Http2Slot, Lease, StreamRoom};
+use crate::balance::{Connected, ConnectionPool, EndpointState};
 use crate::http1::client::Connection;
 use crate::reason::Reason;
 use crate::telemetry::metrics::{ConnectResult, Side, Where, WorkerMetrics};
@@ -44,6 +45,7 @@ pub struct PoolLimits {
 #[derive(Debug)]
 pub struct Pooled {
     connection: Box<Connection>,
+    /// Behind the connection: it is counted until its socket is closed.
     open: OpenConnection,
     /// Requests that it was used for.
     requests: u32,
@@ -54,8 +56,9 @@ pub struct Pooled {
 impl Pooled {
     /// Takes over a connected socket.
     #[must_use]
-    pub fn new(stream: Stream, metrics: Arc<WorkerMetrics>) -> Self {
-        Self { connection: Connection::new(stream), open: OpenConnection::new(metrics), requests: 0, is_last: false }
+    pub fn new(stream: Stream, metrics: Arc<WorkerMetrics>, place: Connected) -> Self {
+        let open = OpenConnection::new(metrics, place);
+        Self { connection: Connection::new(stream), open, requests: 0, is_last: false }
     }
 
     /// Whether a rule whose connections carry so many requests may use it for one more.
@@ -106,6 +109,40 @@ struct EndpointPool {
     http2: Http2Slot,
     /// The fallback address worked last when the preferred one did not.
     use_fallback: bool,
+    /// How the endpoint asks for connections that are idle.
+    asked: Arc<dyn ConnectionPool>,
+}
+
+/// What a stream of HTTP/2 may have a connection opened for.
+#[derive(Debug)]
+pub enum Opening {
+    /// As many as there need to be.
+    Any,
+    /// Where the endpoint has fewer than so many, over all workers; for one that has not waited, nobody else may be
+    /// waiting.
+    Below {
+        /// The bound.
+        most: u32,
+        /// It has waited.
+        has_waited: bool,
+    },
+    /// A place that was waited for.
+    With(Connected),
+}
+
+/// Why there is no place on an HTTP/2 connection.
+#[derive(Debug)]
+pub enum NoLease {
+    /// None could be made.
+    Failed(ConnectError),
+    /// None has room, and the endpoint has as many as it may.
+    AtLimit,
+}
+
+impl From<ConnectError> for NoLease {
+    fn from(error: ConnectError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// One worker's connections to all endpoints.
@@ -116,6 +153,8 @@ pub struct Pools {
     bad_responses: BadResponses,
     /// Whom to ask when file descriptors are short.
     room: Rc<WorkerRoom>,
+    /// What others ask for.
+    asked: Arc<AskedPool>,
     /// Keyed by the address of the endpoint's state, which is unique while the entry holds it.
     entries: RefCell<FxHashMap<usize, EndpointPool>>,
 }
@@ -129,7 +168,7 @@ impl Pools {
     #[must_use]
     pub fn new(limits: PoolLimits, metrics: Arc<WorkerMetrics>, room: Rc<WorkerRoom>) -> Self {
         let bad_responses = BadResponses::new(Arc::clone(&metrics));
-        Self { limits, metrics, bad_responses, room, entries: RefCell::default() }
+        Self { limits, metrics, bad_responses, room, asked: Arc::default(), entries: RefCell::default() }
     }
 
     /// Where malformed answers are noted.
@@ -159,19 +198,21 @@ impl Pools {
 
     /// Puts a connection aside; the longest idle one makes room when the endpoint has too many.
     pub fn push(&self, endpoint: &Arc<EndpointState>, mut connection: Pooled, now: Instant) {
-        if self.limits.per_endpoint == 0 {
+        // One that somebody waits for is closed, which gives its place to the first of them.
+        if self.limits.per_endpoint == 0 || endpoint.connections().is_awaited() {
             return;
         }
         connection.set_idle(Some(now));
         let mut entries = self.entries.borrow_mut();
-        let idle = &mut entry(&mut entries, endpoint).idle;
+        let idle = &mut self.entry(&mut entries, endpoint).idle;
         if idle.len() >= self.limits.per_endpoint {
             idle.pop_front();
         }
         idle.push_back(connection);
     }
 
-    /// Closes connections that were idle for too long and forgets endpoints without any; returns how many were closed.
+    /// Closes connections that were idle for too long, or that others wait for, and forgets endpoints without any; returns how
+    /// many were idle for too long.
     pub fn sweep(&self, now: Instant) -> usize {
         let mut closed = 0;
         self.entries.borrow_mut().retain(|_, entry| {
@@ -179,9 +220,42 @@ impl Pools {
             entry.idle.retain(|connection| !self.ends_idle(connection, now));
             closed += before - entry.idle.len();
             closed += entry.http2.sweep(now, self.limits.idle, &self.metrics);
+            if entry.endpoint.connections().is_awaited() {
+                entry.give_up_idle();
+                // Those that many requests share may never be idle: they go round among the workers.
+                if entry.endpoint.connections().is_awaited_by_one_without() {
+                    entry.http2.give_up_one();
+                }
+            }
             !entry.idle.is_empty() || !entry.http2.is_empty()
         });
         closed
+    }
+
+    /// Closes idle connections that other workers ask for, as soon as they do. Runs until it is dropped.
+    pub(super) async fn answer_others(&self) {
+        loop {
+            let asked = self.asked.next().await;
+            let entries = &mut *self.entries.borrow_mut();
+            asked.iter().filter_map(|name| entries.get_mut(name).map(EndpointPool::give_up_idle)).for_each(drop);
+        }
+    }
+
+    /// Whether a stream to the endpoint could begin without waiting for others, where it may have `most` connections.
+    pub(super) fn has_way(&self, endpoint: &Arc<EndpointState>, most: u32) -> bool {
+        let entries = self.entries.borrow();
+        let is_open = entries.get(&key(endpoint)).is_some_and(|entry| entry.http2.has_way(Instant::now()));
+        is_open || endpoint.connections().open() < most
+    }
+
+    /// Whether this worker has an HTTP/2 connection to the endpoint.
+    pub(super) fn has_http2(&self, endpoint: &Arc<EndpointState>) -> bool {
+        self.entries.borrow().get(&key(endpoint)).is_some_and(|entry| !entry.http2.is_empty())
+    }
+
+    /// Where streams wait for room on the endpoint's connections of this worker.
+    pub(super) fn stream_room(&self, endpoint: &Arc<EndpointState>) -> Rc<StreamRoom> {
+        Rc::clone(self.entry(&mut self.entries.borrow_mut(), endpoint).http2.room())
     }
 
     /// Closes every idle connection, for the end of a drain.
@@ -225,35 +299,50 @@ impl Pools {
             return Ok(stream);
         }
         let stream = self.connect_one(second, last, deadline).await?;
-        entry(&mut self.entries.borrow_mut(), endpoint).use_fallback = !use_fallback;
+        self.entry(&mut self.entries.borrow_mut(), endpoint).use_fallback = !use_fallback;
         Ok(stream)
     }
 
-    /// Gives a place on one of the endpoint's HTTP/2 connections, connecting when none has room. Each address gets
-    /// `timeout`, and all of it ends at `deadline`.
+    /// Gives a place on one of the endpoint's HTTP/2 connections, connecting when none has room and `opening` allows it. Each
+    /// address gets `timeout`, and all of it ends at `deadline`.
     ///
     /// # Errors
     /// The connection attempt's failure; everybody who waited for it gets one. `TimedOut` is everybody's own.
     pub async fn http2(
         self: &Rc<Self>,
         endpoint: &Arc<EndpointState>,
+        mut opening: Opening,
         timeout: Duration,
         deadline: Option<Instant>,
-    ) -> Result<Lease, ConnectError> {
+    ) -> Result<Lease, NoLease> {
         let began = Instant::now();
         let mut until = deadline;
         loop {
             let waiting = {
                 let mut entries = self.entries.borrow_mut();
-                let slot = &mut entry(&mut entries, endpoint).http2;
-                if let Some(lease) = slot.lease(Instant::now()) {
+                let slot = &mut self.entry(&mut entries, endpoint).http2;
+                let now = Instant::now();
+                let lease = match &opening {
+                    Opening::Any => slot.lease(now, true),
+                    Opening::Below { has_waited: false, .. } if slot.room().is_awaited() => None,
+                    Opening::Below { .. } | Opening::With(_) => slot.lease(now, false),
+                };
+                if let Some(lease) = lease {
                     return Ok(lease);
                 }
-                let (waiting, first) = slot.wait();
-                if first {
-                    self.begin_http2(endpoint, timeout);
+                if !slot.is_connecting() {
+                    let place = match opening {
+                        Opening::Any => Connected::new(endpoint),
+                        Opening::Below { most, .. } => Connected::try_new(endpoint, most).ok_or(NoLease::AtLimit)?,
+                        Opening::With(place) => {
+                            // Used once; when others were quicker to take all of it, it is waited for again.
+                            opening = Opening::Below { most: 0, has_waited: true };
+                            place
+                        }
+                    };
+                    self.begin_http2(endpoint, place, timeout);
                 }
-                waiting
+                slot.wait()
             };
             if !timeout.is_zero() && until == deadline {
                 let addresses = 1 + u32::from(endpoint.fallback().is_some());
@@ -269,25 +358,25 @@ impl Pools {
 
     /// Makes a connection for all that wait for one; `timeout` is how long a preferred address is tried before its
     /// fallback.
-    fn begin_http2(self: &Rc<Self>, endpoint: &Arc<EndpointState>, timeout: Duration) {
+    fn begin_http2(self: &Rc<Self>, endpoint: &Arc<EndpointState>, place: Connected, timeout: Duration) {
         let (pools, endpoint) = (Rc::clone(self), Arc::clone(endpoint));
         // Owned by nobody: it ends with the last that waits for it. Cancelling the request that happened to come first must
         // not fail those that came after it, nor may its timeout.
         tokio::task::spawn_local(async move {
             let made = {
-                let mut connecting = pin!(pools.make_http2(&endpoint, timeout));
+                let mut connecting = pin!(pools.make_http2(&endpoint, place, timeout));
                 poll_fn(|cx| {
                     if let Poll::Ready(made) = poll_counted(&pools.metrics, Where::Connection, connecting.as_mut(), cx)
                     {
                         let panicked = || Err(ConnectError::Failed(io::Error::other("panic")));
                         return Poll::Ready(Some(made.unwrap_or_else(panicked)));
                     }
-                    entry(&mut pools.entries.borrow_mut(), &endpoint).http2.poll_forsaken(cx).map(|()| None)
+                    pools.entry(&mut pools.entries.borrow_mut(), &endpoint).http2.poll_forsaken(cx).map(|()| None)
                 })
                 .await
             };
             match made {
-                Some(made) => entry(&mut pools.entries.borrow_mut(), &endpoint).http2.resolve(made),
+                Some(made) => pools.entry(&mut pools.entries.borrow_mut(), &endpoint).http2.resolve(made),
                 None => pools.metrics.upstream_connect(ConnectResult::Timeout),
             }
         });
@@ -296,10 +385,11 @@ impl Pools {
     async fn make_http2(
         &self,
         endpoint: &Arc<EndpointState>,
+        place: Connected,
         timeout: Duration,
     ) -> Result<Http2Connection, ConnectError> {
         let stream = self.connect_within(endpoint, [timeout, Duration::ZERO], None).await?;
-        upstream_http2::handshake(stream, OpenConnection::new(Arc::clone(&self.metrics))).await
+        upstream_http2::handshake(stream, OpenConnection::new(Arc::clone(&self.metrics), place)).await
     }
 
     async fn connect_one(
@@ -344,6 +434,25 @@ impl Pools {
         }
     }
 
+    /// What this worker keeps for an endpoint.
+    fn entry<'a>(
+        &self,
+        entries: &'a mut FxHashMap<usize, EndpointPool>,
+        endpoint: &Arc<EndpointState>,
+    ) -> &'a mut EndpointPool {
+        entries.entry(key(endpoint)).or_insert_with(|| {
+            let asked = self.asked.as_pool();
+            endpoint.connections().add_pool(key(endpoint), Arc::clone(&asked));
+            EndpointPool {
+                endpoint: Arc::clone(endpoint),
+                idle: VecDeque::new(),
+                http2: Http2Slot::default(),
+                use_fallback: false,
+                asked,
+            }
+        })
+    }
+
     /// Whether a connection was idle for too long, so that it ends; then it is counted.
     fn ends_idle(&self, connection: &Connection, now: Instant) -> bool {
         let is_overdue = self.is_overdue(connection, now);
@@ -370,17 +479,20 @@ fn is_out_of_files(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-fn entry<'a>(entries: &'a mut FxHashMap<usize, EndpointPool>, endpoint: &Arc<EndpointState>) -> &'a mut EndpointPool {
-    entries.entry(key(endpoint)).or_insert_with(|| EndpointPool {
-        endpoint: Arc::clone(endpoint),
-        idle: VecDeque::new(),
-        http2: Http2Slot::default(),
-        use_fallback: false,
-    })
+impl EndpointPool {
+    /// Closes idle connections while somebody waits for one.
+    fn give_up_idle(&mut self) {
+        let connections = self.endpoint.connections();
+        while connections.is_awaited() && self.idle.pop_front().is_some() {}
+        if connections.is_awaited() {
+            self.http2.give_up_idle();
+        }
+    }
 }
 
 impl Drop for EndpointPool {
     fn drop(&mut self) {
+        self.endpoint.connections().remove_pool(key(&self.endpoint), &self.asked);
         tracing::trace!(endpoint = %self.endpoint.key.addr, idle = self.idle.len(), "endpoint pool closed");
     }
 }

@@ -11,18 +11,20 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::stream::Stream;
 use bytes::Bytes;
 use h2::client::{Builder, Connection};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use self::socket::{Http2Socket, Traffic};
 use super::connect::{ConnectError, OpenConnection};
 use super::task::poll_counted;
+use crate::balance::EndpointState;
 use crate::reason::Reason;
 use crate::telemetry::metrics::{Side, Where, WorkerMetrics};
 
@@ -64,8 +66,8 @@ const REFUSED_FOR: Duration = Duration::from_secs(1);
 
 /// One connection to an endpoint, shared by exchanges.
 pub struct Http2Connection {
-    /// Never sends itself: each exchange has a copy.
-    sender: RefCell<Sender>,
+    /// Never sends itself: each exchange has a copy. `None` once it takes no more of them and has none.
+    sender: RefCell<Option<Sender>>,
     /// `None` once it has ended.
     driver: Rc<RefCell<Option<Driver>>>,
     traffic: Rc<Traffic>,
@@ -85,7 +87,44 @@ pub struct Http2Connection {
     full_until: Cell<Option<Instant>>,
     /// Takes no new exchange any more.
     put_aside: Cell<bool>,
-    _open: OpenConnection,
+    endpoint: Arc<EndpointState>,
+    /// Who waits for room on it.
+    room: RefCell<Rc<StreamRoom>>,
+}
+
+/// Streams that wait for room on one worker's connections to an endpoint, because that may have no further one.
+#[derive(Debug, Default)]
+pub struct StreamRoom {
+    notify: Notify,
+    waiting: Cell<usize>,
+}
+
+impl StreamRoom {
+    /// Whether somebody waits.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.waiting.get() > 0
+    }
+
+    /// Waits until there may be room: more may be told than can have it.
+    pub(super) async fn wait(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Counts one that waits; dropping it ends that.
+    pub(super) fn enter(self: &Rc<Self>) -> InStreamRoom {
+        self.waiting.set(self.waiting.get() + 1);
+        InStreamRoom(Rc::clone(self))
+    }
+}
+
+/// Counts a stream that waits for room.
+#[derive(Debug)]
+pub struct InStreamRoom(Rc<StreamRoom>);
+
+impl Drop for InStreamRoom {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get() - 1);
+    }
 }
 
 /// A PING of ours.
@@ -114,7 +153,26 @@ impl Http2Connection {
     /// It has ended, or the endpoint has said that it will (GOAWAY).
     fn is_closed(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        self.driver.borrow().is_none() || matches!(self.sender.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)))
+        self.driver.borrow().is_none()
+            || self
+                .sender
+                .borrow_mut()
+                .as_mut()
+                .is_none_or(|sender| matches!(sender.poll_ready(&mut cx), Poll::Ready(Err(_))))
+    }
+
+    /// Whether others wait for a connection to the endpoint, while it has as many as it may.
+    fn is_awaited(&self) -> bool {
+        self.endpoint.connections().is_awaited()
+    }
+
+    /// Takes no further exchange, and closes when those that it has are over.
+    fn put_aside(&self) {
+        self.put_aside.set(true);
+        if self.streams.get() == 0 {
+            // The last one: h2 closes what nobody can send on any more.
+            self.sender.take();
+        }
     }
 
     /// Another stream has room on it, as far as it is known.
@@ -182,7 +240,7 @@ impl Lease {
     /// Sends the exchange's request.
     #[must_use]
     pub fn sender(&self) -> Sender {
-        self.connection.sender.borrow().clone()
+        self.connection.sender.borrow().clone().expect("a connection has its sender while it has exchanges")
     }
 
     /// Has the connection take no further exchange once it has carried so many.
@@ -221,8 +279,15 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.stop_waiting();
-        self.connection.streams.set(self.connection.streams.get() - 1);
-        self.connection.used.set(Instant::now());
+        let connection = &self.connection;
+        connection.streams.set(connection.streams.get() - 1);
+        connection.used.set(Instant::now());
+        let room = connection.room.borrow();
+        if room.is_awaited() && !connection.put_aside.get() {
+            room.notify.notify_one();
+        } else if connection.streams.get() == 0 && (connection.put_aside.get() || connection.is_awaited()) {
+            connection.put_aside();
+        }
     }
 }
 
@@ -235,25 +300,64 @@ pub struct Http2Slot {
     connections: Vec<Rc<Http2Connection>>,
     /// Those who wait for the next one; none when there is no attempt.
     waiters: Vec<oneshot::Sender<Outcome>>,
+    room: Rc<StreamRoom>,
 }
 
 impl Http2Slot {
-    /// A place on a connection that has room; where there are too many of them, on the one with the fewest streams.
-    pub fn lease(&mut self, now: Instant) -> Option<Lease> {
+    /// A place on a connection that has room; where `crowds` allows it and there are too many of them, on the one with the
+    /// fewest streams.
+    pub fn lease(&mut self, now: Instant, crowds: bool) -> Option<Lease> {
         let usable = || self.connections.iter().filter(|connection| !connection.is_over());
         let connection = usable().find(|connection| connection.has_room(now)).or_else(|| {
-            let is_most = usable().count() >= MOST_CONNECTIONS;
+            let is_most = crowds && usable().count() >= MOST_CONNECTIONS;
             usable().filter(|_| is_most).min_by_key(|connection| connection.streams.get())
         })?;
         Some(Lease::new(Rc::clone(connection), now))
     }
 
-    /// Waits for the next connection; true for the first, who has to see to it.
-    pub fn wait(&mut self) -> (oneshot::Receiver<Outcome>, bool) {
-        let first = self.waiters.is_empty();
+    /// Whether somebody waits for the next connection already; who waits first has to see to it.
+    pub fn is_connecting(&self) -> bool {
+        !self.waiters.is_empty()
+    }
+
+    /// Waits for the next connection.
+    pub fn wait(&mut self) -> oneshot::Receiver<Outcome> {
         let (sender, receiver) = oneshot::channel();
         self.waiters.push(sender);
-        (receiver, first)
+        receiver
+    }
+
+    /// Where streams wait for room.
+    pub fn room(&self) -> &Rc<StreamRoom> {
+        &self.room
+    }
+
+    /// Whether a stream could begin on a connection that is there or comes.
+    pub fn has_way(&self, now: Instant) -> bool {
+        self.is_connecting()
+            || self.connections.iter().any(|connection| !connection.is_over() && connection.has_room(now))
+    }
+
+    /// Closes connections without streams while others wait for one.
+    pub fn give_up_idle(&mut self) {
+        self.connections.retain(|connection| {
+            let goes = connection.streams.get() == 0 && connection.is_awaited();
+            if goes {
+                connection.put_aside();
+            }
+            !goes
+        });
+    }
+
+    /// Lets the connection with the fewest streams end behind them, unless one is about to.
+    pub fn give_up_one(&mut self) {
+        let open = || self.connections.iter().filter(|connection| !connection.is_closed());
+        if open().any(|connection| connection.put_aside.get()) {
+            return;
+        }
+        if let Some(connection) = open().min_by_key(|connection| connection.streams.get()) {
+            connection.put_aside();
+        }
     }
 
     /// Ready when nobody waits any more; all who wait are then forgotten.
@@ -273,7 +377,11 @@ impl Http2Slot {
             // Those that were cancelled meanwhile do not listen any more.
             let _ = waiter.send(copy);
         }
-        self.connections.extend(result.ok().map(Rc::new));
+        if let Ok(connection) = result {
+            connection.room.replace(Rc::clone(&self.room));
+            self.connections.push(Rc::new(connection));
+            self.room.notify.notify_waiters();
+        }
     }
 
     /// Forgets connections that are over or were not used for `idle`, and probes silent ones; returns how many were idle
@@ -329,10 +437,13 @@ pub async fn handshake(stream: Stream, open: OpenConnection) -> Result<Http2Conn
         .await
         .map_err(|err| ConnectError::Failed(io::Error::other(err)))?;
     let driver = Rc::new(RefCell::new(Some(driver)));
+    let endpoint = Arc::clone(open.endpoint());
     // Owned by the senders: the connection ends when the last one and the last stream are gone, or the endpoint closes.
     tokio::task::spawn_local({
         let (driver, metrics) = (Rc::clone(&driver), open.shared_metrics());
         async move {
+            // Behind the socket: it is counted until that is closed.
+            let _open = open;
             let result = poll_fn(|cx| match &mut *driver.borrow_mut() {
                 Some(driver) => poll_counted(&metrics, Where::Connection, Pin::new(driver), cx),
                 None => Poll::Ready(Some(Ok(()))),
@@ -346,7 +457,7 @@ pub async fn handshake(stream: Stream, open: OpenConnection) -> Result<Http2Conn
         }
     });
     Ok(Http2Connection {
-        sender: RefCell::new(sender),
+        sender: RefCell::new(Some(sender)),
         driver,
         traffic,
         streams: Cell::new(0),
@@ -358,6 +469,7 @@ pub async fn handshake(stream: Stream, open: OpenConnection) -> Result<Http2Conn
         pings: Cell::new(0),
         full_until: Cell::new(None),
         put_aside: Cell::new(false),
-        _open: open,
+        endpoint,
+        room: RefCell::default(),
     })
 }

@@ -293,8 +293,13 @@ impl Worker {
         since.is_some_and(|since| since > TICK + LATE) || self.late_until.get().is_some_and(|until| now < until)
     }
 
-    /// The worker's clockwork: closes idle connections, hands log entries over. Runs until it is dropped.
+    /// The worker's clockwork: closes idle connections, hands log entries over, gives connections up that others wait for.
+    /// Runs until it is dropped.
     pub async fn maintain(self: Rc<Self>) {
+        tokio::join!(self.tick(), self.pools.answer_others());
+    }
+
+    async fn tick(&self) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

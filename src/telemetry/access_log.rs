@@ -93,6 +93,8 @@ pub struct AccessLogEntry {
     pub bytes_out: u64,
     /// From head to the end of the response.
     pub duration: Duration,
+    /// How long it waited for an endpoint with room, when it did.
+    pub waited: Option<Duration>,
     /// What connecting took, when a connection was made.
     pub connect: Option<Duration>,
     /// From the last try's begin to the endpoint's response head.
@@ -126,6 +128,7 @@ impl AccessLogEntry {
             bytes_in: 0,
             bytes_out: 0,
             duration: Duration::ZERO,
+            waited: None,
             connect: None,
             head: None,
             request_id: None,
@@ -202,6 +205,8 @@ struct Line<'a> {
     sent_bytes: u64,
     duration_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    wait_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     connect_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream_seconds: Option<f64>,
@@ -240,6 +245,7 @@ impl<'a> Line<'a> {
             received_bytes: entry.bytes_in,
             sent_bytes: entry.bytes_out,
             duration_seconds: seconds(entry.duration),
+            wait_seconds: entry.waited.map(seconds),
             connect_seconds: entry.connect.map(seconds),
             upstream_seconds: entry.head.map(seconds),
         }

@@ -8,5 +8,6 @@ pub mod cluster;
 pub mod controller;
 pub mod ending;
 pub mod gateway;
+pub mod http2_backend;
 pub mod python;
 pub mod tools;

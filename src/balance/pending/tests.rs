@@ -3,6 +3,17 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::ids::EndpointKey;
+use crate::model::limits::EndpointLimits;
+
+fn bounds(requests: u32) -> Bounds {
+    Bounds::of(&EndpointLimits {
+        requests: Some(requests),
+        connections: None,
+        pending: 9,
+        pending_timeout: Duration::from_secs(1),
+        requests_per_connection: None,
+    })
+}
 
 fn endpoints(count: u16) -> Arc<[Arc<EndpointState>]> {
     let endpoint = |port| {
@@ -25,8 +36,8 @@ fn a_place_goes_to_whoever_has_waited_longest() {
     let queue = Arc::new(Pending::default());
     let running = all[0].try_begin(1).expect("room for one");
     assert!(all[0].try_begin(1).is_none());
-    let mut places: Vec<_> = (0..3).map(|_| queue.join(Arc::clone(&all), 1, 3).expect("room")).collect();
-    assert!(queue.join(Arc::clone(&all), 1, 3).is_none(), "three wait");
+    let mut places: Vec<_> = (0..3).map(|_| queue.join(Arc::clone(&all), bounds(1), 3).expect("room")).collect();
+    assert!(queue.join(Arc::clone(&all), bounds(1), 3).is_none(), "three wait");
     assert!(places.iter_mut().all(|place| poll(place).is_none()));
     drop(running);
     // It was handed over: nobody comes between.
@@ -50,9 +61,9 @@ fn a_place_goes_to_one_that_may_use_the_endpoint() {
     let queues = [Arc::new(Pending::default()), Arc::new(Pending::default())];
     let running: Vec<_> = all.iter().map(|endpoint| endpoint.try_begin(1).expect("room")).collect();
     // Two Services over one pod.
-    let mut first = queues[0].join(only(0), 1, 9).expect("room");
-    let mut second = queues[1].join(only(1), 1, 9).expect("room");
-    let mut third = queues[1].join(only(0), 2, 9).expect("room");
+    let mut first = queues[0].join(only(0), bounds(1), 9).expect("room");
+    let mut second = queues[1].join(only(1), bounds(1), 9).expect("room");
+    let mut third = queues[1].join(only(0), bounds(2), 9).expect("room");
     // It may be one of two there, so that it never waits.
     let of_third = poll(&mut third).expect("room for two");
     let [zero, one] = <[InFlight; 2]>::try_from(running).expect("two");
@@ -84,7 +95,7 @@ fn threads_keep_the_bound_and_lose_nothing() {
                     let place = match all.iter().find_map(|endpoint| endpoint.try_begin(MOST)) {
                         Some(place) => Some(place),
                         None => {
-                            let mut waiting = queue.join(Arc::clone(all), MOST, 100).expect("room");
+                            let mut waiting = queue.join(Arc::clone(all), bounds(MOST), 100).expect("room");
                             let gives_up = rng.u8(..8) == 0;
                             let mut granted = None;
                             let began = std::time::Instant::now();

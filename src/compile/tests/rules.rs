@@ -56,6 +56,7 @@ fn a_broken_rule_harms_only_itself() {
         (json!({ "outlierDetection": { "interval": "0s" } }), "outlierDetection.interval"),
         (json!({ "outlierDetection": { "baseEjection": "10m" } }), "outlierDetection.maxEjection"),
         (json!({ "outlierDetection": { "codes": [503, 404] } }), "outlierDetection.codes[1]"),
+        (json!({ "connection": { "maxConnectionsPerEndpoint": 0 } }), "connection.maxConnectionsPerEndpoint"),
         (json!({ "connection": { "maxRequestsPerEndpoint": 0 } }), "connection.maxRequestsPerEndpoint"),
         (json!({ "connection": { "maxPendingRequests": 5 } }), "connection.maxPendingRequests"),
         (json!({ "connection": { "maxRequestsPerEndpoint": 1, "pendingTimeout": "2s" } }), "connection.pendingTimeout"),

@@ -20,10 +20,6 @@ fn of_rule(mut rule: Value) -> (Vec<String>, [bool; 2]) {
 fn fields_and_values_of_a_rule_drop_that_rule_alone() {
     let cases = [
         (
-            json!({ "connection": { "maxConnectionsPerEndpoint": 3 } }),
-            "connection.maxConnectionsPerEndpoint: maxConnectionsPerEndpoint is not supported yet",
-        ),
-        (
             json!({ "loadBalancer": { "hashKeys": [{ "type": "JWTClaim", "name": "sub" }] } }),
             "loadBalancer.hashKeys[0].type: JWTClaim is not supported yet",
         ),

@@ -80,12 +80,13 @@ impl Exchange {
     /// Makes a connection; boxed by the caller, since most requests find one in the pool.
     async fn connect(&mut self, matched: &Matched, picked: &Picked) -> Result<Pooled, ProxyError> {
         let worker = Rc::clone(&self.account.worker);
+        let place = self.connection_place(matched, picked).await?;
         let began = Instant::now();
         let (timeout, deadline) = (self.connect_timeout(matched), self.decision.deadlines.connect());
         let result = worker.pools().connect(&picked.endpoint, timeout, deadline).await;
         self.note_connect(began);
         match result {
-            Ok(stream) => Ok(Pooled::new(stream, worker.shared_metrics())),
+            Ok(stream) => Ok(Pooled::new(stream, worker.shared_metrics(), place)),
             Err(err) => Err(self.connect_error(err)),
         }
     }

@@ -18,6 +18,7 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::exchange::{Exchange, Reply};
 use crate::proxy::headers;
 use crate::proxy::retry::{Failure, Missed, Progress, Sent};
+use crate::proxy::upstream::{NoLease, Opening};
 use crate::proxy::upstream_http2::{Lease, RequestProgress, ResponseBody, Sending};
 use crate::timer::Timer;
 
@@ -67,11 +68,26 @@ impl Exchange {
     /// A place on one of the endpoint's connections.
     async fn http2_lease(&mut self, matched: &Matched, picked: &Picked) -> Result<Lease, ProxyError> {
         let worker = Rc::clone(&self.account.worker);
-        let began = Instant::now();
-        let (timeout, deadline) = (self.connect_timeout(matched), self.decision.deadlines.connect());
-        let result = worker.pools().http2(&picked.endpoint, timeout, deadline).await;
-        self.note_connect(began);
-        if let (Ok(lease), Some(limits)) = (&result, matched.limits())
+        let limits = matched.limits();
+        let most = limits.and_then(|limits| limits.connections);
+        let mut opening = most.map_or(Opening::Any, |most| Opening::Below { most, has_waited: false });
+        let mut line = None;
+        let result = loop {
+            let began = Instant::now();
+            let (timeout, deadline) = (self.connect_timeout(matched), self.decision.deadlines.connect());
+            let result = worker.pools().http2(&picked.endpoint, opening, timeout, deadline).await;
+            self.note_connect(began);
+            match (result, limits) {
+                (Err(NoLease::AtLimit), Some(limits)) => {
+                    opening = self.wait_for_stream(matched, picked, limits, &mut line).await?;
+                }
+                // Only limits make one.
+                (Err(NoLease::AtLimit), None) => return Err(ProxyError::EndpointLimit),
+                (Err(NoLease::Failed(error)), _) => break Err(error),
+                (Ok(lease), _) => break Ok(lease),
+            }
+        };
+        if let (Ok(lease), Some(limits)) = (&result, limits)
             && let Some(most) = limits.requests_per_connection
         {
             lease.limit(most);

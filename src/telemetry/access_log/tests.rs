@@ -28,6 +28,7 @@ fn entry(path: &str) -> AccessLogEntry {
         bytes_in: 0,
         bytes_out: 5,
         duration: Duration::from_micros(1_234),
+        waited: None,
         connect: None,
         head: Some(Duration::from_micros(1_000)),
         request_id: Some("id".into()),
@@ -52,6 +53,7 @@ fn a_line_has_the_documented_fields_in_order() {
     let endpoint = "192.0.2.8:8080".parse().unwrap();
     full.tries = vec![TryText { endpoint, trigger: RetryTrigger::Code, took: Duration::from_micros(90) }];
     full.session = Some(SessionResult::Moved);
+    full.waited = Some(Duration::from_micros(70));
     full.connect = Some(Duration::from_micros(100));
     let text = line(&full);
     assert_eq!(
@@ -61,7 +63,7 @@ fn a_line_has_the_documented_fields_in_order() {
          \"status\":200,\"grpc_status\":\"DATA_LOSS\",\"reason\":\"reset\",\"route\":\"ns/r\",\"rule\":\"0\",\"backend\":\"ns/s:80\",\
          \"endpoint\":\"192.0.2.9:8080\",\"pod\":\"s-0\",\"attempts\":1,\
          \"tries\":[{\"endpoint\":\"192.0.2.8:8080\",\"trigger\":\"code\",\"seconds\":0.00009}],\"session\":\"moved\",\"received_bytes\":0,\"sent_bytes\":5,\
-         \"duration_seconds\":0.001234,\"connect_seconds\":0.0001,\"upstream_seconds\":0.001}\n"
+         \"duration_seconds\":0.001234,\"wait_seconds\":0.00007,\"connect_seconds\":0.0001,\"upstream_seconds\":0.001}\n"
     );
     let mut rest = text.as_str();
     for name in super::super::ACCESS_LOG.iter().map(|field| field.name) {
