@@ -40,7 +40,7 @@ use crate::source::files::{self, FileSource};
 use crate::status::{Published, Status};
 use crate::stream::TcpTimeouts;
 use crate::telemetry::access_log::{self, AccessLogHandle, AccessLogWriter};
-use crate::telemetry::metrics::{CertificateGauge, CheckedService, Metrics, MetricsOptions};
+use crate::telemetry::metrics::{CertificateGauge, CheckedService, LimitCounts, Metrics, MetricsOptions};
 
 mod cluster;
 mod endpoints;
@@ -246,6 +246,7 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
     };
     metrics.ask_for_endpoints(endpoints::of_services(publisher.view(), updates.clone()));
     metrics.ask_for_checked(checked_endpoints(publisher.view()));
+    metrics.ask_for_limits(limit_counts(publisher.view()));
     let checked = publisher.view();
     let apply = applier(publisher, Arc::clone(&metrics), published);
     runtime.spawn(compile_loop(updates.clone(), apply, Arc::clone(&metrics)));
@@ -462,6 +463,21 @@ fn certificate_gauge(secret: &SecretState) -> CertificateGauge {
 /// Counts the endpoints of the active version that checks ask.
 fn checked_endpoints(live: LiveView) -> impl Fn() -> Vec<CheckedService> + Send + Sync + 'static {
     move || health::counts(&live.current())
+}
+
+/// What the limits of the active version have decided.
+fn limit_counts(live: LiveView) -> impl Fn() -> LimitCounts + Send + Sync + 'static {
+    move || {
+        let live = live.current();
+        let mut counts = LimitCounts::default();
+        for (key, state) in live.filter_states() {
+            let Some(decisions) = state.decisions() else { continue };
+            let route = key.route.to_string().into();
+            counts.limits.insert((key.filter, route, key.to_string()), decisions);
+            counts.buckets_given_up = counts.buckets_given_up.or(state.buckets_given_up());
+        }
+        counts
+    }
 }
 
 /// Inputs without objects: the listeners and the identity that the settings give.

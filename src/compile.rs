@@ -36,6 +36,7 @@ mod position;
 mod reader;
 mod references;
 mod report;
+mod request_keys;
 mod retry;
 mod routes;
 mod rules;

@@ -17,22 +17,30 @@
 //! values.
 
 mod body_limit;
+mod buckets;
 mod chain;
+mod concurrency_limit;
 mod cors;
+mod decisions;
 mod direct_response;
 mod headers;
 mod ip_access;
 mod layer;
+mod limit_state;
 mod path;
+mod rate_limit;
 mod redirect;
+mod request_key;
 mod rewrite;
+mod semaphore;
 mod state;
 #[cfg(test)]
 mod wait;
 
 pub use chain::Chain;
 pub use layer::{Answer, BodyStage, BodyStream, Director, Facts, Flow, Memory, Question, ResponseView, Told};
-pub use state::{FilterState, StateRegistry};
+pub use semaphore::{Permit, Queued};
+pub use state::{FilterState, FilterStates, ListStates, StateRegistry};
 
 #[cfg(test)]
 mod tests;

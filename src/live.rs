@@ -19,8 +19,9 @@ use crate::balance::{
     BackendEndpoints, Balancers, CheckedEndpoints, EndpointRegistry, Pick, PickRequest, Picked, Previous, RetryBudget,
     RuleState, SessionId, SessionIndex, SessionKey,
 };
-use crate::filter::{FilterState, StateRegistry};
+use crate::filter::{FilterState, FilterStates, StateRegistry};
 use crate::model::backend::Backend;
+use crate::model::filter::StateKey;
 use crate::model::ids::{BackendId, ObjectName, RuleId};
 use crate::model::route::Rule;
 use crate::model::snapshot::Snapshot;
@@ -36,8 +37,8 @@ pub struct Live {
     version: u64,
     snapshot: Snapshot,
     balancers: Balancers,
-    /// In the order of the snapshot's keys.
-    filter_states: Box<[Option<Arc<FilterState>>]>,
+    /// The same `Arc` in consecutive versions with the same rules.
+    filter_states: Arc<FilterStates>,
     /// Indexed by [`RuleId`]; the same `Arc` in consecutive versions with the same rules, by name, in the same order.
     series: Arc<[Arc<RuleSeries>]>,
     /// Indexed by [`BackendId`]: those of the backends' Services.
@@ -83,6 +84,12 @@ impl Live {
         found.into_iter().filter_map(|(id, checked)| Some((self.snapshot.backend(id)?, checked))).collect()
     }
 
+    /// The states of all filters that keep something beyond a request, with their keys, each once.
+    #[must_use]
+    pub fn filter_states(&self) -> Vec<(&Arc<StateKey>, &Arc<FilterState>)> {
+        self.filter_states.all(&self.snapshot)
+    }
+
     fn objects(&self) -> ConfigObjects {
         ConfigObjects {
             routes: self.snapshot.routes.len(),
@@ -114,7 +121,10 @@ impl Live {
             }
         }
         let services = self.services_of(&snapshot, metrics);
-        let filter_states = states.build(&snapshot.filter_states);
+        let filter_states = match Arc::ptr_eq(&self.snapshot.rules, &snapshot.rules) {
+            true => Arc::clone(&self.filter_states),
+            false => Arc::new(states.build(&snapshot)),
+        };
         let session_key = endpoints.session_key().clone();
         let tls = tls.build(&snapshot.tls, &self.tls);
         let (version, renumbered) = (self.version + 1, renumbered.into());
@@ -485,10 +495,16 @@ impl WorkerLive {
         self.live().version()
     }
 
-    /// What filters keep beyond a request, by the index that their values have.
+    /// The worker.
     #[must_use]
-    pub fn filter_states(&self) -> &[Option<Arc<FilterState>>] {
-        &self.live().filter_states
+    pub fn worker(&self) -> usize {
+        self.worker
+    }
+
+    /// What the filters of a rule, or of one of its backendRefs, keep beyond a request, by position.
+    #[must_use]
+    pub fn filter_states(&self, rule: RuleId, backend_ref: Option<usize>) -> &[Option<Arc<FilterState>>] {
+        self.live().filter_states.of(rule, backend_ref)
     }
 
     /// Chooses an endpoint for a request of a rule of this snapshot; `now` as in [`crate::balance`].
@@ -608,7 +624,7 @@ pub fn channel(workers: usize, metrics: Arc<Metrics>, epoch: Instant) -> (Publis
     let (returns, returned) = mpsc::unbounded_channel();
     let feeds =
         (0..workers).map(|worker| Feed { worker, pointer: receiver.clone(), returns: returns.clone() }).collect();
-    let (endpoints, states) = (EndpointRegistry::default(), StateRegistry::default());
+    let (endpoints, states) = (EndpointRegistry::default(), StateRegistry::new(workers));
     let tls = TlsFactory::default();
     (Publisher { pointer, endpoints, states, tls, metrics, epoch, returned: Some(returned) }, feeds)
 }

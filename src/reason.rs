@@ -140,6 +140,12 @@ reasons! {
     ClientGone => "client_gone",
     /// The client's address is not admitted (IPAccess).
     IpAccess => "ip_access",
+    /// More requests came than the rate allows (RateLimit).
+    RateLimit => "rate_limit",
+    /// As many requests are in flight and wait as may (ConcurrencyLimit).
+    Concurrency => "concurrency",
+    /// The request waited for as long as it may (`queueTimeout` of ConcurrencyLimit).
+    QueueTimeout => "queue_timeout",
     /// A configured redirect (RequestRedirect).
     Redirect => "redirect",
     /// A configured answer (DirectResponse).

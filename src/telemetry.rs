@@ -49,6 +49,8 @@
 //! | `tidegate_health_checks_total` | counter | `outcome` | Health checks of endpoints, by how they ended. |
 //! | `tidegate_health_checks_late_total` | counter |  | Health checks that began late because more than 256 ran at once or more than 1,000 began in a second. |
 //! | `tidegate_checked_endpoints` | gauge | `service` `health` | Endpoints of a Service that health checks ask, by whether all of them find it healthy. |
+//! | `tidegate_limit_decisions_total` | counter | `filter` `route` `place` `decision` | Requests that came to a limit of a route, by what it decided. |
+//! | `tidegate_limit_buckets_given_up_total` | counter |  | Buckets of clients that were forgotten early because limits with keys have no room for more: their clients were admitted early. |
 //! | `tidegate_watch_available` | gauge | `kind` | Whether the API server serves the kind and lets it be read: 1 or 0. |
 //! | `tidegate_watch_age_seconds` | gauge | `kind` | Time since the API server last said something about the kind; the state may be that old. |
 //! | `tidegate_watch_restarts_total` | counter | `kind` `cause` | Times a watch did not simply go on, by what was the matter. |
@@ -89,6 +91,9 @@
 //! | `fault` | `errors` (requests), `connect` (connections) |
 //! | `outcome` | `ok` (a good answer), `status` (a bad one), `connect` (no connection), `timeout`, `answer` (broken off or malformed) |
 //! | `health` | `healthy` `unhealthy` |
+//! | `filter` | `RateLimit` `ConcurrencyLimit` |
+//! | `place` | where the limit stands: `route` (`spec.filters`), the name of a rule, with `/N` one of its backendRefs, `pool/NAME`; `[N]` behind it where a list has several |
+//! | `decision` | `passed` `refused` `shadow` (only counted), of ConcurrencyLimit also `waited` (and passed) and `timed_out` (waited in vain) |
 //! | `reason` | a reason, as in the access log |
 //! | `version` | the program's version |
 //! | `le` | `0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; the same from `0.001` to `5` of configurations; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections |
@@ -382,6 +387,18 @@ pub const METRICS: &[Metric] = &[
         "Endpoints of a Service that health checks ask, by whether all of them find it healthy.",
     ),
     metric(
+        "tidegate_limit_decisions_total",
+        Counter,
+        &["filter", "route", "place", "decision"],
+        "Requests that came to a limit of a route, by what it decided.",
+    ),
+    metric(
+        "tidegate_limit_buckets_given_up_total",
+        Counter,
+        &[],
+        "Buckets of clients that were forgotten early because limits with keys have no room for more: their clients were admitted early.",
+    ),
+    metric(
         "tidegate_watch_available",
         Gauge,
         &["kind"],
@@ -494,6 +511,15 @@ pub const LABELS: &[(&str, &str)] = &[
         "`ok` (a good answer), `status` (a bad one), `connect` (no connection), `timeout`, `answer` (broken off or malformed)",
     ),
     ("health", "`healthy` `unhealthy`"),
+    ("filter", "`RateLimit` `ConcurrencyLimit`"),
+    (
+        "place",
+        "where the limit stands: `route` (`spec.filters`), the name of a rule, with `/N` one of its backendRefs, `pool/NAME`; `[N]` behind it where a list has several",
+    ),
+    (
+        "decision",
+        "`passed` `refused` `shadow` (only counted), of ConcurrencyLimit also `waited` (and passed) and `timed_out` (waited in vain)",
+    ),
     ("reason", "a reason, as in the access log"),
     ("version", "the program's version"),
     (

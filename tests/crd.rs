@@ -121,6 +121,8 @@ fn schema_is_structural_and_described() {
 /// | `healthCheck.expectedStatuses` | from 100 on | from 200 on | no response ends with an interim status |
 /// | `healthCheck` | one rule | four rules | a check that cannot work is refused |
 /// | `loadBalancer` | two rules | five rules | slow start and near endpoints mean nothing to a consistent hash |
+/// | `rateLimit.shadow`, `rateLimit.fields` | absent | booleans | a limit is tried out before it refuses; not everybody tells clients |
+/// | `concurrencyLimit.weight`, `.pool`, `.shadow` | absent | a number, a name, a boolean | requests that share a resource do not all cost the same |
 /// | `spec.filters` (route) | rule "RequestRedirect and URLRewrite exclude each other" | absent | neither type is in the enum there: the rule cannot fail and costs CEL budget |
 const DECIDED: &[(&str, &str)] = &[
     (".spec.filters/x-kubernetes-validations", "neither RequestRedirect nor URLRewrite can stand there"),
@@ -130,6 +132,22 @@ const DECIDED: &[(&str, &str)] = &[
     (".spec.rules[].retry/x-kubernetes-validations", "a block that cannot work is refused"),
     (".spec.defaults.retry.budget/x-kubernetes-validations", "a budget that cannot work is refused"),
     (".spec.rules[].retry.budget/x-kubernetes-validations", "a budget that cannot work is refused"),
+    (".spec.filters[]/rateLimit.shadow", "a limit is tried out before it refuses, and not everybody tells clients"),
+    (".spec.filters[]/rateLimit.fields", "a limit is tried out before it refuses, and not everybody tells clients"),
+    (
+        ".spec.rules[].filters[]/rateLimit.shadow",
+        "a limit is tried out before it refuses, and not everybody tells clients",
+    ),
+    (
+        ".spec.rules[].filters[]/rateLimit.fields",
+        "a limit is tried out before it refuses, and not everybody tells clients",
+    ),
+    (".spec.filters[]/concurrencyLimit.weight", "requests that share a resource do not all cost the same"),
+    (".spec.filters[]/concurrencyLimit.pool", "requests that share a resource do not all cost the same"),
+    (".spec.filters[]/concurrencyLimit.shadow", "requests that share a resource do not all cost the same"),
+    (".spec.rules[].filters[]/concurrencyLimit.weight", "requests that share a resource do not all cost the same"),
+    (".spec.rules[].filters[]/concurrencyLimit.pool", "requests that share a resource do not all cost the same"),
+    (".spec.rules[].filters[]/concurrencyLimit.shadow", "requests that share a resource do not all cost the same"),
     (".spec.rules[].sessionPersistence/x-kubernetes-validations", "sessions that cannot work are refused"),
     (
         ".spec.rules[].sessionPersistence/cookieConfig/x-kubernetes-validations",

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
-use crate::model::policy::{ConsistentHash, HashKey};
-use crate::model::request_values::{self, FormDecoded};
+use crate::model::policy::ConsistentHash;
+use crate::model::request_values::{self, FormDecoded, RequestKey};
 
 /// Seed of keys; fixed, so that all replicas send a key to the same endpoint.
 const KEY_SEED: u64 = 0x7469_6465_6b65_7900;
@@ -32,15 +32,15 @@ pub struct KeySource<'a> {
 #[must_use]
 pub fn hash_key(hash: &ConsistentHash, source: &KeySource<'_>) -> Option<u64> {
     hash.keys.iter().find_map(|key| match key {
-        HashKey::SourceIp => Some(match source.client_ip {
+        RequestKey::SourceIp => Some(match source.client_ip {
             IpAddr::V4(ip) => hash_bytes(&ip.octets()),
             IpAddr::V6(ip) => hash_bytes(&ip.octets()),
         }),
-        HashKey::Header(name) => source.headers.get(name).and_then(|value| hash_value(value.as_bytes())),
-        HashKey::Cookie(name) => request_values::cookie(source.headers, name).next().and_then(hash_value),
-        HashKey::QueryParam(name) => request_values::query_param(source.query, name).next().and_then(hash_decoded),
-        HashKey::PathParam(name) => (source.path_param)(name).and_then(|value| hash_value(value.as_bytes())),
-        HashKey::Hostname => source.host.and_then(|host| hash_value(host.as_bytes())),
+        RequestKey::Header(name) => source.headers.get(name).and_then(|value| hash_value(value.as_bytes())),
+        RequestKey::Cookie(name) => request_values::cookie(source.headers, name).next().and_then(hash_value),
+        RequestKey::QueryParam(name) => request_values::query_param(source.query, name).next().and_then(hash_decoded),
+        RequestKey::PathParam(name) => (source.path_param)(name).and_then(|value| hash_value(value.as_bytes())),
+        RequestKey::Hostname => source.host.and_then(|host| hash_value(host.as_bytes())),
     })
 }
 
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::model::policy::OnMissingKey;
 
-    fn hash(keys: Vec<HashKey>) -> ConsistentHash {
+    fn hash(keys: Vec<RequestKey>) -> ConsistentHash {
         ConsistentHash { keys, on_missing: OnMissingKey::Random, bounded_load_percent: None, table_size: None }
     }
 
@@ -88,7 +88,7 @@ mod tests {
         headers.insert("x-empty", "".parse().expect("value"));
         headers.append("cookie", "a=1; sid = s1".parse().expect("value"));
         headers.append("cookie", "sid=s2; b=".parse().expect("value"));
-        let header = |name: &'static str| HashKey::Header(http::HeaderName::from_static(name));
+        let header = |name: &'static str| RequestKey::Header(http::HeaderName::from_static(name));
         let param = |name: &str| (name == "room").then_some("r1");
         let source = KeySource {
             client_ip: "192.0.2.1".parse().expect("address"),
@@ -100,21 +100,21 @@ mod tests {
         let of = |value: &str| Some(hash_bytes(value.as_bytes()));
         for (keys, expected) in [
             (vec![header("x-user")], of("ada")),
-            (vec![header("x-none"), HashKey::Cookie("sid".into())], of("s1")),
-            (vec![HashKey::Cookie("b".into())], None),
-            (vec![HashKey::Cookie("SID".into()), HashKey::QueryParam("user".into())], of("ada")),
-            (vec![HashKey::QueryParam("empty".into())], None),
-            (vec![HashKey::QueryParam("User".into())], None),
-            (vec![header("x-empty"), HashKey::PathParam("room".into())], of("r1")),
-            (vec![HashKey::PathParam("id".into()), HashKey::Hostname], of("shop.example")),
-            (vec![HashKey::SourceIp, header("x-user")], Some(hash_bytes(&[192, 0, 2, 1]))),
+            (vec![header("x-none"), RequestKey::Cookie("sid".into())], of("s1")),
+            (vec![RequestKey::Cookie("b".into())], None),
+            (vec![RequestKey::Cookie("SID".into()), RequestKey::QueryParam("user".into())], of("ada")),
+            (vec![RequestKey::QueryParam("empty".into())], None),
+            (vec![RequestKey::QueryParam("User".into())], None),
+            (vec![header("x-empty"), RequestKey::PathParam("room".into())], of("r1")),
+            (vec![RequestKey::PathParam("id".into()), RequestKey::Hostname], of("shop.example")),
+            (vec![RequestKey::SourceIp, header("x-user")], Some(hash_bytes(&[192, 0, 2, 1]))),
             (vec![], None),
         ] {
             assert_eq!(hash_key(&hash(keys.clone()), &source), expected, "{keys:?}");
         }
         let bare = KeySource { query: None, host: None, ..source };
-        assert_eq!(hash_key(&hash(vec![HashKey::Hostname]), &bare), None);
-        assert_eq!(hash_key(&hash(vec![HashKey::QueryParam("q".into()), header("x-user")]), &bare), of("ada"));
+        assert_eq!(hash_key(&hash(vec![RequestKey::Hostname]), &bare), None);
+        assert_eq!(hash_key(&hash(vec![RequestKey::QueryParam("q".into()), header("x-user")]), &bare), of("ada"));
     }
 
     #[test]
@@ -128,7 +128,7 @@ mod tests {
                 host: None,
                 path_param: &|_| None,
             };
-            hash_key(&hash(vec![HashKey::QueryParam("u".into())]), &source)
+            hash_key(&hash(vec![RequestKey::QueryParam("u".into())]), &source)
         };
         let long = "b".repeat(700);
         for (plain, encoded) in [

@@ -4,34 +4,28 @@
 //! the gateway owns, variables and groups that no match has, layers that others make unreachable. A filter that is
 //! refused takes its rule with it; it is never skipped.
 
+mod concurrency_limit;
 mod cors;
 mod direct_response;
 mod faults;
 mod headers;
 mod ip_access;
+mod list;
 mod path;
+mod rate_limit;
 mod redirect;
 mod rewrite;
 
-use super::matches::Predicate;
 use super::report::FieldPath;
+use std::sync::Arc;
+
 use crate::api::filter as api;
 use crate::api::filter::FilterType;
 use crate::api::open_enum::KnownValue;
 use crate::model::filter::{Filter, PathEdit, Redirect, Rewrite};
 
 pub(super) use self::faults::Faults;
-
-/// One list of filters with its place in the object.
-#[derive(Clone, Copy)]
-pub(super) struct List<'a> {
-    /// The filters, in their order.
-    pub(super) filters: &'a [api::Filter],
-    /// What they stand in, such as `spec.rules[0]`.
-    pub(super) at: FieldPath<'a>,
-    /// The matches of the rule that they belong to; `None` for those of a route, which has none of its own.
-    pub(super) predicates: Option<&'a [Predicate]>,
-}
+pub(super) use self::list::List;
 
 /// Compiles lists, outermost first, which stand inside the layers `outer`. `None` when a filter cannot work, after a
 /// report.
@@ -53,7 +47,8 @@ pub(super) fn compile(outer: &[Filter], lists: &[List<'_>], report: &mut Faults<
                 sound = false;
                 continue;
             }
-            let Some(layer) = layer(kind, filter, at, list.predicates, report) else {
+            let position = list.filters[..index].iter().filter(|other| other.r#type == filter.r#type).count();
+            let Some(layer) = layer(kind, filter, at, (list, position), report) else {
                 sound = false;
                 continue;
             };
@@ -98,7 +93,9 @@ fn warn_of_no_change<'f>(
         | Filter::Direct(_)
         | Filter::Cors(_)
         | Filter::BodyLimit(_)
-        | Filter::IpAccess(_) => {}
+        | Filter::IpAccess(_)
+        | Filter::RateLimit(_)
+        | Filter::ConcurrencyLimit(_) => {}
         #[cfg(test)]
         Filter::Wait(_) => {}
     }
@@ -119,7 +116,9 @@ fn changes_prefix(layer: &Filter) -> bool {
         | Filter::Direct(_)
         | Filter::Cors(_)
         | Filter::BodyLimit(_)
-        | Filter::IpAccess(_) => None,
+        | Filter::IpAccess(_)
+        | Filter::RateLimit(_)
+        | Filter::ConcurrencyLimit(_) => None,
         #[cfg(test)]
         Filter::Wait(_) => None,
     };
@@ -135,7 +134,9 @@ fn changes_path(layer: &Filter) -> bool {
         | Filter::Direct(_)
         | Filter::Cors(_)
         | Filter::BodyLimit(_)
-        | Filter::IpAccess(_) => false,
+        | Filter::IpAccess(_)
+        | Filter::RateLimit(_)
+        | Filter::ConcurrencyLimit(_) => false,
         #[cfg(test)]
         Filter::Wait(_) => false,
     }
@@ -146,10 +147,11 @@ fn layer(
     kind: FilterType,
     filter: &api::Filter,
     at: FieldPath<'_>,
-    predicates: Option<&[Predicate]>,
+    (list, position): (&List<'_>, usize),
     report: &mut Faults<'_, '_>,
 ) -> Option<Filter> {
     let member = at.field(kind.member());
+    let predicates = list.predicates;
     let layer = match kind {
         FilterType::RequestHeaderModifier => {
             let modifier = filter.request_header_modifier.as_ref().map(|it| headers::edits(it, member, true, report));
@@ -177,13 +179,18 @@ fn layer(
         FilterType::IpAccess => {
             filter.ip_access.as_ref().map(|it| ip_access::ip_access(it, member, report).map(Filter::IpAccess))
         }
+        FilterType::RateLimit => filter.rate_limit.as_ref().map(|it| {
+            rate_limit::rate_limit(it, (list, position), member, report).map(Arc::new).map(Filter::RateLimit)
+        }),
+        FilterType::ConcurrencyLimit => filter.concurrency_limit.as_ref().map(|it| {
+            let limit = concurrency_limit::concurrency_limit(it, (list, position), member, report);
+            limit.map(Arc::new).map(Filter::ConcurrencyLimit)
+        }),
         FilterType::RequestMirror
         | FilterType::ExternalAuth
         | FilterType::ExtensionRef
         | FilterType::Jwt
         | FilterType::BasicAuth
-        | FilterType::RateLimit
-        | FilterType::ConcurrencyLimit
         | FilterType::Coalesce
         | FilterType::Compression => {
             report.report.not_yet(report.rule, at.field("type"), kind.as_str());

@@ -4,16 +4,12 @@ use std::time::Duration;
 
 use super::matches::Predicate;
 use super::report::{FieldPath, Report};
-use super::{limits, outlier, retry, upgrades};
+use super::{limits, outlier, request_keys, retry, upgrades};
 use crate::api::gateway_route::{
-    DurationText, GatewayRouteSpec, KeyType, KnownValue, LoadBalancer, OnMissingKey as ApiOnMissingKey, OpenEnum,
-    RequestKey, RouteRule,
+    DurationText, GatewayRouteSpec, KnownValue, LoadBalancer, OnMissingKey as ApiOnMissingKey, OpenEnum, RouteRule,
 };
 use crate::api::policy::{Locality as ApiLocality, LocalityMode as ApiLocalityMode};
-use crate::model::matching::PathMatch;
-use crate::model::policy::{
-    Algorithm, ConsistentHash, HashKey, Locality, LocalityMode, OnMissingKey, Spread, Timeouts,
-};
+use crate::model::policy::{Algorithm, ConsistentHash, Locality, LocalityMode, OnMissingKey, Spread, Timeouts};
 
 /// The longest slow start.
 const LONGEST_SLOW_START: Duration = Duration::from_secs(3600);
@@ -170,10 +166,10 @@ impl Policies<'_, '_, '_> {
         at: FieldPath<'_>,
         predicates: &[Predicate],
     ) -> Option<ConsistentHash> {
-        let mut keys = Vec::with_capacity(block.hash_keys.len());
-        for (index, key) in block.hash_keys.iter().enumerate() {
-            keys.extend(self.hash_key(key, at.item("hashKeys", index), predicates));
-        }
+        let report = (self.rule.map(|(index, _)| index), &mut *self.report);
+        let keys = request_keys::compile(&block.hash_keys, (at, "hashKeys"), Some(predicates), report);
+        self.is_broken |= keys.is_err();
+        let keys = keys.unwrap_or_default();
         let on_missing = match block.on_missing_key.known() {
             Some(ApiOnMissingKey::Random) => Some(OnMissingKey::Random),
             Some(ApiOnMissingKey::RoundRobin) => Some(OnMissingKey::RoundRobin),
@@ -182,39 +178,5 @@ impl Policies<'_, '_, '_> {
         };
         let (bounded_load_percent, table_size) = (block.bounded_load_percent, block.table_size);
         on_missing.map(|on_missing| ConsistentHash { keys, on_missing, bounded_load_percent, table_size })
-    }
-
-    fn hash_key(&mut self, key: &RequestKey, at: FieldPath<'_>, predicates: &[Predicate]) -> Option<HashKey> {
-        let name = key.name.as_deref().unwrap_or_default();
-        let kind = key.r#type.known();
-        if name.is_empty() && !matches!(kind, Some(KeyType::SourceIp | KeyType::Hostname) | None) {
-            return self.refuse(at.field("name"), "nothing", format!("a name for a key of type {}", key.r#type));
-        }
-        match kind {
-            Some(KeyType::SourceIp) => Some(HashKey::SourceIp),
-            Some(KeyType::Hostname) => Some(HashKey::Hostname),
-            Some(KeyType::Cookie) => Some(HashKey::Cookie(name.into())),
-            Some(KeyType::QueryParam) => Some(HashKey::QueryParam(name.into())),
-            Some(KeyType::Header) => match http::HeaderName::try_from(name) {
-                Ok(name) => Some(HashKey::Header(name)),
-                Err(_) => self.refuse(at.field("name"), name, "a header name"),
-            },
-            Some(KeyType::PathParam) => {
-                let has = |predicate: &Predicate| match &predicate.path {
-                    PathMatch::Template(template) => template.names().any(|own| own == name),
-                    PathMatch::Exact(_) | PathMatch::Prefix(_) | PathMatch::Regex(_) => false,
-                };
-                if predicates.iter().all(has) {
-                    return Some(HashKey::PathParam(name.into()));
-                }
-                self.refuse(at.field("name"), name, "a variable of every template of the rule")
-            }
-            Some(KeyType::JwtClaim) => {
-                self.report.not_yet(self.rule.map(|(index, _)| index), at.field("type"), key.r#type.as_str());
-                self.is_broken = true;
-                None
-            }
-            None => self.unknown(at.field("type"), &key.r#type),
-        }
     }
 }

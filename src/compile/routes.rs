@@ -21,7 +21,8 @@ use crate::kinds::Distinct;
 use crate::model::filter::Filter;
 use crate::model::ids::{RouteId, RuleId};
 use crate::model::matching::{Candidate, Hostname, Router};
-use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Policy, Spread, Timeouts, Upgrades};
+use crate::model::policy::{Algorithm, ConsistentHash, OnMissingKey, Policy, Spread, Timeouts, Upgrades};
+use crate::model::request_values::RequestKey;
 use crate::model::route::{Route, Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
@@ -183,7 +184,7 @@ impl Table {
             Some(algorithm) => algorithm.clone(),
             None if own.shares.iter().filter_map(|share| share.backend).any(|id| backends.has_client_affinity(id)) => {
                 Algorithm::ConsistentHash(Arc::new(ConsistentHash {
-                    keys: vec![HashKey::SourceIp],
+                    keys: vec![RequestKey::SourceIp],
                     on_missing: OnMissingKey::Random,
                     bounded_load_percent: None,
                     table_size: None,

@@ -16,7 +16,7 @@ use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{Delegate, RouteRule};
 use crate::kinds::gateway_route::Route;
 use crate::kinds::{Origin, Sourced};
-use crate::model::filter::Filter;
+use crate::model::filter::{Filter, FilterList};
 use crate::model::host::{normalize_host, parse_authority};
 use crate::model::ids::ObjectName;
 use crate::model::matching::{Hostname, PathMatch};
@@ -232,7 +232,12 @@ fn compile_rule(
         health_check: health_check.unwrap_or_default().map(|check| shared.health_checks.get(check)),
     };
     let redirects = redirects_insecure(backends.inputs(), &route.spec);
-    let filters = rule_filters(route, index, &predicates, redirects, &mut shared.expressions, report);
+    let rule_name = match &rule.name {
+        Some(name) => shared.texts.get(&**name),
+        None => shared.texts.get(index.to_string().as_str()),
+    };
+    let filters =
+        rule_filters((name, route), (index, &rule_name), &predicates, redirects, &mut shared.expressions, report);
     is_broken |= filters.is_none();
     let mut shares = Vec::with_capacity(rule.backend_refs.len());
     for (position, reference) in rule.backend_refs.iter().enumerate() {
@@ -244,7 +249,9 @@ fn compile_rule(
         let inner = if reference.filters.is_empty() {
             Some(Arc::default())
         } else {
-            let list = List { filters: &reference.filters, at, predicates: Some(&predicates) };
+            let place = FilterList::BackendRef(rule_name.clone(), u32::try_from(position).unwrap_or(u32::MAX));
+            let (inner, predicates) = (&*reference.filters, Some(&*predicates));
+            let list = List { name, spec: &route.spec, place, filters: inner, at, predicates };
             let outer = filters.as_deref().unwrap_or_default();
             filters::compile(outer, &[list], &mut Faults::new(report, &mut shared.expressions, index)).map(Arc::from)
         };
@@ -256,10 +263,7 @@ fn compile_rule(
         }
     }
     let compiled = OwnRule {
-        name: match &rule.name {
-            Some(name) => shared.texts.get(&**name),
-            None => shared.texts.get(index.to_string().as_str()),
-        },
+        name: rule_name,
         priority: rule.priority,
         predicates: predicates.into(),
         timeouts,
@@ -312,8 +316,8 @@ fn refuse_unknown_namespaces(delegate: &Delegate, (rule, at): (usize, FieldPath<
 
 /// The layers of a route and of one of its rules; `None` when the rule cannot be served.
 fn rule_filters(
-    route: &Route,
-    index: usize,
+    (name, route): (&ObjectName, &Route),
+    (index, rule_name): (usize, &Arc<str>),
     predicates: &[Predicate],
     redirects: bool,
     expressions: &mut Expressions,
@@ -324,8 +328,10 @@ fn rule_filters(
     if route.spec.filters.is_empty() && own.is_empty() {
         return Some(Arc::from(outer));
     }
-    let of_route = List { filters: &route.spec.filters, at: FieldPath::SPEC, predicates: None };
-    let of_rule = List { filters: own, at: FieldPath::rule(index), predicates: Some(predicates) };
+    let (spec, at, place) = (&route.spec, FieldPath::SPEC, FilterList::Route);
+    let of_route = List { name, spec, place, filters: &spec.filters, at, predicates: None };
+    let (at, place) = (FieldPath::rule(index), FilterList::Rule(rule_name.clone()));
+    let of_rule = List { name, spec, place, filters: own, at, predicates: Some(predicates) };
     let inner = filters::compile(&[], &[of_route, of_rule], &mut Faults::new(report, expressions, index))?;
     Some(outer.iter().cloned().chain(inner).collect())
 }

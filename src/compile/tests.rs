@@ -14,7 +14,8 @@ use crate::kinds::endpoint_slice::SERVICE_NAME;
 use crate::model::backend::Protocol;
 use crate::model::ids::{ListenerId, ObjectName};
 use crate::model::matching::{Hostname, Miss, RequestView};
-use crate::model::policy::{Algorithm, HashKey};
+use crate::model::policy::Algorithm;
+use crate::model::request_values::RequestKey;
 use crate::model::snapshot::Snapshot;
 
 mod attachment;

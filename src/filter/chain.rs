@@ -1,9 +1,11 @@
 //! The walk through the layers: in through all of them, and out in reverse through those that were entered.
 
 use super::layer::{Director, Flow, Memory, ResponseView, Told};
+use super::semaphore::Permit;
+use super::state::FilterState;
 #[cfg(test)]
 use super::wait;
-use super::{body_limit, cors, direct_response, headers, ip_access, redirect, rewrite};
+use super::{body_limit, concurrency_limit, cors, direct_response, headers, ip_access, rate_limit, redirect, rewrite};
 use crate::model::filter::Filter;
 
 /// The walk of one request through the layers: in, and out in reverse.
@@ -26,21 +28,19 @@ impl Chain {
 
     /// Goes on with the layer that asked, in the same list.
     pub fn resume(&mut self, layers: &[Filter], told: Told, director: &mut Director<'_, '_>) -> Flow {
-        match told_to(told) {
-            Flow::Continue => {
-                self.entered += 1;
-                self.go_on(layers, director)
-            }
-            Flow::Respond(answer) => {
-                self.entered += 1;
-                Flow::Respond(answer)
-            }
-            Flow::Ask(question) => Flow::Ask(question),
+        let position = self.entered - self.before;
+        let (flow, memory) = match layers.get(position) {
+            Some(layer) => told_to(layer, director.state(position), told, director),
+            None => (Flow::Continue, Memory::None),
+        };
+        match self.enter(flow, memory) {
+            Flow::Continue => self.go_on(layers, director),
+            flow @ (Flow::Respond(_) | Flow::Ask(_)) => flow,
         }
     }
 
     fn go_on(&mut self, layers: &[Filter], director: &mut Director<'_, '_>) -> Flow {
-        for layer in layers.get(self.entered - self.before..).unwrap_or_default() {
+        for (position, layer) in layers.iter().enumerate().skip(self.entered - self.before) {
             let (flow, memory) = match layer {
                 Filter::RequestHeaders(edits) => {
                     headers::apply(edits, director.headers);
@@ -52,23 +52,35 @@ impl Chain {
                 Filter::Cors(cors) => cors::request(cors, director),
                 Filter::BodyLimit(bytes) => (body_limit::request(*bytes, director), Memory::None),
                 Filter::IpAccess(access) => (ip_access::request(access, director), Memory::None),
+                Filter::RateLimit(limit) => match director.state(position) {
+                    Some(FilterState::RateLimit(state)) => rate_limit::request(limit, state, director),
+                    _ => no_state(),
+                },
+                Filter::ConcurrencyLimit(limit) => match director.state(position) {
+                    Some(FilterState::Concurrency(state)) => concurrency_limit::request(limit, state, director),
+                    _ => no_state(),
+                },
                 Filter::ResponseHeaders(_) => (Flow::Continue, Memory::None),
                 #[cfg(test)]
-                Filter::Wait(state) => (wait::request(*state, director), Memory::None),
+                Filter::Wait(_) => (wait::request(director.state(position)), Memory::None),
             };
-            // A layer that asks is entered once it has its answer.
-            if let Flow::Ask(question) = flow {
-                return Flow::Ask(question);
+            match self.enter(flow, memory) {
+                Flow::Continue => {}
+                flow @ (Flow::Respond(_) | Flow::Ask(_)) => return flow,
             }
+        }
+        Flow::Continue
+    }
+
+    /// Enters the layer that has decided this. A layer that asks is entered once it has its answer.
+    fn enter(&mut self, flow: Flow, memory: Memory) -> Flow {
+        if !matches!(flow, Flow::Ask(_)) {
             if !matches!(memory, Memory::None) {
                 self.memories.push((self.entered, memory));
             }
             self.entered += 1;
-            if let Flow::Respond(answer) = flow {
-                return Flow::Respond(answer);
-            }
         }
-        Flow::Continue
+        flow
     }
 
     /// Runs the response sides outwards over the layers that were entered.
@@ -86,6 +98,17 @@ impl Chain {
         }
     }
 
+    /// Takes over the permits that limits have given the request: they last until the end of the response's body, or of the
+    /// tunnel that the request becomes.
+    pub fn take_permits(&mut self) -> Vec<Permit> {
+        let held = self.memories.iter_mut().filter(|(_, memory)| matches!(memory, Memory::Permit(_)));
+        let taken = held.filter_map(|(_, memory)| match std::mem::take(memory) {
+            Memory::Permit(permit) => Some(permit),
+            Memory::None | Memory::Origin(_) | Memory::Preflight | Memory::Quota(_) => None,
+        });
+        taken.collect()
+    }
+
     /// Takes back the innermost layers of a try that failed, so that others can be entered in their place; `layers` is the
     /// number that stay entered.
     pub fn retreat(&mut self, layers: usize) {
@@ -100,12 +123,14 @@ impl Chain {
         match layer {
             Filter::ResponseHeaders(edits) => headers::apply(edits, view.headers),
             Filter::Cors(cors) => cors::response(cors, memory, view),
+            Filter::RateLimit(limit) => rate_limit::response(limit, memory, view),
             Filter::RequestHeaders(_)
             | Filter::Redirect(_)
             | Filter::Rewrite(_)
             | Filter::Direct(_)
             | Filter::BodyLimit(_)
-            | Filter::IpAccess(_) => {}
+            | Filter::IpAccess(_)
+            | Filter::ConcurrencyLimit(_) => {}
             #[cfg(test)]
             Filter::Wait(_) => wait::response(view),
         }
@@ -113,9 +138,18 @@ impl Chain {
 }
 
 /// What a layer decides with the answer to its question.
-fn told_to(told: Told) -> Flow {
-    match told {
+fn told_to(layer: &Filter, state: Option<&FilterState>, told: Told, director: &Director<'_, '_>) -> (Flow, Memory) {
+    match (told, layer, state) {
+        (Told::Permit(permit), Filter::ConcurrencyLimit(limit), Some(FilterState::Concurrency(state))) => {
+            concurrency_limit::told(limit, state, permit, director)
+        }
+        (Told::Permit(_), ..) => no_state(),
         #[cfg(test)]
-        Told::Test(passes) => wait::told(passes),
+        (Told::Test(passes), ..) => (wait::told(passes), Memory::None),
     }
+}
+
+/// A limit never lets a request pass because its state is missing.
+fn no_state() -> ! {
+    panic!("a version has a state for every filter with a key")
 }

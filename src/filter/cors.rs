@@ -39,7 +39,7 @@ pub(super) fn response(cors: &Cors, memory: Memory, view: &mut ResponseView<'_>)
     let admitted = match memory {
         Memory::Preflight => return,
         Memory::Origin(origin) => Some(origin),
-        Memory::None => None,
+        Memory::None | Memory::Quota(_) | Memory::Permit(_) => None,
     };
     for name in [ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_EXPOSE_HEADERS] {
         view.headers.remove(name);

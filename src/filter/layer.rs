@@ -3,10 +3,13 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
+use super::request_key::KeySource;
+use super::semaphore::{Permit, Queued};
 use super::state::FilterState;
 use crate::reason::Reason;
 
@@ -26,10 +29,27 @@ pub struct Director<'d, 'a> {
     pub backend_ref: &'d mut Option<usize>,
     /// The least of all body limits so far, in bytes.
     pub body_limit: &'d mut Option<u64>,
-    /// What filters keep beyond a request, by the index that their values have.
+    /// The worker that serves the request.
+    pub worker: usize,
+    /// When the present try began.
+    pub now: Instant,
+    /// What the filters of the present list keep beyond a request, by position; empty where none of them keeps anything.
     pub states: &'d [Option<Arc<FilterState>>],
     /// What does not change on the way.
     pub facts: &'d Facts<'a>,
+}
+
+impl<'a> Director<'_, 'a> {
+    /// What the filter at a position of the present list keeps beyond a request.
+    pub(super) fn state(&self, position: usize) -> Option<&FilterState> {
+        self.states.get(position)?.as_deref()
+    }
+
+    /// What keys are taken from.
+    pub(super) fn key_source(&self) -> KeySource<'_, 'a> {
+        let Facts { client, hostname, path_param, .. } = *self.facts;
+        KeySource { client, headers: self.headers, query: self.query, hostname, path_param }
+    }
 }
 
 /// What filters read of a request, as it came in.
@@ -80,6 +100,8 @@ pub enum Flow {
 /// byte of the body is read meanwhile.
 #[derive(Debug)]
 pub enum Question {
+    /// Wait for a permit of a ConcurrencyLimit.
+    Permit(Box<Queued>),
     /// That of the filter of tests.
     #[cfg(test)]
     Test(u64),
@@ -88,6 +110,8 @@ pub enum Question {
 /// The answer to a [`Question`] of the same kind.
 #[derive(Debug)]
 pub enum Told {
+    /// The permit; `None` where there was none in time.
+    Permit(Option<Permit>),
     /// Whether the filter of tests lets the request pass.
     #[cfg(test)]
     Test(bool),
@@ -116,6 +140,19 @@ pub enum Memory {
     Origin(HeaderValue),
     /// CORS answered a preflight: its fields stand.
     Preflight,
+    /// What a RateLimit tells the client.
+    Quota(Quota),
+    /// What a ConcurrencyLimit has given the request.
+    Permit(Permit),
+}
+
+/// What a response says about a limit of requests per time.
+#[derive(Clone, Copy, Debug)]
+pub struct Quota {
+    /// Requests that may still come at once.
+    pub(super) left: u32,
+    /// Until the bucket is full.
+    pub(super) full_after_seconds: u64,
 }
 
 /// A refusal: its wording is that of every own answer.

@@ -3,50 +3,188 @@
 //! A state belongs to the list that its filter is written in, not to the rules that share it. It is handed from version to
 //! version by its key, as the live numbers of endpoints are, and ends with the last version that has the key.
 
+use std::hash::RandomState;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
-use crate::model::filter::StateKey;
+use super::buckets::{Buckets, CELLS};
+use super::decisions::Decision;
+use super::limit_state::{ConcurrencyState, RateLimitState};
+use crate::model::filter::{Filter, StateKey};
+use crate::model::ids::RuleId;
+use crate::model::snapshot::Snapshot;
 
 /// The state of one filter, shared by all workers.
 #[derive(Debug)]
 pub enum FilterState {
+    /// Buckets of a RateLimit.
+    RateLimit(RateLimitState),
+    /// Semaphores of a ConcurrencyLimit.
+    Concurrency(ConcurrencyState),
     /// What the filter of tests has counted.
     #[cfg(test)]
     Count(std::sync::atomic::AtomicU64),
 }
 
 impl FilterState {
-    /// A new state for a filter of the key's type; `None`: filters of that type keep none.
-    fn of(key: &StateKey) -> Option<Self> {
-        match key.filter {
+    /// What the filter can decide, by name, and how often it has; `None`: it decides nothing that is counted.
+    #[must_use]
+    pub fn decisions(&self) -> Option<Vec<(&'static str, u64)>> {
+        let (decisions, is_possible): (_, fn(Decision) -> bool) = match self {
+            Self::RateLimit(state) => {
+                (&state.decisions, |decision| !matches!(decision, Decision::Waited | Decision::TimedOut))
+            }
+            Self::Concurrency(state) => (&state.decisions, |_| true),
             #[cfg(test)]
-            "Wait" => Some(Self::Count(std::sync::atomic::AtomicU64::new(0))),
-            _ => None,
+            Self::Count(_) => return None,
+        };
+        let all = Decision::ALL.iter().zip(decisions.sums()).filter(|(decision, _)| is_possible(**decision));
+        Some(all.map(|(decision, count)| (decision.as_str(), count)).collect())
+    }
+
+    /// Buckets of the process that were given up before they were full; `None`: the filter has no buckets.
+    #[must_use]
+    pub fn buckets_given_up(&self) -> Option<u64> {
+        match self {
+            Self::RateLimit(state) => Some(state.given_up()),
+            Self::Concurrency(_) => None,
+            #[cfg(test)]
+            Self::Count(_) => None,
         }
     }
 }
 
-/// The states of all versions that are still held somewhere.
+/// The states of one list of filters, by position; empty where none of them keeps one.
+pub type ListStates = Box<[Option<Arc<FilterState>>]>;
+
+/// The states of all filters of one version.
 #[derive(Debug, Default)]
+pub struct FilterStates {
+    /// Of the rules that have some; most have none.
+    rules: FxHashMap<RuleId, RuleStates>,
+}
+
+#[derive(Debug)]
+struct RuleStates {
+    of_rule: ListStates,
+    /// By the position of the backendRef.
+    of_backends: Box<[ListStates]>,
+}
+
+impl FilterStates {
+    /// Those of a rule's filters, or of the filters of one of its backendRefs, by position.
+    #[must_use]
+    pub fn of(&self, rule: RuleId, backend_ref: Option<usize>) -> &[Option<Arc<FilterState>>] {
+        let states = self.rules.get(&rule).and_then(|states| match backend_ref {
+            None => Some(&states.of_rule),
+            Some(position) => states.of_backends.get(position),
+        });
+        states.map_or(&[], |states| states)
+    }
+}
+
+impl FilterStates {
+    /// All states with their keys, each once.
+    ///
+    /// Linear in the number of filters that keep something.
+    #[must_use]
+    pub fn all<'a>(&'a self, snapshot: &'a Snapshot) -> Vec<(&'a Arc<StateKey>, &'a Arc<FilterState>)> {
+        let mut found = Vec::new();
+        for (id, states) in &self.rules {
+            let Some(rule) = snapshot.rule(*id) else { continue };
+            let of_backends = rule.backend_refs.iter().map(|backend_ref| &backend_ref.filters);
+            let lists = std::iter::once(&rule.filters).chain(of_backends);
+            let states = std::iter::once(&states.of_rule).chain(&*states.of_backends);
+            for (filters, states) in lists.zip(states) {
+                let of_list = filters.iter().zip(&**states);
+                found.extend(of_list.filter_map(|(filter, state)| Some((filter.state_key()?, state.as_ref()?))));
+            }
+        }
+        found.sort_unstable_by_key(|(_, state)| Arc::as_ptr(state).addr());
+        found.dedup_by_key(|(_, state)| Arc::as_ptr(state).addr());
+        found
+    }
+}
+
+/// The states of all versions that are still held somewhere.
+#[derive(Debug)]
 pub struct StateRegistry {
-    states: FxHashMap<StateKey, Weak<FilterState>>,
+    states: FxHashMap<Arc<StateKey>, Weak<FilterState>>,
+    workers: usize,
+    /// The clock of limits counts from here.
+    epoch: Instant,
+    /// What keys are hashed with.
+    secret: RandomState,
+    /// The buckets of all rate limits with keys; made with the first rate limit.
+    buckets: Option<Arc<Buckets>>,
 }
 
 impl StateRegistry {
-    /// The states of a version, in the order of its keys: those that were there before go on.
-    pub fn build(&mut self, keys: &[StateKey]) -> Box<[Option<Arc<FilterState>>]> {
+    /// For so many workers.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        let (states, secret) = (FxHashMap::default(), RandomState::new());
+        Self { states, workers, epoch: Instant::now(), secret, buckets: None }
+    }
+
+    /// The states of a version: those that were there before go on.
+    ///
+    /// Linear in the number of rules.
+    pub fn build(&mut self, snapshot: &Snapshot) -> FilterStates {
         self.states.retain(|_, state| state.strong_count() > 0);
-        keys.iter()
-            .map(|key| {
-                if let Some(state) = self.states.get(key).and_then(Weak::upgrade) {
-                    return Some(state);
-                }
-                let state = Arc::new(FilterState::of(key)?);
-                self.states.insert(key.clone(), Arc::downgrade(&state));
-                Some(state)
-            })
-            .collect()
+        let mut rules = FxHashMap::default();
+        for (id, rule) in (0..).map(RuleId).zip(snapshot.rules.iter()) {
+            let of_rule = self.of_list(&rule.filters);
+            let of_backends: Box<[_]> =
+                rule.backend_refs.iter().map(|backend_ref| self.of_list(&backend_ref.filters)).collect();
+            if !of_rule.is_empty() || of_backends.iter().any(|states| !states.is_empty()) {
+                rules.insert(id, RuleStates { of_rule, of_backends });
+            }
+        }
+        FilterStates { rules }
+    }
+
+    pub(super) fn of_list(&mut self, filters: &[Filter]) -> ListStates {
+        if filters.iter().all(|filter| filter.state_key().is_none()) {
+            return Box::default();
+        }
+        filters.iter().map(|filter| self.of_filter(filter)).collect()
+    }
+
+    fn of_filter(&mut self, filter: &Filter) -> Option<Arc<FilterState>> {
+        let key = filter.state_key()?;
+        if let Some(state) = self.states.get(key).and_then(Weak::upgrade) {
+            return Some(state);
+        }
+        let state = Arc::new(self.new_state(filter)?);
+        self.states.insert(Arc::clone(key), Arc::downgrade(&state));
+        Some(state)
+    }
+
+    /// A new state for a filter; `None`: filters of its type keep none.
+    fn new_state(&mut self, filter: &Filter) -> Option<FilterState> {
+        match filter {
+            Filter::RequestHeaders(_)
+            | Filter::ResponseHeaders(_)
+            | Filter::Redirect(_)
+            | Filter::Rewrite(_)
+            | Filter::Direct(_)
+            | Filter::Cors(_)
+            | Filter::BodyLimit(_)
+            | Filter::IpAccess(_) => None,
+            Filter::RateLimit(limit) => {
+                let buckets = self.buckets.get_or_insert_with(|| Arc::new(Buckets::new(CELLS)));
+                let state =
+                    RateLimitState::new((&limit.state, &self.secret), Arc::clone(buckets), self.epoch, self.workers);
+                Some(FilterState::RateLimit(state))
+            }
+            Filter::ConcurrencyLimit(limit) => {
+                Some(FilterState::Concurrency(ConcurrencyState::new((&limit.state, &self.secret), self.workers)))
+            }
+            #[cfg(test)]
+            Filter::Wait(_) => Some(FilterState::Count(std::sync::atomic::AtomicU64::new(0))),
+        }
     }
 }

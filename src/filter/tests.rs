@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -13,6 +14,8 @@ use crate::model::filter::{
 use crate::model::search_regex::SearchRegex;
 use crate::reason::Reason;
 
+mod limits;
+
 /// A request that goes through layers, and its response.
 struct Walk {
     method: Method,
@@ -23,6 +26,8 @@ struct Walk {
     client: IpAddr,
     length: Option<u64>,
     port: u16,
+    now: Instant,
+    states: ListStates,
 }
 
 /// What came of it.
@@ -33,6 +38,8 @@ struct Outcome {
     path: String,
     response: HeaderMap,
     body_limit: Option<u64>,
+    /// What it holds until its end.
+    permits: Vec<Permit>,
 }
 
 impl Default for Walk {
@@ -46,6 +53,8 @@ impl Default for Walk {
             client: Ipv4Addr::new(192, 0, 2, 7).into(),
             length: Some(0),
             port: 8080,
+            now: Instant::now(),
+            states: ListStates::default(),
         }
     }
 }
@@ -85,7 +94,9 @@ impl Walk {
                 query: self.query,
                 backend_ref: &mut backend_ref,
                 body_limit: &mut limit,
-                states: &[],
+                worker: 0,
+                now: self.now,
+                states: &self.states,
                 facts: &facts,
             },
         );
@@ -96,9 +107,12 @@ impl Walk {
         };
         let mut status = answer.as_ref().map_or(StatusCode::OK, |answer| answer.status);
         let headers = answer.as_mut().map_or(&mut backend, |answer| &mut answer.headers);
-        chain.response(&[layers], &mut ResponseView { status: &mut status, headers, body: &mut Vec::new() });
+        let permits = chain.take_permits();
+        let view = &mut ResponseView { status: &mut status, headers, body: &mut Vec::new() };
+        chain.response(&[layers], view);
         let response = answer.as_ref().map_or_else(|| backend.clone(), |answer| answer.headers.clone());
-        Outcome { answer, request: self.headers, host: self.host, path: path.into_owned(), response, body_limit: limit }
+        let (request, host, path) = (self.headers, self.host, path.into_owned());
+        Outcome { answer, request, host, path, response, body_limit: limit, permits }
     }
 }
 
@@ -192,7 +206,7 @@ proptest! {
         for list in &lists {
             let mut director = Director {
                 method: &mut method, headers: &mut headers, host: &mut host, path: &mut path, query: None,
-                backend_ref: &mut backend_ref, body_limit: &mut limit, states: &[],
+                backend_ref: &mut backend_ref, body_limit: &mut limit, worker: 0, now: Instant::now(), states: &[],
                 facts: &facts,
             };
             prop_assert!(matches!(chain.request(list, &mut director), Flow::Continue));
@@ -451,20 +465,20 @@ fn cors_keeps_cached_responses_good_for_later_origins() {
 /// The walk stops at the layer that asks, goes on with it, and leaves through exactly those that were entered.
 #[test]
 fn a_layer_that_waits_goes_on_with_its_answer() {
-    let keys = [crate::model::filter::StateKey {
+    let key = crate::model::filter::StateKey {
         route: crate::model::ids::ObjectName::new("ns", "r"),
         place: crate::model::filter::FilterList::Route,
         filter: "Wait",
         position: 0,
-    }];
-    let states = StateRegistry::default().build(&keys);
+    };
     let outer = [Filter::RequestHeaders(mark(0)), Filter::ResponseHeaders(mark(0))];
     let inner = [
         Filter::RequestHeaders(mark(1)),
-        Filter::Wait(0),
+        Filter::Wait(Arc::new(key)),
         Filter::RequestHeaders(mark(2)),
         Filter::ResponseHeaders(mark(3)),
     ];
+    let states = StateRegistry::new(1).of_list(&inner);
     for (passes, request, response) in [(true, vec![0, 1, 2], vec![3, 99, 0]), (false, vec![0, 1], vec![99, 0])] {
         let (mut method, mut headers, mut host) = (Method::GET, HeaderMap::new(), None);
         let (mut path, mut backend_ref, mut limit) = (Cow::Borrowed("/"), None, None);
@@ -484,6 +498,8 @@ fn a_layer_that_waits_goes_on_with_its_answer() {
             query: None,
             backend_ref: &mut backend_ref,
             body_limit: &mut limit,
+            worker: 0,
+            now: Instant::now(),
             states: &states,
             facts: &facts,
         };

@@ -4,18 +4,15 @@ use std::sync::atomic::Ordering;
 
 use http::{HeaderValue, StatusCode};
 
-use super::layer::{Director, Flow, Question, ResponseView, refuse};
+use super::layer::{Flow, Question, ResponseView, refuse};
 use super::state::FilterState;
 use crate::reason::Reason;
 
 /// Counts in its state, and asks with the number of requests before this one.
-pub(super) fn request(state: usize, director: &Director<'_, '_>) -> Flow {
-    match director.states.get(state) {
-        Some(Some(state)) => {
-            let FilterState::Count(count) = &**state;
-            Flow::Ask(Question::Test(count.fetch_add(1, Ordering::Relaxed)))
-        }
-        Some(None) | None => panic!("the version has no state {state}"),
+pub(super) fn request(state: Option<&FilterState>) -> Flow {
+    match state {
+        Some(FilterState::Count(count)) => Flow::Ask(Question::Test(count.fetch_add(1, Ordering::Relaxed))),
+        Some(FilterState::RateLimit(_) | FilterState::Concurrency(_)) | None => panic!("no state for the filter"),
     }
 }
 

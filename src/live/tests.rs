@@ -358,14 +358,21 @@ fn mutate(config: &mut Snapshots, chance: &mut fastrand::Rng) {
 #[test]
 fn the_state_of_a_filter_outlives_a_version() {
     use crate::filter::FilterState;
-    use crate::model::filter::{FilterList, StateKey};
+    use crate::model::filter::{Filter, FilterList, StateKey};
     use crate::model::ids::ObjectName;
     use std::sync::atomic::Ordering;
 
     let key = |place, position| StateKey { route: ObjectName::new("ns", "r"), place, filter: "Wait", position };
-    let version = |keys: &[StateKey]| Snapshot { filter_states: keys.into(), ..one_rule([1]) };
+    let version = |keys: &[StateKey]| {
+        let mut snapshot = one_rule([1]);
+        let filters = keys.iter().map(|key| Filter::Wait(Arc::new(key.clone()))).collect();
+        Arc::make_mut(&mut snapshot.rules)[0].filters = filters;
+        snapshot
+    };
     let count = |live: &WorkerLive, index: usize| {
-        let FilterState::Count(count) = &**live.filter_states()[index].as_ref().expect("a state");
+        let FilterState::Count(count) = &**live.filter_states(RuleId(0), None)[index].as_ref().expect("a state") else {
+            panic!("the state of another filter");
+        };
         count.fetch_add(1, Ordering::Relaxed)
     };
     let (mut publisher, mut feeds) = channel(1, metrics(1), Instant::now());

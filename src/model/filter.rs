@@ -1,12 +1,14 @@
 //! Filters of a rule as plain values, checked and ready to run; the `filter` module has the code that runs them.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
 use super::ids::ObjectName;
-
+use super::request_values::RequestKey;
 use super::search_regex::SearchRegex;
 
 /// One filter of a chain.
@@ -28,9 +30,34 @@ pub enum Filter {
     BodyLimit(u64),
     /// Admits clients by address.
     IpAccess(IpAccess),
-    /// A filter of tests, which waits: the index of its state.
+    /// Admits so many requests per time.
+    RateLimit(Arc<RateLimit>),
+    /// Admits so many requests at the same time.
+    ConcurrencyLimit(Arc<ConcurrencyLimit>),
+    /// A filter of tests, which waits, by the key of its state.
     #[cfg(test)]
-    Wait(usize),
+    Wait(Arc<StateKey>),
+}
+
+impl Filter {
+    /// The key of what it keeps beyond a request; `None` for most.
+    #[must_use]
+    pub fn state_key(&self) -> Option<&Arc<StateKey>> {
+        match self {
+            Self::RequestHeaders(_)
+            | Self::ResponseHeaders(_)
+            | Self::Redirect(_)
+            | Self::Rewrite(_)
+            | Self::Direct(_)
+            | Self::Cors(_)
+            | Self::BodyLimit(_)
+            | Self::IpAccess(_) => None,
+            Self::RateLimit(limit) => Some(&limit.state),
+            Self::ConcurrencyLimit(limit) => Some(&limit.state),
+            #[cfg(test)]
+            Self::Wait(key) => Some(key),
+        }
+    }
 }
 
 /// Names the state of a filter that keeps one beyond a request, from version to version.
@@ -51,8 +78,25 @@ pub struct StateKey {
 pub enum FilterList {
     /// `spec.filters`.
     Route,
-    /// The filters of the rule of this name, its backendRefs' included.
+    /// The filters of the rule of this name.
     Rule(Arc<str>),
+    /// Those of one of its backendRefs, by position.
+    BackendRef(Arc<str>, u32),
+    /// No list, but the pool of this name, which filters of several lists share.
+    Pool(Arc<str>),
+}
+
+/// Where in its route it stands, in a word, as metrics and messages say it.
+impl fmt::Display for StateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            FilterList::Route => f.write_str("route")?,
+            FilterList::Rule(rule) => f.write_str(rule)?,
+            FilterList::BackendRef(rule, position) => write!(f, "{rule}/{position}")?,
+            FilterList::Pool(pool) => write!(f, "pool/{pool}")?,
+        }
+        if self.position > 0 { write!(f, "[{}]", self.position) } else { Ok(()) }
+    }
 }
 
 /// Changes of header fields: `set` replaces all lines of a name, `add` adds one, `remove` takes all away; in this order.
@@ -182,4 +226,61 @@ pub struct IpAccess {
     pub allow: Vec<IpNet>,
     /// Refused networks.
     pub deny: Vec<IpNet>,
+}
+
+/// A limit of requests per time: a bucket of `burst` requests, into which one comes every `interval`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Names its buckets.
+    pub state: Arc<StateKey>,
+    /// The time in which one request is admitted; 1 µs to 24 h.
+    pub interval: Duration,
+    /// Requests that may come at once, at least 1; the bucket is full again within 30 days.
+    pub burst: u32,
+    /// All of them together say whose bucket it is; empty: there is one for all.
+    pub keys: Vec<RequestKey>,
+    /// Status of a refusal.
+    pub status: StatusCode,
+    /// It counts, and refuses nobody.
+    pub shadow: bool,
+    /// What answers say about it; `None`: nothing.
+    pub fields: Option<RateLimitFields>,
+}
+
+impl RateLimit {
+    /// [`interval`](Self::interval) in nanoseconds.
+    #[must_use]
+    pub fn interval_nanos(&self) -> u64 {
+        u64::try_from(self.interval.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The constant parts of the RateLimit fields (draft-ietf-httpapi-ratelimit-headers).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimitFields {
+    /// The policy's name, which needs no escape in a quoted string.
+    pub name: Arc<str>,
+    /// The value of `ratelimit-policy`.
+    pub policy: HeaderValue,
+}
+
+/// A limit of requests at the same time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConcurrencyLimit {
+    /// Names its semaphores.
+    pub state: Arc<StateKey>,
+    /// The sum of the weights of the requests in flight.
+    pub max_in_flight: u32,
+    /// What one request of this filter weighs; at most `max_in_flight`.
+    pub weight: u32,
+    /// Requests that may wait.
+    pub max_queued: u32,
+    /// How long one may wait.
+    pub queue_timeout: Duration,
+    /// All of them together say whose semaphore it is; empty: there is one for all.
+    pub keys: Vec<RequestKey>,
+    /// Status of a refusal.
+    pub status: StatusCode,
+    /// It counts, and neither refuses nor delays anybody.
+    pub shadow: bool,
 }

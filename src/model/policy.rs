@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::health::HealthCheck;
 use super::limits::EndpointLimits;
 use super::outlier::Outlier;
+use super::request_values::RequestKey;
 use super::retry::Retry;
 use super::session::Session;
 
@@ -153,30 +154,13 @@ impl Algorithm {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsistentHash {
     /// Where the key comes from: the first that the request has wins; not empty.
-    pub keys: Vec<HashKey>,
+    pub keys: Vec<RequestKey>,
     /// What to do when the request has none of them.
     pub on_missing: OnMissingKey,
     /// Load bound in percent of the fair share (100 or more); `None`: unbounded.
     pub bounded_load_percent: Option<u32>,
     /// Number of points on the ring; `None`: 100 × endpoints × weight.
     pub table_size: Option<u32>,
-}
-
-/// A part of the request that a key is taken from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HashKey {
-    /// The client's address.
-    SourceIp,
-    /// The first line of a header, by lower-case name.
-    Header(http::HeaderName),
-    /// A cookie by name, case-sensitive.
-    Cookie(Arc<str>),
-    /// A query parameter by name, case-sensitive.
-    QueryParam(Arc<str>),
-    /// A variable of the matched path template.
-    PathParam(Arc<str>),
-    /// The request's host.
-    Hostname,
 }
 
 /// What a consistent hash does with a request that has no key.

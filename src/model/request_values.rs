@@ -1,10 +1,29 @@
 //! Values of header lines, cookies and query parameters, read from a request in place.
 //!
-//! Matching and hashing read them here, so that two requests with the same values never differ for one of them.
+//! Matching, hashing and limits read them here, so that two requests with the same values never differ for one of them.
 
-use http::HeaderMap;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName};
 
 use super::path::hex;
+
+/// A part of the request that a key is taken from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestKey {
+    /// The client's address.
+    SourceIp,
+    /// The first line of a header, by lower-case name.
+    Header(HeaderName),
+    /// A cookie by name, case-sensitive.
+    Cookie(Arc<str>),
+    /// A query parameter by name, case-sensitive.
+    QueryParam(Arc<str>),
+    /// A variable of the matched path template.
+    PathParam(Arc<str>),
+    /// The request's host.
+    Hostname,
+}
 
 /// The lines of a header, each a value of its own: lists in a line are not split.
 pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u8]> {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::backend::Backend;
-use super::filter::StateKey;
 use super::ids::{BackendId, ListenerId, ObjectName, RouteId, RuleId};
 use super::matching::{Candidate, FoundRule, Miss, RequestView, Router};
 use super::route::{Route, Rule};
@@ -23,8 +22,6 @@ pub struct Snapshot {
     pub backends: Arc<[Backend]>,
     /// One router per static listener, indexed by [`ListenerId`]; listeners with equal routes share one.
     pub routers: Arc<[Arc<Router>]>,
-    /// The states that filters keep beyond a request, by the index that their values have.
-    pub filter_states: Arc<[StateKey]>,
     /// The server names of each static listener, indexed by [`ListenerId`]; those of plain ones are empty.
     pub tls: Arc<[Arc<TlsHosts>]>,
 }

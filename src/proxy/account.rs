@@ -14,6 +14,7 @@ use super::decision::Matched;
 use super::grpc::CallStatus;
 use super::worker::Worker;
 use crate::balance::{Condition, InFlight, Picked};
+use crate::filter::{Chain, Permit};
 use crate::model::ids::BackendId;
 use crate::reason::Reason;
 use crate::telemetry::access_log::{AccessLogEntry, BackendText};
@@ -21,6 +22,20 @@ use crate::telemetry::metrics::{PickCondition, Side};
 
 /// Status in log and metrics of a request whose client went away before a head (nginx's 499).
 const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// The permits of one request, which last as long as this, in one word of its account.
+#[derive(Debug)]
+pub struct Permits {
+    _held: Vec<Permit>,
+}
+
+impl Permits {
+    /// Takes over those of a walk through filters; `None` for most requests.
+    pub fn of(chain: &mut Chain) -> Option<Box<Self>> {
+        let held = chain.take_permits();
+        (!held.is_empty()).then(|| Box::new(Self { _held: held }))
+    }
+}
 
 /// The account of one request.
 pub struct Account {
@@ -42,6 +57,8 @@ pub struct Account {
     pub(super) call: CallStatus,
     /// Counts it as in flight at its endpoint.
     pub in_flight: Option<InFlight>,
+    /// What concurrency limits have given it, for as long as it is in flight; few requests have some.
+    pub permits: Option<Box<Permits>>,
     /// Body bytes from the client.
     pub bytes_in: u64,
     /// Body bytes to the client.
@@ -78,6 +95,7 @@ impl Account {
             reason: None,
             call: CallStatus::NoCall,
             in_flight: None,
+            permits: None,
             bytes_in: 0,
             bytes_out: 0,
             upstream_sent: 0,

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::decision::{Early, Matched};
 use super::error::ProxyError;
 use super::exchange::Exchange;
-use crate::filter::{Question, Told};
+use crate::filter::{Question, Queued, Told};
 
 impl Exchange {
     /// Answers what filters ask until none does any more, within the deadline of the request; costs nothing where none
@@ -28,6 +28,10 @@ impl Exchange {
 /// Finds the answer to a question. Dropping the future takes the question back.
 async fn answer(question: Question) -> Told {
     match question {
+        Question::Permit(queued) => {
+            let Queued { place, timeout } = *queued;
+            Told::Permit(tokio::time::timeout(timeout, place).await.ok())
+        }
         #[cfg(test)]
         Question::Test(number) => tests::answer(number).await,
     }

@@ -96,11 +96,15 @@ pub fn code_of_reason(reason: Reason, status: StatusCode) -> GrpcCode {
         | Reason::NoEndpoints
         | Reason::EndpointLimit
         | Reason::PendingTimeout
+        | Reason::Concurrency
+        | Reason::QueueTimeout
         | Reason::MaxConnections
         | Reason::Overload
         | Reason::MadeRoom
         | Reason::Drain => GrpcCode::Unavailable,
-        Reason::Size | Reason::Streams | Reason::Flood | Reason::AddressLimit => GrpcCode::ResourceExhausted,
+        Reason::Size | Reason::Streams | Reason::Flood | Reason::AddressLimit | Reason::RateLimit => {
+            GrpcCode::ResourceExhausted
+        }
         Reason::NoHost | Reason::NoPath | Reason::Method => GrpcCode::Unimplemented,
         Reason::IpAccess => GrpcCode::PermissionDenied,
         Reason::MissingKey => GrpcCode::InvalidArgument,

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use super::account::Permits;
 use super::decision::{Decision, Early, Layers, Matched, Seen};
 use super::exchange::Exchange;
 use super::headers;
@@ -26,17 +27,13 @@ impl Decision {
             return Ok(None);
         }
         self.layers = Some(self.new_layers());
-        self.walk(matched, &matched.rule().filters, None)
+        self.walk(matched, None, None)
     }
 
     /// Goes on with the filter that asked.
     pub(super) fn resume(&mut self, matched: &Matched, told: Told) -> Result<Option<Question>, Early> {
-        let rule = matched.rule();
-        let filters = match self.layers.as_ref().and_then(|layers| layers.entered) {
-            None => &*rule.filters,
-            Some(backend_ref) => backend_filters(rule, Some(backend_ref)),
-        };
-        self.walk(matched, filters, Some(told))
+        let entered = self.layers.as_ref().and_then(|layers| layers.entered);
+        self.walk(matched, entered, Some(told))
     }
 
     /// Filters in: those of the backendRef that was picked, as [`Self::enter`].
@@ -60,7 +57,7 @@ impl Decision {
             layers.outside = Some(Box::new((layers.seen.clone(), self.fields.clone())));
         }
         self.layers = Some(layers);
-        if filters.is_empty() { Ok(None) } else { self.walk(matched, filters, None) }
+        if filters.is_empty() { Ok(None) } else { self.walk(matched, Some(picked.backend_ref), None) }
     }
 
     fn new_layers(&mut self) -> Box<Layers> {
@@ -77,10 +74,19 @@ impl Decision {
         })
     }
 
-    /// Runs the request sides of `filters`, from the one that asked on where it was told. The layers stay in place
-    /// meanwhile: should one panic, the response unwinds those before it.
-    fn walk(&mut self, matched: &Matched, filters: &[Filter], told: Option<Told>) -> Result<Option<Question>, Early> {
-        let Self { downstream, head, uri, fields, layers, client, content_length, .. } = self;
+    /// Runs the request sides of the rule's filters, or of those of a backendRef, from the one that asked on where it was
+    /// told. The layers stay in place meanwhile: should one panic, the response unwinds those before it.
+    fn walk(
+        &mut self,
+        matched: &Matched,
+        backend_ref: Option<usize>,
+        told: Option<Told>,
+    ) -> Result<Option<Question>, Early> {
+        let filters = match backend_ref {
+            None => &*matched.rule().filters,
+            Some(_) => backend_filters(matched.rule(), backend_ref),
+        };
+        let Self { downstream, head, uri, fields, layers, client, content_length, deadlines, .. } = self;
         let Some(layers) = layers else { return Ok(None) };
         #[cfg(test)]
         super::test_panics::at("filter", fields);
@@ -103,7 +109,9 @@ impl Decision {
             query: uri.query(),
             backend_ref: &mut seen.backend_ref,
             body_limit,
-            states: matched.live().filter_states(),
+            worker: matched.live().worker(),
+            now: deadlines.try_began.into_std(),
+            states: matched.live().filter_states(matched.id(), backend_ref),
             facts: &facts,
         };
         let flow = match told {
@@ -137,8 +145,10 @@ impl Exchange {
             let rule = matched.rule();
             let entered = [&*rule.filters, backend_filters(rule, layers.entered)];
             let reply = &mut self.reply;
+            let permits = Permits::of(&mut layers.chain);
             let view = &mut ResponseView { status: &mut reply.status, headers: &mut reply.fields, body: &mut stages };
             layers.chain.response(&entered, view);
+            self.account.permits = permits;
             self.account.status = reply.status.as_u16();
         }
         stages

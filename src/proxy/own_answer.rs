@@ -27,6 +27,7 @@ pub const fn own_body(status: StatusCode) -> &'static str {
         200 => "ok\n",
         204 => "",
         400 => "bad request\n",
+        401 => "unauthorized\n",
         403 => "forbidden\n",
         404 => "not found\n",
         405 => "method not allowed\n",
@@ -43,6 +44,8 @@ pub const fn own_body(status: StatusCode) -> &'static str {
         504 => "gateway timeout\n",
         505 => "http version not supported\n",
         508 => "loop detected\n",
+        // A status that a filter was given.
+        402..=499 => "request refused\n",
         _ => "internal server error\n",
     }
 }

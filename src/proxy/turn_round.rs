@@ -44,7 +44,13 @@ impl Exchange {
             Early::Filtered(made) if made.body.is_some() => {
                 own_answer::filter_parts(*made, answer, form, reason_header)
             }
-            Early::Filtered(_) | Early::Failed(_) => own_answer::parts(answer, form, reason_header),
+            Early::Filtered(made) => {
+                let mut parts = own_answer::parts(answer, form, reason_header);
+                // What the filter says counts, such as when to come back.
+                made.headers.iter().for_each(|(name, value)| drop(parts.fields.insert(name, value.clone())));
+                parts
+            }
+            Early::Failed(_) => own_answer::parts(answer, form, reason_header),
         };
         self.reply =
             Reply { status: parts.status, fields: parts.fields, content: Content::full(parts.content), reason: None };

@@ -13,6 +13,7 @@ use http::header::{self, HeaderValue};
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
+use super::account::Permits;
 use super::body::Content;
 use super::client_body::ClientBody;
 use super::connect::OpenConnection;
@@ -44,6 +45,7 @@ struct Socket {
     upgrades: Upgrades,
     /// Loads its endpoint as a running request does.
     _in_flight: Option<InFlight>,
+    _permits: Option<Box<Permits>>,
     _open: OpenConnection,
     /// The line of the handshake, written at the end with all that went through.
     line: Option<Box<access_log::AccessLogEntry>>,
@@ -113,6 +115,7 @@ impl Exchange {
             registration: handshake.place.open(info),
             upgrades: handshake.upgrades,
             _in_flight: self.account.in_flight.take(),
+            _permits: self.decision.layers.as_mut().and_then(|layers| Permits::of(&mut layers.chain)),
             _open: open,
             line: self.account.entry.take(),
             started: self.account.started,

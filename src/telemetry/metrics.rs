@@ -5,6 +5,7 @@
 
 mod cells;
 mod health;
+mod limits;
 mod page;
 mod series;
 mod services;
@@ -25,11 +26,13 @@ pub use cells::{
     Side, SocketEnd, Where, WorkerMetrics,
 };
 pub use health::{CheckOutcome, CheckedService, HealthMetrics};
+pub use limits::{LimitCounts, LimitName};
 pub use series::{RouteSeries, RuleSeries};
 pub use services::{EndpointsState, ServiceEndpoints, ServiceSeries};
 pub use status::{StatusMetrics, StatusWrite};
 pub use watches::{Restart, WatchCells};
 
+use limits::{Limits, LimitsOf};
 use page::Page;
 use series::RouteEntry;
 use services::Services;
@@ -80,6 +83,9 @@ pub struct Metrics {
     health: OnceLock<Arc<HealthMetrics>>,
     /// Tells the endpoints that are checked when it is asked.
     checked: OnceLock<CheckedOf>,
+    /// Tells what limits have decided when it is asked.
+    limits_of: OnceLock<LimitsOf>,
+    limits: Mutex<Limits>,
 }
 
 /// A Secret that certificates are taken from.
@@ -178,6 +184,8 @@ impl Metrics {
             endpoints: OnceLock::new(),
             health: OnceLock::new(),
             checked: OnceLock::new(),
+            limits_of: OnceLock::new(),
+            limits: Mutex::default(),
         })
     }
 
@@ -334,6 +342,11 @@ impl Metrics {
         let _ = self.checked.set(CheckedOf(Box::new(checked)));
     }
 
+    /// From now on every page asks this for what limits have decided. Only the first call counts.
+    pub fn ask_for_limits(&self, limits: impl Fn() -> LimitCounts + Send + Sync + 'static) {
+        let _ = self.limits_of.set(LimitsOf(Box::new(limits)));
+    }
+
     /// The page in Prometheus' text format 0.0.4; a metric without any series is left out.
     #[must_use]
     pub fn render(&self) -> String {
@@ -356,6 +369,9 @@ impl Metrics {
         }
         if let Some(CheckedOf(checked)) = self.checked.get() {
             health::render_endpoints(&checked(), of_services / 2, &mut page);
+        }
+        if let Some(LimitsOf(limits)) = self.limits_of.get() {
+            lock(&self.limits).render(limits(), self.options.max_series / 8, &mut page);
         }
         page.encode()
     }

@@ -152,7 +152,7 @@ fn job_of_annotations(discovery: &Value) -> Value {
 }
 
 /// What is empty as long as nothing happens that it counts: here no pod fails, and the API server answers; pods have no
-/// limit of memory, every certificate is good, and no rule has a health check.
+/// limit of memory, every certificate is good, no rule has a health check, and none a limit.
 const RARE: &[&str] = &[
     "tidegate_connections_closed_total",
     "tidegate_sockets_closed_total",
@@ -161,6 +161,7 @@ const RARE: &[&str] = &[
     "tidegate_memory_limit_bytes",
     "tidegate_certificate_valid",
     "tidegate_checked_endpoints",
+    "tidegate_limit_",
     "tidegate_watch_removals_held",
     "tidegate_watch_available{namespace=~\"$namespace\", pod=~\"$pod\"}) == 0",
 ];

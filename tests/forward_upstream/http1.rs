@@ -1,6 +1,7 @@
 //! HTTP/1.1 endpoints: the canonical request, framing both ways, own answers.
 
-use tidegate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Timeouts};
+use tidegate::model::policy::{Algorithm, ConsistentHash, OnMissingKey, Timeouts};
+use tidegate::model::request_values::RequestKey;
 use tokio::io::AsyncWriteExt;
 
 use super::bed::{Endpoints, GET, Gateway, OK, Options, run, until};
@@ -102,7 +103,7 @@ fn own_answers_have_status_and_reason() {
 
         let algorithm = Algorithm::ConsistentHash(
             ConsistentHash {
-                keys: vec![HashKey::Cookie("k".into())],
+                keys: vec![RequestKey::Cookie("k".into())],
                 on_missing: OnMissingKey::Reject,
                 bounded_load_percent: None,
                 table_size: None,

@@ -59,8 +59,13 @@ impl Client {
 
     /// Sends these bytes and reads one answer.
     pub fn request(&mut self, bytes: &str) -> io::Result<Answer> {
-        self.stream.write_all(bytes.as_bytes())?;
+        self.send(bytes)?;
         self.answer()
+    }
+
+    /// Sends these bytes; [`answer`](Self::answer) reads what comes back.
+    pub fn send(&mut self, bytes: &str) -> io::Result<()> {
+        self.stream.write_all(bytes.as_bytes())
     }
 
     /// Reads the next answer.

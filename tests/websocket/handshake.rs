@@ -262,6 +262,26 @@ fn filters_shape_the_handshake_and_its_answer() {
     client.expect(b"hi");
 }
 
+/// A socket is in flight until it ends.
+#[test]
+fn a_socket_keeps_its_place_in_a_concurrency_limit() {
+    let echo = Echo::start();
+    let filter = "    filters: [{type: ConcurrencyLimit, concurrencyLimit: {maxInFlight: 1}}]\n";
+    let gateway = gateway(&[echo.port], filter, &[]);
+    run(async {
+        let (mut first, _) = open(gateway.http, &[]).await.unwrap();
+        ping(&mut first, "in").await;
+        let mut second = Raw::handshake(gateway.http, "", b"");
+        assert!(second.head().starts_with("HTTP/1.1 503 "));
+        ping(&mut first, "still").await;
+        drop(first);
+        until("the place is free", || metric(&gateway, "tidegate_sockets_open") == 0.0);
+        let (mut again, _) = open(gateway.http, &[]).await.unwrap();
+        ping(&mut again, "in").await;
+    });
+    assert_eq!(metric(&gateway, "tidegate_own_answers_total{reason=\"concurrency\"}"), 1.0);
+}
+
 #[test]
 fn a_rule_has_no_more_sockets_than_it_may() {
     let echo = Echo::start();

@@ -21,7 +21,7 @@ pub struct RateLimit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::IntFrom<0>")]
     pub burst: Option<u32>,
-    /// What is limited separately; default: the rule as a whole.
+    /// What is limited separately: all keys together make one; default: all requests of the list that the filter is in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "schema::Atomic<RequestKey, 4>")]
     pub keys: Vec<RequestKey>,
@@ -29,6 +29,16 @@ pub struct RateLimit {
     #[serde(default = "too_many_requests")]
     #[schemars(with = "schema::Int<400, 599>")]
     pub status_code: u16,
+    /// Only count what would be refused, and let it pass.
+    #[serde(default)]
+    pub shadow: bool,
+    /// Tell clients about the limit in the fields RateLimit and RateLimit-Policy.
+    #[serde(default = "yes")]
+    pub fields: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn too_many_requests() -> u16 {
@@ -43,9 +53,17 @@ fn too_many_requests() -> u16 {
     "a queue needs queueTimeout",
 )])))]
 pub struct ConcurrencyLimit {
-    /// Requests in flight.
+    /// Requests in flight; where requests have weights, the sum of these.
     #[schemars(with = "schema::IntFrom<1>")]
     pub max_in_flight: u32,
+    /// What a request of this filter weighs.
+    #[serde(default = "one")]
+    #[schemars(with = "schema::Int<1, 10_000>")]
+    pub weight: u32,
+    /// Filters of a route with the same pool share their requests in flight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::DnsLabel")]
+    pub pool: Option<String>,
     /// Requests that may wait.
     #[serde(default)]
     #[schemars(with = "schema::IntFrom<0>")]
@@ -54,7 +72,7 @@ pub struct ConcurrencyLimit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "DurationText")]
     pub queue_timeout: Option<DurationText>,
-    /// What is limited separately; default: the rule as a whole.
+    /// What is limited separately: all keys together make one; default: all requests of the list that the filter is in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "schema::Atomic<RequestKey, 4>")]
     pub keys: Vec<RequestKey>,
@@ -62,6 +80,13 @@ pub struct ConcurrencyLimit {
     #[serde(default = "service_unavailable")]
     #[schemars(with = "schema::Int<400, 599>")]
     pub status_code: u16,
+    /// Only count what would be refused or wait, and let it pass.
+    #[serde(default)]
+    pub shadow: bool,
+}
+
+fn one() -> u32 {
+    1
 }
 
 fn service_unavailable() -> u16 {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::balance::EndpointState;
 use crate::model::backend::{Backend, BackendKey, Endpoint, Near, Protocol};
 use crate::model::ids::{BackendId, EndpointKey, ObjectName, RouteId};
-use crate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Spread};
+use crate::model::policy::{Algorithm, ConsistentHash, OnMissingKey, Spread};
+use crate::model::request_values::RequestKey;
 use crate::model::route::{Route, Rule, WeightedBackend};
 use crate::model::snapshot::Snapshot;
 
@@ -123,7 +124,7 @@ pub(crate) fn number(endpoint: &EndpointState) -> u16 {
 pub(crate) fn hash_by_ip() -> Algorithm {
     Algorithm::ConsistentHash(
         ConsistentHash {
-            keys: vec![HashKey::SourceIp],
+            keys: vec![RequestKey::SourceIp],
             on_missing: OnMissingKey::RoundRobin,
             bounded_load_percent: None,
             table_size: None,

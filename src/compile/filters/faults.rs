@@ -1,7 +1,8 @@
 //! What is wrong with the filters of one rule.
 
 use crate::compile::expressions::Expressions;
-use crate::compile::report::Report;
+use crate::compile::report::{Refused, Report};
+use crate::model::request_values::RequestKey;
 
 /// The reason of a warning about a filter that changes nothing.
 const NO_CHANGE: &str = "NoChange";
@@ -24,6 +25,16 @@ impl<'m, 'r> Faults<'m, 'r> {
     pub(super) fn drop_rule(&mut self, path: impl ToString, found: impl Into<String>, expected: impl Into<String>) {
         self.count += 1;
         self.report.unsupported(self.rule, path, found, expected);
+    }
+
+    /// Reads the keys of a filter; one that cannot be read drops the rule.
+    pub(super) fn keys(
+        &mut self,
+        read: impl FnOnce(usize, &mut Report<'_>) -> Result<Vec<RequestKey>, Refused>,
+    ) -> Option<Vec<RequestKey>> {
+        let keys = read(self.rule, self.report);
+        self.count += usize::from(keys.is_err());
+        keys.ok()
     }
 
     /// Warns of a filter that changes nothing; the rule serves.

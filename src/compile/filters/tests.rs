@@ -369,3 +369,34 @@ fn upgrades_come_from_the_rule_its_route_or_a_delegating_rule() {
     assert!(snapshot.rules.is_empty());
     assert_eq!(findings, ["spec.rules[0].upgrades.drain.closeCode: 1005"]);
 }
+
+/// Each limit of a route has a state of its own, but for those of one pool, and those of the route are the same for all
+/// of its rules.
+#[test]
+fn limits_name_their_state() {
+    let rate = json!({ "type": "RateLimit", "rateLimit": { "requests": 120, "interval": "1m", "burst": 0 } });
+    let pool = |weight: u32| {
+        let limit = json!({ "maxInFlight": 10, "weight": weight, "pool": "db" });
+        json!({ "type": "ConcurrencyLimit", "concurrencyLimit": limit })
+    };
+    let backend = json!({ "name": "web", "port": 80, "filters": [rate] });
+    let rule = |path: &str, filters: Value| json!({ "matches": [{ "path": { "value": path } }], "filters": filters, "backendRefs": [backend] });
+    let spec = json!({
+        "filters": [rate],
+        "rules": [rule("/a", json!([rate, pool(1), rate])), rule("/b", json!([pool(5)]))],
+    });
+    let (snapshot, findings) = compiled(&[("it", spec)]);
+    assert_eq!(findings, <[&str; 0]>::default());
+    let names = |filters: &[Filter]| -> Vec<String> {
+        filters.iter().map(|filter| filter.state_key().expect("it keeps something").to_string()).collect()
+    };
+    assert_eq!(names(&snapshot.rules[0].filters), ["route", "0", "pool/db", "0[1]"]);
+    assert_eq!(names(&snapshot.rules[1].filters), ["route", "pool/db"]);
+    assert_eq!(names(&snapshot.rules[1].backend_refs[0].filters), ["1/0"]);
+    let Filter::RateLimit(limit) = &snapshot.rules[0].filters[0] else { panic!("another filter") };
+    let fields = limit.fields.as_ref().expect("told unless switched off");
+    assert_eq!(
+        (limit.interval.as_millis(), limit.burst, &fields.policy),
+        (500, 1, &http::HeaderValue::from_static("\"route\";q=120;w=60"),)
+    );
+}

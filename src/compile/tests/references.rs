@@ -124,6 +124,6 @@ fn client_affinity_of_a_service_is_a_hash_by_address_unless_the_rule_says_otherw
     };
     let compiled = compile(json!({}));
     let Algorithm::ConsistentHash(hash) = &compiled.rule("a").algorithm else { panic!("a consistent hash") };
-    assert_eq!(hash.keys, [HashKey::SourceIp]);
+    assert_eq!(hash.keys, [RequestKey::SourceIp]);
     assert_eq!(compile(json!({ "loadBalancer": { "algorithm": "Random" } })).rule("a").algorithm, Algorithm::Random);
 }

@@ -338,7 +338,7 @@ fn every_algorithm_has_its_name() {
     let matches = json!([{ "path": { "type": "Template", "value": "/a/{id}" } }, { "path": { "type": "Template", "value": "/b/{id}/{x}" } }]);
     let compiled = beside(json!({ "loadBalancer": balancer, "matches": matches }));
     let Algorithm::ConsistentHash(hash) = &compiled.rule("bad").algorithm else { panic!("a consistent hash") };
-    let expected = vec![HashKey::Header("x-tenant".parse().expect("a name")), HashKey::PathParam("id".into())];
+    let expected = vec![RequestKey::Header("x-tenant".parse().expect("a name")), RequestKey::PathParam("id".into())];
     assert_eq!((&hash.keys, hash.bounded_load_percent, hash.table_size), (&expected, Some(125), None));
 }
 

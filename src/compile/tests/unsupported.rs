@@ -23,7 +23,7 @@ fn fields_and_values_of_a_rule_drop_that_rule_alone() {
             json!({ "loadBalancer": { "hashKeys": [{ "type": "JWTClaim", "name": "sub" }] } }),
             "loadBalancer.hashKeys[0].type: JWTClaim is not supported yet",
         ),
-        (json!({ "filters": [{ "type": "RateLimit" }] }), "filters[0].type: RateLimit is not supported yet"),
+        (json!({ "filters": [{ "type": "Coalesce" }] }), "filters[0].type: Coalesce is not supported yet"),
         (
             json!({ "backendRefs": [{ "name": "web", "port": 80, "protocol": "HTTPS" }] }),
             "backendRefs[0].protocol: HTTPS is not supported yet",

@@ -87,11 +87,10 @@ fn snapshot(endpoint: SocketAddr, timeouts: Timeouts) -> Snapshot {
     Arc::make_mut(&mut snapshot.backends)[0].endpoints = endpoints.into();
     let rule = &mut Arc::make_mut(&mut snapshot.rules)[0];
     rule.timeouts = Arc::new(timeouts);
-    rule.filters = [Filter::Wait(0)].into();
-    rule.backend_refs[0].filters = [Filter::Wait(1)].into();
     let key =
         |position| StateKey { route: ObjectName::new("ns", "r"), place: FilterList::Route, filter: "Wait", position };
-    snapshot.filter_states = [key(0), key(1)].into();
+    rule.filters = [Filter::Wait(Arc::new(key(0)))].into();
+    rule.backend_refs[0].filters = [Filter::Wait(Arc::new(key(1)))].into();
     snapshot.routers = [Arc::new(Router::build(vec![Candidate::any(RuleId(0), 0)]))].into();
     snapshot
 }
@@ -169,8 +168,11 @@ impl Bed {
 
     /// Sends a request whose filters ask the questions of these numbers.
     async fn send(&self, questions: [u64; 2]) -> TcpStream {
-        for (state, number) in self.worker.live().current().filter_states().iter().zip(questions) {
-            let FilterState::Count(count) = &**state.as_ref().unwrap();
+        for (backend_ref, number) in [None, Some(0)].into_iter().zip(questions) {
+            let live = self.worker.live().current();
+            let FilterState::Count(count) = &**live.filter_states(RuleId(0), backend_ref)[0].as_ref().unwrap() else {
+                panic!("the state of another filter");
+            };
             count.store(number, Ordering::Relaxed);
         }
         let mut stream = TcpStream::connect(self.address).await.unwrap();

@@ -155,11 +155,12 @@ fn filters_that_wait_go_on_where_they_asked() {
         let set = vec![(name.parse().unwrap(), "1".parse().unwrap())];
         Filter::RequestHeaders(HeaderEdits { set, ..HeaderEdits::default() })
     };
-    let mut snapshot = snapshot(Algorithm::RoundRobin, &[1], vec![edit("x-a"), Filter::Wait(0), edit("x-b")]);
-    Arc::make_mut(&mut snapshot.rules)[0].backend_refs[0].filters = vec![Filter::Wait(1), edit("x-c")].into();
-    let key =
-        |position| StateKey { route: ObjectName::new("ns", "r"), place: FilterList::Route, filter: "Wait", position };
-    snapshot.filter_states = [key(0), key(1)].into();
+    let wait = |position| {
+        let (route, place) = (ObjectName::new("ns", "r"), FilterList::Route);
+        Filter::Wait(Arc::new(StateKey { route, place, filter: "Wait", position }))
+    };
+    let mut snapshot = snapshot(Algorithm::RoundRobin, &[1], vec![edit("x-a"), wait(0), edit("x-b")]);
+    Arc::make_mut(&mut snapshot.rules)[0].backend_refs[0].filters = vec![wait(1), edit("x-c")].into();
     let bed = Bed::new(snapshot);
     let mut decision = bed.decision(get("/p"));
     assert!(bed.decide(&mut decision).is_ok());

@@ -75,6 +75,38 @@ fn touch_everything(metrics: &Metrics) {
     metrics.config_took(MS, MS);
     metrics.health().checked(CheckOutcome::Ok);
     metrics.ask_for_checked(|| vec![CheckedService { service: "ns/s0".into(), healthy: 1, unhealthy: 1 }]);
+    metrics.ask_for_limits(|| limits(1, 1));
+}
+
+/// So many limits, each of which has decided twice in every way.
+fn limits(count: usize, times: u64) -> LimitCounts {
+    let limit = |number| ("RateLimit", Arc::from(format!("ns/r{number:03}")), "route".to_owned());
+    let decisions = vec![("passed", times), ("refused", times)];
+    LimitCounts {
+        limits: (0..count).map(|number| (limit(number), decisions.clone())).collect(),
+        buckets_given_up: Some(3),
+    }
+}
+
+/// A limit without room stands under `_overflow` as long as it exists, and one with room keeps it: no counter falls.
+#[test]
+fn limits_keep_their_place() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let metrics = metrics(1, 8 * 6);
+    let (count, times) = (Arc::new(AtomicUsize::new(2)), Arc::new(AtomicUsize::new(1)));
+    let asked = (Arc::clone(&count), Arc::clone(&times));
+    metrics.ask_for_limits(move || limits(asked.0.load(Ordering::Relaxed), asked.1.load(Ordering::Relaxed) as u64));
+    let own = |page: &str| page.lines().filter(|line| line.starts_with("tidegate_limit_decisions_total{")).count();
+    assert_eq!(own(&metrics.render()), 4);
+    count.store(5, Ordering::Relaxed);
+    let page = metrics.render();
+    assert_eq!(own(&page), 6 + 2, "{page}");
+    let overflow = "filter=\"RateLimit\",route=\"_overflow\",place=\"_overflow\",decision=\"refused\"} 2\n";
+    assert!(page.contains(overflow), "{page}");
+    times.store(2, Ordering::Relaxed);
+    let page = metrics.render();
+    assert!(page.contains(&overflow.replace("} 2", "} 4")), "{page}");
+    assert!(page.contains("tidegate_limit_buckets_given_up_total 3\n"), "{page}");
 }
 
 fn set_services(metrics: &Metrics, count: usize) -> Vec<Arc<ServiceSeries>> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tidegate::model::backend::{Backend, BackendKey, Endpoint, Near, Protocol};
 use tidegate::model::ids::{BackendId, EndpointKey, ObjectName, RouteId};
-use tidegate::model::policy::{Algorithm, ConsistentHash, HashKey, OnMissingKey, Spread};
+use tidegate::model::policy::{Algorithm, ConsistentHash, OnMissingKey, Spread};
+use tidegate::model::request_values::RequestKey;
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
 
@@ -14,7 +15,7 @@ pub fn algorithms() -> Vec<(&'static str, Algorithm)> {
     let hash = |bounded_load_percent| {
         Algorithm::ConsistentHash(
             ConsistentHash {
-                keys: vec![HashKey::SourceIp],
+                keys: vec![RequestKey::SourceIp],
                 on_missing: OnMissingKey::Random,
                 bounded_load_percent,
                 table_size: None,
