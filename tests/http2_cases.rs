@@ -237,6 +237,8 @@ fn lengths_and_trailers_are_checked() {
     let end = |data: &[u8]| frame(DATA, END_STREAM, 1, data);
     let trailers = |fields: Head| fields.frames(1, WHOLE);
     let none = || Head(Vec::new());
+    let pseudo =
+        |trailers: Vec<u8>| [Head::post().frames(1, END_HEADERS), frame(DATA, 0, 1, b"hello"), trailers].concat();
     let cases: Vec<(&str, Vec<u8>, Must)> = vec![
         ("a body", [with("5"), end(b"hello")].concat(), Forward(&[(":body", Some("hello"))])),
         ("a sign", [with("+5"), end(b"hello")].concat(), Reject),
@@ -265,13 +267,6 @@ fn lengths_and_trailers_are_checked() {
             .concat(),
             Forward(&[(":body", Some("hello")), (":trailers", Some(""))]),
         ),
-        // h2 drops it.
-        (
-            "a path in trailers",
-            [Head::post().frames(1, END_HEADERS), frame(DATA, 0, 1, b"hello"), trailers(none().with(":path", "/"))]
-                .concat(),
-            Forward(&[(":path", Some("/")), (":body", Some("hello")), (":trailers", Some(""))]),
-        ),
     ];
     for (what, bytes, must) in cases {
         run(&bed, what, &bytes, must);
@@ -284,6 +279,30 @@ fn lengths_and_trailers_are_checked() {
             [with("5"), frame(DATA, 0, 1, b"hel"), trailers(none().with("x", "1"))].concat(),
         ),
         ("too many bytes", [with("5"), end(b"hello!")].concat()),
+        ("a path in trailers", pseudo(trailers(none().with(":path", "/")))),
+        ("a status in trailers", pseudo(trailers(none().with("x", "1").with(":status", "200")))),
+        ("an unknown pseudo field in trailers", pseudo(trailers(none().with(":x", "1")))),
+        ("an entry of the static table in trailers", pseudo(frame(HEADERS, WHOLE, 1, &[0x84]))),
+        ("a name of the static table in trailers", pseudo(frame(HEADERS, WHOLE, 1, b"\x04\x02/x"))),
+        (
+            "an entry of the table in trailers",
+            [
+                frame(HEADERS, END_HEADERS, 1, &[b"\x44\x02/x", &Head::post().without(":path").block()[..]].concat()),
+                frame(DATA, 0, 1, b"hello"),
+                frame(HEADERS, WHOLE, 1, &[0xbe]),
+            ]
+            .concat(),
+        ),
+        (
+            "trailers in two frames",
+            pseudo(
+                [
+                    frame(HEADERS, END_STREAM, 1, b"\0\x01a\x01b\0"),
+                    frame(CONTINUATION, END_HEADERS, 1, b"\x05:path\x01/"),
+                ]
+                .concat(),
+            ),
+        ),
     ];
     for (what, bytes) in incomplete {
         bed.backend.begin();

@@ -1,5 +1,11 @@
 //! HTTP/2 with prior knowledge: hyper's server with bounded windows and buffers; h2 checks frames and field syntax.
+//!
+//! What a connection holds is bounded by its streams, 4 MiB for 100 of them, and not by what its client has sent: one byte
+//! of a compressed head can stand for a field of kilobytes, and a request of 16 bytes for a stream with its buffers, so that
+//! a connection may hold a hundred times the bytes of its client and more. What bounds all connections together is the
+//! limit of their number and the [shortage of memory](crate::proxy::pressure), in which streams that nobody takes go first.
 
+mod fields;
 mod frames;
 mod io;
 mod judge;
@@ -113,9 +119,9 @@ impl<H: Handler> Driver<H> {
                 let end = self.poll_hyper(cx, connection.as_mut(), http2_error);
                 self.count_refused(judge.borrow_mut().take_refused());
                 if let Some(abuse) = judge.borrow().abuse() {
-                    self.note_refusal(Reason::Flood, abuse.as_str());
-                    send_go_away(&self.guard, &judge.borrow(), cx);
-                    return Poll::Ready(ConnectionEnd::Refused(Reason::Flood));
+                    self.note_refusal(abuse.reason(), abuse.as_str());
+                    send_go_away(&self.guard, &judge.borrow(), abuse.code(), cx);
+                    return Poll::Ready(ConnectionEnd::Refused(abuse.reason()));
                 }
                 if let Poll::Ready(end) = end {
                     if let ConnectionEnd::Refused(reason) = end {
@@ -147,7 +153,7 @@ impl<H: Handler> Driver<H> {
                     None => return Poll::Pending,
                     Some(Reason::Head) => {
                         self.note_refusal(Reason::Head, "a head was not complete in time");
-                        send_go_away(&self.guard, &judge.borrow(), cx);
+                        send_go_away(&self.guard, &judge.borrow(), judge::ENHANCE_YOUR_CALM, cx);
                         return Poll::Ready(ConnectionEnd::Refused(Reason::Head));
                     }
                     Some(Reason::Idle) if self.leaving.is_none() => {

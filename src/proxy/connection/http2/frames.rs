@@ -15,6 +15,9 @@ const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 /// The flag of DATA and HEADERS that says that there is padding.
 const PADDED: u8 = 0x8;
+/// The flag of HEADERS that says that there is a priority, and the bytes of one.
+const PRIORITY: u8 = 0x20;
+const PRIORITY_BYTES: u8 = 5;
 
 /// The type of a frame (RFC 9113 §6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +94,24 @@ impl Frame {
         matches!(self.kind, Kind::Headers | Kind::Continuation).then_some(self.flags & END_HEADERS != 0)
     }
 
+    /// The part of a block of fields in a HEADERS or CONTINUATION frame: what of it is among the first bytes of the payload,
+    /// and how many bytes of it follow those.
+    pub(super) fn block(&self) -> (&[u8], u32) {
+        let [padding, ..] = self.kept;
+        let (before, behind) = match (self.kind, self.flags & PADDED != 0) {
+            (Kind::Headers, is_padded) => {
+                let priority = if self.flags & PRIORITY == 0 { 0 } else { PRIORITY_BYTES };
+                (u8::from(is_padded) + priority, if is_padded { padding } else { 0 })
+            }
+            (Kind::Continuation, _) => (0, 0),
+            _ => return (&[], 0),
+        };
+        let end = self.length.saturating_sub(u32::from(behind)) as usize;
+        let kept = self.kept.get(usize::from(before)..end.min(KEPT)).unwrap_or_default();
+        let follow = end.saturating_sub(KEPT.max(usize::from(before)));
+        (kept, u32::try_from(follow).unwrap_or(u32::MAX))
+    }
+
     /// Bytes of data in a DATA frame, without the padding.
     pub(super) fn data_length(&self) -> u32 {
         let [padding, ..] = self.kept;
@@ -163,6 +184,11 @@ impl FrameReader {
         Some(frame)
     }
 
+    /// The bytes that are left of the frame that was given out last.
+    pub(super) fn left(&self) -> usize {
+        self.left
+    }
+
     /// Whether the frame that was given out last goes on.
     pub(super) fn is_inside(&self) -> bool {
         self.left > 0
@@ -230,6 +256,28 @@ mod tests {
                 part = &part[taken..];
             }
             assert!(!reader.is_between_frames(), "{end} bytes");
+        }
+    }
+
+    #[test]
+    fn blocks_of_fields_are_found_beside_padding_and_priority() {
+        let payload = b"\x03abcdefghijklxyz";
+        let cases: [(u8, u8, &[u8], &[u8], u32); 10] = [
+            (1, 0x4, payload, b"\x03abcdefg", 8),
+            (1, 0x8, payload, b"abcdefg", 5),
+            (1, 0x20, payload, b"efg", 8),
+            (1, 0x28, payload, b"fg", 5),
+            (9, 0x2c, payload, b"\x03abcdefg", 8),
+            (0, 0x8, payload, b"", 0),
+            (1, 0x0, b"ab", b"ab", 0),
+            (1, 0x8, b"\x01abc", b"ab", 0),
+            // Padding and priority that the frame has no room for.
+            (1, 0x8, b"\x09abc", b"", 0),
+            (1, 0x28, b"\x01abc", b"", 0),
+        ];
+        for (kind, flags, payload, here, follow) in cases {
+            let (_, found) = FrameReader::default().read(&frame(kind, flags, 1, payload));
+            assert_eq!(found.expect("whole").block(), (here, follow), "{kind} {flags:#x} {payload:?}");
         }
     }
 

@@ -11,9 +11,6 @@ use tokio::time::Instant;
 use super::judge::FrameJudge;
 use crate::proxy::guarded_io::{GuardedSocket, HTTP2_PREFACE};
 
-/// The error code of a connection whose client does too much (RFC 9113 §7).
-const ENHANCE_YOUR_CALM: u32 = 0xb;
-
 /// A guarded socket with the judge of its frames, which the connection task asks between polls of hyper.
 #[derive(Debug)]
 pub(super) struct JudgedIo {
@@ -76,14 +73,14 @@ impl hyper::rt::Write for JudgedIo {
     }
 }
 
-/// Tells a client that does too much to go, if that can be said between two frames and at once. Nobody waits for a client
-/// that does not read.
-pub(super) fn send_go_away(guard: &RefCell<GuardedSocket>, judge: &FrameJudge, cx: &mut Context<'_>) {
+/// Tells a client to go, and the error code why, if that can be said between two frames and at once. Nobody waits for a
+/// client that does not read.
+pub(super) fn send_go_away(guard: &RefCell<GuardedSocket>, judge: &FrameJudge, code: u32, cx: &mut Context<'_>) {
     if !judge.can_send_frame() {
         return;
     }
     let [s0, s1, s2, s3] = judge.last_stream().to_be_bytes();
-    let [c0, c1, c2, c3] = ENHANCE_YOUR_CALM.to_be_bytes();
+    let [c0, c1, c2, c3] = code.to_be_bytes();
     // RFC 9113 §6.8.
     let frame = [0, 0, 8, 7, 0, 0, 0, 0, 0, s0, s1, s2, s3, c0, c1, c2, c3];
     let mut guard = guard.borrow_mut();

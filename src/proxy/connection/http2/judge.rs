@@ -2,15 +2,18 @@
 //!
 //! Every frame may be valid, and the connection an attack all the same: requests that are taken back at once (rapid reset),
 //! frames that h2 must answer with a reset, and frames that ask for work and carry nothing. Here they are counted, as their
-//! headers pass in both directions.
+//! headers pass in both directions. The one thing inside frames that is looked for is a pseudo field in trailers.
 //!
-//! Pure: no socket, and the time is an argument. Nothing is allocated but the list of open streams.
+//! Pure: no socket, and the time is an argument. Nothing is allocated but the list of open streams and the sizes of what the
+//! client's table of fields holds.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::fields::FieldFollower;
 use super::frames::{Frame, FrameReader, Kind};
+use crate::reason::Reason;
 
 /// Requests that a client may take back within [`RESETS_PERIOD`], if it may not have more streams open at once: a client
 /// that goes away from all that it asked for does no harm.
@@ -44,6 +47,8 @@ const NO_ERROR: u32 = 0x0;
 const INTERNAL_ERROR: u32 = 0x2;
 const REFUSED_STREAM: u32 = 0x7;
 const CANCEL: u32 = 0x8;
+const PROTOCOL_ERROR: u32 = 0x1;
+pub(super) const ENHANCE_YOUR_CALM: u32 = 0xb;
 
 /// Why a client has to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +59,8 @@ pub(super) enum Abuse {
     ProvokedResets,
     /// Too many of its frames were good for nothing.
     UselessFrames,
+    /// Its trailers have a pseudo field (RFC 9113 §8.1). h2 would drop that and go on.
+    PseudoTrailer,
 }
 
 impl Abuse {
@@ -63,6 +70,23 @@ impl Abuse {
             Self::RapidReset => "too many requests were taken back",
             Self::ProvokedResets => "too many resets for the client's errors",
             Self::UselessFrames => "too many frames without use",
+            Self::PseudoTrailer => "a pseudo field in trailers",
+        }
+    }
+
+    /// How it is counted.
+    pub(super) fn reason(self) -> Reason {
+        match self {
+            Self::RapidReset | Self::ProvokedResets | Self::UselessFrames => Reason::Flood,
+            Self::PseudoTrailer => Reason::Frame,
+        }
+    }
+
+    /// The error code that the client is told (RFC 9113 §7).
+    pub(super) fn code(self) -> u32 {
+        match self {
+            Self::RapidReset | Self::ProvokedResets | Self::UselessFrames => ENHANCE_YOUR_CALM,
+            Self::PseudoTrailer => PROTOCOL_ERROR,
         }
     }
 }
@@ -150,6 +174,10 @@ pub(super) struct FrameJudge {
     input_block: Option<bool>,
     /// Since when a block of fields from the client is not complete.
     block_since: Option<Instant>,
+    /// What is in it, whether it is that of trailers, and how many bytes of it are left in the present frame.
+    fields: FieldFollower,
+    are_trailers: bool,
+    fields_left: u32,
     /// A block of fields to the client goes on in the next frame.
     output_block: bool,
     resets: Recent,
@@ -177,6 +205,9 @@ impl FrameJudge {
             last_stream: 0,
             input_block: None,
             block_since: None,
+            fields: FieldFollower::default(),
+            are_trailers: false,
+            fields_left: 0,
             output_block: false,
             resets: Recent::new(resets, RESETS_PERIOD),
             useless: Recent::new(USELESS, USELESS_PERIOD),
@@ -195,12 +226,24 @@ impl FrameJudge {
     pub(super) fn received(&mut self, bytes: &[u8], now: Instant) -> usize {
         let mut passed = 0;
         while self.abuse.is_none() && passed < bytes.len() {
-            let (taken, frame) = self.input.read(bytes.get(passed..).unwrap_or_default());
-            if let Some(frame) = frame {
+            let bytes = bytes.get(passed..).unwrap_or_default();
+            let inside = self.input.left().min(self.fields_left as usize);
+            let (taken, frame) = self.input.read(bytes);
+            if inside > 0 {
+                self.follow_fields(bytes.get(..inside).unwrap_or(bytes));
+            }
+            if let Some(frame) = frame
+                && self.abuse.is_none()
+            {
                 self.abuse = self.judge(&frame, now);
-                if self.abuse.is_some() {
-                    return passed;
+                let (fields, left) = frame.block();
+                self.fields_left = left;
+                if self.abuse.is_none() {
+                    self.read_fields(fields);
                 }
+            }
+            if self.abuse.is_some() {
+                return passed;
             }
             passed += taken;
         }
@@ -212,12 +255,26 @@ impl FrameJudge {
         passed
     }
 
+    /// Goes on in a block of fields behind the first bytes of its frame.
+    fn follow_fields(&mut self, fields: &[u8]) {
+        self.fields_left -= u32::try_from(fields.len()).unwrap_or(self.fields_left).min(self.fields_left);
+        self.read_fields(fields);
+    }
+
+    fn read_fields(&mut self, fields: &[u8]) {
+        if self.fields.read(fields) && self.are_trailers {
+            self.abuse = Some(Abuse::PseudoTrailer);
+        }
+    }
+
     fn judge(&mut self, frame: &Frame, now: Instant) -> Option<Abuse> {
         self.input_block = frame.ends_block();
         match frame.kind {
             Kind::Data if frame.data_length() > 1 || frame.ends_stream() => None,
             Kind::Data => self.useless(1, now),
             Kind::Headers => {
+                self.fields.begin();
+                self.are_trailers = self.open.binary_search_by_key(&frame.stream, |open| open.id).is_ok();
                 if frame.stream > self.last_stream {
                     if self.open.len() >= self.most_open {
                         return Some(Abuse::UselessFrames);

@@ -263,3 +263,39 @@ fn trailers_are_no_refusal_of_h2() {
     bed.judge.sent(&bare(3));
     assert_eq!(bed.judge.take_refused(), Refused { malformed: 0, streams: 0, too_large: 1 });
 }
+
+#[test]
+fn pseudo_fields_in_trailers_end_the_connection_before_h2_has_the_block() {
+    let post = frame(1, 4, 1, b"\x83\x86\x44\x02/x");
+    let trailers = |payload: &[u8]| frame(1, 5, 1, payload);
+    let cases = [
+        (trailers(b"\x84"), true),
+        (trailers(b"\xbe"), true),
+        (trailers(b"\0\x05:path\x01/"), true),
+        (trailers(b"\0\x01a\x10bbbbbbbbbbbbbbbb\x04\x01/"), true),
+        ([frame(1, 1, 1, b"\0\x01a"), frame(9, 4, 1, b"\x01b\x84")].concat(), true),
+        // Padding, and a priority, are no fields.
+        (frame(1, 0x2d, 1, b"\x03\0\0\0\x84\x10\0\x01a\x01b\x84\x84\x84"), false),
+        (trailers(b"\0\x01a\x01b"), false),
+        (trailers(b"\x40\x01a\x7f\xc8\x01"), false),
+    ];
+    for (block, is_pseudo) in cases {
+        let bytes = [post.clone(), block, frame(0, 0, 3, b"hello")].concat();
+        for size in [1, 5, bytes.len()] {
+            let mut bed = Bed::new();
+            let mut passed = 0;
+            for part in bytes.chunks(size) {
+                passed += bed.judge.received(part, bed.now);
+                if bed.judge.abuse().is_some() {
+                    break;
+                }
+            }
+            assert_eq!(bed.judge.abuse(), is_pseudo.then_some(Abuse::PseudoTrailer), "{bytes:x?} in parts of {size}");
+            assert!(!is_pseudo || passed < bytes.len() - 14, "h2 has the whole block: {passed} of {bytes:x?}");
+        }
+    }
+    // A stream that is not open is h2's to refuse.
+    let mut bed = Bed::new();
+    assert_eq!(bed.receive(&post), None);
+    assert_eq!(bed.receive(&frame(1, 5, 3, b"\x83\x86\x84\xbe")), None);
+}
