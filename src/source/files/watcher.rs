@@ -39,6 +39,9 @@ const SCAN_WITHOUT_EVENTS: Duration = Duration::from_millis(250);
 /// A scan may take this share of the time between two.
 const SCAN_SHARE: u32 = 100;
 
+/// How long the end of the watch may take: a file system that does not answer must not hold the process up.
+const LAST_READ: Duration = Duration::from_millis(500);
+
 /// Larger files are not read: a manifest of this size is a mistake.
 const LARGEST_FILE: u64 = 64 << 20;
 
@@ -66,11 +69,13 @@ pub enum StartError {
     },
 }
 
-/// A watched directory; dropping it ends the watch.
+/// A watched directory; dropping it ends the watch. A thread that waits for a file system is left behind then.
 #[derive(Debug)]
 pub struct FileSource {
     stop: Sender<Message>,
     thread: Option<JoinHandle<()>>,
+    /// Disconnected when the thread has ended.
+    ended: Receiver<()>,
 }
 
 #[derive(Debug)]
@@ -97,11 +102,18 @@ impl FileSource {
         shell.differences(found, true, Instant::now());
         shell.read_ready(Instant::now());
         let (publish, receiver) = watch::channel(shell.update());
-        let thread = std::thread::Builder::new()
-            .name("files".to_owned())
-            .spawn(move || shell.run(&publish))
-            .map_err(|source| StartError::Thread { path: dir.to_owned(), source })?;
-        Ok((Self { stop: sender, thread: Some(thread) }, receiver))
+        let source = Self::spawn(sender, move || shell.run(&publish));
+        let source = source.map_err(|source| StartError::Thread { path: dir.to_owned(), source })?;
+        Ok((source, receiver))
+    }
+
+    fn spawn(stop: Sender<Message>, run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let (ends, ended) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("files".to_owned()).spawn(move || {
+            let _ends: Sender<()> = ends;
+            run();
+        })?;
+        Ok(Self { stop, thread: Some(thread), ended })
     }
 
     /// Asks for all files to be read again, changed or not; does not wait for it.
@@ -115,7 +127,9 @@ impl Drop for FileSource {
     fn drop(&mut self) {
         // A thread that has ended by itself needs no message.
         let _ = self.stop.send(Message::Stop);
-        if let Some(thread) = self.thread.take() {
+        if self.ended.recv_timeout(LAST_READ) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("reading the files of the configuration does not end: leaving it");
+        } else if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
@@ -530,5 +544,33 @@ impl Shell {
         }
         self.next_scan = self.next_scan.min(now + SCAN_WITHOUT_EVENTS);
         self.state.directory_lost(&self.dir, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_does_not_answer_does_not_hold_up_the_end() {
+        let (stop, messages) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let stuck = FileSource::spawn(stop, move || {
+            let _ = released.recv();
+        });
+        let begun = Instant::now();
+        drop(stuck.expect("a thread"));
+        assert!(begun.elapsed() >= LAST_READ && begun.elapsed() < LAST_READ * 10, "{:?}", begun.elapsed());
+        assert!(matches!(messages.try_recv(), Ok(Message::Stop)));
+        drop(release);
+        // One that ends is waited for, and no longer than that takes.
+        let (stop, messages) = mpsc::channel();
+        let (ends, ended) = mpsc::channel::<()>();
+        let source = FileSource::spawn(stop, move || {
+            let _held = ends;
+            let _ = messages.recv();
+        });
+        drop(source.expect("a thread"));
+        assert_eq!(ended.try_recv(), Err(mpsc::TryRecvError::Disconnected), "the thread has ended");
     }
 }
