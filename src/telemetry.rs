@@ -123,7 +123,7 @@
 //! | `received_bytes` | number | Bytes of the request's body; of an upgraded connection all that went to the endpoint. |
 //! | `sent_bytes` | number | Bytes of the answer's body; of an upgraded connection all that went to the client. |
 //! | `duration_seconds` | number | From the first byte of the request's head to the last of the answer; to its end for an upgraded connection. |
-//! | `wait_seconds` | number? | Time that the request waited for an endpoint with room, as the rule's `connection` limits it; absent where it did not wait. |
+//! | `wait_seconds` | number? | Time that the request waited in the queue of a ConcurrencyLimit, or for an endpoint with room, as the rule's `connection` limits it; absent where it did not wait. |
 //! | `connect_seconds` | number? | Time to connect to the endpoint; absent on a pooled connection. |
 //! | `upstream_seconds` | number? | From sending the request to the endpoint's response head, in the last try. |
 
@@ -584,7 +584,7 @@ pub const ACCESS_LOG: &[LogField] = &[
     field(
         "wait_seconds",
         "number?",
-        "Time that the request waited for an endpoint with room, as the rule's `connection` limits it; absent where it did not wait.",
+        "Time that the request waited in the queue of a ConcurrencyLimit, or for an endpoint with room, as the rule's `connection` limits it; absent where it did not wait.",
     ),
     field("connect_seconds", "number?", "Time to connect to the endpoint; absent on a pooled connection."),
     field("upstream_seconds", "number?", "From sending the request to the endpoint's response head, in the last try."),

@@ -32,7 +32,12 @@ fn concurrency(block: &str) -> String {
 }
 
 fn start(port: u16, route: &str) -> Gateway {
-    Gateway::start_with(&[("s.yaml", &service("s", &[port])), ("r.yaml", route)], &["--workers", "4"])
+    start_with(port, route, &[])
+}
+
+fn start_with(port: u16, route: &str, args: &[&str]) -> Gateway {
+    let args = [&["--workers", "4"], args].concat();
+    Gateway::start_with(&[("s.yaml", &service("s", &[port])), ("r.yaml", route)], &args)
 }
 
 /// A sample of the metrics page; 0 where there is none.
@@ -179,8 +184,10 @@ fn requests_in_flight_are_counted_to_the_end_of_their_answers() {
 
 #[test]
 fn requests_wait_in_the_order_in_which_they_came() {
-    let pod = Held::start();
-    let gateway = start(pod.port, &concurrency("maxInFlight: 1, maxQueued: 5, queueTimeout: 1h"));
+    let (pod, folder) = (Held::start(), tempfile::tempdir().unwrap());
+    let log = folder.path().join("log");
+    let route = concurrency("maxInFlight: 1, maxQueued: 5, queueTimeout: 1h");
+    let gateway = start_with(pod.port, &route, &["--access-log", log.to_str().unwrap()]);
     let mut first = send(&gateway);
     let held = pod.next();
     let mut waiting = Vec::new();
@@ -209,4 +216,14 @@ fn requests_wait_in_the_order_in_which_they_came() {
     assert!(begun.elapsed() >= Duration::from_millis(100));
     assert_eq!(metric(&gateway, "tidegate_own_answers_total{reason=\"queue_timeout\"}"), 1);
     assert_eq!(decisions(&gateway, "ConcurrencyLimit", "timed_out"), 1);
+
+    // The access log says of each how long it waited. Lines come in batches.
+    until("the log tells of them all", || {
+        let waits: Vec<f64> = std::fs::read_to_string(&log)
+            .unwrap()
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()?["wait_seconds"].as_f64())
+            .collect();
+        waits.iter().filter(|seconds| **seconds > 0.0).count() == 5 && waits.iter().any(|seconds| *seconds >= 0.1)
+    });
 }

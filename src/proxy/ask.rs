@@ -12,11 +12,16 @@ impl Exchange {
     /// asks.
     pub(super) async fn settle(&mut self, matched: &Matched, mut asked: Option<Question>) -> Result<(), Early> {
         while let Some(question) = asked.take() {
+            let began = Instant::now();
             let answer = Box::pin(answer(question));
             let told = match self.decision.deadlines.request {
-                Some(at) => tokio::time::timeout_at(at, answer).await.map_err(|_| ProxyError::Request)?,
-                None => answer.await,
+                Some(at) => tokio::time::timeout_at(at, answer).await.map_err(|_| ProxyError::Request),
+                None => Ok(answer.await),
             };
+            if let Some(entry) = &mut self.account.entry {
+                *entry.waited.get_or_insert_default() += began.elapsed();
+            }
+            let told = told?;
             // The try has not begun yet.
             self.begin_try(matched, Instant::now());
             asked = self.decision.resume(matched, told)?;

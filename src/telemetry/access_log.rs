@@ -93,7 +93,7 @@ pub struct AccessLogEntry {
     pub bytes_out: u64,
     /// From head to the end of the response.
     pub duration: Duration,
-    /// How long it waited for an endpoint with room, when it did.
+    /// How long it waited for a permit or for an endpoint with room, when it did.
     pub waited: Option<Duration>,
     /// What connecting took, when a connection was made.
     pub connect: Option<Duration>,
