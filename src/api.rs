@@ -23,3 +23,4 @@ pub mod open_enum;
 pub mod policy;
 pub mod reference_grant;
 pub mod schema;
+pub mod seldom;

@@ -9,6 +9,7 @@
 //! current weights belong to one worker, so that exact sequences hold per worker.
 
 mod backend_endpoints;
+mod backend_shared;
 mod balancer;
 mod bounds;
 mod connected;
@@ -37,6 +38,7 @@ mod weights;
 pub(crate) mod tests;
 
 pub use backend_endpoints::BackendEndpoints;
+pub use backend_shared::{BackendShared, RetryFloor};
 pub use bounds::Bounds;
 pub use connected::{Connected, ConnectionWait};
 pub use connections::{ConnectionPool, Connections};
@@ -44,7 +46,7 @@ pub use endpoint_state::{EndpointState, InFlight};
 pub use health::{CheckedEndpoints, EndpointHealth, LastCheck};
 pub use key::{KeySource, hash_key};
 pub use pick::{Condition, Pick, PickRequest, Picked};
-pub use retry_budget::{RetryBudget, RetryFloor};
+pub use retry_budget::RetryBudget;
 pub use rule_state::RuleState;
 pub use sessions::{SessionId, SessionIndex, SessionKey, SessionValue, Times, Validity};
 pub use targets::{Balancers, EndpointRegistry, Previous, RuleTargets};

@@ -596,8 +596,8 @@ impl WorkerLive {
         if let Some(known) = budgets.get(&backend) {
             return Some(Rc::clone(known));
         }
-        let floor = &self.live().balancers.backends().get(backend.index())?.retry_floor;
-        let budget = Rc::new(RetryBudget::new(Arc::clone(floor)));
+        let shared = &self.live().balancers.backends().get(backend.index())?.shared;
+        let budget = Rc::new(RetryBudget::new(Arc::clone(shared)));
         budgets.insert(backend, Rc::clone(&budget));
         Some(budget)
     }

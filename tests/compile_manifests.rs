@@ -72,7 +72,7 @@ fn add_services(inputs: &mut Inputs) {
     let mut wanted: Vec<(ObjectName, u16)> = Vec::new();
     for (name, route) in &inputs.objects.routes {
         for reference in route.object.spec.rules.iter().flat_map(|rule| &rule.backend_refs) {
-            let namespace = reference.namespace.as_deref().unwrap_or(&name.namespace);
+            let namespace = reference.namespace_or(&name.namespace);
             wanted.extend(reference.port.map(|port| (ObjectName::new(namespace, &*reference.name), port)));
         }
     }

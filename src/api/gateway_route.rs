@@ -17,7 +17,7 @@ pub use super::filter::{
     RequestMirror, RequestRedirect, SecretNameRef, UrlRewrite,
 };
 pub use super::matching::{
-    GrpcMatch, GrpcMatchType, MatchMethod, PathMatch, PathMatchType, RouteMatch, ValueMatch, ValueMatchType,
+    GrpcMatch, GrpcMatchType, MatchMethod, Matches, PathMatch, PathMatchType, RouteMatch, ValueMatch, ValueMatchType,
 };
 pub use super::open_enum::{KnownValue, OpenEnum};
 pub use super::policy::{
@@ -30,6 +30,7 @@ use super::filter::{BackendFilters, RouteFilters, RuleFilters};
 use super::open_enum::known_values;
 use super::policy::yes;
 use super::schema::{self, cel};
+use super::seldom::{BorrowDefault, Seldom};
 
 /// Group of the kinds that are our own.
 pub const GROUP: &str = "tidegate.dev";
@@ -282,7 +283,7 @@ pub struct RouteRule {
     pub priority: i32,
     /// Requests that the rule is for: those that satisfy any of these.
     #[schemars(with = "schema::Atomic<RouteMatch, 64>")]
-    pub matches: Box<[RouteMatch]>,
+    pub matches: Matches,
     /// Filters around the backends, outermost first.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schemars(with = "RuleFilters")]
@@ -359,7 +360,7 @@ impl Default for RouteRule {
         Self {
             name: None,
             priority: 0,
-            matches: Box::new([RouteMatch::default()]),
+            matches: Matches::default(),
             filters: Box::default(),
             backend_refs: Box::default(),
             delegate: None,
@@ -420,6 +421,12 @@ known_values! {
     default Service
 }
 
+impl BorrowDefault for OpenEnum<BackendKind> {
+    fn borrow_default() -> &'static Self {
+        &Self::Known(BackendKind::Service)
+    }
+}
+
 // Names are held without spare room, and what few references have stands in a box: tens of thousands are held.
 /// A share of a rule's requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -429,18 +436,18 @@ pub struct BackendRef {
     /// Group of the backend; empty for core.
     #[serde(default)]
     #[schemars(with = "schema::Group")]
-    pub group: Box<str>,
+    pub group: Seldom<str>,
     /// Kind of the backend.
     #[serde(default)]
     #[schemars(with = "schema::Kind")]
-    pub kind: OpenEnum<BackendKind>,
+    pub kind: Seldom<OpenEnum<BackendKind>>,
     /// Name of the backend.
     #[schemars(with = "schema::Name")]
     pub name: Box<str>,
     /// Namespace of the backend; default: that of the route. Another one needs a ReferenceGrant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::DnsLabel")]
-    pub namespace: Option<Box<str>>,
+    pub namespace: Option<Box<Box<str>>>,
     /// Port of the Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::Int<1, 65535>")]
@@ -460,7 +467,15 @@ pub struct BackendRef {
     /// Filters for requests that go to this backend.
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     #[schemars(with = "BackendFilters")]
-    pub filters: Box<[Filter]>,
+    pub filters: Seldom<[Filter]>,
+}
+
+impl BackendRef {
+    /// The namespace of the backend for a route in namespace `own`.
+    #[must_use]
+    pub fn namespace_or<'a>(&'a self, own: &'a str) -> &'a str {
+        self.namespace.as_deref().map_or(own, |namespace| namespace)
+    }
 }
 
 fn one() -> u32 {

@@ -1,12 +1,16 @@
 //! What a rule asks of a request.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::LazyLock;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::open_enum::{OpenEnum, known_values};
 use super::schema::{self, cel};
+use super::seldom::Seldom;
 
 known_values! {
     /// How a path is compared.
@@ -82,15 +86,15 @@ pub struct RouteMatch {
     /// Headers, by name; names are case-insensitive.
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     #[schemars(with = "schema::MapByName<HeaderMatchSchema, 16>")]
-    pub headers: Box<[ValueMatch]>,
+    pub headers: Seldom<[ValueMatch]>,
     /// Query parameters, by name; the first of several counts.
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     #[schemars(with = "schema::MapByName<ShortMatchSchema, 16>")]
-    pub query_params: Box<[ValueMatch]>,
+    pub query_params: Seldom<[ValueMatch]>,
     /// Cookies, by name; the first of several counts.
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
     #[schemars(with = "schema::MapByName<ShortMatchSchema, 8>")]
-    pub cookies: Box<[ValueMatch]>,
+    pub cookies: Seldom<[ValueMatch]>,
     /// The method; default: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "OpenEnum<MatchMethod>")]
@@ -99,6 +103,45 @@ pub struct RouteMatch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "GrpcMatch")]
     pub grpc: Option<Box<GrpcMatch>>,
+}
+
+/// The matches of a rule. The one for every request, which half of all rules have, takes no memory of its own.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Matches(Option<Box<[RouteMatch]>>);
+
+/// What the default of [`Matches`] has.
+static EVERYTHING: LazyLock<[RouteMatch; 1]> = LazyLock::new(Default::default);
+
+impl Deref for Matches {
+    type Target = [RouteMatch];
+
+    fn deref(&self) -> &[RouteMatch] {
+        self.0.as_deref().unwrap_or(&*EVERYTHING)
+    }
+}
+
+impl From<Box<[RouteMatch]>> for Matches {
+    fn from(matches: Box<[RouteMatch]>) -> Self {
+        Self((*matches != *EVERYTHING).then_some(matches))
+    }
+}
+
+impl fmt::Debug for Matches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl Serialize for Matches {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (**self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Matches {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Box::deserialize(deserializer).map(Self::from)
+    }
 }
 
 /// A predicate on the canonical path.

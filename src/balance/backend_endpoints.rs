@@ -2,9 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::backend_shared::BackendShared;
 use super::endpoint_state::EndpointState;
-use super::pending::Pending;
-use super::retry_budget::RetryFloor;
 use super::sessions::SessionIndex;
 use crate::model::backend::BackendKey;
 
@@ -18,10 +17,8 @@ pub struct BackendEndpoints {
     /// These, and those that only their sessions still use, by the ids of sessions; only where a rule with sessions leads
     /// here.
     pub sessions: Option<Box<SessionIndex>>,
-    /// What all workers share of its retry budget.
-    pub retry_floor: Arc<RetryFloor>,
-    /// Requests that wait for one of its endpoints.
-    pub pending: Arc<Pending>,
+    /// What belongs to the backend itself, as long as there is one of this key.
+    pub shared: Arc<BackendShared>,
     /// Held while an endpoint is ejected; one for all backends of the process, since two may share endpoints.
     pub(super) ejecting: Arc<Mutex<()>>,
 }

@@ -35,8 +35,7 @@ pub(super) fn near_list(
         key: backend.key.clone(),
         endpoints: both.filter(|(_, endpoint)| endpoint.near.has(kind)).map(|(state, _)| Arc::clone(state)).collect(),
         sessions: None,
-        retry_floor: Arc::clone(&backend.retry_floor),
-        pending: Arc::clone(&backend.pending),
+        shared: Arc::clone(&backend.shared),
         ejecting: Arc::clone(&backend.ejecting),
     }))
 }

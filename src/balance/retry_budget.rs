@@ -9,9 +9,9 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::backend_shared::BackendShared;
 use crate::model::retry::Budget;
 
 /// Seconds that are counted apart; more than the longest interval.
@@ -21,7 +21,7 @@ const SECONDS: usize = 64;
 #[derive(Debug)]
 pub struct RetryBudget {
     counted: RefCell<Counted>,
-    floor: Arc<RetryFloor>,
+    backend: Arc<BackendShared>,
 }
 
 /// Requests and granted further tries, by the second.
@@ -37,9 +37,9 @@ struct Counted {
 impl RetryBudget {
     /// Makes the budget of a backend that has had no request on this worker.
     #[must_use]
-    pub fn new(floor: Arc<RetryFloor>) -> Self {
+    pub fn new(backend: Arc<BackendShared>) -> Self {
         let counted = Counted { second: 0, requests: [0; SECONDS], granted: [0; SECONDS] };
-        Self { counted: RefCell::new(counted), floor }
+        Self { counted: RefCell::new(counted), backend }
     }
 
     /// Counts a request; `now` as in [`crate::balance`].
@@ -54,7 +54,7 @@ impl RetryBudget {
     /// asks.
     #[must_use]
     pub fn take(&self, budget: &Budget, now: Duration) -> bool {
-        self.take_share(budget, now) || self.floor.take(budget.min_per_second, now)
+        self.take_share(budget, now) || self.backend.retry_floor.take(budget.min_per_second, now)
     }
 
     fn take_share(&self, budget: &Budget, now: Duration) -> bool {
@@ -98,39 +98,16 @@ impl Counted {
     }
 }
 
-/// Further tries that a backend gets each second beyond its share; one for all workers.
-///
-/// One time stamp: when the bucket will be full again, in nanoseconds since the epoch (the generic cell rate algorithm,
-/// ITU-T I.371, Annex A). The bucket holds what one second brings.
-#[derive(Debug, Default)]
-pub struct RetryFloor {
-    full_at: AtomicU64,
-}
-
-/// Nanoseconds of a second.
-const SECOND: u64 = 1_000_000_000;
-
-impl RetryFloor {
-    fn take(&self, per_second: u32, now: Duration) -> bool {
-        let Some(each) = SECOND.checked_div(u64::from(per_second)) else { return false };
-        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let taken = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-            let next = full_at.max(now) + each;
-            (next - now <= SECOND).then_some(next)
-        });
-        taken.is_ok()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balance::backend_shared::{RetryFloor, SECOND};
 
     const BUDGET: Budget = Budget { percent: 20, interval: Duration::from_secs(10), min_per_second: 10 };
 
     fn workers(count: usize) -> Vec<RetryBudget> {
-        let floor = Arc::new(RetryFloor::default());
-        (0..count).map(|_| RetryBudget::new(Arc::clone(&floor))).collect()
+        let backend = Arc::new(BackendShared::default());
+        (0..count).map(|_| RetryBudget::new(Arc::clone(&backend))).collect()
     }
 
     /// Every request fails, and so does each further try, of which a request may have ten: all tries of a minute.
@@ -206,7 +183,7 @@ mod tests {
 
     #[test]
     fn threads_share_the_floor() {
-        let floor = Arc::new(RetryFloor::default());
+        let floor = RetryFloor::default();
         let taken = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
                 .map(|_| scope.spawn(|| (0..1_000).filter(|_| floor.take(100, Duration::from_secs(3))).count()))

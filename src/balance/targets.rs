@@ -244,10 +244,9 @@ impl EndpointRegistry {
         let draining: Option<Box<[_]>> = has_sessions.then(|| states(&backend.draining));
         let key = backend.key.clone();
         let sessions = draining.map(|draining| SessionIndex::new(&self.session_key, &key, &endpoints, draining).into());
-        let retry_floor = before.map(|before| Arc::clone(&before.retry_floor)).unwrap_or_default();
-        let pending = before.map(|before| Arc::clone(&before.pending)).unwrap_or_default();
+        let shared = before.map(|before| Arc::clone(&before.shared)).unwrap_or_default();
         let ejecting = Arc::clone(&self.ejecting);
-        Arc::new(BackendEndpoints { key, endpoints, sessions, retry_floor, pending, ejecting })
+        Arc::new(BackendEndpoints { key, endpoints, sessions, shared, ejecting })
     }
 
     /// The state of an endpoint, as it was where it is known; `came` says since when a newcomer is there.

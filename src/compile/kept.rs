@@ -120,7 +120,7 @@ impl<'a> Changes<'a> {
         let own = &*route.name.namespace;
         let mut references = route.object.spec.rules.iter().flat_map(|rule| &rule.backend_refs);
         references.any(|reference| {
-            let namespace = reference.namespace.as_deref().unwrap_or(own);
+            let namespace = reference.namespace_or(own);
             (self.has_other_grants && namespace != own) || self.services.contains(&(namespace, &*reference.name))
         })
     }

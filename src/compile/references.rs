@@ -1,8 +1,10 @@
 //! References from routes to Services: who may refer to what, and what a reference leads to.
 
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use hashbrown::HashTable;
+use rustc_hash::FxBuildHasher;
 
 use super::backends::{BackendTable, PortOf};
 use super::inputs::Inputs;
@@ -30,7 +32,8 @@ pub(super) struct Targets {
     /// By number; `None` for a number that is free.
     list: Vec<Option<Target>>,
     free: Vec<BackendNumber>,
-    numbers: FxHashMap<BackendKey, BackendNumber>,
+    /// By the hash of its key, which stands in the list alone.
+    numbers: HashTable<BackendNumber>,
     /// The numbers that are not free: in the order of their keys, but for new ones at the end.
     order: Vec<BackendNumber>,
     /// The last one that was asked for.
@@ -91,14 +94,19 @@ impl Targets {
             return self.last;
         }
         let key = BackendKey { service: name.clone(), port: number, protocol };
-        if let Some(known) = self.numbers.get(&key).copied() {
+        let Self { numbers, list, .. } = self;
+        let key_of = |number: &BackendNumber| list.get(*number as usize)?.as_ref().map(|target| &target.key);
+        let hash = FxBuildHasher.hash_one(&key);
+        if let Some(known) = numbers.find(hash, |number| key_of(number) == Some(&key)).copied() {
             if let Some(target) = self.list.get_mut(known as usize).and_then(Option::as_mut) {
                 target.of = of;
             }
             self.last = known;
             return known;
         }
-        let target = Some(Target { key: key.clone(), of });
+        let hash_of = |number: &BackendNumber| key_of(number).map_or(0, |key| FxBuildHasher.hash_one(key));
+        numbers.reserve(1, hash_of);
+        let target = Some(Target { key, of });
         let number = match self.free.pop() {
             Some(number) => {
                 self.list[number as usize] = target;
@@ -109,7 +117,7 @@ impl Targets {
                 u32::try_from(self.list.len() - 1).unwrap_or(u32::MAX)
             }
         };
-        self.numbers.insert(key, number);
+        self.numbers.insert_unique(hash, number, |_| unreachable!("there is room, so nothing is hashed again"));
         self.order.push(number);
         self.last = number;
         number
@@ -127,7 +135,7 @@ impl Targets {
         let mut is_kept = vec![false; self.list.len()];
         referred.for_each(|number| is_kept[number as usize] = true);
         self.order.retain(|number| is_kept[*number as usize]);
-        self.numbers.retain(|_, number| is_kept[*number as usize]);
+        self.numbers.retain(|number| is_kept[*number as usize]);
         for (number, target) in (0..).zip(&mut self.list).filter(|(number, _)| !is_kept[*number as usize]) {
             if target.take().is_some() {
                 self.free.push(number);
@@ -175,10 +183,10 @@ impl<'a> Backends<'a> {
     ) -> Result<BackendNumber, Refusal> {
         if !reference.group.is_empty() || !reference.kind.is(BackendKind::Service) {
             let of = if reference.group.is_empty() { "" } else { " of group " };
-            let found = format!("{}{of}{}", reference.kind, reference.group);
+            let found = format!("{}{of}{}", *reference.kind, &*reference.group);
             return Err(("kind", ConditionReason::InvalidKind, found, "Service, of the core group".to_owned()));
         }
-        let namespace = reference.namespace.as_deref().unwrap_or(from);
+        let namespace = reference.namespace_or(from);
         if namespace != from && !is_granted(self.inputs, (kind, from), ("Service", namespace, &reference.name)) {
             let found = format!("Service {namespace}/{} without consent", reference.name);
             let expected =

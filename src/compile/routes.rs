@@ -177,7 +177,9 @@ impl Table {
             above.filter_map(|above| routes[above.route.0].rules[above.rule.0].as_ref()).collect();
         let inherited = || above.iter().find_map(|rule| rule.timeouts.as_ref());
         let timeouts = Arc::clone(own.timeouts.as_ref().or_else(inherited).unwrap_or(&self.timeouts));
-        let policy = above.iter().fold(own.policy.clone(), |policy, above| policy.or(&above.policy));
+        let own_policy = own.policy.as_deref().cloned().unwrap_or_default();
+        let policies = above.iter().filter_map(|above| above.policy.as_deref());
+        let policy = policies.fold(own_policy, |policy, above| policy.or(above));
         let policy = (!policy.is_empty()).then(|| self.policies.get(policy));
         let inherited = || above.iter().find_map(|rule| rule.algorithm.as_ref());
         let algorithm = match own.algorithm.as_ref().or_else(inherited) {
@@ -293,7 +295,7 @@ fn snapshot(
             weight: share.weight,
             tier: share.tier,
             backend: share.backend.and_then(|number| ids[number as usize]),
-            filters: Arc::clone(&share.filters),
+            filters: share.filters(),
         });
         Rule {
             route: RouteId(u32::try_from(routes.len() - 1).unwrap_or(u32::MAX)),
@@ -335,7 +337,7 @@ fn loses_its_prefix(own: &OwnRule, rule: usize, outer: &[Filter]) -> Option<Stri
     if filters::spoil(outer, &own.filters) {
         return Some(at.field("filters").to_string());
     }
-    let share = own.shares.iter().find(|share| filters::spoil(outer, &share.filters))?;
+    let share = own.shares.iter().find(|share| filters::spoil(outer, &share.filters()))?;
     Some(at.item("backendRefs", share.position as usize).field("filters").to_string())
 }
 

@@ -62,8 +62,8 @@ pub(super) struct OwnRule {
     pub(super) predicates: Box<[Predicate]>,
     /// `None` when neither the rule nor its route has the block.
     pub(super) timeouts: Option<Arc<Timeouts>>,
-    /// With the blocks that the rule or its route has.
-    pub(super) policy: Policy,
+    /// With the blocks that the rule or its route has; `None` where they have none.
+    pub(super) policy: Option<Box<Policy>>,
     /// `None` when neither the rule nor its route has the block.
     pub(super) algorithm: Option<Algorithm>,
     /// By the same block.
@@ -86,8 +86,15 @@ pub(super) struct Share {
     pub(super) tier: u8,
     /// `None` when the reference leads nowhere.
     pub(super) backend: Option<BackendNumber>,
+    /// The layers of the reference, if it has any.
+    pub(super) filters: Option<Box<Arc<[Filter]>>>,
+}
+
+impl Share {
     /// The layers of the reference.
-    pub(super) filters: Arc<[Filter]>,
+    pub(super) fn filters(&self) -> Arc<[Filter]> {
+        self.filters.as_deref().cloned().unwrap_or_default()
+    }
 }
 
 impl OwnRule {
@@ -247,7 +254,7 @@ fn compile_rule(
         let stated = stated.unwrap_or_default();
         let backend = backends.resolve((route.kind, &name.namespace), (reference, stated), (index, at), report);
         let inner = if reference.filters.is_empty() {
-            Some(Arc::default())
+            Some(Arc::<[Filter]>::default())
         } else {
             let place = FilterList::BackendRef(rule_name.clone(), u32::try_from(position).unwrap_or(u32::MAX));
             let (inner, predicates) = (&*reference.filters, Some(&*predicates));
@@ -257,7 +264,7 @@ fn compile_rule(
         };
         is_broken |= inner.is_none();
         if reference.weight > 0 {
-            let filters = inner.unwrap_or_default();
+            let filters = inner.filter(|filters| !filters.is_empty()).map(Box::new);
             let position = u32::try_from(position).unwrap_or(u32::MAX);
             shares.push(Share { position, weight: reference.weight, tier: reference.tier, backend, filters });
         }
@@ -267,7 +274,7 @@ fn compile_rule(
         priority: rule.priority,
         predicates: predicates.into(),
         timeouts,
-        policy,
+        policy: (!policy.is_empty()).then(|| Box::new(policy)),
         algorithm,
         spread,
         upgrades,

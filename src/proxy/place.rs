@@ -100,7 +100,7 @@ impl Exchange {
         let Some(endpoints) = endpoints.filter(|_| limits.pending > 0) else { return Err(ProxyError::EndpointLimit) };
         let candidates: Arc<[Arc<EndpointState>]> =
             at_limit.iter().map(|picked| Arc::clone(&picked.endpoint)).collect();
-        let Some(mut place) = endpoints.pending.join(candidates, Bounds::of(limits), limits.pending) else {
+        let Some(mut place) = endpoints.shared.pending().join(candidates, Bounds::of(limits), limits.pending) else {
             return Err(ProxyError::EndpointLimit);
         };
         let waiting = Waiting::begin(&self.account.worker, limits.pending_timeout, || ProxyError::PendingTimeout);
@@ -148,7 +148,7 @@ impl Exchange {
         let line = match line {
             Some(line) => line,
             None => {
-                let queue = matched.live().endpoints_of(picked.backend).map(|endpoints| &endpoints.pending);
+                let queue = matched.live().endpoints_of(picked.backend).map(|endpoints| endpoints.shared.pending());
                 let (place, waiting) = match queue.filter(|_| limits.pending > 0) {
                     Some(queue) => {
                         let place = queue.join_for_connection(limits.pending).ok_or(ProxyError::EndpointLimit)?;

@@ -34,7 +34,7 @@ pub use watches::{Restart, WatchCells};
 
 use limits::{Limits, LimitsOf};
 use page::Page;
-use series::RouteEntry;
+use series::{RouteEntry, Routes};
 use services::Services;
 use times::Times;
 
@@ -69,7 +69,7 @@ pub struct Metrics {
     workers: Box<[Arc<WorkerMetrics>]>,
     control: ControlCells,
     /// Series of the active routes, by label. Only the control half takes this lock.
-    routes: Mutex<BTreeMap<Arc<str>, RouteEntry>>,
+    routes: Mutex<Routes>,
     /// Only where statuses are written.
     status: OnceLock<Arc<StatusMetrics>>,
     /// The watches of an API server, if there is one.
@@ -203,22 +203,20 @@ impl Metrics {
         self.workers.get(index).cloned()
     }
 
-    /// Takes over the active rules, given as route label and rule name, and returns their series in the same order.
-    /// What has the same names keeps its counts; what is gone loses them.
+    /// Takes over the active rules, given as route label and rule name, those of one route together; returns their series
+    /// in the same order. What has the same names keeps its counts; what is gone loses them.
     pub fn set_rules<'a>(&self, rules: impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)>) -> Vec<Arc<RuleSeries>> {
-        let workers = self.workers.len();
+        let rules: Vec<_> = rules.collect();
         let mut routes = lock(&self.routes);
         let mut before = std::mem::take(&mut *routes);
-        let series = rules
-            .map(|(label, rule)| {
-                let route = routes.entry(Arc::clone(label)).or_insert_with(|| match before.remove(label) {
-                    Some(route) => route.begin_update(),
-                    None => RouteEntry::new(Arc::clone(label), workers),
-                });
-                route.keep_or_add(rule, workers)
-            })
-            .collect();
-        routes.values_mut().for_each(RouteEntry::end_update);
+        let mut series = Vec::with_capacity(rules.len());
+        for of_route in rules.chunk_by(|(a, _), (b, _)| a == b) {
+            let (label, _) = of_route[0];
+            let new = || Box::new(RouteEntry::new(Arc::clone(label), self.workers.len()));
+            let mut route = before.remove(label).unwrap_or_else(new);
+            series.extend(route.update(of_route.iter().map(|(_, rule)| *rule)));
+            routes.insert(Arc::clone(label), route);
+        }
         series
     }
 
@@ -228,16 +226,12 @@ impl Metrics {
         let workers = self.workers.len();
         let mut routes = lock(&self.routes);
         let update = |(&label, rules): (&&Arc<str>, &Vec<&Arc<str>>)| {
-            let before = routes.remove(label);
             if rules.is_empty() {
+                routes.remove(label);
                 return Vec::new();
             }
-            let before = before.unwrap_or_else(|| RouteEntry::new(Arc::clone(label), workers));
-            let mut route = before.begin_update();
-            let series = rules.iter().map(|rule| route.keep_or_add(rule, workers)).collect();
-            route.end_update();
-            routes.insert(Arc::clone(label), route);
-            series
+            let new = || Box::new(RouteEntry::new(Arc::clone(label), workers));
+            routes.entry(Arc::clone(label)).or_insert_with(new).update(rules.iter().copied())
         };
         changed.iter().map(update).collect()
     }

@@ -76,7 +76,7 @@ pub(super) fn concurrency_limit(
 /// The first filter of a pool in a route, in the order of its lists.
 fn first_of_pool<'s>(spec: &'s GatewayRouteSpec, pool: &str) -> Option<&'s api::ConcurrencyLimit> {
     let of_rules = spec.rules.iter().flat_map(|rule| {
-        let of_references = rule.backend_refs.iter().flat_map(|reference| &reference.filters);
+        let of_references = rule.backend_refs.iter().flat_map(|reference| reference.filters.iter());
         rule.filters.iter().chain(of_references)
     });
     let mut limits = spec.filters.iter().chain(of_rules).filter_map(|filter| filter.concurrency_limit.as_ref());

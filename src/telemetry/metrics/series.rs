@@ -66,9 +66,9 @@ type CallCells = [Cell; GrpcCode::ALL.len()];
 pub struct RouteSeries {
     /// `namespace/name`.
     pub(super) label: Arc<str>,
-    workers: Box<[OnceLock<Box<RouteCells>>]>,
-    /// There from the first gRPC call on.
-    calls: OnceLock<Box<[OnceLock<Box<CallCells>>]>>,
+    workers: usize,
+    cells: PerWorker<RouteCells>,
+    calls: PerWorker<CallCells>,
 }
 
 /// The series of one rule, kept across publications while its route has a rule of this name.
@@ -77,29 +77,53 @@ pub struct RuleSeries {
     route: Arc<RouteSeries>,
     /// Name or index.
     pub(super) rule: Arc<str>,
-    workers: Box<[OnceLock<Box<RuleCells>>]>,
+    cells: PerWorker<RuleCells>,
+}
+
+/// Cells of each worker: nothing before the first request.
+#[derive(Debug)]
+pub(super) struct PerWorker<T>(OnceLock<Box<[OnceLock<Box<T>>]>>);
+
+impl<T> Default for PerWorker<T> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<T> PerWorker<T> {
+    /// The cells of one of so many workers, made with the first call; `None` when there is no such worker.
+    pub(super) fn of(&self, worker: usize, workers: usize, new: impl FnOnce() -> T) -> Option<&T> {
+        let all = self.0.get_or_init(|| (0..workers).map(|_| OnceLock::new()).collect());
+        Some(all.get(worker)?.get_or_init(|| Box::new(new())))
+    }
+
+    /// Those that were made.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.get().into_iter().flatten().filter_map(|cells| Some(&**cells.get()?))
+    }
 }
 
 impl RouteSeries {
     pub(super) fn new(label: Arc<str>, workers: usize) -> Self {
-        Self { label, workers: lazily(workers), calls: OnceLock::new() }
+        Self { label, workers, cells: PerWorker::default(), calls: PerWorker::default() }
     }
 
     /// Calls per code over all workers; `None` before the first call.
     fn calls(&self) -> Option<[u64; GrpcCode::ALL.len()]> {
-        let mut total = [0; GrpcCode::ALL.len()];
-        for cells in self.calls.get()?.iter().filter_map(OnceLock::get) {
-            for (sum, cell) in total.iter_mut().zip(&**cells) {
+        let mut total = None;
+        for cells in self.calls.iter() {
+            let total = total.get_or_insert([0; GrpcCode::ALL.len()]);
+            for (sum, cell) in total.iter_mut().zip(cells) {
                 *sum += cell.get();
             }
         }
-        Some(total)
+        total
     }
 
     /// Counts per bucket, not cumulative, and the sum in nanoseconds; `None` before the first request.
     pub(super) fn latencies(&self) -> Option<Latencies> {
         let mut total: Option<Latencies> = None;
-        for cells in self.workers.iter().filter_map(OnceLock::get) {
+        for cells in self.cells.iter() {
             let total = total.get_or_insert_default();
             for (sum, cell) in total.buckets.iter_mut().zip(&cells.buckets) {
                 *sum += cell.get();
@@ -111,22 +135,21 @@ impl RouteSeries {
 }
 
 impl RuleSeries {
-    pub(super) fn new(route: Arc<RouteSeries>, rule: Arc<str>, workers: usize) -> Self {
-        Self { route, rule, workers: lazily(workers) }
+    pub(super) fn new(route: Arc<RouteSeries>, rule: Arc<str>) -> Self {
+        Self { route, rule, cells: PerWorker::default() }
     }
 
     /// Counts an answered request and its time from the first byte of its head to the last of the answer.
     ///
     /// Only the thread of `worker` may call it with that index; allocates with the first request of a rule there.
     pub fn record(&self, worker: usize, method: &http::Method, status: u16, elapsed: Duration) {
-        if let Some(slot) = self.workers.get(worker) {
-            let cells = slot.get_or_init(|| Box::new(RuleCells(std::array::from_fn(|_| Cell::default()))));
+        let route = &*self.route;
+        let new = || RuleCells(std::array::from_fn(|_| Cell::default()));
+        if let Some(cells) = self.cells.of(worker, route.workers, new) {
             cells.0[combination(method, status)].inc();
         }
-        if let Some(slot) = self.route.workers.get(worker) {
-            let cells = slot.get_or_init(|| {
-                Box::new(RouteCells { buckets: std::array::from_fn(|_| Cell::default()), sum_nanos: Cell::default() })
-            });
+        let new = || RouteCells { buckets: std::array::from_fn(|_| Cell::default()), sum_nanos: Cell::default() };
+        if let Some(cells) = route.cells.of(worker, route.workers, new) {
             let bucket = BUCKETS.iter().position(|&(_, bound)| elapsed <= bound).unwrap_or(BUCKETS.len());
             cells.buckets[bucket].inc();
             cells.sum_nanos.add(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
@@ -137,16 +160,16 @@ impl RuleSeries {
     ///
     /// Only the thread of `worker` may call it with that index; allocates with the first call of a route there.
     pub fn record_call(&self, worker: usize, code: GrpcCode) {
-        let slots = self.route.calls.get_or_init(|| lazily(self.route.workers.len()));
-        if let Some(slot) = slots.get(worker) {
-            slot.get_or_init(|| Box::new(std::array::from_fn(|_| Cell::default())))[code as usize].inc();
+        let new = || std::array::from_fn(|_| Cell::default());
+        if let Some(cells) = self.route.calls.of(worker, self.route.workers, new) {
+            cells[code as usize].inc();
         }
     }
 
     /// Requests per combination over all workers; `None` before the first request.
     pub(super) fn counts(&self) -> Option<[u64; COMBINATIONS]> {
         let mut total = None;
-        for cells in self.workers.iter().filter_map(OnceLock::get) {
+        for cells in self.cells.iter() {
             let total = total.get_or_insert([0; COMBINATIONS]);
             for (sum, cell) in total.iter_mut().zip(&cells.0) {
                 *sum += cell.get();
@@ -176,9 +199,7 @@ impl Latencies {
 #[derive(Debug)]
 pub(super) struct RouteEntry {
     series: Arc<RouteSeries>,
-    rules: Vec<RuleEntry>,
-    /// Rules of the update before, while one runs.
-    before: Vec<RuleEntry>,
+    rules: Box<[RuleEntry]>,
     /// The route has a histogram of its own; `None`: not decided.
     own_histogram: Option<bool>,
     /// Where combinations go that rules have no room for: series of the route itself, or `_overflow`.
@@ -186,6 +207,9 @@ pub(super) struct RouteEntry {
     /// Which gRPC codes have a series of the route's own, and which go to `_overflow`.
     calls: Placement,
 }
+
+/// The active routes by label. In boxes, since the nodes of a map have room for more entries than they hold.
+pub(super) type Routes = BTreeMap<Arc<str>, Box<RouteEntry>>;
 
 /// An active rule, with what the scrapes decided about its series.
 #[derive(Debug)]
@@ -226,38 +250,25 @@ impl RouteEntry {
     pub(super) fn new(label: Arc<str>, workers: usize) -> Self {
         Self {
             series: Arc::new(RouteSeries::new(label, workers)),
-            rules: Vec::new(),
-            before: Vec::new(),
+            rules: Box::default(),
             own_histogram: None,
             folded: Placement::default(),
             calls: Placement::default(),
         }
     }
 
-    /// Puts the rules aside, for [`Self::keep_or_add`] to take from.
-    pub(super) fn begin_update(mut self) -> Self {
-        self.before = std::mem::take(&mut self.rules);
-        self
-    }
-
-    /// Adds a rule, with its counts when it was there before.
-    pub(super) fn keep_or_add(&mut self, rule: &Arc<str>, workers: usize) -> Arc<RuleSeries> {
-        let entry = match self.before.iter().position(|before| before.series.rule == *rule) {
-            Some(index) => self.before.swap_remove(index),
+    /// Takes over other rules, and returns their series in the same order. A rule that was there before keeps its counts.
+    pub(super) fn update<'a>(&mut self, rules: impl Iterator<Item = &'a Arc<str>>) -> Vec<Arc<RuleSeries>> {
+        let mut before = std::mem::take(&mut self.rules).into_vec();
+        let entry = |rule: &Arc<str>| match before.iter().position(|before| before.series.rule == *rule) {
+            Some(index) => before.swap_remove(index),
             None => RuleEntry {
-                series: Arc::new(RuleSeries::new(Arc::clone(&self.series), Arc::clone(rule), workers)),
+                series: Arc::new(RuleSeries::new(Arc::clone(&self.series), Arc::clone(rule))),
                 placement: Placement::default(),
             },
         };
-        let series = Arc::clone(&entry.series);
-        self.rules.push(entry);
-        series
-    }
-
-    /// Forgets the rules that are gone.
-    pub(super) fn end_update(&mut self) {
-        self.before = Vec::new();
-        self.rules.shrink_to_fit();
+        self.rules = rules.map(entry).collect();
+        self.rules.iter().map(|entry| Arc::clone(&entry.series)).collect()
     }
 }
 
@@ -272,7 +283,7 @@ const FOLDED: &str = "_folded";
 
 /// Adds the series of all routes and rules to the page, at most `max_series` lines; returns how many series of rules
 /// and routes stand under another name because the limit is reached.
-pub(super) fn render(routes: &mut BTreeMap<Arc<str>, RouteEntry>, max_series: usize, page: &mut Page) -> usize {
+pub(super) fn render(routes: &mut Routes, max_series: usize, page: &mut Page) -> usize {
     // What all routes together may have, less what they have, less the place of the overflow itself.
     let (mut own_rules, mut own_routes, mut own_histograms) = (0, 0, 0);
     for route in routes.values() {
@@ -356,10 +367,6 @@ fn add_latencies(page: &mut Page, route: &str, latencies: &Latencies) {
     let bounds = BUCKETS.iter().map(|&(bound, _)| bound);
     let seconds = latencies.sum_nanos as f64 / 1e9;
     page.add_histogram("tidegate_request_duration_seconds", &[route], bounds, &latencies.buckets, seconds);
-}
-
-fn lazily<T>(workers: usize) -> Box<[OnceLock<T>]> {
-    (0..workers).map(|_| OnceLock::new()).collect()
 }
 
 /// Index of a method and status among a rule's cells.

@@ -4,11 +4,11 @@
 //! together under `_overflow`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use super::cells::Cell;
 use super::page::Page;
-use super::series::{CODES, OVERFLOW};
+use super::series::{CODES, OVERFLOW, PerWorker};
 
 /// Request counters of one Service on one worker.
 #[derive(Debug)]
@@ -18,27 +18,28 @@ struct ServiceCells([Cell; CODES.len()]);
 /// The series of one Service, kept across publications while a rule refers to it.
 #[derive(Debug)]
 pub struct ServiceSeries {
-    workers: Box<[OnceLock<Box<ServiceCells>>]>,
+    workers: usize,
+    cells: PerWorker<ServiceCells>,
 }
 
 impl ServiceSeries {
     fn new(workers: usize) -> Self {
-        Self { workers: (0..workers).map(|_| OnceLock::new()).collect() }
+        Self { workers, cells: PerWorker::default() }
     }
 
     /// Counts an answered request.
     ///
     /// Only the thread of `worker` may call it with that index; allocates with the first request of a Service there.
     pub fn record(&self, worker: usize, status: u16) {
-        if let Some(slot) = self.workers.get(worker) {
-            let cells = slot.get_or_init(|| Box::new(ServiceCells(std::array::from_fn(|_| Cell::default()))));
+        let new = || ServiceCells(std::array::from_fn(|_| Cell::default()));
+        if let Some(cells) = self.cells.of(worker, self.workers, new) {
             cells.0[usize::from(status / 100).clamp(1, CODES.len()) - 1].inc();
         }
     }
 
     fn counts(&self) -> [u64; CODES.len()] {
         let mut total = [0; CODES.len()];
-        for cells in self.workers.iter().filter_map(OnceLock::get) {
+        for cells in self.cells.iter() {
             for (sum, cell) in total.iter_mut().zip(&cells.0) {
                 *sum += cell.get();
             }
