@@ -67,6 +67,13 @@ impl hyper::rt::Write for Io {
 /// A body of ready frames; with a gate it fails at its end, once the gate is opened.
 pub struct Frames(std::vec::IntoIter<Frame<Bytes>>, Option<Pin<Box<dyn Future<Output = ()>>>>);
 
+impl Frames {
+    /// These, and a clean end.
+    pub fn of(frames: Vec<Frame<Bytes>>) -> Self {
+        Self(frames.into_iter(), None)
+    }
+}
+
 impl Body for Frames {
     type Data = Bytes;
     type Error = io::Error;

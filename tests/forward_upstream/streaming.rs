@@ -1,10 +1,14 @@
 //! Bodies are streamed with backpressure, never collected; 100-continue goes end to end.
 
+use std::rc::Rc;
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 
 use super::bed::{Endpoints, GET, Gateway, Options, Served, run};
+use super::http2::{Frames, client};
 
 const LARGE: usize = 64 << 20;
 
@@ -156,4 +160,61 @@ fn a_final_status_before_100_closes_the_client() {
         assert!(client.is_closed().await);
         super::bed::until(|| backend.closed.get() == 1).await;
     });
+}
+
+/// Server-sent events are a body that nothing may hold back: the pod sends the next one only after the client has the last.
+#[test]
+fn each_event_arrives_before_the_next_is_sent() {
+    const EVENTS: usize = 30;
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
+    let event = |number: usize| format!("id: {number}\ndata: hello\n\n");
+    for (is_chunked, is_http2) in [(true, false), (true, true), (false, false), (false, true)] {
+        run(async move || {
+            let next = Rc::new(Notify::new());
+            let asked = Rc::clone(&next);
+            let pod = Endpoints::script(move |mut served: Served| {
+                let asked = Rc::clone(&asked);
+                async move {
+                    served.request().await;
+                    let framing = if is_chunked { "transfer-encoding: chunked\r\n" } else { "" };
+                    served.send(format!("{HEAD}{framing}\r\n")).await;
+                    for number in 0..EVENTS {
+                        let event = event(number);
+                        let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+                        served.send(if is_chunked { chunk } else { event }).await;
+                        asked.notified().await;
+                    }
+                    served.send(if is_chunked { "0\r\n\r\n" } else { "" }).await;
+                }
+            })
+            .await;
+            let gateway = Gateway::start(Options { http2: true, ..Options::to(&[pod.addr]) }).await;
+            if is_http2 {
+                let get = http::Request::get("http://a.test/p").header("accept", "text/event-stream");
+                let get = get.body(Frames::of(Vec::new())).unwrap();
+                let mut body = client(&gateway).await.send_request(get).await.unwrap().into_body();
+                for number in 0..EVENTS {
+                    let (event, mut seen) = (event(number), Vec::new());
+                    while seen.len() < event.len() {
+                        seen.extend_from_slice(body.frame().await.unwrap().unwrap().data_ref().unwrap());
+                    }
+                    assert_eq!(seen, event.as_bytes());
+                    next.notify_one();
+                }
+                while let Some(end) = body.frame().await {
+                    assert!(end.unwrap().into_data().unwrap().is_empty());
+                }
+            } else {
+                let mut client = gateway.client().await;
+                client.send("GET /p HTTP/1.1\r\nhost: a.test\r\naccept: text/event-stream\r\n\r\n").await;
+                for number in 0..EVENTS {
+                    while !client.seen().contains(&event(number)) {
+                        assert!(client.more().await, "{}", client.seen());
+                    }
+                    next.notify_one();
+                }
+                assert!(client.answer().await.complete);
+            }
+        });
+    }
 }
