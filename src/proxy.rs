@@ -27,6 +27,7 @@ mod bad_response;
 mod begin;
 pub mod body;
 mod client_body;
+mod client_end;
 mod connect;
 pub mod connection;
 mod cutoff;

@@ -103,7 +103,7 @@ reasons! {
     Size => "size",
     /// An `expect` value other than `100-continue` (RFC 9110 §10.1.1).
     Expect => "expect",
-    /// A broken upgrade handshake (RFC 6455 §4).
+    /// A broken upgrade handshake (RFC 6455 §4), or over HTTP/2 one that has no place here (RFC 8441).
     Upgrade => "upgrade",
     /// The rule has as many upgraded connections as it may (`upgrades.maxConnections`).
     MaxConnections => "max_connections",

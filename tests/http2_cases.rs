@@ -175,7 +175,9 @@ fn heads_are_checked() {
         ("a method of 64 KiB", get().set(":method", "A".repeat(64 << 10)), Reject),
         ("CONNECT", get().set(":method", "CONNECT"), Reject),
         ("CONNECT as it is written", connect(), Reject),
-        ("extended CONNECT", connect().with(":protocol", "websocket"), Reject),
+        ("extended CONNECT without a path", connect().with(":protocol", "websocket"), Reject),
+        ("extended CONNECT for another protocol", extended("connect-udp"), Must::Status(501)),
+        (":protocol beside GET", get().with(":protocol", "websocket"), Reject),
         ("a colon in a name", get().with("x: y", "1"), Reject),
         ("a space in a name", get().with("x y", "1"), Reject),
         ("a line in a name", get().with("x\r\nz", "1"), Reject),
@@ -228,6 +230,11 @@ fn heads_are_checked() {
 
 fn connect() -> Head {
     Head::get().set(":method", "CONNECT").set(":authority", "a.test:443").without(":scheme").without(":path")
+}
+
+/// RFC 8441 §4.
+fn extended(protocol: &str) -> Head {
+    Head::get().set(":method", "CONNECT").with(":protocol", protocol)
 }
 
 #[test]

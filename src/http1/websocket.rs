@@ -119,11 +119,21 @@ pub fn close_frame(code: u16, mask: Option<[u8; 4]>) -> Vec<u8> {
 #[must_use]
 pub fn accept(key: &[u8]) -> [u8; 28] {
     const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    // Twenty bytes: six groups of three, one of two with its padding.
+    base64(&Sha1::new().chain_update(key).chain_update(GUID).finalize())
+}
+
+/// The `sec-websocket-key` of sixteen bytes that were chosen at random (RFC 6455 §4.1).
+#[must_use]
+pub fn key(random: u128) -> [u8; 24] {
+    base64(&random.to_ne_bytes())
+}
+
+/// Bytes in base64 (RFC 4648 §4), whose last group is one that needs padding.
+fn base64<const LENGTH: usize>(bytes: &[u8]) -> [u8; LENGTH] {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
-    // Twenty bytes in base64: six groups of three, one of two with its padding (RFC 4648 §4).
-    let mut text = [b'='; 28];
-    for (group, out) in digest.chunks(3).zip(text.chunks_exact_mut(4)) {
+    let mut text = [b'='; LENGTH];
+    for (group, out) in bytes.chunks(3).zip(text.chunks_exact_mut(4)) {
         let bits = group.iter().fold(0, |bits, byte| (bits << 8) | u32::from(*byte)) << (8 * (3 - group.len()));
         for (place, letter) in out.iter_mut().take(group.len() + 1).enumerate() {
             *letter = ALPHABET[(bits >> (18 - 6 * place)) as usize & 63];
@@ -210,6 +220,11 @@ mod tests {
     fn the_accept_is_that_of_the_standard() {
         // The example of RFC 6455 §1.3.
         assert_eq!(&accept(b"dGhlIHNhbXBsZSBub25jZQ=="), b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn a_key_is_sixteen_bytes_in_base64() {
+        assert_eq!(&key(u128::from_ne_bytes(*b"the sample nonce")), b"dGhlIHNhbXBsZSBub25jZQ==");
     }
 
     #[test]

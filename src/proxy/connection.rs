@@ -23,6 +23,7 @@ use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::answer::{FutureMemory, answer_http1};
@@ -93,6 +94,7 @@ pub async fn serve<H: Handler>(
         context: Rc::clone(&context),
         exchanges,
         upgrade: UpgradeSlot::default(),
+        closing: Notify::new(),
         host: RefCell::default(),
         idle_since: Cell::new(now),
         presence,

@@ -20,11 +20,11 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::client_end::ClientEnd;
 use super::cutoff::Cutoff;
 use super::grpc;
 use crate::model::ids::ListenerId;
 use crate::reason::Reason;
-use crate::stream::Stream;
 use crate::telemetry::access_log::RequestLine;
 
 /// What all requests of one client connection have in common.
@@ -72,8 +72,8 @@ pub struct Host {
 
 /// A client's connection that has left HTTP.
 pub struct Upgraded {
-    /// The client's socket, behind the `101`.
-    pub stream: Stream,
+    /// The client's socket, or its stream over HTTP/2, behind the head of the answer.
+    pub stream: ClientEnd,
     /// What the client sent behind its handshake.
     pub held: Bytes,
     /// Resolves when the process stops, with the time since when it does.

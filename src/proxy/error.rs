@@ -53,6 +53,9 @@ pub enum ProxyError {
     /// The endpoint accepted a handshake wrongly.
     #[error("handshake answered wrongly")]
     Handshake,
+    /// A WebSocket over HTTP/2 where the rule or its endpoints have none.
+    #[error("no WebSocket can be opened here")]
+    NoUpgrade,
     /// The rule has as many upgraded connections as it may.
     #[error("the rule has too many upgraded connections")]
     MaxConnections,
@@ -113,6 +116,7 @@ impl ProxyError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::MissingKey | Self::Unsendable(_) => StatusCode::BAD_REQUEST,
+            Self::NoUpgrade => StatusCode::FORBIDDEN,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Connect(_) | Self::Reset(_) | Self::BadResponse(_) | Self::Handshake => StatusCode::BAD_GATEWAY,
@@ -137,7 +141,7 @@ impl ProxyError {
             Self::Connect(_) | Self::ConnectTimeout => Reason::Connect,
             Self::Reset(_) => Reason::Reset,
             Self::BadResponse(_) => Reason::BadResponse,
-            Self::Handshake => Reason::Upgrade,
+            Self::Handshake | Self::NoUpgrade => Reason::Upgrade,
             Self::MaxConnections => Reason::MaxConnections,
             Self::EndpointLimit => Reason::EndpointLimit,
             Self::PendingTimeout => Reason::PendingTimeout,
@@ -183,6 +187,7 @@ impl ProxyError {
             | Self::MissingKey
             | Self::Misdirected
             | Self::Loop
+            | Self::NoUpgrade
             | Self::MaxConnections
             | Self::EndpointLimit
             | Self::PendingTimeout

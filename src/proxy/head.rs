@@ -125,6 +125,7 @@ pub fn check<B>(
         // Neither routes nor filters nor endpoints see what anybody can claim.
         remove(request.headers_mut(), is_of_forwarders);
     }
+    let websocket = facts.websocket || is_websocket_over_http2(request)?;
     check_method(request.method(), &facts)?;
     let http2 = request.version() == Version::HTTP_2;
     let host = if http2 { http2_host(request, policy, last)? } else { host_field(request, last)? };
@@ -149,7 +150,7 @@ pub fn check<B>(
     let head = CheckedHead {
         host,
         path,
-        websocket: facts.websocket,
+        websocket,
         upgrade: None,
         expect_continue,
         connection: facts.connection,
@@ -173,6 +174,22 @@ fn remove(fields: &mut HeaderMap, is_doomed: impl Fn(&str) -> bool) -> usize {
         fields.remove(name);
     }
     before - fields.len()
+}
+
+/// Whether an HTTP/2 request opens a WebSocket (RFC 8441 §4): CONNECT with `:protocol`. It becomes the GET that it stands for,
+/// so that routes take it as they take the handshake of HTTP/1.1.
+fn is_websocket_over_http2<B>(request: &mut Request<B>) -> Result<bool, OwnAnswer> {
+    if *request.method() != Method::CONNECT {
+        return Ok(false);
+    }
+    match request.extensions().get::<hyper::ext::Protocol>() {
+        None => Ok(false),
+        Some(protocol) if protocol.as_str() == "websocket" => {
+            *request.method_mut() = Method::GET;
+            Ok(true)
+        }
+        Some(_) => Err(OwnAnswer { status: StatusCode::NOT_IMPLEMENTED, reason: Reason::Upgrade, close: false }),
+    }
 }
 
 /// Refuses the methods that are not forwarded, CONNECT and TRACE among them.

@@ -16,6 +16,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::client_end::ClientEnd;
 use crate::http1::websocket::{Follower, close_frame};
 use crate::sockets::OpenSocket;
 use crate::stream::Stream;
@@ -47,8 +48,8 @@ pub struct TunnelLimits {
 /// The two ends of a tunnel.
 #[derive(Debug)]
 pub struct Ends {
-    /// The client's socket.
-    pub client: Stream,
+    /// The client's socket, or its stream over HTTP/2.
+    pub client: ClientEnd,
     /// The endpoint's socket.
     pub endpoint: Stream,
     /// What came glued to the handshake; goes first.
@@ -174,7 +175,7 @@ pub async fn run(
 }
 
 struct Tunnel<'a> {
-    client: Stream,
+    client: ClientEnd,
     endpoint: Stream,
     up: Direction,
     down: Direction,
@@ -190,16 +191,17 @@ impl Tunnel<'_> {
     /// what came before.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let Self { client, endpoint, up, down, meter, buffer, active, last_bytes } = self;
+        let is_shared = client.is_shared();
         let mut moved = |bytes: usize, to_client: bool| {
             let now = Instant::now();
             *active = now;
             let Meter { entry, metrics } = *meter;
             if to_client {
                 entry.sent_to_client(bytes, now.into_std());
-                metrics.socket_moved(metrics::Direction::ToClient, bytes as u64);
+                metrics.socket_moved(metrics::Direction::ToClient, bytes as u64, is_shared);
             } else {
                 entry.sent_to_endpoint(bytes, now.into_std());
-                metrics.socket_moved(metrics::Direction::ToEndpoint, bytes as u64);
+                metrics.socket_moved(metrics::Direction::ToEndpoint, bytes as u64, is_shared);
             }
         };
         let upwards = up.poll(cx, client, endpoint, buffer, |bytes| moved(bytes, false));
@@ -223,10 +225,9 @@ impl Tunnel<'_> {
 
     /// Passes a reset on: without lingering both sockets end with RST when they are dropped.
     fn reset(&self) -> End {
-        for stream in [&self.client, &self.endpoint] {
-            // Where the option cannot be set the peer sees FIN, which is the next best.
-            stream.reset_on_drop();
-        }
+        // Where the option cannot be set the peer sees FIN, which is the next best.
+        self.client.reset_on_drop();
+        self.endpoint.reset_on_drop();
         End::Reset
     }
 }
@@ -253,8 +254,8 @@ impl Direction {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         buffer: &RefCell<Box<[u8]>>,
         moved: impl FnMut(usize),
     ) -> Poll<Result<(), Broken>> {
@@ -269,8 +270,8 @@ impl Direction {
     fn poll_unbroken(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         buffer: &RefCell<Box<[u8]>>,
         mut moved: impl FnMut(usize),
     ) -> Poll<Result<(), Broken>> {
@@ -314,8 +315,8 @@ impl Direction {
     fn fill(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         buffer: &RefCell<Box<[u8]>>,
         moved: &mut impl FnMut(usize),
     ) -> Poll<Result<(), Broken>> {

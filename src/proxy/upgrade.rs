@@ -1,4 +1,5 @@
-//! WebSocket passthrough: from a checked handshake to a tunnel.
+//! WebSocket passthrough: from a checked handshake to a tunnel. One that came over HTTP/2 (RFC 8441) is a handshake of HTTP/1.1
+//! from here on.
 //!
 //! A handshake is a request like any other until the endpoint's `101` was checked. Then the exchange is over, and what is
 //! left belongs to the socket alone: it holds no snapshot, no publication reaches it, and it ends when one of its ends
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::account::Permits;
@@ -61,11 +62,19 @@ impl Exchange {
     pub(super) fn begin_upgrade(&mut self, matched: &Matched) -> Result<(), ProxyError> {
         let decision = &mut self.decision;
         let Some(slot) = decision.head.upgrade.take() else { return Ok(()) };
-        let Some(key) = decision.fields.get(header::SEC_WEBSOCKET_KEY) else { return Ok(()) };
+        let is_http2 = self.version == Version::HTTP_2;
         let upgrades = *matched.rule().upgrades;
         if !upgrades.websocket || *decision.seen_method() != Method::GET {
-            return Ok(());
+            // Over HTTP/2 there is no plain request that it could be taken for.
+            return if is_http2 { Err(ProxyError::NoUpgrade) } else { Ok(()) };
         }
+        if is_http2 {
+            // Nothing of the kind comes over HTTP/2 (RFC 8441 §5); the endpoint wants one that is random (RFC 6455 §4.1).
+            let key = websocket::key(self.account.worker.rng().borrow_mut().u128(..));
+            let key = HeaderValue::from_bytes(&key).map_err(|_| ProxyError::NoUpgrade)?;
+            decision.fields.insert(header::SEC_WEBSOCKET_KEY, key);
+        }
+        let Some(key) = decision.fields.get(header::SEC_WEBSOCKET_KEY) else { return Ok(()) };
         let Some(route) = matched.route_label().map(Arc::clone) else { return Ok(()) };
         let rule = Arc::clone(&matched.rule().name);
         let place = self.account.worker.sockets().reserve(&route, &rule, upgrades.max_connections);

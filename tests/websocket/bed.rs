@@ -204,6 +204,17 @@ impl Raw {
         std::mem::take(&mut self.seen)
     }
 
+    /// Waits until the other side is gone, with FIN or RST.
+    pub fn is_gone(&mut self) -> bool {
+        loop {
+            match self.read(&mut [0; 1024]) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() == ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
     /// Ends the sending side.
     pub fn finish(&self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
@@ -232,6 +243,16 @@ impl RawServer {
         Raw::new(self.listener.accept().unwrap().0)
     }
 
+    /// The server's end of a socket whose handshake came with any key.
+    pub fn switched(&self) -> Raw {
+        let mut server = self.accept();
+        let head = server.head();
+        let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap();
+        let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
+        server.switch(&accept, b"");
+        server
+    }
+
     /// A client's and a server's end of an open socket, with bytes glued to the handshake and to its answer.
     pub fn open(&self, gateway: u16, up: &[u8], down: &[u8]) -> (Raw, Raw) {
         let mut client = Raw::handshake(gateway, "", up);
@@ -246,8 +267,12 @@ impl RawServer {
 impl Raw {
     /// Answers with a right `101`, and bytes glued to it.
     pub fn accept_handshake(&mut self, behind: &[u8]) {
+        self.switch(ACCEPT, behind);
+    }
+
+    fn switch(&mut self, accept: &str, behind: &[u8]) {
         let mut bytes = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
         )
         .into_bytes();
         bytes.extend(behind);

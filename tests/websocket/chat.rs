@@ -22,11 +22,16 @@ use super::support::tools::program;
 struct Demo {
     child: std::process::Child,
     http: u16,
+    https: u16,
     _dir: tempfile::TempDir,
 }
 
 impl Demo {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(args: &[&str]) -> Self {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/demo/chat.yaml");
         let free = TcpListener::bind("127.0.1.41:0").unwrap().local_addr().unwrap().port();
         let text = fs::read_to_string(file).unwrap();
@@ -42,8 +47,9 @@ impl Demo {
             "--admin",
             "127.0.0.1:0",
         ]);
-        let (child, ready) = spawn(command.stderr(Stdio::null()));
-        Self { child, http: port(&ready["listeners"]["http"]), _dir: dir }
+        let (child, ready) = spawn(command.args(args).stderr(Stdio::null()));
+        let [http, https] = ["http", "https"].map(|name| port(&ready["listeners"][name]));
+        Self { child, http, https, _dir: dir }
     }
 
     async fn enter(&self, room: &str) -> (Socket, String) {
@@ -103,6 +109,7 @@ impl Browser {
         let profile = tempfile::tempdir().unwrap();
         let mut child = tokio::process::Command::new(chromium)
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
+            .arg("--ignore-certificate-errors")
             .args(["--disable-background-networking", "--disable-component-update", "--no-proxy-server"])
             .args(["--host-resolver-rules=MAP chat.localhost 127.0.0.1", "--remote-debugging-port=0"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
@@ -178,4 +185,34 @@ fn a_browser_exchanges_messages_in_the_chat() {
         assert_eq!(socket.next().await.unwrap().unwrap(), Message::text(answer));
         assert_eq!(socket.next().await.unwrap().unwrap(), Message::text(format!("{pod}: typed")));
     });
+}
+
+/// A page that came over HTTP/2 opens its socket on the same connection (RFC 8441), which the gateway makes one of HTTP/1.1 of.
+#[test]
+fn a_browser_opens_wss_on_the_connection_of_its_page() {
+    let Some(chromium) = program("chromium") else { return };
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let demo = Demo::start_with(&["--access-log", log.path().to_str().unwrap()]);
+    run(async {
+        let (mut socket, pod) = demo.enter("lobby").await;
+        let url = format!("https://chat.localhost:{}/?say=hello+over+HTTP/2", demo.https);
+        let browser = Browser::open(&chromium, &url).await;
+        let said = socket.next().await.unwrap().unwrap();
+        assert_eq!(said, Message::text(format!("{pod}: hello over HTTP/2")));
+        drop(browser);
+        drop(socket);
+    });
+    // A socket is logged when it ends.
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let of_browser = |status: u16| -> Option<Value> {
+        let text = fs::read_to_string(log.path()).unwrap();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.into_iter().find(|line| line["status"] == status && line["protocol"] == "HTTP/2")
+    };
+    while of_browser(101).is_none() {
+        assert!(std::time::Instant::now() < deadline, "{}", fs::read_to_string(log.path()).unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (page, socket) = (of_browser(200).unwrap(), of_browser(101).unwrap());
+    assert_eq!((&page["peer"], socket["method"].as_str()), (&socket["peer"], Some("GET")), "one connection");
 }

@@ -11,6 +11,7 @@ mod chat;
 mod conformance;
 mod drain;
 mod handshake;
+mod http2;
 mod limits;
 mod passthrough;
 mod python;

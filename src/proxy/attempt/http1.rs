@@ -52,6 +52,12 @@ impl Exchange {
             Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                 Ok(self.switch(matched, picked, connection, &upload)?)
             }
+            // For the client that would be a WebSocket (RFC 8441 §5), which the endpoint has not opened.
+            Ok(head) if self.handshake.is_some() && self.version == Version::HTTP_2 && head.status.is_success() => {
+                self.account.upstream_sent += upload.written();
+                self.account.upstream_received += connection.read_bytes();
+                Err(ProxyError::Handshake.into())
+            }
             Ok(head) => {
                 let wish = self.decision.wish_after_answer(matched, head.status, &self.reply.fields);
                 if let Some(again) = wish.and_then(|wish| self.again(matched, picked, wish, is_repeatable(&upload))) {

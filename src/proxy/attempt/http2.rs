@@ -25,8 +25,10 @@ use crate::timer::Timer;
 impl Exchange {
     /// A try on one of the endpoint's shared connections.
     pub(super) async fn attempt_http2(&mut self, matched: &Matched, picked: &Picked) -> Result<(), Missed> {
-        // Handshakes of HTTP/1 mean nothing there.
-        self.handshake = None;
+        // Handshakes of HTTP/1 mean nothing there. A WebSocket over HTTP/2 cannot become a plain request.
+        if self.handshake.take().is_some() && self.version == Version::HTTP_2 {
+            return Err(ProxyError::NoUpgrade.into());
+        }
         if let Some(upload) = self.upload.take() {
             self.body = upload.into_body();
         }

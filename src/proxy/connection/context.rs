@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use rustls::ServerConfig;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::model::ids::ListenerId;
@@ -128,6 +128,8 @@ pub(super) struct Shared<H> {
     pub(super) exchanges: Rc<Cell<u32>>,
     /// What runs behind a `101`.
     pub(super) upgrade: UpgradeSlot,
+    /// HTTP/2: wakes the WebSockets among the streams when the process stops.
+    pub(super) closing: Notify,
     /// The host of the last request, which the next one nearly always repeats.
     pub(super) host: RefCell<Option<Rc<Host>>>,
     /// When the last exchange ended, at first when the connection was accepted.

@@ -51,7 +51,7 @@ impl<H: Handler> Driver<H> {
             if drain.phase() >= Phase::Closing { Poll::Ready(drain.closing_since()) } else { Poll::Pending }
         }));
         drop(shared);
-        tunnel(Upgraded { stream, held, closing }).await;
+        tunnel(Upgraded { stream: stream.into(), held, closing }).await;
     }
 
     /// Ends the connection after hyper is gone.

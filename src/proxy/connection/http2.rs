@@ -9,6 +9,7 @@ mod fields;
 mod frames;
 mod io;
 mod judge;
+mod websocket;
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -20,13 +21,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::service::service_fn;
 use tokio::time::Instant;
 
 use self::io::{JudgedIo, send_go_away};
 use self::judge::{FrameJudge, Refused};
+use self::websocket::Opening;
 use super::answer::{Begin, BoxError, FutureMemory, answer, bind, refuse};
 use super::context::{HttpVersion, RunningExchange, Shared};
 use super::{ConnectionEnd, Driver};
@@ -105,7 +107,9 @@ impl<H: Handler> Driver<H> {
             .max_header_list_size(u32::try_from(context.guard.limits.head.fields_total).unwrap_or(u32::MAX))
             .max_send_buf_size(SEND_BUFFER)
             .max_local_error_reset_streams(LOCAL_RESETS)
-            .max_pending_accept_reset_streams(PENDING_RESETS);
+            .max_pending_accept_reset_streams(PENDING_RESETS)
+            // WebSockets (RFC 8441 §3).
+            .enable_connect_protocol();
         let judge = Rc::new(RefCell::new(FrameJudge::new(context.http2_streams)));
         let io = JudgedIo::new(Rc::clone(&self.guard), Rc::clone(&judge));
         let mut connection = pin!(builder.serve_connection(io, service));
@@ -122,6 +126,9 @@ impl<H: Handler> Driver<H> {
                     self.note_refusal(abuse.reason(), abuse.as_str());
                     send_go_away(&self.guard, &judge.borrow(), abuse.code(), cx);
                     return Poll::Ready(ConnectionEnd::Refused(abuse.reason()));
+                }
+                if self.shared.context.drain.phase() >= Phase::Closing {
+                    self.shared.closing.notify_waiters();
                 }
                 if let Poll::Ready(end) = end {
                     if let ConnectionEnd::Refused(reason) = end {
@@ -222,7 +229,7 @@ fn http2_error(error: &hyper::Error) -> ConnectionEnd {
 /// Answers one HTTP/2 request.
 async fn answer_http2<H, F>(
     exchange: RunningExchange<H>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     begin: impl Begin<H, F>,
     spare: Rc<FutureMemory<F>>,
 ) -> Response<impl Body<Data = bytes::Bytes, Error = BoxError>>
@@ -230,6 +237,8 @@ where
     H: Handler,
     F: Future<Output = Response<H::Body>>,
 {
+    // Few requests are: whatever one of them needs stands on the heap.
+    let opening = (*request.method() == Method::CONNECT).then(|| Opening::new(&mut request));
     let facts = facts_of_http2(request.headers(), !request.body().is_end_stream());
     let too_large = if fields_are_too_many(&exchange, request.headers()) {
         Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -240,13 +249,18 @@ where
         let (line, form) = (RequestLine::of(&request), AnswerForm::of(request.method(), request.headers()));
         refuse(&exchange, Some(line), OwnAnswer { status, reason: Reason::Size, close: false }, form)
     } else {
-        let mut answering = answer(&exchange, request, facts, None, None, begin, &spare);
+        let slot = opening.as_deref().map(Opening::slot);
+        let mut answering = answer(&exchange, request, facts, None, slot, begin, &spare);
         poll_fn(|cx| {
             let mut response = None;
             ready!(answering.poll(cx, &exchange, &mut response));
             response.map_or(Poll::Pending, Poll::Ready)
         })
         .await
+    };
+    let response = match opening {
+        None => response,
+        Some(opening) => opening.finish(response, &exchange),
     };
     if let Some(stream) = Cutoff::of_stream() {
         stream.answered();

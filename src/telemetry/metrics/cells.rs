@@ -375,15 +375,21 @@ impl WorkerMetrics {
         self.sockets_open.inc();
     }
 
-    /// Counts bytes that an upgraded connection carried, on all sides that they passed.
-    pub fn socket_moved(&self, direction: Direction, bytes: u64) {
+    /// Counts bytes that an upgraded connection carried, on all sides that they passed. `is_shared`: its client's end is a
+    /// stream of HTTP/2, whose connection counts what passes there.
+    pub fn socket_moved(&self, direction: Direction, bytes: u64, is_shared: bool) {
         self.socket_bytes[direction as usize].add(bytes);
         let (from, to) = match direction {
             Direction::ToClient => (Side::Upstream, Side::Downstream),
             Direction::ToEndpoint => (Side::Downstream, Side::Upstream),
         };
-        self.received(from, bytes);
-        self.sent(to, bytes);
+        let counts = |side: Side| side == Side::Upstream || !is_shared;
+        if counts(from) {
+            self.received(from, bytes);
+        }
+        if counts(to) {
+            self.sent(to, bytes);
+        }
     }
 
     /// Counts the end of an upgraded connection.

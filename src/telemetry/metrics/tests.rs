@@ -49,7 +49,7 @@ fn touch_everything(metrics: &Metrics) {
         Side::ALL.iter().for_each(|&side| worker.closed(side, reason));
     }
     worker.socket_opened();
-    worker.socket_moved(Direction::ToClient, 7);
+    worker.socket_moved(Direction::ToClient, 7, false);
     SocketEnd::ALL.iter().for_each(|&end| worker.socket_closed(end, 100 * MS));
     for &side in Side::ALL {
         worker.received(side, 10);
