@@ -63,8 +63,10 @@ impl Exchange {
             Err(none) => Box::pin(self.wait_for_first(&matched, none)).await?,
         };
         loop {
-            if let Some(limits) = matched.limits() {
-                picked = Box::pin(self.take_place(&matched, picked, limits)).await?;
+            if let Some(limits) = matched.limits()
+                && !self.takes_place(&picked, limits)
+            {
+                picked = Box::pin(self.find_place(&matched, picked, limits)).await?;
             }
             self.account.note_endpoint(&matched, &mut picked);
             let asked = self.decision.enter_backend(&matched, &picked)?;

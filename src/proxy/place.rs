@@ -37,16 +37,30 @@ impl Exchange {
         Ok(picked)
     }
 
-    /// Takes a place at the endpoint that was picked, or at another one where others were quicker.
-    pub(super) async fn take_place(
+    /// Takes a place at the endpoint that was picked, where it has one.
+    #[inline]
+    pub(super) fn takes_place(&mut self, picked: &Picked, limits: &EndpointLimits) -> bool {
+        if self.account.in_flight.is_some() {
+            return true;
+        }
+        let endpoint = &picked.endpoint;
+        if let Some(most) = limits.connections
+            && endpoint.shares_connections()
+            && !self.account.worker.pools().has_way(endpoint, most)
+        {
+            return false;
+        }
+        self.account.in_flight = endpoint.try_begin(Bounds::of(limits).requests_at(endpoint));
+        self.account.in_flight.is_some()
+    }
+
+    /// Finds another endpoint with a place where the one that was picked has none, or waits for one.
+    pub(super) async fn find_place(
         &mut self,
         matched: &Matched,
         mut picked: Picked,
         limits: &EndpointLimits,
     ) -> Result<Picked, ProxyError> {
-        if self.account.in_flight.is_some() {
-            return Ok(picked);
-        }
         if let Some(most) = limits.connections
             && picked.endpoint.shares_connections()
         {

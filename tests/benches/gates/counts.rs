@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::baseline::{self, Costs};
 use super::client;
 use super::common::peers;
+use super::verdict::verdict;
 
 /// Kept connections. Each sends its next request when all have their answers, so that a worker finds several at a time, as
 /// it does when it is busy.
@@ -24,7 +25,18 @@ const SHORT_ROUNDS: usize = 20;
 const EXTRA_ROUNDS: usize = 500;
 /// How long a tool may take for one answer and for the end of the program.
 const PATIENCE: Duration = Duration::from_secs(60);
-const REQUEST: &[u8] = b"GET /1k HTTP/1.1\r\nHost: counts.example.com\r\nAccept: */*\r\nUser-Agent: gates\r\n\r\n";
+/// The same where two rules are compared.
+const COMPARED_ROUNDS: usize = 150;
+/// The host of the rule without anything, of one with every policy that looks at endpoints, and of one with sessions.
+const PLAIN: &str = "counts.example.com";
+const POLICIES: &str = "policies.example.com";
+const SESSIONS: &str = "sessions.example.com";
+/// The field that has a session.
+const SESSION: &str = "x-bench-session";
+/// User instructions that policies may take of a request for which none of them has anything to do.
+const MOST_OF_POLICIES: f64 = 1_500.0;
+/// The same for a session that is kept.
+const MOST_OF_SESSION: f64 = 2_500.0;
 const BODY_BYTES: usize = 1 << 10;
 
 /// Measures both and compares them with the baseline; true when they are within it.
@@ -35,16 +47,62 @@ pub fn measure(subject: &Path, backends: [u16; 2], record: bool) -> io::Result<b
     let (Some(valgrind), Some(strace)) = (tool("valgrind")?, tool("strace")?) else { return Ok(true) };
     let folder = tempfile::tempdir()?;
     peers::write_routes(folder.path(), backends, 10, true)?;
-    let run = Run { subject, routes: folder.path() };
+    write_policies(folder.path())?;
+    let run = Run { subject, routes: folder.path(), host: PLAIN, extra_rounds: EXTRA_ROUNDS };
     // Kept until the next run, for `callgrind_annotate`.
     let profile = Path::new(env!("CARGO_TARGET_TMPDIR")).join("callgrind.out");
-    let instructions = run.instructions(&valgrind, &profile)?;
+    let Profiled { instructions, .. } = run.profile(&valgrind, &profile)?;
     let calls = run.calls(&strace)?;
     let listed: Vec<String> =
         calls.iter().filter(|(_, count)| **count >= 0.005).map(|(name, count)| format!("{name} {count:.2}")).collect();
     println!("system calls per request: {}", listed.join(", "));
     println!("where the instructions go: callgrind_annotate {}", profile.display());
-    baseline::judge(subject, Costs { instructions, calls: calls.values().sum() }, record)
+    let met = baseline::judge(subject, Costs { instructions, calls: calls.values().sum() }, record)?;
+    Ok(policies(&run, &valgrind)? & met)
+}
+
+/// Compares rules with policies, for which those have nothing to do, with one without; true when they are within their
+/// bounds.
+fn policies(run: &Run<'_>, valgrind: &Path) -> io::Result<bool> {
+    let profile = tempfile::NamedTempFile::new()?;
+    let of = |host| Run { host, extra_rounds: COMPARED_ROUNDS, ..*run }.profile(valgrind, profile.path());
+    let plain = of(PLAIN)?;
+    let mut met = true;
+    for (what, host, most) in
+        [("all policies on, none firing", POLICIES, MOST_OF_POLICIES), ("a session kept", SESSIONS, MOST_OF_SESSION)]
+    {
+        let with = of(host)?;
+        let more = with.instructions - plain.instructions;
+        met &= verdict(
+            &format!("{what}: user instructions more"),
+            format!("{more:.0}"),
+            format!("{most:.0}"),
+            more <= most,
+        );
+        let more = with.allocations - plain.allocations;
+        let described = "0: allocations of the same rule without";
+        met &= verdict(&format!("{what}: allocations more"), format!("{more:.2}"), described.to_owned(), more < 0.05);
+    }
+    Ok(met)
+}
+
+/// Writes the rules of [`POLICIES`] and [`SESSIONS`].
+fn write_policies(folder: &Path) -> io::Result<()> {
+    let route = |name: &str, host: &str, blocks: &str| {
+        format!(
+            "---\napiVersion: tidegate.dev/v1alpha1\nkind: GatewayRoute\nmetadata: {{name: {name}}}\nspec:\n  hostnames: \
+             [{host}]\n  rules:\n  - backendRefs: [{{name: bench, port: 80}}]\n{blocks}"
+        )
+    };
+    let policies = "    loadBalancer: {algorithm: LeastRequest, slowStart: 30s, locality: {mode: PreferZone}}\n    \
+                    retry: {attempts: 2, codes: [503]}\n    outlierDetection: {}\n    healthCheck: {interval: 1h}\n    \
+                    connection: {maxRequestsPerEndpoint: 1000, maxConnectionsPerEndpoint: 1000, maxPendingRequests: 10, \
+                    maxRequestsPerConnection: 1000000}\n";
+    let sessions = format!(
+        "    loadBalancer: {{algorithm: LeastRequest}}\n    sessionPersistence: {{type: Header, sessionName: {SESSION}}}\n"
+    );
+    let text = route("policies", POLICIES, policies) + &route("sessions", SESSIONS, &sessions);
+    fs::write(folder.join("policies.yaml"), text)
 }
 
 /// Where a tool is. Without it there is nothing to measure, which is an error where all tools have to be there.
@@ -60,25 +118,39 @@ fn tool(name: &str) -> io::Result<Option<PathBuf>> {
 }
 
 /// What all runs have in common.
+#[derive(Clone, Copy)]
 struct Run<'a> {
     subject: &'a Path,
     routes: &'a Path,
+    /// Whose rule answers.
+    host: &'a str,
+    /// What the two runs differ by, for each connection.
+    extra_rounds: usize,
+}
+
+/// What callgrind counts of one request.
+struct Profiled {
+    instructions: f64,
+    allocations: f64,
 }
 
 impl Run<'_> {
-    /// User instructions per request, of all threads.
-    fn instructions(&self, valgrind: &Path, profile: &Path) -> io::Result<f64> {
+    /// User instructions and calls of the allocator per request, of all threads.
+    fn profile(&self, valgrind: &Path, profile: &Path) -> io::Result<Profiled> {
         let options =
             ["--tool=callgrind", "--quiet", &format!("--callgrind-out-file={}", profile.display())].map(str::to_owned);
         let count = |rounds| {
             self.serve(valgrind, &options, rounds)?;
             let text = fs::read_to_string(profile)?;
             let total = text.lines().find_map(|line| line.strip_prefix("totals:")?.trim().parse::<u64>().ok());
-            total.ok_or_else(|| io::Error::other("callgrind wrote no total"))
+            let total = total.ok_or_else(|| io::Error::other("callgrind wrote no total"))?;
+            Ok::<_, io::Error>((total, allocations(&text)))
         };
         let short = count(SHORT_ROUNDS)?;
-        let long = count(SHORT_ROUNDS + EXTRA_ROUNDS)?;
-        Ok((long as f64 - short as f64) / (EXTRA_ROUNDS * CONNECTIONS) as f64)
+        let long = count(SHORT_ROUNDS + self.extra_rounds)?;
+        let requests = (self.extra_rounds * CONNECTIONS) as f64;
+        let each = |long: u64, short: u64| (long as f64 - short as f64) / requests;
+        Ok(Profiled { instructions: each(long.0, short.0), allocations: each(long.1, short.1) })
     }
 
     /// System calls per request by name, of all threads.
@@ -90,11 +162,11 @@ impl Run<'_> {
             Ok::<_, io::Error>(table(&fs::read_to_string(output.path())?))
         };
         let short = count(SHORT_ROUNDS)?;
-        let long = count(SHORT_ROUNDS + EXTRA_ROUNDS)?;
+        let long = count(SHORT_ROUNDS + self.extra_rounds)?;
         if short.is_empty() {
             return Err(io::Error::other("strace counted nothing"));
         }
-        let requests = (EXTRA_ROUNDS * CONNECTIONS) as f64;
+        let requests = (self.extra_rounds * CONNECTIONS) as f64;
         let each = |name: &String, count: &u64| {
             (*count as f64 - short.get(name).map_or(0.0, |short| *short as f64)) / requests
         };
@@ -111,9 +183,22 @@ impl Run<'_> {
             stream.set_read_timeout(Some(PATIENCE))?;
             streams.push(stream);
         }
+        let host = self.host;
+        let request = |more: &str| {
+            format!("GET /1k HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\nUser-Agent: gates\r\n{more}\r\n").into_bytes()
+        };
+        let mut bytes = request("");
+        if host == SESSIONS {
+            let first = streams.first_mut().ok_or_else(|| io::Error::other("no connection"))?;
+            first.write_all(&bytes)?;
+            let (head, _) = client::head_and_length(first)?;
+            let session = head.lines().find(|line| line.to_ascii_lowercase().starts_with(SESSION));
+            let session = session.ok_or_else(|| io::Error::other(format!("no session in {head}")))?;
+            bytes = request(&format!("{session}\r\n"));
+        }
         for _ in 0..rounds {
             for stream in &mut streams {
-                stream.write_all(REQUEST)?;
+                stream.write_all(&bytes)?;
             }
             for stream in &mut streams {
                 let (status, length) = client::answer(stream)?;
@@ -125,6 +210,29 @@ impl Run<'_> {
         drop(streams);
         peer.process.finish(PATIENCE)
     }
+}
+
+/// Calls of the allocator in what callgrind writes. A function is named with a number where it comes first, and by the
+/// number alone from there on; `calls=` belongs to the `cfn=` before it.
+fn allocations(text: &str) -> u64 {
+    // Of jemalloc, as its crate names them.
+    const NAMES: [&str; 5] = ["_rjem_malloc", "_rjem_calloc", "_rjem_mallocx", "_rjem_realloc", "_rjem_rallocx"];
+    let mut names: BTreeMap<&str, &str> = BTreeMap::new();
+    let (mut caller, mut called, mut total) = ("", "", 0);
+    for line in text.lines() {
+        let (kind, rest) = line.split_once('=').unwrap_or_default();
+        if matches!(kind, "fn" | "cfn") {
+            let (number, name) = rest.split_once(' ').unwrap_or((rest, ""));
+            if !name.is_empty() {
+                names.insert(number, name);
+            }
+            let name = names.get(number).copied().unwrap_or_default();
+            if kind == "fn" { caller = name } else { called = name }
+        } else if kind == "calls" && NAMES.contains(&called) && !NAMES.contains(&caller) {
+            total += rest.split_whitespace().next().and_then(|count| count.parse::<u64>().ok()).unwrap_or_default();
+        }
+    }
+    total
 }
 
 /// The counts in the table that `strace -c` writes: the number of calls is the fourth column, the name the last.
