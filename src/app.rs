@@ -256,7 +256,7 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
         source = Source::Cluster(Some(runtime.block_on(async { status.start(&metrics) })));
     }
     let (control, drain) = drain::channel();
-    runtime.spawn(health::run(checked, drain.clone(), Arc::clone(&metrics), fastrand::u64(..)));
+    runtime.spawn(health::run(checked, drain.clone(), Arc::clone(&metrics), epoch, fastrand::u64(..)));
     let parts = workers::Parts {
         settings: Arc::clone(&settings),
         listeners,

@@ -21,6 +21,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 use crate::drain::{Drain, Phase};
 use crate::live::{Live, LiveView};
@@ -32,11 +33,12 @@ use network::Network;
 use pace::Pace;
 use watch::{Shared, Watch};
 
-/// Asks the endpoints of the active version until the process stops accepting; `seed` decides when each is asked.
+/// Asks the endpoints of the active version until the process stops accepting; `epoch` is what endpoints count times from,
+/// `seed` decides when each is asked.
 ///
 /// A panic of one check harms that check alone. May be cancelled: then all checks end.
-pub async fn run(live: LiveView, drain: Drain, metrics: Arc<Metrics>, seed: u64) {
-    Prober::new(Network, metrics, seed).follow(live, drain).await;
+pub async fn run(live: LiveView, drain: Drain, metrics: Arc<Metrics>, epoch: Instant, seed: u64) {
+    Prober::new(Network, metrics, epoch, seed).follow(live, drain).await;
 }
 
 /// Counts the endpoints of each Service that checks ask, for the metrics.
@@ -72,9 +74,9 @@ struct Prober<A> {
 }
 
 impl<A: Ask> Prober<A> {
-    fn new(ask: A, metrics: Arc<Metrics>, seed: u64) -> Self {
+    fn new(ask: A, metrics: Arc<Metrics>, epoch: Instant, seed: u64) -> Self {
         let counts = metrics.health();
-        let shared = Shared { ask, pace: Pace::default(), metrics, counts };
+        let shared = Shared { ask, pace: Pace::default(), metrics, counts, epoch };
         Self { shared, rng: fastrand::Rng::with_seed(seed), running: HashMap::new(), tasks: JoinSet::new() }
     }
 
@@ -123,7 +125,7 @@ impl<A: Ask> Prober<A> {
 
     fn begin(&mut self, watch: Watch) -> AbortHandle {
         // A terminating endpoint may be ready again, and begins anew as healthy.
-        watch.health.set_unhealthy(false);
+        watch.health.reset();
         let rng = self.rng.fork();
         self.tasks.spawn(watch.run(self.shared.clone(), rng))
     }

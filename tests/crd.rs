@@ -120,6 +120,7 @@ fn schema_is_structural_and_described() {
 /// | `healthCheck.path` | any text | begins with a slash, without spaces and fragment | it is sent as it is |
 /// | `healthCheck.expectedStatuses` | from 100 on | from 200 on | no response ends with an interim status |
 /// | `healthCheck` | one rule | four rules | a check that cannot work is refused |
+/// | `defaults.healthCheck` | absent | as in a rule | a block that a rule may have, rules may inherit |
 /// | `loadBalancer` | two rules | five rules | slow start and near endpoints mean nothing to a consistent hash |
 /// | `rateLimit.shadow`, `rateLimit.fields` | absent | booleans | a limit is tried out before it refuses; not everybody tells clients |
 /// | `concurrencyLimit.weight`, `.pool`, `.shadow` | absent | a number, a name, a boolean | requests that share a resource do not all cost the same |
@@ -161,6 +162,7 @@ const DECIDED: &[(&str, &str)] = &[
     (".spec.rules[].outlierDetection.codes", "a service may fail with other statuses than a gateway does"),
     (".spec.defaults.outlierDetection/x-kubernetes-validations", "a block that cannot work is refused"),
     (".spec.rules[].outlierDetection/x-kubernetes-validations", "a block that cannot work is refused"),
+    (".spec.defaults.healthCheck", "a block that a rule may have, rules may inherit"),
     (".spec.rules[].healthCheck.grpcService", "servers of gRPC have no path to GET"),
     (".spec.rules[].healthCheck.path/pattern", "a path is sent as it is"),
     (".spec.rules[].healthCheck.expectedStatuses[]/pattern", "no response ends with an interim status"),

@@ -258,6 +258,10 @@ pub struct RouteDefaults {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "OutlierDetection")]
     pub outlier_detection: Option<OutlierDetection>,
+    /// Active checks of endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "HealthCheck")]
+    pub health_check: Option<HealthCheck>,
     /// Limits towards endpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Connection")]

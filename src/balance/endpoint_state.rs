@@ -54,8 +54,9 @@ pub struct EndpointState {
     pub key: EndpointKey,
     /// What no pick reads, once there is something.
     rare: OnceLock<Box<Mutex<Rare>>>,
-    /// Nanoseconds since the epoch at which it came to a backend that was known before; 0: it was there from the start.
-    since: u64,
+    /// Nanoseconds since the epoch at which it came to a backend that was known before, or was healthy again; 0: it was there
+    /// from the start.
+    since: AtomicU64,
     /// Failed requests since the last that succeeded.
     errors: AtomicU32,
     /// Failed connections since then.
@@ -128,7 +129,7 @@ impl EndpointState {
             },
             key,
             rare: OnceLock::new(),
-            since: 0,
+            since: AtomicU64::new(0),
             errors: AtomicU32::new(0),
             connect_failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
@@ -144,14 +145,14 @@ impl EndpointState {
     /// As [`new`](Self::new), of an endpoint that comes at `now` to others that are in use.
     #[must_use]
     pub fn new_at(key: EndpointKey, fallback: Option<SocketAddr>, now: Duration) -> Self {
-        Self { since: nanos(now), ..Self::new(key, fallback) }
+        Self { since: AtomicU64::new(nanos(now)), ..Self::new(key, fallback) }
     }
 
-    /// How long it has been among the endpoints of its backend, or in service again after an ejection; `None` where it was
-    /// there from the start and never ejected.
+    /// How long it has been among the endpoints of its backend, or in service again after an ejection or bad health; `None`
+    /// where it was there from the start and never out of service.
     #[must_use]
     pub fn age(&self, now: Duration) -> Option<Duration> {
-        let since = self.since.max(self.ejected_until.load(Ordering::Relaxed));
+        let since = self.since.load(Ordering::Relaxed).max(self.ejected_until.load(Ordering::Relaxed));
         (since > 0).then(|| Duration::from_nanos(nanos(now).saturating_sub(since)))
     }
 
@@ -368,6 +369,11 @@ impl EndpointState {
     #[must_use]
     pub fn is_unhealthy_by_any(&self) -> bool {
         self.unhealthy_checks.load(Ordering::Relaxed) != 0
+    }
+
+    /// Notes that it is healthy again by a check: it warms up as a newcomer does.
+    pub(super) fn recovered(&self, now: Duration) {
+        self.since.fetch_max(nanos(now), Ordering::Relaxed);
     }
 
     /// Notes that one more check holds it to be unhealthy, or one less.

@@ -6,7 +6,7 @@
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustc_hash::FxHashMap;
 
@@ -67,8 +67,26 @@ impl EndpointHealth {
         self.is_unhealthy.load(Ordering::Relaxed)
     }
 
-    /// Notes a change; picks see it at once.
-    pub fn set_unhealthy(&self, is_unhealthy: bool) {
+    /// Notes that the check has failed often enough; picks see it at once.
+    pub fn fell_ill(&self) {
+        self.set_unhealthy(true);
+    }
+
+    /// Notes at `now` that the check has been passed often enough: an endpoint that comes back begins with a small share,
+    /// where rules have a slow start.
+    pub fn recovered(&self, now: Duration) {
+        if self.is_unhealthy() {
+            self.endpoint.recovered(now);
+            self.set_unhealthy(false);
+        }
+    }
+
+    /// Begins anew as healthy.
+    pub fn reset(&self) {
+        self.set_unhealthy(false);
+    }
+
+    fn set_unhealthy(&self, is_unhealthy: bool) {
         if self.is_unhealthy.swap(is_unhealthy, Ordering::Relaxed) != is_unhealthy {
             self.endpoint.count_unhealthy(is_unhealthy);
         }

@@ -749,7 +749,8 @@ impl Bed {
     fn set_unhealthy(&self, wanted: u16, is_unhealthy: bool) {
         let rule = self.balancers.rule(RuleId(0)).expect("rule");
         let mut all = rule.checked().flat_map(|(_, checked)| checked.endpoints());
-        all.find(|health| number(health.endpoint()) == wanted).expect("endpoint").set_unhealthy(is_unhealthy);
+        let health = all.find(|health| number(health.endpoint()) == wanted).expect("endpoint");
+        if is_unhealthy { health.fell_ill() } else { health.recovered(self.now) }
     }
 
     /// The endpoints that requests with many keys, or without one, lead to.

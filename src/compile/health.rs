@@ -1,4 +1,4 @@
-//! Active checks of a rule's endpoints.
+//! Active checks of a rule's endpoints, as the rule itself or its route's defaults say.
 
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 
-use super::reader::Reader;
+use super::reader::{Inheritable, Reader};
 use super::report::{FieldPath, Report};
-use crate::api::gateway_route::RouteRule;
+use crate::api::gateway_route::{GatewayRouteSpec, RouteRule};
 use crate::api::policy::HealthCheck as Block;
 use crate::model::health::{HealthCheck, Question};
 
@@ -19,15 +19,17 @@ const STATUSES: RangeInclusive<u16> = 200..=599;
 const GOOD: RangeInclusive<u16> = 200..=299;
 const THRESHOLDS: RangeInclusive<u32> = 1..=10;
 
-/// Compiles the block of a rule, which comes with its position; `Ok(None)` where it has none: a delegating rule may have
-/// it. `Err` after a report that drops the rule.
-pub(super) fn compile((index, rule): (usize, &RouteRule), report: &mut Report<'_>) -> Result<Option<HealthCheck>, ()> {
-    let Some(block) = rule.health_check.as_deref() else { return Ok(None) };
-    let at = FieldPath::rule(index);
-    let at = at.field("healthCheck");
-    let mut reader = Reader { rule: Some(index), report, is_broken: false };
-    let check = reader.check(block, at);
-    if reader.is_broken { Err(()) } else { Ok(Some(check)) }
+/// Compiles the block that holds for a rule, as [`Inheritable::read`] says.
+pub(super) fn compile(
+    of: (&GatewayRouteSpec, Option<(usize, &RouteRule)>),
+    report: &mut Report<'_>,
+) -> Result<Option<HealthCheck>, ()> {
+    let block = Inheritable {
+        name: "healthCheck",
+        own: |rule| rule.health_check.as_deref(),
+        inherited: |defaults| defaults.health_check.as_ref(),
+    };
+    block.read(of, report, |reader, block, at| reader.check(block, at))
 }
 
 impl Reader<'_, '_> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::reader::Reader;
+use super::reader::{Inheritable, Reader};
 use super::report::{FieldPath, Report};
 use crate::api::gateway_route::{GatewayRouteSpec, RouteRule};
 use crate::api::policy::Connection as Block;
@@ -10,26 +10,19 @@ use crate::model::limits::EndpointLimits;
 
 const PENDING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Compiles the block that holds for a rule; `Ok(None)` where neither the rule nor the defaults of its route limit
-/// anything: a delegating rule may. `Err` after a report that drops the rule.
-///
-/// `rule` comes with its position; `None` checks the block of `spec.defaults` alone.
+/// Compiles the block that holds for a rule, as [`Inheritable::read`] says; one that limits nothing is none.
 pub(super) fn compile(
-    spec: &GatewayRouteSpec,
-    rule: Option<(usize, &RouteRule)>,
+    of: (&GatewayRouteSpec, Option<(usize, &RouteRule)>),
     report: &mut Report<'_>,
 ) -> Result<Option<EndpointLimits>, ()> {
-    let own = rule.and_then(|(index, rule)| Some((index, rule.connection.as_deref()?)));
-    let inherited = spec.defaults.as_deref().and_then(|defaults| defaults.connection.as_ref());
-    let Some(block) = own.map(|(_, block)| block).or(inherited) else { return Ok(None) };
-    if *block == Block::default() {
-        return Ok(None);
-    }
-    let at = own.map_or(FieldPath::DEFAULTS, |(index, _)| FieldPath::rule(index));
-    let at = at.field("connection");
-    let mut reader = Reader { rule: rule.map(|(index, _)| index), report, is_broken: false };
-    let limits = reader.limits(block, at);
-    if reader.is_broken { Err(()) } else { Ok(Some(limits)) }
+    let block = Inheritable {
+        name: "connection",
+        own: |rule| rule.connection.as_deref(),
+        inherited: |defaults| defaults.connection.as_ref(),
+    };
+    let limits =
+        block.read(of, report, |reader, block, at| (*block != Block::default()).then(|| reader.limits(block, at)));
+    limits.map(Option::flatten)
 }
 
 impl Reader<'_, '_> {

@@ -2,29 +2,23 @@
 
 use http::StatusCode;
 
-use super::reader::Reader;
+use super::reader::{Inheritable, Reader};
 use super::report::{FieldPath, Report};
 use crate::api::gateway_route::{GatewayRouteSpec, RouteRule};
 use crate::api::policy::OutlierDetection as Block;
 use crate::model::outlier::{FAILURES, Outlier};
 
-/// Compiles the block that holds for a rule; `Ok(None)` where neither the rule nor the defaults of its route have it: a
-/// delegating rule may have it. `Err` after a report that drops the rule.
-///
-/// `rule` comes with its position; `None` checks the block of `spec.defaults` alone.
+/// Compiles the block that holds for a rule, as [`Inheritable::read`] says.
 pub(super) fn compile(
-    spec: &GatewayRouteSpec,
-    rule: Option<(usize, &RouteRule)>,
+    of: (&GatewayRouteSpec, Option<(usize, &RouteRule)>),
     report: &mut Report<'_>,
 ) -> Result<Option<Outlier>, ()> {
-    let own = rule.and_then(|(index, rule)| Some((index, rule.outlier_detection.as_deref()?)));
-    let inherited = spec.defaults.as_deref().and_then(|defaults| defaults.outlier_detection.as_ref());
-    let Some(block) = own.map(|(_, block)| block).or(inherited) else { return Ok(None) };
-    let at = own.map_or(FieldPath::DEFAULTS, |(index, _)| FieldPath::rule(index));
-    let at = at.field("outlierDetection");
-    let mut reader = Reader { rule: rule.map(|(index, _)| index), report, is_broken: false };
-    let outlier = reader.outlier(block, at);
-    if reader.is_broken { Err(()) } else { Ok(Some(outlier)) }
+    let block = Inheritable {
+        name: "outlierDetection",
+        own: |rule| rule.outlier_detection.as_deref(),
+        inherited: |defaults| defaults.outlier_detection.as_ref(),
+    };
+    block.read(of, report, |reader, block, at| reader.outlier(block, at))
 }
 
 impl Reader<'_, '_> {

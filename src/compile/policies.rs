@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::matches::Predicate;
 use super::report::{FieldPath, Report};
-use super::{limits, outlier, request_keys, retry, upgrades};
+use super::{health, limits, outlier, request_keys, retry, upgrades};
 use crate::api::gateway_route::{
     DurationText, GatewayRouteSpec, KnownValue, LoadBalancer, OnMissingKey as ApiOnMissingKey, OpenEnum, RouteRule,
 };
@@ -36,13 +36,16 @@ pub(super) fn check_unused_defaults(spec: &GatewayRouteSpec, report: &mut Report
     }
     if all(|rule| rule.retry.is_some()) {
         // What is wrong is in the report; nobody inherits it.
-        let _ = retry::compile(spec, None, report);
+        let _ = retry::compile((spec, None), report);
     }
     if all(|rule| rule.connection.is_some()) {
-        let _ = limits::compile(spec, None, report);
+        let _ = limits::compile((spec, None), report);
     }
     if all(|rule| rule.outlier_detection.is_some()) {
-        let _ = outlier::compile(spec, None, report);
+        let _ = outlier::compile((spec, None), report);
+    }
+    if all(|rule| rule.health_check.is_some()) {
+        let _ = health::compile((spec, None), report);
     }
     let mut policies = Policies { spec, rule: None, report, is_broken: false };
     if all(|rule| rule.timeouts.is_some()) {

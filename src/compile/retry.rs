@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use super::reader::Reader;
+use super::reader::{Inheritable, Reader};
 use super::report::{FieldPath, Report};
 use crate::api::gateway_route::{GatewayRouteSpec, RouteRule};
 use crate::api::policy::{GrpcCode, Retry as Block, RetryBudget, RetryTrigger};
@@ -16,23 +16,14 @@ const MAX_BACKOFFS: u32 = 10;
 const MAX_BODY: u32 = 64 << 10;
 const INTERVALS: std::ops::RangeInclusive<u64> = 1..=60;
 
-/// Compiles the block that holds for a rule; `Ok(None)` where neither the rule nor the defaults of its route have it: a
-/// delegating rule may have it. `Err` after a report that drops the rule.
-///
-/// `rule` comes with its position; `None` checks the block of `spec.defaults` alone.
+/// Compiles the block that holds for a rule, as [`Inheritable::read`] says.
 pub(super) fn compile(
-    spec: &GatewayRouteSpec,
-    rule: Option<(usize, &RouteRule)>,
+    of: (&GatewayRouteSpec, Option<(usize, &RouteRule)>),
     report: &mut Report<'_>,
 ) -> Result<Option<Retry>, ()> {
-    let own = rule.and_then(|(index, rule)| Some((index, rule.retry.as_deref()?)));
-    let inherited = spec.defaults.as_deref().and_then(|defaults| defaults.retry.as_ref());
-    let Some(block) = own.map(|(_, block)| block).or(inherited) else { return Ok(None) };
-    let at = own.map_or(FieldPath::DEFAULTS, |(index, _)| FieldPath::rule(index));
-    let at = at.field("retry");
-    let mut reader = Reader { rule: rule.map(|(index, _)| index), report, is_broken: false };
-    let retry = reader.retry(block, at);
-    if reader.is_broken { Err(()) } else { Ok(Some(retry)) }
+    let block =
+        Inheritable { name: "retry", own: |rule| rule.retry.as_deref(), inherited: |defaults| defaults.retry.as_ref() };
+    block.read(of, report, |reader, block, at| reader.retry(block, at))
 }
 
 impl Reader<'_, '_> {

@@ -221,15 +221,16 @@ fn compile_rule(
             None
         }
     };
-    let retry = retry::compile(&route.spec, Some((index, rule)), report);
+    let of = (&route.spec, Some((index, rule)));
+    let retry = retry::compile(of, report);
     is_broken |= retry.is_err();
     let session = sessions::compile((name, index, rule), &predicates, report);
     is_broken |= session.is_err();
-    let limits = limits::compile(&route.spec, Some((index, rule)), report);
+    let limits = limits::compile(of, report);
     is_broken |= limits.is_err();
-    let outlier = outlier::compile(&route.spec, Some((index, rule)), report);
+    let outlier = outlier::compile(of, report);
     is_broken |= outlier.is_err();
-    let health_check = health::compile((index, rule), report);
+    let health_check = health::compile(of, report);
     is_broken |= health_check.is_err();
     let policy = Policy {
         retry: retry.unwrap_or_default().map(|retry| shared.retries.get(retry)),

@@ -126,17 +126,26 @@ struct Bed {
     metrics: Arc<Metrics>,
     control: drain::DrainControl,
     prober: tokio::task::JoinHandle<()>,
+    epoch: Instant,
 }
 
 impl Bed {
     fn start(snapshot: Snapshot) -> Self {
         let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 1_000 });
-        let (mut publisher, _) = live::channel(1, Arc::clone(&metrics), Instant::now());
+        let epoch = Instant::now();
+        let (mut publisher, _) = live::channel(1, Arc::clone(&metrics), epoch);
         publisher.publish(snapshot);
         let (script, (control, drain)) = (Script::default(), drain::channel());
-        let prober = Prober::new(script.clone(), Arc::clone(&metrics), 7);
+        let prober = Prober::new(script.clone(), Arc::clone(&metrics), epoch, 7);
         let prober = tokio::spawn(prober.follow(publisher.view(), drain));
-        Self { publisher, script, metrics, control, prober }
+        Self { publisher, script, metrics, control, prober, epoch }
+    }
+
+    /// The live numbers of an endpoint.
+    fn endpoint(&self, endpoint: u16) -> Arc<crate::balance::EndpointState> {
+        let live = self.publisher.view().current();
+        let mut all = live.balancers().backends().iter().flat_map(|backend| &backend.endpoints);
+        Arc::clone(all.find(|state| state.key.addr == address(endpoint)).expect("endpoint"))
     }
 
     /// Whether an endpoint is unhealthy by each check that asks it.
@@ -280,6 +289,59 @@ async fn publications_end_nothing_that_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_comes_back_is_young_again() {
+    let bed = Bed::start(rules(1, [1, 2], &check(1)));
+    bed.script.does(1, Does::Badly);
+    while bed.unhealthy(1) == [false] {
+        sleep(SECOND / 100).await;
+    }
+    assert_eq!(bed.endpoint(1).age(bed.epoch.elapsed()), None);
+    bed.script.does(1, Does::Well);
+    while bed.unhealthy(1) == [true] {
+        sleep(SECOND / 100).await;
+    }
+    let age = bed.endpoint(1).age(bed.epoch.elapsed()).expect("it was away");
+    assert!(age <= SECOND / 50, "{age:?}");
+    assert_eq!(bed.endpoint(2).age(bed.epoch.elapsed()), None, "the other one was there all the time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn good_answers_end_an_ejection() {
+    use crate::balance::endpoint_state::Fault;
+    use crate::model::outlier::Outlier;
+    let bed = Bed::start(rules(1, [1, 2], &check(1)));
+    sleep(5 * SECOND).await;
+    let outlier = Outlier {
+        errors: 1,
+        connect_failures: 1,
+        interval: SECOND,
+        base: 600 * SECOND,
+        longest: 600 * SECOND,
+        most_percent: 50,
+        codes: Box::default(),
+    };
+    let endpoint = bed.endpoint(1);
+    let live = bed.publisher.view().current();
+    let eject = || {
+        let now = bed.epoch.elapsed();
+        live.balancers().backends()[0].eject(&endpoint, (Fault::Error, 1), &outlier, now, 0.5).expect("ejected");
+    };
+    eject();
+    let begun = Instant::now();
+    while endpoint.is_ejected(bed.epoch.elapsed()) {
+        sleep(SECOND / 100).await;
+    }
+    // Two checks that began behind it.
+    let took = begun.elapsed();
+    assert!(took > SECOND * 8 / 10 && took < SECOND * 23 / 10, "{took:?}");
+    // While the check fails as requests do, it stays.
+    bed.script.does(1, Does::Badly);
+    eject();
+    sleep(10 * SECOND).await;
+    assert!(endpoint.is_ejected(bed.epoch.elapsed()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_checks_of_an_endpoint_know_nothing_of_each_other() {
     let other = HealthCheck { question: Question::Grpc { service: "s".into() }, ..check(1) };
     let mut snapshot = rules(2, [1], &check(1));
@@ -291,7 +353,7 @@ async fn two_checks_of_an_endpoint_know_nothing_of_each_other() {
     let live = bed.publisher.view().current();
     assert_eq!(counts(&live), [CheckedService { service: "ns/a".into(), healthy: 1, unhealthy: 0 }]);
     let (_, checked) = live.checked_endpoints()[0];
-    checked.endpoints()[0].set_unhealthy(true);
+    checked.endpoints()[0].fell_ill();
     assert_eq!(counts(&live), [CheckedService { service: "ns/a".into(), healthy: 0, unhealthy: 1 }]);
     let page = bed.metrics.render();
     assert!(!page.contains("tidegate_checked_endpoints"), "only where it is asked for");

@@ -39,6 +39,8 @@ pub(super) struct Shared<A> {
     pub(super) pace: Pace,
     pub(super) metrics: Arc<Metrics>,
     pub(super) counts: Arc<HealthMetrics>,
+    /// What endpoints count times from.
+    pub(super) epoch: Instant,
 }
 
 impl Watch {
@@ -46,6 +48,8 @@ impl Watch {
     pub(super) async fn run<A: Ask>(self, shared: Shared<A>, mut rng: fastrand::Rng) {
         let check = Arc::clone(self.health.check());
         let mut streak = Streak::default();
+        // Good answers since it was ejected.
+        let mut good_while_ejected = 0;
         let mut due = Instant::now() + check.interval.min(FIRST_WITHIN).mul_f64(rng.f64());
         loop {
             sleep_until(due).await;
@@ -65,8 +69,22 @@ impl Watch {
             };
             shared.counts.checked(answer.as_ref().map_or_else(Failure::outcome, |()| CheckOutcome::Ok));
             if let Some(is_unhealthy) = streak.take(answer.is_ok(), &check) {
-                self.health.set_unhealthy(is_unhealthy);
+                if is_unhealthy {
+                    self.health.fell_ill();
+                } else {
+                    self.health.recovered(shared.epoch.elapsed());
+                }
                 self.tell(&answer);
+            }
+            // Requests failed, the check does not: it may serve again before its time.
+            let (endpoint, now) = (self.health.endpoint(), shared.epoch.elapsed());
+            let is_good = answer.is_ok() && endpoint.is_ejected(now);
+            good_while_ejected = if is_good { good_while_ejected + 1 } else { 0 };
+            if good_while_ejected >= check.healthy_threshold {
+                good_while_ejected = 0;
+                endpoint.restore(now);
+                tracing::warn!(backend = self.backend, endpoint = %endpoint.key.addr, pod = self.pod.as_deref(), %check,
+                    times = check.healthy_threshold, "ejection ends because the check is passed");
             }
             let failure = answer.err().map(|failure| failure.to_string());
             self.health.set_last(LastCheck { at: SystemTime::now(), failure });

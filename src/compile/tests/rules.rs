@@ -162,12 +162,13 @@ fn a_route_without_a_good_rule_is_not_accepted() {
 #[test]
 fn a_block_of_the_defaults_harms_the_rules_that_inherit_it() {
     let own = json!({ "name": "own", "matches": [{ "path": { "type": "Exact", "value": "/own" } }], "loadBalancer": {}, "retry": {},
-        "outlierDetection": {} });
+        "outlierDetection": {}, "healthCheck": {} });
     for (defaults, path) in [
         (json!({ "loadBalancer": { "algorithm": "Fastest" } }), "spec.defaults.loadBalancer.algorithm"),
         (json!({ "loadBalancer": { "slowStart": "0s" } }), "spec.defaults.loadBalancer.slowStart"),
         (json!({ "retry": { "backoff": "soon" } }), "spec.defaults.retry.backoff"),
         (json!({ "outlierDetection": { "baseEjection": "0s" } }), "spec.defaults.outlierDetection.baseEjection"),
+        (json!({ "healthCheck": { "interval": "2h" } }), "spec.defaults.healthCheck.interval"),
     ] {
         let rules = json!([rule("a", "/a"), rule("b", "/b"), own]);
         let spec = json!({ "parentRefs": [on("http")], "defaults": defaults, "rules": rules });
@@ -177,6 +178,18 @@ fn a_block_of_the_defaults_harms_the_rules_that_inherit_it() {
         assert_eq!(asked, ["no path", "no path", "default/r:own"]);
         assert!(compiled.parent("r").partially_invalid.is_some());
     }
+}
+
+#[test]
+fn a_health_check_of_the_defaults_is_that_of_the_rules_without_one() {
+    let mut own = rule("own", "/own");
+    own["healthCheck"] = json!({ "unhealthyThreshold": 6 });
+    let defaults = json!({ "healthCheck": { "unhealthyThreshold": 4 } });
+    let spec = json!({ "parentRefs": [on("http")], "defaults": defaults, "rules": [rule("heir", "/"), own] });
+    let compiled = World::new().route("r", spec).compile();
+    let threshold = |name| compiled.rule(name).health_check().map(|check| check.unhealthy_threshold);
+    assert_eq!(["heir", "own"].map(threshold), [Some(4), Some(6)]);
+    assert_eq!(compiled.findings(), Vec::<String>::new());
 }
 
 #[test]

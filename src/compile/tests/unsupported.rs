@@ -123,7 +123,7 @@ fn blocks_of_defaults_refuse_the_rules_that_inherit_them() {
         }
         rule
     };
-    let own = json!({ "loadBalancer": {}, "upgrades": {}, "timeouts": {} });
+    let own = json!({ "loadBalancer": {}, "upgrades": {}, "timeouts": {}, "healthCheck": {} });
     let cases = [
         (json!({ "loadBalancer": { "slowStart": "2h" } }), "loadBalancer.slowStart"),
         (
@@ -133,6 +133,7 @@ fn blocks_of_defaults_refuse_the_rules_that_inherit_them() {
         (json!({ "upgrades": { "allow": ["spdy"] } }), "upgrades.allow[0]"),
         (json!({ "upgrades": { "drain": { "closeCode": 1 } } }), "upgrades.drain.closeCode"),
         (json!({ "timeouts": { "request": "soon" } }), "timeouts.request"),
+        (json!({ "healthCheck": { "timeout": "0s" } }), "healthCheck.timeout"),
     ];
     for (defaults, path) in cases {
         let path = format!("spec.defaults.{path}");
