@@ -33,10 +33,10 @@ const POLICIES: &str = "policies.example.com";
 const SESSIONS: &str = "sessions.example.com";
 /// The field that has a session.
 const SESSION: &str = "x-bench-session";
-/// User instructions that policies may take of a request for which none of them has anything to do.
-const MOST_OF_POLICIES: f64 = 1_500.0;
-/// The same for a session that is kept.
-const MOST_OF_SESSION: f64 = 2_500.0;
+/// User instructions and allocations that policies may take of a request for which none of them has anything to do.
+const MOST_OF_POLICIES: (f64, f64) = (1_500.0, 0.0);
+/// The same for a session that is kept. What the request says of it is kept beside the request.
+const MOST_OF_SESSION: (f64, f64) = (3_000.0, 2.0);
 const BODY_BYTES: usize = 1 << 10;
 
 /// Measures both and compares them with the baseline; true when they are within it.
@@ -68,20 +68,17 @@ fn policies(run: &Run<'_>, valgrind: &Path) -> io::Result<bool> {
     let of = |host| Run { host, extra_rounds: COMPARED_ROUNDS, ..*run }.profile(valgrind, profile.path());
     let plain = of(PLAIN)?;
     let mut met = true;
-    for (what, host, most) in
+    for (what, host, (instructions, allocations)) in
         [("all policies on, none firing", POLICIES, MOST_OF_POLICIES), ("a session kept", SESSIONS, MOST_OF_SESSION)]
     {
         let with = of(host)?;
-        let more = with.instructions - plain.instructions;
-        met &= verdict(
-            &format!("{what}: user instructions more"),
-            format!("{more:.0}"),
-            format!("{most:.0}"),
-            more <= most,
-        );
-        let more = with.allocations - plain.allocations;
-        let described = "0: allocations of the same rule without";
-        met &= verdict(&format!("{what}: allocations more"), format!("{more:.2}"), described.to_owned(), more < 0.05);
+        let mut judge = |unit: &str, more: f64, most: f64, allowance: f64| {
+            let is_met = more <= most + allowance;
+            met &= verdict(&format!("{what}: {unit} more"), format!("{more:.1}"), format!("{most:.0}"), is_met);
+        };
+        judge("user instructions", with.instructions - plain.instructions, instructions, 0.0);
+        // What connections and the clockwork allocate does not come out even.
+        judge("allocations", with.allocations - plain.allocations, allocations, 0.1);
     }
     Ok(met)
 }
