@@ -124,3 +124,39 @@ fn what_breaks_the_rules_is_left_to_others() {
     assert!(!read(&mut follower, &large, 100));
     assert!(table(&follower).is_empty() && follower.most == TABLE);
 }
+
+#[test]
+fn any_bytes_are_read_alike_in_every_split() {
+    let mut random = fastrand::Rng::with_seed(7541);
+    let (mut found, mut broken) = (0, 0);
+    for _ in 0..5_000 {
+        let (mut whole, mut split) = (FieldFollower::default(), FieldFollower::default());
+        for _ in 0..4 {
+            // Small numbers first, so that fields are short and the table gets entries.
+            let length = random.usize(1..60);
+            let block: Vec<u8> = (0..length)
+                .map(|_| match random.u8(0..8) {
+                    0 => random.u8(..),
+                    1 => 0x40,
+                    2 => 0xbe + random.u8(0..4),
+                    _ => random.u8(0..6),
+                })
+                .collect();
+            whole.begin();
+            split.begin();
+            let once = whole.read(&block);
+            let mut rest = &block[..];
+            let mut often = false;
+            while !rest.is_empty() {
+                let (part, behind) = rest.split_at(random.usize(1..=rest.len()));
+                often |= split.read(part);
+                rest = behind;
+            }
+            assert_eq!((once, whole.state, &whole.table), (often, split.state, &split.table), "{block:x?}");
+            assert!(whole.sum <= whole.most && whole.most <= TABLE);
+            found += u32::from(once);
+        }
+        broken += u32::from(whole.state == State::Broken);
+    }
+    assert!(found > 1_000 && broken > 100 && broken < 4_900, "{found} {broken}");
+}
