@@ -11,6 +11,8 @@ mod client;
 mod http1_bed;
 #[path = "support/http1_gateway.rs"]
 mod http1_gateway;
+#[path = "http2_cases/secure.rs"]
+mod secure;
 mod support;
 #[path = "http2_cases/whole.rs"]
 mod whole;
@@ -36,7 +38,7 @@ impl Bed {
 
     fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
         let backend = Backend::start(http1_bed::load().scripts);
-        let gateway = Gateway::start_changed(backend.address, |settings| {
+        let gateway = Gateway::start_secure(backend.address, server_config(), |settings| {
             settings.listeners.values_mut().for_each(|listener| listener.http2_prior_knowledge = true);
             change(settings);
         });

@@ -53,7 +53,7 @@ fn floods_are_ended_though_the_client_does_not_read() {
 }
 
 #[test]
-fn a_flood_is_told_to_calm_down() {
+pub fn a_flood_is_told_to_calm_down() {
     let bed = Bed::start();
     let mut client = bed.connect();
     client.send(&frame(PING, 0, 0, &[0; 8]).repeat(101));
@@ -61,7 +61,7 @@ fn a_flood_is_told_to_calm_down() {
 }
 
 #[test]
-fn rapid_resets_end_and_others_are_served() {
+pub fn rapid_resets_end_and_others_are_served() {
     let bed = Bed::start();
     let mut other = bed.connect();
     let mut client = bed.connect();
@@ -88,7 +88,7 @@ fn rapid_resets_end_and_others_are_served() {
 }
 
 #[test]
-fn errors_that_provoke_resets_end() {
+pub fn errors_that_provoke_resets_end() {
     type Round = fn(u32) -> Vec<u8>;
     let kinds: [(&str, Round); 5] = [
         ("a window that grows by nothing", |id| {

@@ -1,8 +1,75 @@
 //! A client of HTTP/2 that sends what it is told: frames are put together by hand, and nothing is checked on the way out.
 
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// How the two ends of connections of one test speak TLS.
+#[derive(Clone)]
+struct Tls {
+    server: Arc<rustls::ServerConfig>,
+    client: Arc<rustls::ClientConfig>,
+}
+
+thread_local! {
+    static TLS: RefCell<Option<Tls>> = const { RefCell::new(None) };
+}
+
+/// Runs a test whose connections begin with a TLS handshake in which both sides agree on HTTP/2.
+pub fn over_tls(test: impl FnOnce()) {
+    let made = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).expect("a certificate");
+    let certificate = made.cert.der().clone();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider));
+    let server = server.with_safe_default_protocol_versions().expect("versions").with_no_client_auth();
+    let mut server = server.with_single_cert(vec![certificate.clone()], key).expect("they fit");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate).expect("a root");
+    let client = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let mut client = client.expect("versions").with_root_certificates(roots).with_no_client_auth();
+    server.alpn_protocols = vec![b"h2".to_vec()];
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    TLS.set(Some(Tls { server: Arc::new(server), client: Arc::new(client) }));
+    test();
+    TLS.set(None);
+}
+
+/// The gateway's side of it; `None` for connections in the clear.
+pub fn server_config() -> Option<Arc<rustls::ServerConfig>> {
+    TLS.with_borrow(|tls| tls.as_ref().map(|tls| Arc::clone(&tls.server)))
+}
+
+/// The client's end of a connection.
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
+}
+
+impl Wire {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => &stream.sock,
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.write_all(bytes),
+            Self::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+        }
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.read(bytes),
+            Self::Tls(stream) => stream.read(bytes),
+        }
+    }
+}
 
 /// What a client sends first (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -183,7 +250,7 @@ pub enum Outcome {
 
 /// A connection.
 pub struct Client {
-    stream: TcpStream,
+    stream: Wire,
     buffer: Vec<u8>,
     pub frames: Vec<Received>,
     pub closed: bool,
@@ -209,17 +276,29 @@ impl Client {
         let stream = TcpStream::connect(address).expect("the gateway accepts");
         stream.set_nodelay(true).expect("a socket");
         stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        let stream = match TLS.with_borrow(Clone::clone) {
+            None => Wire::Plain(stream),
+            Some(tls) => {
+                let name = "a.test".try_into().expect("a name");
+                let session = rustls::ClientConnection::new(tls.client, name).expect("a session");
+                let mut stream = rustls::StreamOwned::new(session, stream);
+                while stream.conn.is_handshaking() {
+                    stream.conn.complete_io(&mut stream.sock).expect("a handshake");
+                }
+                Wire::Tls(Box::new(stream))
+            }
+        };
         Self { stream, buffer: Vec::new(), frames: Vec::new(), closed: false, is_polite: true }
     }
 
     /// Sends; whether all of it could be written.
     pub fn send(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
+        self.stream.write(bytes).is_ok()
     }
 
     /// Reads once.
     fn read(&mut self, wait: Duration) {
-        let _ = self.stream.set_read_timeout(Some(wait.max(Duration::from_millis(1))));
+        let _ = self.stream.socket().set_read_timeout(Some(wait.max(Duration::from_millis(1))));
         let mut bytes = [0; 65536];
         match self.stream.read(&mut bytes) {
             Ok(0) => self.closed = true,

@@ -15,13 +15,14 @@ use tidegate::model::matching::{Candidate, Hostname, PathMatch, Router};
 use tidegate::model::policy::{Algorithm, Spread};
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
-use tidegate::proxy::connection::ConnectionContext;
+use tidegate::proxy::connection::{ConnectionContext, TlsContext};
 use tidegate::proxy::listener::{self, BoundListener};
 use tidegate::proxy::room::{Room, WorkerRoom};
 use tidegate::proxy::worker::{Worker, WorkerParts};
 use tidegate::proxy::worker_drain::WorkerDrain;
 use tidegate::settings::{self, Settings};
 use tidegate::telemetry::metrics::{Metrics, MetricsOptions, WorkerMetrics};
+use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
 /// A running gateway; stops when dropped.
@@ -47,6 +48,19 @@ impl Gateway {
     pub fn start_changed(backend: SocketAddr, change: impl FnOnce(&mut Settings)) -> Self {
         let mut parts = Parts::new(backend, std::net::Ipv4Addr::LOCALHOST.into());
         change(&mut parts.settings);
+        Self::run(parts)
+    }
+
+    /// As [`start_changed`](Self::start_changed), for clients that speak TLS where there are settings for it. The requests are
+    /// those of a listener without: `http` is their scheme.
+    pub fn start_secure(
+        backend: SocketAddr,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let mut parts = Parts::new(backend, std::net::Ipv4Addr::LOCALHOST.into());
+        change(&mut parts.settings);
+        parts.tls = tls;
         Self::run(parts)
     }
 
@@ -96,6 +110,7 @@ impl Drop for Gateway {
 pub struct Parts {
     pub bound: BoundListener,
     settings: Settings,
+    tls: Option<Arc<rustls::ServerConfig>>,
     feed: Feed,
     all_metrics: Arc<Metrics>,
     metrics: Arc<WorkerMetrics>,
@@ -116,16 +131,17 @@ impl Parts {
         publisher.publish(snapshot(routes));
         let cells = metrics.worker(0).expect("one worker");
         let settings = settings(bound.address);
-        Self { bound, settings, feed: feeds.remove(0), all_metrics: metrics, metrics: cells }
+        Self { bound, settings, tls: None, feed: feeds.remove(0), all_metrics: metrics, metrics: cells }
     }
 
     /// Runs it as one worker with one listener, on a `LocalSet`, until `drain` closes listeners.
     pub async fn serve(self, drain: Drain) {
-        serve(self.bound, self.settings, self.feed, self.metrics, drain).await;
+        serve(self, drain).await;
     }
 }
 
-async fn serve(bound: BoundListener, settings: Settings, feed: Feed, metrics: Arc<WorkerMetrics>, drain: Drain) {
+async fn serve(parts: Parts, drain: Drain) {
+    let Parts { bound, settings, tls, feed, metrics, .. } = parts;
     let settings = Arc::new(settings);
     let room = WorkerRoom::new(&Room::new(&settings.limits, 1), 0);
     let handler = Worker::new(WorkerParts {
@@ -141,7 +157,7 @@ async fn serve(bound: BoundListener, settings: Settings, feed: Feed, metrics: Ar
     tokio::task::spawn_local(Rc::clone(&handler).maintain());
     let worker = WorkerDrain::new(room);
     let (name, listener) = settings.listeners.iter().next().expect("one listener");
-    let context = ConnectionContext::new(
+    let mut context = ConnectionContext::new(
         (ListenerId(0), name.as_str().into()),
         listener,
         (&settings.deadlines, &settings.limits, &settings.forwarding),
@@ -149,6 +165,10 @@ async fn serve(bound: BoundListener, settings: Settings, feed: Feed, metrics: Ar
         metrics,
         Rc::clone(&worker),
     );
+    context.tls = tls.map(|config| TlsContext {
+        find: Box::new(move |_| Some(Arc::clone(&config))),
+        handshakes: Rc::new(Semaphore::new(16)),
+    });
     let socket = bound.sockets.into_iter().next().expect("one worker");
     listener::serve_all([(context, socket)], &worker, drain).await;
 }
