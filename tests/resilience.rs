@@ -441,3 +441,27 @@ fn a_websocket_has_one_of_the_connections() {
     let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
     assert!(line["wait_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{line}");
 }
+
+/// A client that belongs to a pod waits for it while that is at its limit, though another one has room.
+#[test]
+fn a_session_waits_for_its_pod() {
+    let pause = std::time::Duration::from_millis(100);
+    let pods = [Backend::slow("a", pause), Backend::slow("b", pause)];
+    let block = "sessionPersistence: {type: Header, sessionName: x-s}\n    connection: {maxRequestsPerEndpoint: 1, \
+                 maxPendingRequests: 20, pendingTimeout: 20s}";
+    let files = [("s.yaml", service("s", &[pods[0].port, pods[1].port])), ("r.yaml", route_of(&[rule("/", block)]))];
+    let gateway = Gateway::start(&files.each_ref().map(|(name, text)| (*name, text.as_str())));
+    let first = Client::connect(gateway.http).request(GET).expect("an answer");
+    let session = first.field("x-s").expect("a session").to_owned();
+    let request = format!("GET / HTTP/1.1\r\nHost: a.test\r\nx-s: {session}\r\n\r\n");
+    let bodies: Vec<String> = std::thread::scope(|scope| {
+        let send = || scope.spawn(|| Client::connect(gateway.http).request(&request).expect("an answer").body);
+        let threads: Vec<_> = (0..8).map(|_| send()).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    assert_eq!(bodies, vec![first.body; 8]);
+    assert!(pods.iter().all(|pod| pod.peak.load(Ordering::Relaxed) <= 1));
+    // It was waited for: a thread of one pod served all of them, one behind the other.
+    let served = pods.each_ref().map(|pod| pod.requests.load(Ordering::Relaxed));
+    assert!(served == [9, 0] || served == [0, 9], "{served:?}");
+}
