@@ -537,6 +537,27 @@ fn streams_in_flight_outlive_the_goaway_of_either_side() {
     assert!(matches!(client.end(), Some(NO_ERROR)));
 }
 
+/// An idle client is told to go as at the end of the process: a request that was on its way is still served.
+#[test]
+fn an_idle_connection_ends_with_goaway_and_grace() {
+    let bed = Bed::start_with(|settings| settings.deadlines.idle = Duration::from_millis(300));
+    let mut client = bed.connect();
+    client.is_polite = false;
+    client.send(&Head::get().frames(1, WHOLE));
+    assert_eq!(client.whole_body(1).as_deref(), Some(&b"ok"[..]));
+    let goaways = |frames: &[Received]| frames.iter().filter_map(Received::go_away).collect::<Vec<_>>();
+    assert!(client.until(|frames| !goaways(frames).is_empty()));
+    assert_eq!(goaways(&client.frames), [(0x7fff_ffff, NO_ERROR)]);
+    client.send(&Head::get().frames(3, WHOLE));
+    assert_eq!(client.whole_body(3).as_deref(), Some(&b"ok"[..]));
+    let is_ping = |frame: &&Received| frame.kind == PING && frame.flags & ACK == 0;
+    let payload = client.frames.iter().find(is_ping).expect("it came with the GOAWAY").payload.clone();
+    client.send(&frame(PING, ACK, 0, &payload));
+    assert_eq!(client.end(), Some(NO_ERROR));
+    assert_eq!(goaways(&client.frames).last(), Some(&(3, NO_ERROR)));
+    assert_eq!(bed.closed("idle"), 1);
+}
+
 #[test]
 fn a_stream_that_is_not_taken_goes_and_then_its_connection() {
     let bed = Bed::start_with(|settings| settings.deadlines.write_stall = Duration::from_millis(500));
