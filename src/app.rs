@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::compile::Compiler;
+use crate::compile::authorities::AuthorityState;
 use crate::compile::certificates::SecretState;
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::inputs::{Inputs, OwnPlace, StaticListener};
@@ -40,7 +41,9 @@ use crate::source::files::{self, FileSource};
 use crate::status::{Published, Status};
 use crate::stream::TcpTimeouts;
 use crate::telemetry::access_log::{self, AccessLogHandle, AccessLogWriter};
-use crate::telemetry::metrics::{CertificateGauge, CheckedService, LimitCounts, Metrics, MetricsOptions};
+use crate::telemetry::metrics::{
+    AuthorityGauge, CertificateGauge, CheckedService, LimitCounts, Metrics, MetricsOptions,
+};
 
 mod cluster;
 mod endpoints;
@@ -434,6 +437,7 @@ fn applier(
         let version = publisher.publish(output.snapshot);
         metrics.config_took(compiled, begun.elapsed().saturating_sub(compiled));
         metrics.set_certificates(output.secrets.iter().map(certificate_gauge).collect());
+        metrics.set_authorities(output.authorities.iter().map(authority_gauge).collect());
         if let Some(published) = &published {
             // Only now: a status speaks of what is active.
             let (inputs, statuses) = (Arc::clone(&update.inputs), output.statuses);
@@ -453,6 +457,11 @@ fn applier(
         }
         tracing::info!(version, routes = update.inputs.objects.routes.len(), errors, ?compiled, "configuration active");
     }
+}
+
+fn authority_gauge(authority: &AuthorityState) -> AuthorityGauge {
+    let AuthorityState { kind, name, is_valid } = authority;
+    AuthorityGauge { authority: format!("{kind} {name}"), is_valid: *is_valid }
 }
 
 fn certificate_gauge(secret: &SecretState) -> CertificateGauge {

@@ -16,6 +16,7 @@
 //! 6. [`status`]: what became of each route, derived from the findings that [`diagnostics`] tell.
 
 mod attach;
+pub mod authorities;
 mod backends;
 pub mod certificates;
 mod contest;
@@ -44,6 +45,7 @@ mod sessions;
 pub mod status;
 mod unsupported;
 mod upgrades;
+mod validation;
 
 use std::sync::Arc;
 
@@ -86,9 +88,9 @@ impl Compiler {
             last => {
                 let before = last.map(|Last { inputs, backends, .. }| (backends, inputs));
                 let before = before.as_ref().map(|(backends, inputs)| (backends, inputs));
-                let Compiled { snapshot, backends, findings, statuses, secrets, panics } =
+                let Compiled { snapshot, backends, findings, statuses, secrets, authorities, panics } =
                     routes::compile(inputs, &mut self.kept, before);
-                let output = Output { snapshot, diagnostics: Arc::default(), statuses, secrets, panics };
+                let output = Output { snapshot, diagnostics: Arc::default(), statuses, secrets, authorities, panics };
                 Last { inputs: Inputs::default(), backends, findings: findings.into(), output }
             }
         };

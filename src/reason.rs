@@ -45,6 +45,8 @@ reasons! {
     TlsFailed => "tls_failed",
     /// There is no certificate for the server name that the client asked for.
     TlsName => "tls_name",
+    /// The client has shown no certificate that the authorities of its host vouch for (`clientValidation`).
+    ClientCertificate => "client_certificate",
     /// A plain HTTP request came to a listener that speaks TLS.
     PlainHttp => "plain_http",
     /// The request head was not complete in time.
@@ -128,7 +130,8 @@ reasons! {
     Health => "health",
     /// The endpoint closed the connection before a response, or reset it or the stream.
     Reset => "reset",
-    /// The request is for a host with other certificates than the server name of its connection (RFC 9110 §15.5.20).
+    /// The request is for a host with other certificates, or another validation of clients, than the server name of its
+    /// connection (RFC 9110 §15.5.20).
     Misdirected => "misdirected",
     /// The request came round to the gateway again (`via`).
     Loop => "loop",

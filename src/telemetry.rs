@@ -40,6 +40,7 @@
 //! | `tidegate_config_diagnostics` | gauge | `severity` | Diagnostics of the active configuration. |
 //! | `tidegate_config_objects` | gauge | `kind` | Active routes, rules, backends and usable endpoints. |
 //! | `tidegate_certificate_valid` | gauge | `secret` | Whether the newest content of a Secret that certificates are taken from can be used: 1 or 0. |
+//! | `tidegate_client_authority_valid` | gauge | `authority` | Whether the content of an object that the authorities of clients' certificates are taken from can be used: 1 or 0. |
 //! | `tidegate_certificate_expiry_timestamp_seconds` | gauge | `secret` | When the certificate that clients are shown from the Secret expires. |
 //! | `tidegate_config_source` | gauge | `source` | Where the active configuration comes from: 1 for that, else 0. |
 //! | `tidegate_config_compile_seconds` | histogram |  | Time to compile a version of the configuration from the objects. |
@@ -71,6 +72,7 @@
 //! | `service` | `namespace/name` of the Service, or `_overflow` beyond the limit of series |
 //! | `state` | `ready`, `serving` (it terminates, and gets requests while nothing is ready), `not_ready`, `held` (it vanished without a word and stays for a moment) |
 //! | `secret` | `namespace/name` of the Secret |
+//! | `authority` | kind and `namespace/name` of the object, such as `ConfigMap shop/clients` |
 //! | `source` | `files` `cluster` `cache` (of an API server that does not answer) |
 //! | `method` | `GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other` |
 //! | `code` | `1xx` `2xx` `3xx` `4xx` `5xx` |
@@ -83,7 +85,7 @@
 //! | `session` | `kept` (its endpoint answered), `new` (there was none, or its time was over), `moved` (another endpoint answered) |
 //! | `where` | `request` `connection` `control` |
 //! | `severity` | `error` `warning` |
-//! | `kind` | `route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` `Secret` |
+//! | `kind` | `route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` `Secret` `ConfigMap` |
 //! | `cause` | `expired` `disordered` `forbidden` `not_served` `throttled` `refused` `silent` `broken` (failures), `relist` (it was time) |
 //! | `trigger` | `stale` (the same endpoint on a fresh connection), `connect` (no endpoint had seen it), `reset` `timeout` `code` `grpc` (of a `retry` block) |
 //! | `denial` | `budget` (used up), `body` (not kept), `deadline` (no time left), `forwarded` (a further try of a trusted forwarder), `memory` (it is short) |
@@ -343,6 +345,12 @@ pub const METRICS: &[Metric] = &[
         "Whether the newest content of a Secret that certificates are taken from can be used: 1 or 0.",
     ),
     metric(
+        "tidegate_client_authority_valid",
+        Gauge,
+        &["authority"],
+        "Whether the content of an object that the authorities of clients' certificates are taken from can be used: 1 or 0.",
+    ),
+    metric(
         "tidegate_certificate_expiry_timestamp_seconds",
         Gauge,
         &["secret"],
@@ -467,6 +475,7 @@ pub const LABELS: &[(&str, &str)] = &[
         "`ready`, `serving` (it terminates, and gets requests while nothing is ready), `not_ready`, `held` (it vanished without a word and stays for a moment)",
     ),
     ("secret", "`namespace/name` of the Secret"),
+    ("authority", "kind and `namespace/name` of the object, such as `ConfigMap shop/clients`"),
     ("source", "`files` `cluster` `cache` (of an API server that does not answer)"),
     ("method", "`GET` `HEAD` `POST` `PUT` `DELETE` `PATCH` `OPTIONS` `CONNECT` `TRACE` `other`"),
     ("code", "`1xx` `2xx` `3xx` `4xx` `5xx`"),
@@ -490,7 +499,7 @@ pub const LABELS: &[(&str, &str)] = &[
     ("severity", "`error` `warning`"),
     (
         "kind",
-        "`route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` `Secret`",
+        "`route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` `Secret` `ConfigMap`",
     ),
     (
         "cause",

@@ -3,14 +3,18 @@
 //! rustls with aws-lc-rs, TLS 1.2 and 1.3, no early data (RFC 8446 §8: it could be sent twice). Nothing here reads sockets
 //! or knows routes.
 
+mod clients;
+
 use std::fmt;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 
+use self::clients::ClientVerifier;
 use crate::model::ids::ListenerId;
 use crate::model::tls::{LeastTls, TlsHost, TlsHosts};
 
@@ -50,27 +54,48 @@ impl TlsFactory {
         if *hosts == previous.hosts {
             return previous.clone();
         }
-        let of_listener = |hosts: &Arc<TlsHosts>| hosts.hosts().iter().map(|host| self.config(host)).collect();
-        ServerConfigs { hosts: Arc::clone(hosts), configs: hosts.iter().map(of_listener).collect() }
+        let of_listener = |hosts: &Arc<TlsHosts>| hosts.hosts().iter().map(|host| self.terms(host)).collect();
+        ServerConfigs { hosts: Arc::clone(hosts), terms: hosts.iter().map(of_listener).collect() }
     }
 
-    fn config(&self, host: &Arc<TlsHost>) -> Arc<ServerConfig> {
+    fn terms(&self, host: &Arc<TlsHost>) -> Terms {
+        let clients =
+            host.validation.as_ref().map(|validation| Arc::new(ClientVerifier::new(validation, &self.provider)));
+        Terms { config: self.config(host, clients.as_ref()), clients }
+    }
+
+    fn config(&self, host: &Arc<TlsHost>, clients: Option<&Arc<ClientVerifier>>) -> Arc<ServerConfig> {
         let versions: &[_] = match host.least {
             LeastTls::V1_2 => &[&TLS13, &TLS12],
             LeastTls::V1_3 => &[&TLS13],
         };
         let builder = ServerConfig::builder_with_provider(Arc::clone(&self.provider)).with_protocol_versions(versions);
-        let builder = builder.expect("the provider has cipher suites of both versions").with_no_client_auth();
+        let builder = builder.expect("the provider has cipher suites of both versions");
+        let builder = match clients {
+            Some(clients) => builder.with_client_cert_verifier(Arc::clone(clients) as Arc<dyn ClientCertVerifier>),
+            None => builder.with_no_client_auth(),
+        };
         let mut config = builder.with_cert_resolver(Arc::new(Certificates(Arc::clone(host))));
         config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
         // Tickets need no memory here, and no lock between workers.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         match &self.tickets {
-            Some(tickets) => config.ticketer = Arc::clone(tickets),
-            None => config.send_tls13_tickets = 0,
+            // A client that comes back with a ticket is not asked for its certificate again, which may be another one
+            // now, or none that counts: where clients are validated, there are no tickets, and none is taken.
+            Some(tickets) if clients.is_none() => config.ticketer = Arc::clone(tickets),
+            Some(_) | None => config.send_tls13_tickets = 0,
         }
         Arc::new(config)
     }
+}
+
+/// What a handshake with a client runs with.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The settings.
+    pub config: Arc<ServerConfig>,
+    /// How the client is validated; `None`: it is not asked for a certificate.
+    pub clients: Option<Arc<ClientVerifier>>,
 }
 
 /// The settings of one version's handshakes, by listener and server name. Cheap to clone.
@@ -78,16 +103,16 @@ impl TlsFactory {
 pub struct ServerConfigs {
     hosts: Arc<[Arc<TlsHosts>]>,
     /// By listener, and by the position of the host there.
-    configs: Arc<[Box<[Arc<ServerConfig>]>]>,
+    terms: Arc<[Box<[Terms]>]>,
 }
 
 impl ServerConfigs {
     /// The settings for a client that asks for a server name, in lower case, or names none. `None`: there is no certificate
     /// for it.
     #[must_use]
-    pub fn find(&self, listener: ListenerId, name: Option<&str>) -> Option<Arc<ServerConfig>> {
+    pub fn find(&self, listener: ListenerId, name: Option<&str>) -> Option<Terms> {
         let position = self.hosts.get(listener.index())?.find(name)?;
-        self.configs.get(listener.index())?.get(position).cloned()
+        self.terms.get(listener.index())?.get(position).cloned()
     }
 }
 

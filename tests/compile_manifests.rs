@@ -60,7 +60,7 @@ fn add_secrets(inputs: &mut Inputs) {
             let made = rcgen::generate_simple_self_signed(route.object.spec.hostnames.clone()).unwrap();
             let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
             let pair = KeyPair::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
-            let secret = Secret { pair: Ok(Arc::new(pair)), problem: None };
+            let secret = Secret { pair: Ok(Arc::new(pair)), problem: None, authorities: None };
             let namespace = reference.namespace.as_deref().unwrap_or(&name.namespace);
             inputs.objects.secrets.insert(ObjectName::new(namespace, reference.name.as_str()), sourced(secret));
         }

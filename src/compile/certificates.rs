@@ -1,12 +1,13 @@
 //! Certificates: what `spec.tls` of the routes and the listeners' defaults make of the Secrets that they name.
 //!
-//! A hostname has one set of certificates on a listener, that of the oldest route that states one. Nothing here knows
+//! With them stands how clients are validated. A hostname has one set of certificates on a listener, that of the oldest route that states one. Nothing here knows
 //! the time: a Secret whose certificate has expired says so itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::attach::Attached;
+use super::authorities::{self, AuthorityState};
 use super::diagnostics::{Diagnostic, Severity};
 use super::inputs::Inputs;
 use super::references::is_granted;
@@ -40,6 +41,8 @@ pub(super) struct Certificates {
     pub(super) hosts: Arc<[Arc<TlsHosts>]>,
     /// The Secrets that were asked for, by name.
     pub(super) secrets: Arc<[SecretState]>,
+    /// The objects that authorities were asked of, by kind and name.
+    pub(super) authorities: Arc<[AuthorityState]>,
     /// What there is to say about the certificates of listeners.
     pub(super) findings: Vec<Diagnostic>,
 }
@@ -70,7 +73,8 @@ pub fn secrets_named(inputs: &Inputs) -> BTreeSet<ObjectName> {
 /// Finds the certificates of all hostnames on all listeners. Findings about routes go to their reports.
 pub(super) fn compile(inputs: &Inputs, routes: &mut [OwnRoute<'_>], attached: &[Attached]) -> Certificates {
     let mut hosts: Vec<TlsHosts> = inputs.listeners.iter().map(|_| TlsHosts::default()).collect();
-    let mut table = Table { inputs, hosts: &mut hosts, owners: BTreeMap::new(), secrets: BTreeMap::new() };
+    let mut table =
+        Table { inputs, hosts: &mut hosts, owners: BTreeMap::new(), secrets: BTreeMap::new(), authorities: Vec::new() };
     let mut by_age: Vec<usize> = (0..routes.len()).filter(|position| tls_of(&routes[*position]).is_some()).collect();
     by_age.sort_by_key(|position| (routes[*position].object.created, &*routes[*position].label));
     for position in by_age {
@@ -78,10 +82,13 @@ pub(super) fn compile(inputs: &Inputs, routes: &mut [OwnRoute<'_>], attached: &[
     }
     let findings = table.add_defaults();
     let secrets = table.secrets.into_values().collect();
+    let mut authorities = table.authorities;
+    authorities.sort();
+    authorities.dedup();
     // Listeners without certificates, most of all plain ones, share one table.
     let empty: Arc<TlsHosts> = Arc::default();
     let hosts = hosts.into_iter().map(|hosts| if hosts.is_empty() { Arc::clone(&empty) } else { Arc::new(hosts) });
-    Certificates { hosts: hosts.collect(), secrets, findings }
+    Certificates { hosts: hosts.collect(), secrets, authorities: authorities.into(), findings }
 }
 
 struct Table<'a, 'h> {
@@ -91,6 +98,7 @@ struct Table<'a, 'h> {
     /// The label of the route whose certificates a hostname has, by listener.
     owners: BTreeMap<(usize, Hostname), Arc<str>>,
     secrets: BTreeMap<ObjectName, SecretState>,
+    authorities: Vec<AuthorityState>,
 }
 
 impl Table<'_, '_> {
@@ -98,6 +106,8 @@ impl Table<'_, '_> {
         let Some(tls) = tls_of(route) else { return };
         let certificates: Vec<Certificate> =
             tls.certificate_refs.iter().enumerate().filter_map(|(at, one)| self.resolve(one, at, route)).collect();
+        let validation = tls.client_validation.as_ref();
+        let validation = validation.map(|one| authorities::resolve(self.inputs, one, route, &mut self.authorities));
         // Hostnames of a child are those of the route that delegates to it, and so are the certificates.
         let direct: Vec<_> = attached.ways.iter().filter(|way| way.delegation.is_none()).collect();
         let secure = (0..).map(ListenerId).zip(&self.inputs.listeners).filter(|(_, listener)| listener.is_https);
@@ -111,14 +121,15 @@ impl Table<'_, '_> {
                 "none of the route's own listeners has protocol HTTPS, so that these certificates are not shown";
             route.report.warn("spec.tls", NOT_SHOWN, found, "the route is served where it is bound");
         }
-        if certificates.is_empty() {
+        // Without a certificate of its own, a hostname with validation must not be reached by one of others.
+        if certificates.is_empty() && validation.is_none() {
             return;
         }
         let least = match tls.min_version.known() {
             Some(TlsVersion::V1_3) => LeastTls::V1_3,
             Some(TlsVersion::V1_2) | None => LeastTls::V1_2,
         };
-        let all = Arc::new(TlsHost { certificates: certificates.into(), least });
+        let all = Arc::new(TlsHost { certificates: certificates.into(), least, validation: validation.map(Arc::new) });
         for (listener, way) in ways {
             for hostname in &*way.hostnames {
                 let shown = shown_for(&all, hostname, &mut route.report);
@@ -137,11 +148,13 @@ impl Table<'_, '_> {
         if **known == *host {
             return;
         }
+        let is_validation_other = host.validation.is_some() && known.validation != host.validation;
         let owner = self.owners.get(&(listener, hostname.clone())).map_or("", |owner| owner);
         let found = format!("{} with other TLS settings than route {owner}, which is older", self::host(hostname));
         if !route.report.findings.iter().any(|finding| finding.diagnostic.found == found) {
-            let expected = "the same certificates and minVersion in all routes of a hostname";
-            route.report.add(About::TlsConflict, ConditionReason::CertificateConflict, "spec.tls", found, expected);
+            let expected = "the same certificates, minVersion and clientValidation in all routes of a hostname";
+            let about = if is_validation_other { About::ValidationConflict } else { About::TlsConflict };
+            route.report.add(about, ConditionReason::CertificateConflict, "spec.tls", found, expected);
         }
     }
 
@@ -196,7 +209,7 @@ impl Table<'_, '_> {
                 };
                 Some((About::CertificateMissing, reason, format!("Secret {name}: {}", why.text())))
             }
-            Some(Secret { pair: Ok(_), problem }) => problem.as_ref().map(|problem| {
+            Some(Secret { pair: Ok(_), problem, .. }) => problem.as_ref().map(|problem| {
                 let (about, why) = match problem {
                     Problem::EarlierStays(why) => (About::CertificateKept, why),
                     Problem::ShownAnyway(why) => (About::CertificateShown, why),
@@ -228,7 +241,8 @@ impl Table<'_, '_> {
             if let Some(certificate) = certificate
                 && self.hosts[position].get(&Hostname::Any).is_none()
             {
-                let host = TlsHost { certificates: Box::new([certificate]), least: LeastTls::default() };
+                let host =
+                    TlsHost { certificates: Box::new([certificate]), least: LeastTls::default(), validation: None };
                 self.hosts[position].insert(&Hostname::Any, Arc::new(host));
             }
         }
@@ -239,6 +253,7 @@ impl Table<'_, '_> {
 /// Those of a route's certificates that are for a hostname; all of them, after a report, when none is.
 fn shown_for(all: &Arc<TlsHost>, hostname: &Hostname, report: &mut Report<'_>) -> Arc<TlsHost> {
     let fitting: Vec<&Certificate> = all.certificates.iter().filter(|one| one.pair.names_host(hostname)).collect();
+    let validation = all.validation.clone();
     if fitting.len() == all.certificates.len() {
         return Arc::clone(all);
     }
@@ -257,7 +272,7 @@ fn shown_for(all: &Arc<TlsHost>, hostname: &Hostname, report: &mut Report<'_>) -
         }
         return Arc::clone(all);
     }
-    Arc::new(TlsHost { certificates: fitting.into_iter().cloned().collect(), least: all.least })
+    Arc::new(TlsHost { certificates: fitting.into_iter().cloned().collect(), least: all.least, validation })
 }
 
 /// The TLS settings of a route that is served.

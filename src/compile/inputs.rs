@@ -57,7 +57,7 @@ impl Inputs {
             gateway_class_name,
             controller_name,
             hostnames_have_owners,
-            objects: Objects { routes, services, slices: _, endpoints: _, namespaces, grants, secrets },
+            objects: Objects { routes, services, slices: _, endpoints: _, namespaces, grants, secrets, config_maps },
             allow_loopback_endpoints,
             place,
         } = self;
@@ -72,5 +72,6 @@ impl Inputs {
             && namespaces.is_same(&other.objects.namespaces)
             && grants.is_same(&other.objects.grants)
             && secrets.is_same(&other.objects.secrets)
+            && config_maps.is_same(&other.objects.config_maps)
     }
 }

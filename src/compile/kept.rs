@@ -77,7 +77,8 @@ impl Kept {
             gateway_class_name: _,
             controller_name: _,
             hostnames_have_owners: _,
-            objects: Objects { routes: _, services, slices: _, endpoints: _, namespaces: _, grants, secrets: _ },
+            objects:
+                Objects { routes: _, services, slices: _, endpoints: _, namespaces: _, grants, secrets: _, config_maps: _ },
             allow_loopback_endpoints: _,
             place: _,
         } = inputs;

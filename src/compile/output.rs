@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::authorities::AuthorityState;
 use super::certificates::SecretState;
 use super::diagnostics::Diagnostic;
 use super::status::RouteStatus;
@@ -18,6 +19,8 @@ pub struct Output {
     pub statuses: Arc<[RouteStatus]>,
     /// The Secrets that certificates are taken from, by name.
     pub secrets: Arc<[SecretState]>,
+    /// The objects that the authorities of clients' certificates are taken from, by kind and name.
+    pub authorities: Arc<[AuthorityState]>,
     /// Routes that are not served because compiling them panicked, by a fault of ours.
     pub panics: usize,
 }

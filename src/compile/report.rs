@@ -37,6 +37,10 @@ pub(super) enum About {
     CertificateKept,
     /// A certificate that clients may refuse.
     CertificateShown,
+    /// An authority whose certificates clients may show, and that is not there.
+    AuthorityMissing,
+    /// A validation of clients on a hostname that an older route has another one for, or none.
+    ValidationConflict,
     /// TLS settings of a hostname that an older route has others for.
     TlsConflict,
     /// A match that is there a second time in the route, or a hostname.
@@ -62,6 +66,12 @@ impl About {
             Self::CertificateMissing => "it is shown to no client; the route serves",
             Self::CertificateKept => "the last good certificate stays active",
             Self::CertificateShown => "it is shown all the same",
+            Self::AuthorityMissing => {
+                "clients that only it vouches for count as such without a valid certificate, and without any authority none is let in"
+            }
+            Self::ValidationConflict => {
+                "clients are validated there as the older route says, and this route answers them 421"
+            }
             Self::TlsConflict => "the certificates of the older route are shown there; the route serves",
             Self::Part => "the rest of the route serves",
             Self::Hostname => "the other hostnames of the route serve",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::attach::{Attached, Delegation, Way, attach};
+use super::authorities::AuthorityState;
 use super::backends::BackendTable;
 use super::certificates::{self, Certificates, SecretState};
 use super::contest::{CandidateOrigin, Contest, Decided};
@@ -36,6 +37,8 @@ pub(super) struct Compiled {
     pub(super) statuses: Arc<[RouteStatus]>,
     /// The Secrets that certificates are taken from.
     pub(super) secrets: Arc<[SecretState]>,
+    /// The objects that authorities are taken from.
+    pub(super) authorities: Arc<[AuthorityState]>,
     /// Routes that are left out because compiling them panicked.
     pub(super) panics: usize,
 }
@@ -47,7 +50,8 @@ pub(super) fn compile(inputs: &Inputs, kept: &mut Kept, before: Option<(&Backend
     let backends = Backends::new(inputs, &mut kept.targets);
     let panics = routes.iter().filter(|route| route.has_panicked).count();
     let attached = attach(inputs, &mut routes);
-    let Certificates { hosts, secrets, findings: of_listeners } = certificates::compile(inputs, &mut routes, &attached);
+    let Certificates { hosts, secrets, authorities, findings: of_listeners } =
+        certificates::compile(inputs, &mut routes, &attached);
     let mut table = Table::new(&attached);
     for (position, attached) in attached.iter().enumerate() {
         table.add_route(position, &mut routes, attached, &backends);
@@ -67,7 +71,7 @@ pub(super) fn compile(inputs: &Inputs, kept: &mut Kept, before: Option<(&Backend
         findings.extend(route.report.findings.into_iter().map(|finding| finding.diagnostic));
     }
     findings.extend(of_listeners);
-    Compiled { snapshot, backends, findings, statuses, secrets, panics }
+    Compiled { snapshot, backends, findings, statuses, secrets, authorities, panics }
 }
 
 /// All rules and candidates of all routes; routes and rules are numbered by position.

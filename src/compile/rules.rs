@@ -11,7 +11,7 @@ use super::matches::{Matches, Predicate, Shared};
 use super::policies::{self, Policies};
 use super::references::{BackendNumber, Backends, stated_protocol};
 use super::report::{About, FieldPath, Finding, Report};
-use super::{health, limits, outlier, retry, sessions, unsupported, upgrades};
+use super::{health, limits, outlier, retry, sessions, unsupported, upgrades, validation};
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{Delegate, RouteRule};
 use crate::kinds::gateway_route::Route;
@@ -232,12 +232,15 @@ fn compile_rule(
     is_broken |= outlier.is_err();
     let health_check = health::compile(of, report);
     is_broken |= health_check.is_err();
+    let client_validation = route.spec.tls.as_ref().and_then(|tls| tls.client_validation.as_ref());
+    let client_validation = client_validation.map(|one| validation::asked(&name.namespace, one));
     let policy = Policy {
         retry: retry.unwrap_or_default().map(|retry| shared.retries.get(retry)),
         session: session.unwrap_or_default().map(|session| shared.sessions.get(session)),
         limits: limits.unwrap_or_default().map(|limits| shared.limits.get(limits)),
         outlier: outlier.unwrap_or_default().map(|outlier| shared.outliers.get(outlier)),
         health_check: health_check.unwrap_or_default().map(|check| shared.health_checks.get(check)),
+        client_validation: client_validation.map(Arc::new),
     };
     let redirects = redirects_insecure(backends.inputs(), &route.spec);
     let rule_name = match &rule.name {

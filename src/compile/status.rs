@@ -150,12 +150,17 @@ fn parents<'c>(
     conflicted: impl Fn(usize) -> Option<&'c str>,
 ) -> Arc<[ParentStatus]> {
     let resolved_refs = verdict(findings, ConditionReason::ResolvedRefs, |about| match about {
-        About::Reference(_) | About::CertificateMissing | About::CertificateKept | About::CertificateShown => true,
+        About::Reference(_)
+        | About::CertificateMissing
+        | About::CertificateKept
+        | About::CertificateShown
+        | About::AuthorityMissing => true,
         About::Parent(_)
         | About::Route
         | About::Rule(_)
         | About::Heirs
         | About::RuleAt(..)
+        | About::ValidationConflict
         | About::TlsConflict
         | About::Part
         | About::Conflict
@@ -173,6 +178,8 @@ fn parents<'c>(
             | About::CertificateMissing
             | About::CertificateKept
             | About::CertificateShown
+            | About::AuthorityMissing
+            | About::ValidationConflict
             | About::TlsConflict
             | About::Part
             | About::Conflict
@@ -203,7 +210,7 @@ fn parents<'c>(
             }
             None => {
                 let lost = verdict(findings, ConditionReason::NoConflicts, |about| {
-                    matches!(about, About::Hostname | About::TlsConflict)
+                    matches!(about, About::Hostname | About::TlsConflict | About::ValidationConflict)
                 });
                 Verdict { holds: !lost.holds, ..lost }
             }

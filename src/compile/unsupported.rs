@@ -3,9 +3,10 @@
 //! Single values of supported fields (a filter type, a protocol, a hash key) are refused where they are compiled. Turning
 //! a feature on here means taking its line out. A field that equals its schema default is never a reason.
 
-use super::report::{About, FieldPath, Report, not_supported};
+use super::report::{About, FieldPath, Report};
+use super::validation;
 use crate::api::conditions::ConditionReason;
-use crate::api::gateway_route::{GatewayRouteSpec, TlsVersion};
+use crate::api::gateway_route::{ClientValidationMode, GatewayRouteSpec, TlsVersion};
 use crate::api::open_enum::OpenEnum;
 
 /// Refuses what a route asks for as a whole; true when the route cannot be served.
@@ -21,8 +22,17 @@ pub(super) fn refuse_in_route(spec: &GatewayRouteSpec, report: &mut Report<'_>) 
         let found = format!("{:?}, which this version does not know", tls.min_version.as_str());
         is_refused |= refuse(at.field("minVersion"), found, OpenEnum::<TlsVersion>::expected());
     }
-    if tls.client_validation.is_some() {
-        is_refused |= refuse(at.field("clientValidation"), not_supported("clientValidation"), String::new());
+    if let Some(validation) = &tls.client_validation {
+        let at = at.field("clientValidation");
+        if validation.mode.known().is_none() {
+            let found = format!("{:?}, which this version does not know", validation.mode.as_str());
+            is_refused |= refuse(at.field("mode"), found, OpenEnum::<ClientValidationMode>::expected());
+        } else if validation::is_required(validation) && !tls.redirect_insecure {
+            let found = "clientValidation beside redirectInsecure: false".to_owned();
+            let expected =
+                "redirectInsecure: true, since plain requests bring no certificate, or mode AllowInsecureFallback";
+            is_refused |= refuse(at, found, expected.to_owned());
+        }
     }
     is_refused
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::config_map::ConfigMap;
 use super::endpoint_slice::EndpointSlice;
 use super::endpoints::Endpoints;
 use super::gateway_route::Route;
@@ -184,6 +185,8 @@ kinds! {
     ReferenceGrant(Grant) in grants;
     /// Secrets.
     Secret(Secret) in secrets;
+    /// ConfigMaps.
+    ConfigMap(ConfigMap) in config_maps;
 }
 
 impl KindId {

@@ -1,4 +1,4 @@
-//! Secret: certificates with their private keys. Nothing of other Secrets is kept, and no byte of any is ever shown.
+//! Secret: certificates with their private keys, and those of authorities. Nothing of other Secrets is kept, and no byte of any is ever shown.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::kind::{Kind, schema_of};
 use super::violation::Violation;
-use crate::model::tls::KeyPair;
+use crate::model::tls::{Authorities, AuthoritiesError, KeyPair};
 
 /// The type of Secrets that hold a certificate and its key.
 pub const TLS_TYPE: &str = "kubernetes.io/tls";
@@ -23,6 +23,8 @@ pub struct Secret {
     pub pair: Result<Arc<KeyPair>, NoPair>,
     /// What is wrong with the newest content, though there is a [`pair`](Self::pair).
     pub problem: Option<Problem>,
+    /// The authorities in its field `ca.crt`, if it has one.
+    pub authorities: Option<Result<Arc<Authorities>, AuthoritiesError>>,
 }
 
 /// Why there is no certificate.
@@ -66,6 +68,10 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    fn has(&self, name: &str) -> bool {
+        [&self.data, &self.string_data].into_iter().flatten().any(|data| data.contains_key(name))
+    }
+
     /// The bytes of a field; empty when it is missing, or no base64.
     fn bytes(&self, name: &str) -> Vec<u8> {
         let text = self.string_data.as_ref().and_then(|data| data.get(name)?.as_str());
@@ -88,7 +94,9 @@ impl From<Manifest> for Secret {
             }
             Some(_) | None => Err(NoPair::Unusable(format!("it is not of type {TLS_TYPE}").into())),
         };
-        Self { pair, problem: None }
+        let read = || Authorities::from_pem(&manifest.bytes(Authorities::FIELD)).map(Arc::new);
+        let authorities = manifest.has(Authorities::FIELD).then(read);
+        Self { pair, problem: None, authorities }
     }
 }
 

@@ -9,6 +9,7 @@ use super::outlier::Outlier;
 use super::request_values::RequestKey;
 use super::retry::Retry;
 use super::session::Session;
+use super::tls::ClientValidation;
 
 /// Deadlines of one exchange. What is `None` is not set: it is off, or has the default of the process. Zero is set to off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -36,19 +37,22 @@ pub struct Policy {
     pub outlier: Option<Arc<Outlier>>,
     /// How its endpoints are checked.
     pub health_check: Option<Arc<HealthCheck>>,
+    /// Whose certificates its clients are asked for.
+    pub client_validation: Option<Arc<ClientValidation>>,
 }
 
 impl Policy {
     /// The same with the blocks of another one where it has none. Sessions belong to one rule.
     #[must_use]
     pub fn or(self, other: &Self) -> Self {
-        let Self { retry, session, limits, outlier, health_check } = self;
+        let Self { retry, session, limits, outlier, health_check, client_validation } = self;
         Self {
             retry: retry.or_else(|| other.retry.clone()),
             session,
             limits: limits.or_else(|| other.limits.clone()),
             outlier: outlier.or_else(|| other.outlier.clone()),
             health_check: health_check.or_else(|| other.health_check.clone()),
+            client_validation: client_validation.or_else(|| other.client_validation.clone()),
         }
     }
 

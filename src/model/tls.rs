@@ -1,5 +1,7 @@
-//! TLS of listeners: which certificates are shown for which server name.
+//! TLS of listeners: which certificates are shown for which server name, and which are asked for.
 
+mod authorities;
+mod client;
 mod der;
 mod key_pair;
 
@@ -10,6 +12,8 @@ use rustc_hash::FxHashMap;
 use super::ids::ObjectName;
 use super::matching::Hostname;
 
+pub use self::authorities::{Authorities, AuthoritiesError};
+pub use self::client::{ClientValidation, Validation, forwarded_value};
 pub use self::key_pair::{KeyPair, KeyPairError};
 
 /// Lowest version of TLS that a client may speak.
@@ -34,10 +38,13 @@ pub struct Certificate {
 /// What is agreed with clients that ask for one server name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsHost {
-    /// Not empty; the first one whose key the client can check is shown.
+    /// The first one whose key the client can check is shown. Empty only beside a [`validation`](Self::validation), which
+    /// no other certificate may get round: no handshake succeeds then.
     pub certificates: Box<[Certificate]>,
     /// Lowest version of TLS.
     pub least: LeastTls,
+    /// How clients are validated; `None`: they are not asked for a certificate.
+    pub validation: Option<Arc<Validation>>,
 }
 
 /// The server names of one listener (RFC 6066 §3).
@@ -119,7 +126,7 @@ mod tests {
 
     #[test]
     fn names_are_found_from_the_most_to_the_least_specific() {
-        let host = || Arc::new(TlsHost { certificates: Box::default(), least: LeastTls::V1_2 });
+        let host = || Arc::new(TlsHost { certificates: Box::default(), least: LeastTls::V1_2, validation: None });
         let mut hosts = TlsHosts::default();
         assert_eq!((hosts.find(Some("a.test")), hosts.find(None)), (None, None));
         let hostnames =

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use self::answer::{FutureMemory, answer_http1};
 use self::context::{HttpVersion, RunningExchange, Shared};
 use super::cutoff::Cutoff;
-use super::downstream::{Downstream, Handler, UpgradeSlot};
+use super::downstream::{Downstream, Handler, UpgradeSlot, Validated};
 use super::guarded_io::{GuardError, GuardedIo, GuardedSocket};
 use super::headers::identity;
 use super::pressure::Pressure;
@@ -65,7 +65,7 @@ enum ConnectionEnd {
 /// What the client `speaks` decides between HTTP/1 and HTTP/2.
 pub async fn serve<H: Handler>(
     context: Rc<ConnectionContext<H>>,
-    (stream, speaks): (Stream, Speaks),
+    Opened { stream, speaks, client }: Opened,
     Ends { peer, local }: Ends,
     place: Place,
 ) {
@@ -90,6 +90,7 @@ pub async fn serve<H: Handler>(
             trusted: context.trusts(peer.ip()),
             secure,
             server_name,
+            client,
         }),
         context: Rc::clone(&context),
         exchanges,
@@ -121,6 +122,24 @@ impl<H> Open<H> {
 impl<H> Drop for Open<H> {
     fn drop(&mut self) {
         self.0.metrics.connection_closed(self.0.listener.index());
+    }
+}
+
+/// A client's connection behind its handshake.
+#[derive(Debug)]
+pub struct Opened {
+    /// The connection.
+    pub stream: Stream,
+    /// Which versions of HTTP the client may speak.
+    pub speaks: Speaks,
+    /// How it was validated.
+    pub client: Validated,
+}
+
+impl From<TcpStream> for Opened {
+    /// A connection without TLS.
+    fn from(socket: TcpStream) -> Self {
+        Self { stream: socket.into(), speaks: Speaks::Either, client: Validated::default() }
     }
 }
 

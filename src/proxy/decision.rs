@@ -24,6 +24,7 @@ use crate::balance::{self, Condition, EndpointState, KeySource, Pick, PickReques
 use crate::filter::{Answer, Chain};
 use crate::live::WorkerLive;
 use crate::model::backend::Backend;
+use crate::model::filter::Filter;
 use crate::model::ids::{BackendId, ListenerId, RuleId};
 use crate::model::limits::EndpointLimits;
 use crate::model::matching::{FoundRule, Miss, RequestView};
@@ -318,7 +319,23 @@ impl Decision {
         })?;
         // Checked here, once: all that comes after relies on it.
         let rule = snapshot.rule(found.rule).ok_or(ProxyError::NoBackend)?;
+        if let Some(policy) = rule.policy.as_deref() {
+            self.check_client(policy, rule)?;
+        }
         Ok(Matched { live: Rc::clone(&self.live), found, has_policy: rule.policy.is_some() })
+    }
+
+    /// Lets a request pass whose client was validated as its rule asks: nothing else, be it a name that several routes have,
+    /// a wildcard, or a connection from before, makes a way round. Plain requests that are about to be sent to https pass.
+    fn check_client(&self, policy: &Policy, rule: &Rule) -> Result<(), ProxyError> {
+        let Some(wanted) = policy.client_validation.as_deref() else { return Ok(()) };
+        let is_fine = if self.downstream.secure {
+            self.downstream.client.asked.as_deref() == Some(wanted)
+        } else {
+            let sends_away = |one: &Filter| matches!(one, Filter::Redirect(redirect) if redirect.insecure_only);
+            !wanted.is_required || (self.client.target.scheme == "http" && rule.filters.iter().any(sends_away))
+        };
+        if is_fine { Ok(()) } else { Err(ProxyError::Misdirected) }
     }
 
     /// Works out the hash of the request's key, where the rule balances by one. It is that of the request as filters of

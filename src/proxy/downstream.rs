@@ -24,6 +24,7 @@ use super::client_end::ClientEnd;
 use super::cutoff::Cutoff;
 use super::grpc;
 use crate::model::ids::ListenerId;
+use crate::model::tls::ClientValidation;
 use crate::reason::Reason;
 use crate::telemetry::access_log::RequestLine;
 
@@ -44,6 +45,8 @@ pub struct Downstream {
     pub secure: bool,
     /// The server name that it asked for in its handshake, in lower case.
     pub server_name: Option<Box<str>>,
+    /// How the client was validated in its handshake.
+    pub client: Validated,
     /// Ends its exchange over HTTP/1; over HTTP/2, each stream has its own.
     pub cutoff: Rc<Cutoff>,
     /// The lines of the forwarded identity that all requests of an untrusted peer have in common:
@@ -57,6 +60,15 @@ impl Downstream {
     pub fn scheme(&self) -> &'static str {
         if self.secure { "https" } else { "http" }
     }
+}
+
+/// How a client was validated.
+#[derive(Clone, Debug, Default)]
+pub struct Validated {
+    /// What it was asked for; `None`: for no certificate.
+    pub asked: Option<Arc<ClientValidation>>,
+    /// What pods are told of its certificate: a value of `x-forwarded-client-cert`. `None`: it has shown none that is valid.
+    pub certificate: Option<Box<str>>,
 }
 
 /// A valid Host field or authority.

@@ -138,6 +138,7 @@ pub fn code_of_reason(reason: Reason, status: StatusCode) -> GrpcCode {
         | Reason::TlsHandshake
         | Reason::TlsFailed
         | Reason::TlsName
+        | Reason::ClientCertificate
         | Reason::PlainHttp
         | Reason::ProxyHeader
         | Reason::ProxyMalformed

@@ -4,13 +4,15 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use rustls::server::Acceptor;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 
-use super::connection::{ConnectionContext, Speaks, TlsContext};
+use super::connection::{ConnectionContext, Opened, Speaks, TlsContext};
+use super::downstream::Validated;
 use super::own_answer::http_date;
 use super::room::Place;
 use super::waiting::wait_for;
@@ -43,6 +45,11 @@ enum Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
+        let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        // Only clients show certificates here.
+        if let Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_)) = of_tls {
+            return Self::Closed(Reason::ClientCertificate);
+        }
         match error.kind() {
             io::ErrorKind::UnexpectedEof
             | io::ErrorKind::ConnectionReset
@@ -60,7 +67,7 @@ pub(super) async fn secure<H>(
     tls: &TlsContext,
     (stream, peer): (TcpStream, SocketAddr),
     place: &mut Place,
-) -> Option<(Stream, Speaks)> {
+) -> Option<Opened> {
     let deadline = (context.deadlines.tls_handshake, Reason::TlsHandshake);
     let done = wait_for(context, place, deadline, shake_hands(tls, stream)).await;
     match done.map_err(Failure::Closed).flatten() {
@@ -82,7 +89,7 @@ pub(super) async fn secure<H>(
     }
 }
 
-async fn shake_hands(tls: &TlsContext, stream: TcpStream) -> Result<(Stream, Speaks), Failure> {
+async fn shake_hands(tls: &TlsContext, stream: TcpStream) -> Result<Opened, Failure> {
     let mut first = [0];
     match stream.peek(&mut first).await? {
         0 => return Err(Failure::Gone),
@@ -93,19 +100,23 @@ async fn shake_hands(tls: &TlsContext, stream: TcpStream) -> Result<(Stream, Spe
     }
     let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let name = start.client_hello().server_name().map(str::to_ascii_lowercase);
-    let Some(config) = (tls.find)(name.as_deref()) else {
+    let Some(terms) = (tls.find)(name.as_deref()) else {
         start.io.write_all(UNRECOGNIZED_NAME).await?;
         start.io.shutdown().await?;
         return Err(Failure::Closed(Reason::TlsName));
     };
     let permit = tls.handshakes.acquire().await;
-    let stream = start.into_stream(config).await?;
+    let stream = start.into_stream(terms.config).await?;
     drop(permit);
     let speaks = match stream.get_ref().1.alpn_protocol() {
         Some(protocol) if protocol == ALPN_HTTP2 => Speaks::Http2,
         Some(_) | None => Speaks::Http1,
     };
-    Ok((Stream::Tls(Box::new(stream)), speaks))
+    let client = terms.clients.map(|clients| Validated {
+        certificate: clients.forwarded(stream.get_ref().1.peer_certificates()).map(Into::into),
+        asked: Some(Arc::clone(clients.asked())),
+    });
+    Ok(Opened { stream: Stream::Tls(Box::new(stream)), speaks, client: client.unwrap_or_default() })
 }
 
 /// Tells a client that speaks plain HTTP where it is, in its language.
@@ -130,6 +141,6 @@ pub(super) fn boxed<'a, H>(
     tls: &'a TlsContext,
     connection: (TcpStream, SocketAddr),
     place: &'a mut Place,
-) -> Pin<Box<dyn Future<Output = Option<(Stream, Speaks)>> + 'a>> {
+) -> Pin<Box<dyn Future<Output = Option<Opened>> + 'a>> {
     Box::pin(secure(context, tls, connection, place))
 }

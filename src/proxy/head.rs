@@ -124,6 +124,9 @@ pub fn check<B>(
     if facts.forwarded && !policy.trusted {
         // Neither routes nor filters nor endpoints see what anybody can claim.
         remove(request.headers_mut(), is_of_forwarders);
+    } else if facts.forwarded {
+        // The gateway alone says whose certificate it has verified.
+        remove(request.headers_mut(), |name| name == CLIENT_CERTIFICATE);
     }
     let websocket = facts.websocket || is_websocket_over_http2(request)?;
     check_method(request.method(), &facts)?;
@@ -159,6 +162,9 @@ pub fn check<B>(
     };
     Ok(Checked { head, removed_underscores })
 }
+
+/// What pods are told of a client's certificate.
+const CLIENT_CERTIFICATE: &str = "x-forwarded-client-cert";
 
 /// In fields of these names a forwarder says what it knows of the client. There are more than tidegate knows of:
 /// X-Forwarded-Prefix, -Ssl, -Client-Cert.

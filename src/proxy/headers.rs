@@ -27,6 +27,8 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 /// Which try of a request this is, from the second on.
 pub(super) const X_TIDEGATE_ATTEMPT: HeaderName = HeaderName::from_static("x-tidegate-attempt");
+/// What pods are told of a client's certificate.
+const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The id that a request carries through log and backends.
@@ -386,6 +388,9 @@ fn write_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, kept: [bool; 3])
         out.extend_from_slice(authority);
         out.extend_from_slice(b"\r\n");
     }
+    if let Some(certificate) = &request.downstream.client.certificate {
+        write_field(out, X_FORWARDED_CLIENT_CERT.as_str(), certificate.as_bytes());
+    }
     out.extend_from_slice(b"x-request-id: ");
     request.request_id.write(out);
     out.extend_from_slice(b"\r\n");
@@ -454,6 +459,11 @@ pub fn edit_for_http2(
     }
     headers.entry(X_FORWARDED_PORT).or_insert(HeaderValue::from(client_target.port));
     headers.append(header::VIA, HeaderValue::from_static(VIA));
+    if let Some(certificate) = downstream.client.certificate.as_deref()
+        && let Ok(certificate) = HeaderValue::from_str(certificate)
+    {
+        headers.insert(X_FORWARDED_CLIENT_CERT, certificate);
+    }
     headers.insert(X_REQUEST_ID, id.to_value());
 }
 

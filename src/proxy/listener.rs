@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::connection::{ConnectionContext, Ends, Speaks, canonical, serve};
+use super::connection::{ConnectionContext, Ends, canonical, serve};
 use super::downstream::Handler;
 use super::handshake;
 use super::pressure::Pressure;
@@ -371,7 +371,7 @@ async fn secure_and_serve<H: Handler>(
     };
     let Some(ends) = ends else { return };
     let connection = match &context.tls {
-        None => Some((stream.into(), Speaks::Either)),
+        None => Some(stream.into()),
         Some(tls) => handshake::boxed(&context, tls, (stream, ends.peer), &mut place).await,
     };
     if let Some(connection) = connection {

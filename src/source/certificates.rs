@@ -48,7 +48,8 @@ impl LastGoodPairs {
                 },
             };
             let mut replaced = secret.clone();
-            replaced.object = Arc::new(Secret { pair: Ok(Arc::clone(pair)), problem: Some(problem) });
+            let authorities = secret.object.authorities.clone();
+            replaced.object = Arc::new(Secret { pair: Ok(Arc::clone(pair)), problem: Some(problem), authorities });
             secrets.insert(name.clone(), replaced);
         }
         self.last = Some((told, secrets.clone()));
@@ -97,7 +98,7 @@ mod tests {
             let mut secrets = Map::default();
             if let Some(pair) = content {
                 let pair = pair.clone().map_err(|why| NoPair::Unusable(why.into()));
-                let object = Arc::new(Secret { pair, problem: None });
+                let object = Arc::new(Secret { pair, problem: None, authorities: None });
                 secrets.insert(name.clone(), Sourced { object, origin: None });
             }
             let mut again = secrets.clone();
@@ -112,7 +113,8 @@ mod tests {
     #[test]
     fn only_a_good_certificate_takes_the_place_of_a_good_one() {
         let (good, better, old, early) = (pair(2026, 2027), pair(2026, 2028), pair(2024, 2025), pair(2027, 2028));
-        let secret = |pair: &Arc<KeyPair>, problem| Some(Secret { pair: Ok(Arc::clone(pair)), problem });
+        let secret =
+            |pair: &Arc<KeyPair>, problem| Some(Secret { pair: Ok(Arc::clone(pair)), problem, authorities: None });
         let expired = || Box::from("its certificate has expired at 2025-01-01T00:00:00Z");
         let ok = |pair: &Arc<KeyPair>| Some(Ok(Arc::clone(pair)));
         assert_eq!(shown(&[ok(&good), ok(&better)]), secret(&better, None));
@@ -122,7 +124,7 @@ mod tests {
         assert_eq!(shown(&[ok(&old)]), secret(&old, Some(Problem::ShownAnyway(expired()))));
         let before = Problem::EarlierStays("its certificate is not valid before 2027-01-01T00:00:00Z".into());
         assert_eq!(shown(&[ok(&good), ok(&early)]), secret(&good, Some(before)));
-        let nothing = Some(Secret { pair: Err(NoPair::Unusable("broken".into())), problem: None });
+        let nothing = Some(Secret { pair: Err(NoPair::Unusable("broken".into())), problem: None, authorities: None });
         assert_eq!(shown(&[Some(Err("broken"))]), nothing);
         assert_eq!(shown(&[ok(&good), None, Some(Err("broken"))]), nothing, "a Secret that was gone begins anew");
     }

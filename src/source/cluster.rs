@@ -179,7 +179,7 @@ fn watches(options: &Options) -> Vec<Watch> {
     let kinds = KindId::ALL.iter().filter(|kind| match kind {
         KindId::Endpoints => options.legacy_endpoints,
         // Only those that somebody names, see `secrets`.
-        KindId::Secret => false,
+        KindId::Secret | KindId::ConfigMap => false,
         KindId::GatewayRoute | KindId::Service | KindId::EndpointSlice | KindId::Namespace | KindId::ReferenceGrant => {
             true
         }
@@ -215,10 +215,10 @@ mod tests {
     fn each_kind_is_watched_once_or_once_in_each_namespace() {
         let all = watches(&Options::default());
         assert!(all.iter().all(|watch| watch.namespace.is_none() && watch.kind != KindId::Endpoints));
-        assert_eq!(all.len(), KindId::ALL.len() - 2);
+        assert_eq!(all.len(), KindId::ALL.len() - 3);
         let namespaces = ["b", "a", "b"].map(str::to_owned).to_vec();
         let some = watches(&Options { namespaces, legacy_endpoints: true, ..Options::default() });
-        assert_eq!(some.len(), 2 * (KindId::ALL.len() - 1));
+        assert_eq!(some.len(), 2 * (KindId::ALL.len() - 2));
         assert!(some.iter().all(|watch| watch.namespace.is_some()));
     }
     #[tokio::test(start_paused = true)]

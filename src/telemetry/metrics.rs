@@ -77,6 +77,7 @@ pub struct Metrics {
     services: Mutex<Services>,
     /// The Secrets that certificates are taken from.
     certificates: Mutex<Vec<CertificateGauge>>,
+    authorities: Mutex<Vec<AuthorityGauge>>,
     /// Tells the endpoints of all Services when it is asked.
     endpoints: OnceLock<EndpointsOf>,
     /// Only where endpoints are checked.
@@ -96,6 +97,15 @@ pub struct CertificateGauge {
     /// Until when the certificate that is shown is valid, in seconds since 1970; `None` when there is none.
     pub not_after: Option<i64>,
     /// The Secret's newest content can be used.
+    pub is_valid: bool,
+}
+
+/// An object that the authorities of clients' certificates are taken from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorityGauge {
+    /// Its kind, a space, and `namespace/name`.
+    pub authority: String,
+    /// Its content can be used.
     pub is_valid: bool,
 }
 
@@ -179,6 +189,7 @@ impl Metrics {
             routes: Mutex::default(),
             status: OnceLock::new(),
             certificates: Mutex::default(),
+            authorities: Mutex::default(),
             watches: Mutex::default(),
             services: Mutex::default(),
             endpoints: OnceLock::new(),
@@ -292,6 +303,11 @@ impl Metrics {
         *lock(&self.certificates) = certificates;
     }
 
+    /// Notes the objects that the authorities of clients' certificates are taken from.
+    pub fn set_authorities(&self, authorities: Vec<AuthorityGauge>) {
+        *lock(&self.authorities) = authorities;
+    }
+
     /// Counts a panic in a task of the control half.
     pub fn control_panicked(&self) {
         self.control.panics.fetch_add(1, Ordering::Relaxed);
@@ -401,6 +417,9 @@ impl Metrics {
             if let Some(not_after) = not_after {
                 page.add("tidegate_certificate_expiry_timestamp_seconds", &[secret], *not_after as f64);
             }
+        }
+        for AuthorityGauge { authority, is_valid } in &*lock(&self.authorities) {
+            page.add("tidegate_client_authority_valid", &[authority], f64::from(u8::from(*is_valid)));
         }
         page.add("tidegate_access_log_dropped_total", &[], get(&control.access_log_dropped));
     }

@@ -160,6 +160,7 @@ const RARE: &[&str] = &[
     "tidegate_service_endpoints{namespace=~\"$namespace\", pod=~\"$pod\", state!=\"ready\"}",
     "tidegate_memory_limit_bytes",
     "tidegate_certificate_valid",
+    "tidegate_client_authority_valid",
     "tidegate_checked_endpoints",
     "tidegate_limit_",
     "tidegate_watch_removals_held",

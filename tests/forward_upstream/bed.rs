@@ -17,7 +17,7 @@ use tidegate::model::policy::{Algorithm, Policy, Spread, Timeouts, Upgrades};
 use tidegate::model::retry::Retry;
 use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
-use tidegate::proxy::connection::{ConnectionContext, Ends, Speaks, serve};
+use tidegate::proxy::connection::{ConnectionContext, Ends, serve};
 use tidegate::proxy::room::{Room, WorkerRoom};
 use tidegate::proxy::worker::{Worker, WorkerParts};
 use tidegate::proxy::worker_drain::WorkerDrain;
@@ -180,7 +180,7 @@ impl Gateway {
                 let place = context.drain.room().enter(None).unwrap();
                 tokio::task::spawn_local({
                     let ends = Ends::of(&stream, peer);
-                    serve(Rc::clone(&context), (stream.into(), Speaks::Either), ends, place)
+                    serve(Rc::clone(&context), stream.into(), ends, place)
                 });
             }
         });

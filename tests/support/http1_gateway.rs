@@ -22,6 +22,7 @@ use tidegate::proxy::worker::{Worker, WorkerParts};
 use tidegate::proxy::worker_drain::WorkerDrain;
 use tidegate::settings::{self, Settings};
 use tidegate::telemetry::metrics::{Metrics, MetricsOptions, WorkerMetrics};
+use tidegate::tls::Terms;
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
@@ -166,7 +167,7 @@ async fn serve(parts: Parts, drain: Drain) {
         Rc::clone(&worker),
     );
     context.tls = tls.map(|config| TlsContext {
-        find: Box::new(move |_| Some(Arc::clone(&config))),
+        find: Box::new(move |_| Some(Terms { config: Arc::clone(&config), clients: None })),
         handshakes: Rc::new(Semaphore::new(16)),
     });
     let socket = bound.sockets.into_iter().next().expect("one worker");

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustls::client::{ClientConfig, ClientConnection};
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, StreamOwned};
 
@@ -76,6 +77,7 @@ impl Authority {
             versions: vec![&TLS13, &TLS12],
             alpn: vec![b"http/1.1".to_vec()],
             schemes: None,
+            own: None,
         }
     }
 }
@@ -83,11 +85,13 @@ impl Authority {
 /// What a client says in its handshake.
 #[derive(Clone)]
 pub struct Client {
-    roots: Arc<RootCertStore>,
+    pub roots: Arc<RootCertStore>,
     pub versions: Vec<&'static rustls::SupportedProtocolVersion>,
     pub alpn: Vec<Vec<u8>>,
     /// Only certificates with keys of this kind.
     pub schemes: Option<KeyKind>,
+    /// The certificate that it shows when it is asked for one.
+    pub own: Option<Pair>,
 }
 
 pub type Connection = StreamOwned<ClientConnection, TcpStream>;
@@ -109,7 +113,14 @@ impl Client {
             algorithms.mapping = Vec::leak(wanted);
         }
         let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&self.versions);
-        let mut config = builder.unwrap().with_root_certificates(Arc::clone(&self.roots)).with_no_client_auth();
+        let builder = builder.unwrap().with_root_certificates(Arc::clone(&self.roots));
+        let mut config = match &self.own {
+            None => builder.with_no_client_auth(),
+            Some(own) => {
+                let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+                builder.with_client_auth_cert(vec![own.der.clone()], key).unwrap()
+            }
+        };
         config.alpn_protocols.clone_from(&self.alpn);
         config
     }

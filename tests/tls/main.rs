@@ -7,6 +7,7 @@ mod support;
 
 mod bad_input;
 mod bed;
+mod clients;
 mod handshakes;
 mod proxy_protocol;
 mod rotation;

@@ -22,7 +22,8 @@ impl World {
     }
 
     fn secret(mut self, name: &str, pair: Result<Arc<KeyPair>, &str>, problem: Option<Problem>) -> Self {
-        let object = Arc::new(Secret { pair: pair.map_err(|why| NoPair::Unusable(why.into())), problem });
+        let object =
+            Arc::new(Secret { pair: pair.map_err(|why| NoPair::Unusable(why.into())), problem, authorities: None });
         self.0.objects.secrets.insert(named(name), Sourced { object, origin: None });
         self
     }

@@ -96,22 +96,29 @@ fn what_equals_its_default_is_no_reason() {
 #[test]
 fn a_field_of_the_route_refuses_the_whole_route() {
     let validation = json!({ "caCertificateRefs": [{ "name": "ca" }] });
-    let tls = json!({ "certificateRefs": [{ "name": "a" }], "clientValidation": validation });
-    let world = World::new()
-        .route("r", json!({ "tls": tls, "rules": [{ "name": "it" }] }))
-        .route("s", json!({ "rules": [{ "name": "other" }] }));
-    let output = compile(&world.0);
-    let names: Vec<_> = output.snapshot.rules.iter().map(|rule| &*rule.name).collect();
-    assert_eq!(names, ["other"]);
-    let [only] = &output.diagnostics[..] else { panic!("one finding, not {:?}", output.diagnostics) };
-    assert_eq!(
-        only.to_string(),
-        "GatewayRoute default/r: spec.tls.clientValidation: UnsupportedValue: clientValidation is not supported yet; the \
-         route is not served"
-    );
-    let accepted = &output.statuses[0].parents[0].accepted;
-    let message = "spec.tls.clientValidation: clientValidation is not supported yet";
-    assert!(!accepted.holds && accepted.message == message, "{accepted:?}");
+    let unknown = json!({ "caCertificateRefs": [{ "name": "ca" }], "mode": "Maybe" });
+    let cases = [
+        (
+            json!({ "certificateRefs": [{ "name": "a" }], "clientValidation": validation, "redirectInsecure": false }),
+            "spec.tls.clientValidation: found clientValidation beside redirectInsecure: false, expected redirectInsecure: \
+             true, since plain requests bring no certificate, or mode AllowInsecureFallback",
+        ),
+        (
+            json!({ "certificateRefs": [{ "name": "a" }], "clientValidation": unknown }),
+            "spec.tls.clientValidation.mode: found \"Maybe\", which this version does not know, expected AllowValidOnly or \
+             AllowInsecureFallback",
+        ),
+    ];
+    for (tls, message) in cases {
+        let world = World::new()
+            .route("r", json!({ "tls": tls, "rules": [{ "name": "it" }] }))
+            .route("s", json!({ "rules": [{ "name": "other" }] }));
+        let output = compile(&world.0);
+        let names: Vec<_> = output.snapshot.rules.iter().map(|rule| &*rule.name).collect();
+        assert_eq!(names, ["other"]);
+        let accepted = &output.statuses[0].parents[0].accepted;
+        assert!(!accepted.holds && accepted.message == message, "{accepted:?}");
+    }
 }
 
 #[test]

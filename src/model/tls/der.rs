@@ -4,12 +4,33 @@
 const INTEGER: u8 = 0x02;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
+pub(super) const SEQUENCE: u8 = 0x30;
+pub(super) const SET: u8 = 0x31;
+pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
+pub(super) const UTF8_STRING: u8 = 0x0c;
+pub(super) const PRINTABLE_STRING: u8 = 0x13;
+pub(super) const TELETEX_STRING: u8 = 0x14;
+pub(super) const IA5_STRING: u8 = 0x16;
 /// `[0] EXPLICIT`: the version of a certificate.
 const VERSION: u8 = 0xa0;
 
 /// From when and until when a certificate is valid, in seconds since 1970. `None` for what is no certificate.
 pub(super) fn validity(certificate: &[u8]) -> Option<(i64, i64)> {
+    let (validity, _) = element(behind_issuer(certificate)?, SEQUENCE)?;
+    let (from, rest) = time(validity)?;
+    let (until, _) = time(rest)?;
+    Some((from, until))
+}
+
+/// The name of a certificate's subject, as it is encoded. `None` for what is no certificate.
+pub(super) fn subject(certificate: &[u8]) -> Option<&[u8]> {
+    let (_validity, fields) = element(behind_issuer(certificate)?, SEQUENCE)?;
+    let (subject, _) = element(fields, SEQUENCE)?;
+    Some(subject)
+}
+
+/// The fields of a certificate behind its issuer.
+fn behind_issuer(certificate: &[u8]) -> Option<&[u8]> {
     let (certificate, _) = element(certificate, SEQUENCE)?;
     let (mut fields, _) = element(certificate, SEQUENCE)?;
     if fields.first() == Some(&VERSION) {
@@ -18,18 +39,18 @@ pub(super) fn validity(certificate: &[u8]) -> Option<(i64, i64)> {
     let (_, fields) = element(fields, INTEGER)?;
     let (_signature, fields) = element(fields, SEQUENCE)?;
     let (_issuer, fields) = element(fields, SEQUENCE)?;
-    let (validity, _) = element(fields, SEQUENCE)?;
-    let (from, rest) = time(validity)?;
-    let (until, _) = time(rest)?;
-    Some((from, until))
+    Some(fields)
 }
 
 /// The content of the first element, which must have a tag, and what follows it.
-fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (&found, rest) = bytes.split_first()?;
-    if found != tag {
-        return None;
-    }
+pub(super) fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let (found, content, rest) = any(bytes)?;
+    (found == tag).then_some((content, rest))
+}
+
+/// Tag and content of the first element, and what follows it.
+pub(super) fn any(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&tag, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
     let (length, rest) = match first {
         0..=0x7f => (usize::from(first), rest),
@@ -40,7 +61,8 @@ fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         }
         _ => return None,
     };
-    rest.split_at_checked(length)
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((tag, content, rest))
 }
 
 /// A time as RFC 5280 §4.1.2.5 has it, and what follows it.

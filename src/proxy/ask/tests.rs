@@ -19,7 +19,7 @@ use crate::model::ids::{ListenerId, ObjectName, RuleId};
 use crate::model::matching::{Candidate, Router};
 use crate::model::policy::{Algorithm, Timeouts};
 use crate::model::snapshot::Snapshot;
-use crate::proxy::connection::{ConnectionContext, Ends, Speaks, serve};
+use crate::proxy::connection::{ConnectionContext, Ends, serve};
 use crate::proxy::room::{Room, WorkerRoom};
 use crate::proxy::worker::{Worker, WorkerParts};
 use crate::proxy::worker_drain::WorkerDrain;
@@ -159,7 +159,7 @@ impl Bed {
                 let place = context.drain.room().enter(None).unwrap();
                 tokio::task::spawn_local({
                     let ends = Ends::of(&stream, peer);
-                    serve(Rc::clone(&context), (stream.into(), Speaks::Either), ends, place)
+                    serve(Rc::clone(&context), stream.into(), ends, place)
                 });
             }
         });

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use rustls::ServerConfig;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
@@ -18,11 +17,12 @@ use crate::proxy::worker_drain::WorkerDrain;
 use crate::settings::{Deadlines, Forwarding, Limits, Listener, ProxyProtocol, ProxyProtocolMode};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::WorkerMetrics;
+use crate::tls::Terms;
 
 /// How handshakes of one listener are done on one worker.
 pub struct TlsContext {
     /// Finds the settings for a server name in lower case, or for clients that name none.
-    pub find: Box<dyn Fn(Option<&str>) -> Option<Arc<ServerConfig>>>,
+    pub find: Box<dyn Fn(Option<&str>) -> Option<Terms>>,
     /// Bounds the handshakes that are under way on this worker.
     pub handshakes: Rc<Semaphore>,
 }

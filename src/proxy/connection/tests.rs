@@ -200,7 +200,7 @@ impl Bed {
                 let place = context.drain.room().enter(None).expect("no limit");
                 tokio::task::spawn_local({
                     let ends = Ends::of(&stream, peer);
-                    serve(Rc::clone(&context), (stream.into(), Speaks::Either), ends, place)
+                    serve(Rc::clone(&context), stream.into(), ends, place)
                 });
             }
         });

@@ -51,6 +51,7 @@ impl Bed {
             trusted: false,
             secure: false,
             server_name: None,
+            client: crate::proxy::downstream::Validated::default(),
             identity: Box::default(),
             cutoff: Rc::default(),
         };

@@ -15,6 +15,7 @@ fn downstream(trusted: bool) -> Downstream {
         trusted,
         secure: false,
         server_name: None,
+        client: crate::proxy::downstream::Validated::default(),
         cutoff: std::rc::Rc::default(),
     }
 }

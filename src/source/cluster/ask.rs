@@ -71,6 +71,7 @@ const fn plural(kind: KindId) -> &'static str {
         KindId::Namespace => "namespaces",
         KindId::ReferenceGrant => "referencegrants",
         KindId::Secret => "secrets",
+        KindId::ConfigMap => "configmaps",
     }
 }
 

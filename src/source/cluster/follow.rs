@@ -444,8 +444,8 @@ impl Follower {
             return Duration::ZERO;
         }
         let versions = self.watch.kind.api_versions().len();
-        // Somebody waits for a Secret, and for the right to read it.
-        let is_awaited = is_needed(self.watch.kind) || self.watch.kind == KindId::Secret;
+        // Somebody waits for a Secret or ConfigMap, and for the right to read it.
+        let is_awaited = is_needed(self.watch.kind) || matches!(self.watch.kind, KindId::Secret | KindId::ConfigMap);
         let longest = if is_unavailable && !is_awaited && self.failures as usize > versions {
             UNAVAILABLE_PAUSE
         } else {

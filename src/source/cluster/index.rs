@@ -389,7 +389,8 @@ impl Index {
             | Object::Endpoints(_)
             | Object::Namespace(_)
             | Object::ReferenceGrant(_)
-            | Object::Secret(_) => {
+            | Object::Secret(_)
+            | Object::ConfigMap(_) => {
                 // Most changes of an object are none for us: of a status, an annotation, or none at all.
                 let is_new = self.base.objects.get(&about).as_ref() != Some(&object);
                 if is_new {
@@ -426,7 +427,8 @@ impl Index {
                 | KindId::Endpoints
                 | KindId::Namespace
                 | KindId::ReferenceGrant
-                | KindId::Secret => listed.doubted.len(),
+                | KindId::Secret
+                | KindId::ConfigMap => listed.doubted.len(),
             };
             listed.cells.set_objects(listed.names.len(), held);
         }

@@ -6,6 +6,6 @@ use crate::kinds::KindId;
 pub(super) const fn is_needed(kind: KindId) -> bool {
     match kind {
         KindId::GatewayRoute | KindId::Service | KindId::EndpointSlice => true,
-        KindId::Endpoints | KindId::Namespace | KindId::ReferenceGrant | KindId::Secret => false,
+        KindId::Endpoints | KindId::Namespace | KindId::ReferenceGrant | KindId::Secret | KindId::ConfigMap => false,
     }
 }

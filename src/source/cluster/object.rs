@@ -77,7 +77,9 @@ mod tests {
                 KindId::GatewayRoute => json!({ "metadata": {}, "spec": { "hostnames": ["a.test"] } }),
                 KindId::EndpointSlice => json!({ "metadata": {}, "addressType": "IPv4", "endpoints": [] }),
                 KindId::ReferenceGrant => json!({ "metadata": {}, "spec": { "from": [], "to": [] } }),
-                KindId::Service | KindId::Endpoints | KindId::Namespace | KindId::Secret => json!({ "metadata": {} }),
+                KindId::Service | KindId::Endpoints | KindId::Namespace | KindId::Secret | KindId::ConfigMap => {
+                    json!({ "metadata": {} })
+                }
             };
             let mut fields = fields;
             fields["metadata"] = json!({ "namespace": "ns", "name": "it", "annotations": { "a": "b" } });

@@ -256,10 +256,17 @@ impl Secrets {
                 (Some(secret), None) => drop(secrets.insert(name, Arc::clone(secret))),
                 (Some(secret), Some(why)) => {
                     let problem = secret.pair.is_ok().then_some(Problem::EarlierStays(why));
-                    secrets.insert(name, Arc::new(Secret { pair: secret.pair.clone(), problem }));
+                    secrets.insert(
+                        name,
+                        Arc::new(Secret {
+                            pair: secret.pair.clone(),
+                            problem,
+                            authorities: secret.authorities.clone(),
+                        }),
+                    );
                 }
                 (None, Some(why)) => {
-                    let secret = Secret { pair: Err(NoPair::Unreadable(why)), problem: None };
+                    let secret = Secret { pair: Err(NoPair::Unreadable(why)), problem: None, authorities: None };
                     secrets.insert(name, Arc::new(secret));
                 }
                 (None, None) => {}

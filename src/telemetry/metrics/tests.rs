@@ -62,6 +62,8 @@ fn touch_everything(metrics: &Metrics) {
     metrics.set_config(4, ConfigObjects { routes: 1, rules: 2, backends: 3, endpoints: 4 });
     metrics.set_config_ok(SystemTime::UNIX_EPOCH + Duration::from_millis(1_500));
     let secret = "ns/it".to_owned();
+    let authority = AuthorityGauge { authority: "ConfigMap ns/ca".to_owned(), is_valid: false };
+    metrics.set_authorities(vec![authority]);
     metrics.set_certificates(vec![CertificateGauge { secret, not_after: Some(1_800_000_000), is_valid: true }]);
     metrics.set_diagnostics(1, 2);
     metrics.status().wrote(StatusWrite::Ok);
@@ -281,6 +283,7 @@ fn workers_are_summed() {
         ("tidegate_config_last_ok_timestamp_seconds", 1.5),
         (r#"tidegate_config_diagnostics{severity="warning"}"#, 2.0),
         (r#"tidegate_certificate_valid{secret="ns/it"}"#, 1.0),
+        (r#"tidegate_client_authority_valid{authority="ConfigMap ns/ca"}"#, 0.0),
         (r#"tidegate_certificate_expiry_timestamp_seconds{secret="ns/it"}"#, 1.8e9),
         (r#"tidegate_config_objects{kind="endpoint"}"#, 4.0),
         ("tidegate_access_log_dropped_total", 3.0),

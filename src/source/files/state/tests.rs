@@ -312,8 +312,7 @@ fn unchanged_documents_are_neither_parsed_nor_validated_again() {
 fn objects_of_other_kinds_are_skipped_with_one_note_for_each_file() {
     let mut bed = Bed::new();
     let foreign = |version: &str, kind: &str| format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n");
-    let text =
-        [foreign("apps/v1", "Deployment"), service("a", 1), foreign("v1", "ConfigMap"), foreign("v1", "ConfigMap")];
+    let text = [foreign("apps/v1", "Deployment"), service("a", 1), foreign("v1", "Pod"), foreign("v1", "Pod")];
     bed.write("app.yaml", &text.join("---\n"));
     bed.write("other.yaml", &foreign("batch/v1", "Job"));
     let (inputs, diagnostics) = bed.state.build();
@@ -322,8 +321,8 @@ fn objects_of_other_kinds_are_skipped_with_one_note_for_each_file() {
     assert_eq!(
         told,
         [
-            "app.yaml:1:1: KindNotRead: 3 objects of kinds that tidegate does not read: ConfigMap (v1), \
-             Deployment (apps/v1); they are skipped",
+            "app.yaml:1:1: KindNotRead: 3 objects of kinds that tidegate does not read: Deployment (apps/v1), \
+             Pod (v1); they are skipped",
             "other.yaml:1:1: KindNotRead: 1 object of kinds that tidegate does not read: Job (batch/v1); it is skipped",
         ]
     );

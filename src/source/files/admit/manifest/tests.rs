@@ -96,7 +96,7 @@ fn lists_are_taken_apart_and_their_items_named() {
 fn kinds_of_other_groups_are_left_alone() {
     for (version, kind) in [
         ("apps/v1", "Deployment"),
-        ("v1", "ConfigMap"),
+        ("v1", "Pod"),
         ("v1", "PersistentVolumeClaim"),
         ("v1", "ServiceAccount"),
         ("serving.knative.dev/v1", "Service"),
