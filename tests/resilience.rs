@@ -465,3 +465,19 @@ fn a_session_waits_for_its_pod() {
     let served = pods.each_ref().map(|pod| pod.requests.load(Ordering::Relaxed));
     assert!(served == [9, 0] || served == [0, 9], "{served:?}");
 }
+
+/// An endpoint that one rule passes over and another one uses is in service, and the page says for whom it is not.
+#[test]
+fn the_page_of_endpoints_says_which_rules_pass_one_over() {
+    let (sick, well) = (Backend::sick(), Backend::start("a"));
+    let rules = [rule("/ejects", EJECT), rule("/", "priority: 0")];
+    let files = [("s.yaml", service("s", &[sick.port, well.port])), ("r.yaml", route_of(&rules))];
+    let gateway = Gateway::start(&files.each_ref().map(|(name, text)| (*name, text.as_str())));
+    ask(&gateway, 600, "GET /ejects HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    let tables: serde_json::Value = serde_json::from_str(&gateway.admin("/debug/endpoints").body).expect("JSON");
+    let rows = tables[0]["endpoints"].as_array().expect("rows");
+    let row = rows.iter().find(|row| row["address"] == format!("127.0.0.1:{}", sick.port)).expect("the sick one");
+    assert_eq!(row["passedOver"][0]["condition"], "ejected", "{row}");
+    assert_eq!(row["passedOver"][0]["rules"], serde_json::json!(["default/r 0"]), "{row}");
+    assert_eq!(row["inService"], true, "{row}");
+}

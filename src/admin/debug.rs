@@ -13,6 +13,7 @@ use crate::model::backend::{Backend, Near, Protocol};
 use crate::model::ids::{EndpointKey, ListenerId, RuleId};
 use crate::model::matching::{Candidate, Hostname, ValueMatch, ValueTest};
 use crate::model::policy::Algorithm;
+use crate::model::route::Rule;
 use crate::model::snapshot::Snapshot;
 use crate::sockets::{OpenSocket, Sockets};
 
@@ -138,7 +139,7 @@ struct EndpointRow {
     consecutive_errors: u32,
     consecutive_connect_failures: u32,
     effective_weight: u32,
-    /// New requests go to it; otherwise `passedOver` says what does.
+    /// New requests of a rule that leads to it, at least of one, go to it. `passedOver` says what speaks against it.
     in_service: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     passed_over: Vec<PassedOverRow>,
@@ -192,29 +193,74 @@ struct PassedOverRow {
     /// `refused`: its address refused a connection; `ejected`: by `outlierDetection`, for rules that have the block;
     /// `unhealthy`: by a health check, for rules that have the check.
     condition: &'static str,
+    /// The rules that pass it over for that; left out where all do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rules: Vec<String>,
     /// For how long it still is; `null` where no time ends it.
     seconds_left: Option<f64>,
 }
 
-/// What speaks against an endpoint now.
-fn passed_over(endpoint: &EndpointState, health: &[HealthRow], now: Duration) -> Vec<PassedOverRow> {
+/// What speaks against an endpoint now, for which of the rules that lead to it; and whether it serves any of them.
+fn passed_over(
+    endpoint: &EndpointState,
+    health: &[&Arc<EndpointHealth>],
+    rules: &[(String, &Rule)],
+    now: Duration,
+) -> (Vec<PassedOverRow>, bool) {
     let (ejected, refused) = endpoint.out_for(now);
-    let row = |condition, left: Option<Duration>| {
-        left.map(|left| PassedOverRow { condition, seconds_left: Some(left.as_secs_f64()) })
+    let ejects = |rule: &Rule| rule.policy.as_ref().is_some_and(|policy| policy.outlier.is_some());
+    let holds_unhealthy =
+        |rule: &Rule| health.iter().any(|of| of.is_unhealthy() && rule.health_check() == Some(of.check()));
+    let of_rules = |holds: &dyn Fn(&Rule) -> bool| {
+        let names: Vec<String> = rules.iter().filter(|(_, rule)| holds(rule)).map(|(name, _)| name.clone()).collect();
+        if names.len() == rules.len() { Vec::new() } else { names }
     };
-    let is_unhealthy = health.iter().any(|check| !check.healthy);
-    let unhealthy = is_unhealthy.then_some(PassedOverRow { condition: "unhealthy", seconds_left: None });
-    [row("refused", refused), row("ejected", ejected), unhealthy].into_iter().flatten().collect()
+    let mut rows = Vec::new();
+    if let Some(left) = refused {
+        rows.push(PassedOverRow { condition: "refused", rules: Vec::new(), seconds_left: Some(left.as_secs_f64()) });
+    }
+    if let Some(left) = ejected {
+        rows.push(PassedOverRow {
+            condition: "ejected",
+            rules: of_rules(&ejects),
+            seconds_left: Some(left.as_secs_f64()),
+        });
+    }
+    if health.iter().any(|of| of.is_unhealthy()) {
+        rows.push(PassedOverRow { condition: "unhealthy", rules: of_rules(&holds_unhealthy), seconds_left: None });
+    }
+    let is_out = |rule: &Rule| ejected.is_some() && ejects(rule) || holds_unhealthy(rule);
+    let in_service = refused.is_none()
+        && if rules.is_empty() { rows.is_empty() } else { rules.iter().any(|(_, rule)| !is_out(rule)) };
+    (rows, in_service)
+}
+
+/// The rules that lead to each backend, in the order of backends, with the names that people know them by.
+fn rules_by_backend(snapshot: &Snapshot) -> Vec<Vec<(String, &Rule)>> {
+    let mut by_backend: Vec<Vec<(String, &Rule)>> = snapshot.backends.iter().map(|_| Vec::new()).collect();
+    for rule in snapshot.rules.iter() {
+        let label = snapshot.route(rule.route).map_or("", |route| &route.label);
+        let mut backends: Vec<usize> =
+            rule.backend_refs.iter().filter_map(|reference| Some(reference.backend?.index())).collect();
+        backends.sort_unstable();
+        backends.dedup();
+        for backend in backends {
+            if let Some(rules) = by_backend.get_mut(backend) {
+                rules.push((format!("{label} {}", rule.name), rule));
+            }
+        }
+    }
+    by_backend
 }
 
 fn endpoint(
     endpoint: &EndpointState,
     draining: bool,
-    health: Vec<HealthRow>,
-    now: Duration,
+    health: &[&Arc<EndpointHealth>],
+    (rules, now): (&[(String, &Rule)], Duration),
     backend: &Backend,
 ) -> EndpointRow {
-    let passed_over = passed_over(endpoint, &health, now);
+    let (passed_over, in_service) = passed_over(endpoint, health, rules, now);
     EndpointRow {
         address: endpoint.key.addr.to_string(),
         uid: endpoint.key.uid.as_deref().map(str::to_owned),
@@ -223,13 +269,13 @@ fn endpoint(
         consecutive_errors: endpoint.faults(Fault::Error),
         consecutive_connect_failures: endpoint.faults(Fault::Connect),
         effective_weight: endpoint.effective_weight(),
-        in_service: passed_over.is_empty() && !draining,
+        in_service: in_service && !draining,
         passed_over,
         near: near(backend, &endpoint.key),
         age_seconds: endpoint.age(now).map(|age| age.as_secs_f64()),
         draining,
         latency_millis: endpoint.latency(now).map(|latency| latency.as_secs_f64() * 1e3),
-        health,
+        health: health.iter().map(|health| health_row(health)).collect(),
     }
 }
 
@@ -341,18 +387,15 @@ pub(super) fn endpoints(live: &Live, now: Duration) -> Vec<EndpointTable> {
             known.push(health);
         }
     }
-    let health = |endpoint: &Arc<EndpointState>| {
-        let mut rows: Vec<HealthRow> =
-            checked.get(&Arc::as_ptr(endpoint)).into_iter().flatten().map(|health| health_row(health)).collect();
-        rows.sort_by(|one, other| one.check.cmp(&other.check));
-        rows
-    };
+    checked.values_mut().for_each(|known| known.sort_by_cached_key(|health| health.check().to_string()));
+    let health = |endpoint: &Arc<EndpointState>| checked.get(&Arc::as_ptr(endpoint)).map_or(&[][..], Vec::as_slice);
+    let rules = rules_by_backend(live.snapshot());
     let model = &live.snapshot().backends;
     live.balancers()
         .backends()
         .iter()
-        .zip(model.iter())
-        .map(|(backend, model)| EndpointTable {
+        .zip(model.iter().zip(&rules))
+        .map(|(backend, (model, rules))| EndpointTable {
             service: backend.key.service.to_string(),
             port: backend.key.port,
             protocol: match backend.key.protocol {
@@ -362,13 +405,13 @@ pub(super) fn endpoints(live: &Live, now: Duration) -> Vec<EndpointTable> {
             endpoints: backend
                 .endpoints
                 .iter()
-                .map(|state| endpoint(state, false, health(state), now, model))
+                .map(|state| endpoint(state, false, health(state), (rules, now), model))
                 .chain(
                     backend
                         .sessions
                         .iter()
                         .flat_map(|known| known.draining())
-                        .map(|state| endpoint(state, true, health(state), now, model)),
+                        .map(|state| endpoint(state, true, health(state), (rules, now), model)),
                 )
                 .collect(),
         })
