@@ -343,11 +343,10 @@ fn pseudo_fields_in_trailers_reach_no_endpoint() {
             frame(1, 5, 1, &block(&trailers)),
         ];
         tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes.concat()).await.unwrap();
-        until(|| !server.seen.borrow().is_empty()).await;
-        let seen = server.seen.borrow()[0].clone();
-        assert_eq!((seen.parts.as_str(), &seen.body[..]), ("POST http://a.test/p/x", &b"body"[..]));
-        let trailers = seen.trailers.unwrap();
-        assert_eq!((trailers.len(), &trailers["x-sum"]), (1, &HeaderValue::from_static("1")));
+        // The message is malformed (RFC 9113 §8.1): the connection ends, and no pod sees a whole request.
+        let mut rest = Vec::new();
+        let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest).await;
+        assert!(!rest.is_empty() && server.seen.borrow().is_empty(), "{}", rest.escape_ascii());
     });
 }
 
