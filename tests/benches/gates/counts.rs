@@ -35,8 +35,9 @@ const SESSIONS: &str = "sessions.example.com";
 const SESSION: &str = "x-bench-session";
 /// User instructions and allocations that policies may take of a request for which none of them has anything to do.
 const MOST_OF_POLICIES: (f64, f64) = (1_500.0, 0.0);
-/// The same for a session that is kept. What the request says of it is kept beside the request.
-const MOST_OF_SESSION: (f64, f64) = (3_000.0, 2.0);
+/// The same for a session that is kept. What the request says of it is kept beside the request. Most instructions are
+/// HMAC-SHA256, whose count depends on what valgrind says of the processor: 2,500 to 3,230 were seen.
+const MOST_OF_SESSION: (f64, f64) = (4_000.0, 2.0);
 const BODY_BYTES: usize = 1 << 10;
 
 /// Measures both and compares them with the baseline; true when they are within it.
