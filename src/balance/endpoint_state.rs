@@ -193,9 +193,12 @@ impl EndpointState {
         self.written.shares_connections.load(Ordering::Relaxed)
     }
 
-    /// Notes that a backend reaches it over HTTP/2.
-    pub(super) fn share_connections(&self) {
-        self.written.shares_connections.store(true, Ordering::Relaxed);
+    /// Notes whether a backend reaches it over HTTP/2.
+    pub(super) fn share_connections(&self, shares: bool) {
+        // Written by requests, too: no line of the cache moves where nothing changes.
+        if self.shares_connections() != shares {
+            self.written.shares_connections.store(shares, Ordering::Relaxed);
+        }
     }
 
     /// Counts a request as in flight until the guard is dropped, which belongs at the end of the response body.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use hashbrown::HashTable;
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use super::backend_endpoints::BackendEndpoints;
 use super::consistent_hash::{Member, Ring};
@@ -114,6 +114,30 @@ struct Known {
     state: Weak<EndpointState>,
 }
 
+/// Notes which endpoints some backend reaches over HTTP/2, whose connections carry many requests at the same time.
+///
+/// Linear in the endpoints of such backends, and only where one of these has changed.
+fn note_shared_connections(before: &[Arc<BackendEndpoints>], backends: &[Arc<BackendEndpoints>]) {
+    let sharing = |backend: &&Arc<BackendEndpoints>| match backend.key.protocol {
+        Protocol::Http => false,
+        Protocol::H2c => true,
+    };
+    let (before, now) = (before.iter().filter(sharing), backends.iter().filter(sharing));
+    if before.clone().map(Arc::as_ptr).eq(now.clone().map(Arc::as_ptr)) {
+        return;
+    }
+    let reached = |backend: &'_ Arc<BackendEndpoints>| {
+        let draining = backend.sessions.iter().flat_map(|sessions| sessions.draining());
+        backend.endpoints.iter().chain(draining).map(Arc::clone).collect::<Vec<_>>()
+    };
+    let now: Vec<_> = now.flat_map(reached).collect();
+    let addresses: FxHashSet<usize> = now.iter().map(|endpoint| Arc::as_ptr(endpoint).addr()).collect();
+    now.iter().for_each(|endpoint| endpoint.share_connections(true));
+    for endpoint in before.flat_map(reached).filter(|endpoint| !addresses.contains(&Arc::as_ptr(endpoint).addr())) {
+        endpoint.share_connections(false);
+    }
+}
+
 /// What a ring was made from: table size, and of each target the backend's address, weight and reference.
 type RingKey = (Option<u32>, Vec<(usize, u32, u32)>);
 
@@ -134,6 +158,7 @@ impl EndpointRegistry {
     /// `now` as in [`crate::balance`]: an endpoint that comes to a backend that was there before is new from then on.
     pub fn build(&mut self, snapshot: &Snapshot, previous: Option<Previous<'_>>, now: Duration) -> Balancers {
         let backends = self.backends(snapshot, previous, now);
+        note_shared_connections(previous.map_or(&[], |previous| previous.balancers.backends()), &backends);
         self.prune(backends.iter().map(|backend| backend.endpoints.len()).sum());
         let mut rings = FxHashMap::default();
         let mut near = FxHashMap::default();
@@ -228,17 +253,7 @@ impl EndpointRegistry {
     ) -> Arc<BackendEndpoints> {
         // What comes with its Service is no newcomer.
         let came = before.map(|_| now);
-        let shares_connections = match backend.key.protocol {
-            Protocol::Http => false,
-            Protocol::H2c => true,
-        };
-        let mut state = |endpoint: &Endpoint| {
-            let state = self.state(endpoint, came);
-            if shares_connections {
-                state.share_connections();
-            }
-            state
-        };
+        let mut state = |endpoint: &Endpoint| self.state(endpoint, came);
         let mut states = |endpoints: &[Endpoint]| endpoints.iter().map(&mut state).collect();
         let endpoints: Box<[_]> = states(&backend.endpoints);
         let draining: Option<Box<[_]>> = has_sessions.then(|| states(&backend.draining));

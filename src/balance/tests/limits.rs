@@ -60,6 +60,6 @@ fn a_bound_on_connections_bounds_requests_where_each_has_one_of_its_own() {
     let _in_flight = [one.begin(), other.begin()];
     assert_eq!(bed.sequence(2), "!!");
     // Over HTTP/2 they share it: whoever wants another one waits behind the pick.
-    one.share_connections();
+    one.share_connections(true);
     assert_eq!(bed.sequence(2), "00");
 }
