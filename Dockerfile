@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# The image of tidegate: one static program in an empty image, for linux/amd64 and linux/arm64.
+# The image of tidegate: one static program and the list of certificate authorities, for linux/amd64 and linux/arm64.
 #
 #   docker build --tag tidegate:0.1.0 .
 #
@@ -23,6 +23,8 @@ LABEL org.opencontainers.image.title="tidegate" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /out/tidegate /tidegate
+# The authorities of wellKnownCACertificates: System.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 USER 65532:65532
 EXPOSE 8080 9090
 STOPSIGNAL SIGTERM

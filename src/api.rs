@@ -8,11 +8,13 @@
 //!
 //! * [`gateway_route`]: the object, its rules and its status; [`matching`], [`filter`], [`policy`], [`common`]: their parts.
 //! * [`reference_grant`]: consent to references between namespaces.
+//! * [`backend_tls_policy`]: TLS to pods.
 //! * [`conditions`]: types and reasons of conditions.
 //! * [`crd`]: the CustomResourceDefinition, as it is committed in `crds/`. [`schema`]: how types become its schema.
 //!
 //! Nothing here knows files, clusters, snapshots or requests.
 
+pub mod backend_tls_policy;
 pub mod common;
 pub mod conditions;
 pub mod crd;

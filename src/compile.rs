@@ -17,6 +17,7 @@
 
 mod attach;
 pub mod authorities;
+mod backend_tls;
 mod backends;
 pub mod certificates;
 mod contest;

@@ -46,7 +46,7 @@ pub async fn run(live: LiveView, drain: Drain, metrics: Arc<Metrics>, epoch: Ins
 pub fn counts(live: &Live) -> Vec<CheckedService> {
     let mut services: Vec<(&ObjectName, HashMap<usize, bool>)> = Vec::new();
     // Sorted by backend, so that those of one Service stand together.
-    for (backend, checked) in live.checked_endpoints() {
+    for (backend, checked, _) in live.checked_endpoints() {
         let service = &backend.key.service;
         if services.last().is_none_or(|(last, _)| *last != service) {
             services.push((service, HashMap::new()));
@@ -98,7 +98,7 @@ impl<A: Ask> Prober<A> {
     /// Begins the watches that a version has and that do not run, and ends those that it has no longer.
     fn sync(&mut self, live: &Live) {
         let mut before = std::mem::take(&mut self.running);
-        for (backend, checked) in live.checked_endpoints() {
+        for (backend, checked, tls) in live.checked_endpoints() {
             for (endpoint, health) in backend.endpoints.iter().zip(checked.endpoints()) {
                 // One that terminates is used while nothing else is left, whatever a check would say.
                 if endpoint.terminating {
@@ -111,6 +111,7 @@ impl<A: Ask> Prober<A> {
                 let handle = before.remove(&id).unwrap_or_else(|| {
                     self.begin(Watch {
                         health: Arc::clone(health),
+                        tls: tls.cloned(),
                         backend: format!("{}:{}", backend.key.service, backend.key.port),
                         pod: endpoint.pod.clone(),
                     })

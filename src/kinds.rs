@@ -7,7 +7,7 @@
 //! * [`kind`]: what a kind has to provide. [`place`]: names and origins of objects. [`map`]: objects by
 //!   name. [`distinct`]: parts that many of them have.
 //! * [`gateway_route`], [`service`], [`endpoint_slice`], [`endpoints`], [`namespace`], [`reference_grant`],
-//!   [`secret`], [`config_map`]: the kinds.
+//!   [`secret`], [`config_map`], [`backend_tls_policy`]: the kinds.
 //!   [`endpoint`]: what slices and Endpoints share. [`fields`]: from the compiler's fields to those of the user's object.
 //! * [`list`]: all kinds as one list, with what is generated from it.
 //!
@@ -17,6 +17,7 @@
 //! or reports when an object is reduced: what is strange is kept as written, for the compiler to tell. Nothing here
 //! knows files, clusters or snapshots.
 
+pub mod backend_tls_policy;
 pub mod config_map;
 pub mod distinct;
 pub mod endpoint;

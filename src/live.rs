@@ -26,7 +26,7 @@ use crate::model::ids::{BackendId, ObjectName, RuleId};
 use crate::model::route::Rule;
 use crate::model::snapshot::Snapshot;
 use crate::telemetry::metrics::{ConfigObjects, GrpcCode, Metrics, RuleSeries, ServiceSeries};
-use crate::tls::{ServerConfigs, TlsFactory};
+use crate::tls::{ClientConfigs, ClientTls, ClientTlsFactory, ServerConfigs, TlsFactory};
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +45,8 @@ pub struct Live {
     services: Arc<[Arc<ServiceSeries>]>,
     session_key: SessionKey,
     tls: ServerConfigs,
+    /// By the position of the backend.
+    client_tls: ClientConfigs,
     /// By the [`RuleId`] of the version before: the rule of the same name in this one. Empty where `series` are the same.
     renumbered: Box<[Option<RuleId>]>,
 }
@@ -72,7 +74,7 @@ impl Live {
     ///
     /// Linear in the number of rules.
     #[must_use]
-    pub fn checked_endpoints(&self) -> Vec<(&Backend, &Arc<CheckedEndpoints>)> {
+    pub fn checked_endpoints(&self) -> Vec<(&Backend, &Arc<CheckedEndpoints>, Option<&Arc<ClientTls>>)> {
         let rules = (0..).map(RuleId).zip(self.snapshot.rules.iter()).filter(|(_, rule)| rule.health_check().is_some());
         let of_rules = rules.filter_map(|(id, rule)| Some((rule, self.balancers.rule(id)?)));
         let mut found: Vec<(BackendId, &Arc<CheckedEndpoints>)> = of_rules
@@ -81,7 +83,15 @@ impl Live {
             .collect();
         found.sort_unstable_by_key(|(backend, checked)| (*backend, Arc::as_ptr(checked).addr()));
         found.dedup_by_key(|(_, checked)| Arc::as_ptr(checked).addr());
-        found.into_iter().filter_map(|(id, checked)| Some((self.snapshot.backend(id)?, checked))).collect()
+        let with_tls = |(id, checked): (BackendId, _)| Some((self.snapshot.backend(id)?, checked, self.client_tls(id)));
+        found.into_iter().filter_map(with_tls).collect()
+    }
+
+    /// The settings of handshakes with the endpoints of a backend; `None` for clear text.
+    #[inline]
+    #[must_use]
+    pub fn client_tls(&self, backend: BackendId) -> Option<&Arc<ClientTls>> {
+        self.client_tls.get(backend.index())
     }
 
     /// The states of all filters that keep something beyond a request, with their keys, each once.
@@ -103,7 +113,8 @@ impl Live {
     fn next(
         &self,
         snapshot: Snapshot,
-        (endpoints, states, tls): (&mut EndpointRegistry, &mut StateRegistry, &TlsFactory),
+        (endpoints, states): (&mut EndpointRegistry, &mut StateRegistry),
+        (tls, client_tls): (&TlsFactory, &ClientTlsFactory),
         metrics: &Metrics,
         now: Duration,
     ) -> Self {
@@ -127,8 +138,9 @@ impl Live {
         };
         let session_key = endpoints.session_key().clone();
         let tls = tls.build(&snapshot.tls, &self.tls);
+        let client_tls = client_tls.build(&snapshot.backends, &self.client_tls);
         let (version, renumbered) = (self.version + 1, renumbered.into());
-        Self { version, snapshot, balancers, filter_states, series, services, session_key, tls, renumbered }
+        Self { version, snapshot, balancers, filter_states, series, services, session_key, tls, client_tls, renumbered }
     }
 
     /// The series of the rules of the next snapshot, of which `before` says the rules of this one.
@@ -229,6 +241,7 @@ pub struct Publisher {
     endpoints: EndpointRegistry,
     states: StateRegistry,
     tls: TlsFactory,
+    client_tls: ClientTlsFactory,
     metrics: Arc<Metrics>,
     /// The instant that endpoints count the time from.
     epoch: Instant,
@@ -244,7 +257,8 @@ impl Publisher {
         let current = Arc::clone(&self.pointer.borrow());
         let next = Arc::new(current.next(
             snapshot,
-            (&mut self.endpoints, &mut self.states, &self.tls),
+            (&mut self.endpoints, &mut self.states),
+            (&self.tls, &self.client_tls),
             &self.metrics,
             self.epoch.elapsed(),
         ));
@@ -489,6 +503,13 @@ impl WorkerLive {
         &self.live().tls
     }
 
+    /// The settings of handshakes with the endpoints of a backend; `None` for clear text.
+    #[inline]
+    #[must_use]
+    pub fn client_tls(&self, backend: BackendId) -> Option<&Arc<ClientTls>> {
+        self.live().client_tls(backend)
+    }
+
     /// The number of this version; 0 before the first publication.
     #[must_use]
     pub fn version(&self) -> u64 {
@@ -625,6 +646,6 @@ pub fn channel(workers: usize, metrics: Arc<Metrics>, epoch: Instant) -> (Publis
     let feeds =
         (0..workers).map(|worker| Feed { worker, pointer: receiver.clone(), returns: returns.clone() }).collect();
     let (endpoints, states) = (EndpointRegistry::default(), StateRegistry::new(workers));
-    let tls = TlsFactory::default();
-    (Publisher { pointer, endpoints, states, tls, metrics, epoch, returned: Some(returned) }, feeds)
+    let (tls, client_tls) = (TlsFactory::default(), ClientTlsFactory::default());
+    (Publisher { pointer, endpoints, states, tls, client_tls, metrics, epoch, returned: Some(returned) }, feeds)
 }

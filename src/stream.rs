@@ -15,7 +15,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::{client, server};
 
 /// An established connection.
 #[derive(Debug)]
@@ -23,7 +23,9 @@ pub enum Stream {
     /// The socket itself.
     Plain(TcpStream),
     /// TLS with a client, behind its handshake.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<server::TlsStream<TcpStream>>),
+    /// TLS with an endpoint, behind its handshake.
+    TlsToEndpoint(Box<client::TlsStream<TcpStream>>),
 }
 
 /// When TCP gives a peer up that has vanished without a word: neither FIN nor reset comes from a machine without power or
@@ -158,16 +160,8 @@ impl Stream {
                 Poll::Ready(Err(_)) => Liveness::Closed,
                 Poll::Ready(Ok(())) => Liveness::of_read(&socket.try_read(&mut [0; 1])),
             },
-            Self::Tls(stream) => {
-                // What comes may be no more than a ticket or a new key.
-                let mut byte = [0; 1];
-                let mut buf = ReadBuf::new(&mut byte);
-                match Pin::new(stream).poll_read(cx, &mut buf) {
-                    Poll::Pending => Liveness::Watched,
-                    Poll::Ready(Ok(())) if !buf.filled().is_empty() => Liveness::Unasked,
-                    Poll::Ready(_) => Liveness::Closed,
-                }
-            }
+            Self::Tls(stream) => poll_tls_liveness(stream, cx),
+            Self::TlsToEndpoint(stream) => poll_tls_liveness(stream, cx),
         }
     }
 
@@ -184,13 +178,11 @@ impl Stream {
             Self::Plain(socket) => socket.poll_read_ready(cx).map(|_| ()),
             Self::Tls(stream) => {
                 let (socket, session) = stream.get_mut();
-                // Decrypted bytes, or the end behind them, may wait while the socket has nothing new.
-                let waits = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
-                if session.reader().fill_buf().is_err_and(waits) {
-                    socket.poll_read_ready(cx).map(|_| ())
-                } else {
-                    Poll::Ready(())
-                }
+                poll_tls_readable(session.reader().fill_buf(), socket, cx)
+            }
+            Self::TlsToEndpoint(stream) => {
+                let (socket, session) = stream.get_mut();
+                poll_tls_readable(session.reader().fill_buf(), socket, cx)
             }
         }
     }
@@ -208,11 +200,20 @@ impl Stream {
         self.liveness().is_alive()
     }
 
+    /// Whether what was written may still be held back here until it is flushed.
+    #[must_use]
+    pub fn holds_back(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(_) | Self::TlsToEndpoint(_) => true,
+        }
+    }
+
     /// The server name that a client has asked for in its handshake.
     #[must_use]
     pub fn server_name(&self) -> Option<&str> {
         match self {
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::TlsToEndpoint(_) => None,
             Self::Tls(stream) => stream.get_ref().1.server_name(),
         }
     }
@@ -222,8 +223,26 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket,
             Self::Tls(stream) => stream.get_ref().0,
+            Self::TlsToEndpoint(stream) => stream.get_ref().0,
         }
     }
+}
+
+fn poll_tls_liveness<S: AsyncRead + Unpin>(stream: &mut S, cx: &mut Context<'_>) -> Liveness {
+    // What comes may be no more than a ticket or a new key.
+    let mut byte = [0; 1];
+    let mut buf = ReadBuf::new(&mut byte);
+    match Pin::new(stream).poll_read(cx, &mut buf) {
+        Poll::Pending => Liveness::Watched,
+        Poll::Ready(Ok(())) if !buf.filled().is_empty() => Liveness::Unasked,
+        Poll::Ready(_) => Liveness::Closed,
+    }
+}
+
+fn poll_tls_readable(decrypted: io::Result<&[u8]>, socket: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+    // Decrypted bytes, or the end behind them, may wait while the socket has nothing new.
+    let waits = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    if decrypted.is_err_and(waits) { socket.poll_read_ready(cx).map(|_| ()) } else { Poll::Ready(()) }
 }
 
 /// The end of the other side, as [`Stream::seen_end`] has it.
@@ -258,6 +277,8 @@ impl AsyncRead for Stream {
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
                 result => result,
             },
+            // There an end without close_notify stays an error: what ends with the connection may have been cut off.
+            Self::TlsToEndpoint(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -267,6 +288,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::TlsToEndpoint(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -278,6 +300,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::TlsToEndpoint(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -285,6 +308,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(socket) => socket.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::TlsToEndpoint(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -292,6 +316,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::TlsToEndpoint(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -299,6 +324,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::TlsToEndpoint(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

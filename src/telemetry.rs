@@ -81,7 +81,7 @@
 //! | `side` | `downstream` (clients) `upstream` (endpoints) `admin` |
 //! | `direction` | `to_client` `to_endpoint` |
 //! | `end` | `finished` (both ends), `reset` (one end), `tunnel_idle` `tunnel_lifetime` `drain` `admin` (tidegate), `dropped` (its worker ended) |
-//! | `result` | `ok` `refused` `timeout` `error` |
+//! | `result` | `ok` `refused` `timeout` `tls` (of connects only: no handshake came about) `error` |
 //! | `session` | `kept` (its endpoint answered), `new` (there was none, or its time was over), `moved` (another endpoint answered) |
 //! | `where` | `request` `connection` `control` |
 //! | `severity` | `error` `warning` |
@@ -490,7 +490,7 @@ pub const LABELS: &[(&str, &str)] = &[
         "end",
         "`finished` (both ends), `reset` (one end), `tunnel_idle` `tunnel_lifetime` `drain` `admin` (tidegate), `dropped` (its worker ended)",
     ),
-    ("result", "`ok` `refused` `timeout` `error`"),
+    ("result", "`ok` `refused` `timeout` `tls` (of connects only: no handshake came about) `error`"),
     (
         "session",
         "`kept` (its endpoint answered), `new` (there was none, or its time was over), `moved` (another endpoint answered)",
@@ -661,7 +661,8 @@ mod tests {
         let sides = Side::ALL.iter().map(|value| value.as_str()).chain(["admin"]);
         assert_eq!(listed("side"), sides.collect::<Vec<_>>());
         assert_eq!(listed("result"), ConnectResult::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
-        assert_eq!(listed("result"), StatusWrite::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        let writes = listed("result").into_iter().filter(|value| value != "tls").collect::<Vec<_>>();
+        assert_eq!(writes, StatusWrite::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("direction"), Direction::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("end"), SocketEnd::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("cause"), Restart::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());

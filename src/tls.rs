@@ -1,7 +1,9 @@
-//! TLS of clients' connections: from certificates to the settings that handshakes run with.
+//! TLS of clients' connections: from certificates to the settings that handshakes run with. TLS towards pods: `client`.
 //!
-//! rustls with aws-lc-rs, TLS 1.2 and 1.3, no early data (RFC 8446 §8: it could be sent twice). Nothing here reads sockets
-//! or knows routes.
+//! rustls with aws-lc-rs, TLS 1.2 and 1.3, no early data (RFC 8446 §8: it could be sent twice). Nothing here knows routes.
+
+mod alpn;
+mod client;
 
 mod clients;
 
@@ -18,10 +20,8 @@ use self::clients::ClientVerifier;
 use crate::model::ids::ListenerId;
 use crate::model::tls::{LeastTls, TlsHost, TlsHosts};
 
-/// The name of HTTP/2 in a handshake (RFC 7301, RFC 9113 §3.2).
-pub const ALPN_HTTP2: &[u8] = b"h2";
-/// The name of HTTP/1.1 in a handshake.
-pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+pub use alpn::{ALPN_HTTP1, ALPN_HTTP2};
+pub use client::{ClientConfigs, ClientTls, ClientTlsFactory};
 
 /// What all handshakes of the process have in common.
 pub struct TlsFactory {

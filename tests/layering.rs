@@ -52,7 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("health", &["live", "balance", "model", "http1", "drain", "telemetry"]),
+    ("health", &["live", "balance", "model", "http1", "stream", "drain", "telemetry", "tls"]),
     ("admin", &["live", "balance", "model", "sockets", "readiness", "settings", "telemetry"]),
     ("probe", &[]),
     ("cli", &["probe", "settings"]),

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::balance::endpoint_state::Fault;
 use crate::balance::{EndpointHealth, EndpointState};
 use crate::live::Live;
-use crate::model::backend::{Backend, Near, Protocol};
+use crate::model::backend::{Backend, Near};
 use crate::model::ids::{EndpointKey, ListenerId, RuleId};
 use crate::model::matching::{Candidate, Hostname, ValueMatch, ValueTest};
 use crate::model::policy::Algorithm;
@@ -380,7 +380,7 @@ pub(super) fn sockets(sockets: &Sockets) -> Vec<SocketRow> {
 /// `now` is the time since the epoch that the data workers measure by.
 pub(super) fn endpoints(live: &Live, now: Duration) -> Vec<EndpointTable> {
     let mut checked: HashMap<*const EndpointState, Vec<&Arc<EndpointHealth>>> = HashMap::new();
-    for health in live.checked_endpoints().into_iter().flat_map(|(_, checked)| checked.endpoints()) {
+    for health in live.checked_endpoints().into_iter().flat_map(|(_, checked, _)| checked.endpoints()) {
         let known = checked.entry(Arc::as_ptr(health.endpoint())).or_default();
         // Several backends may have the endpoint, and one health of it.
         if !known.iter().any(|other| Arc::ptr_eq(other, health)) {
@@ -398,10 +398,7 @@ pub(super) fn endpoints(live: &Live, now: Duration) -> Vec<EndpointTable> {
         .map(|(backend, (model, rules))| EndpointTable {
             service: backend.key.service.to_string(),
             port: backend.key.port,
-            protocol: match backend.key.protocol {
-                Protocol::Http => "HTTP",
-                Protocol::H2c => "H2C",
-            },
+            protocol: backend.key.protocol.as_str(),
             endpoints: backend
                 .endpoints
                 .iter()

@@ -61,6 +61,8 @@ known_values! {
         BackendNotFound = "BackendNotFound",
         /// The backend's protocol is not spoken.
         UnsupportedProtocol = "UnsupportedProtocol",
+        /// The BackendTLSPolicy of a Service cannot be followed.
+        InvalidBackendTlsPolicy = "InvalidBackendTlsPolicy",
         /// The object of an ExtensionRef does not exist.
         FilterNotFound = "FilterNotFound",
         /// A certificate does not exist.

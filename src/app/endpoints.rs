@@ -94,6 +94,7 @@ mod tests {
             key: BackendKey { service: ObjectName::new("ns", name), port: 80, protocol: Protocol::Http },
             endpoints: Arc::default(),
             draining: Arc::default(),
+            tls: None,
         };
         let snapshot = Snapshot { backends: [backend("none"), backend("web")].into(), ..Snapshot::default() };
         let found = count(&snapshot, &slices);

@@ -15,6 +15,7 @@ use super::endpoint_state::EndpointState;
 use crate::model::backend::Protocol;
 use crate::model::health::{HealthCheck, Question};
 use crate::model::ids::EndpointKey;
+use crate::model::tls::EndpointTls;
 
 /// The health of one endpoint by one check. Initially healthy: its readiness was checked before it became an endpoint,
 /// and a gateway that starts must not refuse requests until it has asked everybody.
@@ -23,6 +24,8 @@ pub struct EndpointHealth {
     endpoint: Arc<EndpointState>,
     check: Arc<HealthCheck>,
     protocol: Protocol,
+    /// How TLS is spoken to it.
+    tls: Option<Arc<EndpointTls>>,
     is_unhealthy: AtomicBool,
     last: Mutex<Option<LastCheck>>,
 }
@@ -39,8 +42,12 @@ pub struct LastCheck {
 impl EndpointHealth {
     /// Makes the health of an endpoint that was never asked.
     #[must_use]
-    pub fn new(endpoint: Arc<EndpointState>, check: Arc<HealthCheck>, protocol: Protocol) -> Self {
-        Self { endpoint, check, protocol, is_unhealthy: AtomicBool::new(false), last: Mutex::default() }
+    pub fn new(
+        endpoint: Arc<EndpointState>,
+        check: Arc<HealthCheck>,
+        (protocol, tls): (Protocol, Option<Arc<EndpointTls>>),
+    ) -> Self {
+        Self { endpoint, check, protocol, tls, is_unhealthy: AtomicBool::new(false), last: Mutex::default() }
     }
 
     /// The endpoint that is asked.
@@ -154,14 +161,19 @@ impl HealthRegistry {
         }
         let protocol = match check.question {
             Question::Get { .. } => backend.key.protocol,
-            Question::Grpc { .. } => Protocol::H2c,
+            Question::Grpc { .. } => Protocol::H2c.secure(backend.key.protocol.is_secure()),
         };
         let endpoints = backend.endpoints.iter().map(|endpoint| {
-            let fresh = || Arc::new(EndpointHealth::new(Arc::clone(endpoint), Arc::clone(check), protocol));
+            let asked = || (protocol, backend.tls.clone());
+            let fresh = || Arc::new(EndpointHealth::new(Arc::clone(endpoint), Arc::clone(check), asked()));
             match self.endpoints.entry((endpoint.key.clone(), protocol, Arc::clone(check))) {
                 Entry::Occupied(mut known) => {
                     // An endpoint that was gone for a while is another state by the same key.
-                    let same = known.get().upgrade().filter(|health| Arc::ptr_eq(&health.endpoint, endpoint));
+                    // Two Services may ask the same pod for other certificates.
+                    let is_same = |health: &Arc<EndpointHealth>| {
+                        Arc::ptr_eq(&health.endpoint, endpoint) && health.tls == backend.tls
+                    };
+                    let same = known.get().upgrade().filter(is_same);
                     let health = same.unwrap_or_else(fresh);
                     known.insert(Arc::downgrade(&health));
                     health

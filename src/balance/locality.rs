@@ -33,6 +33,7 @@ pub(super) fn near_list(
     let both = backend.endpoints.iter().zip(endpoints);
     Some(Arc::new(BackendEndpoints {
         key: backend.key.clone(),
+        tls: backend.tls.clone(),
         endpoints: both.filter(|(_, endpoint)| endpoint.near.has(kind)).map(|(state, _)| Arc::clone(state)).collect(),
         sessions: None,
         shared: Arc::clone(&backend.shared),

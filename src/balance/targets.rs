@@ -119,8 +119,8 @@ struct Known {
 /// Linear in the endpoints of such backends, and only where one of these has changed.
 fn note_shared_connections(before: &[Arc<BackendEndpoints>], backends: &[Arc<BackendEndpoints>]) {
     let sharing = |backend: &&Arc<BackendEndpoints>| match backend.key.protocol {
-        Protocol::Http => false,
-        Protocol::H2c => true,
+        Protocol::Http | Protocol::Https => false,
+        Protocol::H2c | Protocol::H2 => true,
     };
     let (before, now) = (before.iter().filter(sharing), backends.iter().filter(sharing));
     if before.clone().map(Arc::as_ptr).eq(now.clone().map(Arc::as_ptr)) {
@@ -260,8 +260,8 @@ impl EndpointRegistry {
         let key = backend.key.clone();
         let sessions = draining.map(|draining| SessionIndex::new(&self.session_key, &key, &endpoints, draining).into());
         let shared = before.map(|before| Arc::clone(&before.shared)).unwrap_or_default();
-        let ejecting = Arc::clone(&self.ejecting);
-        Arc::new(BackendEndpoints { key, endpoints, sessions, shared, ejecting })
+        let (ejecting, tls) = (Arc::clone(&self.ejecting), backend.tls.clone());
+        Arc::new(BackendEndpoints { key, tls, endpoints, sessions, shared, ejecting })
     }
 
     /// The state of an endpoint, as it was where it is known; `came` says since when a newcomer is there.

@@ -14,6 +14,7 @@ use super::inputs::Inputs;
 use crate::kinds::Objects;
 use crate::kinds::service::Service;
 use crate::model::backend::{Backend, BackendKey};
+use crate::model::tls::EndpointTls;
 
 /// A port of a Service, by its position in the Service.
 #[derive(Clone, Debug)]
@@ -45,11 +46,11 @@ struct LookUp<'a> {
 }
 
 impl BackendTable {
-    /// Gives each backend its endpoints. Keys are sorted; `ports` are in the same order. Of the table `before`, which was
+    /// Gives each backend its endpoints. Keys are sorted; ports and how TLS is spoken to them are in the same order. Of the table `before`, which was
     /// made from other objects, is taken over what has not changed since.
     pub(super) fn new(
         keys: Vec<BackendKey>,
-        ports: Vec<PortOf>,
+        (ports, tls): (Vec<PortOf>, Vec<Option<Arc<EndpointTls>>>),
         inputs: &Inputs,
         before: Option<(&BackendTable, &Inputs)>,
     ) -> Self {
@@ -67,16 +68,17 @@ impl BackendTable {
             |namespace: &Arc<str>, service: &Arc<str>| new.contains(&(Arc::clone(namespace), Arc::clone(service)));
         let index = EndpointIndex::new(inputs, is_wanted);
         let mut look_up = LookUp { index, last: None, findings: BTreeMap::new() };
-        let backends = keys.into_iter().zip(&ports).zip(kept).enumerate().map(|(at, ((key, port), kept))| {
+        let found = keys.into_iter().zip(&ports).zip(kept).zip(tls).enumerate();
+        let backends = found.map(|(at, (((key, port), kept), tls))| {
             let known = kept.and_then(|kept| Some((kept, before?.0.backends.get(kept)?)));
             let Some((position, known)) = known else {
                 let OfBackend { used, draining } = look_up.endpoints((at, &key), port);
-                return Backend { key, endpoints: used, draining };
+                return Backend { key, endpoints: used, draining, tls };
             };
             if let Some(findings) = old_findings.remove(&position) {
                 look_up.findings.insert(at, findings);
             }
-            known.clone()
+            Backend { tls, ..known.clone() }
         });
         Self { backends: backends.collect(), findings: look_up.findings, ports }
     }
@@ -106,7 +108,7 @@ impl BackendTable {
         let mut look_up = LookUp { index, last: None, findings: BTreeMap::new() };
         let mut new: BTreeMap<usize, OfBackend> = BTreeMap::new();
         for (at, (backend, port)) in self.backends.iter().zip(&self.ports).enumerate() {
-            let Backend { key, endpoints, draining } = backend;
+            let Backend { key, endpoints, draining, tls: _ } = backend;
             if is_changed(&key.service.namespace, &key.service.name) {
                 self.findings.remove(&at);
                 let now = look_up.endpoints((at, key), port);
@@ -118,7 +120,7 @@ impl BackendTable {
         self.findings.append(&mut look_up.findings);
         if !new.is_empty() {
             let backends = self.backends.iter().enumerate().map(|(at, backend)| match new.remove(&at) {
-                Some(OfBackend { used, draining }) => Backend { key: backend.key.clone(), endpoints: used, draining },
+                Some(OfBackend { used, draining }) => Backend { endpoints: used, draining, ..backend.clone() },
                 None => backend.clone(),
             });
             self.backends = backends.collect();

@@ -57,7 +57,18 @@ impl Inputs {
             gateway_class_name,
             controller_name,
             hostnames_have_owners,
-            objects: Objects { routes, services, slices: _, endpoints: _, namespaces, grants, secrets, config_maps },
+            objects:
+                Objects {
+                    routes,
+                    services,
+                    slices: _,
+                    endpoints: _,
+                    namespaces,
+                    grants,
+                    secrets,
+                    config_maps,
+                    tls_policies,
+                },
             allow_loopback_endpoints,
             place,
         } = self;
@@ -73,5 +84,6 @@ impl Inputs {
             && grants.is_same(&other.objects.grants)
             && secrets.is_same(&other.objects.secrets)
             && config_maps.is_same(&other.objects.config_maps)
+            && tls_policies.is_same(&other.objects.tls_policies)
     }
 }

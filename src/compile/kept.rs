@@ -14,6 +14,8 @@ use super::inputs::{Inputs, StaticListener};
 use super::matches::Shared;
 use super::references::{Backends, Targets};
 use super::rules::{CompiledRoute, OwnRoute};
+use crate::kinds::backend_tls_policy::TlsPolicy;
+use crate::kinds::config_map::ConfigMap;
 use crate::kinds::gateway_route::Route;
 use crate::kinds::reference_grant::Grant;
 use crate::kinds::service::Service;
@@ -35,7 +37,18 @@ struct Last {
     routes: Vec<Arc<CompiledRoute>>,
     services: Map<Service>,
     grants: Map<Grant>,
+    config_maps: Map<ConfigMap>,
+    tls_policies: Map<TlsPolicy>,
     listeners: Vec<StaticListener>,
+}
+
+impl Last {
+    /// Whether nothing has changed that every route may depend on. Policies of TLS and authorities change rarely.
+    fn holds_for(&self, inputs: &Inputs) -> bool {
+        self.listeners == inputs.listeners
+            && self.config_maps.is_same(&inputs.objects.config_maps)
+            && self.tls_policies.is_same(&inputs.objects.tls_policies)
+    }
 }
 
 impl Kept {
@@ -43,7 +56,7 @@ impl Kept {
     /// compilation.
     pub(super) fn compile<'a>(&mut self, inputs: &'a Inputs) -> Vec<OwnRoute<'a>> {
         // Gone while it is worked on: after a panic everything is compiled again.
-        let last = self.last.take().filter(|last| last.listeners == inputs.listeners);
+        let last = self.last.take().filter(|last| last.holds_for(inputs));
         let changes = Changes::since(last.as_ref(), &inputs.objects);
         let mut backends = Backends::new(inputs, &mut self.targets);
         let mut known = last.iter().flat_map(|last| &last.routes).peekable();
@@ -78,7 +91,17 @@ impl Kept {
             controller_name: _,
             hostnames_have_owners: _,
             objects:
-                Objects { routes: _, services, slices: _, endpoints: _, namespaces: _, grants, secrets: _, config_maps: _ },
+                Objects {
+                    routes: _,
+                    services,
+                    slices: _,
+                    endpoints: _,
+                    namespaces: _,
+                    grants,
+                    secrets: _,
+                    config_maps,
+                    tls_policies,
+                },
             allow_loopback_endpoints: _,
             place: _,
         } = inputs;
@@ -86,6 +109,8 @@ impl Kept {
             routes: sound.map(|route| Arc::clone(&route.compiled)).collect(),
             services: services.clone(),
             grants: grants.clone(),
+            config_maps: config_maps.clone(),
+            tls_policies: tls_policies.clone(),
             listeners: listeners.clone(),
         });
         self.shared.prune();

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
 
+use super::backend_tls::{follow, policy_of};
 use super::backends::{BackendTable, PortOf};
 use super::inputs::Inputs;
 use super::position::RulePos;
 use super::report::{About, FieldPath, Refused, Report};
 use crate::api::conditions::ConditionReason;
-use crate::api::gateway_route::{BackendKind, BackendProtocol, BackendRef, GROUP, KnownValue};
+use crate::api::gateway_route::{BackendKind, BackendProtocol, BackendRef, GROUP};
 use crate::kinds::service::{Service, ServicePort};
 use crate::model::backend::{BackendKey, Protocol};
 use crate::model::ids::{BackendId, ObjectName};
+use crate::model::tls::EndpointTls;
 
 /// Resolves backendRefs and keeps every backend that one leads to.
 pub(super) struct Backends<'a> {
@@ -45,6 +47,18 @@ pub(super) struct Targets {
 struct Target {
     key: BackendKey,
     of: PortOf,
+    /// How TLS is spoken to its pods.
+    tls: Option<Arc<EndpointTls>>,
+}
+
+impl Target {
+    /// Takes over what it leads to now; what is the same stays shared.
+    fn set(&mut self, of: PortOf, tls: Option<Arc<EndpointTls>>) {
+        self.of = of;
+        if self.tls != tls {
+            self.tls = tls;
+        }
+    }
 }
 
 /// All Services in the order of their names, with the place of the last one that was looked for.
@@ -82,7 +96,13 @@ impl<'a> Services<'a> {
 
 impl Targets {
     /// The number of a backend, which is new or known already.
-    fn number(&mut self, service: (&ObjectName, &Arc<Service>), port: usize, at: (u16, Protocol)) -> BackendNumber {
+    fn number(
+        &mut self,
+        service: (&ObjectName, &Arc<Service>),
+        port: usize,
+        at: (u16, Protocol),
+        tls: Option<Arc<EndpointTls>>,
+    ) -> BackendNumber {
         let ((name, service), (number, protocol)) = (service, at);
         let of = PortOf { service: Arc::clone(service), port };
         // Rules of one route mostly lead to the same place.
@@ -90,7 +110,7 @@ impl Targets {
             |target: &&mut Target| (target.key.port, target.key.protocol) == at && target.key.service == *name;
         let last = self.list.get_mut(self.last as usize).and_then(Option::as_mut);
         if let Some(target) = last.filter(is_last) {
-            target.of = of;
+            target.set(of, tls);
             return self.last;
         }
         let key = BackendKey { service: name.clone(), port: number, protocol };
@@ -99,14 +119,14 @@ impl Targets {
         let hash = FxBuildHasher.hash_one(&key);
         if let Some(known) = numbers.find(hash, |number| key_of(number) == Some(&key)).copied() {
             if let Some(target) = self.list.get_mut(known as usize).and_then(Option::as_mut) {
-                target.of = of;
+                target.set(of, tls);
             }
             self.last = known;
             return known;
         }
         let hash_of = |number: &BackendNumber| key_of(number).map_or(0, |key| FxBuildHasher.hash_one(key));
         numbers.reserve(1, hash_of);
-        let target = Some(Target { key, of });
+        let target = Some(Target { key, of, tls });
         let number = match self.free.pop() {
             Some(number) => {
                 self.list[number as usize] = target;
@@ -213,7 +233,38 @@ impl<'a> Backends<'a> {
         };
         let protocol = protocol(stated, port)
             .map_err(|(found, expected)| ("port", ConditionReason::UnsupportedProtocol, found, expected))?;
-        Ok(self.targets.number((name, service), at, (wanted, protocol)))
+        let (protocol, tls) = self.secure(name, port, (protocol, stated.is_some()))?;
+        Ok(self.targets.number((name, service), at, (wanted, protocol), tls))
+    }
+
+    /// The protocol that is spoken to a port of a Service, and how TLS is: what a reference or the port asks for, and what
+    /// the Service's BackendTLSPolicy says.
+    fn secure(
+        &self,
+        service: &ObjectName,
+        port: &ServicePort,
+        (protocol, is_stated): (Protocol, bool),
+    ) -> Result<(Protocol, Option<Arc<EndpointTls>>), Refusal> {
+        let reason = ConditionReason::UnsupportedProtocol;
+        let Some((name, policy)) = policy_of(self.inputs, service, port) else {
+            if !protocol.is_secure() {
+                return Ok((protocol, None));
+            }
+            let found = format!("protocol {} and no BackendTLSPolicy for Service {service}", protocol.as_str());
+            let expected = format!(
+                "a BackendTLSPolicy in namespace {} with Service {} in its targetRefs, which says whom to trust",
+                service.namespace, service.name
+            );
+            return Err(("port", reason, found, expected));
+        };
+        if is_stated && !protocol.is_secure() {
+            // The owner of the Service has asked for TLS.
+            let found = format!("{} though BackendTLSPolicy {name} is for the Service", protocol.as_str());
+            return Err(("protocol", reason, found, "HTTPS or H2, or no protocol".to_owned()));
+        }
+        let tls = follow(self.inputs, (name, policy))
+            .map_err(|(reason, found, expected)| ("name", reason, found, expected))?;
+        Ok((protocol.secure(true), Some(Arc::new(tls))))
     }
 
     /// Whether the Service asks for affinity by client address.
@@ -236,15 +287,16 @@ impl<'a> Backends<'a> {
         let Targets { list, order, .. } = &mut *targets;
         order.sort_by_key(|number| list[*number as usize].as_ref().map(|target| &target.key));
         let mut ids = vec![None; is_used.len()];
-        let (mut keys, mut ports) = (Vec::new(), Vec::new());
+        let (mut keys, mut ports, mut tls) = (Vec::new(), Vec::new(), Vec::new());
         for number in order.iter().filter(|number| is_used[**number as usize]) {
-            let Some(Target { key, of }) = list[*number as usize].as_ref() else { continue };
+            let Some(Target { key, of, tls: of_target }) = list[*number as usize].as_ref() else { continue };
             ids[*number as usize] = u32::try_from(keys.len()).ok().map(BackendId);
             keys.push(key.clone());
             ports.push(of.clone());
+            tls.push(of_target.clone());
         }
         targets.prune(keys.len(), referred);
-        (BackendTable::new(keys, ports, inputs, before), ids)
+        (BackendTable::new(keys, (ports, tls), inputs, before), ids)
     }
 }
 
@@ -262,7 +314,7 @@ pub(super) fn is_granted(
 }
 
 /// The protocol that a reference at `at` states, `None` when it leaves the choice to the Service. A protocol that is not
-/// spoken is reported and drops the rule.
+/// known is reported and drops the rule.
 ///
 /// # Errors
 /// After such a report.
@@ -272,16 +324,13 @@ pub(super) fn stated_protocol(
     report: &mut Report<'_>,
 ) -> Result<Option<Protocol>, Refused> {
     let Some(stated) = &reference.protocol else { return Ok(None) };
-    let at = at.field("protocol");
     match stated.known() {
         Some(BackendProtocol::Http) => Ok(Some(Protocol::Http)),
         Some(BackendProtocol::H2c) => Ok(Some(Protocol::H2c)),
-        Some(secure @ (BackendProtocol::Https | BackendProtocol::H2)) => {
-            report.not_yet(rule, at, secure.as_str());
-            Err(Refused)
-        }
+        Some(BackendProtocol::Https) => Ok(Some(Protocol::Https)),
+        Some(BackendProtocol::H2) => Ok(Some(Protocol::H2)),
         None => {
-            report.unknown(rule, at, stated);
+            report.unknown(rule, at.field("protocol"), stated);
             Err(Refused)
         }
     }
@@ -301,10 +350,8 @@ fn protocol(stated: Option<Protocol>, port: &ServicePort) -> Result<Protocol, (S
     match &*port.app_protocol {
         // gRPC has no HTTP/1.1 form: the name can only mean HTTP/2.
         "kubernetes.io/h2c" | "grpc" => Ok(Protocol::H2c),
-        secure @ ("kubernetes.io/wss" | "https" | "grpcs") => {
-            let expected = "an appProtocol without TLS: TLS to endpoints is not supported yet".to_owned();
-            Err((format!("appProtocol {secure}"), expected))
-        }
+        "grpcs" => Ok(Protocol::H2),
+        "https" | "kubernetes.io/wss" => Ok(Protocol::Https),
         // `kubernetes.io/ws` is HTTP/1.1 with upgrades; names that we do not know say nothing against HTTP/1.1.
         _ => Ok(Protocol::Http),
     }

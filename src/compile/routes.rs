@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::attach::{Attached, Delegation, Way, attach};
 use super::authorities::AuthorityState;
+use super::backend_tls;
 use super::backends::BackendTable;
 use super::certificates::{self, Certificates, SecretState};
 use super::contest::{CandidateOrigin, Contest, Decided};
@@ -71,6 +72,7 @@ pub(super) fn compile(inputs: &Inputs, kept: &mut Kept, before: Option<(&Backend
         findings.extend(route.report.findings.into_iter().map(|finding| finding.diagnostic));
     }
     findings.extend(of_listeners);
+    findings.extend(backend_tls::findings(inputs));
     Compiled { snapshot, backends, findings, statuses, secrets, authorities, panics }
 }
 

@@ -19,6 +19,7 @@ use crate::model::request_values::RequestKey;
 use crate::model::snapshot::Snapshot;
 
 mod attachment;
+mod backend_tls;
 mod certificates;
 mod never_matched;
 mod ownership;

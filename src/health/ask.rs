@@ -10,6 +10,7 @@ use crate::balance::EndpointHealth;
 use crate::model::backend::Protocol;
 use crate::model::health::HealthCheck;
 use crate::telemetry::metrics::CheckOutcome;
+use crate::tls::ClientTls;
 
 /// How checks introduce themselves.
 pub(super) const USER_AGENT: &str = "tidegate-health/1";
@@ -28,6 +29,8 @@ pub(super) struct Target {
     pub(super) fallback: Option<SocketAddr>,
     pub(super) check: Arc<HealthCheck>,
     pub(super) protocol: Protocol,
+    /// The settings of handshakes, for protocols over TLS.
+    pub(super) tls: Option<Arc<ClientTls>>,
 }
 
 /// What was wrong.
@@ -36,6 +39,9 @@ pub(super) enum Failure {
     /// No connection came about.
     #[error("cannot connect: {0}")]
     Connect(#[source] io::Error),
+    /// No TLS came about.
+    #[error("no TLS: {0}")]
+    Tls(#[source] io::Error),
     /// Another status than expected.
     #[error("status {0}")]
     Status(StatusCode),
@@ -62,7 +68,7 @@ pub(super) enum Failure {
 impl Failure {
     pub(super) fn outcome(&self) -> CheckOutcome {
         match self {
-            Self::Connect(_) => CheckOutcome::Connect,
+            Self::Connect(_) | Self::Tls(_) => CheckOutcome::Connect,
             Self::Status(_) | Self::NotServing(_) => CheckOutcome::Status,
             Self::TimedOut => CheckOutcome::Timeout,
             Self::Broken(_) | Self::BrokenHttp2(_) | Self::Closed | Self::Malformed(_) => CheckOutcome::Answer,
@@ -71,11 +77,16 @@ impl Failure {
 }
 
 impl Target {
-    pub(super) fn of(health: &EndpointHealth) -> Self {
+    pub(super) fn of(health: &EndpointHealth, tls: Option<Arc<ClientTls>>) -> Self {
         let (endpoint, check) = (health.endpoint(), Arc::clone(health.check()));
         let at_port = |addr: SocketAddr| SocketAddr::new(addr.ip(), check.port.map_or(addr.port(), u16::from));
         let (addr, fallback) = (at_port(endpoint.key.addr), endpoint.fallback().map(at_port));
-        Self { addr, fallback, check, protocol: health.protocol() }
+        Self { addr, fallback, check, protocol: health.protocol(), tls }
+    }
+
+    /// The scheme of requests.
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.protocol.is_secure() { "https" } else { "http" }
     }
 
     /// The host that is asked for.

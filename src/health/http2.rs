@@ -3,10 +3,10 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 use h2::client::{Connection, ResponseFuture, SendRequest};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
-use tokio::net::TcpStream;
 
 use super::ask::{Failure, Target, USER_AGENT};
 use super::grpc;
+use crate::stream::Stream;
 
 /// The most bytes of a head or of trailers.
 const MOST_FIELDS: u32 = 32 * 1024;
@@ -14,7 +14,7 @@ const MOST_FIELDS: u32 = 32 * 1024;
 const GRPC_STATUS: &str = "grpc-status";
 
 /// Sends the request and reads the head of the answer.
-pub(super) async fn get(stream: TcpStream, target: &Target, path: &str) -> Result<StatusCode, Failure> {
+pub(super) async fn get(stream: Stream, target: &Target, path: &str) -> Result<StatusCode, Failure> {
     let (sender, connection) = begin(stream).await?;
     let asking = async {
         let request = request(target, Method::GET, path)?;
@@ -25,7 +25,7 @@ pub(super) async fn get(stream: TcpStream, target: &Target, path: &str) -> Resul
 }
 
 /// Asks for the health of a service.
-pub(super) async fn grpc_health(stream: TcpStream, target: &Target, service: &str) -> Result<(), Failure> {
+pub(super) async fn grpc_health(stream: Stream, target: &Target, service: &str) -> Result<(), Failure> {
     let (sender, connection) = begin(stream).await?;
     let asking = async {
         let mut request = request(target, Method::POST, "/grpc.health.v1.Health/Check")?;
@@ -73,14 +73,14 @@ fn grpc_status(fields: &HeaderMap) -> Result<bool, Failure> {
     }
 }
 
-async fn begin(stream: TcpStream) -> Result<(SendRequest<Bytes>, Connection<TcpStream, Bytes>), Failure> {
+async fn begin(stream: Stream) -> Result<(SendRequest<Bytes>, Connection<Stream, Bytes>), Failure> {
     let mut builder = h2::client::Builder::new();
     builder.enable_push(false).max_header_list_size(MOST_FIELDS).initial_max_send_streams(1);
     builder.handshake(stream).await.map_err(Failure::BrokenHttp2)
 }
 
 fn request(target: &Target, method: Method, path: &str) -> Result<Request<()>, Failure> {
-    let uri = Uri::builder().scheme("http").authority(target.authority()).path_and_query(path).build();
+    let uri = Uri::builder().scheme(target.scheme()).authority(target.authority()).path_and_query(path).build();
     let request =
         uri.and_then(|uri| Request::builder().method(method).uri(uri).header(header::USER_AGENT, USER_AGENT).body(()));
     // Host and path were checked when the rule was compiled.
@@ -104,7 +104,7 @@ async fn send(
 
 /// Drives the connection until the answer is there; it is closed with both.
 async fn beside<T>(
-    connection: Connection<TcpStream, Bytes>,
+    connection: Connection<Stream, Bytes>,
     asking: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     tokio::select! {

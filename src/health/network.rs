@@ -10,6 +10,7 @@ use super::ask::{Ask, Failure, Target};
 use super::{http1, http2};
 use crate::model::backend::Protocol;
 use crate::model::health::Question;
+use crate::stream::Stream;
 
 /// Asks over the network.
 #[derive(Clone, Copy, Debug)]
@@ -17,13 +18,15 @@ pub(super) struct Network;
 
 impl Ask for Network {
     async fn ask(&self, target: &Target) -> Result<(), Failure> {
-        let stream = connect(target).await?;
+        let stream = secure(target, connect(target).await?).await?;
         match (&target.check.question, target.protocol) {
-            (Question::Get { path, .. }, Protocol::Http) => judge(target, http1::get(stream, target, path).await?),
-            (Question::Get { path, .. }, Protocol::H2c) => judge(target, http2::get(stream, target, path).await?),
-            (Question::Grpc { service }, Protocol::Http | Protocol::H2c) => {
-                http2::grpc_health(stream, target, service).await
+            (Question::Get { path, .. }, Protocol::Http | Protocol::Https) => {
+                judge(target, http1::get(stream, target, path).await?)
             }
+            (Question::Get { path, .. }, Protocol::H2c | Protocol::H2) => {
+                judge(target, http2::get(stream, target, path).await?)
+            }
+            (Question::Grpc { service }, _) => http2::grpc_health(stream, target, service).await,
         }
     }
 }
@@ -41,6 +44,14 @@ async fn connect(target: &Target) -> Result<TcpStream, Failure> {
     let stream = stream.map_err(Failure::Connect)?;
     stream.set_nodelay(true).map_err(Failure::Connect)?;
     Ok(stream)
+}
+
+/// Does the handshake that requests would do.
+async fn secure(target: &Target, socket: TcpStream) -> Result<Stream, Failure> {
+    let Some(tls) = &target.tls else { return Ok(socket.into()) };
+    let is_http2 = target.protocol.is_http2();
+    let shaken = tls.shake_hands(&tls.config(is_http2), socket, is_http2).await;
+    Ok(Stream::TlsToEndpoint(Box::new(shaken.map_err(Failure::Tls)?)))
 }
 
 #[cfg(test)]

@@ -151,7 +151,7 @@ impl Bed {
     /// Whether an endpoint is unhealthy by each check that asks it.
     fn unhealthy(&self, endpoint: u16) -> Vec<bool> {
         let live = self.publisher.view().current();
-        let all = live.checked_endpoints().into_iter().flat_map(|(_, checked)| checked.endpoints().to_vec());
+        let all = live.checked_endpoints().into_iter().flat_map(|(_, checked, _)| checked.endpoints().to_vec());
         let of_endpoint = all.filter(|health| health.endpoint().key.addr == address(endpoint));
         of_endpoint.map(|health| health.is_unhealthy()).collect()
     }
@@ -352,7 +352,7 @@ async fn two_checks_of_an_endpoint_know_nothing_of_each_other() {
     assert_eq!(bed.unhealthy(1), [false, false]);
     let live = bed.publisher.view().current();
     assert_eq!(counts(&live), [CheckedService { service: "ns/a".into(), healthy: 1, unhealthy: 0 }]);
-    let (_, checked) = live.checked_endpoints()[0];
+    let (_, checked, _) = live.checked_endpoints()[0];
     checked.endpoints()[0].fell_ill();
     assert_eq!(counts(&live), [CheckedService { service: "ns/a".into(), healthy: 0, unhealthy: 1 }]);
     let page = bed.metrics.render();

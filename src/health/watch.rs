@@ -12,6 +12,7 @@ use super::pace::Pace;
 use super::streak::Streak;
 use crate::balance::{EndpointHealth, LastCheck};
 use crate::telemetry::metrics::{CheckOutcome, HealthMetrics, Metrics};
+use crate::tls::ClientTls;
 
 /// The first check comes after a random part of this, or of the interval where that is shorter: replicas that start
 /// together, and endpoints that come together, are not asked together.
@@ -27,6 +28,8 @@ const LATE: f64 = 0.1;
 #[derive(Debug)]
 pub(super) struct Watch {
     pub(super) health: Arc<EndpointHealth>,
+    /// The settings of handshakes; the health itself is made anew when they change.
+    pub(super) tls: Option<Arc<ClientTls>>,
     /// The backend: `namespace/name:port`.
     pub(super) backend: String,
     pub(super) pod: Option<Arc<str>>,
@@ -92,7 +95,7 @@ impl Watch {
     }
 
     async fn ask<A: Ask>(&self, ask: &A, deadline: Instant) -> Result<(), Failure> {
-        let target = Target::of(&self.health);
+        let target = Target::of(&self.health, self.tls.clone());
         timeout_at(deadline, ask.ask(&target)).await.unwrap_or(Err(Failure::TimedOut))
     }
 

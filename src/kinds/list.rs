@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::backend_tls_policy::TlsPolicy;
 use super::config_map::ConfigMap;
 use super::endpoint_slice::EndpointSlice;
 use super::endpoints::Endpoints;
@@ -187,6 +188,8 @@ kinds! {
     Secret(Secret) in secrets;
     /// ConfigMaps.
     ConfigMap(ConfigMap) in config_maps;
+    /// BackendTLSPolicies.
+    BackendTlsPolicy(TlsPolicy) in tls_policies;
 }
 
 impl KindId {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::ids::{EndpointKey, ObjectName};
+use super::tls::EndpointTls;
 
 /// The protocol spoken to the endpoints of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -12,6 +13,46 @@ pub enum Protocol {
     Http,
     /// HTTP/2 with prior knowledge in clear text.
     H2c,
+    /// HTTP/1.1 over TLS.
+    Https,
+    /// HTTP/2 over TLS.
+    H2,
+}
+
+impl Protocol {
+    /// The name, as manifests write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::H2c => "H2C",
+            Self::Https => "HTTPS",
+            Self::H2 => "H2",
+        }
+    }
+
+    /// Whether it is spoken over TLS.
+    #[must_use]
+    pub const fn is_secure(self) -> bool {
+        matches!(self, Self::Https | Self::H2)
+    }
+
+    /// Whether it is HTTP/2.
+    #[must_use]
+    pub const fn is_http2(self) -> bool {
+        matches!(self, Self::H2c | Self::H2)
+    }
+
+    /// The protocol in clear text or over TLS.
+    #[must_use]
+    pub const fn secure(self, is_secure: bool) -> Self {
+        match (self.is_http2(), is_secure) {
+            (false, false) => Self::Http,
+            (true, false) => Self::H2c,
+            (false, true) => Self::Https,
+            (true, true) => Self::H2,
+        }
+    }
 }
 
 /// What identifies a backend across snapshots.
@@ -36,6 +77,8 @@ pub struct Backend {
     /// Endpoints that terminate while others are usable, sorted by key: they serve on, but only for sessions that they
     /// have already. Apart from `endpoints`.
     pub draining: Arc<[Endpoint]>,
+    /// How TLS is spoken to them; there exactly for protocols over TLS.
+    pub tls: Option<Arc<EndpointTls>>,
 }
 
 impl Backend {

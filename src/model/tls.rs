@@ -1,8 +1,10 @@
-//! TLS of listeners: which certificates are shown for which server name, and which are asked for.
+//! TLS of listeners: which certificates are shown for which server name, and which are asked for. TLS towards pods: whom to
+//! trust.
 
 mod authorities;
 mod client;
 mod der;
+mod endpoint;
 mod key_pair;
 
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use super::matching::Hostname;
 
 pub use self::authorities::{Authorities, AuthoritiesError};
 pub use self::client::{ClientValidation, Validation, forwarded_value};
+pub use self::endpoint::{EndpointTls, SubjectName, Trust};
 pub use self::key_pair::{KeyPair, KeyPairError};
 
 /// Lowest version of TLS that a client may speak.

@@ -3,6 +3,7 @@
 //! The two protocols stand side by side in files of their own; each leaves the endpoint's answer in the exchange, or gives
 //! a failure with how far it got. What follows a failure is not decided here.
 
+use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -14,6 +15,7 @@ use super::decision::Matched;
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::retry::Missed;
+use super::upstream::Peer;
 use crate::balance::Picked;
 use crate::http1::client::Upload;
 use crate::model::backend::Protocol;
@@ -28,11 +30,16 @@ impl Exchange {
             entry.attempts += 1;
         }
         match matched.backend(picked.backend).map(|backend| backend.key.protocol) {
-            Some(Protocol::Http) => self.attempt_http1(matched, picked).await,
+            Some(Protocol::Http | Protocol::Https) => self.attempt_http1(matched, picked).await,
             // Rarer, and larger than the other's future: kept out of every idle connection's memory.
-            Some(Protocol::H2c) => Box::pin(self.attempt_http2(matched, picked)).await,
+            Some(Protocol::H2c | Protocol::H2) => Box::pin(self.attempt_http2(matched, picked)).await,
             None => Err(ProxyError::NoBackend.into()),
         }
+    }
+
+    /// Whom a try leads to: what was picked, with the settings of its backend.
+    pub(super) fn peer<'a>(matched: &'a Matched, picked: &'a Picked) -> Peer<'a> {
+        Peer { endpoint: &picked.endpoint, tls: matched.live().client_tls(picked.backend) }
     }
 
     /// Begins another try at `now`.
@@ -47,7 +54,7 @@ impl Exchange {
         let protocol = matched.backend(picked.backend).map(|backend| backend.key.protocol);
         let is_fresh =
             |upload: &Upload<ClientBody>| upload.body_read() == 0 || upload.body().is_some_and(ClientBody::is_kept);
-        protocol == Some(Protocol::Http) || self.upload.as_deref().is_none_or(is_fresh)
+        protocol.is_some_and(|protocol| !protocol.is_http2()) || self.upload.as_deref().is_none_or(is_fresh)
     }
 
     /// How long one connection attempt may take.
@@ -75,6 +82,13 @@ impl Exchange {
     fn connect_error(&self, error: ConnectError) -> ProxyError {
         match error {
             ConnectError::Failed(err) => ProxyError::Connect(err),
+            ConnectError::Tls(err) if err.kind() == io::ErrorKind::TimedOut => {
+                match self.decision.deadlines.passed(Instant::now()) {
+                    Some(kind) => kind.into(),
+                    None => ProxyError::UpstreamTls(err),
+                }
+            }
+            ConnectError::Tls(err) => ProxyError::UpstreamTls(err),
             ConnectError::TimedOut => match self.decision.deadlines.passed(Instant::now()) {
                 Some(kind) => kind.into(),
                 None => ProxyError::ConnectTimeout,

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::stream::Stream;
+use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::balance::{Connected, EndpointState};
 use crate::telemetry::metrics::WorkerMetrics;
+use crate::tls::ClientTls;
 
 /// Counts a connection to an endpoint as open while it lives.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ pub enum ConnectError {
     Failed(io::Error),
     /// The deadline passed.
     TimedOut,
+    /// There is a connection, and no TLS on it: nothing was agreed, or not in time.
+    Tls(io::Error),
 }
 
 /// Connects to `addr` within `timeout` (zero: no limit of its own) and before `deadline`.
@@ -72,4 +76,25 @@ pub async fn connect_to(
     // Requests and body chunks go out as they come; waiting for more would only add latency.
     stream.set_nodelay().map_err(ConnectError::Failed)?;
     Ok(stream)
+}
+
+/// Does the TLS handshake on a fresh connection, before `until`.
+///
+/// # Errors
+/// [`ConnectError::Tls`].
+pub async fn secure(
+    stream: Stream,
+    (tls, config): (&ClientTls, &Arc<ClientConfig>),
+    is_http2: bool,
+    until: Option<Instant>,
+) -> Result<Stream, ConnectError> {
+    let Stream::Plain(socket) = stream else { return Ok(stream) };
+    let shaking = tls.shake_hands(config, socket, is_http2);
+    let result = match until {
+        Some(until) => tokio::time::timeout_at(until, shaking)
+            .await
+            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"))),
+        None => shaking.await,
+    };
+    Ok(Stream::TlsToEndpoint(Box::new(result.map_err(ConnectError::Tls)?)))
 }

@@ -44,6 +44,9 @@ pub enum ProxyError {
     /// A connection attempt took too long; a NetworkPolicy that drops packets looks like this.
     #[error("connecting to the endpoint took too long")]
     ConnectTimeout,
+    /// No TLS with the endpoint came about: its certificate is not trusted, or it does not speak TLS.
+    #[error("no TLS with the endpoint")]
+    UpstreamTls(#[source] io::Error),
     /// The connection broke before a response head.
     #[error("endpoint closed or reset the connection")]
     Reset(#[source] Box<dyn Error + Send + Sync>),
@@ -119,7 +122,10 @@ impl ProxyError {
             Self::NoUpgrade => StatusCode::FORBIDDEN,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::Connect(_) | Self::Reset(_) | Self::BadResponse(_) | Self::Handshake => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTls(error) if error.kind() == io::ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Self::Connect(_) | Self::UpstreamTls(_) | Self::Reset(_) | Self::BadResponse(_) | Self::Handshake => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::ConnectTimeout | Self::ResponseHead | Self::BackendRequest | Self::Request | Self::ExchangeIdle => {
                 StatusCode::GATEWAY_TIMEOUT
             }
@@ -139,6 +145,7 @@ impl ProxyError {
             Self::Misdirected => Reason::Misdirected,
             Self::Loop => Reason::Loop,
             Self::Connect(_) | Self::ConnectTimeout => Reason::Connect,
+            Self::UpstreamTls(_) => Reason::UpstreamTls,
             Self::Reset(_) => Reason::Reset,
             Self::BadResponse(_) => Reason::BadResponse,
             Self::Handshake | Self::NoUpgrade => Reason::Upgrade,
@@ -176,7 +183,7 @@ impl ProxyError {
     /// What it says about the endpoint; `None` where it is none of the endpoint's doing.
     fn of_endpoint(&self) -> Option<EndpointFailure> {
         let (retryable, timeout) = match self {
-            Self::Connect(_) | Self::Reset(_) => (true, false),
+            Self::Connect(_) | Self::UpstreamTls(_) | Self::Reset(_) => (true, false),
             Self::ConnectTimeout => (true, true),
             Self::BadResponse(_) | Self::Handshake => (false, false),
             Self::ResponseHead | Self::BackendRequest | Self::Request | Self::ExchangeIdle => (false, true),

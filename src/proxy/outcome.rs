@@ -50,11 +50,13 @@ impl Exchange {
                 let waited = now.saturating_duration_since(self.decision.deadlines.try_began);
                 picked.endpoint.observe_latency(waited, since_epoch);
             }
-            if matches!(error, ProxyError::Connect(_) | ProxyError::ConnectTimeout) {
+            if matches!(error, ProxyError::Connect(_) | ProxyError::ConnectTimeout | ProxyError::UpstreamTls(_)) {
                 picked.endpoint.refused(since_epoch);
             }
             let fault = match error {
-                ProxyError::Connect(_) | ProxyError::ConnectTimeout => Some(Fault::Connect),
+                ProxyError::Connect(_) | ProxyError::ConnectTimeout | ProxyError::UpstreamTls(_) => {
+                    Some(Fault::Connect)
+                }
                 // The endpoint most likely closed it while it was idle; or it says that it is about to leave.
                 ProxyError::Reset(_) if progress.reused || progress.sent == Sent::Refused => None,
                 // The time was the client's, as long as it had not sent everything.

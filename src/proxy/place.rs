@@ -39,14 +39,14 @@ impl Exchange {
 
     /// Takes a place at the endpoint that was picked, where it has one.
     #[inline]
-    pub(super) fn takes_place(&mut self, picked: &Picked, limits: &EndpointLimits) -> bool {
+    pub(super) fn takes_place(&mut self, matched: &Matched, picked: &Picked, limits: &EndpointLimits) -> bool {
         if self.account.in_flight.is_some() {
             return true;
         }
         let endpoint = &picked.endpoint;
         if let Some(most) = limits.connections
             && endpoint.shares_connections()
-            && !self.account.worker.pools().has_way(endpoint, most)
+            && !self.account.worker.pools().has_way(Self::peer(matched, picked), most)
         {
             return false;
         }
@@ -87,7 +87,7 @@ impl Exchange {
     /// it may and none of this worker has room.
     fn with_connection(&self, matched: &Matched, picked: Picked, most: u32) -> Picked {
         let worker = &self.account.worker;
-        let has_way = |picked: &Picked| worker.pools().has_way(&picked.endpoint, most);
+        let has_way = |picked: &Picked| worker.pools().has_way(Self::peer(matched, picked), most);
         if has_way(&picked) {
             return picked;
         }
@@ -171,13 +171,14 @@ impl Exchange {
                     }
                     None => (None, Waiting::begin(&worker, IDLE_ELSEWHERE, || ProxyError::EndpointLimit)),
                 };
-                let room = pools.stream_room(&picked.endpoint);
+                let room = pools.stream_room(Self::peer(matched, picked));
                 line.insert(StreamLine { _in_room: room.enter(), room, _place: place, waiting, connection: None })
             }
         };
         let StreamLine { room, waiting, connection, .. } = line;
-        let wait = connection
-            .get_or_insert_with(|| ConnectionWait::new(&picked.endpoint, most, !pools.has_http2(&picked.endpoint)));
+        let wait = connection.get_or_insert_with(|| {
+            ConnectionWait::new(&picked.endpoint, most, !pools.has_http2(Self::peer(matched, picked)))
+        });
         let mut has_room = pin!(room.wait());
         let next = poll_fn(|cx| match wait.poll(cx) {
             Poll::Ready(place) => Poll::Ready(Some(place)),

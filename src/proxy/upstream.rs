@@ -1,7 +1,7 @@
 //! Connections to endpoints: one worker's pools, connecting, and the HTTP/2 connections that exchanges share.
 //!
-//! A pool holds bare sockets, last in first out, so that a quiet endpoint keeps few. An endpoint that left every
-//! snapshot leaves no trace once its idle connections have run out.
+//! A pool holds bare connections, last in first out, so that a quiet endpoint keeps few. An endpoint that left every
+//! snapshot leaves no trace once its idle connections and its TLS sessions have run out.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -17,11 +17,12 @@ use std::time::Duration;
 use crate::stream::{Liveness, Stream, TcpTimeouts};
 use rustc_hash::FxHashMap;
 use rustix::io::Errno;
+use rustls::ClientConfig;
 use tokio::time::Instant;
 
 use super::asked::AskedPool;
 use super::bad_response::BadResponses;
-use super::connect::{ConnectError, OpenConnection, connect_to};
+use super::connect::{ConnectError, OpenConnection, connect_to, secure};
 use super::room::WorkerRoom;
 use super::task::poll_counted;
 use super::upstream_http2::{self, Http2Connection, Http2Slot, Lease, StreamRoom};
@@ -29,6 +30,7 @@ use crate::balance::{Connected, ConnectionPool, EndpointState};
 use crate::http1::client::Connection;
 use crate::reason::Reason;
 use crate::telemetry::metrics::{ConnectResult, Side, Where, WorkerMetrics};
+use crate::tls::ClientTls;
 
 /// Bounds of the pools.
 #[derive(Clone, Copy, Debug)]
@@ -41,12 +43,38 @@ pub struct PoolLimits {
     pub tcp: TcpTimeouts,
 }
 
+/// Whom a connection leads to: an endpoint, in clear text or over TLS. Connections with different settings of TLS never
+/// stand in for each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer<'a> {
+    /// The endpoint.
+    pub endpoint: &'a Arc<EndpointState>,
+    /// How TLS is spoken to it; `None`: clear text.
+    pub tls: Option<&'a Arc<ClientTls>>,
+}
+
+impl Peer<'_> {
+    fn key(&self) -> Key {
+        (Arc::as_ptr(self.endpoint).addr(), self.tls.map_or(0, |tls| Arc::as_ptr(tls).addr()))
+    }
+}
+
+/// Addresses of an endpoint's state and of the settings of TLS, which are unique while an entry holds them.
+type Key = (usize, usize);
+
+/// What an entry is called where an endpoint knows its pools. Two that share a name are asked together.
+fn name((endpoint, tls): Key) -> usize {
+    endpoint ^ tls.rotate_left(usize::BITS / 2)
+}
+
 /// A connection that is counted as open for as long as it lives.
 #[derive(Debug)]
 pub struct Pooled {
     connection: Box<Connection>,
     /// Behind the connection: it is counted until its socket is closed.
     open: OpenConnection,
+    /// The settings that it was made with.
+    tls: Option<Arc<ClientTls>>,
     /// Requests that it was used for.
     requests: u32,
     /// It carries no further one.
@@ -54,11 +82,11 @@ pub struct Pooled {
 }
 
 impl Pooled {
-    /// Takes over a connected socket.
+    /// Takes over a connected stream, made with these settings of TLS.
     #[must_use]
-    pub fn new(stream: Stream, metrics: Arc<WorkerMetrics>, place: Connected) -> Self {
+    pub fn new(stream: Stream, tls: Option<Arc<ClientTls>>, metrics: Arc<WorkerMetrics>, place: Connected) -> Self {
         let open = OpenConnection::new(metrics, place);
-        Self { connection: Connection::new(stream), open, requests: 0, is_last: false }
+        Self { connection: Connection::new(stream), open, tls, requests: 0, is_last: false }
     }
 
     /// Whether a rule whose connections carry so many requests may use it for one more.
@@ -109,6 +137,7 @@ struct EndpointPool {
     http2: Http2Slot,
     /// The fallback address worked last when the preferred one did not.
     use_fallback: bool,
+    secure: Option<Box<Secure>>,
     /// How the endpoint asks for connections that are idle.
     asked: Arc<dyn ConnectionPool>,
 }
@@ -145,6 +174,20 @@ impl From<ConnectError> for NoLease {
     }
 }
 
+/// What one worker keeps for TLS with one endpoint.
+#[derive(Debug)]
+struct Secure {
+    /// Keeps the address that the map is keyed by from being reused.
+    tls: Arc<ClientTls>,
+    /// For HTTP/1.1 and HTTP/2, each with the sessions of its own: they are good at this endpoint alone.
+    configs: [Option<Arc<ClientConfig>>; 2],
+    /// The last handshake.
+    used: Instant,
+}
+
+/// How long the sessions of an endpoint without connections are kept.
+const SESSIONS_FOR: Duration = Duration::from_secs(600);
+
 /// One worker's connections to all endpoints.
 #[derive(Debug)]
 pub struct Pools {
@@ -155,12 +198,7 @@ pub struct Pools {
     room: Rc<WorkerRoom>,
     /// What others ask for.
     asked: Arc<AskedPool>,
-    /// Keyed by the address of the endpoint's state, which is unique while the entry holds it.
-    entries: RefCell<FxHashMap<usize, EndpointPool>>,
-}
-
-fn key(endpoint: &Arc<EndpointState>) -> usize {
-    Arc::as_ptr(endpoint).addr()
+    entries: RefCell<FxHashMap<Key, EndpointPool>>,
 }
 
 impl Pools {
@@ -177,9 +215,9 @@ impl Pools {
     }
 
     /// Takes the youngest idle connection that is still alive; dead and overdue ones on the way are closed.
-    pub fn pop(&self, endpoint: &Arc<EndpointState>, now: Instant, cx: &mut Context<'_>) -> Option<Pooled> {
+    pub fn pop(&self, peer: Peer<'_>, now: Instant, cx: &mut Context<'_>) -> Option<Pooled> {
         let mut entries = self.entries.borrow_mut();
-        let idle = &mut entries.get_mut(&key(endpoint))?.idle;
+        let idle = &mut entries.get_mut(&peer.key())?.idle;
         while let Some(mut connection) = idle.pop_back() {
             if self.ends_idle(&connection, now) {
                 continue;
@@ -189,7 +227,7 @@ impl Pools {
                     connection.set_idle(None);
                     return Some(connection);
                 }
-                Liveness::Unasked => self.bad_responses.lost(endpoint, "bytes came that no request has asked for"),
+                Liveness::Unasked => self.bad_responses.lost(peer.endpoint, "bytes came that no request has asked for"),
                 Liveness::Closed => {}
             }
         }
@@ -204,7 +242,7 @@ impl Pools {
         }
         connection.set_idle(Some(now));
         let mut entries = self.entries.borrow_mut();
-        let idle = &mut self.entry(&mut entries, endpoint).idle;
+        let idle = &mut self.entry(&mut entries, Peer { endpoint, tls: connection.tls.as_ref() }).idle;
         if idle.len() >= self.limits.per_endpoint {
             idle.pop_front();
         }
@@ -227,7 +265,8 @@ impl Pools {
                     entry.http2.give_up_one();
                 }
             }
-            !entry.idle.is_empty() || !entry.http2.is_empty()
+            let has_sessions = |secure: &Secure| now.saturating_duration_since(secure.used) < SESSIONS_FOR;
+            !entry.idle.is_empty() || !entry.http2.is_empty() || entry.secure.as_deref().is_some_and(has_sessions)
         });
         closed
     }
@@ -237,25 +276,27 @@ impl Pools {
         loop {
             let asked = self.asked.next().await;
             let entries = &mut *self.entries.borrow_mut();
-            asked.iter().filter_map(|name| entries.get_mut(name).map(EndpointPool::give_up_idle)).for_each(drop);
+            // Rare: connections of all endpoints are gone through.
+            let named = entries.iter_mut().filter(|(key, _)| asked.contains(&name(**key)));
+            named.for_each(|(_, entry)| entry.give_up_idle());
         }
     }
 
     /// Whether a stream to the endpoint could begin without waiting for others, where it may have `most` connections.
-    pub(super) fn has_way(&self, endpoint: &Arc<EndpointState>, most: u32) -> bool {
+    pub(super) fn has_way(&self, peer: Peer<'_>, most: u32) -> bool {
         let entries = self.entries.borrow();
-        let is_open = entries.get(&key(endpoint)).is_some_and(|entry| entry.http2.has_way(Instant::now()));
-        is_open || endpoint.connections().open() < most
+        let is_open = entries.get(&peer.key()).is_some_and(|entry| entry.http2.has_way(Instant::now()));
+        is_open || peer.endpoint.connections().open() < most
     }
 
     /// Whether this worker has an HTTP/2 connection to the endpoint.
-    pub(super) fn has_http2(&self, endpoint: &Arc<EndpointState>) -> bool {
-        self.entries.borrow().get(&key(endpoint)).is_some_and(|entry| !entry.http2.is_empty())
+    pub(super) fn has_http2(&self, peer: Peer<'_>) -> bool {
+        self.entries.borrow().get(&peer.key()).is_some_and(|entry| !entry.http2.is_empty())
     }
 
     /// Where streams wait for room on the endpoint's connections of this worker.
-    pub(super) fn stream_room(&self, endpoint: &Arc<EndpointState>) -> Rc<StreamRoom> {
-        Rc::clone(self.entry(&mut self.entries.borrow_mut(), endpoint).http2.room())
+    pub(super) fn stream_room(&self, peer: Peer<'_>) -> Rc<StreamRoom> {
+        Rc::clone(self.entry(&mut self.entries.borrow_mut(), peer).http2.room())
     }
 
     /// Closes every idle connection, for the end of a drain.
@@ -270,36 +311,37 @@ impl Pools {
     }
 
     /// Connects to an endpoint's preferred address, then to its fallback, each within `timeout`, both before `deadline`.
+    /// Over TLS the handshake is a part of it, and HTTP/1.1 is agreed on.
     ///
     /// # Errors
     /// The last attempt's failure.
     pub async fn connect(
         &self,
-        endpoint: &Arc<EndpointState>,
+        peer: Peer<'_>,
         timeout: Duration,
         deadline: Option<Instant>,
     ) -> Result<Stream, ConnectError> {
-        self.connect_within(endpoint, [timeout; 2], deadline).await
+        self.connect_within((peer, false), [timeout; 2], deadline).await
     }
 
     /// As [`connect`](Self::connect), with a timeout of its own for the last address.
     async fn connect_within(
         &self,
-        endpoint: &Arc<EndpointState>,
+        (peer, is_http2): (Peer<'_>, bool),
         [before_last, last]: [Duration; 2],
         deadline: Option<Instant>,
     ) -> Result<Stream, ConnectError> {
-        let preferred = endpoint.key.addr;
-        let Some(fallback) = endpoint.fallback() else {
-            return self.connect_one(preferred, last, deadline).await;
+        let preferred = peer.endpoint.key.addr;
+        let Some(fallback) = peer.endpoint.fallback() else {
+            return self.connect_one((preferred, peer, is_http2), last, deadline).await;
         };
-        let use_fallback = self.entries.borrow().get(&key(endpoint)).is_some_and(|entry| entry.use_fallback);
+        let use_fallback = self.entries.borrow().get(&peer.key()).is_some_and(|entry| entry.use_fallback);
         let (first, second) = if use_fallback { (fallback, preferred) } else { (preferred, fallback) };
-        if let Ok(stream) = self.connect_one(first, before_last, deadline).await {
+        if let Ok(stream) = self.connect_one((first, peer, is_http2), before_last, deadline).await {
             return Ok(stream);
         }
-        let stream = self.connect_one(second, last, deadline).await?;
-        self.entry(&mut self.entries.borrow_mut(), endpoint).use_fallback = !use_fallback;
+        let stream = self.connect_one((second, peer, is_http2), last, deadline).await?;
+        self.entry(&mut self.entries.borrow_mut(), peer).use_fallback = !use_fallback;
         Ok(stream)
     }
 
@@ -310,7 +352,7 @@ impl Pools {
     /// The connection attempt's failure; everybody who waited for it gets one. `TimedOut` is everybody's own.
     pub async fn http2(
         self: &Rc<Self>,
-        endpoint: &Arc<EndpointState>,
+        peer: Peer<'_>,
         mut opening: Opening,
         timeout: Duration,
         deadline: Option<Instant>,
@@ -320,7 +362,7 @@ impl Pools {
         loop {
             let waiting = {
                 let mut entries = self.entries.borrow_mut();
-                let slot = &mut self.entry(&mut entries, endpoint).http2;
+                let slot = &mut self.entry(&mut entries, peer).http2;
                 let now = Instant::now();
                 let lease = match &opening {
                     Opening::Any => slot.lease(now, true),
@@ -332,20 +374,22 @@ impl Pools {
                 }
                 if !slot.is_connecting() {
                     let place = match opening {
-                        Opening::Any => Connected::new(endpoint),
-                        Opening::Below { most, .. } => Connected::try_new(endpoint, most).ok_or(NoLease::AtLimit)?,
+                        Opening::Any => Connected::new(peer.endpoint),
+                        Opening::Below { most, .. } => {
+                            Connected::try_new(peer.endpoint, most).ok_or(NoLease::AtLimit)?
+                        }
                         Opening::With(place) => {
                             // Used once; when others were quicker to take all of it, it is waited for again.
                             opening = Opening::Below { most: 0, has_waited: true };
                             place
                         }
                     };
-                    self.begin_http2(endpoint, place, timeout);
+                    self.begin_http2(peer, place, timeout);
                 }
                 slot.wait()
             };
             if !timeout.is_zero() && until == deadline {
-                let addresses = 1 + u32::from(endpoint.fallback().is_some());
+                let addresses = 1 + u32::from(peer.endpoint.fallback().is_some());
                 until = deadline.into_iter().chain([began + timeout * addresses]).min();
             }
             let outcome = match until {
@@ -358,25 +402,26 @@ impl Pools {
 
     /// Makes a connection for all that wait for one; `timeout` is how long a preferred address is tried before its
     /// fallback.
-    fn begin_http2(self: &Rc<Self>, endpoint: &Arc<EndpointState>, place: Connected, timeout: Duration) {
-        let (pools, endpoint) = (Rc::clone(self), Arc::clone(endpoint));
+    fn begin_http2(self: &Rc<Self>, peer: Peer<'_>, place: Connected, timeout: Duration) {
+        let (pools, endpoint, tls) = (Rc::clone(self), Arc::clone(peer.endpoint), peer.tls.cloned());
         // Owned by nobody: it ends with the last that waits for it. Cancelling the request that happened to come first must
         // not fail those that came after it, nor may its timeout.
         tokio::task::spawn_local(async move {
+            let peer = Peer { endpoint: &endpoint, tls: tls.as_ref() };
             let made = {
-                let mut connecting = pin!(pools.make_http2(&endpoint, place, timeout));
+                let mut connecting = pin!(pools.make_http2(peer, place, timeout));
                 poll_fn(|cx| {
                     if let Poll::Ready(made) = poll_counted(&pools.metrics, Where::Connection, connecting.as_mut(), cx)
                     {
                         let panicked = || Err(ConnectError::Failed(io::Error::other("panic")));
                         return Poll::Ready(Some(made.unwrap_or_else(panicked)));
                     }
-                    pools.entry(&mut pools.entries.borrow_mut(), &endpoint).http2.poll_forsaken(cx).map(|()| None)
+                    pools.entry(&mut pools.entries.borrow_mut(), peer).http2.poll_forsaken(cx).map(|()| None)
                 })
                 .await
             };
             match made {
-                Some(made) => pools.entry(&mut pools.entries.borrow_mut(), &endpoint).http2.resolve(made),
+                Some(made) => pools.entry(&mut pools.entries.borrow_mut(), peer).http2.resolve(made),
                 None => pools.metrics.upstream_connect(ConnectResult::Timeout),
             }
         });
@@ -384,17 +429,17 @@ impl Pools {
 
     async fn make_http2(
         &self,
-        endpoint: &Arc<EndpointState>,
+        peer: Peer<'_>,
         place: Connected,
         timeout: Duration,
     ) -> Result<Http2Connection, ConnectError> {
-        let stream = self.connect_within(endpoint, [timeout, Duration::ZERO], None).await?;
+        let stream = self.connect_within((peer, true), [timeout, Duration::ZERO], None).await?;
         upstream_http2::handshake(stream, OpenConnection::new(Arc::clone(&self.metrics), place)).await
     }
 
     async fn connect_one(
         &self,
-        addr: SocketAddr,
+        (addr, peer, is_http2): (SocketAddr, Peer<'_>, bool),
         timeout: Duration,
         deadline: Option<Instant>,
     ) -> Result<Stream, ConnectError> {
@@ -409,13 +454,31 @@ impl Pools {
             // A connection that is gone already says so when it is used.
             let _ = stream.set_timeouts(self.limits.tcp);
         }
+        if let Some(tls) = peer.tls
+            && let Ok(stream) = result
+        {
+            let config = self.tls_config(peer, tls, is_http2);
+            let own = (!timeout.is_zero()).then(|| began + timeout);
+            let until = own.into_iter().chain(deadline).min();
+            // Large, and rare beside requests.
+            result = Box::pin(secure(stream, (tls, &config), is_http2, until)).await;
+        }
         self.metrics.upstream_connect(match &result {
             Ok(_) => ConnectResult::Ok,
             Err(ConnectError::TimedOut) => ConnectResult::Timeout,
             Err(ConnectError::Failed(err)) if err.kind() == io::ErrorKind::ConnectionRefused => ConnectResult::Refused,
             Err(ConnectError::Failed(_)) => ConnectResult::Error,
+            Err(ConnectError::Tls(_)) => ConnectResult::Tls,
         });
         result
+    }
+
+    /// The settings of a handshake with an endpoint, which hold its sessions.
+    fn tls_config(&self, peer: Peer<'_>, tls: &Arc<ClientTls>, is_http2: bool) -> Arc<ClientConfig> {
+        let mut entries = self.entries.borrow_mut();
+        let Some(secure) = &mut self.entry(&mut entries, peer).secure else { return tls.config(is_http2) };
+        secure.used = Instant::now();
+        Arc::clone(secure.configs[usize::from(is_http2)].get_or_insert_with(|| tls.config(is_http2)))
     }
 
     /// Connects once file descriptors are free: idle connections of either side are closed for that.
@@ -435,19 +498,19 @@ impl Pools {
     }
 
     /// What this worker keeps for an endpoint.
-    fn entry<'a>(
-        &self,
-        entries: &'a mut FxHashMap<usize, EndpointPool>,
-        endpoint: &Arc<EndpointState>,
-    ) -> &'a mut EndpointPool {
-        entries.entry(key(endpoint)).or_insert_with(|| {
+    fn entry<'a>(&self, entries: &'a mut FxHashMap<Key, EndpointPool>, peer: Peer<'_>) -> &'a mut EndpointPool {
+        entries.entry(peer.key()).or_insert_with(|| {
             let asked = self.asked.as_pool();
-            endpoint.connections().add_pool(key(endpoint), Arc::clone(&asked));
+            peer.endpoint.connections().add_pool(name(peer.key()), Arc::clone(&asked));
+            let hold = |tls: &Arc<ClientTls>| {
+                Box::new(Secure { tls: Arc::clone(tls), configs: [None, None], used: Instant::now() })
+            };
             EndpointPool {
-                endpoint: Arc::clone(endpoint),
+                endpoint: Arc::clone(peer.endpoint),
                 idle: VecDeque::new(),
                 http2: Http2Slot::default(),
                 use_fallback: false,
+                secure: peer.tls.map(hold),
                 asked,
             }
         })
@@ -492,7 +555,9 @@ impl EndpointPool {
 
 impl Drop for EndpointPool {
     fn drop(&mut self) {
-        self.endpoint.connections().remove_pool(key(&self.endpoint), &self.asked);
+        let tls = self.secure.as_ref().map(|secure| &secure.tls);
+        let peer = Peer { endpoint: &self.endpoint, tls };
+        self.endpoint.connections().remove_pool(name(peer.key()), &self.asked);
         tracing::trace!(endpoint = %self.endpoint.key.addr, idle = self.idle.len(), "endpoint pool closed");
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP/2 with prior knowledge to endpoints: connections that exchanges share, driven by h2 itself: hyper's client
+//! HTTP/2 to endpoints, with prior knowledge in clear text or over TLS: connections that exchanges share, driven by h2 itself: hyper's client
 //! tells nothing of interim responses.
 //!
 //! An endpoint has one connection per worker as long as its streams have room there, then another beside it. Every
@@ -373,6 +373,7 @@ impl Http2Slot {
                 Ok(_) => Ok(()),
                 Err(ConnectError::TimedOut) => Err(ConnectError::TimedOut),
                 Err(ConnectError::Failed(err)) => Err(ConnectError::Failed(copy_error(err))),
+                Err(ConnectError::Tls(err)) => Err(ConnectError::Tls(io::Error::new(err.kind(), err.to_string()))),
             };
             // Those that were cancelled meanwhile do not listen any more.
             let _ = waiter.send(copy);

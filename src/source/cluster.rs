@@ -180,6 +180,7 @@ fn watches(options: &Options) -> Vec<Watch> {
         KindId::Endpoints => options.legacy_endpoints,
         // Only those that somebody names, see `secrets`.
         KindId::Secret | KindId::ConfigMap => false,
+        KindId::BackendTlsPolicy => false,
         KindId::GatewayRoute | KindId::Service | KindId::EndpointSlice | KindId::Namespace | KindId::ReferenceGrant => {
             true
         }
@@ -215,10 +216,10 @@ mod tests {
     fn each_kind_is_watched_once_or_once_in_each_namespace() {
         let all = watches(&Options::default());
         assert!(all.iter().all(|watch| watch.namespace.is_none() && watch.kind != KindId::Endpoints));
-        assert_eq!(all.len(), KindId::ALL.len() - 3);
+        assert_eq!(all.len(), KindId::ALL.len() - 4);
         let namespaces = ["b", "a", "b"].map(str::to_owned).to_vec();
         let some = watches(&Options { namespaces, legacy_endpoints: true, ..Options::default() });
-        assert_eq!(some.len(), 2 * (KindId::ALL.len() - 2));
+        assert_eq!(some.len(), 2 * (KindId::ALL.len() - 3));
         assert!(some.iter().all(|watch| watch.namespace.is_some()));
     }
     #[tokio::test(start_paused = true)]

@@ -247,10 +247,10 @@ fn snapshot(options: &Options) -> Snapshot {
     let mut endpoints: Vec<_> = options.endpoints.iter().map(endpoint).collect();
     endpoints.sort_by(|a, b| a.key.cmp(&b.key));
     let key = BackendKey { service: ObjectName::new("ns", "s"), port: 80, protocol: options.protocol };
-    let mut backends = vec![Backend { key, endpoints: endpoints.into(), draining: Arc::default() }];
+    let mut backends = vec![Backend { key, endpoints: endpoints.into(), draining: Arc::default(), tls: None }];
     if let Some((addr, protocol, _)) = &options.second {
         let key = BackendKey { service: ObjectName::new("ns", "t"), port: 80, protocol: *protocol };
-        backends.push(Backend { key, endpoints: [endpoint(addr)].into(), draining: Arc::default() });
+        backends.push(Backend { key, endpoints: [endpoint(addr)].into(), draining: Arc::default(), tls: None });
     }
     let candidate = Candidate {
         rule: RuleId(0),

@@ -360,8 +360,9 @@ fn each_that_waits_for_a_connection_has_a_timeout_of_its_own() {
         let began = Instant::now();
         let timed = async |seconds, deadline: Option<u64>| {
             let deadline = deadline.map(|seconds| began + Duration::from_secs(seconds));
+            let peer = tidegate::proxy::upstream::Peer { endpoint: &endpoint, tls: None };
             let opening = tidegate::proxy::upstream::Opening::Any;
-            let result = pools.http2(&endpoint, opening, Duration::from_secs(seconds), deadline).await;
+            let result = pools.http2(peer, opening, Duration::from_secs(seconds), deadline).await;
             assert!(result.is_err());
             began.elapsed().as_secs()
         };

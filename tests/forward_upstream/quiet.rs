@@ -41,6 +41,7 @@ async fn endpoint(protocol: Protocol, echoes: bool) -> std::net::SocketAddr {
             };
             Endpoints::script(script).await.addr
         }
+        Protocol::Https | Protocol::H2 => unreachable!("these tests are in clear text"),
         Protocol::H2c => {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let addr = listener.local_addr().unwrap();

@@ -259,6 +259,7 @@ fn every_endpoint_is_tried_while_nothing_was_sent() {
                     (Some(backend), addr)
                 }
                 Protocol::H2c => (None, super::http2::late().await),
+                Protocol::Https | Protocol::H2 => unreachable!("this test is in clear text"),
             };
             let mut endpoints = vec![addr];
             for _ in 0..4 {

@@ -230,7 +230,7 @@ fn snapshot(routes: &[(&str, SocketAddr)]) -> Snapshot {
             near: Near::default(),
             terminating: false,
         };
-        backends.push(Backend { key, endpoints: [endpoint].into(), draining: Arc::default() });
+        backends.push(Backend { key, endpoints: [endpoint].into(), draining: Arc::default(), tls: None });
         candidates.push(Candidate {
             hostname: Hostname::Exact("a.test".into()),
             path: PathMatch::prefix(prefix),

@@ -11,4 +11,5 @@ mod clients;
 mod handshakes;
 mod proxy_protocol;
 mod rotation;
+mod to_pods;
 mod tools;

@@ -62,6 +62,7 @@ impl Snapshots {
                 key: BackendKey { service: ObjectName::new("ns", name.as_str()), port: 80, protocol: Protocol::Http },
                 endpoints: endpoints.into(),
                 draining: Arc::default(),
+                tls: None,
             }
         });
         let mut routes: Vec<Route> = Vec::new();

@@ -22,8 +22,14 @@ fn a_reference_that_leads_nowhere_costs_its_share() {
         (json!({ "name": "gone", "port": 80 }), Reason::InvalidKind, "name", "ExternalName"),
         (json!({ "name": "web", "namespace": "shop", "port": 80 }), Reason::RefNotPermitted, "namespace", "shop/web"),
         (json!({ "name": "no", "namespace": "shop", "port": 80 }), Reason::RefNotPermitted, "namespace", "shop/no"),
-        (json!({ "name": "tls", "port": 443 }), Reason::UnsupportedProtocol, "port", "https"),
-        (json!({ "name": "tls", "port": 444 }), Reason::UnsupportedProtocol, "port", "wss"),
+        (json!({ "name": "tls", "port": 443 }), Reason::UnsupportedProtocol, "port", "HTTPS and no BackendTLSPolicy"),
+        (json!({ "name": "tls", "port": 444 }), Reason::UnsupportedProtocol, "port", "HTTPS and no BackendTLSPolicy"),
+        (
+            json!({ "name": "web", "port": 80, "protocol": "H2" }),
+            Reason::UnsupportedProtocol,
+            "port",
+            "H2 and no BackendTLSPolicy for Service default/web",
+        ),
         (json!({ "name": "dns", "port": 53 }), Reason::UnsupportedProtocol, "port", "UDP"),
     ];
     for (reference, reason, field, found) in cases {

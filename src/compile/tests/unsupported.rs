@@ -24,15 +24,6 @@ fn fields_and_values_of_a_rule_drop_that_rule_alone() {
             "loadBalancer.hashKeys[0].type: JWTClaim is not supported yet",
         ),
         (json!({ "filters": [{ "type": "Coalesce" }] }), "filters[0].type: Coalesce is not supported yet"),
-        (
-            json!({ "backendRefs": [{ "name": "web", "port": 80, "protocol": "HTTPS" }] }),
-            "backendRefs[0].protocol: HTTPS is not supported yet",
-        ),
-        // Not even when nothing would reach it.
-        (
-            json!({ "backendRefs": [{ "name": "gone", "port": 80, "weight": 0, "protocol": "H2" }] }),
-            "backendRefs[0].protocol: H2 is not supported yet",
-        ),
     ];
     for (rule, expected) in cases {
         let (findings, serves) = of_rule(rule.clone());

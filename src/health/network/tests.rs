@@ -25,7 +25,7 @@ fn grpc(service: &str) -> HealthCheck {
 }
 
 fn target(addr: SocketAddr, check: HealthCheck, protocol: Protocol) -> Target {
-    Target { addr, fallback: None, check: Arc::new(check), protocol }
+    Target { addr, fallback: None, check: Arc::new(check), protocol, tls: None }
 }
 
 /// An endpoint that serves one connection.
@@ -153,10 +153,10 @@ async fn the_pods_other_address_and_another_port_are_asked() {
     let fallback = Some("[::1]:9".parse().expect("an address"));
     let state = Arc::new(crate::balance::EndpointState::new(key, fallback));
     let at_port = Arc::new(HealthCheck { port: std::num::NonZeroU16::new(8081), ..get() });
-    let found = Target::of(&EndpointHealth::new(Arc::clone(&state), at_port, Protocol::Http));
+    let found = Target::of(&EndpointHealth::new(Arc::clone(&state), at_port, (Protocol::Http, None)), None);
     assert_eq!((found.addr.to_string().as_str(), found.authority().as_str()), ("127.0.0.1:8081", "127.0.0.1:8081"));
     assert_eq!(found.fallback.map(|addr| addr.to_string()).as_deref(), Some("[::1]:8081"));
-    let found = Target::of(&EndpointHealth::new(state, Arc::new(get()), Protocol::Http));
+    let found = Target::of(&EndpointHealth::new(state, Arc::new(get()), (Protocol::Http, None)), None);
     assert_eq!(found.addr.to_string(), "127.0.0.1:9");
 }
 

@@ -63,6 +63,8 @@ pub struct Upload<B> {
     state: SendState,
     /// A write failed; what the endpoint has to say is still read.
     failed: bool,
+    /// TLS holds back something that the endpoint does not take yet.
+    unflushed: bool,
     /// A chunk's data was queued without its final CRLF.
     open_chunk: bool,
     written: u64,
@@ -94,6 +96,7 @@ where
             framing,
             state,
             failed: false,
+            unflushed: false,
             open_chunk: false,
             written: 0,
             body_read: 0,
@@ -122,7 +125,7 @@ where
     /// Bytes wait for the endpoint to take them.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
-        !self.failed && (self.sent < self.out.len() || !self.chunk.is_empty())
+        !self.failed && (self.sent < self.out.len() || !self.chunk.is_empty() || self.unflushed)
     }
 
     /// How a head announces the body: a length is that of the whole, whatever was read of it.
@@ -162,6 +165,7 @@ where
         let old = std::mem::replace(&mut self.out, head);
         self.sent = 0;
         self.failed = false;
+        self.unflushed = false;
         if self.written == 0 {
             self.out.extend_from_slice(old.get(behind..).unwrap_or_default());
             return;
@@ -209,6 +213,14 @@ where
         while !self.failed {
             self.fill(buffers, cx)?;
             if self.sent == self.out.len() && self.chunk.is_empty() {
+                if stream.holds_back() {
+                    let flushed = Pin::new(&mut *stream).poll_flush(cx);
+                    self.unflushed = flushed.is_pending();
+                    if ready!(flushed).is_err() {
+                        self.failed = true;
+                        continue;
+                    }
+                }
                 self.release(buffers);
                 return match self.state {
                     SendState::Last => {

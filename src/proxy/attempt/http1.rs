@@ -36,7 +36,8 @@ impl Exchange {
             None
         } else {
             let now = self.decision.deadlines.try_began;
-            poll_fn(|cx| Poll::Ready(self.account.worker.pools().pop(&picked.endpoint, now, cx))).await
+            let peer = Self::peer(matched, picked);
+            poll_fn(|cx| Poll::Ready(self.account.worker.pools().pop(peer, now, cx))).await
         };
         let most = matched.limits().and_then(|limits| limits.requests_per_connection);
         let mut connection = match pooled.filter(|connection| connection.has_room(most)) {
@@ -89,10 +90,11 @@ impl Exchange {
         let place = self.connection_place(matched, picked).await?;
         let began = Instant::now();
         let (timeout, deadline) = (self.connect_timeout(matched), self.decision.deadlines.connect());
-        let result = worker.pools().connect(&picked.endpoint, timeout, deadline).await;
+        let peer = Self::peer(matched, picked);
+        let result = worker.pools().connect(peer, timeout, deadline).await;
         self.note_connect(began);
         match result {
-            Ok(stream) => Ok(Pooled::new(stream, worker.shared_metrics(), place)),
+            Ok(stream) => Ok(Pooled::new(stream, peer.tls.cloned(), worker.shared_metrics(), place)),
             Err(err) => Err(self.connect_error(err)),
         }
     }

@@ -38,7 +38,8 @@ impl Exchange {
         let mut lease = self.http2_lease(matched, picked).await?;
         let length = self.body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
         let progress = RequestProgress::new(self.body.take(), self.decision.deadlines.try_began);
-        let result = match self.http2_request(length) {
+        let is_secure = matched.live().client_tls(picked.backend).is_some();
+        let result = match self.http2_request(length, if is_secure { "https" } else { "http" }) {
             Ok(request) => self.exchange_http2(&mut lease, request, &progress).await,
             Err(error) => Err(error.into()),
         };
@@ -77,7 +78,7 @@ impl Exchange {
         let result = loop {
             let began = Instant::now();
             let (timeout, deadline) = (self.connect_timeout(matched), self.decision.deadlines.connect());
-            let result = worker.pools().http2(&picked.endpoint, opening, timeout, deadline).await;
+            let result = worker.pools().http2(Self::peer(matched, picked), opening, timeout, deadline).await;
             self.note_connect(began);
             match (result, limits) {
                 (Err(NoLease::AtLimit), Some(limits)) => {
@@ -99,7 +100,7 @@ impl Exchange {
 
     /// Makes an HTTP/2 request of the client's, whose body is `length` bytes long where that is known; its fields stay as
     /// they are, for another try.
-    fn http2_request(&self, length: Option<u64>) -> Result<Request<()>, ProxyError> {
+    fn http2_request(&self, length: Option<u64>, scheme: &str) -> Result<Request<()>, ProxyError> {
         let decision = &self.decision;
         let mut fields = decision.fields.clone();
         let target = decision.client.target;
@@ -115,7 +116,7 @@ impl Exchange {
             target.push_str(query);
         }
         let uri = Uri::builder()
-            .scheme("http")
+            .scheme(scheme)
             .authority(decision.seen_authority().unwrap_or(b"localhost"))
             .path_and_query(target)
             .build()

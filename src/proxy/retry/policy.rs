@@ -45,9 +45,10 @@ pub fn wish_after_failure(retry: &Retry, method: &Method, failure: &Failure) -> 
     }
     let is_method = retry.methods.contains(method);
     let trigger = match (error, progress.sent) {
-        (ProxyError::Connect(_) | ProxyError::ConnectTimeout | ProxyError::Reset(_), Sent::Nothing | Sent::Refused) => {
-            retry.on_connect_failure.then_some(RetryTrigger::Connect)
-        }
+        (
+            ProxyError::Connect(_) | ProxyError::ConnectTimeout | ProxyError::UpstreamTls(_) | ProxyError::Reset(_),
+            Sent::Nothing | Sent::Refused,
+        ) => retry.on_connect_failure.then_some(RetryTrigger::Connect),
         (ProxyError::Reset(_), Sent::Some) => (retry.on_reset && is_method).then_some(RetryTrigger::Reset),
         // While the endpoint still waited for the request, the time was the client's.
         (ProxyError::ResponseHead | ProxyError::BackendRequest, _) => {

@@ -189,6 +189,10 @@ impl Http2Socket {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.ping = &self.ping[n..];
+            // TLS may hold it back. Where it cannot go out now, it goes with the next flush.
+            if let Poll::Ready(Err(error)) = Pin::new(&mut self.stream).poll_flush(cx) {
+                return Poll::Ready(Err(error));
+            }
         }
         Poll::Ready(Ok(()))
     }

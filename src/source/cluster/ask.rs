@@ -72,6 +72,7 @@ const fn plural(kind: KindId) -> &'static str {
         KindId::ReferenceGrant => "referencegrants",
         KindId::Secret => "secrets",
         KindId::ConfigMap => "configmaps",
+        KindId::BackendTlsPolicy => "backendtlspolicies",
     }
 }
 

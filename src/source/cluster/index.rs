@@ -390,7 +390,8 @@ impl Index {
             | Object::Namespace(_)
             | Object::ReferenceGrant(_)
             | Object::Secret(_)
-            | Object::ConfigMap(_) => {
+            | Object::ConfigMap(_)
+            | Object::BackendTlsPolicy(_) => {
                 // Most changes of an object are none for us: of a status, an annotation, or none at all.
                 let is_new = self.base.objects.get(&about).as_ref() != Some(&object);
                 if is_new {
@@ -428,7 +429,8 @@ impl Index {
                 | KindId::Namespace
                 | KindId::ReferenceGrant
                 | KindId::Secret
-                | KindId::ConfigMap => listed.doubted.len(),
+                | KindId::ConfigMap
+                | KindId::BackendTlsPolicy => listed.doubted.len(),
             };
             listed.cells.set_objects(listed.names.len(), held);
         }

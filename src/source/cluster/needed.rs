@@ -6,6 +6,11 @@ use crate::kinds::KindId;
 pub(super) const fn is_needed(kind: KindId) -> bool {
     match kind {
         KindId::GatewayRoute | KindId::Service | KindId::EndpointSlice => true,
-        KindId::Endpoints | KindId::Namespace | KindId::ReferenceGrant | KindId::Secret | KindId::ConfigMap => false,
+        KindId::Endpoints
+        | KindId::Namespace
+        | KindId::ReferenceGrant
+        | KindId::Secret
+        | KindId::ConfigMap
+        | KindId::BackendTlsPolicy => false,
     }
 }

@@ -77,6 +77,9 @@ mod tests {
                 KindId::GatewayRoute => json!({ "metadata": {}, "spec": { "hostnames": ["a.test"] } }),
                 KindId::EndpointSlice => json!({ "metadata": {}, "addressType": "IPv4", "endpoints": [] }),
                 KindId::ReferenceGrant => json!({ "metadata": {}, "spec": { "from": [], "to": [] } }),
+                KindId::BackendTlsPolicy => {
+                    json!({ "metadata": {}, "spec": { "targetRefs": [], "validation": { "hostname": "a.test" } } })
+                }
                 KindId::Service | KindId::Endpoints | KindId::Namespace | KindId::Secret | KindId::ConfigMap => {
                     json!({ "metadata": {} })
                 }

@@ -107,6 +107,8 @@ label! {
         Refused => "refused",
         /// Not connected in time.
         Timeout => "timeout",
+        /// Connected, but no TLS came about.
+        Tls => "tls",
         /// Any other error.
         Error => "error",
     }

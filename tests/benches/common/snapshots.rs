@@ -64,6 +64,7 @@ pub fn snapshot(routes: u32, endpoints: u32, algorithm: &Algorithm) -> Snapshot 
             key: BackendKey { service: object, port: 80, protocol: Protocol::Http },
             endpoints: (0..endpoints).map(|endpoint| self::endpoint(index * endpoints + endpoint)).collect(),
             draining: Arc::default(),
+            tls: None,
         });
     }
     Snapshot { routes: list.into(), rules: rules.into(), backends: backends.into(), ..Snapshot::default() }
