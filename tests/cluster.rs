@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use support::client::{Answer, Client};
-use support::cluster::{Cluster, Namespace, Options, REFERENCE_GRANTS, timeout, wait_for};
+use support::cluster::{BACKEND_TLS_POLICIES, Cluster, Namespace, Options, REFERENCE_GRANTS, timeout, wait_for};
 use support::controller::Controller;
 
 /// The YAML files of a folder of this repository, in order.
@@ -72,9 +72,11 @@ fn a_service_account_has_its_rights_and_no_more() {
 fn the_crd_installs_and_all_examples_are_accepted() {
     let Some(cluster) = Cluster::shared() else { return };
     cluster.install_routes();
-    if cluster.try_kubectl(&["get", "crd", "referencegrants.gateway.networking.k8s.io"]).is_err() {
-        // Without the bundle of Gateway API, a stand-in lets the examples be created as they are.
-        cluster.install_kind(REFERENCE_GRANTS);
+    // Without the bundle of Gateway API, stand-ins let the examples be created as they are.
+    for (plural, stand_in) in [("referencegrants", REFERENCE_GRANTS), ("backendtlspolicies", BACKEND_TLS_POLICIES)] {
+        if cluster.try_kubectl(&["get", "crd", &format!("{plural}.gateway.networking.k8s.io")]).is_err() {
+            cluster.install_kind(stand_in);
+        }
     }
     let files = yaml_files("manifests/examples");
     assert!(!files.is_empty(), "manifests/examples holds examples");

@@ -43,6 +43,25 @@ spec:
       openAPIV3Schema: {type: object, properties: {spec: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
 "#;
 
+/// The CRD of BackendTLSPolicy, in the same way.
+pub const BACKEND_TLS_POLICIES: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: backendtlspolicies.gateway.networking.k8s.io
+  annotations: {api-approved.kubernetes.io: "unapproved, a stand-in of tests"}
+spec:
+  group: gateway.networking.k8s.io
+  scope: Namespaced
+  names: {kind: BackendTLSPolicy, listKind: BackendTLSPolicyList, plural: backendtlspolicies, singular: backendtlspolicy}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema:
+      openAPIV3Schema: {type: object, properties: {spec: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+"#;
+
 /// What a cluster of our own is started with.
 #[derive(Default)]
 pub struct Options {
