@@ -3,14 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
-
 use super::faults::Faults;
 use super::list::List;
 use crate::api::filter as api;
 use crate::api::gateway_route::GatewayRouteSpec;
 use crate::compile::report::FieldPath;
-use crate::compile::request_keys;
 use crate::model::filter::{ConcurrencyLimit, FilterList, StateKey};
 
 /// Checks a limit; `position` is its place among those of the list.
@@ -21,12 +18,8 @@ pub(super) fn concurrency_limit(
     report: &mut Faults<'_, '_>,
 ) -> Option<ConcurrencyLimit> {
     let before = report.count;
-    let keys = report
-        .keys(|rule, report| request_keys::compile(&limit.keys, (at, "keys"), list.predicates, (Some(rule), report)));
-    let status = StatusCode::from_u16(limit.status_code).ok().filter(|status| (400..600).contains(&status.as_u16()));
-    if status.is_none() {
-        report.drop_rule(at.field("statusCode"), limit.status_code.to_string(), "400 to 599");
-    }
+    let keys = report.keys(&limit.keys, at, list.predicates);
+    let status = report.refusal(limit.status_code, at);
     if limit.max_in_flight == 0 {
         report.drop_rule(at.field("maxInFlight"), "0", "1 and more; DirectResponse answers every request");
     } else if limit.weight == 0 || limit.weight > limit.max_in_flight {

@@ -1,7 +1,12 @@
 //! What is wrong with the filters of one rule.
 
+use http::StatusCode;
+
+use crate::api::common as api;
 use crate::compile::expressions::Expressions;
-use crate::compile::report::{Refused, Report};
+use crate::compile::matches::Predicate;
+use crate::compile::report::{FieldPath, Report};
+use crate::compile::request_keys;
 use crate::model::request_values::RequestKey;
 
 /// The reason of a warning about a filter that changes nothing.
@@ -27,14 +32,25 @@ impl<'m, 'r> Faults<'m, 'r> {
         self.report.unsupported(self.rule, path, found, expected);
     }
 
-    /// Reads the keys of a filter; one that cannot be read drops the rule.
+    /// Reads the field `keys` of a limit; one that cannot be read drops the rule.
     pub(super) fn keys(
         &mut self,
-        read: impl FnOnce(usize, &mut Report<'_>) -> Result<Vec<RequestKey>, Refused>,
+        keys: &[api::RequestKey],
+        at: FieldPath<'_>,
+        predicates: Option<&[Predicate]>,
     ) -> Option<Vec<RequestKey>> {
-        let keys = read(self.rule, self.report);
+        let keys = request_keys::compile(keys, (at, "keys"), predicates, (Some(self.rule), self.report));
         self.count += usize::from(keys.is_err());
         keys.ok()
+    }
+
+    /// Reads the field `statusCode` of a limit, the status of its refusals; another one drops the rule.
+    pub(super) fn refusal(&mut self, code: u16, at: FieldPath<'_>) -> Option<StatusCode> {
+        let status = StatusCode::from_u16(code).ok().filter(|_| (400..600).contains(&code));
+        if status.is_none() {
+            self.drop_rule(at.field("statusCode"), code.to_string(), "400 to 599");
+        }
+        status
     }
 
     /// Warns of a filter that changes nothing; the rule serves.

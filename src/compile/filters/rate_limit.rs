@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
+use http::HeaderValue;
 
 use super::faults::Faults;
 use super::list::List;
 use crate::api::filter as api;
 use crate::compile::report::FieldPath;
-use crate::compile::request_keys;
 use crate::model::filter::{FilterList, RateLimit, RateLimitFields};
 
 /// The most requests a second: one for each microsecond.
@@ -28,12 +27,8 @@ pub(super) fn rate_limit(
     report: &mut Faults<'_, '_>,
 ) -> Option<RateLimit> {
     let before = report.count;
-    let keys = report
-        .keys(|rule, report| request_keys::compile(&limit.keys, (at, "keys"), list.predicates, (Some(rule), report)));
-    let status = StatusCode::from_u16(limit.status_code).ok().filter(|status| (400..600).contains(&status.as_u16()));
-    if status.is_none() {
-        report.drop_rule(at.field("statusCode"), limit.status_code.to_string(), "400 to 599");
-    }
+    let keys = report.keys(&limit.keys, at, list.predicates);
+    let status = report.refusal(limit.status_code, at);
     if limit.requests == 0 {
         report.drop_rule(at.field("requests"), "0", "1 and more; DirectResponse answers every request");
         return None;
