@@ -9,10 +9,12 @@ ARG RUST_IMAGE=rust:1.95-bookworm
 FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 COPY . .
+# The tools of the load by which the program is laid out.
+RUN apt-get update && apt-get install -y --no-install-recommends llvm-22 nghttp2-client wrk && rm -rf /var/lib/apt/lists/*
 # The steps are in a script, so that a test runs them on machines that have no container engine.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    .ci/static.sh /out/tidegate
+    PGO=1 .ci/static.sh /out/tidegate
 
 FROM scratch
 ARG VERSION=0.1.0

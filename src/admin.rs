@@ -1,6 +1,6 @@
 //! The admin server: health, metrics, and what the gateway holds at this moment.
 //!
-//! It runs on the control runtime and never shares a port with traffic. `/livez`, `/readyz` and `/metrics` answer
+//! It runs on the control runtime and never shares a port with traffic. `/livez`, `/readyz`, `/startupz` and `/metrics` answer
 //! everyone; `/debug/…` answers loopback and the networks of `--debug-allow` only, and no web page that reaches it through
 //! somebody's browser. A connection carries one request and has a deadline. It reads what is published and changes
 //! nothing, except that it closes open sockets on request.
@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use crate::live::LiveView;
 use crate::readiness::Readiness;
@@ -42,12 +43,12 @@ pub struct Admin {
     pub readiness: Readiness,
     /// All metrics.
     pub metrics: Arc<Metrics>,
-    /// Names of the static listeners, in the order of the snapshot's routers.
-    pub listeners: Vec<Arc<str>>,
     /// The settings of the process.
     pub settings: Arc<Settings>,
     /// The registry of open sockets.
     pub sockets: Arc<Sockets>,
+    /// Woken when the clients of a sidecar's application are to be asked to leave; `None` in a gateway.
+    pub drain_incoming: Option<Arc<Notify>>,
     /// The epoch that the data workers measure time by.
     pub epoch: std::time::Instant,
 }
@@ -122,11 +123,19 @@ impl Admin {
         if let Some(rest) = path.strip_prefix("/debug/sockets") {
             return self.sockets(request.method(), rest, request.uri().query());
         }
+        if let ("/debug/drain/in", Some(drain)) = (path, &self.drain_incoming) {
+            if *request.method() != Method::POST {
+                return not_allowed("POST");
+            }
+            drain.notify_one();
+            return text(StatusCode::ACCEPTED, "draining\n");
+        }
         let answer = match path {
             "/livez" => text(StatusCode::OK, "ok\n"),
-            "/readyz" => self.ready(),
+            "/readyz" => ready(&self.readiness.missing()),
+            "/startupz" => ready(&self.readiness.missing_at_start()),
             "/metrics" => self.metrics_page(),
-            "/debug/routes" => json(&debug::routes(&self.live.current(), &self.listeners)),
+            "/debug/routes" => json(&debug::routes(&self.live.current())),
             "/debug/endpoints" => json(&debug::endpoints(&self.live.current(), self.epoch.elapsed())),
             "/debug/snapshot" => json(&debug::snapshot(&self.live.current())),
             _ => return text(StatusCode::NOT_FOUND, ""),
@@ -183,14 +192,6 @@ impl Admin {
         peer.is_loopback() || self.settings.debug_allow.iter().any(|network: &IpNet| network.contains(&peer))
     }
 
-    fn ready(&self) -> Response<Full<Bytes>> {
-        let missing = self.readiness.missing();
-        if missing.is_empty() {
-            return text(StatusCode::OK, "ok\n");
-        }
-        text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", ")))
-    }
-
     fn metrics_page(&self) -> Response<Full<Bytes>> {
         let mut response = text(StatusCode::OK, self.metrics.render());
         let kind = http::HeaderValue::from_static(prometheus::TEXT_FORMAT);
@@ -199,9 +200,18 @@ impl Admin {
     }
 }
 
+/// Ready, or what is missing.
+fn ready<T: AsRef<str>>(missing: &[T]) -> Response<Full<Bytes>> {
+    if missing.is_empty() {
+        return text(StatusCode::OK, "ok\n");
+    }
+    let names: Vec<&str> = missing.iter().map(AsRef::as_ref).collect();
+    text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", names.join(", ")))
+}
+
 /// Requests that decide whether the process lives and gets traffic.
 fn is_probe(path: &str) -> bool {
-    matches!(path, "/livez" | "/readyz")
+    matches!(path, "/livez" | "/readyz" | "/startupz")
 }
 
 fn not_allowed(methods: &'static str) -> Response<Full<Bytes>> {

@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
@@ -19,6 +19,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::beside::Beside;
+use self::cluster::BesideOptions;
+pub use self::cluster::{ControllerOptions, LeaseOptions};
+pub use self::leave::drain_incoming;
+use self::listeners::{Listeners, lock};
 use crate::admin::Admin;
 use crate::compile::Compiler;
 use crate::compile::authorities::AuthorityState;
@@ -26,28 +31,37 @@ use crate::compile::certificates::SecretState;
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::inputs::{Inputs, OwnPlace, StaticListener};
 use crate::drain::{self, DrainControl, Phase};
+use crate::fetch::Fetcher;
+use crate::filter::FilterBounds;
 use crate::health;
+use crate::keys;
 use crate::kinds::Objects;
 use crate::live::{self, LiveView, Publisher};
-use crate::model::ids::ObjectName;
-use crate::proxy::listener::{self, BoundListener};
+use crate::model::ids::{ListenerId, ObjectName};
+use crate::model::tls::Authorities;
+use crate::proxy::listener;
 use crate::readiness::Readiness;
-use crate::settings::{AccessLog, HostnameOwnership, Listener, Settings};
+use crate::settings::{self, AccessLog, HostnameOwnership, Listener, Settings};
+use crate::sidecar::{self, Plan, View};
 use crate::sockets::Sockets;
 use crate::source::Update;
-use crate::source::certificates::LastGoodPairs;
+use crate::source::certificates;
 use crate::source::collect::{DiagnosticLog, drive};
 use crate::source::files::{self, FileSource};
 use crate::status::{Published, Status};
-use crate::stream::TcpTimeouts;
 use crate::telemetry::access_log::{self, AccessLogHandle, AccessLogWriter};
 use crate::telemetry::metrics::{
-    AuthorityGauge, CertificateGauge, CheckedService, LimitCounts, Metrics, MetricsOptions,
+    AuthorityGauge, CertificateGauge, FilterCounts, Metrics, MetricsOptions, ServiceHealth,
 };
 
+mod application;
+mod beside;
 mod cluster;
 mod endpoints;
+mod leave;
+mod listeners;
 mod memory;
+mod proxy;
 mod schema_version;
 mod workers;
 
@@ -78,6 +92,8 @@ pub struct Running {
     access_log: Option<(AccessLogHandle, AccessLogWriter)>,
     source: Source,
     signals: Signals,
+    /// How long it goes on accepting when it is told to stop. A sidecar ends after its application: nobody comes any more.
+    delay: Duration,
 }
 
 /// Where the objects come from.
@@ -93,27 +109,29 @@ enum ObjectsFrom<'a> {
     /// The manifests of a folder, and others beside them.
     Folder(&'a Path, Objects),
     /// An API server.
-    Cluster(&'a ControllerOptions),
+    Cluster(OfCluster<'a>),
 }
 
-/// What to read from which API server.
-#[derive(Clone, Debug, Default)]
-pub struct ControllerOptions {
-    /// The kubeconfig; without one that of the environment, or the service account of the pod.
-    pub kubeconfig: Option<PathBuf>,
-    /// What to watch.
-    pub watch: crate::source::cluster::Options,
-    /// How the replicas agree on who writes statuses; `None`: this one does not.
-    pub lease: Option<LeaseOptions>,
+/// Who reads from an API server.
+enum OfCluster<'a> {
+    /// A gateway.
+    Gateway(&'a ControllerOptions),
+    /// A sidecar, which reads what concerns its pod.
+    Sidecar(Box<BesideOptions>),
 }
 
-/// The Lease by which the replicas agree on who writes statuses.
+/// Where a sidecar reads objects.
 #[derive(Clone, Debug)]
-pub struct LeaseOptions {
-    /// Its name.
-    pub name: String,
-    /// Its namespace; without one that of the pod, or of the kubeconfig's context.
-    pub namespace: Option<String>,
+pub enum SidecarObjects {
+    /// The manifests of a folder.
+    Folder(PathBuf),
+    /// An API server.
+    Cluster {
+        /// The kubeconfig; without one that of the environment, or the service account of the pod.
+        kubeconfig: Option<PathBuf>,
+        /// A folder in which the objects are kept for a restart while the API server does not answer.
+        cache: Option<PathBuf>,
+    },
 }
 
 /// What SIGHUP asks for.
@@ -144,7 +162,7 @@ pub fn start(settings: Settings, config: &Path) -> Result<Running> {
 /// # Errors
 /// See [`start`].
 pub fn start_with(settings: Settings, config: &Path, objects: Objects) -> Result<Running> {
-    start_at(settings, &ObjectsFrom::Folder(config, objects))
+    start_at(settings, ObjectsFrom::Folder(config, objects), None)
 }
 
 /// Starts serving the objects of a Kubernetes API server. Returns once everything is bound, every kind that is needed was
@@ -154,31 +172,65 @@ pub fn start_with(settings: Settings, config: &Path, objects: Objects) -> Result
 /// A listener or the admin address cannot be bound, no API server is known, the access log cannot be opened, or a signal
 /// asks to stop before the first version is active.
 pub fn start_controller(settings: Settings, options: &ControllerOptions) -> Result<Running> {
-    start_at(settings, &ObjectsFrom::Cluster(options))
+    start_at(settings, ObjectsFrom::Cluster(OfCluster::Gateway(options)), None)
 }
 
-fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
+/// Starts serving one application: the listeners follow from what is asked for and from the Services of the source. It is
+/// ready when the application listens on all `awaited` ports, too.
+///
+/// # Errors
+/// An address that a flag names cannot be bound, the folder cannot be read, no API server is known, or a signal asks to stop
+/// before the first version is active.
+pub fn start_sidecar(
+    mut settings: Settings,
+    objects: &SidecarObjects,
+    options: sidecar::Options,
+    awaited: &[u16],
+) -> Result<Running> {
+    let place = match objects {
+        SidecarObjects::Folder(folder) => ObjectsFrom::Folder(folder, Objects::default()),
+        SidecarObjects::Cluster { kubeconfig, cache } => {
+            let watch = crate::source::cluster::beside::Options {
+                namespace: Arc::clone(&options.namespace),
+                called: options.services(),
+                own_service: options.own_service.clone(),
+                cache: cache.clone(),
+                ..Default::default()
+            };
+            ObjectsFrom::Cluster(OfCluster::Sidecar(Box::new(BesideOptions { kubeconfig: kubeconfig.clone(), watch })))
+        }
+    };
+    let proxy = options.proxy.clone().map(|proxy| (proxy.names(&options.namespace), proxy));
+    let plan = Plan::new(options, settings.drain.timeout + LAST_CALL);
+    settings.listeners = plan.fixed();
+    start_at(settings, place, Some(OfSidecar { view: View::new(plan), awaited, proxy }))
+}
+
+/// What a sidecar has beside a gateway.
+struct OfSidecar<'a> {
+    view: View,
+    /// Ports of the application that it waits for.
+    awaited: &'a [u16],
+    /// The forward proxy, with the names of its Services.
+    proxy: Option<(BTreeMap<String, String>, sidecar::Proxy)>,
+}
+
+fn start_at(settings: Settings, place: ObjectsFrom<'_>, mut sidecar: Option<OfSidecar<'_>>) -> Result<Running> {
     raise_file_limit();
     let settings = Arc::new(settings);
-    let listeners: Vec<Arc<str>> = settings.listeners.keys().map(|name| name.as_str().into()).collect();
     let metrics = Metrics::new(MetricsOptions {
         workers: settings.workers,
-        listeners: listeners.clone(),
+        listeners: settings.listeners.keys().map(|name| name.as_str().into()).collect(),
         max_series: settings.metrics.max_series,
     });
-    let bound = settings
-        .listeners
-        .iter()
-        .map(|(name, listener)| {
-            let bound = listener::bind(name, listener.address, settings.workers)?;
-            bound.set_timeouts(TcpTimeouts {
-                keepalive: settings.deadlines.tcp_keepalive,
-                user_timeout: settings.deadlines.tcp_user_timeout,
-            });
-            Ok(bound)
-        })
-        .collect::<Result<Vec<BoundListener>>>()?;
+    let (mut listeners, orders) = Listeners::new(&settings);
+    for (id, (name, listener)) in (0..).map(ListenerId).zip(&settings.listeners) {
+        listeners.bind(id, name.as_str().into(), listener.clone())?;
+    }
+    let listeners = Arc::new(Mutex::new(listeners));
     let admin_socket = listener::bind("admin", settings.admin, 1)?;
+    let proxy = sidecar.as_mut().and_then(|sidecar| sidecar.proxy.take());
+    let proxy = proxy.map(|proxy| proxy::Bound::new(proxy, &listeners)).transpose()?;
     let access_log = match &settings.access_log {
         AccessLog::Off => None,
         AccessLog::Stdout => Some((access_log::AccessLogOutput::Stdout, "standard output".to_owned())),
@@ -190,39 +242,37 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
                 .with_context(|| format!("cannot open the access log {name}"))
         })
         .transpose()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context("cannot start the control runtime")?;
+    let runtime = control_runtime(sidecar.is_some()).context("cannot start the control runtime")?;
     // From here on no signal ends the process before what it serves is closed in order.
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let readiness = Readiness::default();
     let snapshot_ready = readiness.guard("snapshot");
     let epoch = Instant::now();
     let (mut publisher, feeds) = live::channel(settings.workers, Arc::clone(&metrics), epoch);
+    publisher.bound_filters(FilterBounds {
+        buckets: settings.limits.rate_limit_cells,
+        compressor_memory: settings.limits.compressor_memory,
+        flight_bytes: settings.limits.coalesce_bytes,
+    });
     if let Some(path) = &settings.sessions.key_file {
         publisher.use_session_key(&read_session_key(path)?);
     }
-    let mut view = publisher.view();
-    let ready = Ready {
-        ready: true,
-        listeners: settings.listeners.keys().cloned().zip(bound.iter().map(|listener| listener.address)).collect(),
-        admin: admin_socket.address,
-    };
+    let asks_itself = !matches!(place, ObjectsFrom::Cluster(_));
+    let fetcher = Fetcher::new(read_authorities(&settings.jwt)?.as_ref(), asks_itself);
+    let mut published_view = publisher.view();
     let sockets = Arc::new(Sockets::default());
     let admin = Admin {
         sockets: Arc::clone(&sockets),
+        drain_incoming: sidecar.is_some().then(Arc::default),
         live: publisher.view(),
         readiness: readiness.clone(),
         metrics: Arc::clone(&metrics),
-        listeners: listeners.clone(),
         settings: Arc::clone(&settings),
         epoch: epoch.into_std(),
     };
     let guard = runtime.enter();
-    for socket in admin_socket.sockets {
+    let listener::BoundListener { address: admin_address, sockets: admin_sockets } = admin_socket;
+    for socket in admin_sockets {
         let socket = tokio::net::TcpListener::from_std(socket).context("cannot register the admin socket")?;
         runtime.spawn(admin.clone().serve(socket));
     }
@@ -230,17 +280,30 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
         runtime.spawn(reaper.run());
     }
     drop(guard);
+    if let (Some(sidecar), Some(asked)) = (&sidecar, &admin.drain_incoming) {
+        let (incoming, listeners) = (sidecar.view.plan().incoming(), Arc::clone(&listeners));
+        runtime.spawn(leave::when_asked(Arc::clone(asked), settings.drain.delay, incoming, listeners));
+    }
+    for &port in sidecar.iter().flat_map(|sidecar| sidecar.awaited) {
+        runtime.spawn(application::watch(port, readiness.condition(format!("tcp:{port}"))));
+    }
     let (mut source, updates, published, status) = match place {
         ObjectsFrom::Folder(folder, objects) => {
-            let base = Inputs { objects: objects.clone(), ..base(&settings) };
+            let base = Inputs { objects, ..base(&settings) };
             let (source, updates) = FileSource::start(folder, base)?;
             (Source::Files(source), updates, None, None)
         }
-        ObjectsFrom::Cluster(options) => {
+        ObjectsFrom::Cluster(of_cluster) => {
             let access_log = access_log.as_ref().map(|(handle, _)| handle);
+            let following = async {
+                match of_cluster {
+                    OfCluster::Gateway(options) => cluster::follow(options, base(&settings), &settings, &metrics).await,
+                    OfCluster::Sidecar(options) => cluster::follow_beside(&options, base(&settings), &metrics).await,
+                }
+            };
             let followed = runtime.block_on(async {
                 tokio::select! {
-                    followed = cluster::follow(options, &settings, &metrics) => followed,
+                    followed = following => followed,
                     () = signals.stop(access_log, || false) => bail!("stopped before everything was listed"),
                 }
             })?;
@@ -248,31 +311,62 @@ fn start_at(settings: Settings, place: &ObjectsFrom<'_>) -> Result<Running> {
         }
     };
     metrics.ask_for_endpoints(endpoints::of_services(publisher.view(), updates.clone()));
-    metrics.ask_for_checked(checked_endpoints(publisher.view()));
-    metrics.ask_for_limits(limit_counts(publisher.view()));
-    let checked = publisher.view();
-    let apply = applier(publisher, Arc::clone(&metrics), published);
-    runtime.spawn(compile_loop(updates.clone(), apply, Arc::clone(&metrics)));
-    runtime.block_on(view.reached(1)).context("the first version was not published")?;
+    metrics.ask_for_health(endpoint_health(publisher.view(), epoch));
+    metrics.ask_for_filters(filter_counts(publisher.view()));
+    let (checked, needing_keys) = (publisher.view(), publisher.view());
+    let (mut judged, judge) = certificates::judge(updates.clone(), jiff::Timestamp::now);
+    runtime.spawn(judge);
+    let delay = if sidecar.is_some() { Duration::ZERO } else { settings.drain.delay };
+    let beside = sidecar.map(|sidecar| {
+        let (beside, unfinished) = Beside::new(sidecar.view, Arc::clone(&listeners));
+        let (updates, work) = beside::again(judged.clone(), unfinished);
+        runtime.spawn(work);
+        judged = updates;
+        beside
+    });
+    let apply = applier(publisher, Arc::clone(&metrics), published, beside);
+    runtime.spawn(compile_loop(judged, apply, Arc::clone(&metrics)));
+    runtime.block_on(published_view.reached(1)).context("the first version was not published")?;
     snapshot_ready.ready();
     if let Some(status) = status {
         source = Source::Cluster(Some(runtime.block_on(async { status.start(&metrics) })));
     }
+    runtime.spawn(keys::run(needing_keys, fetcher, Arc::clone(&metrics), fastrand::u64(..)));
     let (control, drain) = drain::channel();
     runtime.spawn(health::run(checked, drain.clone(), Arc::clone(&metrics), epoch, fastrand::u64(..)));
     let parts = workers::Parts {
         settings: Arc::clone(&settings),
-        listeners,
         metrics: Arc::clone(&metrics),
         sockets: Arc::clone(&sockets),
         epoch,
         drain,
     };
-    let room = workers::start(&parts, bound, feeds, access_log.as_ref().map(|(handle, _)| handle))?;
+    lock(&listeners).serve();
+    let feeds = feeds.into_iter().zip(orders).collect();
+    let room = workers::start(&parts, feeds, access_log.as_ref().map(|(handle, _)| handle))?;
+    let mut addresses = lock(&listeners).addresses().clone();
+    if let Some(proxy) = proxy {
+        addresses.insert(proxy::NAME.to_owned(), proxy.address);
+        proxy.start(settings.deadlines.connect, parts.drain.clone())?;
+    }
     drop(parts);
+    let ready = Ready { ready: true, listeners: addresses, admin: admin_address };
     let watch = memory::Watch::new(memory::Source::of_process(settings.limits.memory), room, metrics);
     runtime.spawn(watch.run());
-    Ok(Running { ready, updates, runtime, readiness, control, sockets, settings, access_log, source, signals })
+    Ok(Running { ready, updates, runtime, readiness, control, sockets, settings, access_log, source, signals, delay })
+}
+
+/// The runtime of the control half, with a thread of its own; in a sidecar, of which a node has many, it is driven by the
+/// thread that waits for the end, and the thread that compiles is there for as long as it is needed.
+fn control_runtime(is_sidecar: bool) -> std::io::Result<Runtime> {
+    let mut builder = match is_sidecar {
+        false => tokio::runtime::Builder::new_multi_thread(),
+        true => tokio::runtime::Builder::new_current_thread(),
+    };
+    if is_sidecar {
+        builder.thread_keep_alive(Duration::from_millis(500));
+    }
+    builder.worker_threads(1).thread_name("control").enable_all().build()
 }
 
 impl Running {
@@ -292,7 +386,7 @@ impl Running {
     /// # Errors
     /// When signals cannot be listened for.
     pub fn wait(self, hangup: Hangup) -> Result<()> {
-        let Self { runtime, readiness, control, sockets, settings, access_log, source, mut signals, .. } = self;
+        let Self { runtime, readiness, control, sockets, settings, access_log, source, mut signals, delay, .. } = self;
         let handle = access_log.as_ref().map(|(handle, _)| handle);
         let all_gone = runtime.block_on(async {
             let read_again = || match &source {
@@ -319,7 +413,7 @@ impl Running {
                 }
             };
             let drained = async {
-                let drained = drain(&control, &sockets, settings.drain.delay, settings.drain.timeout);
+                let drained = drain(&control, &sockets, delay, settings.drain.timeout);
                 tokio::join!(drained, farewell).0
             };
             let again = signals.stop(handle, || {
@@ -417,31 +511,32 @@ fn applier(
     mut publisher: Publisher,
     metrics: Arc<Metrics>,
     published: Option<watch::Sender<Option<Published>>>,
+    mut beside: Option<Beside>,
 ) -> impl FnMut(Update) + Send + 'static {
     let mut log = DiagnosticLog::default();
     let mut compiler = Compiler::default();
     // What the last version had to say, and how much of it were errors: mostly nothing has changed about that.
     let mut told: Option<[Arc<[Diagnostic]>; 2]> = None;
     let mut errors = 0;
-    let mut pairs = LastGoodPairs::default();
     move |mut update: Update| {
-        let mut secrets = update.inputs.objects.secrets.clone();
-        pairs.apply(&mut secrets, jiff::Timestamp::now());
-        if !secrets.is_same(&update.inputs.objects.secrets) {
-            Arc::make_mut(&mut update.inputs).objects.secrets = secrets;
+        if let Some(beside) = &mut beside {
+            update = beside.prepare(&update);
         }
         let begun = std::time::Instant::now();
         let output = compiler.compile(&update.inputs);
         let compiled = begun.elapsed();
         (0..output.panics).for_each(|_| metrics.control_panicked());
         let version = publisher.publish(output.snapshot);
+        if let Some(beside) = &beside {
+            beside.published();
+        }
         metrics.config_took(compiled, begun.elapsed().saturating_sub(compiled));
         metrics.set_certificates(output.secrets.iter().map(certificate_gauge).collect());
         metrics.set_authorities(output.authorities.iter().map(authority_gauge).collect());
         if let Some(published) = &published {
             // Only now: a status speaks of what is active.
-            let (inputs, statuses) = (Arc::clone(&update.inputs), output.statuses);
-            published.send_replace(Some(Published { inputs, statuses }));
+            let (inputs, statuses, policies) = (Arc::clone(&update.inputs), output.statuses, output.policies);
+            published.send_replace(Some(Published { inputs, statuses, policies }));
         }
         let both = [update.diagnostics, output.diagnostics];
         if told.as_ref() != Some(&both) {
@@ -469,17 +564,23 @@ fn certificate_gauge(secret: &SecretState) -> CertificateGauge {
     CertificateGauge { secret: name.to_string(), not_after: *not_after, is_valid: *is_valid }
 }
 
-/// Counts the endpoints of the active version that checks ask.
-fn checked_endpoints(live: LiveView) -> impl Fn() -> Vec<CheckedService> + Send + Sync + 'static {
-    move || health::counts(&live.current())
+/// Counts the endpoints of the active version by what is known of them.
+fn endpoint_health(live: LiveView, epoch: Instant) -> impl Fn() -> Vec<ServiceHealth> + Send + Sync + 'static {
+    move || health::counts(&live.current(), epoch.elapsed())
 }
 
-/// What the limits of the active version have decided.
-fn limit_counts(live: LiveView) -> impl Fn() -> LimitCounts + Send + Sync + 'static {
+/// What the filters of the active version have decided and done.
+fn filter_counts(live: LiveView) -> impl Fn() -> FilterCounts + Send + Sync + 'static {
     move || {
         let live = live.current();
-        let mut counts = LimitCounts::default();
+        let mut counts = FilterCounts::default();
+        let fetched = live.remote_keys().into_iter().filter_map(|(keys, _)| keys.current().at);
+        counts.oldest_keys = fetched.min().map(|at| Instant::now().into_std().saturating_duration_since(at));
         for (key, state) in live.filter_states() {
+            if let Some(compressed) = state.compressed().filter(|_| counts.compressions_skipped.is_none()) {
+                // All of them count together.
+                (counts.compressed_bytes, counts.compressions_skipped) = (compressed.bytes, Some(compressed.skipped));
+            }
             let Some(decisions) = state.decisions() else { continue };
             let route = key.route.to_string().into();
             counts.limits.insert((key.filter, route, key.to_string()), decisions);
@@ -501,7 +602,9 @@ pub fn base(settings: &Settings) -> Inputs {
             Some(ObjectName::new(&**namespace, &**name))
         }),
     };
+    let client_certificate = settings.forwarding.client_certificate.as_ref();
     Inputs {
+        client_certificate: client_certificate.map(|(namespace, name)| ObjectName::new(&**namespace, &**name)),
         listeners: settings.listeners.iter().map(listener).collect(),
         gateway_class_name: settings.controller.gateway_class_name.as_str().into(),
         controller_name: settings.controller.controller_name.as_str().into(),
@@ -526,6 +629,17 @@ fn read_session_key(path: &Path) -> Result<Vec<u8>> {
         bail!("{}: sessions.keyFile has {} bytes, expected at least {LEAST_SESSION_KEY}", path.display(), key.len());
     }
     Ok(key.to_owned())
+}
+
+/// The authorities that servers of key sets are trusted by, beside those of the system.
+fn read_authorities(settings: &settings::Jwt) -> Result<Option<Authorities>> {
+    let Some(path) = &settings.ca_file else { return Ok(None) };
+    let text = std::fs::read(path)
+        .with_context(|| format!("cannot read the authorities of key sets (jwt.caFile), {}", path.display()))?;
+    match Authorities::from_pem(&text) {
+        Ok(authorities) => Ok(Some(authorities)),
+        Err(_) => bail!("{}: jwt.caFile holds no certificate in PEM that can be read", path.display()),
+    }
 }
 
 /// Sockets need descriptors: takes as many as the process may have.

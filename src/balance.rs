@@ -29,7 +29,7 @@ mod retry_budget;
 mod round_robin;
 mod rule_state;
 mod sessions;
-mod slow_start;
+pub mod slow_start;
 mod smooth_weighted;
 mod targets;
 mod weights;

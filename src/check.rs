@@ -3,8 +3,6 @@
 //! The same path as serving: [`State`] reads, the compiler judges. Nothing is bound, watched or kept.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
-use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,10 +13,10 @@ use serde::Serialize;
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::{compile, inputs::Inputs};
 use crate::source::files::encoding::decode;
+use crate::source::files::gather::gather;
 use crate::source::files::refine_with;
 use crate::source::files::state::{Reading, State};
-use crate::source::files::watcher::{is_manifest, read_file};
-use crate::source::files::yaml::Format;
+use crate::text::counted;
 
 /// What is checked, and how it is told.
 #[derive(Clone, Debug, Default)]
@@ -42,21 +40,13 @@ pub enum CheckOutcome {
     Usage = 2,
 }
 
-/// Name of standard input among paths.
-const STDIN: &str = "-";
-
-/// A number with its noun.
-fn counted(number: usize, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
 /// True for a reference to an object that is not among the files but may be elsewhere: in the cluster, say. An object
 /// that is there without the port or rule that a reference names is not such a case.
 fn is_unresolved(finding: &Diagnostic) -> bool {
     match finding.reason {
         "BackendNotFound" => !finding.path.ends_with(".port"),
         "NoMatchingParent" => finding.found.starts_with("no GatewayRoute "),
-        "RefNotPermitted" | "CertificateNotFound" => true,
+        "RefNotPermitted" | "CertificateNotFound" | "FilterNotFound" => true,
         _ => false,
     }
 }
@@ -74,7 +64,7 @@ pub fn run(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<CheckOutcome> {
-    let readings = match collect(&options.paths, stdin) {
+    let readings = match gather(&options.paths, stdin) {
         Ok(readings) => readings,
         Err(message) => {
             writeln!(err, "tidegate check: {message}")?;
@@ -90,46 +80,11 @@ pub fn run(
         writeln!(out)?;
     } else {
         for finding in &findings {
-            let severity = severity(finding);
-            writeln!(out, "{severity}: {finding}")?;
+            writeln!(out, "{}: {finding}", finding.severity)?;
         }
         writeln!(err, "{}, {}", counted(errors, "error"), counted(warnings, "warning"))?;
     }
     Ok(if errors == 0 { CheckOutcome::Clean } else { CheckOutcome::Findings })
-}
-
-/// Reads everything that the paths name; a file that is named twice is read once.
-fn collect(paths: &[PathBuf], stdin: &mut dyn Read) -> Result<Vec<(PathBuf, Reading)>, String> {
-    let mut files = BTreeSet::new();
-    let mut readings = Vec::new();
-    for path in paths {
-        let message = |error: io::Error| format!("cannot read {}: {error}", path.display());
-        if path.as_os_str() == STDIN {
-            let mut bytes = Vec::new();
-            stdin.read_to_end(&mut bytes).map_err(|error| format!("cannot read standard input: {error}"))?;
-            let json = decode(&bytes).is_ok_and(|text| Format::guess(&text) == Format::Json);
-            let name = if json { "<stdin>.json" } else { "<stdin>" };
-            readings.push((PathBuf::from(name), Reading::Content(bytes)));
-        } else if fs::metadata(path).map_err(message)?.is_dir() {
-            for entry in fs::read_dir(path).map_err(message)? {
-                let entry = entry.map_err(message)?.path();
-                if entry.file_name().is_some_and(is_manifest) && !entry.is_dir() {
-                    files.insert(entry);
-                }
-            }
-        } else {
-            files.insert(path.clone());
-        }
-    }
-    for file in files {
-        match read_file(&file) {
-            // A link that leads nowhere, or a file that went away just now.
-            Reading::Gone => {}
-            Reading::Unreadable(why) => return Err(format!("cannot read {}: {why}", file.display())),
-            content @ Reading::Content(_) => readings.push((file, content)),
-        }
-    }
-    Ok(readings)
 }
 
 fn findings(readings: Vec<(PathBuf, Reading)>, base: Inputs, allow_unresolved: bool) -> Vec<Diagnostic> {
@@ -154,14 +109,6 @@ fn findings(readings: Vec<(PathBuf, Reading)>, base: Inputs, allow_unresolved: b
     findings
 }
 
-fn severity(finding: &Diagnostic) -> &'static str {
-    match finding.severity {
-        Severity::Error => "error",
-        Severity::Warning => "warning",
-        Severity::Note => "note",
-    }
-}
-
 /// The JSON output.
 #[derive(Serialize)]
 struct Report<'a> {
@@ -173,7 +120,7 @@ struct Report<'a> {
 /// One finding of the JSON output; members are absent where there is nothing to say.
 #[derive(Serialize)]
 struct Finding<'a> {
-    severity: &'static str,
+    severity: String,
     reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<&'a Path>,
@@ -203,7 +150,7 @@ impl<'a> From<&'a Diagnostic> for Finding<'a> {
         let origin = diagnostic.origin.as_ref();
         let object = diagnostic.object.as_ref();
         Self {
-            severity: severity(diagnostic),
+            severity: diagnostic.severity.to_string(),
             reason: diagnostic.reason,
             file: origin.map(|origin| origin.file.as_path()),
             document: origin.map(|origin| origin.document),

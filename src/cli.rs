@@ -3,20 +3,25 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use http::HeaderValue;
-use ipnet::IpNet;
 
+use crate::inject;
 use crate::probe::{Field, Statuses, Target};
-use crate::settings::file::{FileError, SettingsFile};
-use crate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, ListenerTls, Locality,
-    MetricsSettings, ProxyProtocol, Sessions, Settings, SettingsError, parse_address, parse_duration, parse_network,
+use crate::settings::file::SettingsFile;
+use crate::settings::{AccessLog, DrainSettings, Settings, SettingsError, parse_address, parse_duration};
+use crate::sidecar::flags::{
+    Incoming, Options, Outgoing, OutgoingPort, Proxy, ProxyAddress, ReadyWhen, ServiceName, is_label,
 };
+
+mod process;
+
+pub use process::{CliError, LogFormat, Process, Serve, standalone_defaults};
+use process::{HTTP, HTTPS, listener, secure_listener};
 
 /// A Kubernetes ingress gateway: a change of routes, pods or certificates never costs a request or a socket.
 #[derive(Clone, Debug, Parser)]
@@ -36,6 +41,13 @@ pub enum Command {
     Controller(ControllerCommand),
     /// Serve an example with small backends in the process, and print what to try
     Demo(Demo),
+    /// Serve the calls of one application and the requests to it, beside it
+    Sidecar(Box<SidecarCommand>),
+    /// Print manifests with a sidecar in the pods that ask for one
+    ///
+    /// A pod asks by the annotations sidecar.tidegate.dev/in, sidecar.tidegate.dev/out and sidecar.tidegate.dev/proxy, or all of
+    /// them are asked for by --in, --out and --proxy. Exit code 0: done, or nothing to do, 1: findings, and nothing is printed, 2: usage.
+    Inject(Inject),
     /// Say what is wrong with manifests
     ///
     /// Exit code 0: clean or warnings only, 1: findings, 2: usage.
@@ -81,7 +93,7 @@ pub struct ControllerCommand {
     /// Watch core Endpoints too, for Services without EndpointSlices
     #[arg(long, env = "TIDEGATE_WATCH_LEGACY_ENDPOINTS")]
     pub watch_legacy_endpoints: bool,
-    /// ClusterRole that lets the certificates of a namespace be read, for the line that operators are told where it is missing
+    /// ClusterRole that lets certificates and authorities of a namespace be read, for the line that operators are told where it is missing
     #[arg(long, value_name = "NAME", env = "TIDEGATE_CERTIFICATE_ROLE", default_value = "tidegate-certificates", value_parser = parse_object_name)]
     pub certificate_role: String,
     /// Name of this controller [default: tidegate.dev/controller]
@@ -110,6 +122,140 @@ pub struct Demo {
     /// Flags of every serving command.
     #[command(flatten)]
     pub serve: Serve,
+}
+
+/// `tidegate sidecar`.
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct SidecarCommand {
+    /// What a running sidecar is asked for, instead of serving.
+    #[command(subcommand)]
+    pub action: Option<SidecarAction>,
+    /// Directory with *.yaml, *.yml and *.json manifests [default: none, the API server is asked]
+    #[arg(long, value_name = "DIR", env = "TIDEGATE_CONFIG", conflicts_with_all = ["kubeconfig", "cache"])]
+    pub config: Option<PathBuf>,
+    /// Kubeconfig [default: $KUBECONFIG, ~/.kube/config, else the service account of the pod]
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Folder in which objects are kept, to serve them after a restart while the API server does not answer
+    #[arg(long, value_name = "DIR", env = "TIDEGATE_CACHE")]
+    pub cache: Option<PathBuf>,
+    /// Service that the application calls, and the loopback address at which all its TCP ports are served; may be repeated
+    #[arg(long, value_name = "NAME.NAMESPACE@ADDRESS", env = "TIDEGATE_OUT", value_delimiter = ',')]
+    pub out: Vec<Outgoing>,
+    /// Single port of a Service that the application calls, and where it is served; may be repeated
+    #[arg(long, value_name = "NAME.NAMESPACE:PORT@ADDRESS:PORT", env = "TIDEGATE_OUT_PORTS", value_delimiter = ',')]
+    pub out_port: Vec<OutgoingPort>,
+    /// Name and port of the application, and where its requests are taken; may be repeated [default ADDRESS:PORT: [::]:15080, then 15081, …]
+    #[arg(long = "in", value_name = "NAME:PORT[@ADDRESS:PORT]", env = "TIDEGATE_IN", value_delimiter = ',')]
+    pub incoming: Vec<Incoming>,
+    /// Forward proxy for the application's HTTP_PROXY, on loopback
+    #[arg(long, value_name = "ADDRESS:PORT", env = "TIDEGATE_PROXY")]
+    pub proxy: Option<ProxyAddress>,
+    /// Service that requests through the proxy are balanced for; may be repeated
+    #[arg(long, value_name = "NAME.NAMESPACE", env = "TIDEGATE_SERVICES", value_delimiter = ',', requires = "proxy")]
+    pub services: Vec<ServiceName>,
+    /// What becomes of requests through the proxy for other hosts
+    #[arg(long, value_enum, env = "TIDEGATE_PROXY_OTHERS", default_value_t = ProxyOthers::Direct)]
+    pub proxy_others: ProxyOthers,
+    /// End of the long names of Services, which the proxy is asked for
+    #[arg(long, value_name = "DOMAIN", env = "TIDEGATE_CLUSTER_DOMAIN", default_value = "cluster.local", value_parser = parse_object_name)]
+    pub cluster_domain: String,
+    /// Service of the pod itself: a route of an incoming listener that names it as backend means the application
+    #[arg(long = "self", value_name = "NAME", env = "TIDEGATE_SELF", value_parser = parse_service)]
+    pub own_service: Option<String>,
+    /// Namespace of the pod
+    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", default_value = "default", value_parser = parse_namespace)]
+    pub namespace: String,
+    /// What makes the sidecar ready beside itself: tcp:PORT of the application, or started [default: the ports of --in]
+    #[arg(long, value_name = "CONDITION", env = "TIDEGATE_READY_WHEN", value_delimiter = ',')]
+    pub ready_when: Vec<ReadyWhen>,
+    /// Flags of every serving command.
+    #[command(flatten)]
+    pub process: Process,
+}
+
+/// What becomes of requests through the forward proxy for hosts that are none of its Services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProxyOthers {
+    /// They go straight to their host.
+    Direct,
+    /// They are answered 403.
+    Refuse,
+}
+
+/// What a running sidecar can be asked for.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SidecarAction {
+    /// Ask who is connected to leave, for the preStop hook of the sidecar's container; returns at once
+    Drain {
+        /// Whose connections
+        side: DrainSide,
+        /// Admin address of the sidecar
+        #[arg(long, value_name = "ADDR", env = "TIDEGATE_ADMIN", default_value = "[::]:15090", value_parser = parse_address)]
+        admin: SocketAddr,
+    },
+}
+
+/// Whose connections a sidecar gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DrainSide {
+    /// Those to the application: after --drain-delay answers close them and WebSockets get close frames, while new ones
+    /// are served on. Calls of the application are not touched
+    In,
+}
+
+/// `tidegate inject`.
+#[derive(Clone, Debug, Args)]
+pub struct Inject {
+    /// File, directory, or - for standard input; may be repeated
+    #[arg(short = 'f', long = "filename", value_name = "PATH", default_value = "-")]
+    pub paths: Vec<PathBuf>,
+    /// Port of the application that requests come to, by its name; may be repeated
+    #[arg(long = "in", value_name = "NAME[:PORT[@ADDRESS:PORT]]", value_delimiter = ',')]
+    pub incoming: Vec<String>,
+    /// Service that the application calls [default ADDRESS: 127.0.0.2, then 127.0.0.3, …]; may be repeated
+    #[arg(long, value_name = "NAME.NAMESPACE[@ADDRESS]", value_delimiter = ',')]
+    pub out: Vec<String>,
+    /// Forward proxy for the application's HTTP_PROXY, on loopback
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub proxy: Option<String>,
+    /// Service that requests through the proxy are balanced for; may be repeated
+    #[arg(long, value_name = "NAME.NAMESPACE", value_delimiter = ',')]
+    pub services: Vec<String>,
+    /// What the annotation sidecar.tidegate.dev/KEY says: self, ready-when, cpu, memory, low-ports, or those with an option of
+    /// their own; may be repeated, once for each key
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_set)]
+    pub set: Vec<(String, String)>,
+    /// Image of the sidecar [default: that of this version, by the name tidegate]
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// Namespace of objects that name none
+    #[arg(short = 'n', long, value_name = "NAMESPACE", default_value = "default", value_parser = parse_namespace)]
+    pub namespace: String,
+    /// End of the long names of Services
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = parse_object_name)]
+    pub cluster_domain: String,
+    /// Take sidecars out
+    #[arg(long, conflicts_with_all = ["incoming", "out", "proxy", "services", "set", "image", "cluster_domain"])]
+    pub remove: bool,
+    /// Print admission policies that do the same in an API server (Kubernetes 1.36) with pods that have the label tidegate.dev/inject: "true"
+    #[arg(long, conflicts_with_all = ["paths", "incoming", "out", "proxy", "services", "set", "namespace", "remove", "output"])]
+    pub policy: bool,
+    /// How manifests are printed: as they were written, as JSON, or as one JSON patch for each changed object
+    #[arg(short = 'o', long, value_enum, default_value_t = ManifestFormat::Yaml)]
+    pub output: ManifestFormat,
+}
+
+/// How manifests are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ManifestFormat {
+    /// As they were written.
+    Yaml,
+    /// Each document as JSON.
+    Json,
+    /// For each changed object its name and a JSON patch.
+    Patch,
 }
 
 /// `tidegate check`.
@@ -167,102 +313,23 @@ pub enum OutputFormat {
     Json,
 }
 
-/// How log lines are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Flags of every serving command.
-#[derive(Clone, Debug, Args)]
-pub struct Serve {
-    /// Address of the listener http [default: [::]:8080; demo: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR", env = "TIDEGATE_HTTP", value_parser = parse_address)]
-    pub http: Option<SocketAddr>,
-    /// Address of the listener https, which speaks TLS [default: none; demo: 127.0.0.1:8443]
-    #[arg(long, value_name = "ADDR", env = "TIDEGATE_HTTPS", value_parser = parse_address)]
-    pub https: Option<SocketAddr>,
-    /// Address of the admin server [default: [::]:9090; demo: 127.0.0.1:9090]
-    #[arg(long, value_name = "ADDR", env = "TIDEGATE_ADMIN", value_parser = parse_address)]
-    pub admin: Option<SocketAddr>,
-    /// Network that may use /debug/ beside loopback; may be repeated
-    #[arg(long, value_name = "CIDR", env = "TIDEGATE_DEBUG_ALLOW", value_delimiter = ',', value_parser = parse_network)]
-    pub debug_allow: Vec<IpNet>,
-    /// Host for which /debug/ answers beside IP addresses and localhost; may be repeated
-    #[arg(long, value_name = "HOST", env = "TIDEGATE_DEBUG_HOSTS", value_delimiter = ',')]
-    pub debug_hosts: Vec<String>,
-    /// Data workers [default: the cores that the process may use]
-    #[arg(long, value_name = "N", env = "TIDEGATE_WORKERS")]
-    pub workers: Option<NonZeroUsize>,
-    /// Zone that the process is in, for rules that prefer near endpoints
-    #[arg(long, value_name = "NAME", env = "NODE_ZONE")]
-    pub zone: Option<String>,
-    /// Node that the process is on, for rules that prefer near endpoints
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
-    pub node: Option<String>,
-    /// Settings file (YAML); flags and variables win over it
-    #[arg(long, value_name = "FILE", env = "TIDEGATE_SETTINGS")]
-    pub settings: Option<PathBuf>,
-    /// Log level: error, warn, info, debug, trace or off; or directives such as info,tidegate::source=debug
-    #[arg(long, value_name = "LEVEL", env = "TIDEGATE_LOG", default_value = "info", value_parser = parse_log)]
-    pub log: String,
-    /// How log lines are printed on standard error
-    #[arg(long, value_enum, env = "TIDEGATE_LOG_FORMAT", default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-    /// off, stdout or a file, which is reopened on SIGUSR1 [default: stdout; demo: off]
-    #[arg(long, value_name = "WHERE", env = "TIDEGATE_ACCESS_LOG", value_parser = parse_access_log)]
-    pub access_log: Option<AccessLog>,
-    /// After SIGTERM: not ready, still accepting [default: 0s; controller: 5s]
-    #[arg(long, value_name = "DURATION", env = "TIDEGATE_DRAIN_DELAY", value_parser = parse_duration)]
-    pub drain_delay: Option<Duration>,
-    /// After that: time for requests in flight [default: 15s]
-    #[arg(long, value_name = "DURATION", env = "TIDEGATE_DRAIN_TIMEOUT", value_parser = parse_duration)]
-    pub drain_timeout: Option<Duration>,
-}
-
-/// Why there are no settings.
-#[derive(Debug, thiserror::Error)]
-pub enum CliError {
-    /// The settings file is refused.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// Flags, variables and file together make no sense.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-}
-
-fn parse_access_log(text: &str) -> Result<AccessLog, String> {
-    match text {
-        "" => Err("found nothing, expected off, stdout or a file".to_owned()),
-        text => text.parse().map_err(|error: std::convert::Infallible| match error {}),
-    }
-}
-
 fn parse_namespace(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let is_label =
-        (1..=63).contains(&text.len()) && text.chars().all(plain) && !text.starts_with('-') && !text.ends_with('-');
-    if is_label { Ok(text.to_owned()) } else { Err(format!("found {text:?}, expected the name of a namespace")) }
+    if is_label(text) { Ok(text.to_owned()) } else { Err(format!("found {text:?}, expected the name of a namespace")) }
+}
+
+fn parse_service(text: &str) -> Result<String, String> {
+    if is_label(text) { Ok(text.to_owned()) } else { Err(format!("found {text:?}, expected the name of a Service")) }
 }
 
 fn parse_object_name(text: &str) -> Result<String, String> {
-    let is_name = text.len() <= 253 && !text.is_empty() && text.split('.').all(|label| parse_namespace(label).is_ok());
+    let is_name = text.len() <= 253 && !text.is_empty() && text.split('.').all(is_label);
     if is_name { Ok(text.to_owned()) } else { Err(format!("found {text:?}, expected the name of an object")) }
 }
 
-fn parse_log(text: &str) -> Result<String, String> {
-    let refused = || format!("found {text:?}, expected error, warn, info, debug, trace, off or directives");
-    // A filter would take any other word for the name of a module.
-    let mut directives = text.split(',').map(str::trim);
-    let levels = ["error", "warn", "info", "debug", "trace", "off"];
-    let known = |word: &str| levels.iter().any(|level| word.eq_ignore_ascii_case(level));
-    if !directives.all(|word| known(word) || word.contains('=')) {
-        return Err(refused());
-    }
-    tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|_| refused())
+fn parse_set(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("found {text:?}, expected KEY=VALUE"))?;
+    inject::check_key(key)?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 impl Standalone {
@@ -317,6 +384,106 @@ impl Demo {
     }
 }
 
+impl SidecarCommand {
+    /// The settings of this command without listeners, which follow from the Services: flag, else variable, else file, else
+    /// default.
+    ///
+    /// # Errors
+    ///
+    /// When the settings file is refused, has listeners, or something cannot work.
+    pub fn settings(&self) -> Result<Settings, CliError> {
+        let mut settings = standalone_defaults();
+        settings.listeners = BTreeMap::new();
+        settings.admin = SocketAddr::from(([0_u16; 8], 15090));
+        settings.access_log = AccessLog::Off;
+        settings.drain = DrainSettings { delay: Duration::from_secs(5), timeout: Duration::from_secs(5) };
+        settings.workers = 1;
+        // What an application and its peers expect of each other must not change with a sidecar: it waits as long as they do.
+        settings.deadlines.first_byte = Duration::ZERO;
+        settings.deadlines.idle = Duration::ZERO;
+        settings.deadlines.write_stall = Duration::ZERO;
+        settings.deadlines.response_head = Duration::ZERO;
+        settings.limits.body_rate = 0;
+        settings.forwarding.merge_slashes = false;
+        self.process.overlay_file(&mut settings)?;
+        if !settings.listeners.is_empty() {
+            let (field, found) = ("listeners".to_owned(), settings.listeners.len().to_string());
+            return Err(SettingsError {
+                field,
+                found,
+                expected: "none: --out, --out-port, --in and --proxy say what is served",
+            }
+            .into());
+        }
+        self.process.overlay(&mut settings);
+        settings.validate_process()?;
+        Ok(settings)
+    }
+
+    /// What is asked for.
+    ///
+    /// # Errors
+    ///
+    /// When flags cannot work together.
+    pub fn options(&self) -> Result<Options, CliError> {
+        let options = Options {
+            namespace: self.namespace.as_str().into(),
+            out: self.out.clone(),
+            out_ports: self.out_port.clone(),
+            incoming: self.incoming.clone(),
+            own_service: self.own_service.as_deref().map(Into::into),
+            proxy: self.proxy.map(|address| Proxy {
+                address,
+                services: self.services.clone(),
+                refuses_others: self.proxy_others == ProxyOthers::Refuse,
+                cluster_domain: self.cluster_domain.clone(),
+            }),
+        };
+        options.validate()?;
+        Ok(options)
+    }
+
+    /// The ports on which the application has to listen before the sidecar is ready.
+    #[must_use]
+    pub fn awaited_ports(&self) -> Vec<u16> {
+        if self.ready_when.is_empty() {
+            return self.incoming.iter().map(|one| one.app_port).collect();
+        }
+        let ports = self.ready_when.iter().filter_map(|condition| match condition {
+            ReadyWhen::Tcp(port) => Some(*port),
+            ReadyWhen::Started => None,
+        });
+        ports.collect()
+    }
+}
+
+impl Inject {
+    /// What is to be done.
+    #[must_use]
+    pub fn options(&self) -> inject::Options {
+        let mut set = self.set.clone();
+        for (key, values) in [("in", &self.incoming), ("out", &self.out), ("services", &self.services)] {
+            if !values.is_empty() {
+                set.push((key.to_owned(), values.join(",")));
+            }
+        }
+        set.extend(self.proxy.iter().map(|address| ("proxy".to_owned(), address.clone())));
+        set.extend(self.image.iter().map(|image| ("image".to_owned(), image.clone())));
+        inject::Options {
+            paths: self.paths.clone(),
+            set,
+            remove: self.remove,
+            output: match self.output {
+                ManifestFormat::Yaml => inject::Output::Yaml,
+                ManifestFormat::Json => inject::Output::Json,
+                ManifestFormat::Patch => inject::Output::Patch,
+            },
+            namespace: self.namespace.clone(),
+            cluster_domain: self.cluster_domain.clone(),
+        }
+    }
+}
+
 impl Check {
     /// The settings that manifests are checked against: those of `standalone` with the same file; without one, with
     /// listeners `http` and `https`.
@@ -338,95 +505,6 @@ impl Check {
     }
 }
 
-/// Name of the listener that `--http` is for.
-const HTTP: &str = "http";
-
-/// Name of the listener that `--https` is for.
-const HTTPS: &str = "https";
-
-fn secure_listener(address: SocketAddr) -> Listener {
-    Listener { tls: Some(ListenerTls::default()), ..listener(address) }
-}
-
-fn listener(address: SocketAddr) -> Listener {
-    Listener {
-        address,
-        tls: None,
-        http2_prior_knowledge: true,
-        proxy_protocol: ProxyProtocol::default(),
-        trusted_forwarders: Vec::new(),
-        health_path: None,
-        allowed_namespaces: None,
-    }
-}
-
-/// The settings of a process that says nothing.
-#[must_use]
-pub fn standalone_defaults() -> Settings {
-    let all = |port| SocketAddr::from(([0_u16; 8], port));
-    Settings {
-        listeners: BTreeMap::from([(HTTP.to_owned(), listener(all(8080)))]),
-        deadlines: Deadlines::default(),
-        limits: Limits::default(),
-        forwarding: Forwarding::default(),
-        metrics: MetricsSettings::default(),
-        access_log: AccessLog::Stdout,
-        drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
-        controller: Controller::default(),
-        sessions: Sessions::default(),
-        locality: Locality::default(),
-        admin: all(9090),
-        debug_allow: Vec::new(),
-        debug_hosts: Vec::new(),
-        // Knows CPU masks and the quotas of both kinds of cgroups.
-        workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-    }
-}
-
-impl Serve {
-    fn overlay(&self, mut settings: Settings) -> Result<Settings, CliError> {
-        if let Some(path) = &self.settings {
-            SettingsFile::read(path)?.overlay(path, &mut settings)?;
-        }
-        if let Some(address) = self.http {
-            settings.listeners.entry(HTTP.to_owned()).or_insert_with(|| listener(address)).address = address;
-        }
-        if let Some(address) = self.https {
-            settings.listeners.entry(HTTPS.to_owned()).or_insert_with(|| secure_listener(address)).address = address;
-        }
-        if let Some(address) = self.admin {
-            settings.admin = address;
-        }
-        if !self.debug_allow.is_empty() {
-            settings.debug_allow.clone_from(&self.debug_allow);
-        }
-        if !self.debug_hosts.is_empty() {
-            settings.debug_hosts.clone_from(&self.debug_hosts);
-        }
-        let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
-        if let Some(zone) = named(&self.zone) {
-            settings.locality.zone = Some(zone);
-        }
-        if let Some(node) = named(&self.node) {
-            settings.locality.node = Some(node);
-        }
-        if let Some(workers) = self.workers {
-            settings.workers = workers.get();
-        }
-        if let Some(access_log) = &self.access_log {
-            settings.access_log = access_log.clone();
-        }
-        if let Some(delay) = self.drain_delay {
-            settings.drain.delay = delay;
-        }
-        if let Some(timeout) = self.drain_timeout {
-            settings.drain.timeout = timeout;
-        }
-        settings.validate()?;
-        Ok(settings)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::Command as Process;
@@ -434,6 +512,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::settings::Controller;
 
     fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(["tidegate"].iter().chain(arguments))
@@ -517,7 +596,7 @@ mod tests {
             (&["probe", "http://a.test", "--wait", "5"], "expected a duration such as 250ms"),
             (&["controller", "--lease-name", "a..b"], "expected the name of an object"),
             (&["controller", "--lease-namespace", "a.b"], "expected the name of a namespace"),
-            (&["sidecar"], "unrecognized subcommand"),
+            (&["sidekick"], "unrecognized subcommand"),
         ];
         for (arguments, expected) in cases {
             let error = parse(arguments).expect_err("a bad value");

@@ -13,7 +13,8 @@
 //! 4. [`certificates`] of the hostnames on listeners with TLS.
 //! 5. [`endpoints`] of the backends that are used. Where nothing but slices and Endpoints has changed since the last
 //!    compilation, this is the only step: the rest stays as it is, shared with the version before.
-//! 6. [`status`]: what became of each route, derived from the findings that [`diagnostics`] tell.
+//! 6. [`status`]: what became of each route, derived from the findings that [`diagnostics`] tell; [`policy_status`]: what
+//!    became of each BackendTLSPolicy.
 
 mod attach;
 pub mod authorities;
@@ -31,9 +32,11 @@ mod insecure;
 mod kept;
 mod limits;
 mod matches;
+pub mod named;
 mod outlier;
 mod output;
 mod policies;
+pub mod policy_status;
 mod position;
 mod reader;
 mod references;
@@ -89,9 +92,10 @@ impl Compiler {
             last => {
                 let before = last.map(|Last { inputs, backends, .. }| (backends, inputs));
                 let before = before.as_ref().map(|(backends, inputs)| (backends, inputs));
-                let Compiled { snapshot, backends, findings, statuses, secrets, authorities, panics } =
+                let Compiled { snapshot, backends, findings, statuses, policies, secrets, authorities, panics } =
                     routes::compile(inputs, &mut self.kept, before);
-                let output = Output { snapshot, diagnostics: Arc::default(), statuses, secrets, authorities, panics };
+                let output =
+                    Output { snapshot, diagnostics: Arc::default(), statuses, policies, secrets, authorities, panics };
                 Last { inputs: Inputs::default(), backends, findings: findings.into(), output }
             }
         };

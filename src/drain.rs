@@ -51,6 +51,12 @@ impl DrainControl {
         *self.0.borrow()
     }
 
+    /// Whether every [`Drain`] is dropped.
+    #[must_use]
+    pub fn is_joined(&self) -> bool {
+        self.0.is_closed()
+    }
+
     /// Waits until every [`Drain`] is dropped. Cancel-safe.
     pub async fn joined(&self) {
         self.0.closed().await;

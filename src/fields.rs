@@ -29,6 +29,8 @@ impl FieldFlags {
     /// It is removed from trailers: there it could change framing, routing, credentials or identity after the fact
     /// (RFC 9110 §6.5.1).
     pub const NOT_A_TRAILER: Self = Self(1 << 8);
+    /// A sidecar sends the client's value on, although a gateway does not: it says nothing about the connection.
+    pub const PASSES_SIDECARS: Self = Self(1 << 9);
 
     /// The flags of both.
     #[must_use]
@@ -51,6 +53,8 @@ const HOP: FieldFlags = FieldFlags::HOP_BY_HOP
     .and(FieldFlags::NOT_A_TRAILER);
 /// Fields of requests that the gateway writes itself, or keeps from endpoints.
 const OWN: FieldFlags = FieldFlags::NOT_FROM_CLIENTS.and(FieldFlags::NO_REQUEST_FILTER).and(FieldFlags::NOT_A_TRAILER);
+/// Fields that say where a request comes from, or who sends it.
+const ORIGIN: FieldFlags = OWN.and(FieldFlags::PASSES_SIDECARS);
 /// Fields of identity that are taken from trusted forwarders.
 const FORWARDED: FieldFlags = FieldFlags::IDENTITY.and(FieldFlags::NO_REQUEST_FILTER).and(FieldFlags::NOT_A_TRAILER);
 const TRAILER_ONLY: FieldFlags = FieldFlags::NOT_A_TRAILER;
@@ -85,17 +89,18 @@ fields! {
     "content-length" => OWN.and(FieldFlags::FRAMING).and(FieldFlags::NO_RESPONSE_FILTER).and(UNNAMED),
     "host" => OWN.and(UNNAMED),
     "expect" => OWN,
-    "forwarded" => OWN,
-    "proxy" => OWN,
-    "proxy-authorization" => OWN,
-    "x-real-ip" => OWN,
-    "x-forwarded-for" => OWN.and(FieldFlags::IDENTITY),
-    "x-forwarded-client-cert" => OWN.and(FieldFlags::IDENTITY),
-    "x-request-id" => OWN.and(FieldFlags::IDENTITY),
+    "forwarded" => ORIGIN,
+    "proxy" => ORIGIN,
+    "proxy-authorization" => ORIGIN,
+    "x-real-ip" => ORIGIN,
+    "x-forwarded-for" => ORIGIN.and(FieldFlags::IDENTITY),
+    "x-forwarded-client-cert" => ORIGIN.and(FieldFlags::IDENTITY),
+    "x-request-id" => ORIGIN.and(FieldFlags::IDENTITY),
     "x-forwarded-host" => FORWARDED,
     "x-forwarded-port" => FORWARDED,
     "x-forwarded-proto" => FORWARDED,
     "x-tidegate-attempt" => FORWARDED,
+    "x-tidegate-mirror" => FORWARDED,
     "via" => FieldFlags::NO_REQUEST_FILTER.and(FieldFlags::NOT_A_TRAILER),
     "sec-websocket-key" => FieldFlags::NO_REQUEST_FILTER,
     "sec-websocket-accept" => FieldFlags::NO_RESPONSE_FILTER,
@@ -146,7 +151,7 @@ mod tests {
     use super::*;
 
     /// Letters of the flags, in the order of their declaration.
-    const LETTERS: [(char, FieldFlags); 9] = [
+    const LETTERS: [(char, FieldFlags); 10] = [
         ('h', FieldFlags::HOP_BY_HOP),
         ('l', FieldFlags::FRAMING),
         ('2', FieldFlags::NOT_IN_HTTP2),
@@ -156,6 +161,7 @@ mod tests {
         ('q', FieldFlags::NO_REQUEST_FILTER),
         ('r', FieldFlags::NO_RESPONSE_FILTER),
         ('t', FieldFlags::NOT_A_TRAILER),
+        ('s', FieldFlags::PASSES_SIDECARS),
     ];
 
     #[test]
@@ -173,15 +179,15 @@ mod tests {
             ("date", "t"),
             ("expect", "nqt"),
             ("expires", "t"),
-            ("forwarded", "nqt"),
+            ("forwarded", "nqts"),
             ("host", "cnqt"),
             ("http2-settings", "hnqrt"),
             ("keep-alive", "h2nqrt"),
             ("location", "t"),
             ("max-forwards", "t"),
-            ("proxy", "nqt"),
+            ("proxy", "nqts"),
             ("proxy-authenticate", "t"),
-            ("proxy-authorization", "nqt"),
+            ("proxy-authorization", "nqts"),
             ("proxy-connection", "h2nqrt"),
             ("range", "t"),
             ("retry-after", "t"),
@@ -195,14 +201,15 @@ mod tests {
             ("vary", "t"),
             ("via", "qt"),
             ("www-authenticate", "t"),
-            ("x-forwarded-client-cert", "niqt"),
-            ("x-forwarded-for", "niqt"),
+            ("x-forwarded-client-cert", "niqts"),
+            ("x-forwarded-for", "niqts"),
             ("x-forwarded-host", "iqt"),
             ("x-forwarded-port", "iqt"),
             ("x-forwarded-proto", "iqt"),
-            ("x-real-ip", "nqt"),
-            ("x-request-id", "niqt"),
+            ("x-real-ip", "nqts"),
+            ("x-request-id", "niqts"),
             ("x-tidegate-attempt", "iqt"),
+            ("x-tidegate-mirror", "iqt"),
         ];
         for (name, expected) in table {
             let found: String =

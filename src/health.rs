@@ -17,16 +17,18 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::drain::{Drain, Phase};
 use crate::live::{Live, LiveView};
-use crate::model::ids::ObjectName;
-use crate::telemetry::metrics::{CheckedService, Metrics};
+use crate::model::ids::{BackendId, EndpointKey, ObjectName};
+use crate::model::route::Rule;
+use crate::telemetry::metrics::{HealthState, Metrics, ServiceHealth};
 
 use ask::Ask;
 use network::Network;
@@ -41,25 +43,49 @@ pub async fn run(live: LiveView, drain: Drain, metrics: Arc<Metrics>, epoch: Ins
     Prober::new(Network, metrics, epoch, seed).follow(live, drain).await;
 }
 
-/// Counts the endpoints of each Service that checks ask, for the metrics.
+/// Counts the endpoints of each Service whose rules have a healthCheck or outlierDetection block, for the metrics; `now` is
+/// the time since the epoch that endpoints count from.
 #[must_use]
-pub fn counts(live: &Live) -> Vec<CheckedService> {
-    let mut services: Vec<(&ObjectName, HashMap<usize, bool>)> = Vec::new();
-    // Sorted by backend, so that those of one Service stand together.
-    for (backend, checked, _) in live.checked_endpoints() {
-        let service = &backend.key.service;
-        if services.last().is_none_or(|(last, _)| *last != service) {
-            services.push((service, HashMap::new()));
+pub fn counts(live: &Live, now: Duration) -> Vec<ServiceHealth> {
+    let snapshot = live.snapshot();
+    let unhealthy: HashSet<usize> = live
+        .checked_endpoints()
+        .into_iter()
+        .flat_map(|(_, checked, _)| checked.endpoints())
+        .filter(|health| health.is_unhealthy())
+        .map(|health| Arc::as_ptr(health.endpoint()).addr())
+        .collect();
+    let has_policy = |rule: &&Rule| rule.policy.as_ref().is_some_and(|policy| policy.leaves_endpoints_out());
+    let rules = snapshot.rules.iter().filter(has_policy);
+    let backends: BTreeSet<BackendId> =
+        rules.flat_map(|rule| &*rule.backend_refs).filter_map(|reference| reference.backend).collect();
+    // A Service may have several ports, and each its own endpoints.
+    let mut services: BTreeMap<&ObjectName, HashMap<&EndpointKey, HealthState>> = BTreeMap::new();
+    for id in backends {
+        let (Some(backend), Some(states)) = (snapshot.backend(id), live.balancers().backends().get(id.index())) else {
+            continue;
+        };
+        let endpoints = services.entry(&backend.key.service).or_default();
+        for state in &states.endpoints {
+            let terminates = |at: usize| backend.endpoints.get(at).is_some_and(|endpoint| endpoint.terminating);
+            let health = if unhealthy.contains(&Arc::as_ptr(state).addr()) {
+                HealthState::Unhealthy
+            } else if state.is_ejected(now) {
+                HealthState::Ejected
+            } else if backend.endpoints.binary_search_by(|endpoint| endpoint.key.cmp(&state.key)).is_ok_and(terminates)
+            {
+                HealthState::Draining
+            } else {
+                HealthState::Healthy
+            };
+            endpoints.insert(&state.key, health);
         }
-        let Some((_, endpoints)) = services.last_mut() else { continue };
-        for health in checked.endpoints() {
-            *endpoints.entry(Arc::as_ptr(health.endpoint()).addr()).or_default() |= health.is_unhealthy();
-        }
+        endpoints.extend(backend.draining.iter().map(|endpoint| (&endpoint.key, HealthState::Draining)));
     }
-    let count = |(service, endpoints): (&ObjectName, HashMap<usize, bool>)| {
-        let unhealthy = endpoints.values().filter(|is_unhealthy| **is_unhealthy).count();
-        let healthy = endpoints.len() - unhealthy;
-        CheckedService { service: service.to_string().into(), healthy, unhealthy }
+    let count = |(service, endpoints): (&ObjectName, HashMap<_, HealthState>)| {
+        let mut counts = [0; HealthState::ALL.len()];
+        endpoints.into_values().for_each(|state| counts[state as usize] += 1);
+        (service.to_string().into(), counts)
     };
     services.into_iter().map(count).collect()
 }

@@ -4,15 +4,30 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
 use kube::{Client, Config};
+use tower::layer::layer_fn;
+
+mod counted;
+mod shared;
+
+pub use counted::ByteCount;
+
+use counted::Counting;
 
 /// How long the API server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Silence after which a connection counts as dead: longer than any watch lasts.
-const SILENCE: Duration = Duration::from_secs(45);
+/// Silence after which a connection counts as dead: longer than the watches of a controller last.
+pub const SILENCE: Duration = Duration::from_secs(45);
+
+/// The same where watches last for minutes: an API server sends a bookmark about every minute, whatever happens.
+pub const LONG_SILENCE: Duration = Duration::from_secs(90);
+
+/// How long the connection that all requests share is waited for, before they try by themselves.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// Variable with the namespace of the pod that the process runs in.
 const POD_NAMESPACE: &str = "POD_NAMESPACE";
@@ -75,11 +90,11 @@ fn first_line(error: &dyn std::error::Error) -> String {
 
 impl Kubernetes {
     /// Finds out which API server to talk to; asks it nothing yet. Without a file that of the environment, or the
-    /// service account of the pod.
+    /// service account of the pod. A connection that is silent for `silence` while something is awaited counts as dead.
     ///
     /// # Errors
     /// There is no usable kubeconfig and no service account.
-    pub async fn new(kubeconfig: Option<&Path>) -> Result<Self, KubernetesError> {
+    pub async fn new(kubeconfig: Option<&Path>, silence: Duration) -> Result<Self, KubernetesError> {
         let mut config = match kubeconfig {
             None => Config::infer().await?,
             Some(path) => {
@@ -89,18 +104,34 @@ impl Kubernetes {
             }
         };
         config.connect_timeout = Some(CONNECT);
-        config.read_timeout = Some(SILENCE);
+        config.read_timeout = Some(silence);
         // All callers try again by themselves; the client's own attempts could go on for many minutes without a word.
         config.default_retry = false;
         Ok(Self { config })
     }
 
-    /// A client with connections of its own.
+    /// A client with connections of its own, which counts the bytes of answers for requests with a [`ByteCount`].
     ///
     /// # Errors
     /// The credentials or the address cannot be used.
     pub fn client(&self) -> Result<Client, KubernetesError> {
-        Ok(Client::try_from(self.config.clone())?)
+        Ok(ClientBuilder::try_from(self.config.clone())?.with_layer(&layer_fn(Counting::new)).build())
+    }
+
+    /// A client whose requests share one connection, where the API server speaks HTTP/2; it counts as the other one does. For
+    /// those of whom there are thousands.
+    ///
+    /// # Errors
+    /// The credentials or the address cannot be used.
+    pub async fn shared_client(&self) -> Result<Client, KubernetesError> {
+        if self.config.proxy_url.is_some() {
+            return self.client();
+        }
+        let client = shared::client(&self.config)?;
+        // As long as it is not known what the API server speaks, requests that begin at the same time connect each for
+        // itself. Whether this one is answered, and how, does not matter.
+        let _ = tokio::time::timeout(FIRST_ANSWER, client.apiserver_version()).await;
+        Ok(client)
     }
 
     /// The namespace that the process belongs to: that of its pod, or the one of the kubeconfig's context.
@@ -117,7 +148,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_kubeconfig_is_named() {
-        let error = Kubernetes::new(Some(Path::new("/nonexistent/kubeconfig"))).await.expect_err("there is no file");
+        let error =
+            Kubernetes::new(Some(Path::new("/nonexistent/kubeconfig")), SILENCE).await.expect_err("there is no file");
         assert!(error.to_string().starts_with("the kubeconfig /nonexistent/kubeconfig cannot be used: "), "{error}");
     }
 }

@@ -29,10 +29,12 @@
 //!   publishes all of it as one.
 //! * [`stream`]: a connection's bytes. [`http1`]: our own wire code. [`proxy`]: the data plane. [`sockets`]: the registry
 //!   of open WebSockets.
-//! * [`health`]: asks endpoints whether they are well. [`status`]: what the cluster is told about its routes.
+//! * [`health`]: asks endpoints whether they are well. [`keys`]: fetches the keys of tokens, with [`fetch`]. [`status`]: what
+//!   the cluster is told about its routes.
 //! * [`telemetry`], [`admin`], [`readiness`], [`drain`], [`reason`], [`settings`]: what operators see and set.
 //! * [`fields`], [`text`], [`timer`]: header names with a meaning, texts that several layers read, and deadlines.
-//! * [`app`]: the only wiring place. [`cli`], [`check`], [`demo`], [`probe`]: the commands.
+//! * [`sidecar`]: what serves one application instead of a cluster. [`forward_proxy`]: takes its requests by `HTTP_PROXY`.
+//! * [`app`]: the only wiring place. [`cli`], [`check`], [`inject`], [`demo`], [`probe`]: the commands.
 //!
 //! `tests/layering.rs` holds the arrows of allowed imports.
 
@@ -49,10 +51,14 @@ pub mod cli;
 pub mod compile;
 pub mod demo;
 pub mod drain;
+pub mod fetch;
 pub mod fields;
 pub mod filter;
+pub mod forward_proxy;
 pub mod health;
 pub mod http1;
+pub mod inject;
+pub mod keys;
 pub mod kinds;
 pub mod kubernetes;
 pub mod live;
@@ -62,6 +68,7 @@ pub mod proxy;
 pub mod readiness;
 pub mod reason;
 pub mod settings;
+pub mod sidecar;
 pub mod sockets;
 pub mod source;
 pub mod status;

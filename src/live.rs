@@ -19,7 +19,7 @@ use crate::balance::{
     BackendEndpoints, Balancers, CheckedEndpoints, EndpointRegistry, Pick, PickRequest, Picked, Previous, RetryBudget,
     RuleState, SessionId, SessionIndex, SessionKey,
 };
-use crate::filter::{FilterState, FilterStates, StateRegistry};
+use crate::filter::{FilterBounds, FilterState, FilterStates, RemoteKeys, StateRegistry};
 use crate::model::backend::Backend;
 use crate::model::filter::StateKey;
 use crate::model::ids::{BackendId, ObjectName, RuleId};
@@ -98,6 +98,12 @@ impl Live {
     #[must_use]
     pub fn filter_states(&self) -> Vec<(&Arc<StateKey>, &Arc<FilterState>)> {
         self.filter_states.all(&self.snapshot)
+    }
+
+    /// The keys that filters have fetched, each once, with the shortest time that one of them uses a set.
+    #[must_use]
+    pub fn remote_keys(&self) -> Vec<(&Arc<RemoteKeys>, Duration)> {
+        self.filter_states.remote_keys(&self.snapshot)
     }
 
     fn objects(&self) -> ConfigObjects {
@@ -250,6 +256,11 @@ pub struct Publisher {
 }
 
 impl Publisher {
+    /// Sets what all filters may take together, before the first version: what filters remember begins anew.
+    pub fn bound_filters(&mut self, bounds: FilterBounds) {
+        self.states = StateRegistry::bounded(self.metrics.workers(), bounds);
+    }
+
     /// Publishes a snapshot and returns its version: 1 for the first, then one more each time.
     ///
     /// A new request of any worker sees it at once; requests that run go on with what they began with.

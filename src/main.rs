@@ -5,10 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use tidegate::cli::{Check, Cli, Command, ControllerCommand, LogFormat, OutputFormat, Probe, Serve, Standalone};
+use tidegate::cli::{
+    Check, Cli, Command, ControllerCommand, DrainSide, Inject, LogFormat, OutputFormat, Probe, Process, SidecarAction,
+    SidecarCommand, Standalone,
+};
 use tidegate::source::cluster;
 use tidegate::telemetry::logging::{self, Format};
-use tidegate::{api, app, check, cli, demo, probe, settings, telemetry};
+use tidegate::{api, app, check, cli, demo, inject, probe, settings, telemetry};
 
 /// Gives free memory back to the system, which the C library's allocator keeps; options in `.cargo/config.toml`.
 #[global_allocator]
@@ -18,9 +21,11 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Standalone(standalone) => serve(&standalone).map(|()| ExitCode::SUCCESS),
         Command::Controller(command) => control(&command).map(|()| ExitCode::SUCCESS),
+        Command::Sidecar(command) => serve_beside(&command).map(|()| ExitCode::SUCCESS),
         Command::Demo(command) => {
-            start_log(&command.serve).and_then(|()| demo::run(&command)).map(|()| ExitCode::SUCCESS)
+            start_log(&command.serve.process).and_then(|()| demo::run(&command)).map(|()| ExitCode::SUCCESS)
         }
+        Command::Inject(command) => run_inject(&command),
         Command::Check(check) => run_check(&check),
         Command::Probe(command) => run_probe(command),
         Command::Crd => print(&api::crd::crd_yaml()),
@@ -34,23 +39,23 @@ fn main() -> ExitCode {
     })
 }
 
-fn start_log(serve: &Serve) -> Result<()> {
-    let format = match serve.log_format {
+fn start_log(process: &Process) -> Result<()> {
+    let format = match process.log_format {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
-    Ok(logging::init(&serve.log, format)?)
+    Ok(logging::init(&process.log, format)?)
 }
 
 fn serve(standalone: &Standalone) -> Result<()> {
-    start_log(&standalone.serve)?;
+    start_log(&standalone.serve.process)?;
     let running = app::start(standalone.settings()?, &standalone.config)?;
     running.print_ready()?;
     running.wait(app::Hangup::ReadAgain)
 }
 
 fn control(command: &ControllerCommand) -> Result<()> {
-    start_log(&command.serve)?;
+    start_log(&command.serve.process)?;
     let options = app::ControllerOptions {
         kubeconfig: command.kubeconfig.clone(),
         watch: cluster::Options {
@@ -68,6 +73,33 @@ fn control(command: &ControllerCommand) -> Result<()> {
     let running = app::start_controller(command.settings()?, &options)?;
     running.print_ready()?;
     running.wait(app::Hangup::ReadAgain)
+}
+
+fn serve_beside(command: &SidecarCommand) -> Result<()> {
+    if let Some(SidecarAction::Drain { side: DrainSide::In, admin }) = command.action {
+        return app::drain_incoming(admin);
+    }
+    start_log(&command.process)?;
+    let (settings, options) = (command.settings()?, command.options()?);
+    let objects = match &command.config {
+        Some(folder) => app::SidecarObjects::Folder(folder.clone()),
+        None => app::SidecarObjects::Cluster { kubeconfig: command.kubeconfig.clone(), cache: command.cache.clone() },
+    };
+    let running = app::start_sidecar(settings, &objects, options, &command.awaited_ports())?;
+    running.print_ready()?;
+    running.wait(app::Hangup::ReadAgain)
+}
+
+fn run_inject(command: &Inject) -> Result<ExitCode> {
+    if command.policy {
+        let policies =
+            inject::admission_policies("tidegate-sidecar", command.image.as_deref(), &command.cluster_domain);
+        return print(&policies);
+    }
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+    let outcome =
+        inject::run(&command.options(), &mut io::stdin(), &mut out, &mut err).context("cannot write the manifests")?;
+    Ok(ExitCode::from(outcome as u8))
 }
 
 fn run_check(command: &Check) -> Result<ExitCode> {

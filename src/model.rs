@@ -4,10 +4,13 @@
 //! stage builds it, `live` publishes it, `proxy` reads it.
 
 pub mod backend;
+pub mod claims;
+pub mod credentials;
 pub mod filter;
 pub mod health;
 pub mod host;
 pub mod ids;
+pub mod key_set;
 pub mod limits;
 pub mod matching;
 pub mod outlier;

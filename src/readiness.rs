@@ -1,6 +1,7 @@
-//! Whether the process may be sent traffic: every named part has reported that it is ready, and draining has not begun.
+//! Whether the process may be sent traffic: every named part has reported that it is ready, every condition is met, and
+//! draining has not begun.
 //!
-//! Knows no part by itself: whoever starts one takes a [`ReadinessGuard`] for it. Read by `/readyz`.
+//! Knows no part by itself: whoever starts one takes a [`ReadinessGuard`] for it. Read by `/readyz` and `/startupz`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,6 +14,8 @@ pub struct Readiness {
 #[derive(Debug, Default)]
 struct Parts {
     pending: Vec<&'static str>,
+    /// Conditions outside of the process, in the order in which they were added, and whether they are met now.
+    conditions: Vec<(String, bool)>,
     draining: bool,
 }
 
@@ -23,7 +26,38 @@ pub struct ReadinessGuard {
     state: Arc<Mutex<Parts>>,
 }
 
+/// Something outside of the process that has to be so for it to be ready; it may come and go.
+#[derive(Debug)]
+pub struct Condition {
+    place: usize,
+    state: Arc<Mutex<Parts>>,
+}
+
+impl Condition {
+    /// Whether it is met now.
+    pub fn set(&self, is_met: bool) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, met)) = state.conditions.get_mut(self.place) {
+            *met = is_met;
+        }
+    }
+}
+
 impl Readiness {
+    /// Adds a condition that is not met yet.
+    #[must_use]
+    pub fn condition(&self, name: String) -> Condition {
+        let mut state = self.lock();
+        state.conditions.push((name, false));
+        Condition { place: state.conditions.len() - 1, state: Arc::clone(&self.state) }
+    }
+
+    /// What the start still waits for: the parts of the process, whatever is outside of it.
+    #[must_use]
+    pub fn missing_at_start(&self) -> Vec<&'static str> {
+        self.lock().pending.clone()
+    }
+
     /// Adds a part that is not ready yet.
     #[must_use]
     pub fn guard(&self, name: &'static str) -> ReadinessGuard {
@@ -36,11 +70,15 @@ impl Readiness {
         self.lock().draining = true;
     }
 
-    /// What readiness still waits for, in the order in which the guards were taken; empty when ready.
+    /// What readiness still waits for, in the order in which guards were taken and conditions added; empty when ready.
     #[must_use]
-    pub fn missing(&self) -> Vec<&'static str> {
+    pub fn missing(&self) -> Vec<String> {
         let state = self.lock();
-        if state.draining { vec!["draining"] } else { state.pending.clone() }
+        if state.draining {
+            return vec!["draining".to_owned()];
+        }
+        let unmet = state.conditions.iter().filter(|(_, is_met)| !is_met).map(|(name, _)| name.clone());
+        state.pending.iter().map(|&name| name.to_owned()).chain(unmet).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Parts> {
@@ -75,6 +113,21 @@ mod tests {
         assert!(readiness.missing().is_empty());
         readiness.drain();
         assert_eq!(readiness.missing(), ["draining"]);
+    }
+
+    #[test]
+    fn a_condition_comes_and_goes_and_the_start_does_not_wait_for_it() {
+        let readiness = Readiness::default();
+        let snapshot = readiness.guard("snapshot");
+        let app = readiness.condition("tcp:8080".to_owned());
+        assert_eq!(readiness.missing(), ["snapshot", "tcp:8080"]);
+        snapshot.ready();
+        assert_eq!(readiness.missing(), ["tcp:8080"]);
+        assert!(readiness.missing_at_start().is_empty());
+        app.set(true);
+        assert!(readiness.missing().is_empty());
+        app.set(false);
+        assert_eq!(readiness.missing(), ["tcp:8080"]);
     }
 
     #[test]

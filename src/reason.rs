@@ -143,12 +143,30 @@ reasons! {
     ClientGone => "client_gone",
     /// The client's address is not admitted (IPAccess).
     IpAccess => "ip_access",
+    /// The client has not proved to be a user (BasicAuth).
+    BasicAuth => "basic_auth",
+    /// Too many passwords wait to be checked (BasicAuth).
+    AuthBusy => "auth_busy",
+    /// The client has not shown a key that is known (APIKey).
+    ApiKey => "api_key",
+    /// The request has no valid token (JWT).
+    Jwt => "jwt",
+    /// The token lacks a scope (JWT).
+    JwtScope => "jwt_scope",
+    /// The keys that tokens are verified with could not be fetched (JWT).
+    Jwks => "jwks",
+    /// What a filter refers to does not exist or cannot be used.
+    FilterRef => "filter_ref",
     /// More requests came than the rate allows (RateLimit).
     RateLimit => "rate_limit",
     /// As many requests are in flight and wait as may (ConcurrencyLimit).
     Concurrency => "concurrency",
     /// The request waited for as long as it may (`queueTimeout` of ConcurrencyLimit).
     QueueTimeout => "queue_timeout",
+    /// The authorization service has refused the request (ExternalAuth).
+    ExtAuthDenied => "ext_auth_denied",
+    /// The authorization service has given no answer that is understood (ExternalAuth).
+    ExtAuth => "ext_auth",
     /// A configured redirect (RequestRedirect).
     Redirect => "redirect",
     /// A configured answer (DirectResponse).

@@ -38,6 +38,8 @@ pub struct Settings {
     pub controller: Controller,
     /// Sessions of clients.
     pub sessions: Sessions,
+    /// Tokens (`JWT`).
+    pub jwt: Jwt,
     /// Where the process is.
     pub locality: Locality,
     /// Address of the admin server.
@@ -55,6 +57,8 @@ pub struct Settings {
 pub struct Listener {
     /// Where to listen; port 0 picks a free one.
     pub address: SocketAddr,
+    /// On whose behalf requests are forwarded; no key of the settings file.
+    pub mode: ListenerMode,
     /// TLS is spoken there.
     pub tls: Option<ListenerTls>,
     /// Serve HTTP/2 with prior knowledge beside HTTP/1.1.
@@ -67,6 +71,31 @@ pub struct Listener {
     pub health_path: Option<String>,
     /// Namespaces whose routes may bind; `None`: all.
     pub allowed_namespaces: Option<Vec<String>>,
+}
+
+/// On whose behalf the requests of a listener are forwarded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListenerMode {
+    /// A gateway's: it tells endpoints where a request came from.
+    #[default]
+    Gateway,
+    /// A sidecar's for the calls of its pod: the pod is the client. Only an id and a mark against circles are added.
+    Outgoing,
+    /// A sidecar's for calls that are not HTTP: their bytes are passed on, one endpoint for each connection.
+    Relay,
+    /// A sidecar's for the requests to its pod, whose sender has told what there is to tell: nothing is added.
+    Incoming,
+}
+
+impl ListenerMode {
+    /// It is one of a sidecar: what a request says of its way so far passes unchanged.
+    #[must_use]
+    pub const fn is_sidecar(self) -> bool {
+        match self {
+            Self::Gateway => false,
+            Self::Outgoing | Self::Relay | Self::Incoming => true,
+        }
+    }
 }
 
 /// The PROXY protocol on a listener.
@@ -185,6 +214,18 @@ pub struct Limits {
     pub unread_body: usize,
     /// Request bodies that all rules together keep to send them again, in the process.
     pub retry_bodies: usize,
+    /// Request bodies that wait to be sent to mirrors, of all copies together, in the process.
+    pub mirror_bodies: usize,
+    /// Copies of requests that are on their way to mirrors at the same time, in the process.
+    pub mirrors: usize,
+    /// Clients that all rate limits with keys remember together.
+    pub rate_limit_cells: usize,
+    /// Bytes that all compressors take together.
+    pub compressor_memory: usize,
+    /// Bytes of the answers that requests share (`Coalesce`), of all of them together.
+    pub coalesce_bytes: usize,
+    /// Passwords that are checked at the same time, in the process; `None`: a fourth of the workers, at least 1.
+    pub password_checks: Option<usize>,
     /// Least mean body rate in bytes per second; 0: off.
     pub body_rate: u64,
     /// Concurrent streams of an HTTP/2 connection.
@@ -220,6 +261,12 @@ impl Default for Limits {
             interim_responses: 10,
             unread_body: 64 << 10,
             retry_bodies: 16 << 20,
+            mirror_bodies: 16 << 20,
+            mirrors: 1_024,
+            rate_limit_cells: 131_072,
+            compressor_memory: 64 << 20,
+            coalesce_bytes: 64 << 20,
+            password_checks: None,
             body_rate: 240,
             http2_streams: 100,
             tls_handshakes: 1024,
@@ -241,11 +288,18 @@ pub struct Forwarding {
     pub merge_slashes: bool,
     /// Send `x-tidegate-reason` with every own answer.
     pub reason_header: bool,
+    /// Namespace and name of the Secret with the certificate for pods that ask for one.
+    pub client_certificate: Option<(String, String)>,
 }
 
 impl Default for Forwarding {
     fn default() -> Self {
-        Self { retry_non_idempotent_on_idle_close: false, merge_slashes: true, reason_header: false }
+        Self {
+            retry_non_idempotent_on_idle_close: false,
+            merge_slashes: true,
+            reason_header: false,
+            client_certificate: None,
+        }
     }
 }
 
@@ -309,6 +363,15 @@ pub struct Sessions {
     pub key_file: Option<PathBuf>,
 }
 
+/// Tokens of clients (`JWT`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Jwt {
+    /// A file with authorities that are trusted when key sets are fetched, beside those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// The access log names the subject of a request's token.
+    pub log_subject: bool,
+}
+
 /// To whom a hostname belongs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HostnameOwnership {
@@ -344,6 +407,9 @@ pub const MOST_LISTENERS: usize = 32;
 /// Most data workers: beyond any machine that this runs on.
 pub const MOST_WORKERS: usize = 1024;
 
+/// Most clients that rate limits remember: 1 GiB.
+const MOST_RATE_LIMIT_CELLS: usize = 1 << 26;
+
 /// Settings that cannot work together, or at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: found {found}, expected {expected}", text::OneLine(field))]
@@ -358,7 +424,7 @@ pub struct SettingsError {
 
 impl Settings {
     /// Sizes and counts that cannot be 0, by the path of their key.
-    fn at_least_one(&self) -> [(&'static str, usize); 12] {
+    fn at_least_one(&self) -> [(&'static str, usize); 14] {
         [
             ("limits.requestLine", self.limits.request_line),
             ("limits.field", self.limits.field),
@@ -366,8 +432,10 @@ impl Settings {
             ("limits.fieldCount", self.limits.field_count),
             ("limits.chunkLine", self.limits.chunk_line),
             ("limits.responseHead", self.limits.response_head),
+            ("limits.rateLimitCells", self.limits.rate_limit_cells),
             ("limits.http2Streams", self.limits.http2_streams as usize),
             ("limits.tlsHandshakes", self.limits.tls_handshakes),
+            ("limits.passwordChecks", self.limits.password_checks.unwrap_or(usize::MAX)),
             ("limits.connections", self.limits.connections.unwrap_or(usize::MAX)),
             ("limits.connectionsPerAddress", self.limits.connections_per_address.unwrap_or(usize::MAX)),
             ("limits.adminConnections", self.limits.admin_connections),
@@ -423,8 +491,22 @@ impl Settings {
                 ProxyProtocolMode::Off | ProxyProtocolMode::Optional | ProxyProtocolMode::Required => {}
             }
         }
+        self.validate_process()
+    }
+
+    /// As [`validate`](Self::validate), without a look at the listeners.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work.
+    pub fn validate_process(&self) -> Result<(), SettingsError> {
+        let refuse = |field: String, found: String, expected| Err(SettingsError { field, found, expected });
         if let Some((name, _)) = self.at_least_one().into_iter().find(|(_, size)| *size == 0) {
             return refuse(name.to_owned(), "0".to_owned(), "at least 1");
+        }
+        if self.limits.rate_limit_cells > MOST_RATE_LIMIT_CELLS {
+            let found = self.limits.rate_limit_cells.to_string();
+            return refuse("limits.rateLimitCells".to_owned(), found, "at most 67108864, which take 1 GiB");
         }
         let in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         if let Some(host) = self.debug_hosts.iter().find(|host| host.is_empty() || !host.chars().all(in_name)) {

@@ -1,4 +1,4 @@
-//! What the cluster is told about its routes: status and Events, written by one replica of all.
+//! What the cluster is told about its routes and policies: status and Events, written by one replica of all.
 //!
 //! Every replica compiles and knows what the status of each route should be; the one that holds a Lease writes. A write
 //! is made only where the API server has something else, so that a start, a change of the writer or an hour without
@@ -7,6 +7,7 @@
 //! * [`lease`]: who may write, as pure rules. [`election`]: the same against an API server.
 //! * [`desired`]: the status of one route. [`book`]: which routes need a write. [`pace`]: how fast.
 //! * [`writer`]: the task that writes. [`events`]: what it tells beside. [`call`]: how calls end.
+//! * [`policies`]: the same for BackendTLSPolicies, whose status has entries of all controllers in one list.
 //! * [`complaints`]: what the log says of it.
 //!
 //! Traffic knows nothing of all this: whatever happens here, requests are answered as before.
@@ -19,6 +20,7 @@ mod election;
 mod events;
 mod lease;
 mod pace;
+mod policies;
 mod writer;
 
 use std::panic::AssertUnwindSafe;
@@ -37,6 +39,7 @@ use crate::telemetry::metrics::StatusMetrics;
 use election::{ClusterLease, Election};
 use events::Events;
 use lease::Timing;
+use policies::{ClusterPolicies, PolicyWriter};
 use writer::{ClusterRoutes, Sources, Writer};
 
 /// Sightings that wait for the writer; more make the watch of routes wait.
@@ -56,6 +59,8 @@ pub struct Options {
     pub replica: String,
     /// Whose entries are ours.
     pub identity: Identity,
+    /// Namespaces whose policies are written; empty: all.
+    pub namespaces: Vec<String>,
 }
 
 /// What the tasks hear.
@@ -71,6 +76,7 @@ pub struct Ears {
 #[derive(Debug)]
 pub struct Status {
     writer: Task,
+    policies: Task,
     election: Task,
 }
 
@@ -115,11 +121,16 @@ pub fn start(client: &Client, options: Options, ears: Ears, metrics: Arc<StatusM
     let told = Box::new(move |is_leader| counted.set_leader(is_leader));
     let (election, leadership) = Election::new(store, replica.clone(), Timing::DEFAULT, told);
     let target = ClusterRoutes::new(client.clone(), options.identity.clone(), Events::new(client.clone(), replica));
+    let (of_policies, identity) = (ears.published.clone(), options.identity.clone());
+    let target_of_policies = ClusterPolicies::new(client.clone(), options.namespaces, &identity);
+    let policies =
+        PolicyWriter::new(target_of_policies, leadership.clone(), of_policies, identity, Arc::clone(&metrics));
     let sources = Sources { leadership, sightings: ears.sightings, published: ears.published };
     let counts = Arc::clone(&metrics);
     let writer = Writer::new(target, sources, options.identity, metrics);
     Status {
         writer: Task::spawn(&counts, |stop| writer.run(stop)),
+        policies: Task::spawn(&counts, |stop| policies.run(stop)),
         election: Task::spawn(&counts, |stop| election.run(stop)),
     }
 }
@@ -127,9 +138,10 @@ pub fn start(client: &Client, options: Options, ears: Ears, metrics: Arc<StatusM
 impl Status {
     /// Stops to write, and gives the Lease back so that another replica goes on at once. Takes 3 s at most.
     pub async fn stop(self) {
-        let Self { writer, election } = self;
+        let Self { writer, policies, election } = self;
         let ended = tokio::time::timeout(FAREWELL, async {
             writer.end().await;
+            policies.end().await;
             election.end().await;
         });
         if ended.await.is_err() {

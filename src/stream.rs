@@ -142,13 +142,6 @@ impl Stream {
         let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
     }
 
-    /// Lets the kernel take only so many bytes that it has not sent (TCP_NOTSENT_LOWAT): whoever writes sees sooner that the
-    /// other side reads.
-    pub fn limit_unsent(&self, bytes: u32) {
-        // A connection that is gone already says so when it is used.
-        let _ = SockRef::from(self.socket()).set_tcp_notsent_lowat(bytes);
-    }
-
     /// Looks whether the connection is open and silent.
     ///
     /// Free of system calls unless the reactor saw an event. A close that it has not seen yet slips through; the retry of
@@ -206,6 +199,15 @@ impl Stream {
         match self {
             Self::Plain(_) => false,
             Self::Tls(_) | Self::TlsToEndpoint(_) => true,
+        }
+    }
+
+    /// The version of TLS that was agreed on with a client; `None` without TLS.
+    #[must_use]
+    pub fn tls_version(&self) -> Option<&'static str> {
+        match self {
+            Self::Plain(_) | Self::TlsToEndpoint(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.protocol_version()?.as_str(),
         }
     }
 

@@ -19,15 +19,16 @@
 //! | `tidegate_upstream_connections_open` | gauge |  | Connections to endpoints that are open, in use or idle. |
 //! | `tidegate_upstream_connects_total` | counter | `result` | Attempts to connect to an endpoint. |
 //! | `tidegate_upstream_retries_total` | counter | `trigger` | Times a request was sent to an endpoint once more, by why. |
+//! | `tidegate_mirrored_requests_total` | counter | `copy` | Copies of requests for mirrors, by what became of them. |
 //! | `tidegate_upstream_retries_denied_total` | counter | `denial` | Times a request was not sent once more although its rule asks for that, by why not. |
 //! | `tidegate_picks_fail_open_total` | counter | `condition` | Times an endpoint was chosen that the rule would rather pass over, since no other was left, by what was given up last. |
 //! | `tidegate_sessions_total` | counter | `session` | Requests of rules with sessions that an endpoint answered, by what became of the session. |
 //! | `tidegate_endpoint_ejections_total` | counter | `fault` | Endpoints that were ejected by outlierDetection, by what they failed at in a row. |
 //! | `tidegate_pending_requests` | gauge |  | Requests that wait for an endpoint that is at the limit of their rule. |
-//! | `tidegate_sockets_open` | gauge |  | Upgraded connections that are open. |
-//! | `tidegate_socket_bytes_total` | counter | `direction` | Bytes that upgraded connections carried, counted while they are open. |
-//! | `tidegate_sockets_closed_total` | counter | `end` | Upgraded connections that ended, by what ended them. |
-//! | `tidegate_socket_duration_seconds` | histogram |  | How long upgraded connections lasted, from the 101 on. |
+//! | `tidegate_sockets_open` | gauge |  | Upgraded and relayed connections that are open. |
+//! | `tidegate_socket_bytes_total` | counter | `direction` | Bytes that upgraded and relayed connections carried, counted while they are open. |
+//! | `tidegate_sockets_closed_total` | counter | `end` | Upgraded and relayed connections that ended, by what ended them. |
+//! | `tidegate_socket_duration_seconds` | histogram |  | How long upgraded and relayed connections lasted, from the 101 on, or from the connection to the endpoint. |
 //! | `tidegate_interim_responses_dropped_total` | counter |  | Interim answers of endpoints that were not passed on. |
 //! | `tidegate_underscore_fields_removed_total` | counter |  | Request fields that were removed because their name has an underscore. |
 //! | `tidegate_accept_pauses_total` | counter |  | Times a listener stopped accepting because memory ran short, or places for connections or file descriptors while no client was idle. |
@@ -49,17 +50,25 @@
 //! | `tidegate_service_endpoints` | gauge | `service` `state` | Endpoints of a Service that rules refer to, by state. |
 //! | `tidegate_health_checks_total` | counter | `outcome` | Health checks of endpoints, by how they ended. |
 //! | `tidegate_health_checks_late_total` | counter |  | Health checks that began late because more than 256 ran at once or more than 1,000 began in a second. |
-//! | `tidegate_checked_endpoints` | gauge | `service` `health` | Endpoints of a Service that health checks ask, by whether all of them find it healthy. |
+//! | `tidegate_backend_endpoints` | gauge | `service` `health` | Endpoints of a Service whose rules have a healthCheck or outlierDetection block, by what is known of them. |
 //! | `tidegate_limit_decisions_total` | counter | `filter` `route` `place` `decision` | Requests that came to a limit of a route, by what it decided. |
 //! | `tidegate_limit_buckets_given_up_total` | counter |  | Buckets of clients that were forgotten early because limits with keys have no room for more: their clients were admitted early. |
+//! | `tidegate_coalesce_requests_total` | counter | `route` `place` `share` | Requests that came to a Coalesce filter of a route, by what became of them. |
+//! | `tidegate_auth_requests_total` | counter | `filter` `verdict` | Requests that came to a filter that asks who a client is, by what it decided; there is none before the first. |
+//! | `tidegate_compression_bytes_total` | counter | `coding` `form` | Bytes of the answers that were compressed, before and after; there is none while no route compresses. |
+//! | `tidegate_compression_skipped_total` | counter |  | Answers that were not compressed because all compressors together had no memory left. |
+//! | `tidegate_jwks_fetches_total` | counter | `fetch` | Fetches of the key sets that tokens are verified with, by how they ended; there is none while no route names a URL. |
+//! | `tidegate_jwks_age_seconds` | gauge |  | How long ago the oldest of the fetched key sets in use was fetched; there is none without one. |
 //! | `tidegate_watch_available` | gauge | `kind` | Whether the API server serves the kind and lets it be read: 1 or 0. |
 //! | `tidegate_watch_age_seconds` | gauge | `kind` | Time since the API server last said something about the kind; the state may be that old. |
 //! | `tidegate_watch_restarts_total` | counter | `kind` `cause` | Times a watch did not simply go on, by what was the matter. |
+//! | `tidegate_watch_events_total` | counter | `kind` | Objects of lists, and changes and bookmarks of watches, that the API server has sent of the kind. |
+//! | `tidegate_watch_bytes_total` | counter | `kind` | Bytes of lists and watches of the kind that the API server has sent, as JSON. |
 //! | `tidegate_watch_objects` | gauge | `kind` | Objects of the kind that are known. |
 //! | `tidegate_watch_removals_held` | gauge | `kind` | Objects that a list no longer has, and that stay for now because so many were gone at once. |
 //! | `tidegate_metrics_series_folded` | gauge |  | Series of rules and routes that are counted under _folded or _overflow because of the limit. |
 //! | `tidegate_access_log_dropped_total` | counter |  | Access-log lines that were dropped because the log was written too slowly. |
-//! | `tidegate_status_writes_total` | counter | `result` | Statuses of routes that this replica wrote or tried to. |
+//! | `tidegate_status_writes_total` | counter | `result` | Statuses of routes and BackendTLSPolicies that this replica wrote or tried to. |
 //! | `tidegate_status_queue_length` | gauge |  | Routes whose status this replica has still to look at or to write. |
 //! | `tidegate_leader` | gauge |  | 1 while this replica is the one that writes statuses, else 0. |
 //! | `tidegate_leader_transitions_total` | counter |  | Times that this replica began or ceased to be the one that writes statuses. |
@@ -85,17 +94,23 @@
 //! | `session` | `kept` (its endpoint answered), `new` (there was none, or its time was over), `moved` (another endpoint answered) |
 //! | `where` | `request` `connection` `control` |
 //! | `severity` | `error` `warning` |
-//! | `kind` | `route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` `Secret` `ConfigMap` |
+//! | `kind` | `route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` `Secret` `ConfigMap` `BackendTLSPolicy` |
 //! | `cause` | `expired` `disordered` `forbidden` `not_served` `throttled` `refused` `silent` `broken` (failures), `relist` (it was time) |
 //! | `trigger` | `stale` (the same endpoint on a fresh connection), `connect` (no endpoint had seen it), `reset` `timeout` `code` `grpc` (of a `retry` block) |
 //! | `denial` | `budget` (used up), `body` (not kept), `deadline` (no time left), `forwarded` (a further try of a trusted forwarder), `memory` (it is short) |
+//! | `copy` | `sent` (answered), `skipped` (no endpoint, too many on their way, or short memory), `overflow` (too slow for the body), `failed` |
 //! | `condition` | `near` `refused` (the address refused a connection within the last second), `ejected` `unhealthy` |
 //! | `fault` | `errors` (requests), `connect` (connections) |
 //! | `outcome` | `ok` (a good answer), `status` (a bad one), `connect` (no connection), `timeout`, `answer` (broken off or malformed) |
-//! | `health` | `healthy` `unhealthy` |
-//! | `filter` | `RateLimit` `ConcurrencyLimit` |
-//! | `place` | where the limit stands: `route` (`spec.filters`), the name of a rule, with `/N` one of its backendRefs, `pool/NAME`; `[N]` behind it where a list has several |
+//! | `health` | `healthy` (nothing speaks against it), `ejected` `unhealthy` (by a check), `draining` (it terminates, and serves on) |
+//! | `coding` | `br` `gzip` `zstd` |
+//! | `form` | `plain` (before) `compressed` (after) |
+//! | `fetch` | `ok`, `connect` (the server cannot be reached), `tls` (its certificate is not trusted), `status` (not 200), `document` (no key set), `timeout` |
+//! | `filter` | `RateLimit` `ConcurrencyLimit`; of those that ask who a client is `BasicAuth` `APIKey` `ExternalAuth` `JWT` |
+//! | `place` | where the filter stands: `route` (`spec.filters`), the name of a rule, with `/N` one of its backendRefs, `pool/NAME`; `[N]` behind it where a list has several |
 //! | `decision` | `passed` `refused` `shadow` (only counted), of ConcurrencyLimit also `waited` (and passed) and `timed_out` (waited in vain) |
+//! | `share` | `led` (it began a call and got its answer), `joined` (it got the answer of a call that another one had begun), `alone` (it had a call of its own), `unshared` (it waited for an answer that could not be shared, and had a call of its own then) |
+//! | `verdict` | `passed` (the client has proved who it is), `denied` (it has not), `error` (it could not be found out, and the request was refused), `failed_open` (nor could it, and the request passed all the same) |
 //! | `reason` | a reason, as in the access log |
 //! | `version` | the program's version |
 //! | `le` | `0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; the same from `0.001` to `5` of configurations; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections |
@@ -108,12 +123,16 @@
 //! | `client` | string | The client's address; behind trusted forwarders the one that they name. |
 //! | `peer` | string | Address and port of the connection's other end. |
 //! | `protocol` | string? | `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`; absent when the head was refused unread. |
+//! | `tls_version` | string? | `TLSv1_2` or `TLSv1_3`, as `minVersion` writes them; absent where the client came without TLS. |
+//! | `tls_server_name` | string? | The server name that the client asked for in its handshake (SNI). |
+//! | `tls_client_subject` | string? | The subject of the client's certificate (RFC 4514), where the route asks for one and it is valid. |
 //! | `method` | string? | The method as received; absent when the head was refused unread. |
 //! | `host` | string? | The host as matched. |
 //! | `path` | string? | The path as received, without query; absent when the head was refused unread. |
 //! | `status` | number | Status of the answer; 499 when the client went away before one. Where tidegate itself answers a gRPC call, which always gets 200, the status that another request would have got. |
 //! | `grpc_status` | string? | How a gRPC call ended, as in `tidegate_grpc_requests_total`. |
 //! | `reason` | string? | Why tidegate answered or ended it itself; absent when an endpoint's answer was complete. |
+//! | `user` | string? | Who the client is, as a filter has found out: the user's name (BasicAuth), that of the key (APIKey), or the subject of the token (JWT) where the setting `jwt.logSubject` is on. |
 //! | `route` | string? | `namespace/name` of the route. |
 //! | `rule` | string? | Name or index of the rule. |
 //! | `backend` | string? | `namespace/name:port` of the Service. |
@@ -122,14 +141,19 @@
 //! | `attempts` | number | How often the request was sent to an endpoint. |
 //! | `tries` | list? | The tries that another one followed: `endpoint`, `trigger` as in `tidegate_upstream_retries_total`, `seconds`. |
 //! | `session` | string? | What became of the client's session, as in `tidegate_sessions_total`; absent where the rule has none. |
+//! | `limit` | string? | The limit that has refused the request, or would have if it did not only count: its filter and its place, such as `RateLimit route`. |
+//! | `limit_decision` | string? | What that limit has decided, as in `tidegate_limit_decisions_total`. |
+//! | `coalesced` | string? | Whether the request began a call that requests share (`Coalesce`) or joined one: `led` or `joined`; absent where it had a call of its own. `attempts` are those of the request that led. |
+//! | `coding` | string? | The content coding that tidegate gave the answer; absent where it gave none. |
 //! | `received_bytes` | number | Bytes of the request's body; of an upgraded connection all that went to the endpoint. |
 //! | `sent_bytes` | number | Bytes of the answer's body; of an upgraded connection all that went to the client. |
 //! | `duration_seconds` | number | From the first byte of the request's head to the last of the answer; to its end for an upgraded connection. |
-//! | `wait_seconds` | number? | Time that the request waited in the queue of a ConcurrencyLimit, or for an endpoint with room, as the rule's `connection` limits it; absent where it did not wait. |
+//! | `wait_seconds` | number? | Time that the request waited in the queue of a ConcurrencyLimit, for the check of a password, for keys of tokens, for an authorization service and the body that it is shown, or for an endpoint with room, as the rule's `connection` limits it; absent where it did not wait. |
 //! | `connect_seconds` | number? | Time to connect to the endpoint; absent on a pooled connection. |
 //! | `upstream_seconds` | number? | From sending the request to the endpoint's response head, in the last try. |
 
 pub mod access_log;
+mod log_fields;
 pub mod log_limit;
 pub mod logging;
 pub mod metrics;
@@ -138,6 +162,8 @@ mod panics;
 use std::fmt::Write as _;
 
 use MetricKind::{Counter, Gauge, Histogram};
+
+pub use self::log_fields::{ACCESS_LOG, LogField};
 
 /// Kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,25 +201,9 @@ pub struct Metric {
     pub help: &'static str,
 }
 
-/// One field of an access-log line as the table has it.
-#[derive(Clone, Copy, Debug)]
-pub struct LogField {
-    /// Its JSON key.
-    pub name: &'static str,
-    /// Its JSON type, `?` when it may be absent.
-    pub kind: &'static str,
-    /// What it means.
-    pub help: &'static str,
-}
-
 /// Makes a row of [`METRICS`].
 const fn metric(name: &'static str, kind: MetricKind, labels: &'static [&'static str], help: &'static str) -> Metric {
     Metric { name, kind, labels, help }
-}
-
-/// Makes a row of [`ACCESS_LOG`].
-const fn field(name: &'static str, kind: &'static str, help: &'static str) -> LogField {
-    LogField { name, kind, help }
 }
 
 /// Every metric of the process, in the order of the page.
@@ -249,6 +259,12 @@ pub const METRICS: &[Metric] = &[
         "Times a request was sent to an endpoint once more, by why.",
     ),
     metric(
+        "tidegate_mirrored_requests_total",
+        Counter,
+        &["copy"],
+        "Copies of requests for mirrors, by what became of them.",
+    ),
+    metric(
         "tidegate_upstream_retries_denied_total",
         Counter,
         &["denial"],
@@ -278,19 +294,24 @@ pub const METRICS: &[Metric] = &[
         &[],
         "Requests that wait for an endpoint that is at the limit of their rule.",
     ),
-    metric("tidegate_sockets_open", Gauge, &[], "Upgraded connections that are open."),
+    metric("tidegate_sockets_open", Gauge, &[], "Upgraded and relayed connections that are open."),
     metric(
         "tidegate_socket_bytes_total",
         Counter,
         &["direction"],
-        "Bytes that upgraded connections carried, counted while they are open.",
+        "Bytes that upgraded and relayed connections carried, counted while they are open.",
     ),
-    metric("tidegate_sockets_closed_total", Counter, &["end"], "Upgraded connections that ended, by what ended them."),
+    metric(
+        "tidegate_sockets_closed_total",
+        Counter,
+        &["end"],
+        "Upgraded and relayed connections that ended, by what ended them.",
+    ),
     metric(
         "tidegate_socket_duration_seconds",
         Histogram,
         &[],
-        "How long upgraded connections lasted, from the 101 on.",
+        "How long upgraded and relayed connections lasted, from the 101 on, or from the connection to the endpoint.",
     ),
     metric(
         "tidegate_interim_responses_dropped_total",
@@ -389,10 +410,10 @@ pub const METRICS: &[Metric] = &[
         "Health checks that began late because more than 256 ran at once or more than 1,000 began in a second.",
     ),
     metric(
-        "tidegate_checked_endpoints",
+        "tidegate_backend_endpoints",
         Gauge,
         &["service", "health"],
-        "Endpoints of a Service that health checks ask, by whether all of them find it healthy.",
+        "Endpoints of a Service whose rules have a healthCheck or outlierDetection block, by what is known of them.",
     ),
     metric(
         "tidegate_limit_decisions_total",
@@ -405,6 +426,42 @@ pub const METRICS: &[Metric] = &[
         Counter,
         &[],
         "Buckets of clients that were forgotten early because limits with keys have no room for more: their clients were admitted early.",
+    ),
+    metric(
+        "tidegate_coalesce_requests_total",
+        Counter,
+        &["route", "place", "share"],
+        "Requests that came to a Coalesce filter of a route, by what became of them.",
+    ),
+    metric(
+        "tidegate_auth_requests_total",
+        Counter,
+        &["filter", "verdict"],
+        "Requests that came to a filter that asks who a client is, by what it decided; there is none before the first.",
+    ),
+    metric(
+        "tidegate_compression_bytes_total",
+        Counter,
+        &["coding", "form"],
+        "Bytes of the answers that were compressed, before and after; there is none while no route compresses.",
+    ),
+    metric(
+        "tidegate_compression_skipped_total",
+        Counter,
+        &[],
+        "Answers that were not compressed because all compressors together had no memory left.",
+    ),
+    metric(
+        "tidegate_jwks_fetches_total",
+        Counter,
+        &["fetch"],
+        "Fetches of the key sets that tokens are verified with, by how they ended; there is none while no route names a URL.",
+    ),
+    metric(
+        "tidegate_jwks_age_seconds",
+        Gauge,
+        &[],
+        "How long ago the oldest of the fetched key sets in use was fetched; there is none without one.",
     ),
     metric(
         "tidegate_watch_available",
@@ -423,6 +480,18 @@ pub const METRICS: &[Metric] = &[
         Counter,
         &["kind", "cause"],
         "Times a watch did not simply go on, by what was the matter.",
+    ),
+    metric(
+        "tidegate_watch_events_total",
+        Counter,
+        &["kind"],
+        "Objects of lists, and changes and bookmarks of watches, that the API server has sent of the kind.",
+    ),
+    metric(
+        "tidegate_watch_bytes_total",
+        Counter,
+        &["kind"],
+        "Bytes of lists and watches of the kind that the API server has sent, as JSON.",
     ),
     metric("tidegate_watch_objects", Gauge, &["kind"], "Objects of the kind that are known."),
     metric(
@@ -447,7 +516,7 @@ pub const METRICS: &[Metric] = &[
         "tidegate_status_writes_total",
         Counter,
         &["result"],
-        "Statuses of routes that this replica wrote or tried to.",
+        "Statuses of routes and BackendTLSPolicies that this replica wrote or tried to.",
     ),
     metric(
         "tidegate_status_queue_length",
@@ -499,7 +568,7 @@ pub const LABELS: &[(&str, &str)] = &[
     ("severity", "`error` `warning`"),
     (
         "kind",
-        "`route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` `Secret` `ConfigMap`",
+        "`route` `rule` `backend` `endpoint`; of a watch `GatewayRoute` `Service` `EndpointSlice` `Endpoints` `Namespace` `ReferenceGrant` `Secret` `ConfigMap` `BackendTLSPolicy`",
     ),
     (
         "cause",
@@ -513,21 +582,45 @@ pub const LABELS: &[(&str, &str)] = &[
         "denial",
         "`budget` (used up), `body` (not kept), `deadline` (no time left), `forwarded` (a further try of a trusted forwarder), `memory` (it is short)",
     ),
+    (
+        "copy",
+        "`sent` (answered), `skipped` (no endpoint, too many on their way, or short memory), `overflow` (too slow for the body), `failed`",
+    ),
     ("condition", "`near` `refused` (the address refused a connection within the last second), `ejected` `unhealthy`"),
     ("fault", "`errors` (requests), `connect` (connections)"),
     (
         "outcome",
         "`ok` (a good answer), `status` (a bad one), `connect` (no connection), `timeout`, `answer` (broken off or malformed)",
     ),
-    ("health", "`healthy` `unhealthy`"),
-    ("filter", "`RateLimit` `ConcurrencyLimit`"),
+    (
+        "health",
+        "`healthy` (nothing speaks against it), `ejected` `unhealthy` (by a check), `draining` (it terminates, and serves on)",
+    ),
+    ("coding", "`br` `gzip` `zstd`"),
+    ("form", "`plain` (before) `compressed` (after)"),
+    (
+        "fetch",
+        "`ok`, `connect` (the server cannot be reached), `tls` (its certificate is not trusted), `status` (not 200), `document` (no key set), `timeout`",
+    ),
+    (
+        "filter",
+        "`RateLimit` `ConcurrencyLimit`; of those that ask who a client is `BasicAuth` `APIKey` `ExternalAuth` `JWT`",
+    ),
     (
         "place",
-        "where the limit stands: `route` (`spec.filters`), the name of a rule, with `/N` one of its backendRefs, `pool/NAME`; `[N]` behind it where a list has several",
+        "where the filter stands: `route` (`spec.filters`), the name of a rule, with `/N` one of its backendRefs, `pool/NAME`; `[N]` behind it where a list has several",
     ),
     (
         "decision",
         "`passed` `refused` `shadow` (only counted), of ConcurrencyLimit also `waited` (and passed) and `timed_out` (waited in vain)",
+    ),
+    (
+        "share",
+        "`led` (it began a call and got its answer), `joined` (it got the answer of a call that another one had begun), `alone` (it had a call of its own), `unshared` (it waited for an answer that could not be shared, and had a call of its own then)",
+    ),
+    (
+        "verdict",
+        "`passed` (the client has proved who it is), `denied` (it has not), `error` (it could not be found out, and the request was refused), `failed_open` (nor could it, and the request passed all the same)",
     ),
     ("reason", "a reason, as in the access log"),
     ("version", "the program's version"),
@@ -535,68 +628,6 @@ pub const LABELS: &[(&str, &str)] = &[
         "le",
         "`0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; the same from `0.001` to `5` of configurations; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections",
     ),
-];
-
-/// Every field of an access-log line, in its order.
-pub const ACCESS_LOG: &[LogField] = &[
-    field("time", "string", "When the request's head was complete: RFC 3339, UTC, milliseconds."),
-    field(
-        "request_id",
-        "string?",
-        "The request's `x-request-id`; absent when the request was refused before it had one.",
-    ),
-    field("listener", "string", "Name of the listener."),
-    field("client", "string", "The client's address; behind trusted forwarders the one that they name."),
-    field("peer", "string", "Address and port of the connection's other end."),
-    field("protocol", "string?", "`HTTP/1.0`, `HTTP/1.1` or `HTTP/2`; absent when the head was refused unread."),
-    field("method", "string?", "The method as received; absent when the head was refused unread."),
-    field("host", "string?", "The host as matched."),
-    field("path", "string?", "The path as received, without query; absent when the head was refused unread."),
-    field(
-        "status",
-        "number",
-        "Status of the answer; 499 when the client went away before one. Where tidegate itself answers a gRPC call, which always gets 200, the status that another request would have got.",
-    ),
-    field("grpc_status", "string?", "How a gRPC call ended, as in `tidegate_grpc_requests_total`."),
-    field(
-        "reason",
-        "string?",
-        "Why tidegate answered or ended it itself; absent when an endpoint's answer was complete.",
-    ),
-    field("route", "string?", "`namespace/name` of the route."),
-    field("rule", "string?", "Name or index of the rule."),
-    field("backend", "string?", "`namespace/name:port` of the Service."),
-    field("endpoint", "string?", "Address and port of the endpoint that was used last."),
-    field("pod", "string?", "Name of the endpoint's pod."),
-    field("attempts", "number", "How often the request was sent to an endpoint."),
-    field(
-        "tries",
-        "list?",
-        "The tries that another one followed: `endpoint`, `trigger` as in `tidegate_upstream_retries_total`, `seconds`.",
-    ),
-    field(
-        "session",
-        "string?",
-        "What became of the client's session, as in `tidegate_sessions_total`; absent where the rule has none.",
-    ),
-    field(
-        "received_bytes",
-        "number",
-        "Bytes of the request's body; of an upgraded connection all that went to the endpoint.",
-    ),
-    field("sent_bytes", "number", "Bytes of the answer's body; of an upgraded connection all that went to the client."),
-    field(
-        "duration_seconds",
-        "number",
-        "From the first byte of the request's head to the last of the answer; to its end for an upgraded connection.",
-    ),
-    field(
-        "wait_seconds",
-        "number?",
-        "Time that the request waited in the queue of a ConcurrencyLimit, or for an endpoint with room, as the rule's `connection` limits it; absent where it did not wait.",
-    ),
-    field("connect_seconds", "number?", "Time to connect to the endpoint; absent on a pooled connection."),
-    field("upstream_seconds", "number?", "From sending the request to the endpoint's response head, in the last try."),
 ];
 
 /// The tables of metrics, label values and access-log fields as Markdown.
@@ -623,8 +654,9 @@ pub fn table() -> String {
 mod tests {
     use super::*;
     use crate::telemetry::metrics::{
-        CheckOutcome, ConfigSource, ConnectResult, Direction, EjectionCause, EndpointsState, GrpcCode, PickCondition,
-        Restart, RetryDenial, RetryTrigger, SessionResult, Side, SocketEnd, StatusWrite, Where,
+        AuthFilter, AuthVerdict, CheckOutcome, ConfigSource, ConnectResult, Direction, EjectionCause, EndpointsState,
+        FetchOutcome, GrpcCode, HealthState, MirrorResult, PickCondition, Restart, RetryDenial, RetryTrigger,
+        SessionResult, Side, SocketEnd, StatusWrite, Where,
     };
 
     #[test]
@@ -673,10 +705,17 @@ mod tests {
         assert_eq!(listed("fault"), EjectionCause::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("condition"), PickCondition::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("denial"), RetryDenial::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("copy"), MirrorResult::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("state"), EndpointsState::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("health"), HealthState::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("source"), ConfigSource::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("session"), SessionResult::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("outcome"), CheckOutcome::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        let limits = ["RateLimit", "ConcurrencyLimit"].into_iter();
+        let filters = limits.chain(AuthFilter::ALL.iter().map(|value| value.as_str()));
+        assert_eq!(listed("filter"), filters.collect::<Vec<_>>());
+        assert_eq!(listed("verdict"), AuthVerdict::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("fetch"), FetchOutcome::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("where"), Where::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
     }
 }

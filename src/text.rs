@@ -1,4 +1,4 @@
-//! Texts that several layers read or write in the same way: durations, networks, and lines of messages.
+//! Texts that several layers read or write in the same way: durations, networks, counts, and lines of messages.
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
@@ -52,6 +52,12 @@ pub fn network(text: &str) -> Option<IpNet> {
         return IpNet::new(v4.into(), prefix).ok();
     }
     Some(network)
+}
+
+/// A number with its noun, such as `1 error` and `2 errors`.
+#[must_use]
+pub fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Displays as the value in it, on one line: control characters are escaped, so that what others wrote can neither begin

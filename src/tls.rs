@@ -1,11 +1,13 @@
-//! TLS of clients' connections: from certificates to the settings that handshakes run with. TLS towards pods: `client`.
+//! TLS of clients' connections: from certificates to the settings that handshakes run with. TLS towards pods: `upstream`,
+//! towards other servers: `web`.
 //!
 //! rustls with aws-lc-rs, TLS 1.2 and 1.3, no early data (RFC 8446 §8: it could be sent twice). Nothing here knows routes.
 
 mod alpn;
-mod client;
-
-mod clients;
+mod client_certificates;
+mod system;
+mod upstream;
+mod web;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,12 +18,13 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, Resol
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 
-use self::clients::ClientVerifier;
+use self::client_certificates::ClientVerifier;
 use crate::model::ids::ListenerId;
 use crate::model::tls::{LeastTls, TlsHost, TlsHosts};
 
 pub use alpn::{ALPN_HTTP1, ALPN_HTTP2};
-pub use client::{ClientConfigs, ClientTls, ClientTlsFactory};
+pub use upstream::{ClientConfigs, ClientTls, ClientTlsFactory};
+pub use web::WebTls;
 
 /// What all handshakes of the process have in common.
 pub struct TlsFactory {
@@ -82,7 +85,12 @@ impl TlsFactory {
         match &self.tickets {
             // A client that comes back with a ticket is not asked for its certificate again, which may be another one
             // now, or none that counts: where clients are validated, there are no tickets, and none is taken.
-            Some(tickets) if clients.is_none() => config.ticketer = Arc::clone(tickets),
+            Some(tickets) if clients.is_none() => {
+                config.ticketer = Arc::clone(tickets);
+                // Who comes back uses one up and gets one: two would cost each handshake more, and help only one who comes
+                // back over more connections than before.
+                config.send_tls13_tickets = 1;
+            }
             Some(_) | None => config.send_tls13_tickets = 0,
         }
         Arc::new(config)

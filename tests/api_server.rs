@@ -18,12 +18,14 @@ use std::time::{Duration, Instant};
 use api_server::{ApiServer, Asked, Delivery, Fault, On};
 use serde_json::{Value, json};
 use tidegate::compile::compile;
-use tidegate::compile::inputs::{Inputs, StaticListener};
-use tidegate::kubernetes::Kubernetes;
+use tidegate::compile::inputs::{Inputs, OwnPlace, StaticListener};
+use tidegate::kubernetes::{Kubernetes, SILENCE};
 use tidegate::source::Update;
 use tidegate::source::cluster::{self, Options, Timing};
+use tidegate::source::stored::Identity;
+use tidegate::status::{self, Ears, Published};
 use tidegate::telemetry::metrics::{Metrics, MetricsOptions, Restart};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Bounds every wait. Only reached when something is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,6 +34,7 @@ const ROUTES: &str = "gatewayroutes";
 const SERVICES: &str = "services";
 const SLICES: &str = "endpointslices";
 const GRANTS: &str = "referencegrants";
+const POLICIES: &str = "backendtlspolicies";
 
 fn route(name: &str) -> Value {
     json!({ "metadata": { "namespace": "ns", "name": name, "annotations": { "a": "b" } },
@@ -118,11 +121,20 @@ fn metrics() -> Arc<Metrics> {
 }
 
 async fn start(server: &ApiServer, timing: Timing, metrics: &Arc<Metrics>) -> watch::Receiver<Update> {
-    let client = Kubernetes::new(Some(&server.kubeconfig())).await.unwrap().client().unwrap();
+    start_at(server, timing, metrics, OwnPlace::default()).await
+}
+
+async fn start_at(
+    server: &ApiServer,
+    timing: Timing,
+    metrics: &Arc<Metrics>,
+    place: OwnPlace,
+) -> watch::Receiver<Update> {
+    let client = Kubernetes::new(Some(&server.kubeconfig()), SILENCE).await.unwrap().client().unwrap();
     let cache = Some(server.folder().join("cache"));
     let options = Options { timing, cache, ..Options::default() };
     let listener = StaticListener { name: "http".into(), ..StaticListener::default() };
-    let base = Inputs { listeners: vec![listener], gateway_class_name: "tidegate".into(), ..Inputs::default() };
+    let base = Inputs { listeners: vec![listener], gateway_class_name: "tidegate".into(), place, ..Inputs::default() };
     let started = cluster::start(&client, &options, base, None, metrics);
     tokio::time::timeout(PATIENCE, started).await.expect("it starts in time").expect("it starts")
 }
@@ -290,6 +302,23 @@ async fn after_any_failure_the_state_is_that_of_the_server() {
         bed.until_routes(&["b"]).await;
         assert!(began.elapsed() < Duration::from_secs(30), "{fault:?}: {:?}", began.elapsed());
         bed.until_metric("the count", |bed| bed.restarts("GatewayRoute", cause) > before).await;
+    }
+}
+
+/// There are thousands of sidecars, and Gateway API need not be installed.
+#[tokio::test]
+async fn a_kind_of_others_that_is_not_served_is_asked_for_as_seldom_as_wanted() {
+    for (pause, is_seldom) in [(Duration::from_secs(3600), true), (Duration::from_millis(20), false)] {
+        let server = ApiServer::start();
+        server.remove_kind(GRANTS);
+        let timing = Timing { not_served_pause: pause, watch_seconds: 1..=1, ..quick() };
+        let bed = Bed::on(server, timing).await;
+        // Each of the two versions is asked for first, and the first one once more.
+        let failed = |bed: &Bed| bed.restarts("ReferenceGrant", Restart::NotServed);
+        bed.until_metric("it was looked for", |bed| failed(bed) >= 3.0).await;
+        let services = bed.server.asked(SERVICES).len();
+        bed.until_metric("seconds", |bed| bed.server.asked(SERVICES).len() > services + 3).await;
+        assert_eq!(failed(&bed) == 3.0, is_seldom, "{pause:?}: {}", failed(&bed));
     }
 }
 
@@ -781,4 +810,139 @@ async fn a_first_start_waits_for_the_server() {
     assert!(tokio::time::timeout(Duration::from_millis(500), &mut starting).await.is_err());
     server.set_down(false);
     assert_eq!(starting.await.borrow().inputs.objects.routes.len(), 1);
+}
+
+/// A pod that knows its node alone asks for the node's zone, once, and serves meanwhile.
+#[tokio::test]
+async fn the_zone_of_the_process_is_that_of_its_node() {
+    let node = |zone: Option<&str>| {
+        let labels = zone.map(|zone| json!({ "topology.kubernetes.io/zone": zone }));
+        json!({ "metadata": { "name": "n1", "labels": labels.unwrap_or_default() } })
+    };
+    let place = |zone: Option<&str>| OwnPlace { zone: zone.map(Into::into), node: Some("n1".into()) };
+    let logged = Logged::new();
+    let server = ApiServer::start();
+    server.put("nodes", node(Some("a")));
+    let mut updates = start_at(&server, quick(), &metrics(), place(None)).await;
+    let found = updates.wait_for(|update| update.inputs.place.zone.is_some());
+    let found = tokio::time::timeout(PATIENCE, found).await.unwrap().unwrap().inputs.place.clone();
+    assert_eq!(found, place(Some("a")));
+    assert_eq!(logged.lines(&["this process is in the zone a", "n1"]).len(), 1);
+
+    // What the operator says counts.
+    let updates = start_at(&server, quick(), &metrics(), place(Some("b"))).await;
+    assert_eq!(updates.borrow().inputs.place, place(Some("b")));
+
+    // A server that cannot answer is asked again.
+    server.set_down(true);
+    let metrics = metrics();
+    let starting = start_at(&server, quick(), &metrics, place(None));
+    let back = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.set_down(false);
+    };
+    let (mut updates, ()) = tokio::join!(starting, back);
+    let found = updates.wait_for(|update| update.inputs.place.zone.as_deref() == Some("a"));
+    drop(tokio::time::timeout(PATIENCE, found).await.unwrap().unwrap());
+}
+
+/// Whatever is the matter with the node, it is said once, and everything serves.
+#[tokio::test]
+async fn without_its_zone_the_process_serves_all_the_same() {
+    let place = OwnPlace { zone: None, node: Some("n1".into()) };
+    let logged = Logged::new();
+    for (words, nodes, is_forbidden) in [
+        (&["the node n1 is not known", "--node or NODE_NAME", "--zone"][..], None, false),
+        (&["the node n1 may not be read", "expected a role with get of nodes", "--zone"], None, true),
+        (&["the node n1 has no zone", "found no label topology.kubernetes.io/zone"], Some(json!({})), false),
+    ] {
+        let server = ApiServer::start();
+        server.put(ROUTES, route("a"));
+        if let Some(labels) = nodes {
+            server.put("nodes", json!({ "metadata": { "name": "n1", "labels": labels } }));
+        }
+        if is_forbidden {
+            server.forbid("nodes");
+        }
+        let updates = start_at(&server, quick(), &metrics(), place.clone()).await;
+        let said = async {
+            while logged.lines(words).is_empty() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, said).await.unwrap_or_else(|_| panic!("{words:?} is never said"));
+        assert_eq!(logged.lines(words).len(), 1, "{words:?}");
+        let update = updates.borrow();
+        assert_eq!((update.inputs.place.zone.as_deref(), update.inputs.objects.routes.len()), (None, 1));
+    }
+}
+
+/// A policy for the Service `web`, with an entry of another controller in its status.
+fn policy(authorities: Value, generation: i64) -> Value {
+    json!({ "metadata": { "namespace": "ns", "name": "web", "generation": generation },
+        "spec": { "targetRefs": [{ "group": "", "kind": "Service", "name": "web" }], "validation": authorities },
+        "status": { "ancestors": [{ "controllerName": "other.example/x", "ancestorRef": { "name": "a" }, "conditions": [] }] } })
+}
+
+/// Controller and reason of Accepted for each entry of the policy.
+fn entries(server: &ApiServer) -> Vec<(String, String)> {
+    let policy = server.get(POLICIES, "ns", "web");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let entries = policy["status"]["ancestors"].as_array().cloned().unwrap_or_default();
+    entries.iter().map(|one| (text(&one["controllerName"]), text(&one["conditions"][0]["reason"]))).collect()
+}
+
+async fn until_entries(server: &ApiServer, expected: &[(&str, &str)]) {
+    let expected: Vec<_> = expected.iter().map(|(one, two)| ((*one).to_owned(), (*two).to_owned())).collect();
+    let deadline = Instant::now() + PATIENCE;
+    while entries(server) != expected {
+        assert!(Instant::now() < deadline, "waited for {expected:?}: {:?}", entries(server));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn policies_are_told_what_became_of_them() {
+    let server = ApiServer::start();
+    let trusting = |known: &str| json!({ "hostname": "web.test", "wellKnownCACertificates": known });
+    server.put(POLICIES, policy(trusting("System"), 1));
+    let mut bed = Bed::on(server, quick()).await;
+    let client = Kubernetes::new(Some(&bed.server.kubeconfig()), SILENCE).await.unwrap().client().unwrap();
+    let (_sightings, seen) = mpsc::channel(1);
+    let (publish, published) = watch::channel(None);
+    let options = status::Options {
+        lease_namespace: "ns".to_owned(),
+        lease_name: "tidegate".to_owned(),
+        replica: "replica".to_owned(),
+        identity: Identity { controller_name: "tidegate.dev/controller".into(), gateway_class_name: "tidegate".into() },
+        namespaces: Vec::new(),
+    };
+    let running = status::start(&client, options, Ears { sightings: seen, published }, bed.metrics.status());
+    let tell = |bed: &Bed| {
+        let inputs = Arc::clone(&bed.updates.borrow().inputs);
+        let (statuses, policies) = (Arc::default(), compile(&inputs).policies);
+        publish.send_replace(Some(Published { inputs, statuses, policies }));
+    };
+    tell(&bed);
+    let (other, own) = (("other.example/x", ""), "tidegate.dev/controller");
+    until_entries(&bed.server, &[other, (own, "Accepted")]).await;
+    // Nothing has changed: nothing is written, see the count below.
+    tell(&bed);
+    // What cannot be followed is told, and what another controller has written meanwhile stays.
+    let mut changed = policy(trusting("Mozilla"), 2);
+    changed["status"]["ancestors"] = bed.server.get(POLICIES, "ns", "web")["status"]["ancestors"].take();
+    bed.server.put(POLICIES, changed);
+    bed.until("the change", |update| {
+        update.inputs.objects.tls_policies.values().any(|policy| policy.object.generation == Some(2))
+    })
+    .await;
+    tell(&bed);
+    until_entries(&bed.server, &[other, (own, "Invalid")]).await;
+    // No route leads there any more: our entry goes.
+    bed.server.delete(ROUTES, "ns", "a");
+    bed.until_routes(&[]).await;
+    tell(&bed);
+    until_entries(&bed.server, &[other]).await;
+    assert_eq!(bed.metric("tidegate_status_writes_total{result=\"ok\"}"), 3.0);
+    running.stop().await;
 }

@@ -5,6 +5,9 @@
 //! * `# schema: PATH | found TEXT | expected TEXT`: an API server refuses it too. Checked here.
 //! * `# compiler: PATH | found TEXT | expected TEXT`: an API server takes it; the compiler does not.
 
+#[path = "support/policy_bounds.rs"]
+mod policy_bounds;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -190,4 +193,21 @@ fn examples_are_good_and_the_check_is_quick() {
         }
     }
     assert!(routes >= 12, "only {routes} routes");
+}
+
+/// A value at a bound is taken, and the next one is refused by its own name.
+#[test]
+fn each_bound_of_policies_and_filters_is_where_the_schema_says() {
+    let validator = Validator::new();
+    let edges = policy_bounds::edges();
+    let mut wrong = Vec::new();
+    for edge in &edges {
+        let violations = violations(&validator, &edge.route);
+        let is_named = violations.iter().any(|violation| violation.path.starts_with(&edge.path));
+        if edge.is_good != violations.is_empty() || (!edge.is_good && !is_named) {
+            wrong.push(format!("{}: {}: {violations:?}", edge.path, edge.route["spec"]["rules"][0]));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), edges.len(), wrong.join("\n"));
+    assert!(edges.len() > 300, "only {}", edges.len());
 }

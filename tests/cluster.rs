@@ -5,6 +5,8 @@
 
 #[path = "support/api_contract.rs"]
 mod api_contract;
+#[path = "support/policy_bounds.rs"]
+mod policy_bounds;
 mod support;
 
 use std::collections::BTreeSet;
@@ -35,7 +37,7 @@ fn yaml_files(folder: &str) -> Vec<PathBuf> {
 
 #[test]
 fn a_cluster_ends_with_its_value() {
-    let Some(mut cluster) = Cluster::start(Options::default().without_nodes()) else { return };
+    let Some(cluster) = Cluster::start(Options::default().without_nodes()) else { return };
     println!("ready after {} ms", cluster.ready()["millis"]["total"]);
     let version = cluster.kubectl(&["version"]);
     assert!(version.contains("Server Version: v1.36."), "{version}");
@@ -146,6 +148,29 @@ fn the_api_server_refuses_exactly_the_manifests_marked_schema() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), files.len(), wrong.join("\n"));
 }
 
+/// Each bound of a policy, read from the definition, is judged as it is without an API server (`bad_manifests`).
+#[test]
+fn the_api_server_draws_the_bounds_of_policies_where_we_do() {
+    let Some(cluster) = Cluster::shared() else { return };
+    cluster.install_routes();
+    let proxy = cluster.proxy();
+    let edges = policy_bounds::edges();
+    let mut wrong = Vec::new();
+    for edge in &edges {
+        let (status, said) = create(proxy.port, &edge.route.to_string());
+        let is_as_expected = match (edge.is_good, status) {
+            (true, 201) => true,
+            (false, 400 | 422) => names(&said, &edge.path),
+            (true | false, _) => false,
+        };
+        if !is_as_expected {
+            wrong.push(format!("{}: {}: {status} {said}", edge.path, edge.route["spec"]["rules"][0]));
+        }
+    }
+    println!("{} bounds of policies", edges.len());
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), edges.len(), wrong.join("\n"));
+}
+
 /// Creates a GatewayRoute by dry run, as strictly as kubectl asks for it; the status and, if refused, the message.
 fn create(port: u16, manifest: &str) -> (u16, String) {
     let path = "/apis/tidegate.dev/v1alpha1/namespaces/default/gatewayroutes?dryRun=All&fieldValidation=Strict";
@@ -229,7 +254,7 @@ rules:
 - {{apiGroups: [tidegate.dev], resources: [gatewayroutes], verbs: [list, watch]}}
 - {{apiGroups: [""], resources: [services, namespaces], verbs: [list, watch]}}
 - {{apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}}
-- {{apiGroups: [gateway.networking.k8s.io], resources: [referencegrants], verbs: [list, watch]}}
+- {{apiGroups: [gateway.networking.k8s.io], resources: [referencegrants, backendtlspolicies], verbs: [list, watch]}}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
@@ -268,7 +293,7 @@ fn web_route(name: &str, hostname: &str) -> String {
 /// The API server goes away and comes back: the last state serves, then changes count again.
 #[test]
 fn the_controller_outlives_the_api_server() {
-    let Some(mut cluster) = Cluster::start(Options::default()) else { return };
+    let Some(cluster) = Cluster::start(Options::default()) else { return };
     cluster.install_routes();
     let (kubeconfig, host) = {
         let namespace = cluster.namespace("outage");
@@ -475,7 +500,7 @@ ports: [{{name: http, port: 8080}}]
 endpoints: [{{addresses: ["{HANGS}"]}}]
 "#
     ));
-    let unhealthy = format!("tidegate_checked_endpoints{{service=\"{}/web\",health=\"unhealthy\"}}", namespace.name);
+    let unhealthy = format!("tidegate_backend_endpoints{{service=\"{}/web\",health=\"unhealthy\"}}", namespace.name);
     let count = |wanted: u64| {
         wait_for(&format!("{wanted} unhealthy"), || match controller.metric(&unhealthy) {
             found if found == wanted => Ok(()),

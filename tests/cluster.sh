@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests against a real Kubernetes API server: the control plane's own tests (Go), then tidegate's (tests/cluster*.rs, tests/charts).
 #
-# Builds and caches what it needs (tests/controlplane/build.sh): cold 10 to 15 minutes on 2 cores, warm 3 minutes in all.
+# Builds and caches what it needs (tests/controlplane/build.sh): cold 10 to 15 minutes on 2 cores; the tests take 12.
 # Without Go it says so and is skipped; with CI=true that is a failure. With USE_EXISTING_CLUSTER=true only the Rust
 # tests run, against the cluster of the current kubeconfig. CLUSTER_BENCH=off leaves the benchmark out.
 set -euo pipefail
@@ -26,6 +26,7 @@ helm=$(tests/controlplane/build.sh helm)
 grafana=$(tests/grafana/build.sh)
 e2e=$(tests/controlplane/build.sh e2e)
 cargo test --locked --test cluster --test cluster_status --test charts --no-run
+cargo bench --quiet --locked --profile dev --bench sidecars --no-run
 export TIDEGATE_CONTROLPLANE=$controlplane TIDEGATE_HELM=$helm TIDEGATE_GRAFANA=$grafana
 
 # Pods have addresses that exist only inside such a namespace, and there is no other network in it.
@@ -40,6 +41,11 @@ if [ "${CLUSTER_BENCH:-}" != off ]; then
   # The promises are for an idle machine; only what is far off fails here.
   "$controlplane" bench --rounds=30 --check=100
 fi
+began=$SECONDS
+# Only what does not depend on speed counts here: threads, memory, and that each sidecar is told of everything over one
+# connection.
+inside cargo bench --quiet --locked --offline --profile dev --bench sidecars -- --smoke --count 10 --writes 5 --quiet 5
+echo "sidecars beside an API server: $((SECONDS - began)) s"
 began=$SECONDS
 inside cargo test --locked --offline --test cluster --test cluster_status --test charts -- --nocapture
 echo "tidegate in a cluster: $((SECONDS - began)) s"

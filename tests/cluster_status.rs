@@ -174,7 +174,8 @@ fn describe_says_why_a_route_does_not_work() {
     apply("port", sends_to("port.test", json!({ "name": "web", "port": 81 })));
     apply("not-permitted", sends_to("ref.test", json!({ "name": "web", "port": 80, "namespace": other.name })));
     let mut unsupported = answers("unsupported.test", 200);
-    unsupported["rules"][0]["filters"] = json!([{ "type": "Compression", "compression": {} }]);
+    unsupported["rules"][0]["filters"] =
+        json!([{ "type": "ExtensionRef", "extensionRef": { "group": "example.com", "kind": "Filter", "name": "it" } }]);
     unsupported["rules"][0]["backendRefs"] = json!([{ "name": "web", "port": 80 }]);
     apply("unsupported", unsupported);
     apply("parent", {
@@ -190,7 +191,7 @@ fn describe_says_why_a_route_does_not_work() {
         ("missing", "BackendNotFound", format!("{}/gone", namespace.name)),
         ("port", "BackendNotFound", "81".to_owned()),
         ("not-permitted", "RefNotPermitted", "ReferenceGrant".to_owned()),
-        ("unsupported", "UnsupportedValue", "Compression".to_owned()),
+        ("unsupported", "UnsupportedValue", "ExtensionRef".to_owned()),
         ("parent", "NoMatchingParent", "nope".to_owned()),
         ("loser", "DuplicateMatch", format!("{}/winner", namespace.name)),
     ] {
@@ -533,11 +534,17 @@ fn one_of_two_writes_and_only_what_differs() {
     let two = start(&cluster, &namespace, &kubeconfig, &[]);
     assert!(one.is_leader() && !two.is_leader());
     let leases = writes_of(&cluster, "leases/");
+    // What the machine takes by itself: for a call of kubectl, and for a status while somebody writes.
+    let begun = Instant::now();
+    namespace.apply(&route(&namespace, "early", answers("early.test", 200)));
+    namespace.kubectl(&["wait", "--for=condition=Ready", &timeout(), "gwr/early"]);
+    let usual = begun.elapsed();
+    let written = written + 1;
     one.signal("-TERM");
     let begun = Instant::now();
     two.wait_for_log("this replica writes the status of routes");
-    println!("handed over in {:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    println!("handed over in {:?}, beside {usual:?} for a status", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5) + usual, "{:?}", begun.elapsed());
     drop(one);
     // Time in which the new writer might write what it would say otherwise.
     std::thread::sleep(Duration::from_secs(3));
@@ -558,9 +565,9 @@ fn one_of_two_writes_and_only_what_differs() {
         two.signal("-KILL");
         let begun = Instant::now();
         namespace.apply(&route(&namespace, "late", answers("late.test", 200)));
-        namespace.kubectl(&["wait", "--for=condition=Ready", "--timeout=30s", "gwr/late"]);
-        println!("status after {:?} without a writer", begun.elapsed());
-        assert!(begun.elapsed() < Duration::from_millis(12_500), "{:?}", begun.elapsed());
+        namespace.kubectl(&["wait", "--for=condition=Ready", &timeout(), "gwr/late"]);
+        println!("status after {:?} without a writer, beside {usual:?} with one", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(12) + 2 * usual, "{:?}", begun.elapsed());
         stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(failed.load(Ordering::Relaxed), 0);

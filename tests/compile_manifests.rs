@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tidegate::compile::compile;
 use tidegate::compile::inputs::{Inputs, StaticListener};
 use tidegate::kinds::Sourced;
+use tidegate::kinds::config_map::ConfigMap;
 use tidegate::kinds::secret::Secret;
 use tidegate::kinds::service::Service;
 use tidegate::model::ids::{ListenerId, ObjectName};
@@ -60,9 +61,45 @@ fn add_secrets(inputs: &mut Inputs) {
             let made = rcgen::generate_simple_self_signed(route.object.spec.hostnames.clone()).unwrap();
             let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
             let pair = KeyPair::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
-            let secret = Secret { pair: Ok(Arc::new(pair)), problem: None, authorities: None };
+            let secret = Secret::of_pair(Ok(Arc::new(pair)));
             let namespace = reference.namespace.as_deref().unwrap_or(&name.namespace);
             inputs.objects.secrets.insert(ObjectName::new(namespace, reference.name.as_str()), sourced(secret));
+        }
+    }
+}
+
+/// A Secret for every reference of the filters, with what they let clients in by.
+fn add_credentials(inputs: &mut Inputs) {
+    let auth = "ada:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=";
+    let manifest = serde_json::json!({ "stringData": { "auth": auth } });
+    for (name, route) in inputs.objects.routes.clone().iter() {
+        let spec = &route.object.spec;
+        let of_rules = spec.rules.iter().flat_map(|rule| &rule.filters);
+        let references = spec.filters.iter().chain(of_rules).filter_map(|filter| match &filter.basic_auth {
+            Some(filter) => Some(&filter.secret_ref),
+            None => Some(&filter.api_key.as_ref()?.secret_ref),
+        });
+        for reference in references {
+            let secret: Secret = serde_json::from_value(manifest.clone()).expect("a Secret");
+            let name = ObjectName::new(&*name.namespace, reference.name.as_str());
+            inputs.objects.secrets.insert(name, sourced(secret));
+        }
+    }
+}
+
+/// A ConfigMap for every reference of the filters, with keys of tokens.
+fn add_keys(inputs: &mut Inputs) {
+    let key = serde_json::json!({ "kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" });
+    let keys = serde_json::json!({ "keys": [key] }).to_string();
+    for (name, route) in inputs.objects.routes.clone().iter() {
+        let spec = &route.object.spec;
+        let of_rules = spec.rules.iter().flat_map(|rule| &rule.filters);
+        let providers = spec.filters.iter().chain(of_rules).filter_map(|filter| filter.jwt.as_ref());
+        for reference in providers.flat_map(|jwt| &jwt.providers).filter_map(|one| one.jwks.config_map_ref.as_ref()) {
+            let manifest = serde_json::json!({ "data": { (&*reference.key): keys } });
+            let config_map: ConfigMap = serde_json::from_value(manifest).expect("a ConfigMap");
+            let name = ObjectName::new(&*name.namespace, reference.name.as_str());
+            inputs.objects.config_maps.insert(name, sourced(config_map));
         }
     }
 }
@@ -75,8 +112,19 @@ fn add_services(inputs: &mut Inputs) {
             let namespace = reference.namespace_or(&name.namespace);
             wanted.extend(reference.port.map(|port| (ObjectName::new(namespace, &*reference.name), port)));
         }
+        let spec = &route.object.spec;
+        let of_rules = spec.rules.iter().flat_map(|rule| {
+            let of_references = rule.backend_refs.iter().flat_map(|reference| reference.filters.iter());
+            rule.filters.iter().chain(of_references)
+        });
+        for reference in spec.filters.iter().chain(of_rules).filter_map(|filter| filter.backend_ref()) {
+            let namespace = reference.namespace.as_deref().unwrap_or(&name.namespace);
+            wanted.extend(reference.port.map(|port| (ObjectName::new(namespace, &*reference.name), port)));
+        }
     }
     add_secrets(inputs);
+    add_credentials(inputs);
+    add_keys(inputs);
     wanted.sort();
     wanted.dedup();
     for of_service in wanted.chunk_by(|a, b| a.0 == b.0) {

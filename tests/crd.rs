@@ -124,6 +124,9 @@ fn schema_is_structural_and_described() {
 /// | `loadBalancer` | two rules | five rules | slow start and near endpoints mean nothing to a consistent hash |
 /// | `rateLimit.shadow`, `rateLimit.fields` | absent | booleans | a limit is tried out before it refuses; not everybody tells clients |
 /// | `concurrencyLimit.weight`, `.pool`, `.shadow` | absent | a number, a name, a boolean | requests that share a resource do not all cost the same |
+/// | `basicAuth.forward`, `.userHeader` | absent | a boolean, a name | a pod may have to see the password, or is told the user's name |
+/// | `jwt.providers[].algorithms`, `.clockSkew` | absent | a set, a duration | an issuer may sign with one algorithm alone; clocks differ |
+/// | `APIKey` in `spec.filters` and `rules[].filters` | absent | a type, its member and its rule | programs have no passwords |
 /// | `spec.filters` (route) | rule "RequestRedirect and URLRewrite exclude each other" | absent | neither type is in the enum there: the rule cannot fail and costs CEL budget |
 const DECIDED: &[(&str, &str)] = &[
     (".spec.filters/x-kubernetes-validations", "neither RequestRedirect nor URLRewrite can stand there"),
@@ -149,6 +152,20 @@ const DECIDED: &[(&str, &str)] = &[
     (".spec.rules[].filters[]/concurrencyLimit.weight", "requests that share a resource do not all cost the same"),
     (".spec.rules[].filters[]/concurrencyLimit.pool", "requests that share a resource do not all cost the same"),
     (".spec.rules[].filters[]/concurrencyLimit.shadow", "requests that share a resource do not all cost the same"),
+    (".spec.filters[]/basicAuth.forward", "a pod may have to see the password, or is told the user's name"),
+    (".spec.filters[]/basicAuth.userHeader", "a pod may have to see the password, or is told the user's name"),
+    (".spec.rules[].filters[]/basicAuth.forward", "a pod may have to see the password, or is told the user's name"),
+    (".spec.rules[].filters[]/basicAuth.userHeader", "a pod may have to see the password, or is told the user's name"),
+    (".spec.filters[]/jwt.providers[].algorithms", "an issuer may sign with one algorithm alone"),
+    (".spec.filters[]/jwt.providers[].clockSkew", "clocks differ, and not everywhere by as much"),
+    (".spec.rules[].filters[]/jwt.providers[].algorithms", "an issuer may sign with one algorithm alone"),
+    (".spec.rules[].filters[]/jwt.providers[].clockSkew", "clocks differ, and not everywhere by as much"),
+    (".spec.filters[]/apiKey", "programs have no passwords"),
+    (".spec.filters[]/type/enum", "APIKey is a type"),
+    (".spec.filters[]/x-kubernetes-validations", "APIKey is a type"),
+    (".spec.rules[].filters[]/apiKey", "programs have no passwords"),
+    (".spec.rules[].filters[]/type/enum", "APIKey is a type"),
+    (".spec.rules[].filters[]/x-kubernetes-validations", "APIKey is a type"),
     (".spec.rules[].sessionPersistence/x-kubernetes-validations", "sessions that cannot work are refused"),
     (
         ".spec.rules[].sessionPersistence/cookieConfig/x-kubernetes-validations",

@@ -115,15 +115,15 @@ fn health(gateway: &Gateway) -> Vec<(u16, Vec<bool>)> {
     rows.map(row).collect()
 }
 
-/// Waits until the number of unhealthy pods is this one, at most so long; how long it took.
-fn wait_for_unhealthy(gateway: &Gateway, count: usize, most: Duration) -> Duration {
+/// Waits until the number of unhealthy pods is this one; how long it took.
+fn wait_for_unhealthy(gateway: &Gateway, count: usize) -> Duration {
     let begun = Instant::now();
     loop {
         let health = health(gateway);
         if health.iter().filter(|(_, checks)| checks.contains(&false)).count() == count {
             return begun.elapsed();
         }
-        assert!(begun.elapsed() < most, "{count} unhealthy were expected: {health:?}");
+        assert!(begun.elapsed() < support::PATIENCE, "{count} unhealthy were expected: {health:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -151,9 +151,10 @@ fn neither_rules_nor_workers_multiply_checks() {
     let counts: Vec<usize> = pods.iter().map(|pod| pod.checks().iter().filter(in_window).count()).collect();
     let rate = counts.iter().sum::<usize>() as f64 / seconds;
     println!("100 rules, 4 workers, 10 endpoints, an interval of 1 s: {rate:.2} checks a second");
-    assert!((9.0..=11.0).contains(&rate), "{rate} a second, {counts:?} in {seconds} s");
+    // More would be too many on any machine; fewer are too few on one that is not busy with other things.
+    assert!((7.0..=11.0).contains(&rate), "{rate} a second, {counts:?} in {seconds} s");
     // Each pod is asked as often as the others, and not all at the same time.
-    assert!(counts.iter().all(|count| (4..=8).contains(count)), "{counts:?}");
+    assert!(counts.iter().all(|count| (3..=8).contains(count)), "{counts:?}");
     let begun = pods.iter().map(|pod| pod.checks()[0]).min().expect("ten");
     let first: Vec<u128> = pods.iter().map(|pod| (pod.checks()[0] - begun).as_millis()).collect();
     assert!(first.iter().max() > Some(&200), "first checks come at {first:?} ms");
@@ -173,10 +174,14 @@ fn sick_pods_get_nothing_until_all_are_sick() {
     assert_eq!(failures(&gateway, "r.test", "/0", 60), 0);
     assert!(pods.iter().all(|pod| pod.requests() > 0), "all are used");
 
+    let checked = c.checks().len();
     c.is(SICK);
-    // Three intervals with their jitter, and the timeout; the tests' machine may be busy.
-    let out = wait_for_unhealthy(&gateway, 1, Duration::from_secs(8));
+    // Three intervals with their jitter, and the timeout, where nothing else keeps the machine busy.
+    let out = wait_for_unhealthy(&gateway, 1);
     println!("three bad answers at an interval of 1 s: out after {out:?}");
+    // One more or less where the pod changes, or the state is read, just beside a check.
+    let bad = c.checks().len() - checked;
+    assert!((2..=6).contains(&bad), "{bad} checks until it was out");
     let before = c.requests();
     assert_eq!(failures(&gateway, "r.test", "/0", 60), 0);
     assert_eq!(c.requests(), before, "the sick one gets nothing from the rule with the check");
@@ -186,21 +191,21 @@ fn sick_pods_get_nothing_until_all_are_sick() {
     // The others hang: then everybody is used again, and no request fails for it.
     a.is(SILENT);
     b.is(SILENT);
-    wait_for_unhealthy(&gateway, 3, Duration::from_secs(10));
+    wait_for_unhealthy(&gateway, 3);
     let before: Vec<usize> = pods.iter().map(Pod::requests).collect();
     assert_eq!(failures(&gateway, "r.test", "/0", 60), 0);
     assert!(pods.iter().zip(before).all(|(pod, before)| pod.requests() > before), "all are used");
 
     b.is(WELL);
-    wait_for_unhealthy(&gateway, 2, Duration::from_secs(8));
+    wait_for_unhealthy(&gateway, 2);
     let before = (a.requests(), b.requests(), c.requests());
     assert_eq!(failures(&gateway, "r.test", "/0", 60), 0);
     assert_eq!((a.requests(), b.requests(), c.requests()), (before.0, before.1 + 60, before.2), "one is left");
 
     let page = gateway.admin("/metrics").body;
     let has = |line: &str| page.lines().any(|found| found.starts_with(line));
-    assert!(has("tidegate_checked_endpoints{service=\"default/s\",health=\"healthy\"} 1"), "{page}");
-    assert!(has("tidegate_checked_endpoints{service=\"default/s\",health=\"unhealthy\"} 2"), "{page}");
+    assert!(has("tidegate_backend_endpoints{service=\"default/s\",health=\"healthy\"} 1"), "{page}");
+    assert!(has("tidegate_backend_endpoints{service=\"default/s\",health=\"unhealthy\"} 2"), "{page}");
     assert!(
         !has("tidegate_health_checks_total{outcome=\"timeout\"} 0")
             && has("tidegate_health_checks_total{outcome=\"timeout\"}")
@@ -243,17 +248,17 @@ fn the_next_tier_takes_over_while_a_tier_is_sick() {
     assert_eq!(failures(&gateway, "r.test", "/0", 20), 0);
     assert_eq!((first.requests(), second.requests()), (20, 0));
     first.is(SICK);
-    wait_for_unhealthy(&gateway, 1, Duration::from_secs(5));
+    wait_for_unhealthy(&gateway, 1);
     assert_eq!(failures(&gateway, "r.test", "/0", 20), 0);
     assert_eq!((first.requests(), second.requests()), (20, 20), "with the next request");
     second.is(SICK);
-    wait_for_unhealthy(&gateway, 2, Duration::from_secs(5));
+    wait_for_unhealthy(&gateway, 2);
     assert_eq!(failures(&gateway, "r.test", "/0", 20), 0);
     assert_eq!((first.requests(), second.requests()), (40, 20), "with nobody left, the lowest tier serves");
     second.is(WELL);
-    wait_for_unhealthy(&gateway, 1, Duration::from_secs(5));
+    wait_for_unhealthy(&gateway, 1);
     first.is(WELL);
-    wait_for_unhealthy(&gateway, 0, Duration::from_secs(5));
+    wait_for_unhealthy(&gateway, 0);
     assert_eq!(failures(&gateway, "r.test", "/0", 20), 0);
     assert_eq!((first.requests(), second.requests()), (60, 20), "and it comes back");
 }
@@ -293,7 +298,7 @@ fn grpc_servers_are_asked_by_their_health_protocol() {
     let check = "healthCheck: {grpcService: cart.v1.Cart, interval: 1s, unhealthyThreshold: 2}\n    backendRefs: [{name: \
                  s, port: 80, protocol: H2C}]";
     let gateway = start(&[("s.yaml", service("s", &[port])), ("r.yaml", route("r", &[check.to_owned()]))], &[]);
-    wait_for_unhealthy(&gateway, 1, Duration::from_secs(6));
+    wait_for_unhealthy(&gateway, 1);
     assert!(asked.load(Ordering::Relaxed) >= 2);
     let tables = gateway.admin("/debug/endpoints").body;
     for text in ["gRPC health of cart.v1.Cart", "gRPC health NOT_SERVING"] {

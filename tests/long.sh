@@ -49,6 +49,8 @@ export ROUTER_PROPERTY_SETS=20000
 part router_property 1800 --test router_property --
 # What 100,000 random histories of endpoints may never show.
 part outlier 1800 --lib -- balance::outlier
+# A minute of failures with 256 seeds for each number of workers and each interval.
+part retry_budget 900 --lib -- balance::retry_budget
 # 10,000 idle clients, 4,000 slow ones of each kind with the deadlines that are the defaults, 10,000 unfinished heads, ten
 # times the load.
 part slow_clients 900 --test overload -- slow_clients

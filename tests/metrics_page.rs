@@ -19,7 +19,7 @@ fn promtool_has_nothing_to_say() {
         worker.own_answer(reason);
         worker.closed(Side::Downstream, reason);
     }
-    worker.connection_accepted(0);
+    worker.of_listener(&"http".into()).accepted();
     worker.upstream_connect(ConnectResult::Timeout);
     worker.panicked(Where::Connection);
     metrics.set_config(1, ConfigObjects { routes: 1, rules: 1, backends: 1, endpoints: 1 });

@@ -227,3 +227,53 @@ fn requests_wait_in_the_order_in_which_they_came() {
         waits.iter().filter(|seconds| **seconds > 0.0).count() == 5 && waits.iter().any(|seconds| *seconds >= 0.1)
     });
 }
+
+/// The access log names the limit that has refused a request, or would have.
+#[test]
+fn the_log_names_the_limit_that_is_in_the_way() {
+    let (pod, folder) = (Backend::start("a"), tempfile::tempdir().unwrap());
+    let log = folder.path().join("log");
+    let limit = |block: &str| format!("- {{type: RateLimit, rateLimit: {{interval: 1h, {block}}}}}");
+    let filters = [limit("requests: 1, shadow: true"), limit("requests: 2")].join("\n    ");
+    let gateway = start_with(pod.port, &route(&filters), &["--access-log", log.to_str().unwrap()]);
+    let statuses = [(); 3].map(|()| gateway.get("a.test", "/").status);
+    assert_eq!(statuses, [200, 200, 429]);
+    let owned = |text: Option<&str>| text.map(str::to_owned);
+    let expected = [
+        (200, None, None),
+        (200, Some("RateLimit it"), Some("shadow")),
+        (429, Some("RateLimit it[1]"), Some("refused")),
+    ];
+    let expected = expected.map(|(status, limit, decision)| (Some(status), owned(limit), owned(decision)));
+    until("the log tells of them all", || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let told = lines.map(|line| {
+            let field = |name: &str| owned(line[name].as_str());
+            (line["status"].as_u64(), field("limit"), field("limit_decision"))
+        });
+        let mut told: Vec<_> = told.collect();
+        // Each worker writes its lines in batches of its own.
+        told.sort();
+        told == expected
+    });
+}
+
+/// So many clients are remembered as the settings say; one that is forgotten is admitted again.
+#[test]
+fn the_settings_say_how_many_clients_limits_remember() {
+    let pod = Backend::start("a");
+    let settings = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(settings.path(), "limits: {rateLimitCells: 8}\n").unwrap();
+    let block = "requests: 1, interval: 1h, keys: [{type: Header, name: x-client}]";
+    let gateway = start_with(pod.port, &rate(block), &["--settings", settings.path().to_str().unwrap()]);
+    let mut client = Client::connect(gateway.http);
+    let mut ask = |name: usize| {
+        client.request(&format!("GET / HTTP/1.1\r\nhost: a.test\r\nx-client: {name}\r\n\r\n")).unwrap().status
+    };
+    for name in 0..8 {
+        assert_eq!((ask(name), ask(name)), (200, 429), "client {name}");
+    }
+    assert_eq!(ask(8), 200, "the ninth is admitted");
+    assert_eq!(metric(&gateway, "tidegate_limit_buckets_given_up_total"), 1);
+}

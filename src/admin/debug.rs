@@ -1,13 +1,13 @@
 //! The tables behind `/debug/…`: what is published, as values of their own that serialise.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::balance::endpoint_state::Fault;
-use crate::balance::{EndpointHealth, EndpointState};
+use crate::balance::{Bounds, EndpointHealth, EndpointState, slow_start};
 use crate::live::Live;
 use crate::model::backend::{Backend, Near};
 use crate::model::ids::{EndpointKey, ListenerId, RuleId};
@@ -151,6 +151,9 @@ struct EndpointRow {
     /// was there from the start.
     #[serde(skip_serializing_if = "Option::is_none")]
     age_seconds: Option<f64>,
+    /// What it gets of the requests of rules with `slowStart`, as long as that is less than its full share.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    slow_start: Vec<SlowStartRow>,
     /// It terminates, and only sessions that it has still use it; left out where that is not so.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     draining: bool,
@@ -186,12 +189,26 @@ fn health_row(health: &EndpointHealth) -> HealthRow {
     }
 }
 
+/// How far a newcomer has come for rules with one window of slow start.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SlowStartRow {
+    /// Of what an endpoint gets that has been there for longer than the window: 0.1 to 1.
+    share: f64,
+    /// When it has its full share.
+    seconds_left: f64,
+    /// The rules with this window; left out where all have it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rules: Vec<String>,
+}
+
 /// Why picks pass an endpoint over while others are left.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PassedOverRow {
     /// `refused`: its address refused a connection; `ejected`: by `outlierDetection`, for rules that have the block;
-    /// `unhealthy`: by a health check, for rules that have the check.
+    /// `unhealthy`: by a health check, for rules that have the check; `atLimit`: it has as many requests as the rule's
+    /// `connection` block allows, and further ones wait or are refused where all endpoints have as many.
     condition: &'static str,
     /// The rules that pass it over for that; left out where all do.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -211,10 +228,11 @@ fn passed_over(
     let ejects = |rule: &Rule| rule.policy.as_ref().is_some_and(|policy| policy.outlier.is_some());
     let holds_unhealthy =
         |rule: &Rule| health.iter().any(|of| of.is_unhealthy() && rule.health_check() == Some(of.check()));
-    let of_rules = |holds: &dyn Fn(&Rule) -> bool| {
-        let names: Vec<String> = rules.iter().filter(|(_, rule)| holds(rule)).map(|(name, _)| name.clone()).collect();
-        if names.len() == rules.len() { Vec::new() } else { names }
+    let is_full = |rule: &Rule| {
+        let limits = rule.policy.as_ref().and_then(|policy| policy.limits.as_deref());
+        limits.is_some_and(|limits| endpoint.in_flight() >= Bounds::of(limits).requests_at(endpoint))
     };
+    let of_rules = |holds: &dyn Fn(&Rule) -> bool| names_of(rules, holds);
     let mut rows = Vec::new();
     if let Some(left) = refused {
         rows.push(PassedOverRow { condition: "refused", rules: Vec::new(), seconds_left: Some(left.as_secs_f64()) });
@@ -229,10 +247,40 @@ fn passed_over(
     if health.iter().any(|of| of.is_unhealthy()) {
         rows.push(PassedOverRow { condition: "unhealthy", rules: of_rules(&holds_unhealthy), seconds_left: None });
     }
-    let is_out = |rule: &Rule| ejected.is_some() && ejects(rule) || holds_unhealthy(rule);
+    if rules.iter().any(|(_, rule)| is_full(rule)) {
+        rows.push(PassedOverRow { condition: "atLimit", rules: of_rules(&is_full), seconds_left: None });
+    }
+    let is_out = |rule: &Rule| ejected.is_some() && ejects(rule) || holds_unhealthy(rule) || is_full(rule);
     let in_service = refused.is_none()
         && if rules.is_empty() { rows.is_empty() } else { rules.iter().any(|(_, rule)| !is_out(rule)) };
     (rows, in_service)
+}
+
+/// The names of the rules that something holds for; none where it holds for all.
+fn names_of(rules: &[(String, &Rule)], holds: &dyn Fn(&Rule) -> bool) -> Vec<String> {
+    let names: Vec<String> = rules.iter().filter(|(_, rule)| holds(rule)).map(|(name, _)| name.clone()).collect();
+    if names.len() == rules.len() { Vec::new() } else { names }
+}
+
+/// How far an endpoint of this age has come, the shortest window first.
+fn slow_start(age: Option<Duration>, rules: &[(String, &Rule)]) -> Vec<SlowStartRow> {
+    let Some(age) = age else { return Vec::new() };
+    // A hash leads where it leads.
+    let window_of = |rule: &Rule| match rule.algorithm {
+        Algorithm::ConsistentHash(_) => None,
+        Algorithm::Random
+        | Algorithm::RoundRobin
+        | Algorithm::SmoothWeightedRoundRobin
+        | Algorithm::LeastRequest
+        | Algorithm::PeakEwma => rule.spread.slow_start.filter(|window| age < *window),
+    };
+    let windows: BTreeSet<Duration> = rules.iter().filter_map(|(_, rule)| window_of(rule)).collect();
+    let row = |window: Duration| SlowStartRow {
+        share: (f64::from(slow_start::share(age, window)) * 100.0).round() / 100.0,
+        seconds_left: (window - age).as_secs_f64(),
+        rules: names_of(rules, &|rule| window_of(rule) == Some(window)),
+    };
+    windows.into_iter().map(row).collect()
 }
 
 /// The rules that lead to each backend, in the order of backends, with the names that people know them by.
@@ -273,6 +321,7 @@ fn endpoint(
         passed_over,
         near: near(backend, &endpoint.key),
         age_seconds: endpoint.age(now).map(|age| age.as_secs_f64()),
+        slow_start: slow_start(endpoint.age(now), rules),
         draining,
         latency_millis: endpoint.latency(now).map(|latency| latency.as_secs_f64() * 1e3),
         health: health.iter().map(|health| health_row(health)).collect(),
@@ -290,9 +339,9 @@ pub(super) fn snapshot(live: &Live) -> SnapshotTable {
     }
 }
 
-pub(super) fn routes<'a>(live: &'a Live, listeners: &'a [Arc<str>]) -> Vec<ListenerTable<'a>> {
+pub(super) fn routes(live: &Live) -> Vec<ListenerTable<'_>> {
     let snapshot = live.snapshot();
-    let name = |id: ListenerId| listeners.get(id.index()).map_or("", |name| &**name);
+    let name = |id: ListenerId| snapshot.listeners.get(id.index()).map_or("", |name| &**name);
     (0..)
         .map(ListenerId)
         .zip(snapshot.routers.iter())

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::live;
 use crate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Locality, MetricsSettings, Sessions,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Jwt, Limits, Locality, MetricsSettings, Sessions,
     Settings as AllSettings,
 };
 use crate::telemetry::metrics::MetricsOptions;
@@ -25,6 +25,7 @@ fn admin(admin_connections: usize) -> Admin {
         drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::ZERO },
         controller: Controller::default(),
         sessions: Sessions::default(),
+        jwt: Jwt::default(),
         locality: Locality::default(),
         admin: "127.0.0.1:0".parse().expect("an address"),
         debug_allow: Vec::new(),
@@ -35,9 +36,9 @@ fn admin(admin_connections: usize) -> Admin {
         live: publisher.view(),
         readiness: Readiness::default(),
         metrics,
-        listeners: Vec::new(),
         settings: Arc::new(settings),
         sockets: Arc::default(),
+        drain_incoming: None,
         epoch: std::time::Instant::now(),
     }
 }

@@ -122,6 +122,28 @@ known_values! {
     }
 }
 
+known_values! {
+    /// Why a condition of a policy's status has its status, in the words of Gateway API.
+    pub enum PolicyReason {
+        /// Accepted is True: requests to at least one target follow the policy.
+        Accepted = "Accepted",
+        /// Accepted is False: other policies come first at all of its targets.
+        Conflicted = "Conflicted",
+        /// Accepted is False: a value cannot be followed.
+        Invalid = "Invalid",
+        /// Accepted is False: there are no such Services or ports.
+        TargetNotFound = "TargetNotFound",
+        /// Accepted is False: no reference to authorities leads to some.
+        NoValidCaCertificate = "NoValidCACertificate",
+        /// ResolvedRefs is True.
+        ResolvedRefs = "ResolvedRefs",
+        /// ResolvedRefs is False: a reference leads to no authorities.
+        InvalidCaCertificateRef = "InvalidCACertificateRef",
+        /// ResolvedRefs is False: a reference is to a kind that authorities are not taken from.
+        InvalidKind = "InvalidKind",
+    }
+}
+
 impl BackendTlsPolicy {
     /// Versions that are read.
     pub const API_VERSIONS: [&'static str; 1] = ["gateway.networking.k8s.io/v1"];

@@ -63,8 +63,10 @@ known_values! {
         UnsupportedProtocol = "UnsupportedProtocol",
         /// The BackendTLSPolicy of a Service cannot be followed.
         InvalidBackendTlsPolicy = "InvalidBackendTlsPolicy",
-        /// The object of an ExtensionRef does not exist.
+        /// The object that a filter refers to does not exist, or may not be read.
         FilterNotFound = "FilterNotFound",
+        /// The object that a filter refers to cannot be used.
+        InvalidFilter = "InvalidFilter",
         /// A certificate does not exist.
         CertificateNotFound = "CertificateNotFound",
         /// A certificate or its key cannot be used.

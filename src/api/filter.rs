@@ -17,8 +17,8 @@ use serde_json::{Map, Value, json};
 
 pub use self::answers::{Compression, CompressionAlgorithm, Cors, DirectResponse};
 pub use self::auth::{
-    AuthProtocol, BasicAuth, ClaimToHeader, ConfigMapKeyRef, ExternalAuth, ExternalAuthGrpc, ExternalAuthHttp,
-    ForwardBody, IpAccess, Jwks, Jwt, JwtMode, JwtProvider, SecretNameRef,
+    ApiKey, AuthProtocol, BasicAuth, ClaimToHeader, ConfigMapKeyRef, ExternalAuth, ExternalAuthGrpc, ExternalAuthHttp,
+    ForwardBody, IpAccess, Jwks, Jwt, JwtAlgorithm, JwtMode, JwtProvider, SecretNameRef,
 };
 pub use self::edits::{
     HeaderModifier, HeaderValue, PathModifier, PathModifierType, RedirectScheme, RegularExpressionReplacement,
@@ -26,6 +26,7 @@ pub use self::edits::{
 };
 pub use self::limits::{BodyLimit, ConcurrencyLimit, RateLimit};
 pub use self::traffic::{Coalesce, CoalesceMethod, Fraction, RequestMirror};
+use super::common::BackendObjectRef;
 use super::open_enum::{KnownValue, OpenEnum, known_values};
 use super::schema::{self, VALIDATIONS};
 
@@ -52,6 +53,8 @@ known_values! {
         Jwt = "JWT",
         /// Asks for user name and password.
         BasicAuth = "BasicAuth",
+        /// Asks for a key that names the client.
+        ApiKey = "APIKey",
         /// Admits or refuses client addresses.
         IpAccess = "IPAccess",
         /// Limits requests per time.
@@ -83,6 +86,7 @@ impl FilterType {
             Self::ExtensionRef => "extensionRef",
             Self::Jwt => "jwt",
             Self::BasicAuth => "basicAuth",
+            Self::ApiKey => "apiKey",
             Self::IpAccess => "ipAccess",
             Self::RateLimit => "rateLimit",
             Self::ConcurrencyLimit => "concurrencyLimit",
@@ -109,6 +113,7 @@ impl FilterType {
             | Self::ExternalAuth
             | Self::ExtensionRef
             | Self::BasicAuth
+            | Self::ApiKey
             | Self::IpAccess
             | Self::RateLimit
             | Self::ConcurrencyLimit
@@ -164,6 +169,10 @@ pub struct Filter {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "BasicAuth")]
     pub basic_auth: Option<BasicAuth>,
+    /// Asks for a key that names the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ApiKey")]
+    pub api_key: Option<ApiKey>,
     /// Admits or refuses client addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "IpAccess")]
@@ -194,6 +203,15 @@ pub struct Filter {
     pub direct_response: Option<DirectResponse>,
 }
 
+impl Filter {
+    /// The backend that it refers to; `None` for most types.
+    #[must_use]
+    pub fn backend_ref(&self) -> Option<&BackendObjectRef> {
+        let mirror = self.request_mirror.as_ref().map(|mirror| &mirror.backend_ref);
+        mirror.or(self.external_auth.as_ref().map(|auth| &auth.backend_ref))
+    }
+}
+
 /// Types that may stand in `spec.filters`.
 pub const ROUTE_FILTERS: &[FilterType] = &[
     FilterType::RequestHeaderModifier,
@@ -204,6 +222,7 @@ pub const ROUTE_FILTERS: &[FilterType] = &[
     FilterType::ExtensionRef,
     FilterType::Jwt,
     FilterType::BasicAuth,
+    FilterType::ApiKey,
     FilterType::IpAccess,
     FilterType::RateLimit,
     FilterType::ConcurrencyLimit,

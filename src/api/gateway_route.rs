@@ -10,11 +10,11 @@ pub use super::common::{
     SelectorRequirement,
 };
 pub use super::filter::{
-    AuthProtocol, BasicAuth, BodyLimit, ClaimToHeader, Coalesce, CoalesceMethod, Compression, CompressionAlgorithm,
-    ConcurrencyLimit, ConfigMapKeyRef, Cors, DirectResponse, ExtensionRef, ExternalAuth, ExternalAuthGrpc,
-    ExternalAuthHttp, Filter, FilterType, ForwardBody, Fraction, HeaderModifier, HeaderValue, IpAccess, Jwks, Jwt,
-    JwtMode, JwtProvider, PathModifier, PathModifierType, RateLimit, RedirectScheme, RegularExpressionReplacement,
-    RequestMirror, RequestRedirect, SecretNameRef, UrlRewrite,
+    ApiKey, AuthProtocol, BasicAuth, BodyLimit, ClaimToHeader, Coalesce, CoalesceMethod, Compression,
+    CompressionAlgorithm, ConcurrencyLimit, ConfigMapKeyRef, Cors, DirectResponse, ExtensionRef, ExternalAuth,
+    ExternalAuthGrpc, ExternalAuthHttp, Filter, FilterType, ForwardBody, Fraction, HeaderModifier, HeaderValue,
+    IpAccess, Jwks, Jwt, JwtMode, JwtProvider, PathModifier, PathModifierType, RateLimit, RedirectScheme,
+    RegularExpressionReplacement, RequestMirror, RequestRedirect, SecretNameRef, UrlRewrite,
 };
 pub use super::matching::{
     GrpcMatch, GrpcMatchType, MatchMethod, Matches, PathMatch, PathMatchType, RouteMatch, ValueMatch, ValueMatchType,

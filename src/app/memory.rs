@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cgroup_closest_to_its_limit_counts() {
+    fn the_cgroup_closest_to_its_filter_counts() {
         let root = tempfile::tempdir().expect("a folder");
         let root = root.path();
         let stat = "anon 7\ninactive_file 30\nactive_file 5\n";

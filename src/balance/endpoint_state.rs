@@ -262,7 +262,8 @@ impl EndpointState {
 
     /// Notes that the address refused a connection: picks pass it over for [`REFUSED_FOR`] while others are left.
     pub fn refused(&self, now: Duration) {
-        self.refused_until.store(nanos(now + REFUSED_FOR), Ordering::Relaxed);
+        // A worker that did not run for a while does not take back what another one has seen since.
+        self.refused_until.fetch_max(nanos(now + REFUSED_FOR), Ordering::Relaxed);
     }
 
     /// Tells whether the address refused a connection less than [`REFUSED_FOR`] ago.

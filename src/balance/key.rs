@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
+use crate::model::claims::Claims;
 use crate::model::policy::ConsistentHash;
 use crate::model::request_values::{self, FormDecoded, RequestKey};
 
@@ -22,13 +23,15 @@ pub struct KeySource<'a> {
     pub host: Option<&'a str>,
     /// Looks up a variable of the matched path template.
     pub path_param: &'a dyn Fn(&str) -> Option<&'a str>,
+    /// What a token says that a filter has verified.
+    pub claims: Option<&'a Claims>,
 }
 
 /// Hashes the first key that the request has; `None` when it has none of them.
 ///
 /// Of several values of a name the first counts. The value of a query parameter is decoded, as it is for matching; other
 /// values are hashed as received. An empty one counts as missing: it would be the same for many clients.
-/// Allocates nothing.
+/// Allocates nothing but the text of a claim that is none itself.
 #[must_use]
 pub fn hash_key(hash: &ConsistentHash, source: &KeySource<'_>) -> Option<u64> {
     hash.keys.iter().find_map(|key| match key {
@@ -40,6 +43,10 @@ pub fn hash_key(hash: &ConsistentHash, source: &KeySource<'_>) -> Option<u64> {
         RequestKey::Cookie(name) => request_values::cookie(source.headers, name).next().and_then(hash_value),
         RequestKey::QueryParam(name) => request_values::query_param(source.query, name).next().and_then(hash_decoded),
         RequestKey::PathParam(name) => (source.path_param)(name).and_then(|value| hash_value(value.as_bytes())),
+        RequestKey::JwtClaim(name) => {
+            let value = source.claims.and_then(|claims| claims.text(name));
+            value.and_then(|value| hash_value(value.as_bytes()))
+        }
         RequestKey::Hostname => source.host.and_then(|host| hash_value(host.as_bytes())),
     })
 }
@@ -96,6 +103,7 @@ mod tests {
             query: Some("q=1&user=ada&user=bob&empty"),
             host: Some("shop.example"),
             path_param: &param,
+            claims: None,
         };
         let of = |value: &str| Some(hash_bytes(value.as_bytes()));
         for (keys, expected) in [
@@ -127,6 +135,7 @@ mod tests {
                 query: Some(query),
                 host: None,
                 path_param: &|_| None,
+                claims: None,
             };
             hash_key(&hash(vec![RequestKey::QueryParam("u".into())]), &source)
         };

@@ -20,8 +20,9 @@ pub(super) fn is_passed_over(age: Option<Duration>, window: Duration, rng: &mut 
     }
 }
 
-/// The share of an endpoint of this age, from [`LEAST_SHARE`] to 1.
-fn share(age: Duration, window: Duration) -> f32 {
+/// The share of an endpoint of this age beside one that has its full share, from 0.1 to 1.
+#[must_use]
+pub fn share(age: Duration, window: Duration) -> f32 {
     (age.as_secs_f32() / window.as_secs_f32()).clamp(LEAST_SHARE, 1.0)
 }
 

@@ -25,7 +25,8 @@ use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{GROUP, ParentRef};
 use crate::kinds::Kind;
 use crate::kinds::gateway_route::Route;
-use crate::model::ids::ListenerId;
+use crate::kinds::service::Service;
+use crate::model::ids::{ListenerId, ObjectName};
 
 /// Attaches all routes; the result has one entry per route. Findings go to the routes' reports.
 pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attached> {
@@ -39,22 +40,27 @@ pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attach
         let mut parents = Vec::with_capacity(parent_refs.len());
         for (index, parent_ref) in parent_refs.iter().enumerate() {
             let verdict = match (parent_ref.group.as_str(), parent_ref.kind.as_str()) {
+                (GROUP, "Listener") if is_of_application(inputs, parent_ref) => Ok(None),
                 (GROUP, "Listener") => to_listener(inputs, parent_ref, &route.name.namespace).map(Some),
                 (GROUP, Route::NAME) => {
                     references.push(Reference { child: RoutePos(child), parent: ParentPos(parents.len()), index });
                     Ok(None)
                 }
-                (GATEWAY_GROUP, "Gateway" | "ListenerSet") | ("", "Service") => Err((
+                ("", Service::NAME) => to_service(inputs, parent_ref, &route.name.namespace).map(|()| None),
+                (GATEWAY_GROUP, "Gateway" | "ListenerSet") => Err((
                     ConditionReason::UnsupportedValue,
                     format!("kind {}, which is not served yet", parent_ref.kind),
-                    format!("Listener or {} of group {GROUP}", Route::NAME),
+                    format!("Listener or {} of group {GROUP}, or a Service", Route::NAME),
                 )),
                 // Another controller may own it: not ours to judge.
                 _ => continue,
             };
             let listener = verdict.as_ref().ok().copied().flatten();
+            let is_of_sidecars =
+                parent_ref.kind == Service::NAME || (parent_ref.kind == "Listener" && verdict == Ok(None));
             let parent_ref = Arc::new(parent_ref.clone());
-            let mut parent = Parent { key: key(route, &parent_ref).into(), parent_ref, listener, refused: None };
+            let key = key(route, &parent_ref).into();
+            let mut parent = Parent { key, parent_ref, listener, is_of_sidecars, refused: None };
             if let Err(refusal) = verdict {
                 refuse(route, &mut parent, ParentPos(parents.len()), index, refusal);
             }
@@ -106,7 +112,7 @@ fn static_listener(id: ListenerId, listener: &StaticListener) -> Parent {
         port: None,
     };
     let key = format!("{GROUP}/Listener//{}//", listener.name).into();
-    Parent { key, parent_ref: Arc::new(parent_ref), listener: Some(id), refused: None }
+    Parent { key, parent_ref: Arc::new(parent_ref), listener: Some(id), is_of_sidecars: false, refused: None }
 }
 
 /// `group/kind/namespace/name/section/port`, the scalar key of status entries.
@@ -147,6 +153,37 @@ fn to_all_listeners(inputs: &Inputs, listeners: &Arc<[Parent]>, route: &mut OwnR
         route.report.add(About::Route, reason, "metadata.namespace", found, "a namespace that a listener admits");
     }
     parents.into()
+}
+
+/// Whether a parent is the listener before an application, which sidecars of the route's namespace may have.
+fn is_of_application(inputs: &Inputs, parent: &ParentRef) -> bool {
+    parent.name.starts_with("in-")
+        && parent.namespace.is_none()
+        && parent.section_name.is_none()
+        && parent.port.is_none()
+        && !inputs.listeners.iter().any(|listener| *listener.name == *parent.name)
+}
+
+/// Whether sidecars bind a route for calls to a Service: of the Service's namespace for all callers, of another one for those
+/// of that namespace.
+fn to_service(inputs: &Inputs, parent: &ParentRef, namespace: &str) -> Result<(), Refusal> {
+    if parent.section_name.is_some() {
+        let found = format!("Service {} with sectionName", parent.name);
+        let expected = "the name of a Service, and the number of its port or none".to_owned();
+        return Err((ConditionReason::UnsupportedValue, found, expected));
+    }
+    let name = ObjectName::new(parent.namespace.as_deref().unwrap_or(namespace), &*parent.name);
+    let Some(service) = inputs.objects.services.get(&name) else {
+        let expected = "a Service that is there".to_owned();
+        return Err((ConditionReason::NoMatchingParent, format!("no Service {name}"), expected));
+    };
+    match parent.port {
+        Some(port) if !service.object.ports.iter().any(|known| known.port == i32::from(port)) => {
+            let expected = "the number of one of its ports".to_owned();
+            Err((ConditionReason::NoMatchingParent, format!("no port {port} of Service {name}"), expected))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn to_listener(inputs: &Inputs, parent: &ParentRef, namespace: &str) -> Result<ListenerId, Refusal> {

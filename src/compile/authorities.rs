@@ -38,7 +38,14 @@ pub(super) fn resolve(
     let mut found: Vec<Arc<Authorities>> = Vec::new();
     for (at, reference) in validation.ca_certificate_refs.iter().enumerate() {
         match authorities(inputs, reference, (route.object.kind, &own), seen) {
-            Ok(authorities) => found.push(authorities),
+            Ok(authorities) => {
+                found.push(authorities);
+                if let Some(why) = earlier_stay(inputs, reference, &own) {
+                    let path = format!("spec.tls.clientValidation.caCertificateRefs[{at}].name");
+                    let effect = "the authorities that were read before stay active";
+                    route.report.warn(path, ConditionReason::CertificateNotFound.as_str(), why, effect);
+                }
+            }
             Err(Missing { field, reason, found, expected }) => {
                 let (spec, tls) = (FieldPath::SPEC, "tls");
                 let tls = spec.field(tls);
@@ -49,6 +56,14 @@ pub(super) fn resolve(
         }
     }
     Validation { asked: Arc::new(asked(&own, validation)), authorities: Authorities::joined(&found).ok().map(Arc::new) }
+}
+
+/// Why the authorities of a reference are earlier ones.
+fn earlier_stay(inputs: &Inputs, reference: &CaCertificateRef, own: &str) -> Option<String> {
+    kind(reference).filter(|kind| *kind == ConfigMap::NAME)?;
+    let name = ObjectName::new(reference.namespace.as_deref().unwrap_or(own), &*reference.name);
+    let why = inputs.objects.config_maps.get(&name)?.object.earlier_stay.as_deref()?;
+    Some(format!("ConfigMap {name}: {why}"))
 }
 
 /// Why a reference leads to no authorities.

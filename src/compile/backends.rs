@@ -54,7 +54,9 @@ impl BackendTable {
         inputs: &Inputs,
         before: Option<(&BackendTable, &Inputs)>,
     ) -> Self {
-        let before = before.filter(|(_, was)| was.allow_loopback_endpoints == inputs.allow_loopback_endpoints);
+        let before = before.filter(|(_, was)| {
+            was.allow_loopback_endpoints == inputs.allow_loopback_endpoints && was.own_services == inputs.own_services
+        });
         let (kept, mut old_findings) = match &before {
             Some((table, was)) => (
                 table.unchanged(&keys, &ports, &changed_services(&was.objects, &inputs.objects)),

@@ -1,9 +1,9 @@
 //! Certificates: what `spec.tls` of the routes and the listeners' defaults make of the Secrets that they name.
 //!
-//! With them stands how clients are validated. A hostname has one set of certificates on a listener, that of the oldest route that states one. Nothing here knows
-//! the time: a Secret whose certificate has expired says so itself.
+//! With them stands how clients are validated. A hostname has one set of certificates on a listener, that of the oldest
+//! route that states one. Nothing here knows the time: a Secret whose certificate has expired says so itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::attach::Attached;
@@ -47,29 +47,6 @@ pub(super) struct Certificates {
     pub(super) findings: Vec<Diagnostic>,
 }
 
-/// The Secrets that routes of the class and listeners take certificates from, those of other namespaces only with their
-/// consent: what a source has to read.
-#[must_use]
-pub fn secrets_named(inputs: &Inputs) -> BTreeSet<ObjectName> {
-    let of_class = inputs.objects.routes.iter();
-    let of_class = of_class.filter(|(_, route)| *route.object.spec.gateway_class_name == *inputs.gateway_class_name);
-    let mut names: BTreeSet<ObjectName> = BTreeSet::new();
-    for (route, object) in of_class {
-        let (object, own) = (&*object.object, &*route.namespace);
-        for reference in object.spec.tls.iter().flat_map(|tls| &tls.certificate_refs) {
-            let namespace = reference.namespace.as_deref().unwrap_or(own);
-            let is_secret = reference.group.is_empty() && reference.kind == Secret::NAME;
-            let target = (Secret::NAME, namespace, &*reference.name);
-            if is_secret && (namespace == own || is_granted(inputs, (object.kind, own), target)) {
-                names.insert(ObjectName::new(namespace, &*reference.name));
-            }
-        }
-    }
-    let secure = inputs.listeners.iter().filter(|listener| listener.is_https);
-    names.extend(secure.filter_map(|listener| listener.default_certificate.clone()));
-    names
-}
-
 /// Finds the certificates of all hostnames on all listeners. Findings about routes go to their reports.
 pub(super) fn compile(inputs: &Inputs, routes: &mut [OwnRoute<'_>], attached: &[Attached]) -> Certificates {
     let mut hosts: Vec<TlsHosts> = inputs.listeners.iter().map(|_| TlsHosts::default()).collect();
@@ -80,7 +57,7 @@ pub(super) fn compile(inputs: &Inputs, routes: &mut [OwnRoute<'_>], attached: &[
     for position in by_age {
         table.add_route(&mut routes[position], &attached[position]);
     }
-    let findings = table.add_defaults();
+    let findings = table.add_of_settings();
     let secrets = table.secrets.into_values().collect();
     let mut authorities = table.authorities;
     authorities.sort();
@@ -220,24 +197,14 @@ impl Table<'_, '_> {
         (pair.map(|pair| Certificate { secret: name.clone(), pair: Arc::clone(pair) }), problem)
     }
 
-    /// Adds the certificates for clients that no route has one for.
-    fn add_defaults(&mut self) -> Vec<Diagnostic> {
+    /// Adds the certificates for clients that no route has one for, and looks at the one for pods.
+    fn add_of_settings(&mut self) -> Vec<Diagnostic> {
         let mut findings = Vec::new();
-        for (position, listener) in self.inputs.listeners.iter().enumerate() {
+        let inputs = self.inputs;
+        for (position, listener) in inputs.listeners.iter().enumerate() {
             let Some(name) = listener.default_certificate.as_ref().filter(|_| listener.is_https) else { continue };
-            let (certificate, problem) = self.look_up(name);
-            if let Some((about, reason, found)) = problem {
-                findings.push(Diagnostic {
-                    object: Some(ObjectRef { kind: Secret::NAME, name: name.clone() }),
-                    origin: None,
-                    path: String::new(),
-                    severity: Severity::Error,
-                    reason: reason.as_str(),
-                    found,
-                    expected: format!("the default certificate of listener {}", listener.name),
-                    effect: about.effect().to_owned(),
-                });
-            }
+            let use_of = format!("the default certificate of listener {}", listener.name);
+            let certificate = self.look_up_of_settings(name, use_of, &mut findings);
             if let Some(certificate) = certificate
                 && self.hosts[position].get(&Hostname::Any).is_none()
             {
@@ -246,7 +213,34 @@ impl Table<'_, '_> {
                 self.hosts[position].insert(&Hostname::Any, Arc::new(host));
             }
         }
+        if let Some(name) = &inputs.client_certificate {
+            // What is shown to pods is found where TLS to them is compiled.
+            let _ = self.look_up_of_settings(name, "the certificate for pods".to_owned(), &mut findings);
+        }
         findings
+    }
+
+    /// The certificate of a Secret that a setting names; what is wrong with it goes to the findings.
+    fn look_up_of_settings(
+        &mut self,
+        name: &ObjectName,
+        expected: String,
+        findings: &mut Vec<Diagnostic>,
+    ) -> Option<Certificate> {
+        let (certificate, problem) = self.look_up(name);
+        if let Some((about, reason, found)) = problem {
+            findings.push(Diagnostic {
+                object: Some(ObjectRef { kind: Secret::NAME, name: name.clone() }),
+                origin: None,
+                path: String::new(),
+                severity: Severity::Error,
+                reason: reason.as_str(),
+                found,
+                expected,
+                effect: about.effect().to_owned(),
+            });
+        }
+        certificate
     }
 }
 

@@ -6,6 +6,7 @@
 //! whoever holds a vanished endpoint for a while does so before this stage.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -43,6 +44,7 @@ pub(super) struct EndpointIndex<'a> {
     next: usize,
     legacy: &'a Map<Endpoints>,
     allow_loopback: bool,
+    own_services: &'a BTreeSet<ObjectName>,
     own_place: &'a OwnPlace,
     /// What one Service has; empty between two.
     found: Vec<(Key<'a>, SliceEndpoint<'a>)>,
@@ -58,7 +60,8 @@ impl<'a> EndpointIndex<'a> {
         }
         slices.sort_by(|a, b| a.cmp(&b.name.namespace, b.service));
         let (legacy, allow_loopback) = (&inputs.objects.endpoints, inputs.allow_loopback_endpoints);
-        Self { slices, next: 0, legacy, allow_loopback, own_place: &inputs.place, found: Vec::new() }
+        let (own_services, own_place) = (&*inputs.own_services, &inputs.place);
+        Self { slices, next: 0, legacy, allow_loopback, own_services, own_place, found: Vec::new() }
     }
 
     /// The usable endpoints of a Service port, sorted by key; what is strange about them goes to `diagnostics`.
@@ -78,7 +81,8 @@ impl<'a> EndpointIndex<'a> {
         self.next += self.slices[self.next..].iter().take_while(|slice| place(slice).is_lt()).count();
         let mut slices = self.slices[self.next..].iter().take_while(|slice| place(slice).is_eq()).peekable();
         let found = &mut self.found;
-        let mut union = Union { found, allow_loopback: self.allow_loopback, diagnostics };
+        let allow_loopback = self.allow_loopback || self.own_services.contains(name);
+        let mut union = Union { found, allow_loopback, diagnostics };
         if slices.peek().is_some() {
             slices.for_each(|of_service| union.add_slice(of_service.name, of_service.slice, port));
         } else if !service.has_selector

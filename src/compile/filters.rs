@@ -4,17 +4,26 @@
 //! the gateway owns, variables and groups that no match has, layers that others make unreachable. A filter that is
 //! refused takes its rule with it; it is never skipped.
 
+mod api_key;
+mod basic_auth;
+pub(super) mod coalesce;
+mod compression;
 mod concurrency_limit;
 mod cors;
 mod direct_response;
+mod external_auth;
 mod faults;
 mod headers;
 mod ip_access;
+pub(super) mod jwt;
 mod list;
+mod mirror;
+mod order;
 mod path;
 mod rate_limit;
 mod redirect;
 mod rewrite;
+mod secret;
 
 use super::report::FieldPath;
 use std::sync::Arc;
@@ -25,7 +34,8 @@ use crate::api::open_enum::KnownValue;
 use crate::model::filter::{Filter, PathEdit, Redirect, Rewrite};
 
 pub(super) use self::faults::Faults;
-pub(super) use self::list::List;
+pub(super) use self::list::{List, may_inherit};
+pub(super) use self::order::warn_of_hash;
 
 /// Compiles lists, outermost first, which stand inside the layers `outer`. `None` when a filter cannot work, after a
 /// report.
@@ -56,6 +66,23 @@ pub(super) fn compile(outer: &[Filter], lists: &[List<'_>], report: &mut Faults<
                 let expected =
                     "ReplaceFullPath, ReplaceTemplate or ReplaceRegularExpression behind another path change";
                 report.drop_rule(at.field(kind.member()).field("path").field("type"), "ReplacePrefixMatch", expected);
+                sound = false;
+            }
+            let around: Vec<&Filter> = outer.iter().chain(&layers).collect();
+            order::warn(&layer, &around, at.field(kind.member()), report);
+            if !list.may_inherit()
+                && jwt::limits_by_claims(&layer)
+                && !jwt::verifies_tokens(outer.iter().chain(&layers))
+            {
+                report.drop_rule(at.field(kind.member()).field("keys"), NO_CLAIMS.0, NO_CLAIMS.1);
+                sound = false;
+            }
+            if jwt::takes_tokens_of(outer.iter().chain(&layers), &layer) {
+                report.drop_rule(at.field(kind.member()).field("providers"), TAKEN_TOKENS.0, TAKEN_TOKENS.1);
+                sound = false;
+            }
+            if let Some(name) = coalesce::would_hide(outer.iter().chain(&layers), &layer) {
+                report.drop_rule(at.field(kind.member()), format!("{name} inside of Coalesce"), coalesce::OUTSIDE);
                 sound = false;
             }
             warn_of_no_change(&layer, outer.iter().chain(&layers), at.field(kind.member()), report);
@@ -94,15 +121,47 @@ fn warn_of_no_change<'f>(
         | Filter::Cors(_)
         | Filter::BodyLimit(_)
         | Filter::IpAccess(_)
+        | Filter::BasicAuth(_)
+        | Filter::ApiKey(_)
+        | Filter::Jwt(_)
         | Filter::RateLimit(_)
-        | Filter::ConcurrencyLimit(_) => {}
+        | Filter::ConcurrencyLimit(_)
+        | Filter::Coalesce(_)
+        | Filter::Compression(_)
+        | Filter::Mirror(_)
+        | Filter::ExternalAuth(_) => {}
         #[cfg(test)]
         Filter::Wait(_) => {}
     }
 }
 
+/// What keeps the inner filters from working inside of the outer ones: what was found, and what is expected.
+pub(super) fn misfit(outer: &[Filter], inner: &[Filter]) -> Option<(&'static str, &'static str)> {
+    if spoil(outer, inner) {
+        let found = "ReplacePrefixMatch behind a path change of a delegating rule";
+        return Some((found, "ReplaceFullPath, ReplaceTemplate or ReplaceRegularExpression there"));
+    }
+    if jwt::lack_claims(outer, inner) {
+        return Some(NO_CLAIMS);
+    }
+    if coalesce::coalesces(outer.iter()) && inner.iter().any(coalesce::decides_who_passes) {
+        return Some(("a filter that decides who may pass, inside of Coalesce", coalesce::OUTSIDE));
+    }
+    inner.iter().any(|filter| jwt::takes_tokens_of(outer.iter(), filter)).then_some(TAKEN_TOKENS)
+}
+
+/// A key of type JWTClaim that nobody has verified: what was found, and what is expected.
+pub(super) const NO_CLAIMS: (&str, &str) =
+    ("JWTClaim without a JWT filter before it", "a JWT filter outside of it, in the route or in a delegating parent");
+
+/// A JWT whose tokens another one takes away: what was found, and what is expected.
+const TAKEN_TOKENS: (&str, &str) = (
+    "a provider whose tokens an outer JWT takes out of the request",
+    "forward: true there, or another place of the token in from",
+);
+
 /// Whether an outer filter rewrites the path, so that an inner one would replace a prefix that is no longer there.
-pub(super) fn spoil(outer: &[Filter], inner: &[Filter]) -> bool {
+fn spoil(outer: &[Filter], inner: &[Filter]) -> bool {
     inner.iter().any(changes_prefix) && outer.iter().any(changes_path)
 }
 
@@ -117,8 +176,15 @@ fn changes_prefix(layer: &Filter) -> bool {
         | Filter::Cors(_)
         | Filter::BodyLimit(_)
         | Filter::IpAccess(_)
+        | Filter::BasicAuth(_)
+        | Filter::ApiKey(_)
+        | Filter::Jwt(_)
         | Filter::RateLimit(_)
-        | Filter::ConcurrencyLimit(_) => None,
+        | Filter::ConcurrencyLimit(_)
+        | Filter::Coalesce(_)
+        | Filter::Compression(_)
+        | Filter::Mirror(_)
+        | Filter::ExternalAuth(_) => None,
         #[cfg(test)]
         Filter::Wait(_) => None,
     };
@@ -135,8 +201,15 @@ fn changes_path(layer: &Filter) -> bool {
         | Filter::Cors(_)
         | Filter::BodyLimit(_)
         | Filter::IpAccess(_)
+        | Filter::BasicAuth(_)
+        | Filter::ApiKey(_)
+        | Filter::Jwt(_)
         | Filter::RateLimit(_)
-        | Filter::ConcurrencyLimit(_) => false,
+        | Filter::ConcurrencyLimit(_)
+        | Filter::Coalesce(_)
+        | Filter::Compression(_)
+        | Filter::Mirror(_)
+        | Filter::ExternalAuth(_) => false,
         #[cfg(test)]
         Filter::Wait(_) => false,
     }
@@ -179,6 +252,17 @@ fn layer(
         FilterType::IpAccess => {
             filter.ip_access.as_ref().map(|it| ip_access::ip_access(it, member, report).map(Filter::IpAccess))
         }
+        FilterType::BasicAuth => filter
+            .basic_auth
+            .as_ref()
+            .map(|it| basic_auth::basic_auth(it, list, member, report).map(Arc::new).map(Filter::BasicAuth)),
+        FilterType::ApiKey => filter
+            .api_key
+            .as_ref()
+            .map(|it| api_key::api_key(it, list, member, report).map(Arc::new).map(Filter::ApiKey)),
+        FilterType::Jwt => {
+            filter.jwt.as_ref().map(|it| jwt::jwt(it, (list, position), member, report).map(Arc::new).map(Filter::Jwt))
+        }
         FilterType::RateLimit => filter.rate_limit.as_ref().map(|it| {
             rate_limit::rate_limit(it, (list, position), member, report).map(Arc::new).map(Filter::RateLimit)
         }),
@@ -186,13 +270,23 @@ fn layer(
             let limit = concurrency_limit::concurrency_limit(it, (list, position), member, report);
             limit.map(Arc::new).map(Filter::ConcurrencyLimit)
         }),
-        FilterType::RequestMirror
-        | FilterType::ExternalAuth
-        | FilterType::ExtensionRef
-        | FilterType::Jwt
-        | FilterType::BasicAuth
-        | FilterType::Coalesce
-        | FilterType::Compression => {
+        FilterType::Coalesce => filter
+            .coalesce
+            .as_ref()
+            .map(|it| coalesce::coalesce(it, (list, position), member, report).map(Arc::new).map(Filter::Coalesce)),
+        FilterType::Compression => filter.compression.as_ref().map(|it| {
+            let compression = compression::compression(it, (list, position), member, report);
+            compression.map(Arc::new).map(Filter::Compression)
+        }),
+        FilterType::RequestMirror => filter
+            .request_mirror
+            .as_ref()
+            .map(|it| mirror::mirror(it, list, member, report).map(Arc::new).map(Filter::Mirror)),
+        FilterType::ExternalAuth => filter
+            .external_auth
+            .as_ref()
+            .map(|it| external_auth::external_auth(it, list, member, report).map(Arc::new).map(Filter::ExternalAuth)),
+        FilterType::ExtensionRef => {
             report.report.not_yet(report.rule, at.field("type"), kind.as_str());
             return None;
         }

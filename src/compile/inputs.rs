@@ -1,5 +1,6 @@
 //! What the compiler reads: objects by name, as the sources hold them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::kinds::Objects;
@@ -32,6 +33,8 @@ pub struct OwnPlace {
 pub struct Inputs {
     /// Static listeners in the order of the settings.
     pub listeners: Vec<StaticListener>,
+    /// The Secret with the certificate that is shown to pods that ask for one.
+    pub client_certificate: Option<ObjectName>,
     /// Only routes of this class are read.
     pub gateway_class_name: Arc<str>,
     /// `controllerName` of status entries.
@@ -45,6 +48,9 @@ pub struct Inputs {
     /// of this machine may ask for it: from a cluster, an EndpointSlice could name the machine's own ports, or the
     /// metadata service of its cloud.
     pub allow_loopback_endpoints: bool,
+    /// Services of this process's own making, whose endpoints may be loopback addresses where those of others may not: the
+    /// application beside a sidecar.
+    pub own_services: Arc<BTreeSet<ObjectName>>,
     /// Where this process is: near endpoints may be preferred.
     pub place: OwnPlace,
 }
@@ -54,6 +60,7 @@ impl Inputs {
     pub(super) fn differ_in_endpoints_at_most(&self, other: &Self) -> bool {
         let Self {
             listeners,
+            client_certificate,
             gateway_class_name,
             controller_name,
             hostnames_have_owners,
@@ -70,13 +77,16 @@ impl Inputs {
                     tls_policies,
                 },
             allow_loopback_endpoints,
+            own_services,
             place,
         } = self;
         *listeners == other.listeners
+            && *client_certificate == other.client_certificate
             && *gateway_class_name == other.gateway_class_name
             && *controller_name == other.controller_name
             && *hostnames_have_owners == other.hostnames_have_owners
             && *allow_loopback_endpoints == other.allow_loopback_endpoints
+            && *own_services == other.own_services
             && *place == other.place
             && routes.is_same(&other.objects.routes)
             && services.is_same(&other.objects.services)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::authorities::AuthorityState;
 use super::certificates::SecretState;
 use super::diagnostics::Diagnostic;
+use super::policy_status::PolicyStatus;
 use super::status::RouteStatus;
 use crate::model::snapshot::Snapshot;
 
@@ -17,6 +18,8 @@ pub struct Output {
     pub diagnostics: Arc<[Diagnostic]>,
     /// One entry for every route of the class, in the order of names.
     pub statuses: Arc<[RouteStatus]>,
+    /// One entry for every BackendTLSPolicy that is used, in the order of names.
+    pub policies: Arc<[PolicyStatus]>,
     /// The Secrets that certificates are taken from, by name.
     pub secrets: Arc<[SecretState]>,
     /// The objects that the authorities of clients' certificates are taken from, by kind and name.

@@ -13,6 +13,7 @@ use super::position::RulePos;
 use super::report::{About, FieldPath, Refused, Report};
 use crate::api::conditions::ConditionReason;
 use crate::api::gateway_route::{BackendKind, BackendProtocol, BackendRef, GROUP};
+use crate::api::open_enum::KnownValue;
 use crate::kinds::service::{Service, ServicePort};
 use crate::model::backend::{BackendKey, Protocol};
 use crate::model::ids::{BackendId, ObjectName};
@@ -165,7 +166,22 @@ impl Targets {
 }
 
 /// Why a reference leads nowhere: the field it is about, reason, found and expected.
-type Refusal = (&'static str, ConditionReason, String, String);
+pub(super) type Refusal = (&'static str, ConditionReason, String, String);
+
+/// What a reference names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) group: &'a str,
+    pub(super) kind: &'a str,
+    pub(super) namespace: &'a str,
+    pub(super) name: &'a str,
+    pub(super) port: Option<u16>,
+    /// What is sent there has a form in HTTP/2 alone, whatever the port says of itself.
+    pub(super) speaks_http2: bool,
+}
+
+/// Finds the backend of a filter's reference.
+pub(super) type FindBackend<'f> = dyn FnMut(Wanted<'_>) -> Result<BackendKey, Refusal> + 'f;
 
 impl<'a> Backends<'a> {
     pub(super) fn new(inputs: &'a Inputs, targets: &'a mut Targets) -> Self {
@@ -186,7 +202,15 @@ impl<'a> Backends<'a> {
         (rule, at): (usize, FieldPath<'_>),
         report: &mut Report<'_>,
     ) -> Option<BackendNumber> {
-        match self.lookup((kind, namespace), reference, stated) {
+        let wanted = Wanted {
+            group: &reference.group,
+            kind: reference.kind.as_str(),
+            namespace: reference.namespace_or(namespace),
+            name: &reference.name,
+            port: reference.port,
+            speaks_http2: false,
+        };
+        match self.lookup((kind, namespace), wanted, stated) {
             Ok(number) => Some(number),
             Err((field, reason, found, expected)) => {
                 report.add(About::Reference(RulePos(rule)), reason, at.field(field), found, expected);
@@ -195,26 +219,39 @@ impl<'a> Backends<'a> {
         }
     }
 
+    /// What finds the backends of filters' references, in a route of `kind` in `namespace`; their numbers go to `found`.
+    pub(super) fn finder<'f>(
+        &'f mut self,
+        (kind, namespace): (&'f str, &'f str),
+        found: &'f mut Vec<BackendNumber>,
+    ) -> impl FnMut(Wanted<'_>) -> Result<BackendKey, Refusal> + use<'f, 'a> {
+        move |wanted| {
+            let number = self.lookup((kind, namespace), wanted, None)?;
+            found.push(number);
+            Ok(self.targets.get(number).expect("it has just been numbered").key.clone())
+        }
+    }
+
     fn lookup(
         &mut self,
         (kind, from): (&str, &str),
-        reference: &BackendRef,
+        wanted: Wanted<'_>,
         stated: Option<Protocol>,
     ) -> Result<BackendNumber, Refusal> {
-        if !reference.group.is_empty() || !reference.kind.is(BackendKind::Service) {
-            let of = if reference.group.is_empty() { "" } else { " of group " };
-            let found = format!("{}{of}{}", *reference.kind, &*reference.group);
+        let Wanted { group, kind: to_kind, namespace, name: service_name, port, speaks_http2 } = wanted;
+        if !group.is_empty() || to_kind != KnownValue::as_str(BackendKind::Service) {
+            let of = if group.is_empty() { "" } else { " of group " };
+            let found = format!("{to_kind}{of}{group}");
             return Err(("kind", ConditionReason::InvalidKind, found, "Service, of the core group".to_owned()));
         }
-        let namespace = reference.namespace_or(from);
-        if namespace != from && !is_granted(self.inputs, (kind, from), ("Service", namespace, &reference.name)) {
-            let found = format!("Service {namespace}/{} without consent", reference.name);
+        if namespace != from && !is_granted(self.inputs, (kind, from), ("Service", namespace, service_name)) {
+            let found = format!("Service {namespace}/{service_name} without consent");
             let expected =
                 format!("a ReferenceGrant in namespace {namespace} from {kind} in namespace {from} to Service");
             return Err(("namespace", ConditionReason::RefNotPermitted, found, expected));
         }
-        let Some((name, service)) = self.services.find(namespace, &reference.name) else {
-            let found = format!("no Service {namespace}/{}", reference.name);
+        let Some((name, service)) = self.services.find(namespace, service_name) else {
+            let found = format!("no Service {namespace}/{service_name}");
             return Err(("name", ConditionReason::BackendNotFound, found, "an existing Service".to_owned()));
         };
         if service.is_external_name {
@@ -222,7 +259,7 @@ impl<'a> Backends<'a> {
             let found = format!("Service {name} of type ExternalName");
             return Err(("name", ConditionReason::InvalidKind, found, "a Service with endpoints".to_owned()));
         }
-        let wanted = reference.port.unwrap_or(0);
+        let wanted = port.unwrap_or(0);
         let with_number = || service.ports.iter().enumerate().filter(|(_, port)| port.port == i32::from(wanted));
         let over_tcp = with_number().find(|(_, port)| port.transport.is_none());
         let Some((at, port)) = over_tcp.or_else(|| with_number().next()) else {
@@ -233,6 +270,7 @@ impl<'a> Backends<'a> {
         };
         let protocol = protocol(stated, port)
             .map_err(|(found, expected)| ("port", ConditionReason::UnsupportedProtocol, found, expected))?;
+        let protocol = if speaks_http2 { protocol.over_http2() } else { protocol };
         let (protocol, tls) = self.secure(name, port, (protocol, stated.is_some()))?;
         Ok(self.targets.number((name, service), at, (wanted, protocol), tls))
     }

@@ -31,6 +31,10 @@ pub(super) enum About {
     RuleAt(ParentPos, RulePos),
     /// A share of the requests of this rule.
     Reference(RulePos),
+    /// Copies of the requests of this rule.
+    Mirror(RulePos),
+    /// What a filter of this rule lets clients in by, or asks about them.
+    Filter(RulePos),
     /// A certificate that is not there.
     CertificateMissing,
     /// A certificate in whose place an earlier one stays.
@@ -63,6 +67,8 @@ impl About {
             Self::Heirs => "the rules that inherit it are skipped, the others serve",
             Self::RuleAt(..) => "this rule is skipped there, the others serve",
             Self::Reference(_) => "its share of the requests answers 500",
+            Self::Mirror(_) => "no copies are sent there; the requests themselves are served",
+            Self::Filter(_) => "requests that come to this filter are answered with 500",
             Self::CertificateMissing => "it is shown to no client; the route serves",
             Self::CertificateKept => "the last good certificate stays active",
             Self::CertificateShown => "it is shown all the same",
@@ -142,8 +148,22 @@ impl<'a> Report<'a> {
         self.findings.push(Finding { about, reason, diagnostic });
     }
 
+    /// Adds a finding about a field that several rules inherit, once.
+    pub(super) fn add_once(
+        &mut self,
+        about: About,
+        reason: ConditionReason,
+        path: impl ToString,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+    ) {
+        let path = path.to_string();
+        if !self.has(&path) {
+            self.add(about, reason, path, found, expected);
+        }
+    }
+
     /// Adds a warning, a whole sentence; `effect` says what to do about it.
-    /// What is inherited by several rules is said once.
     pub(super) fn warn(&mut self, path: impl ToString, reason: &'static str, found: impl Into<String>, effect: &str) {
         let path = path.to_string();
         if self.has(&path) {

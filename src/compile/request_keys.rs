@@ -60,9 +60,7 @@ fn one(
                 None => refuse(name, "no variable here: the rules of a route may have different templates".to_owned()),
             }
         }
-        KeyType::JwtClaim => {
-            report.not_yet(rule, at.field("type"), key.r#type.as_str());
-            Err(Refused)
-        }
+        // Whether there is a token is a matter of the filters around.
+        KeyType::JwtClaim => Ok(RequestKey::JwtClaim(name.into())),
     }
 }

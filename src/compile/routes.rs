@@ -9,10 +9,11 @@ use super::backends::BackendTable;
 use super::certificates::{self, Certificates, SecretState};
 use super::contest::{CandidateOrigin, Contest, Decided};
 use super::diagnostics::Diagnostic;
-use super::filters;
+use super::filters::{self, coalesce, jwt};
 use super::inputs::Inputs;
 use super::kept::Kept;
 use super::matches::Predicate;
+use super::policy_status::{self, PolicyStatus};
 use super::position::{MatchOf, MatchPos, ParentPos, RoutePos, RuleOf, RulePos, WayPos};
 use super::references::Backends;
 use super::report::{About, FieldPath};
@@ -36,6 +37,7 @@ pub(super) struct Compiled {
     /// What there is to say about routes, in the order of their names.
     pub(super) findings: Vec<Diagnostic>,
     pub(super) statuses: Arc<[RouteStatus]>,
+    pub(super) policies: Arc<[PolicyStatus]>,
     /// The Secrets that certificates are taken from.
     pub(super) secrets: Arc<[SecretState]>,
     /// The objects that authorities are taken from.
@@ -66,6 +68,7 @@ pub(super) fn compile(inputs: &Inputs, kept: &mut Kept, before: Option<(&Backend
         routes.iter().zip(&attached).enumerate().map(|(at, (route, attached))| statuses.derive(at, route, attached));
     let statuses = statuses.collect();
     let (mut snapshot, backends) = snapshot(rules, &routes, (backends, before), routers);
+    snapshot.listeners = inputs.listeners.iter().map(|listener| Arc::clone(&listener.name)).collect();
     snapshot.tls = hosts;
     let mut findings: Vec<Diagnostic> = Vec::new();
     for route in routes {
@@ -73,7 +76,8 @@ pub(super) fn compile(inputs: &Inputs, kept: &mut Kept, before: Option<(&Backend
     }
     findings.extend(of_listeners);
     findings.extend(backend_tls::findings(inputs));
-    Compiled { snapshot, backends, findings, statuses, secrets, authorities, panics }
+    let policies = policy_status::derive(inputs);
+    Compiled { snapshot, backends, findings, statuses, policies, secrets, authorities, panics }
 }
 
 /// All rules and candidates of all routes; routes and rules are numbered by position.
@@ -142,12 +146,10 @@ impl Table {
                     let about = About::RuleAt(delegation.parent, RulePos(rule));
                     routes[position].report.add(about, reason, path, found, expected);
                 } else if let Some(delegation) = &way.delegation
-                    && let Some(path) = loses_its_prefix(own, rule, &outer_filters(routes, delegation))
+                    && let Some((path, found, expected)) = misfit(own, rule, &outer_filters(routes, delegation))
                 {
                     let (about, reason) =
                         (About::RuleAt(delegation.parent, RulePos(rule)), ConditionReason::UnsupportedValue);
-                    let found = "ReplacePrefixMatch behind a path change of a delegating rule";
-                    let expected = "ReplaceFullPath, ReplaceTemplate or ReplaceRegularExpression there";
                     routes[position].report.add(about, reason, path, found, expected);
                 } else if !way.hostnames.is_empty() {
                     let of = RuleOf { route: RoutePos(position), rule: RulePos(rule) };
@@ -284,10 +286,9 @@ fn snapshot(
     routers: Vec<Arc<Router>>,
 ) -> (Snapshot, BackendTable) {
     let own_rule = |rule: &PendingRule| own[rule.at.route.0].rules[rule.at.rule.0].as_ref();
-    let used = rules.iter().filter_map(own_rule).flat_map(|rule| &rule.shares);
-    let shares = own.iter().flat_map(|route| route.rules.iter().flatten()).flat_map(|rule| &rule.shares);
-    let referred = shares.filter_map(|share| share.backend);
-    let (table, ids) = backends.finish(used.filter_map(|share| share.backend), before, referred);
+    let used = rules.iter().filter_map(own_rule).flat_map(OwnRule::backends);
+    let referred = own.iter().flat_map(|route| route.rules.iter().flatten()).flat_map(OwnRule::backends);
+    let (table, ids) = backends.finish(used, before, referred);
     let mut last = None;
     let mut routes = Vec::with_capacity(own.len());
     let rules = rules.into_iter().map(|pending| {
@@ -335,16 +336,31 @@ fn outer_filters(routes: &[OwnRoute<'_>], delegation: &Delegation) -> Vec<Filter
     rules.flat_map(|rule| rule.filters.iter().cloned()).collect()
 }
 
-/// The first list of a child's rule, at this position, with a filter that replaces a prefix which an outer filter has
-/// replaced already.
-fn loses_its_prefix(own: &OwnRule, rule: usize, outer: &[Filter]) -> Option<String> {
+/// What of a child's rule, at this position, does not work inside of the filters outside of it: path, found and expected.
+fn misfit(own: &OwnRule, rule: usize, outer: &[Filter]) -> Option<(String, &'static str, &'static str)> {
     let spec = FieldPath::SPEC;
     let at = spec.item("rules", rule);
-    if filters::spoil(outer, &own.filters) {
-        return Some(at.field("filters").to_string());
+    if let Some((found, expected)) = filters::misfit(outer, &own.filters) {
+        return Some((at.field("filters").to_string(), found, expected));
     }
-    let share = own.shares.iter().find(|share| filters::spoil(outer, &share.filters()))?;
-    Some(at.item("backendRefs", share.position as usize).field("filters").to_string())
+    let all: Vec<Filter> = outer.iter().chain(&*own.filters).cloned().collect();
+    for share in &own.shares {
+        if let Some((found, expected)) = filters::misfit(&all, &share.filters()) {
+            let at = at.item("backendRefs", share.position as usize);
+            return Some((at.field("filters").to_string(), found, expected));
+        }
+    }
+    let has_sessions = own.policy.as_ref().is_some_and(|policy| policy.session.is_some());
+    if has_sessions && coalesce::coalesces(outer.iter()) {
+        let (found, expected) = coalesce::WITH_SESSIONS;
+        return Some((at.field("sessionPersistence").to_string(), found, expected));
+    }
+    let takes_claims = matches!(&own.algorithm, Some(Algorithm::ConsistentHash(hash)) if jwt::takes_claims(&hash.keys));
+    if takes_claims && !jwt::verifies_tokens(all.iter()) {
+        let (found, expected) = filters::NO_CLAIMS;
+        return Some((at.field("loadBalancer").to_string(), found, expected));
+    }
+    None
 }
 
 /// The first match of a child's rule that is not for what was delegated: position, found and expected.

@@ -4,8 +4,7 @@ use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::expressions::Expressions;
-use super::filters::{self, Faults, List};
+use super::filters::{self, Faults, List, coalesce, jwt};
 use super::insecure::{REDIRECT_INSECURE, redirects_insecure};
 use super::matches::{Matches, Predicate, Shared};
 use super::policies::{self, Policies};
@@ -73,6 +72,8 @@ pub(super) struct OwnRule {
     /// The layers of its route and its own, outermost first.
     pub(super) filters: Arc<[Filter]>,
     pub(super) shares: Box<[Share]>,
+    /// The backends that its filters, and those of its route, refer to.
+    pub(super) of_filters: Box<[BackendNumber]>,
     /// It leaves its requests to other routes; its one predicate has a prefix.
     pub(super) delegates: bool,
 }
@@ -98,6 +99,11 @@ impl Share {
 }
 
 impl OwnRule {
+    /// The backends that it refers to; some of them more than once.
+    pub(super) fn backends(&self) -> impl Iterator<Item = BackendNumber> {
+        self.shares.iter().filter_map(|share| share.backend).chain(self.of_filters.iter().copied())
+    }
+
     /// The prefix of a delegating rule, held without a trailing slash.
     pub(super) fn delegated_prefix(&self) -> Option<(&Predicate, &Arc<str>)> {
         match (self.delegates, &*self.predicates) {
@@ -247,9 +253,32 @@ fn compile_rule(
         Some(name) => shared.texts.get(&**name),
         None => shared.texts.get(index.to_string().as_str()),
     };
-    let filters =
-        rule_filters((name, route), (index, &rule_name), &predicates, redirects, &mut shared.expressions, report);
+    let mut of_filters = Vec::new();
+    let from = (route.kind, &*name.namespace);
+    let objects = &backends.inputs().objects;
+    let filters = {
+        let mut find_backend = backends.finder(from, &mut of_filters);
+        let faults = &mut Faults::new(report, &mut shared.expressions, &mut find_backend, objects, index);
+        rule_filters((name, route), (index, &rule_name), &predicates, redirects, faults)
+    };
     is_broken |= filters.is_none();
+    if policy.session.is_some() && filters.as_deref().is_some_and(|all| coalesce::coalesces(all.iter())) {
+        let (found, expected) = coalesce::WITH_SESSIONS;
+        report.unsupported(index, at.field("sessionPersistence"), found, expected);
+        is_broken = true;
+    }
+    let is_verified =
+        filters::may_inherit(&route.spec) || filters.as_deref().is_none_or(|all| jwt::verifies_tokens(all.iter()));
+    if let Some(Algorithm::ConsistentHash(hash)) = &algorithm {
+        let above = if rule.load_balancer.is_some() { at } else { FieldPath::DEFAULTS };
+        let load_balancer = above.field("loadBalancer");
+        filters::warn_of_hash(&hash.keys, filters.as_deref().unwrap_or_default(), load_balancer, report);
+        if jwt::takes_claims(&hash.keys) && !is_verified {
+            let (found, expected) = filters::NO_CLAIMS;
+            report.unsupported(index, load_balancer.field("hashKeys"), found, expected);
+            is_broken = true;
+        }
+    }
     let mut shares = Vec::with_capacity(rule.backend_refs.len());
     for (position, reference) in rule.backend_refs.iter().enumerate() {
         let at = at.item("backendRefs", position);
@@ -264,7 +293,9 @@ fn compile_rule(
             let (inner, predicates) = (&*reference.filters, Some(&*predicates));
             let list = List { name, spec: &route.spec, place, filters: inner, at, predicates };
             let outer = filters.as_deref().unwrap_or_default();
-            filters::compile(outer, &[list], &mut Faults::new(report, &mut shared.expressions, index)).map(Arc::from)
+            let mut find_backend = backends.finder(from, &mut of_filters);
+            let faults = &mut Faults::new(report, &mut shared.expressions, &mut find_backend, objects, index);
+            filters::compile(outer, &[list], faults).map(Arc::from)
         };
         is_broken |= inner.is_none();
         if reference.weight > 0 {
@@ -284,6 +315,7 @@ fn compile_rule(
         upgrades,
         filters: filters.unwrap_or_default(),
         shares: shares.into(),
+        of_filters: of_filters.into(),
         delegates: rule.delegate.is_some(),
     };
     if let Some(delegate) = &rule.delegate {
@@ -331,8 +363,7 @@ fn rule_filters(
     (index, rule_name): (usize, &Arc<str>),
     predicates: &[Predicate],
     redirects: bool,
-    expressions: &mut Expressions,
-    report: &mut Report<'_>,
+    faults: &mut Faults<'_, '_>,
 ) -> Option<Arc<[Filter]>> {
     let own = &route.spec.rules.get(index)?.filters;
     let outer: &[Filter] = if redirects { std::slice::from_ref(&*REDIRECT_INSECURE) } else { &[] };
@@ -343,7 +374,7 @@ fn rule_filters(
     let of_route = List { name, spec, place, filters: &spec.filters, at, predicates: None };
     let (at, place) = (FieldPath::rule(index), FilterList::Rule(rule_name.clone()));
     let of_rule = List { name, spec, place, filters: own, at, predicates: Some(predicates) };
-    let inner = filters::compile(&[], &[of_route, of_rule], &mut Faults::new(report, expressions, index))?;
+    let inner = filters::compile(&[], &[of_route, of_rule], faults)?;
     Some(outer.iter().cloned().chain(inner).collect())
 }
 

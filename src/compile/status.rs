@@ -71,7 +71,9 @@ pub struct ParentStatus {
     pub key: Arc<str>,
     /// The parent as the route names it, or as it would name a static listener.
     pub parent_ref: Arc<ParentRef>,
-    /// `Accepted`: at least one rule is served there.
+    /// Sidecars bind the route there, each by itself: nobody can say that all of them do.
+    pub is_of_sidecars: bool,
+    /// `Accepted`: at least one rule is served there, or would be by a sidecar.
     pub accepted: Verdict,
     /// `ResolvedRefs`: every reference leads to something that may be used.
     pub resolved_refs: Verdict,
@@ -127,7 +129,10 @@ impl<'a> Statuses<'a> {
         let is_plain = route.report.findings.is_empty() && served.iter().all(Option::is_some);
         let parents = match &self.plain {
             Some((of, parents)) if is_plain && Arc::ptr_eq(of, &attached.parents) => Arc::clone(parents),
-            Some(_) | None => parents(&route.report.findings, &attached.parents, served, conflicted),
+            Some(_) | None => {
+                let has_rules = route.rules.iter().any(Option::is_some);
+                parents(&route.report.findings, (&attached.parents, has_rules), served, conflicted)
+            }
         };
         if is_plain {
             self.plain = Some((Arc::clone(&attached.parents), Arc::clone(&parents)));
@@ -145,12 +150,14 @@ impl<'a> Statuses<'a> {
 /// there and what to tell about matches that lost.
 fn parents<'c>(
     findings: &[Finding],
-    parents: &[Parent],
+    (parents, has_rules): (&[Parent], bool),
     served: &[Served],
     conflicted: impl Fn(usize) -> Option<&'c str>,
 ) -> Arc<[ParentStatus]> {
     let resolved_refs = verdict(findings, ConditionReason::ResolvedRefs, |about| match about {
         About::Reference(_)
+        | About::Mirror(_)
+        | About::Filter(_)
         | About::CertificateMissing
         | About::CertificateKept
         | About::CertificateShown
@@ -175,6 +182,8 @@ fn parents<'c>(
             About::Parent(_)
             | About::Route
             | About::Reference(_)
+            | About::Mirror(_)
+            | About::Filter(_)
             | About::CertificateMissing
             | About::CertificateKept
             | About::CertificateShown
@@ -188,7 +197,9 @@ fn parents<'c>(
         };
         let accepted = match &parent.refused {
             Some((reason, message)) => Verdict { holds: false, reason: *reason, message: message.clone() },
-            None if is_served.is_some() => Verdict { holds: true, ..warnings.clone() },
+            None if is_served.is_some() || (parent.is_of_sidecars && has_rules) => {
+                Verdict { holds: true, ..warnings.clone() }
+            }
             None => {
                 let refused = verdict(findings, ConditionReason::Accepted, |about| about == About::Route);
                 let none = || verdict(findings, ConditionReason::Accepted, dropped);
@@ -218,6 +229,7 @@ fn parents<'c>(
         ParentStatus {
             key: Arc::clone(&parent.key),
             parent_ref: Arc::clone(&parent.parent_ref),
+            is_of_sidecars: parent.is_of_sidecars,
             accepted,
             resolved_refs: resolved_refs.clone(),
             conflicted,

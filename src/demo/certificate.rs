@@ -19,7 +19,7 @@ pub(super) fn objects() -> Result<Objects, DemoError> {
     let made = rcgen::generate_simple_self_signed(HOSTS.map(str::to_owned)).map_err(DemoError::Certificate)?;
     let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
     let pair = KeyPair::from_pem(certificate.as_bytes(), key.as_bytes()).map_err(DemoError::KeyPair)?;
-    let secret = Secret { pair: Ok(Arc::new(pair)), problem: None, authorities: None };
+    let secret = Secret::of_pair(Ok(Arc::new(pair)));
     let mut objects = Objects::default();
     objects.insert(ObjectName::new(NAME.0, NAME.1), Object::Secret(Arc::new(secret)), None);
     Ok(objects)

@@ -13,10 +13,11 @@ use crate::reason::Reason;
 pub(super) fn request(
     limit: &ConcurrencyLimit,
     state: &ConcurrencyState,
-    director: &Director<'_, '_>,
+    director: &mut Director<'_, '_>,
 ) -> (Flow, Memory) {
     let handle = state.semaphore(&limit.keys, &director.key_source());
-    let count = |decision| state.decisions.count(director.worker, decision);
+    let worker = director.worker;
+    let count = |decision| state.decisions.count(worker, decision);
     match handle.try_acquire(limit.weight, limit.max_in_flight) {
         Ok(permit) => {
             count(Decision::Passed);
@@ -24,6 +25,7 @@ pub(super) fn request(
         }
         Err(handle) if limit.shadow => {
             count(Decision::Shadow);
+            director.note_limit(&limit.state, Decision::Shadow);
             (Flow::Continue, Memory::Permit(handle.take(limit.weight)))
         }
         Err(handle) => match handle.join(limit.weight, limit.max_queued) {
@@ -33,6 +35,7 @@ pub(super) fn request(
             }
             None => {
                 count(Decision::Refused);
+                director.note_limit(&limit.state, Decision::Refused);
                 (refuse(limit, Reason::Concurrency), Memory::None)
             }
         },
@@ -44,7 +47,7 @@ pub(super) fn told(
     limit: &ConcurrencyLimit,
     state: &ConcurrencyState,
     permit: Option<Permit>,
-    director: &Director<'_, '_>,
+    director: &mut Director<'_, '_>,
 ) -> (Flow, Memory) {
     match permit {
         Some(permit) => {
@@ -53,6 +56,7 @@ pub(super) fn told(
         }
         None => {
             state.decisions.count(director.worker, Decision::TimedOut);
+            director.note_limit(&limit.state, Decision::TimedOut);
             (refuse(limit, Reason::QueueTimeout), Memory::None)
         }
     }

@@ -4,11 +4,12 @@ use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::layer::{Answer, Director, Flow, Memory, ResponseView};
+use super::vary::add_vary;
 use crate::model::filter::{Cors, OriginMatch};
 use crate::reason::Reason;
 
@@ -39,7 +40,12 @@ pub(super) fn response(cors: &Cors, memory: Memory, view: &mut ResponseView<'_>)
     let admitted = match memory {
         Memory::Preflight => return,
         Memory::Origin(origin) => Some(origin),
-        Memory::None | Memory::Quota(_) | Memory::Permit(_) => None,
+        Memory::None
+        | Memory::Quota(_)
+        | Memory::Permit(_)
+        | Memory::Accepted(_)
+        | Memory::Edits(_)
+        | Memory::Forget(_) => None,
     };
     for name in [ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_EXPOSE_HEADERS] {
         view.headers.remove(name);
@@ -135,11 +141,7 @@ fn vary(cors: &Cors, headers: &mut HeaderMap) {
     if same_for_all(cors) {
         return;
     }
-    let origin = |name: &str| name == "*" || name.eq_ignore_ascii_case("origin");
-    let named = |line: &HeaderValue| line.to_str().is_ok_and(|line| line.split(',').any(|name| origin(name.trim())));
-    if !headers.get_all(VARY).iter().any(named) {
-        headers.append(VARY, HeaderValue::from_static("origin"));
-    }
+    add_vary(headers, &ORIGIN);
 }
 
 fn admits(cors: &Cors, origin: &HeaderValue) -> bool {

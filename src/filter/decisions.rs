@@ -1,6 +1,6 @@
 //! What limits have decided, counted by each worker in cells of its own.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use super::worker_counts::WorkerCounts;
 
 /// What a limit decides about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,39 +34,24 @@ impl Decision {
     }
 }
 
-/// The decisions of one worker; nothing else is written in the same line of the cache.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Cells([AtomicU64; Decision::ALL.len()]);
-
 /// How often a limit decided what.
 #[derive(Debug)]
-pub struct Decisions(Box<[Cells]>);
+pub struct Decisions(WorkerCounts<{ Decision::ALL.len() }>);
 
 impl Decisions {
     /// For so many workers.
     pub(super) fn new(workers: usize) -> Self {
-        Self((0..workers.max(1)).map(|_| Cells::default()).collect())
+        Self(WorkerCounts::new(workers))
     }
 
     /// Counts one; only the thread of `worker` may call it with that index.
     pub(super) fn count(&self, worker: usize, decision: Decision) {
-        if let Some(Cells(cells)) = self.0.get(worker) {
-            // One writer, so that no atomic addition is needed.
-            let cell = &cells[decision as usize];
-            cell.store(cell.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        }
+        self.0.count(worker, decision as usize);
     }
 
     /// The sums over all workers, in the order of [`Decision::ALL`].
     #[must_use]
     pub fn sums(&self) -> [u64; Decision::ALL.len()] {
-        let mut sums = [0_u64; Decision::ALL.len()];
-        for Cells(cells) in &self.0 {
-            for (sum, cell) in sums.iter_mut().zip(cells) {
-                *sum = sum.wrapping_add(cell.load(Ordering::Relaxed));
-            }
-        }
-        sums
+        self.0.sums()
     }
 }

@@ -14,7 +14,7 @@ const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy")
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// Admits the request or refuses it.
-pub(super) fn request(limit: &RateLimit, state: &RateLimitState, director: &Director<'_, '_>) -> (Flow, Memory) {
+pub(super) fn request(limit: &RateLimit, state: &RateLimitState, director: &mut Director<'_, '_>) -> (Flow, Memory) {
     let (bucket, now) = state.bucket(&limit.keys, &director.key_source(), director.now);
     let verdict = bucket.take(now, limit.interval_nanos(), limit.burst);
     let (decision, flow) = match verdict {
@@ -29,6 +29,9 @@ pub(super) fn request(limit: &RateLimit, state: &RateLimitState, director: &Dire
         }
     };
     state.decisions.count(director.worker, decision);
+    if decision != Decision::Passed {
+        director.note_limit(&limit.state, decision);
+    }
     let (left, full_after) = match verdict {
         Verdict::Admitted { left, full_after } => (left, full_after),
         Verdict::Refused { full_after, .. } => (0, full_after),

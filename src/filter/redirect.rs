@@ -37,7 +37,7 @@ pub(super) fn request(redirect: &Redirect, director: &Director<'_, '_>) -> Flow 
         target.push_str(itoa::Buffer::new().format(port));
     }
     target.push_str(&path);
-    if let Some(query) = director.query {
+    if let Some(query) = director.query.as_deref() {
         target.push('?');
         target.push_str(query);
     }

@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::net::IpAddr;
 
+use crate::model::claims::Claims;
 use crate::model::filter::StateKey;
 use crate::model::request_values::{self, FormDecoded, RequestKey};
 
@@ -10,9 +11,11 @@ use crate::model::request_values::{self, FormDecoded, RequestKey};
 pub(super) struct KeySource<'s, 'a> {
     pub(super) client: IpAddr,
     pub(super) headers: &'s http::HeaderMap,
-    pub(super) query: Option<&'a str>,
+    pub(super) query: Option<&'s str>,
     pub(super) hostname: Option<&'a str>,
     pub(super) path_param: &'a dyn Fn(&str) -> Option<&'a str>,
+    /// What a token says that an outer filter has verified.
+    pub(super) claims: Option<&'s Claims>,
 }
 
 /// Hashes keys for one filter, with a secret of this process: a client cannot choose values that collide.
@@ -54,6 +57,10 @@ impl KeyHasher {
                 }
                 RequestKey::PathParam(name) => {
                     plain(&mut hasher, (source.path_param)(name).map(str::as_bytes));
+                }
+                RequestKey::JwtClaim(name) => {
+                    let value = source.claims.and_then(|claims| claims.text(name));
+                    plain(&mut hasher, value.as_deref().map(str::as_bytes));
                 }
                 RequestKey::Hostname => plain(&mut hasher, source.hostname.map(str::as_bytes)),
             }

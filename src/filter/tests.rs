@@ -1,7 +1,9 @@
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -13,8 +15,34 @@ use crate::model::filter::{
 };
 use crate::model::search_regex::SearchRegex;
 use crate::reason::Reason;
+use crate::telemetry::metrics::{Metrics, MetricsOptions};
 
+mod auth;
+mod jwt;
 mod limits;
+
+pub(crate) use auth::password_check;
+/// The time since 1970.
+const NOW: Duration = Duration::from_secs(1_700_000_000);
+
+/// What a worker would lend.
+pub(in crate::filter) struct Lent {
+    rng: RefCell<fastrand::Rng>,
+    metrics: Arc<Metrics>,
+    auth: WorkerAuth,
+}
+
+impl Lent {
+    pub(in crate::filter) fn new() -> Self {
+        let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 10 });
+        let auth = WorkerAuth::new(metrics.worker(0).unwrap(), AuthSettings { clock: || NOW, logs_subjects: true });
+        Self { rng: RefCell::new(fastrand::Rng::with_seed(1)), metrics, auth }
+    }
+
+    pub(in crate::filter) fn means(&self) -> FilterMeans<'_> {
+        FilterMeans { rng: &self.rng, auth: &self.auth }
+    }
+}
 
 /// A request that goes through layers, and its response.
 struct Walk {
@@ -28,14 +56,19 @@ struct Walk {
     port: u16,
     now: Instant,
     states: ListStates,
+    lent: Rc<Lent>,
 }
 
 /// What came of it.
 struct Outcome {
     answer: Option<Answer>,
+    /// It waited for keys, in vain or not.
+    waited: bool,
     request: HeaderMap,
     host: Option<HeaderValue>,
     path: String,
+    query: Option<String>,
+    user: Option<Arc<str>>,
     response: HeaderMap,
     body_limit: Option<u64>,
     /// What it holds until its end.
@@ -55,6 +88,7 @@ impl Default for Walk {
             port: 8080,
             now: Instant::now(),
             states: ListStates::default(),
+            lent: Rc::new(Lent::new()),
         }
     }
 }
@@ -73,46 +107,62 @@ impl Walk {
     fn answered(mut self, layers: &[Filter], mut backend: HeaderMap) -> Outcome {
         let original = self.path.clone();
         let mut path = Cow::Borrowed(original.as_str());
-        let (mut backend_ref, mut limit) = (None, None);
+        let mut query = self.query.map(Cow::Borrowed);
+        let (mut backend_ref, mut limit, mut user, mut claims) = (None, None, None, None);
         let param = |name: &str| (name == "id").then_some("7");
         let facts = Facts {
             client: self.client,
             scheme: "http",
             port: self.port,
             hostname: Some("a.test"),
+            authority: None,
             content_length: self.length,
+            is_personal: false,
+            rule: 0,
             path_param: &param,
         };
         let mut chain = Chain::default();
-        let flow = chain.request(
-            layers,
-            &mut Director {
-                method: &mut self.method,
-                headers: &mut self.headers,
-                host: &mut self.host,
-                path: &mut path,
-                query: self.query,
-                backend_ref: &mut backend_ref,
-                body_limit: &mut limit,
-                worker: 0,
-                now: self.now,
-                states: &self.states,
-                facts: &facts,
-            },
-        );
+        let mut copies = None;
+        let director = &mut Director {
+            method: &mut self.method,
+            headers: &mut self.headers,
+            host: &mut self.host,
+            path: &mut path,
+            query: &mut query,
+            backend_ref: &mut backend_ref,
+            body_limit: &mut limit,
+            worker: 0,
+            now: self.now,
+            states: &self.states,
+            copies: &mut copies,
+            user: &mut user,
+            claims: &mut claims,
+            limited: &mut None,
+            identity: &mut Vec::new(),
+            means: self.lent.means(),
+            facts: &facts,
+        };
+        let mut flow = chain.request(layers, director);
+        let waited = matches!(flow, Flow::Ask(Question::Keys(_)));
+        if waited {
+            flow = chain.resume(layers, Told::Keys, director);
+        }
         let mut answer = match flow {
             Flow::Ask(question) => panic!("{question:?}"),
             Flow::Continue => None,
             Flow::Respond(answer) => Some(answer),
+            Flow::Share(answer) => panic!("{answer:?}"),
         };
         let mut status = answer.as_ref().map_or(StatusCode::OK, |answer| answer.status);
         let headers = answer.as_mut().map_or(&mut backend, |answer| &mut answer.headers);
         let permits = chain.take_permits();
-        let view = &mut ResponseView { status: &mut status, headers, body: &mut Vec::new() };
+        let (coding, body) = (&mut None, &mut Vec::new());
+        let view = &mut ResponseView { status: &mut status, headers, length: None, coding, body };
         chain.response(&[layers], view);
         let response = answer.as_ref().map_or_else(|| backend.clone(), |answer| answer.headers.clone());
         let (request, host, path) = (self.headers, self.host, path.into_owned());
-        Outcome { answer, request, host, path, response, body_limit: limit, permits }
+        let query = query.map(Cow::into_owned);
+        Outcome { answer, waited, request, host, path, query, user, response, body_limit: limit, permits }
     }
 }
 
@@ -200,20 +250,32 @@ proptest! {
         let (mut path, mut backend_ref, mut limit) = (Cow::Borrowed("/"), None, None);
         let facts = Facts {
             client: Ipv4Addr::LOCALHOST.into(), scheme: "http", port: 80, hostname: None, content_length: None,
+            authority: None,
+            is_personal: false,
+            rule: 0,
             path_param: &|_| None,
         };
         let mut chain = Chain::default();
+        let lent = Lent::new();
         for list in &lists {
             let mut director = Director {
-                method: &mut method, headers: &mut headers, host: &mut host, path: &mut path, query: None,
+                method: &mut method, headers: &mut headers, host: &mut host, path: &mut path, query: &mut None,
                 backend_ref: &mut backend_ref, body_limit: &mut limit, worker: 0, now: Instant::now(), states: &[],
+                copies: &mut None,
+                user: &mut None,
+                claims: &mut None,
+                limited: &mut None,
+                identity: &mut Vec::new(),
+                means: lent.means(),
                 facts: &facts,
             };
             prop_assert!(matches!(chain.request(list, &mut director), Flow::Continue));
         }
         let borrowed: Vec<&[Filter]> = lists.iter().map(Vec::as_slice).collect();
         let (mut status, mut response) = (StatusCode::OK, HeaderMap::new());
-        chain.response(&borrowed, &mut ResponseView { status: &mut status, headers: &mut response, body: &mut Vec::new() });
+        let (coding, body) = (&mut None, &mut Vec::new());
+        let view = &mut ResponseView { status: &mut status, headers: &mut response, length: None, coding, body };
+        chain.response(&borrowed, view);
         prop_assert_eq!(marks(&response), (0..total).rev().collect::<Vec<_>>());
     }
 
@@ -487,20 +549,30 @@ fn a_layer_that_waits_goes_on_with_its_answer() {
             scheme: "http",
             port: 80,
             hostname: None,
+            authority: None,
             content_length: Some(0),
+            is_personal: false,
+            rule: 0,
             path_param: &|_| None,
         };
+        let lent = Lent::new();
         let mut director = Director {
             method: &mut method,
             headers: &mut headers,
             host: &mut host,
             path: &mut path,
-            query: None,
+            query: &mut None,
             backend_ref: &mut backend_ref,
             body_limit: &mut limit,
             worker: 0,
             now: Instant::now(),
             states: &states,
+            copies: &mut None,
+            user: &mut None,
+            claims: &mut None,
+            limited: &mut None,
+            identity: &mut Vec::new(),
+            means: lent.means(),
             facts: &facts,
         };
         let mut chain = Chain::default();
@@ -512,7 +584,8 @@ fn a_layer_that_waits_goes_on_with_its_answer() {
         assert_eq!(marks(&headers), request);
         let mut fields = HeaderMap::new();
         let mut status = StatusCode::OK;
-        let view = &mut ResponseView { status: &mut status, headers: &mut fields, body: &mut Vec::new() };
+        let (coding, body) = (&mut None, &mut Vec::new());
+        let view = &mut ResponseView { status: &mut status, headers: &mut fields, length: None, coding, body };
         chain.response(&[&outer, &inner], view);
         assert_eq!(marks(&fields), response);
     }

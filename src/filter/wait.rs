@@ -12,7 +12,9 @@ use crate::reason::Reason;
 pub(super) fn request(state: Option<&FilterState>) -> Flow {
     match state {
         Some(FilterState::Count(count)) => Flow::Ask(Question::Test(count.fetch_add(1, Ordering::Relaxed))),
-        Some(FilterState::RateLimit(_) | FilterState::Concurrency(_)) | None => panic!("no state for the filter"),
+        Some(_) | None => {
+            panic!("no state for the filter")
+        }
     }
 }
 

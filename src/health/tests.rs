@@ -10,10 +10,13 @@ use tokio::time::{Instant, sleep};
 
 use super::ask::{Failure, Target};
 use super::*;
+use crate::balance::endpoint_state::Fault;
 use crate::balance::tests::snapshots::Snapshots;
 use crate::drain;
 use crate::live::{self, Publisher};
+use crate::model::backend::Endpoint;
 use crate::model::health::{HealthCheck, Question};
+use crate::model::outlier::Outlier;
 use crate::model::policy::{Algorithm, Policy};
 use crate::model::snapshot::Snapshot;
 use crate::telemetry::metrics::{CheckOutcome, MetricsOptions};
@@ -351,12 +354,57 @@ async fn two_checks_of_an_endpoint_know_nothing_of_each_other() {
     assert!((18..=24).contains(&bed.script.count()), "{}", bed.script.count());
     assert_eq!(bed.unhealthy(1), [false, false]);
     let live = bed.publisher.view().current();
-    assert_eq!(counts(&live), [CheckedService { service: "ns/a".into(), healthy: 1, unhealthy: 0 }]);
+    assert_eq!(counts(&live, bed.epoch.elapsed()), [("ns/a".into(), [1, 0, 0, 0])]);
     let (_, checked, _) = live.checked_endpoints()[0];
     checked.endpoints()[0].fell_ill();
-    assert_eq!(counts(&live), [CheckedService { service: "ns/a".into(), healthy: 0, unhealthy: 1 }]);
+    assert_eq!(counts(&live, bed.epoch.elapsed()), [("ns/a".into(), [0, 0, 1, 0])]);
     let page = bed.metrics.render();
-    assert!(!page.contains("tidegate_checked_endpoints"), "only where it is asked for");
+    assert!(!page.contains("tidegate_backend_endpoints"), "only where it is asked for");
+}
+
+/// Each endpoint counts once, by the worst that is known of it, and only where a rule has a block that leaves some out.
+#[test]
+fn endpoints_are_counted_by_what_is_known_of_them() {
+    let now = 100 * SECOND;
+    let publish = |policy: &Policy| {
+        let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 1_000 });
+        let (mut publisher, _feeds) = live::channel(1, metrics, tokio::time::Instant::now());
+        let mut snapshot = rules(2, 0..5, &check(1));
+        let rules = Arc::make_mut(&mut snapshot.rules);
+        rules[0].policy = (!policy.is_empty()).then(|| Arc::new(policy.clone()));
+        rules[1].policy = None;
+        let backend = &mut Arc::make_mut(&mut snapshot.backends)[0];
+        let endpoints = Arc::make_mut(&mut backend.endpoints);
+        endpoints[4].terminating = true;
+        backend.draining =
+            [Endpoint { key: EndpointKey { addr: address(9), uid: None }, ..endpoints[4].clone() }].into();
+        publisher.publish(snapshot);
+        publisher.view().current()
+    };
+    let checked = Policy { health_check: Some(Arc::new(check(1))), ..Policy::default() };
+    let live = publish(&checked);
+    assert_eq!(counts(&live, now), [("ns/a".into(), [4, 0, 0, 2])]);
+    live.checked_endpoints()[0].1.endpoints()[0].fell_ill();
+    let states = &live.balancers().backends()[0].endpoints;
+    let outlier = Outlier {
+        errors: 1,
+        connect_failures: 1,
+        interval: SECOND,
+        base: 30 * SECOND,
+        longest: 300 * SECOND,
+        most_percent: 50,
+        codes: [].into(),
+    };
+    for at in [0, 1] {
+        let count = states[at].faulted(Fault::Error);
+        let eject = live.balancers().backends()[0].eject(&states[at], (Fault::Error, count), &outlier, now, 0.5);
+        assert!(eject.is_some(), "{at}");
+    }
+    assert_eq!(counts(&live, now), [("ns/a".into(), [2, 1, 1, 2])], "the sick one is ejected as well");
+    assert_eq!(counts(&live, now + 60 * SECOND), [("ns/a".into(), [3, 0, 1, 2])], "the time of the ejection is over");
+    let ejecting = Policy { outlier: Some(Arc::new(outlier)), ..Policy::default() };
+    assert_eq!(counts(&publish(&ejecting), now), [("ns/a".into(), [4, 0, 0, 2])]);
+    assert!(counts(&publish(&Policy::default()), now).is_empty());
 }
 
 #[tokio::test(start_paused = true)]

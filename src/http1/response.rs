@@ -3,11 +3,13 @@
 //! Pure functions over bytes. What a message with two readings would be is refused, never repaired.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, CONTENT_LENGTH, HeaderName, HeaderValue, TRAILER};
 use http::{HeaderMap, StatusCode};
+use memchr::memmem::Finder;
 
 use super::framing::{ChunkDecoder, ChunkEvent, ChunkLimits};
 use super::guard::{self, GuardError};
@@ -68,6 +70,10 @@ pub enum ParsedHead {
 /// # Errors
 /// A bare LF, a head longer than `limit`, or the beginning of something else.
 pub fn head_length(buf: &[u8], limit: usize) -> Result<Option<usize>, &'static str> {
+    // Nearly always the whole head is here. A bare LF in it breaks one of the lines, which are looked at next.
+    if let Some(at) = HEAD_END.find(buf) {
+        return if at + 3 < limit { Ok(Some(at + 4)) } else { Err("head is too large") };
+    }
     let mut start = 0;
     for end in memchr::memchr_iter(b'\n', buf) {
         if end >= limit {
@@ -89,6 +95,8 @@ pub fn head_length(buf: &[u8], limit: usize) -> Result<Option<usize>, &'static s
     if buf[..begins] == BEGIN[..begins] { Ok(None) } else { Err(BROKEN_STATUS_LINE) }
 }
 
+/// The end of the last line, and the empty line.
+static HEAD_END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
 /// How every response begins (RFC 9112 §4).
 const BEGIN: &[u8] = b"HTTP/1.";
 const BROKEN_STATUS_LINE: &str = "status line is malformed";
@@ -165,7 +173,7 @@ pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> 
 /// `HTTP/1.x SP 3DIGIT [SP reason] CRLF`: status, version is 1.1, place of the reason, which ends with the line.
 fn parse_status_line(head: &[u8]) -> Result<(StatusCode, bool, Range<usize>), &'static str> {
     let end = memchr::memchr(b'\n', head).ok_or(BROKEN_STATUS_LINE)?;
-    let line = &head[..end.saturating_sub(1)];
+    let line = head[..end].strip_suffix(b"\r").ok_or(BROKEN_STATUS_LINE)?;
     let (http11, rest) = if let Some(rest) = line.strip_prefix(b"HTTP/1.1 ") {
         (true, rest)
     } else if let Some(rest) = line.strip_prefix(b"HTTP/1.0 ") {

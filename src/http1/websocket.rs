@@ -20,6 +20,12 @@ pub struct Follower {
 }
 
 impl Follower {
+    /// One that knows from the start that there are no frames.
+    #[must_use]
+    pub fn lost() -> Self {
+        Self { lost: true, ..Self::default() }
+    }
+
     /// Whether the last byte seen was the end of a frame (or none was seen yet).
     #[must_use]
     pub fn at_boundary(&self) -> bool {

@@ -12,6 +12,8 @@ use crate::api::backend_tls_policy::{BackendTlsPolicy, BackendTlsPolicySpec};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "BackendTlsPolicy")]
 pub struct TlsPolicy {
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
     /// `metadata.creationTimestamp`.
     pub created: Option<Timestamp>,
     /// What is asked for.
@@ -20,7 +22,12 @@ pub struct TlsPolicy {
 
 impl From<BackendTlsPolicy> for TlsPolicy {
     fn from(object: BackendTlsPolicy) -> Self {
-        Self { created: object.metadata.creation_timestamp.map(|time| time.0), spec: object.spec }
+        let metadata = object.metadata;
+        Self {
+            generation: metadata.generation,
+            created: metadata.creation_timestamp.map(|time| time.0),
+            spec: object.spec,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
-//! Secret: certificates with their private keys, and those of authorities. Nothing of other Secrets is kept, and no byte of any is ever shown.
+//! Secret: certificates with their private keys, those of authorities, and what clients prove who they are with. Of the
+//! last only digests are kept, and no byte of any Secret is ever shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::ByteString;
@@ -10,6 +11,7 @@ use serde_json::Value;
 
 use super::kind::{Kind, schema_of};
 use super::violation::Violation;
+use crate::model::credentials::{ApiKeys, PasswordFile, PasswordFileError};
 use crate::model::tls::{Authorities, AuthoritiesError, KeyPair};
 
 /// The type of Secrets that hold a certificate and its key.
@@ -21,10 +23,28 @@ pub const TLS_TYPE: &str = "kubernetes.io/tls";
 pub struct Secret {
     /// The certificate with its key, or why there is none.
     pub pair: Result<Arc<KeyPair>, NoPair>,
-    /// What is wrong with the newest content, though there is a [`pair`](Self::pair).
+    /// What is wrong with the newest content, though there is one that can be used.
     pub problem: Option<Problem>,
     /// The authorities in its field `ca.crt`, if it has one.
     pub authorities: Option<Result<Arc<Authorities>, AuthoritiesError>>,
+    /// The users in its field `auth`, if it has one.
+    pub users: Option<Result<Arc<PasswordFile>, PasswordFileError>>,
+    /// The keys of clients, each in the field of the client's name; `None` for Secrets of [`TLS_TYPE`].
+    pub api_keys: Option<Arc<ApiKeys>>,
+}
+
+impl Secret {
+    /// One that holds a certificate, or nothing.
+    #[must_use]
+    pub const fn of_pair(pair: Result<Arc<KeyPair>, NoPair>) -> Self {
+        Self { pair, problem: None, authorities: None, users: None, api_keys: None }
+    }
+
+    /// One that may not be read; `why` are the words for operators.
+    #[must_use]
+    pub const fn unreadable(why: Box<str>) -> Self {
+        Self::of_pair(Err(NoPair::Unreadable(why)))
+    }
 }
 
 /// Why there is no certificate.
@@ -49,7 +69,7 @@ impl NoPair {
 /// What is wrong with the newest content of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// The pair is an earlier one, which stays active.
+    /// What is held is of an earlier content, which stays active.
     EarlierStays(Box<str>),
     /// Clients may refuse the pair.
     ShownAnyway(Box<str>),
@@ -72,6 +92,18 @@ impl Manifest {
         [&self.data, &self.string_data].into_iter().flatten().any(|data| data.contains_key(name))
     }
 
+    /// The names of all fields, sorted.
+    fn names(&self) -> BTreeSet<&str> {
+        let data = [&self.data, &self.string_data];
+        data.into_iter().flatten().flat_map(|data| data.keys().map(String::as_str)).collect()
+    }
+
+    /// The keys of clients.
+    fn api_keys(&self) -> ApiKeys {
+        let keys: Vec<_> = self.names().into_iter().map(|name| (name, self.bytes(name))).collect();
+        ApiKeys::new(keys.iter().map(|(name, key)| (*name, &**key)))
+    }
+
     /// The bytes of a field; empty when it is missing, or no base64.
     fn bytes(&self, name: &str) -> Vec<u8> {
         let text = self.string_data.as_ref().and_then(|data| data.get(name)?.as_str());
@@ -86,6 +118,7 @@ impl Manifest {
 
 impl From<Manifest> for Secret {
     fn from(manifest: Manifest) -> Self {
+        let is_of_tls = manifest.kind.as_deref() == Some(TLS_TYPE);
         let pair = match manifest.kind.as_deref() {
             Some(TLS_TYPE) => {
                 let (certificate, key) = (manifest.bytes(KeyPair::CERTIFICATE), manifest.bytes(KeyPair::KEY));
@@ -96,7 +129,10 @@ impl From<Manifest> for Secret {
         };
         let read = || Authorities::from_pem(&manifest.bytes(Authorities::FIELD)).map(Arc::new);
         let authorities = manifest.has(Authorities::FIELD).then(read);
-        Self { pair, problem: None, authorities }
+        let read = || PasswordFile::parse(&manifest.bytes(PasswordFile::FIELD)).map(Arc::new);
+        let users = manifest.has(PasswordFile::FIELD).then(read);
+        let api_keys = (!is_of_tls).then(|| Arc::new(manifest.api_keys()));
+        Self { pair, problem: None, authorities, users, api_keys }
     }
 }
 

@@ -43,6 +43,12 @@ impl Protocol {
         matches!(self, Self::H2c | Self::H2)
     }
 
+    /// The protocol of HTTP/2, with TLS where this one has it.
+    #[must_use]
+    pub const fn over_http2(self) -> Self {
+        if self.is_secure() { Self::H2 } else { Self::H2c }
+    }
+
     /// The protocol in clear text or over TLS.
     #[must_use]
     pub const fn secure(self, is_secure: bool) -> Self {

@@ -1,15 +1,28 @@
 //! Filters of a rule as plain values, checked and ready to run; the `filter` module has the code that runs them.
 
-use std::fmt;
+mod auth;
+mod coalesce;
+mod compression;
+mod external_auth;
+mod jwt;
+mod state_key;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
-use super::ids::ObjectName;
+use super::backend::BackendKey;
 use super::request_values::RequestKey;
 use super::search_regex::SearchRegex;
+
+pub use auth::{ApiKey, BasicAuth, CredentialPlace};
+pub use coalesce::Coalesce;
+pub use compression::{Compression, ContentCoding, MediaRange};
+pub use external_auth::{AuthProtocol, ExternalAuth};
+pub use jwt::{ClaimHeader, Jwt, JwtKeys, JwtProvider};
+pub use state_key::{FilterList, StateKey};
 
 /// One filter of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +43,24 @@ pub enum Filter {
     BodyLimit(u64),
     /// Admits clients by address.
     IpAccess(IpAccess),
+    /// Admits users by name and password.
+    BasicAuth(Arc<BasicAuth>),
+    /// Admits clients that show a key.
+    ApiKey(Arc<ApiKey>),
+    /// Admits requests with a signed token.
+    Jwt(Arc<Jwt>),
     /// Admits so many requests per time.
     RateLimit(Arc<RateLimit>),
     /// Admits so many requests at the same time.
     ConcurrencyLimit(Arc<ConcurrencyLimit>),
+    /// Has equal requests share one call of the backend.
+    Coalesce(Arc<Coalesce>),
+    /// Compresses responses.
+    Compression(Arc<Compression>),
+    /// Sends copies of requests to another backend.
+    Mirror(Arc<Mirror>),
+    /// Asks a service whether requests may pass.
+    ExternalAuth(Arc<ExternalAuth>),
     /// A filter of tests, which waits, by the key of its state.
     #[cfg(test)]
     Wait(Arc<StateKey>),
@@ -51,51 +78,54 @@ impl Filter {
             | Self::Direct(_)
             | Self::Cors(_)
             | Self::BodyLimit(_)
-            | Self::IpAccess(_) => None,
+            | Self::IpAccess(_)
+            | Self::BasicAuth(_)
+            | Self::ApiKey(_)
+            | Self::Mirror(_)
+            | Self::ExternalAuth(_) => None,
+            Self::Jwt(jwt) => Some(&jwt.state),
             Self::RateLimit(limit) => Some(&limit.state),
             Self::ConcurrencyLimit(limit) => Some(&limit.state),
+            Self::Coalesce(coalesce) => Some(&coalesce.state),
+            Self::Compression(compression) => Some(&compression.state),
             #[cfg(test)]
             Self::Wait(key) => Some(key),
         }
     }
-}
 
-/// Names the state of a filter that keeps one beyond a request, from version to version.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct StateKey {
-    /// The route that the filter is written in.
-    pub route: ObjectName,
-    /// The list of that route.
-    pub place: FilterList,
-    /// The filter's type, as the API calls it.
-    pub filter: &'static str,
-    /// Its position among those of its type in the list.
-    pub position: u16,
-}
-
-/// A list of filters in a route.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum FilterList {
-    /// `spec.filters`.
-    Route,
-    /// The filters of the rule of this name.
-    Rule(Arc<str>),
-    /// Those of one of its backendRefs, by position.
-    BackendRef(Arc<str>, u32),
-    /// No list, but the pool of this name, which filters of several lists share.
-    Pool(Arc<str>),
-}
-
-/// Where in its route it stands, in a word, as metrics and messages say it.
-impl fmt::Display for StateKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            FilterList::Route => f.write_str("route")?,
-            FilterList::Rule(rule) => f.write_str(rule)?,
-            FilterList::BackendRef(rule, position) => write!(f, "{rule}/{position}")?,
-            FilterList::Pool(pool) => write!(f, "pool/{pool}")?,
+    /// Whether backends learn from this filter, and from nobody else, what the request's field of this name says, or that
+    /// there is none. No trailer of the client may then have the name.
+    #[must_use]
+    pub fn decides_field(&self, name: &HeaderName) -> bool {
+        match self {
+            Self::RequestHeaders(HeaderEdits { set, add: _, remove }) => {
+                remove.contains(name) || set.iter().any(|(own, _)| own == name)
+            }
+            Self::BasicAuth(auth) => auth.user_header.as_ref() == Some(name),
+            Self::ApiKey(auth) => auth.client_header.as_ref() == Some(name),
+            Self::Jwt(jwt) => {
+                jwt.providers.iter().flat_map(|provider| &provider.claims).any(|claim| claim.header == *name)
+            }
+            Self::ExternalAuth(auth) => match &auth.protocol {
+                AuthProtocol::Http { answer_headers, .. } => answer_headers.contains(name),
+                // The service names the fields as it answers: it may be any of them.
+                AuthProtocol::Grpc { .. } => true,
+            },
+            Self::ResponseHeaders(_)
+            | Self::Redirect(_)
+            | Self::Rewrite(_)
+            | Self::Direct(_)
+            | Self::Cors(_)
+            | Self::BodyLimit(_)
+            | Self::IpAccess(_)
+            | Self::RateLimit(_)
+            | Self::ConcurrencyLimit(_)
+            | Self::Coalesce(_)
+            | Self::Compression(_)
+            | Self::Mirror(_) => false,
+            #[cfg(test)]
+            Self::Wait(_) => false,
         }
-        if self.position > 0 { write!(f, "[{}]", self.position) } else { Ok(()) }
     }
 }
 
@@ -177,6 +207,15 @@ pub struct DirectResponse {
     pub content_type: HeaderValue,
     /// Its body.
     pub body: bytes::Bytes,
+}
+
+/// Copies of requests for another backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Who gets them; `None` when the reference cannot be resolved: then nobody does.
+    pub backend: Option<BackendKey>,
+    /// Of `share.1` requests, `share.0` are copied; the second is above 0.
+    pub share: (u32, u32),
 }
 
 /// Cross-origin rules. An origin that no entry admits gets no CORS fields, and the browser refuses on its side.

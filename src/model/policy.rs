@@ -56,6 +56,12 @@ impl Policy {
         }
     }
 
+    /// Whether it may have endpoints left out that could be used.
+    #[must_use]
+    pub fn leaves_endpoints_out(&self) -> bool {
+        self.outlier.is_some() || self.health_check.is_some()
+    }
+
     /// Whether it asks for nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,6 +1,7 @@
-//! Values of header lines, cookies and query parameters, read from a request in place.
+//! Values of header lines, cookies and query parameters, read from a request in place, and taken out of it.
 //!
-//! Matching, hashing and limits read them here, so that two requests with the same values never differ for one of them.
+//! Matching, hashing, limits and authentication read them here, so that two requests with the same values never differ for
+//! one of them, and what is taken out is all that would be read.
 
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ pub enum RequestKey {
     QueryParam(Arc<str>),
     /// A variable of the matched path template.
     PathParam(Arc<str>),
+    /// A claim of a token that was verified, by name or by a path of names joined by dots.
+    JwtClaim(Arc<str>),
     /// The request's host.
     Hostname,
 }
@@ -42,6 +45,30 @@ pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'
     })
 }
 
+/// Takes the cookies of a name out of all Cookie lines; a line without any other is gone.
+pub fn remove_cookie(headers: &mut HeaderMap, name: &str) {
+    if cookie(headers, name).next().is_none() {
+        return;
+    }
+    let is_other = |pair: &&[u8]| {
+        let end = memchr::memchr(b'=', pair);
+        end.is_none_or(|end| pair[..end].trim_ascii() != name.as_bytes())
+    };
+    let mut kept = Vec::new();
+    for line in headers.get_all(http::header::COOKIE) {
+        let pairs: Vec<&[u8]> = line.as_bytes().split(|&byte| byte == b';').filter(is_other).collect();
+        let rest = pairs.join(&b';');
+        let rest = rest.trim_ascii();
+        if !rest.is_empty() {
+            kept.extend(http::HeaderValue::from_bytes(rest));
+        }
+    }
+    headers.remove(http::header::COOKIE);
+    for line in kept {
+        headers.append(http::header::COOKIE, line);
+    }
+}
+
 /// The parameters of a name in a query of the form `name=value&name=value`, both parts decoded; a parameter without `=`
 /// has an empty value.
 pub fn query_param<'a>(query: Option<&'a str>, name: &str) -> impl Iterator<Item = FormDecoded<'a>> {
@@ -51,6 +78,17 @@ pub fn query_param<'a>(query: Option<&'a str>, name: &str) -> impl Iterator<Item
         let matches = !pair.is_empty() && FormDecoded(&pair[..end]).eq(name.bytes());
         matches.then(|| FormDecoded(pair.get(end + 1..).unwrap_or(b"")))
     })
+}
+
+/// A query without the parameters of a name; `None` where it has none of them.
+pub fn without_param(query: &str, name: &str) -> Option<String> {
+    query_param(Some(query), name).next()?;
+    let is_other = |pair: &&str| {
+        let end = memchr::memchr(b'=', pair.as_bytes()).unwrap_or(pair.len());
+        pair.is_empty() || !FormDecoded(&pair.as_bytes()[..end]).eq(name.bytes())
+    };
+    let others: Vec<&str> = query.split('&').filter(is_other).collect();
+    Some(others.join("&"))
 }
 
 /// The bytes of a name or value of a query: escapes decoded, `+` as a space, a `%` without two digits as itself
@@ -137,6 +175,31 @@ mod tests {
             assert_eq!(values.collect::<Vec<_>>(), expected, "{name}");
         }
         assert_eq!(query_param(None, "a").count(), 0);
+    }
+
+    #[test]
+    fn what_is_taken_out_leaves_the_rest_as_it_was() {
+        for (lines, expected) in [
+            (&["a=1; k=s; b=2"][..], &["a=1; b=2"][..]),
+            (&["k=s", "a=1"], &["a=1"]),
+            (&["k=s; k = t;k=u"], &[]),
+            (&["a=1;  b=k=s", "c"], &["a=1;  b=k=s", "c"]),
+            (&["K=s; xk=1; k=s"], &["K=s; xk=1"]),
+        ] {
+            let mut map: HeaderMap =
+                lines.iter().map(|line| (http::header::COOKIE, line.parse().expect("value"))).collect();
+            remove_cookie(&mut map, "k");
+            let found: Vec<_> = map.get_all("cookie").iter().map(|line| line.to_str().expect("text")).collect();
+            assert_eq!(found, expected, "{lines:?}");
+            assert_eq!(cookie(&map, "k").count(), 0, "{lines:?}");
+        }
+        for (query, expected) in
+            [("k=s", Some("")), ("a=1&k=s&b=k=2&&%6B=t&k", Some("a=1&b=k=2&")), ("a=1&K=s&kk=1", None), ("", None)]
+        {
+            let without = without_param(query, "k");
+            assert_eq!(without.as_deref(), expected, "{query}");
+            assert_eq!(query_param(without.as_deref(), "k").count(), 0, "{query}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::HeaderName;
+
 use super::filter::Filter;
 use super::health::HealthCheck;
 use super::ids::{BackendId, ObjectName, RouteId};
@@ -53,6 +55,13 @@ impl Rule {
     pub fn answers_preflights(&self) -> bool {
         let cors = |filters: &[Filter]| filters.iter().any(|filter| matches!(filter, Filter::Cors(_)));
         cors(&self.filters) || self.backend_refs.iter().any(|backend_ref| cors(&backend_ref.filters))
+    }
+
+    /// Whether one of its filters decides about the request's field of this name, be it around the rule or a backendRef.
+    #[must_use]
+    pub fn decides_field(&self, name: &HeaderName) -> bool {
+        let of_backends = self.backend_refs.iter().flat_map(|backend_ref| &*backend_ref.filters);
+        self.filters.iter().chain(of_backends).any(|filter| filter.decides_field(name))
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub rules: Arc<[Rule]>,
     /// Backends that rules refer to, sorted by key, each once.
     pub backends: Arc<[Backend]>,
+    /// Names of the static listeners, indexed by [`ListenerId`].
+    pub listeners: Arc<[Arc<str>]>,
     /// One router per static listener, indexed by [`ListenerId`]; listeners with equal routes share one.
     pub routers: Arc<[Arc<Router>]>,
     /// The server names of each static listener, indexed by [`ListenerId`]; those of plain ones are empty.

@@ -15,7 +15,7 @@ use super::ids::ObjectName;
 use super::matching::Hostname;
 
 pub use self::authorities::{Authorities, AuthoritiesError};
-pub use self::client::{ClientValidation, Validation, forwarded_value};
+pub use self::client::{ClientValidation, Validation, forwarded_value, subject_of};
 pub use self::endpoint::{EndpointTls, SubjectName, Trust};
 pub use self::key_pair::{KeyPair, KeyPairError};
 

@@ -37,6 +37,17 @@ impl Permits {
     }
 }
 
+/// Whose request an account is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// A client's.
+    Client,
+    /// A filter's own: only what passes between the gateway and endpoints is counted.
+    Filter,
+    /// A call that clients' requests share: these have accounts of their own, which know no endpoint.
+    Flight,
+}
+
 /// The account of one request.
 pub struct Account {
     /// The worker that serves it.
@@ -71,6 +82,7 @@ pub struct Account {
     pub complete: bool,
     /// What ends it at its deadline, from its response head on; over HTTP/2 from its begin.
     pub cutoff: Option<Rc<Cutoff>>,
+    whose: Whose,
     /// Its line in the access log, when there is one.
     pub entry: Option<Box<AccessLogEntry>>,
 }
@@ -85,6 +97,24 @@ impl Account {
     /// Opens the account of a request.
     pub fn open(worker: Rc<Worker>, started: Instant, method: Method) -> Self {
         worker.metrics().requests_in_flight.inc();
+        Self::new(worker, started, method)
+    }
+
+    /// Opens the account of a request that a filter sends of its own.
+    pub fn of_own_request(worker: Rc<Worker>, started: Instant, method: Method) -> Self {
+        let mut account = Self::new(worker, started, method);
+        account.whose = Whose::Filter;
+        account
+    }
+
+    /// Opens the account of a call that requests share.
+    pub fn of_flight(worker: Rc<Worker>, started: Instant, method: Method) -> Self {
+        let mut account = Self::new(worker, started, method);
+        account.whose = Whose::Flight;
+        account
+    }
+
+    fn new(worker: Rc<Worker>, started: Instant, method: Method) -> Self {
         Self {
             worker,
             started,
@@ -102,8 +132,23 @@ impl Account {
             upstream_received: 0,
             complete: false,
             cutoff: None,
+            whose: Whose::Client,
             entry: None,
         }
+    }
+
+    /// Whether it is that of a filter's own request.
+    pub(super) fn is_own_request(&self) -> bool {
+        self.whose == Whose::Filter
+    }
+
+    /// Enters an answer of the gateway itself, and counts it, once for each client that gets it.
+    pub(super) fn note_own_answer(&mut self, status: u16, reason: Reason) {
+        if self.whose != Whose::Flight {
+            self.worker.metrics().own_answer(reason);
+        }
+        self.status = status;
+        self.reason = Some(reason);
     }
 
     /// Enters the rule that the request belongs to.
@@ -167,6 +212,18 @@ fn counted(condition: Condition) -> Option<PickCondition> {
 impl Drop for Account {
     fn drop(&mut self) {
         let metrics = self.worker.metrics();
+        // The downstream side counts its own bytes, where heads are seen as well.
+        metrics.received(Side::Upstream, self.upstream_received);
+        metrics.sent(Side::Upstream, self.upstream_sent);
+        let status = if self.status == 0 { CLIENT_CLOSED_REQUEST } else { self.status };
+        if self.whose != Whose::Filter
+            && let Some((matched, backend)) = self.matched.as_ref().zip(self.backend)
+        {
+            matched.live().record_backend(backend, status);
+        }
+        if self.whose != Whose::Client {
+            return;
+        }
         metrics.requests_in_flight.dec();
         if let Some(reason) = self.cutoff.take().and_then(|cutoff| cutoff.clear()) {
             self.reason = Some(reason);
@@ -176,7 +233,6 @@ impl Drop for Account {
         if !self.complete && self.reason.is_none() {
             self.reason = Some(Reason::ClientGone);
         }
-        let status = if self.status == 0 { CLIENT_CLOSED_REQUEST } else { self.status };
         let elapsed = self.started.elapsed();
         let code = self.call.at_end(status, self.reason, self.complete);
         if let Some(matched) = &self.matched {
@@ -184,13 +240,7 @@ impl Drop for Account {
             if let Some(code) = code {
                 matched.live().record_call(matched.id(), code);
             }
-            if let Some(backend) = self.backend {
-                matched.live().record_backend(backend, status);
-            }
         }
-        // The downstream side counts its own bytes, where heads are seen as well.
-        metrics.received(Side::Upstream, self.upstream_received);
-        metrics.sent(Side::Upstream, self.upstream_sent);
         if let Some(mut entry) = self.entry.take() {
             entry.status = status;
             entry.reason = self.reason;

@@ -10,11 +10,11 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::client_body::ClientBody;
-use super::connect::ConnectError;
+use super::connect::{ConnectError, ConnectFailure};
 use super::decision::Matched;
 use super::error::ProxyError;
 use super::exchange::Exchange;
-use super::retry::Missed;
+use super::retry::{Failure, Missed, Progress};
 use super::upstream::Peer;
 use crate::balance::Picked;
 use crate::http1::client::Upload;
@@ -79,8 +79,9 @@ impl Exchange {
         }
     }
 
-    fn connect_error(&self, error: ConnectError) -> ProxyError {
-        match error {
+    fn connect_failure(&self, ConnectFailure { error, learned }: ConnectFailure) -> Failure {
+        let progress = Progress { learned, ..Progress::default() };
+        let error = match error {
             ConnectError::Failed(err) => ProxyError::Connect(err),
             ConnectError::Tls(err) if err.kind() == io::ErrorKind::TimedOut => {
                 match self.decision.deadlines.passed(Instant::now()) {
@@ -93,6 +94,7 @@ impl Exchange {
                 Some(kind) => kind.into(),
                 None => ProxyError::ConnectTimeout,
             },
-        }
+        };
+        Failure { error, progress }
     }
 }

@@ -30,7 +30,8 @@ impl Exchange {
         let started = Instant::now();
         let (Parts { method, uri, version, headers: fields, .. }, body) = request.into_parts();
         let live = worker.live().current();
-        let request_id = RequestId::new(downstream.trusted, &fields, &mut worker.rng().borrow_mut());
+        let request_id =
+            RequestId::new(downstream.trusted || downstream.mode.is_sidecar(), &fields, &mut worker.rng().borrow_mut());
         let (body, content_length) = if body.is_end_stream() { (None, Some(0)) } else { (Some(body), None) };
         let content_length = content_length.or_else(|| body.as_ref()?.size_hint().exact());
         let mut account = Account::open(Rc::clone(&worker), started, method.clone());
@@ -48,6 +49,7 @@ impl Exchange {
             body: body.map(Into::into),
             upload: None,
             reply: Reply { fields: worker.take_fields(), ..Reply::default() },
+            held: None,
             try_since_epoch: Duration::ZERO,
             fresh: false,
         }
@@ -70,6 +72,7 @@ fn first_entry(decision: &Decision, version: Version, request_id: &RequestId) ->
     Box::new(AccessLogEntry {
         host: head.hostname().map(Into::into),
         request_id: Some(String::from_utf8_lossy(&id).into()),
+        tls: downstream.tls.clone(),
         ..AccessLogEntry::new(Arc::clone(&downstream.listener_name), client.address, downstream.peer, Some(line))
     })
 }

@@ -20,7 +20,7 @@ use super::headers;
 use super::upstream::Pooled;
 use super::upstream_http2::{Lease, RequestProgress, ResponseBody};
 use crate::balance::EndpointState;
-use crate::filter::{BodyStage, BodyStream};
+use crate::filter::{BodyStage, BodyStream, FlightBody};
 use crate::http1::client::{ClientError, Upload};
 use crate::reason::Reason;
 use crate::telemetry::metrics::{Side, Where, WorkerMetrics};
@@ -44,9 +44,29 @@ pub enum BodyError {
     /// A deadline passed.
     #[error("deadline {} passed within the response", .0.reason())]
     Deadline(DeadlineKind),
+    /// The call that requests share broke off.
+    #[error("the call that requests share was cut: {0}")]
+    Flight(Reason),
     /// Working on it panicked.
     #[error("panic within the response")]
     Panic,
+}
+
+impl BodyError {
+    /// The reason in log, metric and header.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Http1(error) => reason_of_cut(error),
+            Self::Upload(error) => error.reason(),
+            Self::Http2(error) if error.is_library() => Reason::BadResponse,
+            Self::Http2(_) => Reason::Reset,
+            Self::Staged(error) => error.downcast_ref::<Self>().map_or(Reason::Reset, Self::reason),
+            Self::Deadline(kind) => kind.reason(),
+            Self::Flight(reason) => *reason,
+            Self::Panic => Reason::Panic,
+        }
+    }
 }
 
 /// The body of every response that the proxy gives.
@@ -68,6 +88,8 @@ pub(super) enum Content {
     Http1(Box<Http1Body>),
     /// From an HTTP/2 stream.
     Http2(Box<Http2Body>),
+    /// From a call that requests share.
+    Flight(Box<FlightContent>),
     /// Through stages of filters; the body inside has the account.
     Staged(Staged),
     /// Cut; the error comes with the next poll.
@@ -79,6 +101,19 @@ impl Content {
     pub(super) fn full(data: Bytes) -> Self {
         if data.is_empty() { Self::Empty } else { Self::Full(data) }
     }
+
+    /// What is known of its length.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(data) => SizeHint::with_exact(data.len() as u64),
+            Self::Http1(body) => body.connection.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
+            Self::Http2(body) => body.body.size_hint(),
+            Self::Flight(content) => content.body.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
+            Self::Staged(Staged { stream, .. }) => stream.size_hint(),
+            Self::Cut(_) => SizeHint::new(),
+        }
+    }
 }
 
 /// A stream behind the stages of filters.
@@ -86,15 +121,25 @@ pub(super) struct Staged {
     stream: BodyStream,
     /// Where panics of theirs are counted.
     metrics: Option<Arc<WorkerMetrics>>,
-    /// Tells the body inside, which has the account, why it ends before it is complete.
-    verdict: Rc<Cell<Option<Reason>>>,
+    /// Tells the body inside, which has the account, what became of this one.
+    outside: Rc<Outside>,
+}
+
+/// What a body behind stages tells the one inside.
+#[derive(Debug, Default)]
+struct Outside {
+    /// Why it ends before it is complete.
+    verdict: Cell<Option<Reason>>,
+    /// Bytes that it gave.
+    bytes: Cell<u64>,
+    /// It was handed over to its end.
+    ended: Cell<bool>,
 }
 
 /// The body inside of stages.
 struct Inside {
     body: ForwardBody,
-    /// Why whoever reads it ended.
-    verdict: Rc<Cell<Option<Reason>>>,
+    outside: Rc<Outside>,
 }
 
 impl Body for Inside {
@@ -116,10 +161,14 @@ impl Body for Inside {
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        if let Some(account) = self.body.account.as_mut().filter(|account| !account.complete) {
+        let Some(account) = &mut self.body.account else { return };
+        // What the client got is what came out of the stages.
+        account.bytes_out = self.outside.bytes.get();
+        account.complete &= self.outside.ended.get();
+        if !account.complete {
             // A stage that owns it may unwind before anybody has noted the panic.
             let panicking = std::thread::panicking().then_some(Reason::Panic);
-            account.reason = account.reason.or(self.verdict.get()).or(panicking);
+            account.reason = account.reason.or(self.outside.verdict.get()).or(panicking);
         }
     }
 }
@@ -189,10 +238,11 @@ impl ForwardBody {
     #[must_use]
     pub fn through(self, stages: Vec<BodyStage>) -> Self {
         let metrics = self.account.as_ref().map(|account| account.worker.shared_metrics());
-        let verdict = Rc::default();
-        let inner: BodyStream = Box::pin(Inside { body: self, verdict: Rc::clone(&verdict) });
+        let outside: Rc<Outside> = Rc::default();
+        let inner: BodyStream = Box::pin(Inside { body: self, outside: Rc::clone(&outside) });
         let stream = stages.into_iter().fold(inner, |stream, stage| stage(stream));
-        Self { content: Content::Staged(Staged { stream, metrics, verdict }), account: None }
+        outside.ended.set(stream.is_end_stream());
+        Self { content: Content::Staged(Staged { stream, metrics, outside }), account: None }
     }
 
     /// The body came to its clean end.
@@ -209,14 +259,19 @@ impl ForwardBody {
     ///
     /// The error itself waits for the next poll: hyper drops what it has not flushed when a body fails, and the client
     /// should see the head and what came before the cut.
-    fn cut(&mut self, reason: Reason, error: BodyError, cx: &Context<'_>) {
+    fn cut(&mut self, error: BodyError, cx: &Context<'_>) {
+        let reason = error.reason();
+        // The connection of a call that is shared was counted by the call.
+        let is_counted = matches!(error, BodyError::Flight(_));
         tracing::debug!(%reason, error = &error as &dyn std::error::Error, "response cut");
         self.content = Content::Cut(Box::new(error));
         cx.waker().wake_by_ref();
         if let Some(account) = &mut self.account {
             account.reason = Some(reason);
             account.in_flight = None;
-            account.worker.metrics().closed(Side::Upstream, reason);
+            if !is_counted {
+                account.worker.metrics().closed(Side::Upstream, reason);
+            }
         }
     }
 
@@ -224,14 +279,14 @@ impl ForwardBody {
     fn panicked(&mut self, cx: &Context<'_>) {
         if let Some(account) = &self.account {
             account.worker.metrics().panicked(Where::Request);
-        } else if let Content::Staged(Staged { metrics, verdict, .. }) = &self.content {
-            verdict.set(Some(Reason::Panic));
+        } else if let Content::Staged(Staged { metrics, outside, .. }) = &self.content {
+            outside.verdict.set(Some(Reason::Panic));
             if let Some(metrics) = metrics {
                 metrics.panicked(Where::Request);
                 metrics.closed(Side::Upstream, Reason::Panic);
             }
         }
-        self.cut(Reason::Panic, BodyError::Panic, cx);
+        self.cut(BodyError::Panic, cx);
     }
 
     fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -251,19 +306,25 @@ impl ForwardBody {
                 self.finish();
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            (Content::Staged(Staged { stream, .. }), _) => {
-                return stream.as_mut().poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Staged)));
+            (Content::Staged(Staged { stream, outside, .. }), _) => {
+                let frame = ready!(stream.as_mut().poll_frame(cx));
+                if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
+                    outside.bytes.set(outside.bytes.get() + data.len() as u64);
+                }
+                outside.ended.set(frame.is_none() || stream.is_end_stream());
+                return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Staged)));
             }
             (Content::Http1(body), Some(account)) => ready!(body.poll(account, cx)),
             (Content::Http2(body), Some(account)) => ready!(body.poll(account, cx)),
             // A streamed body gets its account where it is made.
-            (Content::Http1(_) | Content::Http2(_), None) => return Poll::Ready(None),
+            (Content::Flight(content), Some(account)) => ready!(content.poll(account, cx)),
+            (Content::Http1(_) | Content::Http2(_) | Content::Flight(_), None) => return Poll::Ready(None),
         };
         let (frame, last) = match step {
             Step::Frame(frame, last) => (Some(frame), last),
             Step::End => (None, true),
-            Step::Cut(reason, error) => {
-                self.cut(reason, error, cx);
+            Step::Cut(error) => {
+                self.cut(error, cx);
                 return Poll::Pending;
             }
         };
@@ -293,7 +354,7 @@ enum Step {
     /// A frame, and whether it was the last.
     Frame(Frame<Bytes>, bool),
     End,
-    Cut(Reason, BodyError),
+    Cut(BodyError),
 }
 
 impl Http1Body {
@@ -307,8 +368,7 @@ impl Http1Body {
                 account.bytes_in = upload.body_read();
                 if let Err(ClientError::RequestBody(source)) = result {
                     // The client broke its own request off; the answer to it cannot be trusted to fit.
-                    let error = ProxyError::request_body(source);
-                    return Poll::Ready(Step::Cut(error.reason(), BodyError::Upload(Box::new(error))));
+                    return Poll::Ready(Step::Cut(BodyError::Upload(Box::new(ProxyError::request_body(source)))));
                 }
                 if upload.is_done() {
                     self.sent = true;
@@ -332,11 +392,10 @@ impl Http1Body {
                 }
                 Poll::Ready(None) => return Poll::Ready(Step::End),
                 Poll::Ready(Some(Err(err))) => {
-                    let reason = reason_of_cut(&err);
-                    if reason == Reason::BadResponse {
+                    if reason_of_cut(&err) == Reason::BadResponse {
                         account.worker.bad_responses().log(&self.endpoint, &err);
                     }
-                    return Poll::Ready(Step::Cut(reason, BodyError::Http1(err)));
+                    return Poll::Ready(Step::Cut(BodyError::Http1(err)));
                 }
                 Poll::Pending => {
                     let activity = self.connection.activity().into_iter().chain(account.client_moved()).max();
@@ -344,7 +403,7 @@ impl Http1Body {
                         return Poll::Pending;
                     };
                     ready!(self.connection.poll_deadline(at, cx));
-                    return Poll::Ready(Step::Cut(kind.reason(), BodyError::Deadline(kind)));
+                    return Poll::Ready(Step::Cut(BodyError::Deadline(kind)));
                 }
             }
         }
@@ -396,22 +455,58 @@ impl Http2Body {
                 Poll::Ready(Some(Err(err))) => {
                     // The client's body may be what made the stream fail.
                     if let Some(source) = self.progress.failed.take() {
-                        let error = ProxyError::request_body(source);
-                        return Poll::Ready(Step::Cut(error.reason(), BodyError::Upload(Box::new(error))));
+                        return Poll::Ready(Step::Cut(BodyError::Upload(Box::new(ProxyError::request_body(source)))));
                     }
-                    let reason = if err.is_library() { Reason::BadResponse } else { Reason::Reset };
-                    if reason == Reason::BadResponse {
+                    if err.is_library() {
                         account.worker.bad_responses().log(&self.endpoint, &err);
                     }
-                    return Poll::Ready(Step::Cut(reason, BodyError::Http2(err)));
+                    return Poll::Ready(Step::Cut(BodyError::Http2(err)));
                 }
                 Poll::Pending => {
                     let came = self.activity.into_iter().chain(self.progress.last.get());
                     let activity = came.chain(account.client_moved()).max();
                     let Some((at, kind)) = self.deadlines.in_body(activity) else { return Poll::Pending };
                     ready!(self.timer.poll_until(cx, at));
-                    return Poll::Ready(Step::Cut(kind.reason(), BodyError::Deadline(kind)));
+                    return Poll::Ready(Step::Cut(BodyError::Deadline(kind)));
                 }
+            }
+        }
+    }
+}
+
+/// The body of a call that requests share.
+#[derive(Debug)]
+pub struct FlightContent {
+    body: FlightBody,
+    /// Those of the request.
+    deadlines: ExchangeDeadlines,
+    /// When the last frame came.
+    activity: Option<Instant>,
+    /// Armed at the first wait.
+    timer: Timer,
+}
+
+impl FlightContent {
+    /// For a request with these deadlines.
+    pub(super) fn new(body: FlightBody, deadlines: ExchangeDeadlines) -> Self {
+        Self { body, deadlines, activity: None, timer: Timer::default() }
+    }
+
+    fn poll(&mut self, account: &Account, cx: &mut Context<'_>) -> Poll<Step> {
+        match self.body.poll_frame(cx) {
+            Poll::Ready(Some(Ok((frame, is_last)))) => {
+                if self.deadlines.idle.is_some() {
+                    self.activity = Some(Instant::now());
+                }
+                Poll::Ready(Step::Frame(frame, is_last))
+            }
+            Poll::Ready(None) => Poll::Ready(Step::End),
+            Poll::Ready(Some(Err(reason))) => Poll::Ready(Step::Cut(BodyError::Flight(reason))),
+            Poll::Pending => {
+                let activity = self.activity.into_iter().chain(account.client_moved()).max();
+                let Some((at, kind)) = self.deadlines.in_body(activity) else { return Poll::Pending };
+                ready!(self.timer.poll_until(cx, at));
+                Poll::Ready(Step::Cut(BodyError::Deadline(kind)))
             }
         }
     }
@@ -452,19 +547,12 @@ impl Body for ForwardBody {
         match &self.content {
             Content::Empty => true,
             Content::Staged(Staged { stream, .. }) => stream.is_end_stream(),
-            Content::Full(_) | Content::Http1(_) | Content::Http2(_) | Content::Cut(_) => false,
+            Content::Full(_) | Content::Http1(_) | Content::Http2(_) | Content::Flight(_) | Content::Cut(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Empty => SizeHint::with_exact(0),
-            Content::Full(data) => SizeHint::with_exact(data.len() as u64),
-            Content::Http1(body) => body.connection.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
-            Content::Http2(body) => body.body.size_hint(),
-            Content::Staged(Staged { stream, .. }) => stream.size_hint(),
-            Content::Cut(_) => SizeHint::new(),
-        }
+        self.content.size_hint()
     }
 }
 

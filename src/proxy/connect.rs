@@ -57,6 +57,36 @@ pub enum ConnectError {
     Tls(io::Error),
 }
 
+impl ConnectError {
+    /// The same once more, for one who waited for the same connect.
+    #[must_use]
+    pub(super) fn copy(&self) -> Self {
+        match self {
+            // With the number of the system call's error where there is one.
+            Self::Failed(error) => {
+                Self::Failed(error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error))
+            }
+            Self::TimedOut => Self::TimedOut,
+            Self::Tls(error) => Self::Tls(io::Error::new(error.kind(), error.to_string())),
+        }
+    }
+}
+
+/// Why a request has got no connection.
+#[derive(Debug)]
+pub struct ConnectFailure {
+    /// What became of the connect.
+    pub error: ConnectError,
+    /// It was another request's, which this one waited for.
+    pub learned: bool,
+}
+
+impl From<ConnectError> for ConnectFailure {
+    fn from(error: ConnectError) -> Self {
+        Self { error, learned: false }
+    }
+}
+
 /// Connects to `addr` within `timeout` (zero: no limit of its own) and before `deadline`.
 ///
 /// # Errors

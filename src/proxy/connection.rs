@@ -37,6 +37,7 @@ use super::room::Place;
 use super::task::poll_counted;
 use crate::reason::Reason;
 use crate::stream::Stream;
+use crate::telemetry::access_log::TlsText;
 use crate::telemetry::metrics::Where;
 use crate::timer::Timer;
 
@@ -65,7 +66,7 @@ enum ConnectionEnd {
 /// What the client `speaks` decides between HTTP/1 and HTTP/2.
 pub async fn serve<H: Handler>(
     context: Rc<ConnectionContext<H>>,
-    Opened { stream, speaks, client }: Opened,
+    Opened { stream, speaks, mut client }: Opened,
     Ends { peer, local }: Ends,
     place: Place,
 ) {
@@ -76,7 +77,13 @@ pub async fn serve<H: Handler>(
     let exchanges = Rc::new(Cell::new(0));
     let cutoff = Rc::new(Cutoff::default());
     let secure = matches!(stream, Stream::Tls(_));
-    let server_name = stream.server_name().map(|name| name.to_ascii_lowercase().into());
+    let tls = secure.then(|| {
+        Arc::new(TlsText {
+            version: stream.tls_version().unwrap_or_default(),
+            server_name: stream.server_name().map(|name| name.to_ascii_lowercase().into()),
+            client_subject: client.subject.take(),
+        })
+    });
     let guard = GuardedSocket::new(stream, Rc::clone(&context.guard), Rc::clone(&exchanges), Rc::clone(&cutoff));
     let guard = Rc::new(RefCell::new(guard));
     let shared = Rc::new(Shared {
@@ -85,11 +92,12 @@ pub async fn serve<H: Handler>(
             cutoff,
             peer,
             local,
+            mode: context.mode.get(),
             listener: context.listener,
             listener_name: Arc::clone(&context.listener_name),
             trusted: context.trusts(peer.ip()),
             secure,
-            server_name,
+            tls,
             client,
         }),
         context: Rc::clone(&context),
@@ -110,18 +118,18 @@ pub async fn serve<H: Handler>(
 }
 
 /// Counts a connection as open, whichever way it ends.
-struct Open<H>(Rc<ConnectionContext<H>>);
+pub(super) struct Open<H>(Rc<ConnectionContext<H>>);
 
 impl<H> Open<H> {
-    fn begin(context: &Rc<ConnectionContext<H>>) -> Self {
-        context.metrics.connection_accepted(context.listener.index());
+    pub(super) fn begin(context: &Rc<ConnectionContext<H>>) -> Self {
+        context.connections.accepted();
         Self(Rc::clone(context))
     }
 }
 
 impl<H> Drop for Open<H> {
     fn drop(&mut self) {
-        self.0.metrics.connection_closed(self.0.listener.index());
+        self.0.connections.closed();
     }
 }
 

@@ -80,6 +80,12 @@ impl ExchangeDeadlines {
         Self { request: None, backend_request: None, idle: None, response_head: None, try_began: now }
     }
 
+    /// Those of an exchange that ends at `end`, whatever its rule says.
+    #[must_use]
+    pub fn until(end: Instant, now: Instant) -> Self {
+        Self { request: Some(end), ..Self::none(now) }
+    }
+
     /// Begins a try at `now`.
     pub fn begin_try(&mut self, timeouts: &Timeouts, now: Instant) {
         self.backend_request = active(timeouts.backend_request).map(|after| now + after);

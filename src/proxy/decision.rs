@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use ipnet::IpNet;
 use tokio::time::Instant;
 
@@ -20,10 +20,11 @@ use super::error::ProxyError;
 use super::headers::{self, ClientTarget};
 use super::retry::policy::{Wish, wish_after_answer};
 use super::retry::{Failure, Tries, Verdict};
-use crate::balance::{self, Condition, EndpointState, KeySource, Pick, PickRequest, Picked, SessionId, SessionValue};
-use crate::filter::{Answer, Chain};
+use crate::balance::{self, Condition, EndpointState, KeySource, Pick, PickRequest, Picked, SessionId};
+use crate::filter::{Answer, Chain, FlightAnswer, Limited, OwnRequest};
 use crate::live::WorkerLive;
 use crate::model::backend::Backend;
+use crate::model::claims::Claims;
 use crate::model::filter::Filter;
 use crate::model::ids::{BackendId, ListenerId, RuleId};
 use crate::model::limits::EndpointLimits;
@@ -41,6 +42,8 @@ pub(super) enum Early {
     Failed(ProxyError),
     /// A filter answers.
     Filtered(Box<Answer>),
+    /// It has the answer to a call that other exchanges may share.
+    Shared(Box<FlightAnswer>),
 }
 
 impl From<ProxyError> for Early {
@@ -68,6 +71,11 @@ impl Matched {
     #[inline]
     pub(super) fn policy(&self) -> Option<&Policy> {
         if self.has_policy { self.rule().policy.as_deref() } else { None }
+    }
+
+    /// The rule without its policy, which is about its own backends, for a request to another one.
+    pub(super) fn without_policy(&self) -> Self {
+        Self { has_policy: false, ..self.clone() }
     }
 
     /// What the rule has tried again.
@@ -176,7 +184,7 @@ pub(super) struct Decision {
     pub(super) uri: Uri,
     /// The client's fields, as filters left them; they stay until the exchange ends.
     pub(super) fields: HeaderMap,
-    /// Bytes of the client's body; `None` when its length is not announced.
+    /// Bytes of the client's body; `None` when its length is not announced, and it was not read for a filter.
     pub(super) content_length: Option<u64>,
     /// Who it is from.
     pub(super) client: Client,
@@ -191,13 +199,13 @@ pub(super) struct Decision {
     /// The hash of its key, where the rule balances by one.
     hash: Option<u64>,
     /// What it says about its session, where the rule has them.
-    pub(super) session: Option<Box<Presented>>,
+    pub(super) session: Option<Presented>,
     /// What it may still try.
     tries: Tries,
     /// Tries that it has had by the wish of its rule's policy.
     pub(super) policy_tries: u8,
-    /// Endpoints that failed it; the next try goes elsewhere.
-    tried: Vec<Arc<EndpointState>>,
+    /// Endpoints that failed it; the next try goes elsewhere. `None` for most requests.
+    tried: Option<Box<Tried>>,
 }
 
 /// What filters made of a request, and how deep it is in them.
@@ -211,6 +219,16 @@ pub(super) struct Layers {
     pub(super) seen: Seen,
     /// The least body limit so far, in bytes.
     pub(super) body_limit: Option<u64>,
+    /// Who the client is, as a filter has found out.
+    pub(super) user: Option<Arc<str>>,
+    /// What a token says about it that a filter has verified.
+    pub(super) claims: Option<Rc<Claims>>,
+    /// What a limit has decided against it.
+    pub(super) limited: Option<Limited>,
+    /// Fields by which a service has told more about it.
+    pub(super) identity: Vec<HeaderName>,
+    /// Copies that filters ask for; `None` once they are on their way.
+    pub(super) copies: Option<Vec<OwnRequest>>,
     /// The request outside of the backendRef's filters, for a try at another one.
     pub(super) outside: Option<Box<(Seen, HeaderMap)>>,
 }
@@ -223,24 +241,45 @@ pub(super) struct Seen {
     pub(super) host: Option<HeaderValue>,
     /// `None`: the canonical path as received.
     pub(super) path: Option<String>,
+    /// `None`: as received; empty: nothing is left of it.
+    pub(super) query: Option<String>,
     /// The backendRef that a filter chose.
     pub(super) backend_ref: Option<usize>,
 }
 
-/// What a request says about its session.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Presented {
-    /// A value that is valid.
-    pub(super) value: Option<SessionValue>,
-    /// It has to be sent anew.
-    pub(super) is_due: bool,
+impl Layers {
+    /// Outside of all filters.
+    pub(super) fn new(method: Method) -> Self {
+        Self {
+            chain: Chain::default(),
+            entered: None,
+            seen: Seen { method, host: None, path: None, query: None, backend_ref: None },
+            body_limit: None,
+            user: None,
+            claims: None,
+            limited: None,
+            identity: Vec::new(),
+            copies: Some(Vec::new()),
+            outside: None,
+        }
+    }
 }
 
-impl Presented {
-    /// The endpoint that the request belongs to.
-    pub(super) fn id(&self) -> Option<SessionId> {
-        self.value.map(|value| value.id)
-    }
+/// The endpoints that failed a request, the last one last.
+#[derive(Debug, Default)]
+struct Tried {
+    endpoints: Vec<Arc<EndpointState>>,
+}
+
+/// What a request says about its session. Small, since every request has a place for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Presented {
+    /// The endpoint that it belongs to, by a value that is valid.
+    pub(super) id: Option<SessionId>,
+    /// When the session began, in seconds since 1970, which fit until 2106; 0 where its value does not say it.
+    pub(super) began: u32,
+    /// The value has to be sent anew.
+    pub(super) is_due: bool,
 }
 
 /// What a decision is made with, beside the version: what the worker has for all of them.
@@ -286,8 +325,81 @@ impl Decision {
             session: None,
             tries: Tries::default(),
             policy_tries: 0,
-            tried: Vec::new(),
+            tried: None,
         }
+    }
+
+    /// The head of a request of a filter's own, beside this one. `trailers`: those of its answer are read.
+    pub(super) fn beside(&self, request: OwnRequest, trailers: bool, deadlines: ExchangeDeadlines) -> Self {
+        let OwnRequest { backend: _, method, headers, host, path, query } = request;
+        let (path, query) = (Some(path.into_string()), Some(query.unwrap_or_default().into_string()));
+        let seen = Seen { method: method.clone(), host, path, query, backend_ref: None };
+        let layers = Layers { seen, copies: None, ..Layers::new(method.clone()) };
+        Self {
+            live: Rc::clone(&self.live),
+            downstream: Rc::clone(&self.downstream),
+            head: CheckedHead { websocket: false, upgrade: None, expect_continue: false, ..self.head.clone() },
+            method,
+            uri: self.uri.clone(),
+            fields: headers,
+            content_length: self.content_length,
+            client: self.client.clone(),
+            layers: Some(Box::new(layers)),
+            form: self.form,
+            trailers,
+            deadlines,
+            hash: None,
+            session: None,
+            tries: Tries::default(),
+            policy_tries: 0,
+            tried: None,
+        }
+    }
+
+    /// The same head for a call that other requests share with this one: as the filter has it that has asked for the call,
+    /// and within that filter's layer.
+    pub(super) fn fork(&self, deadlines: ExchangeDeadlines) -> Self {
+        let layers = self.layers.as_ref().map(|layers| {
+            Box::new(Layers {
+                chain: layers.chain.fork(),
+                seen: layers.seen.clone(),
+                user: layers.user.clone(),
+                claims: layers.claims.clone(),
+                identity: layers.identity.clone(),
+                ..Layers::new(self.method.clone())
+            })
+        });
+        Self {
+            live: Rc::clone(&self.live),
+            downstream: Rc::clone(&self.downstream),
+            head: CheckedHead { upgrade: None, ..self.head.clone() },
+            method: self.method.clone(),
+            uri: self.uri.clone(),
+            fields: self.fields.clone(),
+            content_length: self.content_length,
+            client: self.client.clone(),
+            layers,
+            form: self.form,
+            trailers: self.trailers,
+            deadlines,
+            hash: None,
+            session: None,
+            tries: Tries::default(),
+            policy_tries: 0,
+            tried: None,
+        }
+    }
+
+    /// Takes the copies that filters have asked for so far; later ones may ask for more.
+    pub(super) fn take_copies_so_far(&mut self) -> Vec<OwnRequest> {
+        let copies = self.layers.as_mut().and_then(|layers| layers.copies.as_mut());
+        copies.map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Takes the copies that filters have asked for; the first time alone, since later tries make none.
+    #[inline]
+    pub(super) fn take_copies(&mut self) -> Vec<OwnRequest> {
+        self.layers.as_mut().and_then(|layers| layers.copies.take()).unwrap_or_default()
     }
 
     /// Match: finds the rule. One that delegates and whose children do not take the request is given, too: the request
@@ -299,7 +411,7 @@ impl Decision {
             return Err(ProxyError::Loop);
         }
         let snapshot = self.live.snapshot();
-        if let Some(name) = self.downstream.server_name.as_deref()
+        if let Some(name) = self.downstream.server_name()
             && let Some(host) = self.head.hostname().filter(|host| *host != name)
             && let Some(hosts) = snapshot.tls.get(self.downstream.listener.index())
             && !hosts.are_alike(name, host)
@@ -345,9 +457,10 @@ impl Decision {
         let source = KeySource {
             client_ip: self.client.address,
             headers: &self.fields,
-            query: self.uri.query(),
+            query: self.seen_query(),
             host: self.head.hostname(),
             path_param: &|name| matched.path_param(self.downstream.listener, self.received_path(), name),
+            claims: self.layers.as_ref().and_then(|layers| layers.claims.as_deref()),
         };
         self.hash = balance::hash_key(hash, &source);
     }
@@ -356,10 +469,10 @@ impl Decision {
     pub(super) fn pick(&self, matched: &Matched, means: Means<'_>) -> Result<Picked, NoPick> {
         #[cfg(test)]
         super::test_panics::at("pick", &self.fields);
-        let request = &PickRequest { hash: self.hash, avoid: &self.tried };
+        let request = &PickRequest { hash: self.hash, avoid: self.tried() };
         let rng = &mut means.rng.borrow_mut();
         let backend_ref = self.chosen_backend();
-        if let Some(id) = self.session.as_ref().and_then(|session| session.id())
+        if let Some(id) = self.session.as_ref().and_then(|session| session.id)
             && let Some(picked) = matched.live.pinned(matched.id(), id, backend_ref, request, means.since_epoch)
         {
             return Ok(picked);
@@ -390,10 +503,10 @@ impl Decision {
         picked: &Picked,
         full: &[Arc<EndpointState>],
     ) -> Option<Picked> {
-        if self.session.as_ref().is_some_and(|session| session.id().is_some()) {
+        if self.session.as_ref().is_some_and(|session| session.id.is_some()) {
             return None;
         }
-        let avoid: Vec<_> = self.tried.iter().chain(full).map(Arc::clone).collect();
+        let avoid: Vec<_> = self.tried().iter().chain(full).map(Arc::clone).collect();
         let request = &PickRequest { hash: self.hash, avoid: &avoid };
         let rng = &mut means.rng.borrow_mut();
         let pick = match self.chosen_backend() {
@@ -425,14 +538,20 @@ impl Decision {
 
     /// Notes an endpoint that failed this request: the next pick goes elsewhere where it can.
     pub(super) fn avoid(&mut self, failed: &Picked) {
-        self.tried.retain(|tried| !Arc::ptr_eq(tried, &failed.endpoint));
-        self.tried.push(Arc::clone(&failed.endpoint));
+        let Tried { endpoints } = &mut **self.tried.get_or_insert_default();
+        endpoints.retain(|tried| !Arc::ptr_eq(tried, &failed.endpoint));
+        endpoints.push(Arc::clone(&failed.endpoint));
+    }
+
+    /// The endpoints that failed this request, the last one last.
+    fn tried(&self) -> &[Arc<EndpointState>] {
+        self.tried.as_ref().map_or(&[], |tried| &tried.endpoints)
     }
 
     /// Next try: picks an endpoint that did not fail this request yet; `None` when there is no other one.
     pub(super) fn pick_elsewhere(&self, matched: &Matched, means: Means<'_>) -> Option<Picked> {
         let other = self.pick(matched, means).ok()?;
-        (!self.tried.iter().any(|tried| Arc::ptr_eq(tried, &other.endpoint))).then_some(other)
+        (!self.tried().iter().any(|tried| Arc::ptr_eq(tried, &other.endpoint))).then_some(other)
     }
 
     /// Next try by the rule's policy: any endpoint but the last, and that one where there is no other.
@@ -441,8 +560,9 @@ impl Decision {
             return Ok(other);
         }
         // All have failed it: the last one most recently.
-        let last = self.tried.len().saturating_sub(1);
-        self.tried.drain(..last);
+        if let Some(Tried { endpoints }) = self.tried.as_deref_mut() {
+            endpoints.drain(..endpoints.len().saturating_sub(1));
+        }
         self.pick(matched, means).map_err(|none| none.error)
     }
 
@@ -465,6 +585,14 @@ impl Decision {
     pub(super) fn seen_path(&self) -> &str {
         let edited = self.layers.as_ref().and_then(|layers| layers.seen.path.as_deref());
         edited.unwrap_or_else(|| self.received_path())
+    }
+
+    /// The query that the endpoint sees.
+    pub(super) fn seen_query(&self) -> Option<&str> {
+        match self.layers.as_ref().and_then(|layers| layers.seen.query.as_deref()) {
+            Some(edited) => Some(edited).filter(|query| !query.is_empty()),
+            None => self.uri.query(),
+        }
     }
 
     /// The host that the endpoint sees.

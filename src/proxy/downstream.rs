@@ -18,6 +18,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::client_end::ClientEnd;
@@ -26,7 +27,8 @@ use super::grpc;
 use crate::model::ids::ListenerId;
 use crate::model::tls::ClientValidation;
 use crate::reason::Reason;
-use crate::telemetry::access_log::RequestLine;
+use crate::settings::ListenerMode;
+use crate::telemetry::access_log::{RequestLine, TlsText};
 
 /// What all requests of one client connection have in common.
 #[derive(Clone, Debug)]
@@ -39,12 +41,14 @@ pub struct Downstream {
     pub listener: ListenerId,
     /// The listener's name.
     pub listener_name: Arc<str>,
+    /// On whose behalf its requests are forwarded.
+    pub mode: ListenerMode,
     /// The peer is one of the listener's `trustedForwarders`.
     pub trusted: bool,
     /// It came over TLS.
     pub secure: bool,
-    /// The server name that it asked for in its handshake, in lower case.
-    pub server_name: Option<Box<str>>,
+    /// What its handshake has agreed on, if it came over TLS.
+    pub tls: Option<Arc<TlsText>>,
     /// How the client was validated in its handshake.
     pub client: Validated,
     /// Ends its exchange over HTTP/1; over HTTP/2, each stream has its own.
@@ -60,6 +64,12 @@ impl Downstream {
     pub fn scheme(&self) -> &'static str {
         if self.secure { "https" } else { "http" }
     }
+
+    /// The server name that the client asked for in its handshake, in lower case.
+    #[must_use]
+    pub fn server_name(&self) -> Option<&str> {
+        self.tls.as_ref()?.server_name.as_deref()
+    }
 }
 
 /// How a client was validated.
@@ -67,6 +77,8 @@ impl Downstream {
 pub struct Validated {
     /// What it was asked for; `None`: for no certificate.
     pub asked: Option<Arc<ClientValidation>>,
+    /// The subject of its certificate, if it has shown a valid one.
+    pub subject: Option<Box<str>>,
     /// What pods are told of its certificate: a value of `x-forwarded-client-cert`. `None`: it has shown none that is valid.
     pub certificate: Option<Box<str>>,
 }
@@ -257,6 +269,15 @@ pub trait Handler: 'static {
         head: CheckedHead,
         request: Request<Incoming>,
     ) -> impl Future<Output = http::Response<Self::Body>> + 'static;
+
+    /// Passes the bytes of a connection on that does not speak HTTP, from a client at this address, until both ends have finished; `closing` resolves when the
+    /// process stops. Dropping the future closes both sides.
+    fn relay(
+        self: Rc<Self>,
+        listener: ListenerId,
+        connection: (TcpStream, SocketAddr),
+        closing: impl Future<Output = ()> + 'static,
+    ) -> impl Future<Output = ()> + 'static;
 
     /// Makes a response of an own answer, in the form that the client understands, and counts it as such; a refusal is
     /// counted as one by the caller.

@@ -180,6 +180,39 @@ impl ProxyError {
         self.of_endpoint().is_some()
     }
 
+    /// The client is served better by an answer that an endpoint gave to an earlier try, where there is one, than by this
+    /// failure of a later try.
+    #[must_use]
+    pub fn yields_to_answer(&self) -> bool {
+        match self {
+            Self::NoBackend
+            | Self::NoEndpoints
+            | Self::Connect(_)
+            | Self::ConnectTimeout
+            | Self::UpstreamTls(_)
+            | Self::Reset(_)
+            | Self::BadResponse(_)
+            | Self::Handshake
+            | Self::NoUpgrade
+            | Self::EndpointLimit
+            | Self::PendingTimeout
+            | Self::ResponseHead
+            | Self::BackendRequest
+            | Self::Unsendable(_) => true,
+            // The time of the whole exchange is over, the client's own fault, or ours.
+            Self::Request
+            | Self::ExchangeIdle
+            | Self::RequestBody { .. }
+            | Self::Panic
+            | Self::NoHost
+            | Self::NoPath
+            | Self::MissingKey
+            | Self::Misdirected
+            | Self::Loop
+            | Self::MaxConnections => false,
+        }
+    }
+
     /// What it says about the endpoint; `None` where it is none of the endpoint's doing.
     fn of_endpoint(&self) -> Option<EndpointFailure> {
         let (retryable, timeout) = match self {

@@ -12,6 +12,7 @@ use super::client_body::ClientBody;
 use super::decision::Decision;
 use super::downstream::UpgradeSlot;
 use super::headers::RequestId;
+use crate::balance::Picked;
 use crate::http1::client::Upload;
 use crate::model::policy::Upgrades;
 use crate::sockets::Reservation;
@@ -32,6 +33,8 @@ pub(super) struct Exchange {
     pub(super) upload: Option<Box<Upload<ClientBody>>>,
     /// The answer as far as it is there; an attempt that succeeds makes it, or else whoever answers for the gateway.
     pub(super) reply: Reply,
+    /// The answer that goes out when the tries that were to replace it bring none.
+    pub(super) held: Option<Box<HeldAnswer>>,
     /// When the present try began, as endpoints count the time.
     pub(super) try_since_epoch: Duration,
     /// The next attempt must not use the connection that an earlier one failed on.
@@ -45,7 +48,7 @@ pub(super) struct Reply {
     pub(super) fields: HeaderMap,
     pub(super) content: Content,
     /// An endpoint's reason phrase, only for a status that has no registered one.
-    pub(super) reason: Option<Bytes>,
+    pub(super) reason: Option<Box<Bytes>>,
 }
 
 impl Default for Reply {
@@ -58,6 +61,15 @@ impl Default for Reply {
             reason: None,
         }
     }
+}
+
+/// An answer that waits for what becomes of the tries that are to replace it.
+#[derive(Debug)]
+pub(super) struct HeldAnswer {
+    /// Who gave it.
+    pub(super) picked: Picked,
+    /// The answer. What is not here yet of its body stays on its connection.
+    pub(super) reply: Reply,
 }
 
 /// A WebSocket handshake on its way to an endpoint.

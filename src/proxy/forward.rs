@@ -24,7 +24,7 @@ use super::exchange::{Exchange, Reply};
 use super::grpc::{self, CallStatus};
 use super::worker::Worker;
 use crate::balance::Picked;
-use crate::filter::BodyStage;
+use crate::filter::{BodyStage, Question, Told};
 
 /// Answers one request. Nothing happens before the first poll: the exchange is made where it stays.
 #[inline]
@@ -52,10 +52,11 @@ pub async fn forward(
 
 impl Exchange {
     /// The phases up to the endpoint's response head.
-    async fn run(&mut self) -> Result<(), Early> {
-        let matched = self.find_route()?;
-        let asked = self.decision.enter(&matched)?;
-        self.settle(&matched, asked).await?;
+    pub(super) async fn run(&mut self) -> Result<(), Early> {
+        let (matched, asked) = self.enter()?;
+        if let Some(settling) = self.settling(&matched, asked) {
+            settling.await?;
+        }
         self.begin_upgrade(&matched)?;
         // Boxed, as is all that only few requests need.
         let mut picked = match self.pick(&matched) {
@@ -69,9 +70,15 @@ impl Exchange {
                 picked = Box::pin(self.find_place(&matched, picked, limits)).await?;
             }
             self.account.note_endpoint(&matched, &mut picked);
-            let asked = self.decision.enter_backend(&matched, &picked)?;
-            self.settle(&matched, asked).await?;
-            self.limit_body();
+            let asked = self.decision.enter_backend(&matched, &picked, self.account.worker.filter_means())?;
+            if let Some(settling) = self.settling(&matched, asked) {
+                settling.await?;
+            }
+            self.note_layers();
+            let copies = self.decision.take_copies();
+            if !copies.is_empty() {
+                self.send_copies(&matched, copies);
+            }
             match self.attempt(&matched, &picked).await {
                 Ok(()) => {
                     self.account.call.note(&self.reply.fields);
@@ -84,6 +91,19 @@ impl Exchange {
                 Err(missed) => picked = Box::pin(self.next_try(&matched, picked, missed)).await?,
             }
         }
+    }
+
+    /// Match and filters in: the rule, and what the first of its filters that has to wait asks. A call that requests share has
+    /// its rule, and goes on behind the filter that asked for it.
+    #[inline]
+    fn enter(&mut self) -> Result<(Matched, Option<Question>), Early> {
+        if let Some(matched) = self.account.matched().cloned() {
+            let asked = self.decision.resume(&matched, Told::Fly, self.account.worker.filter_means())?;
+            return Ok((matched, asked));
+        }
+        let matched = self.find_route()?;
+        let asked = self.decision.enter(&matched, self.account.worker.filter_means())?;
+        Ok((matched, asked))
     }
 
     /// Match: finds the rule and takes over its deadlines.
@@ -158,7 +178,7 @@ fn respond(reply: Reply, account: Account, stages: Vec<BodyStage>) -> Response<F
     *response.headers_mut() = fields;
     if status.canonical_reason().is_none() {
         // hyper would write `<none>`.
-        let reason = reason.and_then(|reason| ReasonPhrase::try_from(reason).ok());
+        let reason = reason.and_then(|reason| ReasonPhrase::try_from(*reason).ok());
         response.extensions_mut().insert(reason.unwrap_or(ReasonPhrase::from_static(b"")));
     }
     response
@@ -166,7 +186,7 @@ fn respond(reply: Reply, account: Account, stages: Vec<BodyStage>) -> Response<F
 
 /// Polls the phases; a panic in them is a failure of this one request, so that its answer goes out through the filters like
 /// any other.
-fn poll_unwinding(
+pub(super) fn poll_unwinding(
     phases: Pin<&mut impl Future<Output = Result<(), Early>>>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Early>> {

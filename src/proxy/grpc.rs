@@ -99,14 +99,18 @@ pub fn code_of_reason(reason: Reason, status: StatusCode) -> GrpcCode {
         | Reason::Concurrency
         | Reason::QueueTimeout
         | Reason::MaxConnections
+        | Reason::AuthBusy
+        | Reason::ExtAuth
         | Reason::Overload
         | Reason::MadeRoom
+        | Reason::Jwks
         | Reason::Drain => GrpcCode::Unavailable,
         Reason::Size | Reason::Streams | Reason::Flood | Reason::AddressLimit | Reason::RateLimit => {
             GrpcCode::ResourceExhausted
         }
         Reason::NoHost | Reason::NoPath | Reason::Method => GrpcCode::Unimplemented,
-        Reason::IpAccess => GrpcCode::PermissionDenied,
+        Reason::IpAccess | Reason::JwtScope => GrpcCode::PermissionDenied,
+        Reason::BasicAuth | Reason::ApiKey | Reason::Jwt => GrpcCode::Unauthenticated,
         Reason::MissingKey => GrpcCode::InvalidArgument,
         // Whoever made the call no longer waits for it, or does not take the answer.
         Reason::ClientGone
@@ -129,10 +133,14 @@ pub fn code_of_reason(reason: Reason, status: StatusCode) -> GrpcCode {
         | Reason::Loop
         | Reason::Misdirected
         | Reason::NoBackend
+        | Reason::FilterRef
         | Reason::Panic => GrpcCode::Internal,
-        Reason::Redirect | Reason::DirectResponse | Reason::Preflight | Reason::Options | Reason::Health => {
-            code_of_status(status)
-        }
+        Reason::ExtAuthDenied
+        | Reason::Redirect
+        | Reason::DirectResponse
+        | Reason::Preflight
+        | Reason::Options
+        | Reason::Health => code_of_status(status),
         // Of connections, before there is a request.
         Reason::FirstByte
         | Reason::TlsHandshake

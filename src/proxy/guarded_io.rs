@@ -30,10 +30,6 @@ use crate::model::path::Slashes;
 use crate::settings::{Forwarding, Limits};
 use crate::stream::{PeerEnd, Stream};
 
-/// Bytes of a connection that the kernel keeps unsent at most, where it matters to see that its client takes them. Without a
-/// limit there may be megabytes, and a third of them has to go before the socket can be written to again.
-const UNSENT: u32 = 128 << 10;
-
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
 pub const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -71,6 +67,7 @@ impl GuardSettings {
                 slashes: if forwarding.merge_slashes { Slashes::Merge } else { Slashes::Keep },
                 https,
                 trusted: false,
+                sidecar: false,
             },
         }
     }
@@ -108,8 +105,6 @@ pub struct GuardedSocket {
     exchanges: Rc<Cell<u32>>,
     /// Told when the client of HTTP/1 moves.
     cutoff: Rc<Cutoff>,
-    /// The socket says early when it can take more.
-    is_eager: bool,
     received: u64,
     sent: u64,
 }
@@ -131,7 +126,6 @@ impl GuardedSocket {
             write_clock: RateClock::default(),
             exchanges,
             cutoff,
-            is_eager: false,
             received: 0,
             sent: 0,
         }
@@ -418,15 +412,6 @@ impl GuardedSocket {
         self.input.take(count);
     }
 
-    /// Lets the socket say early that it can take more, so that a client that reads slowly is seen to read.
-    pub fn watch_closely(&mut self) {
-        if !std::mem::replace(&mut self.is_eager, true)
-            && let Some(stream) = &self.stream
-        {
-            stream.limit_unsent(UNSENT);
-        }
-    }
-
     /// Hands on what TLS holds of what was written; without TLS there is nothing.
     ///
     /// # Errors
@@ -448,9 +433,6 @@ impl GuardedSocket {
     /// # Errors
     /// What the socket says; there is none any more once it was taken.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.cutoff.client_moved().is_some() {
-            self.watch_closely();
-        }
         let Some(stream) = &mut self.stream else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         match Pin::new(stream).poll_write(cx, bytes) {
             Poll::Ready(result) => {

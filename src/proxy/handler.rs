@@ -1,17 +1,21 @@
 //! The worker as the handler of its connections' requests.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use tokio::net::TcpStream;
 
 use super::body::ForwardBody;
 use super::downstream::{AnswerForm, CheckedHead, Downstream, Handler, OwnAnswer};
 use super::forward;
 use super::own_answer::{self, own_body};
+use super::relay;
 use super::worker::Worker;
+use crate::model::ids::ListenerId;
 use crate::telemetry::access_log::{AccessLogEntry, RequestLine};
 
 impl Handler for Worker {
@@ -25,6 +29,15 @@ impl Handler for Worker {
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<ForwardBody>> + 'static {
         forward::forward(self, downstream, head, request)
+    }
+
+    fn relay(
+        self: Rc<Self>,
+        listener: ListenerId,
+        connection: (TcpStream, SocketAddr),
+        closing: impl Future<Output = ()> + 'static,
+    ) -> impl Future<Output = ()> + 'static {
+        relay::relay(self, listener, connection, closing)
     }
 
     fn own_answer(&self, _downstream: &Downstream, answer: OwnAnswer, form: AnswerForm) -> Response<ForwardBody> {
@@ -45,6 +58,7 @@ impl Handler for Worker {
                 status: answer.status.as_u16(),
                 reason: Some(answer.reason),
                 bytes_out: own_body(answer.status).len() as u64,
+                tls: downstream.tls.clone(),
                 ..AccessLogEntry::new(listener, client, downstream.peer, request)
             });
         }

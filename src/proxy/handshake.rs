@@ -16,6 +16,7 @@ use super::downstream::Validated;
 use super::own_answer::http_date;
 use super::room::Place;
 use super::waiting::wait_for;
+use crate::model::tls::{forwarded_value, subject_of};
 use crate::reason::Reason;
 use crate::stream::Stream;
 use crate::telemetry::metrics::Side;
@@ -112,9 +113,13 @@ async fn shake_hands(tls: &TlsContext, stream: TcpStream) -> Result<Opened, Fail
         Some(protocol) if protocol == ALPN_HTTP2 => Speaks::Http2,
         Some(_) | None => Speaks::Http1,
     };
-    let client = terms.clients.map(|clients| Validated {
-        certificate: clients.forwarded(stream.get_ref().1.peer_certificates()).map(Into::into),
-        asked: Some(Arc::clone(clients.asked())),
+    let client = terms.clients.map(|clients| {
+        let shown = clients.shown(stream.get_ref().1.peer_certificates());
+        Validated {
+            subject: shown.and_then(subject_of).map(Into::into),
+            certificate: shown.and_then(forwarded_value).map(Into::into),
+            asked: Some(Arc::clone(clients.asked())),
+        }
     });
     Ok(Opened { stream: Stream::Tls(Box::new(stream)), speaks, client: client.unwrap_or_default() })
 }

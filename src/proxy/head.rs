@@ -31,6 +31,8 @@ pub struct HeadPolicy {
     pub https: bool,
     /// The peer is a trusted forwarder: it may end TLS and name the scheme that its own client used.
     pub trusted: bool,
+    /// A sidecar's listener: fields pass whoever sent them.
+    pub sidecar: bool,
 }
 
 /// What the fields of an HTTP/2 request say about its head.
@@ -120,8 +122,10 @@ pub fn check<B>(
     last: &mut Option<Rc<Host>>,
 ) -> Result<Checked, OwnAnswer> {
     let removed_underscores =
-        if facts.underscore { remove(request.headers_mut(), |name| name.contains('_')) } else { 0 };
-    if facts.forwarded && !policy.trusted {
+        if facts.underscore && !policy.sidecar { remove(request.headers_mut(), |name| name.contains('_')) } else { 0 };
+    if policy.sidecar {
+        // Whoever is asked judges them, as without a sidecar.
+    } else if facts.forwarded && !policy.trusted {
         // Neither routes nor filters nor endpoints see what anybody can claim.
         remove(request.headers_mut(), is_of_forwarders);
     } else if facts.forwarded {

@@ -13,13 +13,22 @@ use ipnet::IpNet;
 use super::downstream::Downstream;
 use crate::fields::{self, FieldFlags};
 use crate::http1::client::RequestFraming;
+use crate::model::route::Rule;
+use crate::settings::ListenerMode;
 
-/// Received-by part of our `via` entries, the hop mark.
+/// Received-by part of a gateway's `via` entries, the hop mark.
 const HOP_MARK: &str = "tidegate";
-/// The `via` entry that we add.
+/// The `via` entry that a gateway adds.
 const VIA: &str = "1.1 tidegate";
-/// This many own hop marks in a request mean a loop; one is a legal chain of two gateways.
+/// This many hop marks of gateways in a request mean a loop; one is a legal chain of two gateways.
 const LOOP_MARKS: usize = 2;
+/// As [`HOP_MARK`], of sidecars. They count apart: an application that copies fields from the request that it answers to
+/// those that it sends carries the marks of the whole chain of services.
+const SIDECAR_HOP_MARK: &str = "tidegate-sidecar";
+/// The `via` entry that a sidecar adds to outgoing requests.
+const SIDECAR_VIA: &str = "1.1 tidegate-sidecar";
+/// This many hop marks of sidecars in a request mean a loop: longer chains of services are hardly built on purpose.
+const SIDECAR_LOOP_MARKS: usize = 16;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -92,14 +101,15 @@ fn hex(id: u128) -> [u8; 32] {
 /// The request came through us often enough that it runs in a circle.
 #[must_use]
 pub fn is_loop(headers: &HeaderMap) -> bool {
-    let mut marks = 0;
+    let (mut marks, mut sidecar_marks) = (0, 0);
     for value in headers.get_all(header::VIA) {
         for entry in value.as_bytes().split(|&b| b == b',') {
             let received_by = entry.split(|b| b.is_ascii_whitespace()).filter(|part| !part.is_empty()).nth(1);
             marks += usize::from(received_by == Some(HOP_MARK.as_bytes()));
+            sidecar_marks += usize::from(received_by == Some(SIDECAR_HOP_MARK.as_bytes()));
         }
     }
-    marks >= LOOP_MARKS
+    marks >= LOOP_MARKS || sidecar_marks >= SIDECAR_LOOP_MARKS
 }
 
 /// The client said `te: trailers` (RFC 9110 §10.1.4).
@@ -201,7 +211,7 @@ pub struct RequestHead<'a> {
     pub method: &'a Method,
     /// The canonical path.
     pub path: &'a str,
-    /// The query as received.
+    /// The query that the endpoint sees.
     pub query: Option<&'a str>,
     /// Host for the endpoint; `None` for HTTP/1.0 without Host.
     pub authority: Option<&'a [u8]>,
@@ -241,11 +251,15 @@ enum Fate {
     Attempt,
 }
 
-/// Decides by name.
-fn fate(name: &str) -> Fate {
+/// Decides by name, for the requests of a listener.
+#[inline]
+fn fate(name: &str, mode: ListenerMode) -> Fate {
     let flags = fields::flags(name);
     if flags == FieldFlags::NONE {
         return Fate::Keep;
+    }
+    if mode.is_sidecar() {
+        return fate_in_sidecar(name, flags, mode);
     }
     if flags.has_any(FieldFlags::NOT_FROM_CLIENTS) {
         return Fate::Drop;
@@ -257,6 +271,22 @@ fn fate(name: &str) -> Fate {
         "x-forwarded-port" => Fate::ForwardedPort,
         "x-tidegate-attempt" => Fate::Attempt,
         _ => Fate::Keep,
+    }
+}
+
+/// As [`fate`], in a sidecar: all passes but what belongs to the connection, and the id, which it writes going out.
+#[cold]
+fn fate_in_sidecar(name: &str, flags: FieldFlags, mode: ListenerMode) -> Fate {
+    if name == "cookie" {
+        Fate::Cookie
+    } else if name == X_TIDEGATE_ATTEMPT.as_str() {
+        Fate::Attempt
+    } else if (mode == ListenerMode::Outgoing && name == X_REQUEST_ID.as_str())
+        || (flags.has_any(FieldFlags::NOT_FROM_CLIENTS) && !flags.has_any(FieldFlags::PASSES_SIDECARS))
+    {
+        Fate::Drop
+    } else {
+        Fate::Keep
     }
 }
 
@@ -292,11 +322,11 @@ pub fn encode_request(out: &mut Vec<u8>, request: &RequestHead<'_>) {
     out.extend_from_slice(request.authority.unwrap_or_default());
     out.extend_from_slice(b"\r\n");
 
-    let trusted = request.downstream.trusted;
+    let trusted = request.downstream.trusted || request.downstream.mode.is_sidecar();
     let nominated = if request.has_connection { nominated(request.headers) } else { Vec::new() };
     let (mut cookie, mut proto, mut host, mut port) = (false, false, false, false);
     for (name, value) in request.headers {
-        match fate(name.as_str()) {
+        match fate(name.as_str(), request.downstream.mode) {
             Fate::Drop => continue,
             Fate::Keep => {}
             Fate::Cookie => {
@@ -372,6 +402,14 @@ pub fn identity(peer: SocketAddr, scheme: &str) -> Box<[u8]> {
 
 /// Appends forwarded identity, hop mark and request id; `kept` says which of proto, host and port a trusted peer sent.
 fn write_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, kept: [bool; 3]) {
+    match request.downstream.mode {
+        ListenerMode::Gateway => {}
+        ListenerMode::Outgoing | ListenerMode::Relay => {
+            write_field(out, header::VIA.as_str(), SIDECAR_VIA.as_bytes());
+            return write_request_id(out, request.request_id);
+        }
+        ListenerMode::Incoming => return,
+    }
     let [proto, host, port] = kept;
     if request.downstream.trusted {
         write_trusted_identity(out, request, proto);
@@ -391,8 +429,12 @@ fn write_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, kept: [bool; 3])
     if let Some(certificate) = &request.downstream.client.certificate {
         write_field(out, X_FORWARDED_CLIENT_CERT.as_str(), certificate.as_bytes());
     }
+    write_request_id(out, request.request_id);
+}
+
+fn write_request_id(out: &mut Vec<u8>, id: &RequestId) {
     out.extend_from_slice(b"x-request-id: ");
-    request.request_id.write(out);
+    id.write(out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -439,9 +481,11 @@ pub fn edit_for_http2(
         write_chain(&mut chain, headers);
     }
     write_ip(&mut chain, downstream.peer.ip());
-    remove_all(headers, |name| match fate(name.as_str()) {
+    remove_all(headers, |name| match fate(name.as_str(), downstream.mode) {
         Fate::Drop => true,
-        Fate::Proto | Fate::ForwardedHost | Fate::ForwardedPort | Fate::Attempt => !downstream.trusted,
+        Fate::Proto | Fate::ForwardedHost | Fate::ForwardedPort | Fate::Attempt => {
+            !downstream.trusted && !downstream.mode.is_sidecar()
+        }
         Fate::Keep | Fate::Cookie => false,
     });
     if let Some(length) = length {
@@ -449,6 +493,15 @@ pub fn edit_for_http2(
     }
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    match downstream.mode {
+        ListenerMode::Gateway => {}
+        ListenerMode::Outgoing | ListenerMode::Relay => {
+            headers.append(header::VIA, HeaderValue::from_static(SIDECAR_VIA));
+            headers.insert(X_REQUEST_ID, id.to_value());
+            return;
+        }
+        ListenerMode::Incoming => return,
     }
     if let Ok(chain) = HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)) {
         headers.insert(X_FORWARDED_FOR, chain);
@@ -501,6 +554,11 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
         let name = name.as_str();
         fields::flags(name).has_any(FieldFlags::NOT_A_TRAILER) || name.starts_with("x-forwarded-") || name.contains('_')
     });
+}
+
+/// Drops trailer fields of a client whose names filters of the rule decide about: a header of that name would be dropped.
+pub(super) fn clean_decided_trailers(trailers: &mut HeaderMap, rule: &Rule) {
+    remove_all(trailers, |name| rule.decides_field(name));
 }
 
 #[cfg(test)]

@@ -6,13 +6,14 @@
 use std::borrow::Cow;
 
 use super::account::Permits;
-use super::decision::{Decision, Early, Layers, Matched, Seen};
+use super::decision::{Decision, Early, Layers, Matched};
 use super::exchange::Exchange;
 use super::headers;
 use crate::balance::Picked;
-use crate::filter::{BodyStage, Chain, Director, Facts, Flow, Question, ResponseView, Told};
-use crate::model::filter::Filter;
+use crate::filter::{BodyStage, Director, Facts, FilterMeans, Flow, Limited, Question, ResponseView, Told};
+use crate::model::filter::{ContentCoding, Filter};
 use crate::model::route::Rule;
+use crate::telemetry::access_log::LimitText;
 
 /// The filters of a rule's backendRef; none where there is no such reference.
 fn backend_filters(rule: &Rule, backend_ref: Option<usize>) -> &[Filter] {
@@ -22,22 +23,32 @@ fn backend_filters(rule: &Rule, backend_ref: Option<usize>) -> &[Filter] {
 impl Decision {
     /// Filters in: those of the rule. One that has to know something first gives its question; [`Self::resume`] goes on
     /// with the answer.
-    pub(super) fn enter(&mut self, matched: &Matched) -> Result<Option<Question>, Early> {
+    pub(super) fn enter(&mut self, matched: &Matched, means: FilterMeans<'_>) -> Result<Option<Question>, Early> {
         if matched.rule().filters.is_empty() {
             return Ok(None);
         }
         self.layers = Some(self.new_layers());
-        self.walk(matched, None, None)
+        self.walk((matched, None), None, means)
     }
 
     /// Goes on with the filter that asked.
-    pub(super) fn resume(&mut self, matched: &Matched, told: Told) -> Result<Option<Question>, Early> {
+    pub(super) fn resume(
+        &mut self,
+        matched: &Matched,
+        told: Told,
+        means: FilterMeans<'_>,
+    ) -> Result<Option<Question>, Early> {
         let entered = self.layers.as_ref().and_then(|layers| layers.entered);
-        self.walk(matched, entered, Some(told))
+        self.walk((matched, entered), Some(told), means)
     }
 
     /// Filters in: those of the backendRef that was picked, as [`Self::enter`].
-    pub(super) fn enter_backend(&mut self, matched: &Matched, picked: &Picked) -> Result<Option<Question>, Early> {
+    pub(super) fn enter_backend(
+        &mut self,
+        matched: &Matched,
+        picked: &Picked,
+        means: FilterMeans<'_>,
+    ) -> Result<Option<Question>, Early> {
         let rule = matched.rule();
         let filters = backend_filters(rule, Some(picked.backend_ref));
         let mut layers = match self.layers.take() {
@@ -57,7 +68,7 @@ impl Decision {
             layers.outside = Some(Box::new((layers.seen.clone(), self.fields.clone())));
         }
         self.layers = Some(layers);
-        if filters.is_empty() { Ok(None) } else { self.walk(matched, Some(picked.backend_ref), None) }
+        if filters.is_empty() { Ok(None) } else { self.walk((matched, Some(picked.backend_ref)), None, means) }
     }
 
     fn new_layers(&mut self) -> Box<Layers> {
@@ -65,22 +76,16 @@ impl Decision {
         if self.head.connection {
             headers::remove_nominated(&mut self.fields);
         }
-        Box::new(Layers {
-            chain: Chain::default(),
-            entered: None,
-            seen: Seen { method: self.method.clone(), host: None, path: None, backend_ref: None },
-            body_limit: None,
-            outside: None,
-        })
+        Box::new(Layers::new(self.method.clone()))
     }
 
     /// Runs the request sides of the rule's filters, or of those of a backendRef, from the one that asked on where it was
     /// told. The layers stay in place meanwhile: should one panic, the response unwinds those before it.
     fn walk(
         &mut self,
-        matched: &Matched,
-        backend_ref: Option<usize>,
+        (matched, backend_ref): (&Matched, Option<usize>),
         told: Option<Told>,
+        means: FilterMeans<'_>,
     ) -> Result<Option<Question>, Early> {
         let filters = match backend_ref {
             None => &*matched.rule().filters,
@@ -96,22 +101,36 @@ impl Decision {
             scheme: client.target.scheme,
             port: client.target.port,
             hostname: head.hostname(),
+            authority: head.authority(),
             content_length: *content_length,
+            is_personal: head.websocket || downstream.client.subject.is_some(),
+            // It stands at the same address for all workers, and for as long as somebody has a request for it.
+            rule: std::ptr::from_ref(matched.rule()).addr(),
             path_param: &|name| matched.path_param(downstream.listener, received, name),
         };
-        let Layers { chain, seen, body_limit, .. } = &mut **layers;
+        let Layers { chain, seen, body_limit, user, claims, limited, identity, copies, .. } = &mut **layers;
         let mut path = seen.path.take().map_or(Cow::Borrowed(received), Cow::Owned);
+        let mut query = match seen.query.take() {
+            Some(edited) => (!edited.is_empty()).then_some(Cow::Owned(edited)),
+            None => uri.query().map(Cow::Borrowed),
+        };
         let director = &mut Director {
             method: &mut seen.method,
             headers: fields,
             host: &mut seen.host,
             path: &mut path,
-            query: uri.query(),
+            query: &mut query,
             backend_ref: &mut seen.backend_ref,
             body_limit,
             worker: matched.live().worker(),
             now: deadlines.try_began.into_std(),
             states: matched.live().filter_states(matched.id(), backend_ref),
+            copies,
+            user,
+            claims,
+            limited,
+            identity,
+            means,
             facts: &facts,
         };
         let flow = match told {
@@ -122,19 +141,32 @@ impl Decision {
             Cow::Owned(path) => Some(path),
             Cow::Borrowed(_) => None,
         };
+        seen.query = match query {
+            Some(Cow::Owned(query)) => Some(query),
+            Some(Cow::Borrowed(_)) => None,
+            None => uri.query().map(|_| String::new()),
+        };
         match flow {
             Flow::Continue => Ok(None),
             Flow::Ask(question) => Ok(Some(question)),
             Flow::Respond(answer) => Err(Early::Filtered(Box::new(answer))),
+            Flow::Share(answer) => Err(Early::Shared(answer)),
         }
     }
 }
 
 impl Exchange {
-    /// Puts the limit that filters have set on the client's body.
-    pub(super) fn limit_body(&mut self) {
-        if let (Some(body), Some(layers)) = (&mut self.body, &self.decision.layers) {
+    /// Takes over what filters have found out for the whole exchange: the limit of the client's body, and who the client is.
+    pub(super) fn note_layers(&mut self) {
+        let Some(layers) = &self.decision.layers else { return };
+        if let Some(body) = &mut self.body {
             body.limit(layers.body_limit);
+            if let Some(matched) = self.account.matched().filter(|_| self.decision.trailers) {
+                body.clean_trailers(matched);
+            }
+        }
+        if let Some(entry) = &mut self.account.entry {
+            entry.user.clone_from(&layers.user);
         }
     }
 
@@ -146,9 +178,26 @@ impl Exchange {
             let entered = [&*rule.filters, backend_filters(rule, layers.entered)];
             let reply = &mut self.reply;
             let permits = Permits::of(&mut layers.chain);
-            let view = &mut ResponseView { status: &mut reply.status, headers: &mut reply.fields, body: &mut stages };
+            let mut coding = None;
+            let view = &mut ResponseView {
+                status: &mut reply.status,
+                headers: &mut reply.fields,
+                length: reply.content.size_hint().exact(),
+                coding: &mut coding,
+                body: &mut stages,
+            };
             layers.chain.response(&entered, view);
             self.account.permits = permits;
+            if let Some(entry) = &mut self.account.entry {
+                // A call that was shared may have said more than the layers outside of it.
+                entry.coding = coding.map(ContentCoding::as_str).or(entry.coding);
+                entry.user = layers.user;
+                let limit = layers.limited.map(|Limited { key, decision }| LimitText {
+                    name: format!("{} {key}", key.filter).into(),
+                    decision: decision.as_str(),
+                });
+                entry.limit = limit.or(entry.limit.take());
+            }
             self.account.status = reply.status.as_u16();
         }
         stages

@@ -12,21 +12,28 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::connection::{ConnectionContext, Ends, canonical, serve};
+use super::connection::{ConnectionContext, Ends, Open, canonical, serve};
 use super::downstream::Handler;
 use super::handshake;
 use super::pressure::Pressure;
 use super::proxy_header;
 use super::room::{FilesComing, Place};
 use super::task::poll_counted;
-use super::worker_drain::WorkerDrain;
-use crate::drain::{self, Drain, Phase};
+use crate::drain::{Drain, Phase};
 use crate::reason::Reason;
+use crate::settings::ListenerMode;
 use crate::stream::TcpTimeouts;
 use crate::telemetry::metrics::{Side, Where};
 
 /// Connections that wait in the kernel; it cuts this to its own limit.
 const BACKLOG: i32 = 4096;
+
+/// Bytes that the kernel keeps unsent for one client at most (TCP_NOTSENT_LOWAT).
+///
+/// Without a limit it keeps megabytes, of which a third has to go before the socket can be written to again: a client that
+/// reads slowly would look like one that does not read. And buffers that the kernel makes larger, as it does when memory for
+/// sockets is scarce and then is not, would look like a client that reads.
+const UNSENT: u32 = 32 << 10;
 
 /// How long a client whose handshake had begun when a listener closes may take to finish it: a long round trip.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(200);
@@ -113,6 +120,8 @@ fn bind_sockets(mut address: SocketAddr, workers: usize) -> io::Result<BoundList
     let mut sockets = Vec::with_capacity(workers);
     for _ in 0..workers.max(1) {
         let socket = socket(address, true)?;
+        // Connections inherit it, and none pays for a system call of its own.
+        socket.set_tcp_notsent_lowat(UNSENT)?;
         socket.listen(BACKLOG)?;
         let socket = StdListener::from(socket);
         address = socket.local_addr()?;
@@ -134,47 +143,12 @@ fn socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Serves all listeners of one worker until the drain of the process has closed them and their last connection has ended.
-/// Every context must hold `worker`, by which the connections see how far the drain has come.
-///
-/// Must run on a `LocalSet` inside a runtime.
-pub async fn serve_all<H: Handler>(
-    listeners: impl IntoIterator<Item = (ConnectionContext<H>, StdListener)>,
-    worker: &WorkerDrain,
-    mut process: Drain,
-) {
-    // The process's drain tells how far the stop has come; the worker's own tells when its last connection is gone.
-    let (control, drain) = drain::channel();
-    for (context, socket) in listeners {
-        let name = Arc::clone(&context.listener_name);
-        let accepting = accept(Rc::new(context), socket, drain.clone());
-        tokio::task::spawn_local(async move {
-            if let Err(error) = accepting.await {
-                tracing::error!(listener = %name, error = %error, "a worker cannot accept connections");
-            }
-        });
-    }
-    drop(drain);
-    let follow = async {
-        let mut phase = process.phase();
-        loop {
-            control.advance(phase);
-            worker.advance(phase);
-            phase = process.later_than(phase).await;
-        }
-    };
-    tokio::select! {
-        () = control.joined() => {}
-        () = follow => {}
-    }
-}
-
 /// Accepts connections and serves each in a task of its own until the drain closes listeners; then empties the queue, so
 /// that no client whom the kernel has let in is reset, and returns. The tasks hold `drain` until their connections end.
 ///
 /// # Errors
 /// The socket cannot be registered with the runtime.
-async fn accept<H: Handler>(
+pub(super) async fn accept<H: Handler>(
     context: Rc<ConnectionContext<H>>,
     socket: StdListener,
     mut drain: Drain,
@@ -351,11 +325,31 @@ fn spawn<H: Handler>(
     let (context, drain) = (Rc::clone(context), drain.clone());
     tokio::task::spawn_local(async move {
         let metrics = Arc::clone(&context.metrics);
-        let mut serving = pin!(secure_and_serve(context, stream, peer, place));
-        let _ = poll_fn(|cx| poll_counted(&metrics, Where::Connection, serving.as_mut(), cx)).await;
+        if context.mode.get() == ListenerMode::Relay {
+            let mut relaying = pin!(relay(context, stream, peer, place, drain.clone()));
+            let _ = poll_fn(|cx| poll_counted(&metrics, Where::Connection, relaying.as_mut(), cx)).await;
+        } else {
+            let mut serving = pin!(secure_and_serve(context, stream, peer, place));
+            let _ = poll_fn(|cx| poll_counted(&metrics, Where::Connection, serving.as_mut(), cx)).await;
+        }
         // Held until here: the process waits for its connections.
         drop(drain);
     });
+}
+
+/// Passes the bytes of a connection on, which holds its place for as long.
+async fn relay<H: Handler>(
+    context: Rc<ConnectionContext<H>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    mut drain: Drain,
+) {
+    place.presence().busy();
+    let _open = Open::begin(&context);
+    let closing = async move { drain.reached(Phase::Closing).await };
+    Rc::clone(&context.handler).relay(context.listener, (stream, canonical(peer)), closing).await;
+    drop(place);
 }
 
 /// Serves a connection, behind its PROXY header where the listener takes one, and its handshake where TLS is spoken.
@@ -420,7 +414,9 @@ mod tests {
     use super::*;
     use crate::model::ids::ListenerId;
     use crate::proxy::downstream::{AnswerForm, CheckedHead, Downstream, OwnAnswer};
+    use crate::proxy::listeners::serve_all;
     use crate::proxy::room::{Room, WorkerRoom};
+    use crate::proxy::worker_drain::WorkerDrain;
     use crate::settings::{Deadlines, Forwarding, Limits, Listener, ProxyProtocol};
     use crate::telemetry::access_log::RequestLine;
     use crate::telemetry::metrics::{Metrics, MetricsOptions};
@@ -451,6 +447,7 @@ mod tests {
                 assert!(socket.keepalive().expect("an option"));
                 assert_eq!(socket.tcp_keepalive_time().expect("an option"), keepalive);
                 assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(user_timeout));
+                assert_eq!(socket.tcp_notsent_lowat().expect("an option"), UNSENT);
                 accepted += 1;
             }
         }
@@ -485,6 +482,15 @@ mod tests {
             _: http::Request<hyper::body::Incoming>,
         ) -> http::Response<Self::Body> {
             http::Response::default()
+        }
+
+        fn relay(
+            self: Rc<Self>,
+            _: ListenerId,
+            _: (tokio::net::TcpStream, SocketAddr),
+            _: impl Future<Output = ()> + 'static,
+        ) -> impl Future<Output = ()> + 'static {
+            std::future::ready(())
         }
 
         fn own_answer(&self, _: &Downstream, _: OwnAnswer, _: AnswerForm) -> http::Response<Self::Body> {
@@ -563,6 +569,7 @@ mod tests {
                 address: bound.address,
                 http2_prior_knowledge: false,
                 proxy_protocol: ProxyProtocol::default(),
+                mode: crate::settings::ListenerMode::Gateway,
                 trusted_forwarders: Vec::new(),
                 health_path: None,
                 allowed_namespaces: None,
@@ -579,7 +586,7 @@ mod tests {
                 Rc::clone(&worker),
             );
             let socket = bound.sockets.into_iter().next().expect("one worker");
-            serve_all([(context, socket)], &worker, drain).await;
+            serve_all([(context, socket)], drain).await;
             assert_eq!(worker.room().connections(), 0);
         });
     }

@@ -122,7 +122,8 @@ impl Exchange {
         wish: Wish,
         is_repeatable: bool,
     ) -> Option<Again> {
-        let retry = matched.retry()?;
+        // The policy is for clients' requests.
+        let retry = matched.retry().filter(|_| !self.account.is_own_request())?;
         let (worker, decision) = (&self.account.worker, &self.decision);
         let now = Instant::now();
         if worker.is_short_of_memory() {

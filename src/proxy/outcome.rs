@@ -41,8 +41,10 @@ impl Exchange {
     /// Enters at the endpoint what a failed try tells about it.
     pub(super) fn note_failure(&self, picked: &Picked, failure: &Failure, verdict: Verdict, now: Instant) {
         let Failure { error, progress } = failure;
-        // A connection that the endpoint closed while it was idle says nothing about the endpoint.
-        if verdict != Verdict::FreshConnection && error.is_endpoint_failure() && !error.is_local() {
+        // A connection that the endpoint closed while it was idle says nothing about the endpoint, and a connect that several
+        // waited for says it once.
+        let is_told = verdict == Verdict::FreshConnection || progress.learned;
+        if !is_told && error.is_endpoint_failure() && !error.is_local() {
             let since_epoch = self.account.worker.since_epoch(now);
             picked.endpoint.failed(since_epoch);
             if error.is_timeout() {

@@ -13,22 +13,40 @@ use bytes::Bytes;
 /// Chunks below this size are copied together.
 const SMALL: usize = 4 << 10;
 
-/// Bytes that the bodies of one worker may keep together.
+/// Bytes that request bodies of one worker may keep together.
 #[derive(Clone, Debug)]
-pub struct ReplayRoom(Rc<Cell<usize>>);
+pub struct BodyRoom(Rc<Cell<usize>>);
 
-impl ReplayRoom {
+impl BodyRoom {
     /// Room for so many bytes.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         Self(Rc::new(Cell::new(bytes)))
     }
+
+    /// Takes so many bytes of it; false when there are not as many left.
+    #[must_use]
+    pub fn take(&self, bytes: usize) -> bool {
+        let left = self.0.get().checked_sub(bytes);
+        self.0.set(left.unwrap_or(self.0.get()));
+        left.is_some()
+    }
+
+    /// Gives bytes back that were taken.
+    pub fn give_back(&self, bytes: usize) {
+        self.0.set(self.0.get() + bytes);
+    }
+}
+
+/// A chunk to keep: a small one is copied, for it would hold the whole buffer that it was read into.
+pub fn own(data: &Bytes) -> Bytes {
+    if data.len() < SMALL { Bytes::copy_from_slice(data) } else { data.clone() }
 }
 
 /// What was read of one body.
 #[derive(Debug)]
 pub struct Replay {
-    room: ReplayRoom,
+    room: BodyRoom,
     /// Bytes that it may keep.
     most: usize,
     size: usize,
@@ -40,17 +58,22 @@ pub struct Replay {
 impl Replay {
     /// Nothing yet, of a body of which `most` bytes may be kept.
     #[must_use]
-    pub fn new(most: usize, room: ReplayRoom) -> Self {
+    pub fn new(most: usize, room: BodyRoom) -> Self {
         Self { room, most, size: 0, chunks: Vec::new(), tail: Vec::new() }
+    }
+
+    /// Lets it keep so many bytes, where that is more than before.
+    pub fn allow(&mut self, most: usize) {
+        self.most = self.most.max(most);
     }
 
     /// Keeps a chunk; false when the body is too large, or when there is no room left.
     #[must_use]
     pub fn keep(&mut self, data: &Bytes) -> bool {
         let size = self.size + data.len();
-        let left = self.room.0.get().checked_sub(data.len());
-        let Some(left) = left.filter(|_| size <= self.most) else { return false };
-        self.room.0.set(left);
+        if size > self.most || !self.room.take(data.len()) {
+            return false;
+        }
         self.size = size;
         if data.len() < SMALL {
             self.tail.extend_from_slice(data);
@@ -76,7 +99,7 @@ impl Replay {
 
 impl Drop for Replay {
     fn drop(&mut self) {
-        self.room.0.set(self.room.0.get() + self.size);
+        self.room.give_back(self.size);
     }
 }
 
@@ -90,7 +113,7 @@ mod tests {
 
     #[test]
     fn keeps_all_chunks_in_their_order() {
-        let mut replay = Replay::new(1 << 20, ReplayRoom::new(1 << 20));
+        let mut replay = Replay::new(1 << 20, BodyRoom::new(1 << 20));
         let sizes = [1, 1, 5_000, 7, 4_096, 9];
         let mut sent = Vec::new();
         for (value, size) in (0..).zip(sizes) {
@@ -106,7 +129,7 @@ mod tests {
 
     #[test]
     fn gives_up_at_its_bound_and_where_there_is_no_room() {
-        let room = ReplayRoom::new(100);
+        let room = BodyRoom::new(100);
         let mut one = Replay::new(60, room.clone());
         assert!(one.keep(&bytes(60, 0)));
         assert!(!one.keep(&bytes(1, 0)), "larger than it may be");

@@ -62,6 +62,8 @@ pub struct Progress {
     pub is_sent: bool,
     /// A byte of a response came.
     pub received: bool,
+    /// It waited for another request's connect, which failed: nothing was tried for this one.
+    pub learned: bool,
 }
 
 /// What an endpoint may have done with a request.
@@ -77,7 +79,14 @@ pub enum Sent {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { reused: false, sent: Sent::Nothing, is_repeatable: true, is_sent: false, received: false }
+        Self {
+            reused: false,
+            sent: Sent::Nothing,
+            is_repeatable: true,
+            is_sent: false,
+            received: false,
+            learned: false,
+        }
     }
 }
 

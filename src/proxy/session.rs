@@ -25,26 +25,25 @@ impl Decision {
         let key = matched.live().session_key();
         let judge = |text: &[u8]| {
             let value = SessionValue::parse(text, key)?;
-            match value.validity(session, now) {
-                Validity::Valid => Some(Presented { value: Some(value), is_due: false }),
-                Validity::Due => Some(Presented { value: Some(value), is_due: true }),
-                Validity::Expired => None,
-            }
+            let is_due = match value.validity(session, now) {
+                Validity::Valid => false,
+                Validity::Due => true,
+                Validity::Expired => return None,
+            };
+            let began = value.times.map_or(0, |times| u32::try_from(times.began).unwrap_or(u32::MAX));
+            Some(Presented { id: Some(value.id), began, is_due })
         };
         let leads = |presented: &Presented| {
-            presented.id().is_some_and(|id| {
+            presented.id.is_some_and(|id| {
                 matched.live().pinned(matched.id(), id, None, &PickRequest::default(), Duration::ZERO).is_some()
             })
         };
-        let mut first = None;
-        let mut best = None;
+        let mut found: Option<Presented> = None;
         let mut look = |text: &[u8]| {
-            if let Some(presented) = judge(text) {
-                first.get_or_insert(presented);
-                // One that is left over from an older version of the route leads nowhere.
-                if best.is_none() && leads(&presented) {
-                    best = Some(presented);
-                }
+            let Some(presented) = judge(text) else { return };
+            // Of several, one that is left over from an older version of the route leads nowhere.
+            if found.is_none_or(|first| !leads(&first) && leads(&presented)) {
+                found = Some(presented);
             }
         };
         match &session.carrier {
@@ -63,7 +62,7 @@ impl Decision {
                 self.fields.remove(name);
             }
         }
-        self.session = Some(Box::new(best.or(first).unwrap_or_default()));
+        self.session = Some(found.unwrap_or_default());
     }
 }
 
@@ -75,7 +74,7 @@ impl Exchange {
             return;
         };
         let is_there = |id| index.find(id).is_some_and(|endpoint| std::sync::Arc::ptr_eq(endpoint, &picked.endpoint));
-        let result = match presented.id() {
+        let result = match presented.id {
             Some(id) if is_there(id) => SessionResult::Kept,
             Some(_) => SessionResult::Moved,
             None => SessionResult::New,
@@ -92,7 +91,7 @@ impl Exchange {
         }
         let now = if session.is_timed() { unix_seconds() } else { 0 };
         // A session that moves does not begin anew: `absoluteTimeout` holds for all of it.
-        let began = presented.value.and_then(|value| value.times).map_or(now, |times| times.began);
+        let began = if presented.began == 0 { now } else { u64::from(presented.began) };
         let value = SessionValue {
             id: index.id(&picked.endpoint.key),
             times: session.is_timed().then_some(Times { began, sent: now }),
@@ -146,34 +145,61 @@ fn field(
 
 /// Removes all cookies of a name; the others stay as they are.
 fn remove_cookie(fields: &mut HeaderMap, name: &str) {
-    let has = |pair: &[u8]| {
-        let pair = pair.trim_ascii();
-        memchr::memchr(b'=', pair).is_some_and(|end| pair[..end].trim_ascii_end() == name.as_bytes())
-    };
-    let pairs = |line: &HeaderValue| line.as_bytes().split(|&byte| byte == b';').any(has);
-    if !fields.get_all(COOKIE).iter().any(pairs) {
+    if fields.get_all(COOKIE).iter().nth(1).is_none() {
+        // Most clients send them in one line.
+        match fields.get(COOKIE).map(|line| without_cookie(line, name)) {
+            Some(Kept::Some(rest)) => drop(fields.insert(COOKIE, rest)),
+            Some(Kept::None) => drop(fields.remove(COOKIE)),
+            Some(Kept::All) | None => {}
+        }
         return;
     }
-    let lines: Vec<HeaderValue> = fields.get_all(COOKIE).iter().cloned().collect();
+    let kept: Vec<HeaderValue> = fields
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|line| match without_cookie(line, name) {
+            Kept::All => Some(line.clone()),
+            Kept::Some(rest) => Some(rest),
+            Kept::None => None,
+        })
+        .collect();
     fields.remove(COOKIE);
-    for line in lines {
-        if !pairs(&line) {
-            fields.append(COOKIE, line);
-            continue;
-        }
-        let mut kept = Vec::with_capacity(line.len());
-        for pair in line.as_bytes().split(|&byte| byte == b';').filter(|pair| !has(pair)) {
-            let pair = pair.trim_ascii();
-            if !kept.is_empty() && !pair.is_empty() {
-                kept.extend_from_slice(b"; ");
-            }
-            kept.extend_from_slice(pair);
-        }
-        if !kept.is_empty() {
-            let line = HeaderValue::from_maybe_shared(bytes::Bytes::from(kept));
-            fields.append(COOKIE, line.expect("bytes of a valid value"));
-        }
+    for line in kept {
+        fields.append(COOKIE, line);
     }
+}
+
+/// What is left of a line of cookies without those of a name.
+enum Kept {
+    /// There are none of the name.
+    All,
+    /// The others, in their order.
+    Some(HeaderValue),
+    /// There are no others.
+    None,
+}
+
+fn without_cookie(line: &HeaderValue, name: &str) -> Kept {
+    let has =
+        |pair: &[u8]| memchr::memchr(b'=', pair).is_some_and(|end| pair[..end].trim_ascii_end() == name.as_bytes());
+    let pairs = || line.as_bytes().split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
+    if !pairs().any(has) {
+        return Kept::All;
+    }
+    let others = || pairs().filter(|pair| !pair.is_empty() && !has(pair));
+    // Exactly what is needed: with room to spare it would be moved into a smaller place.
+    let length = others().map(|pair| pair.len() + 2).sum::<usize>().saturating_sub(2);
+    if length == 0 {
+        return Kept::None;
+    }
+    let mut rest = Vec::with_capacity(length);
+    for pair in others() {
+        if !rest.is_empty() {
+            rest.extend_from_slice(b"; ");
+        }
+        rest.extend_from_slice(pair);
+    }
+    Kept::Some(HeaderValue::from_maybe_shared(bytes::Bytes::from(rest)).expect("bytes of a valid value"))
 }
 
 fn unix_seconds() -> u64 {

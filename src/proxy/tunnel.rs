@@ -1,4 +1,4 @@
-//! A tunnel: the raw bytes of an upgraded connection, both ways, until both ends have finished.
+//! A tunnel: the raw bytes of an upgraded or relayed connection, both ways, until both ends have finished.
 //!
 //! It belongs to its connection, never to the configuration: it holds no snapshot, and no publication reaches it. Bytes
 //! are read into one buffer of the worker and written on at once; only what a short write leaves is kept, so an idle
@@ -43,6 +43,8 @@ pub struct TunnelLimits {
     pub close_code: u16,
     /// Key that masks the close frame to the endpoint; random in production.
     pub mask: [u8; 4],
+    /// No frames of RFC 6455 are spoken: the bytes are passed on as they are, and no close frame is put between them.
+    pub raw: bool,
 }
 
 /// The two ends of a tunnel.
@@ -133,8 +135,8 @@ pub async fn run(
     let mut tunnel = Tunnel {
         client,
         endpoint,
-        up: Direction::glued(from_client),
-        down: Direction::glued(from_endpoint),
+        up: Direction::glued(from_client, limits.raw),
+        down: Direction::glued(from_endpoint, limits.raw),
         meter,
         buffer,
         active: Instant::now(),
@@ -239,8 +241,8 @@ impl Broken {
 }
 
 impl Direction {
-    fn glued(bytes: Bytes) -> Self {
-        let mut follower = Follower::default();
+    fn glued(bytes: Bytes, raw: bool) -> Self {
+        let mut follower = if raw { Follower::lost() } else { Follower::default() };
         follower.follow(&bytes);
         Self { pending: bytes, follower, ..Self::default() }
     }

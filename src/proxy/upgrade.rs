@@ -149,7 +149,7 @@ impl Socket {
         let Upgraded { stream, held, closing } = upgraded;
         let Upgrades { idle_timeout, max_lifetime, drain_window, close_code, .. } = self.upgrades;
         let mask = self.worker.rng().borrow_mut().u32(..).to_ne_bytes();
-        let limits = TunnelLimits { idle: idle_timeout, lifetime: max_lifetime, close_code, mask };
+        let limits = TunnelLimits { idle: idle_timeout, lifetime: max_lifetime, close_code, mask, raw: false };
         // The sockets of a window leave spread over it, so that their clients do not all come back at once. The process does
         // not outlive its own drain timeout.
         let timeout = self.worker.settings().drain.timeout;
@@ -163,24 +163,19 @@ impl Socket {
         let meter = Meter { entry: self.registration.entry(), metrics: self.worker.metrics() };
         let ends = Ends { client: stream, endpoint, from_client: held, from_endpoint: glued };
         let end = tunnel::run(ends, meter, limits, self.worker.tunnel_buffer(), drain).await;
-        (self.end, self.reason) = match end {
-            End::Finished => (SocketEnd::Finished, None),
-            End::Reset => (SocketEnd::Reset, Some(Reason::Reset)),
-            End::Closed(cause) => {
-                let (end, reason) = names_of(cause);
-                (end, Some(reason))
-            }
-        };
+        (self.end, self.reason) = names_of(end);
     }
 }
 
-/// What metric and log call the cause for which tidegate ended a socket.
-fn names_of(cause: CloseCause) -> (SocketEnd, Reason) {
-    match cause {
-        CloseCause::Drain => (SocketEnd::Drain, Reason::Drain),
-        CloseCause::Idle => (SocketEnd::TunnelIdle, Reason::TunnelIdle),
-        CloseCause::Lifetime => (SocketEnd::TunnelLifetime, Reason::TunnelLifetime),
-        CloseCause::Admin => (SocketEnd::Admin, Reason::Admin),
+/// What metric and log call the end of a socket; an orderly one needs no reason.
+pub(super) fn names_of(end: End) -> (SocketEnd, Option<Reason>) {
+    match end {
+        End::Finished => (SocketEnd::Finished, None),
+        End::Reset => (SocketEnd::Reset, Some(Reason::Reset)),
+        End::Closed(CloseCause::Drain) => (SocketEnd::Drain, Some(Reason::Drain)),
+        End::Closed(CloseCause::Idle) => (SocketEnd::TunnelIdle, Some(Reason::TunnelIdle)),
+        End::Closed(CloseCause::Lifetime) => (SocketEnd::TunnelLifetime, Some(Reason::TunnelLifetime)),
+        End::Closed(CloseCause::Admin) => (SocketEnd::Admin, Some(Reason::Admin)),
     }
 }
 

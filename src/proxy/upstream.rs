@@ -22,9 +22,10 @@ use tokio::time::Instant;
 
 use super::asked::AskedPool;
 use super::bad_response::BadResponses;
-use super::connect::{ConnectError, OpenConnection, connect_to, secure};
+use super::connect::{ConnectError, ConnectFailure, OpenConnection, connect_to, secure};
 use super::room::WorkerRoom;
 use super::task::poll_counted;
+use super::trial::{HEAD_START, Trial, Turn};
 use super::upstream_http2::{self, Http2Connection, Http2Slot, Lease, StreamRoom};
 use crate::balance::{Connected, ConnectionPool, EndpointState};
 use crate::http1::client::Connection;
@@ -137,6 +138,8 @@ struct EndpointPool {
     http2: Http2Slot,
     /// The fallback address worked last when the preferred one did not.
     use_fallback: bool,
+    /// Of connects over HTTP/1.
+    trial: Rc<Trial>,
     secure: Option<Box<Secure>>,
     /// How the endpoint asks for connections that are idle.
     asked: Arc<dyn ConnectionPool>,
@@ -163,14 +166,14 @@ pub enum Opening {
 #[derive(Debug)]
 pub enum NoLease {
     /// None could be made.
-    Failed(ConnectError),
+    Failed(ConnectFailure),
     /// None has room, and the endpoint has as many as it may.
     AtLimit,
 }
 
-impl From<ConnectError> for NoLease {
-    fn from(error: ConnectError) -> Self {
-        Self::Failed(error)
+impl<E: Into<ConnectFailure>> From<E> for NoLease {
+    fn from(failure: E) -> Self {
+        Self::Failed(failure.into())
     }
 }
 
@@ -217,7 +220,7 @@ impl Pools {
     /// Takes the youngest idle connection that is still alive; dead and overdue ones on the way are closed.
     pub fn pop(&self, peer: Peer<'_>, now: Instant, cx: &mut Context<'_>) -> Option<Pooled> {
         let mut entries = self.entries.borrow_mut();
-        let idle = &mut entries.get_mut(&peer.key())?.idle;
+        let EndpointPool { idle, trial, .. } = entries.get_mut(&peer.key())?;
         while let Some(mut connection) = idle.pop_back() {
             if self.ends_idle(&connection, now) {
                 continue;
@@ -228,7 +231,7 @@ impl Pools {
                     return Some(connection);
                 }
                 Liveness::Unasked => self.bad_responses.lost(peer.endpoint, "bytes came that no request has asked for"),
-                Liveness::Closed => {}
+                Liveness::Closed => trial.doubt(),
             }
         }
         None
@@ -266,7 +269,10 @@ impl Pools {
                 }
             }
             let has_sessions = |secure: &Secure| now.saturating_duration_since(secure.used) < SESSIONS_FOR;
-            !entry.idle.is_empty() || !entry.http2.is_empty() || entry.secure.as_deref().is_some_and(has_sessions)
+            // Others are still to learn from the connect that is on its way.
+            let is_tried = Rc::strong_count(&entry.trial) > 1;
+            let has_connections = !entry.idle.is_empty() || !entry.http2.is_empty();
+            is_tried || has_connections || entry.secure.as_deref().is_some_and(has_sessions)
         });
         closed
     }
@@ -311,17 +317,49 @@ impl Pools {
     }
 
     /// Connects to an endpoint's preferred address, then to its fallback, each within `timeout`, both before `deadline`.
-    /// Over TLS the handshake is a part of it, and HTTP/1.1 is agreed on.
+    /// Over TLS the handshake is a part of it, and HTTP/1.1 is agreed on. While nothing is known of the endpoint, one
+    /// connects, and others wait for a short time for how that ends.
     ///
     /// # Errors
-    /// The last attempt's failure.
+    /// The last attempt's failure, or that of the one that went ahead.
     pub async fn connect(
         &self,
         peer: Peer<'_>,
         timeout: Duration,
         deadline: Option<Instant>,
-    ) -> Result<Stream, ConnectError> {
-        self.connect_within((peer, false), [timeout; 2], deadline).await
+    ) -> Result<Stream, ConnectFailure> {
+        let trial = Rc::clone(&self.entry(&mut self.entries.borrow_mut(), peer).trial);
+        let began = Instant::now();
+        let own = (!timeout.is_zero()).then(|| began + timeout);
+        let until = own.into_iter().chain(deadline).fold(began + HEAD_START, Instant::min);
+        let _first = loop {
+            match trial.turn() {
+                Turn::Open => break None,
+                Turn::First(first) => break Some(first),
+                Turn::Wait(first) => match tokio::time::timeout_at(until, first).await {
+                    Ok(Ok(Err(error))) => return Err(ConnectFailure { error, learned: true }),
+                    // It is there, or somebody else goes ahead now.
+                    Ok(Ok(Ok(())) | Err(_)) => {}
+                    Err(_) => break None,
+                },
+            }
+        };
+        // Waiting was a part of the time; none left is not the same as no limit.
+        let left = match timeout.is_zero() {
+            true => timeout,
+            false => timeout.saturating_sub(began.elapsed()).max(Duration::from_millis(1)),
+        };
+        let result = self.connect_within((peer, false), [left; 2], deadline).await;
+        trial.ended(&result);
+        Ok(result?)
+    }
+
+    /// Opens a connection that never comes into the pool. Each address of the endpoint gets `timeout`.
+    ///
+    /// # Errors
+    /// Why the last address could not be connected to.
+    pub(super) async fn connect_alone(&self, peer: Peer<'_>, timeout: Duration) -> Result<Stream, ConnectError> {
+        self.connect_within((peer, false), [timeout; 2], None).await
     }
 
     /// As [`connect`](Self::connect), with a timeout of its own for the last address.
@@ -396,7 +434,7 @@ impl Pools {
                 Some(until) => tokio::time::timeout_at(until, waiting).await.map_err(|_| ConnectError::TimedOut)?,
                 None => waiting.await,
             };
-            outcome.unwrap_or_else(|_| Err(ConnectError::Failed(io::ErrorKind::ConnectionAborted.into())))?;
+            outcome.unwrap_or_else(|_| Err(ConnectError::Failed(io::ErrorKind::ConnectionAborted.into()).into()))?;
         }
     }
 
@@ -510,6 +548,7 @@ impl Pools {
                 idle: VecDeque::new(),
                 http2: Http2Slot::default(),
                 use_fallback: false,
+                trial: Rc::default(),
                 secure: peer.tls.map(hold),
                 asked,
             }

@@ -22,7 +22,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use self::socket::{Http2Socket, Traffic};
-use super::connect::{ConnectError, OpenConnection};
+use super::connect::{ConnectError, ConnectFailure, OpenConnection};
 use super::task::poll_counted;
 use crate::balance::EndpointState;
 use crate::reason::Reason;
@@ -292,7 +292,7 @@ impl Drop for Lease {
 }
 
 /// How a connection attempt went, for each that waited for it.
-type Outcome = Result<(), ConnectError>;
+type Outcome = Result<(), ConnectFailure>;
 
 /// An endpoint's HTTP/2 connections.
 #[derive(Debug, Default)]
@@ -368,15 +368,12 @@ impl Http2Slot {
 
     /// Tells everybody who waits how it went.
     pub fn resolve(&mut self, result: Result<Http2Connection, ConnectError>) {
+        // For one of them it was a connect of its own.
+        let mut learned = false;
         for waiter in self.waiters.drain(..) {
-            let copy = match &result {
-                Ok(_) => Ok(()),
-                Err(ConnectError::TimedOut) => Err(ConnectError::TimedOut),
-                Err(ConnectError::Failed(err)) => Err(ConnectError::Failed(copy_error(err))),
-                Err(ConnectError::Tls(err)) => Err(ConnectError::Tls(io::Error::new(err.kind(), err.to_string()))),
-            };
+            let outcome = result.as_ref().map(drop).map_err(|error| ConnectFailure { error: error.copy(), learned });
             // Those that were cancelled meanwhile do not listen any more.
-            let _ = waiter.send(copy);
+            learned |= waiter.send(outcome).is_ok();
         }
         if let Ok(connection) = result {
             connection.room.replace(Rc::clone(&self.room));
@@ -411,11 +408,6 @@ impl Http2Slot {
     pub fn is_empty(&self) -> bool {
         self.connections.is_empty() && self.waiters.is_empty()
     }
-}
-
-/// The same error once more, with the number of the system call's where there is one.
-fn copy_error(error: &io::Error) -> io::Error {
-    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 /// Begins HTTP/2 on a connected socket; `open` counts it while it lives.

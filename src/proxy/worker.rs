@@ -6,20 +6,23 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::bad_response::BadResponses;
+use super::copies::Copies;
+use super::passwords::PasswordChecks;
 use super::pressure::Pressure;
 use super::refusals::Refusals;
-use super::replay::ReplayRoom;
+use super::replay::BodyRoom;
 use super::room::WorkerRoom;
 use super::tunnel;
 use super::upstream::{PoolLimits, Pooled, Pools};
 use crate::balance::EndpointState;
+use crate::filter::{AuthSettings, FilterMeans, WorkerAuth};
 use crate::http1::client::{Buffers, ResponseLimits};
 use crate::http1::framing::ChunkLimits;
 use crate::live::LiveCache;
@@ -59,6 +62,8 @@ pub struct WorkerParts {
     pub sockets: Arc<Sockets>,
     /// Room for its clients' connections.
     pub room: Rc<WorkerRoom>,
+    /// Makes the checks of passwords.
+    pub passwords: Arc<PasswordChecks>,
 }
 
 /// One worker of the data plane.
@@ -78,8 +83,12 @@ pub struct Worker {
     buffers: Buffers,
     /// Maps of requests that are done, for the fields of responses.
     spare_fields: RefCell<Vec<HeaderMap>>,
-    replay_room: ReplayRoom,
+    replay_room: BodyRoom,
+    mirror_room: BodyRoom,
+    copies: Copies,
     response_limits: ResponseLimits,
+    auth: WorkerAuth,
+    passwords: Arc<PasswordChecks>,
     /// What operators were told of refused requests.
     refusals: Refusals,
     /// When its clockwork ran last; `None` before the first time.
@@ -94,7 +103,7 @@ impl Worker {
     /// Makes a worker, to be used on one thread inside a `LocalSet`.
     #[must_use]
     pub fn new(parts: WorkerParts) -> Rc<Self> {
-        let WorkerParts { settings, live, metrics, epoch, seed, access_log, sockets, room } = parts;
+        let WorkerParts { settings, live, metrics, epoch, seed, access_log, sockets, room, passwords } = parts;
         let limits = &settings.limits;
         let response_limits = ResponseLimits {
             head: limits.response_head,
@@ -114,7 +123,10 @@ impl Worker {
                 user_timeout: settings.deadlines.tcp_user_timeout,
             },
         };
-        let replay_room = ReplayRoom::new(limits.retry_bodies / settings.workers.max(1));
+        let workers = settings.workers.max(1);
+        let replay_room = BodyRoom::new(limits.retry_bodies / workers);
+        let mirror_room = BodyRoom::new(limits.mirror_bodies / workers);
+        let copies = Copies::new(limits.mirrors.div_ceil(workers));
         let pools = Rc::new(Pools::new(pool_limits, Arc::clone(&metrics), Rc::clone(&room)));
         let forwarders = settings
             .listeners
@@ -123,7 +135,6 @@ impl Worker {
             .collect();
         Rc::new(Self {
             live,
-            metrics,
             epoch,
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
             access_log,
@@ -135,7 +146,15 @@ impl Worker {
             buffers: Buffers::default(),
             spare_fields: RefCell::default(),
             replay_room,
+            mirror_room,
+            copies,
             response_limits,
+            auth: WorkerAuth::new(
+                Arc::clone(&metrics),
+                AuthSettings { clock: since_1970, logs_subjects: settings.jwt.log_subject },
+            ),
+            metrics,
+            passwords,
             refusals: Refusals::default(),
             ticked: Cell::default(),
             late_until: Cell::default(),
@@ -195,8 +214,18 @@ impl Worker {
     }
 
     /// Room for request bodies that are kept.
-    pub(super) fn replay_room(&self) -> &ReplayRoom {
+    pub(super) fn replay_room(&self) -> &BodyRoom {
         &self.replay_room
+    }
+
+    /// Room for the bodies of copies that wait to be sent.
+    pub(super) fn mirror_room(&self) -> &BodyRoom {
+        &self.mirror_room
+    }
+
+    /// The copies that are on their way.
+    pub(super) fn copies(&self) -> &Copies {
+        &self.copies
     }
 
     /// Bounds on what endpoints may send.
@@ -214,6 +243,16 @@ impl Worker {
     #[must_use]
     pub fn since_epoch(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.epoch)
+    }
+
+    /// Makes the checks of passwords.
+    pub(super) fn passwords(&self) -> &Arc<PasswordChecks> {
+        &self.passwords
+    }
+
+    /// What filters are lent.
+    pub(super) fn filter_means(&self) -> FilterMeans<'_> {
+        FilterMeans { rng: &self.rng, auth: &self.auth }
     }
 
     /// The networks whose forwarding fields a listener believes.
@@ -311,4 +350,9 @@ impl Worker {
             }
         }
     }
+}
+
+/// The time since 1970, as the clock of the system has it.
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The stop of the process as the connections of one worker see it.
+//! The stop of the process, or of a listener, as connections of one worker see it.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::room::WorkerRoom;
 use crate::drain::Phase;
 
-/// The stop of the process as the connections of one worker see it; wakes them when it moves on.
+/// The stop of the process, or of a listener, as connections of one worker see it; wakes them when it moves on.
 #[derive(Debug)]
 pub struct WorkerDrain {
     phase: Cell<Phase>,
@@ -42,14 +42,22 @@ impl WorkerDrain {
 
     /// Moves on and wakes every connection.
     pub fn advance(&self, phase: Phase) {
-        if phase > self.phase.get() {
+        if self.note(phase) {
+            self.room.wake_all();
+        }
+    }
+
+    /// Moves on, unless it has come as far already; whether it did. Connections learn of it when they are woken.
+    pub fn note(&self, phase: Phase) -> bool {
+        let is_later = phase > self.phase.get();
+        if is_later {
             self.phase.set(phase);
             self.since.set(Instant::now());
             if phase >= Phase::Closing && self.closing_since.get().is_none() {
                 self.closing_since.set(Some(Instant::now()));
             }
-            self.room.wake_all();
         }
+        is_later
     }
 
     /// The connections of the worker.

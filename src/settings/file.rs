@@ -15,8 +15,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
 
 use super::{
-    AccessLog, HostnameOwnership, Listener, ListenerTls, ProxyProtocol, ProxyProtocolMode, Settings, parse_address,
-    parse_duration, parse_network,
+    AccessLog, HostnameOwnership, Listener, ListenerMode, ListenerTls, ProxyProtocol, ProxyProtocolMode, Settings,
+    parse_address, parse_duration, parse_network,
 };
 use crate::text::OneLine;
 
@@ -77,6 +77,8 @@ pub struct SettingsFile {
     controller: ControllerKeys,
     /// Sessions of clients (`sessionPersistence`).
     sessions: SessionKeys,
+    /// Tokens of clients (`JWT`).
+    jwt: JwtKeys,
     /// Where the process is, for rules that prefer near endpoints (`loadBalancer.locality`).
     locality: LocalityKeys,
     /// The address of the admin server.
@@ -218,6 +220,13 @@ impl<T: Stated> Stated for Vec<T> {
     }
 }
 
+/// Namespace and name of an object.
+impl Stated for (String, String) {
+    fn stated(&self) -> Option<String> {
+        Some(format!("{{namespace: {}, name: {}}}", self.0, self.1))
+    }
+}
+
 impl Stated for PathBuf {
     fn stated(&self) -> Option<String> {
         Some(self.display().to_string())
@@ -245,6 +254,7 @@ pub(super) fn stated(settings: &Settings) -> BTreeMap<String, Option<String>> {
         ("drain", DrainKeys::stated(&settings.drain)),
         ("controller", ControllerKeys::stated(&settings.controller)),
         ("sessions", SessionKeys::stated(&settings.sessions)),
+        ("jwt", JwtKeys::stated(&settings.jwt)),
         ("locality", LocalityKeys::stated(&settings.locality)),
     ];
     let below = |(block, keys): (&str, Vec<(String, Option<String>)>)| {
@@ -346,6 +356,22 @@ block! {
         unread_body: usize => |size| size;
         /// Most bytes of request bodies that are kept to be sent again (`retry`), of all requests together.
         retry_bodies: usize => |size| size;
+        /// Most bytes of request bodies that wait to be sent to mirrors (`RequestMirror`), of all copies together; of one copy
+        /// at most 1 MiB.
+        mirror_bodies: usize => |size| size;
+        /// Most copies of requests that are on their way to mirrors at the same time; beyond that requests are not copied.
+        mirrors: usize => |count| count;
+        /// Most clients that all `RateLimit` filters with keys remember together, each in 16 bytes; rounded up to a power of two.
+        rate_limit_cells: usize => |count| count;
+        /// Most bytes of memory of all compressors (`Compression`) together, about 450 KiB for each gzip stream; beyond it answers
+        /// are not compressed.
+        compressor_memory: usize => |size| size;
+        /// Most bytes of the answers that requests share (`Coalesce`) together, and of what tells these requests apart; beyond it
+        /// each has a call of its own.
+        coalesce_bytes: usize => |size| size;
+        /// Most passwords (`BasicAuth`) that are checked at the same time; 64 more wait, and 4 of each client. Without it,
+        /// one for each four workers.
+        password_checks: usize => Some;
         /// Least mean rate of a body in bytes per second; 0 switches it off.
         body_rate: u64 => |rate| rate;
         /// Most concurrent streams of a client's HTTP/2 connection.
@@ -376,6 +402,8 @@ block! {
         merge_slashes: bool => |on| on;
         /// Answers that the gateway makes itself carry `x-tidegate-reason`.
         reason_header: bool => |on| on;
+        /// The certificate that is shown to pods that ask for one, where a BackendTLSPolicy asks for TLS.
+        client_certificate: SecretName => |secret| Some((secret.namespace, secret.name));
     }
 }
 
@@ -421,6 +449,16 @@ block! {
         /// A file with the key of session values, at least 16 bytes, the same for all replicas; read once at start. Without it a
         /// fixed key is used: then values for endpoints without a pod uid can be guessed.
         key_file: String => |path| Some(path.into());
+    }
+}
+
+block! {
+    JwtKeys for super::Jwt {
+        /// A file with certificates in PEM of authorities that are trusted when key sets are fetched (`jwks.uri`), beside those of
+        /// the system; read once at start.
+        ca_file: String => |path| Some(path.into());
+        /// The access log names the subject (`sub`) of a request's token as `user`.
+        log_subject: bool => |on| on;
     }
 }
 
@@ -477,6 +515,7 @@ impl SettingsFile {
         self.drain.overlay(&mut settings.drain);
         self.controller.overlay(&mut settings.controller);
         self.sessions.overlay(&mut settings.sessions);
+        self.jwt.overlay(&mut settings.jwt);
         self.locality.overlay(&mut settings.locality);
         if let Some(AccessLogText(access_log)) = self.access_log {
             settings.access_log = access_log;
@@ -516,6 +555,7 @@ impl ListenerKeys {
                 mode: self.proxy_protocol.mode,
                 trusted: networks(self.proxy_protocol.trusted),
             },
+            mode: ListenerMode::Gateway,
             trusted_forwarders: networks(self.trusted_forwarders),
             health_path: self.health_path,
             allowed_namespaces: self.allowed_namespaces,

@@ -4,8 +4,8 @@
 //! they tell together ([`index`]) and hands every new state on. An object that cannot be read is left out and reported,
 //! and never holds up the others. What was read stays active for as long as the API server cannot be asked.
 //!
-//! [`start`] returns once every kind was listed, so that the first state is a whole one. Secrets are added to each state by
-//! [`secrets`]: those alone that it names.
+//! [`start`] returns once every kind was listed, so that the first state is a whole one. Secrets and ConfigMaps are added to
+//! each state by [`named`]: those alone that it names.
 //!
 //! # How it grows
 //!
@@ -42,15 +42,20 @@ use crate::kinds::KindId;
 use crate::source::update::Update;
 use crate::telemetry::metrics::Metrics;
 
+mod access;
 mod again;
 mod ask;
+pub mod beside;
 mod cache;
 mod failure;
 mod follow;
 mod index;
+mod named;
 mod needed;
 mod object;
-mod secrets;
+mod own_zone;
+mod rights;
+mod selection;
 mod witness;
 
 pub use witness::Sightings;
@@ -60,9 +65,9 @@ pub use follow::Timing;
 use again::again_after_panics;
 use cache::Cache;
 use follow::{Follower, Teller, Watch};
-use index::{Index, Kept};
+use index::{Change, Index, Kept};
+use named::Means;
 use object::Namespaces;
-use secrets::Means;
 use witness::Witness;
 
 /// Changes that wait for the index; more make the watches wait.
@@ -77,7 +82,8 @@ pub struct Options {
     pub legacy_endpoints: bool,
     /// A folder in which the objects are kept for a restart while the API server does not answer.
     pub cache: Option<PathBuf>,
-    /// The ClusterRole that lets the certificates of a namespace be read; operators are told of it where it is missing.
+    /// The ClusterRole that lets certificates and authorities of a namespace be read; operators are told of it where it is
+    /// missing.
     pub certificate_role: String,
     /// How long things take.
     pub timing: Timing,
@@ -101,28 +107,13 @@ pub async fn start(
     sightings: Option<&Sightings>,
     metrics: &Arc<Metrics>,
 ) -> Result<watch::Receiver<Update>, Ended> {
-    let watches = watches(options);
-    let (sender, changes) = mpsc::channel(WAITING);
-    let cells: Vec<_> = watches.iter().map(|watch| metrics.watch(watch.kind.name())).collect();
-    let counted = watches.iter().map(|watch| watch.kind).zip(cells.iter().cloned());
     let cache = options.cache.as_deref().and_then(open_cache);
-    let kept = cache.as_ref().map(|cache| Kept {
-        cache: cache.clone(),
-        watches: watches.iter().map(ToString::to_string).collect(),
-        after: options.timing.cache_after,
-    });
-    let index = Index::new(base, counted, options.timing.removals_held, kept);
-    for (number, (watch, cells)) in watches.into_iter().zip(cells).enumerate() {
-        let of_routes = sightings.filter(|_| watch.kind == KindId::GatewayRoute).cloned();
-        let (client, changes, cache) = (client.clone(), sender.clone(), cache.clone());
-        let (timing, metrics) = (options.timing.clone(), Arc::clone(metrics));
-        tokio::spawn(again_after_panics(metrics, timing.longest_pause, move || {
-            let witness = of_routes.clone().map(|to| Witness::new(to, watch.namespace.as_deref()));
-            let journal = cache.as_ref().map(|cache| cache.journal(watch.to_string()));
-            let namespaces = Namespaces::default();
-            let teller = Teller { number, changes: changes.clone(), witness, journal, namespaces };
-            Follower::new(watch.clone(), client.clone(), teller, Arc::clone(&cells), timing.clone()).run()
-        }));
+    let (sender, changes) = mpsc::channel(WAITING);
+    let place = base.place.clone();
+    let parts = Parts { client, timing: &options.timing, cache, sightings, metrics, changes: sender.clone() };
+    let index = parts.follow(watches(options), base);
+    if let (None, Some(node)) = (place.zone, place.node) {
+        tokio::spawn(own_zone::find(client.clone(), node, sender.clone(), options.timing.longest_pause));
     }
     drop(sender);
     tokio::spawn(tell_version(client.clone()));
@@ -133,7 +124,45 @@ pub async fn start(
         metrics: Arc::clone(metrics),
         role: options.certificate_role.clone(),
     };
-    Ok(secrets::follow(states, means).await)
+    Ok(named::follow(states, means).await)
+}
+
+/// What all watches of one API server share.
+struct Parts<'a> {
+    client: &'a Client,
+    timing: &'a Timing,
+    cache: Option<Cache>,
+    sightings: Option<&'a Sightings>,
+    metrics: &'a Arc<Metrics>,
+    changes: mpsc::Sender<Change>,
+}
+
+impl Parts<'_> {
+    /// Starts a task for each watch; the index for what they tell.
+    fn follow(self, watches: Vec<Watch>, base: Inputs) -> Index {
+        let Self { client, timing, cache, sightings, metrics, changes } = self;
+        let cells: Vec<_> = watches.iter().map(|watch| metrics.watch(watch.kind.name())).collect();
+        let counted = watches.iter().zip(&cells).map(|(watch, cells)| (watch.kind, watch.is_needed, Arc::clone(cells)));
+        let kept = cache.as_ref().map(|cache| Kept {
+            cache: cache.clone(),
+            watches: watches.iter().map(ToString::to_string).collect(),
+            after: timing.cache_after,
+        });
+        let index = Index::new(base, counted, timing.removals_held, kept);
+        for (number, (watch, cells)) in watches.into_iter().zip(cells).enumerate() {
+            let of_routes = sightings.filter(|_| watch.kind == KindId::GatewayRoute).cloned();
+            let (client, changes, cache) = (client.clone(), changes.clone(), cache.clone());
+            let (timing, metrics) = (timing.clone(), Arc::clone(metrics));
+            tokio::spawn(again_after_panics(metrics, timing.longest_pause, move || {
+                let witness = of_routes.clone().map(|to| Witness::new(to, watch.namespace.as_deref()));
+                let journal = cache.as_ref().map(|cache| cache.journal(watch.to_string()));
+                let namespaces = Namespaces::default();
+                let teller = Teller { number, changes: changes.clone(), witness, journal, namespaces };
+                Follower::new(watch.clone(), client.clone(), teller, Arc::clone(&cells), timing.clone()).run()
+            }));
+        }
+        index
+    }
 }
 
 /// The oldest minor version of Kubernetes 1 that tidegate is made for.
@@ -178,20 +207,22 @@ fn open_cache(folder: &Path) -> Option<Cache> {
 fn watches(options: &Options) -> Vec<Watch> {
     let kinds = KindId::ALL.iter().filter(|kind| match kind {
         KindId::Endpoints => options.legacy_endpoints,
-        // Only those that somebody names, see `secrets`.
+        // Only those that somebody names, see `named`.
         KindId::Secret | KindId::ConfigMap => false,
-        KindId::BackendTlsPolicy => false,
-        KindId::GatewayRoute | KindId::Service | KindId::EndpointSlice | KindId::Namespace | KindId::ReferenceGrant => {
-            true
-        }
+        KindId::GatewayRoute
+        | KindId::Service
+        | KindId::EndpointSlice
+        | KindId::Namespace
+        | KindId::ReferenceGrant
+        | KindId::BackendTlsPolicy => true,
     });
     let namespaces: BTreeSet<&str> = options.namespaces.iter().map(String::as_str).collect();
     let mut watches = Vec::new();
     for kind in kinds {
         if namespaces.is_empty() {
-            watches.push(Watch { kind: *kind, namespace: None, selector: None });
+            watches.push(Watch::new(*kind, None, None));
         }
-        let within = |name: &&str| Watch { kind: *kind, namespace: Some((*name).to_owned()), selector: None };
+        let within = |name: &&str| Watch::new(*kind, Some((*name).to_owned()), None);
         watches.extend(namespaces.iter().map(within));
     }
     watches
@@ -216,10 +247,10 @@ mod tests {
     fn each_kind_is_watched_once_or_once_in_each_namespace() {
         let all = watches(&Options::default());
         assert!(all.iter().all(|watch| watch.namespace.is_none() && watch.kind != KindId::Endpoints));
-        assert_eq!(all.len(), KindId::ALL.len() - 4);
+        assert_eq!(all.len(), KindId::ALL.len() - 3);
         let namespaces = ["b", "a", "b"].map(str::to_owned).to_vec();
         let some = watches(&Options { namespaces, legacy_endpoints: true, ..Options::default() });
-        assert_eq!(some.len(), 2 * (KindId::ALL.len() - 3));
+        assert_eq!(some.len(), 2 * (KindId::ALL.len() - 2));
         assert!(some.iter().all(|watch| watch.namespace.is_some()));
     }
     #[tokio::test(start_paused = true)]

@@ -4,11 +4,12 @@
 //! * [`admit`]: what an API server would do with a manifest. [`document`]: values to validated objects.
 //! * [`path`]: field paths, taken apart.
 //! * [`state`]: last good state of a directory, without files, threads and clocks.
-//! * [`watcher`]: the thread that feeds it.
+//! * [`watcher`]: the thread that feeds it. [`gather`]: reads what a command line names, once.
 
 pub mod admit;
 pub mod document;
 pub mod encoding;
+pub mod gather;
 pub mod path;
 pub mod state;
 pub mod watcher;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::desired::{Beside, Desired, Notice};
 use crate::api::gateway_route::{API_VERSION, ParentRef};
 use crate::compile::inputs::Inputs;
+use crate::compile::policy_status::PolicyStatus;
 use crate::compile::status::{ParentStatus, RouteStatus, parents_for_all};
 use crate::kinds::Kind as _;
 use crate::kinds::gateway_route::Route;
@@ -36,6 +37,8 @@ pub struct Published {
     pub inputs: Arc<Inputs>,
     /// What became of each route of the class, in the order of names.
     pub statuses: Arc<[RouteStatus]>,
+    /// What became of each BackendTLSPolicy that is used, in the order of names.
+    pub policies: Arc<[PolicyStatus]>,
 }
 
 /// A write of one status.

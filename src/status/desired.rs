@@ -298,14 +298,15 @@ impl<'a> Desired<'a> {
 impl<'a> Parent<'a> {
     fn of(status: &'a ParentStatus, hostnames: &'a [Hostname]) -> Self {
         let programmed = match status.accepted.holds {
-            true => Condition::plain(ConditionType::Programmed, true, ConditionReason::Programmed),
-            false => Condition::plain(ConditionType::Programmed, false, ConditionReason::Invalid),
+            _ if status.is_of_sidecars => None,
+            true => Some(Condition::plain(ConditionType::Programmed, true, ConditionReason::Programmed)),
+            false => Some(Condition::plain(ConditionType::Programmed, false, ConditionReason::Invalid)),
         };
         let mut conditions = vec![
             Condition::new(ConditionType::Accepted, &status.accepted),
             Condition::new(ConditionType::ResolvedRefs, &status.resolved_refs),
-            programmed,
         ];
+        conditions.extend(programmed);
         let partially = status.partially_invalid.as_ref();
         conditions.extend(partially.map(|verdict| Condition::new(ConditionType::PartiallyInvalid, verdict)));
         conditions.push(Condition::new(ConditionType::Conflicted, &status.conflicted));

@@ -39,6 +39,26 @@ pub struct BackendText {
     pub port: u16,
 }
 
+/// Which part a request had in a call that requests share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlightRole {
+    /// It began the call.
+    Led,
+    /// It got the answer of a call that another one had begun.
+    Joined,
+}
+
+impl FlightRole {
+    /// As in the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Led => "led",
+            Self::Joined => "joined",
+        }
+    }
+}
+
 /// A try that another one followed.
 #[derive(Clone, Copy, Debug)]
 pub struct TryText {
@@ -71,6 +91,8 @@ pub struct AccessLogEntry {
     pub grpc_status: Option<GrpcCode>,
     /// Why tidegate answered, refused or cut the exchange itself.
     pub reason: Option<Reason>,
+    /// Who the client is, as a filter has found out.
+    pub user: Option<Arc<str>>,
     /// `namespace/name` of the route.
     pub route: Option<Arc<str>>,
     /// Name or index of the rule.
@@ -87,6 +109,12 @@ pub struct AccessLogEntry {
     pub tries: Vec<TryText>,
     /// What became of the client's session, where the rule has them and an endpoint answered.
     pub session: Option<SessionResult>,
+    /// The limit that has refused the request, or would have.
+    pub limit: Option<LimitText>,
+    /// Its part in a call that requests share.
+    pub flight: Option<FlightRole>,
+    /// The content coding that tidegate gave the answer.
+    pub coding: Option<&'static str>,
     /// Body bytes from the client.
     pub bytes_in: u64,
     /// Body bytes to the client.
@@ -101,6 +129,19 @@ pub struct AccessLogEntry {
     pub head: Option<Duration>,
     /// The request id that goes upstream.
     pub request_id: Option<Box<str>>,
+    /// What the client's handshake has agreed on; `None`: it came without TLS.
+    pub tls: Option<Arc<TlsText>>,
+}
+
+/// What a client's handshake has agreed on, the same for all requests of its connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsText {
+    /// The version, as `TLSv1_3`.
+    pub version: &'static str,
+    /// The server name that the client asked for, in lower case.
+    pub server_name: Option<Box<str>>,
+    /// The subject of its certificate, when it has shown a valid one.
+    pub client_subject: Option<Box<str>>,
 }
 
 impl AccessLogEntry {
@@ -117,6 +158,7 @@ impl AccessLogEntry {
             status: 0,
             grpc_status: None,
             reason: None,
+            user: None,
             route: None,
             rule: None,
             backend: None,
@@ -125,6 +167,9 @@ impl AccessLogEntry {
             attempts: 0,
             tries: Vec::new(),
             session: None,
+            limit: None,
+            flight: None,
+            coding: None,
             bytes_in: 0,
             bytes_out: 0,
             duration: Duration::ZERO,
@@ -132,8 +177,18 @@ impl AccessLogEntry {
             connect: None,
             head: None,
             request_id: None,
+            tls: None,
         }
     }
+}
+
+/// A limit of a route, and what it has decided against a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitText {
+    /// Its filter and its place, as the labels of `tidegate_limit_decisions_total` have them.
+    pub name: Box<str>,
+    /// The decision, as there.
+    pub decision: &'static str,
 }
 
 /// What the first line of a request says.
@@ -176,6 +231,12 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    tls_version: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_server_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_client_subject: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<&'a str>,
@@ -186,6 +247,8 @@ struct Line<'a> {
     grpc_status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -201,6 +264,14 @@ struct Line<'a> {
     tries: Vec<TryLine>,
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_decision: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coalesced: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coding: Option<&'static str>,
     received_bytes: u64,
     sent_bytes: u64,
     duration_seconds: f64,
@@ -221,6 +292,7 @@ impl From<&TryText> for TryLine {
 impl<'a> Line<'a> {
     fn new(entry: &'a AccessLogEntry) -> Self {
         let request = entry.request.as_ref();
+        let tls = entry.tls.as_deref();
         Self {
             time: jiff::Timestamp::try_from(entry.time).map_or_else(|_| String::new(), |time| format!("{time:.3}")),
             request_id: entry.request_id.as_deref().map(cut),
@@ -228,12 +300,16 @@ impl<'a> Line<'a> {
             client: entry.client,
             peer: entry.peer,
             protocol: request.map(|line| protocol(line.protocol)),
+            tls_version: tls.map(|tls| tls.version),
+            tls_server_name: tls.and_then(|tls| tls.server_name.as_deref()).map(cut),
+            tls_client_subject: tls.and_then(|tls| tls.client_subject.as_deref()).map(cut),
             method: request.map(|line| cut(line.method.as_str())),
             host: entry.host.as_deref().map(cut),
             path: request.map(|line| cut(line.target.path())),
             status: entry.status,
             grpc_status: entry.grpc_status.map(GrpcCode::as_str),
             reason: entry.reason.map(Reason::as_str),
+            user: entry.user.as_deref().map(cut),
             route: entry.route.as_deref().map(cut),
             rule: entry.rule.as_deref().map(cut),
             backend: entry.backend.as_ref().map(|to| format!("{}/{}:{}", to.namespace, to.name, to.port)),
@@ -242,6 +318,10 @@ impl<'a> Line<'a> {
             attempts: entry.attempts,
             tries: entry.tries.iter().map(TryLine::from).collect(),
             session: entry.session.map(SessionResult::as_str),
+            limit: entry.limit.as_ref().map(|limit| cut(&limit.name)),
+            limit_decision: entry.limit.as_ref().map(|limit| limit.decision),
+            coalesced: entry.flight.map(FlightRole::as_str),
+            coding: entry.coding,
             received_bytes: entry.bytes_in,
             sent_bytes: entry.bytes_out,
             duration_seconds: seconds(entry.duration),

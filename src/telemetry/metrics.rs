@@ -5,6 +5,7 @@
 
 mod cells;
 mod health;
+mod key_fetches;
 mod limits;
 mod page;
 mod series;
@@ -22,17 +23,18 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 pub use cells::{
-    Cell, ConnectResult, Direction, EjectionCause, GrpcCode, PickCondition, RetryDenial, RetryTrigger, SessionResult,
-    Side, SocketEnd, Where, WorkerMetrics,
+    AuthFilter, AuthVerdict, Cell, ConnectResult, Direction, EjectionCause, GrpcCode, ListenerCells, MirrorResult,
+    PickCondition, RetryDenial, RetryTrigger, SessionResult, Side, SocketEnd, Where, WorkerMetrics,
 };
-pub use health::{CheckOutcome, CheckedService, HealthMetrics};
-pub use limits::{LimitCounts, LimitName};
+pub use health::{CheckOutcome, HealthMetrics, HealthState, ServiceHealth};
+pub use key_fetches::{FetchOutcome, KeyFetchMetrics};
+pub use limits::{FilterCounts, LimitName};
 pub use series::{RouteSeries, RuleSeries};
 pub use services::{EndpointsState, ServiceEndpoints, ServiceSeries};
 pub use status::{StatusMetrics, StatusWrite};
 pub use watches::{Restart, WatchCells};
 
-use limits::{Limits, LimitsOf};
+use limits::{FiltersOf, Limits};
 use page::Page;
 use series::{RouteEntry, Routes};
 use services::Services;
@@ -43,7 +45,7 @@ use times::Times;
 pub struct MetricsOptions {
     /// Number of data workers.
     pub workers: usize,
-    /// Names of the static listeners, indexed by `ListenerId`.
+    /// Names of the listeners that are on the page from the start, whether a connection has come or not.
     pub listeners: Vec<Arc<str>>,
     /// Most time series that routes and rules may have together.
     pub max_series: usize,
@@ -82,10 +84,12 @@ pub struct Metrics {
     endpoints: OnceLock<EndpointsOf>,
     /// Only where endpoints are checked.
     health: OnceLock<Arc<HealthMetrics>>,
-    /// Tells the endpoints that are checked when it is asked.
-    checked: OnceLock<CheckedOf>,
-    /// Tells what limits have decided when it is asked.
-    limits_of: OnceLock<LimitsOf>,
+    /// Only where keys are fetched.
+    key_fetches: OnceLock<Arc<KeyFetchMetrics>>,
+    /// Tells what is known of endpoints when it is asked.
+    health_of: OnceLock<HealthOf>,
+    /// Tells what filters have decided and done when it is asked.
+    filter_counts: OnceLock<FiltersOf>,
     limits: Mutex<Limits>,
 }
 
@@ -118,12 +122,12 @@ impl std::fmt::Debug for EndpointsOf {
     }
 }
 
-/// Tells the endpoints that health checks ask.
-struct CheckedOf(Box<dyn Fn() -> Vec<CheckedService> + Send + Sync>);
+/// Tells what is known of the endpoints of rules with health checks or outlierDetection.
+struct HealthOf(Box<dyn Fn() -> Vec<ServiceHealth> + Send + Sync>);
 
-impl std::fmt::Debug for CheckedOf {
+impl std::fmt::Debug for HealthOf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("CheckedOf")
+        f.write_str("HealthOf")
     }
 }
 
@@ -181,7 +185,7 @@ impl Metrics {
     /// Makes the metrics of a process.
     #[must_use]
     pub fn new(options: MetricsOptions) -> Arc<Self> {
-        let workers = (0..options.workers).map(|_| Arc::new(WorkerMetrics::new(options.listeners.len()))).collect();
+        let workers = (0..options.workers).map(|_| Arc::<WorkerMetrics>::default()).collect();
         Arc::new(Self {
             options,
             workers,
@@ -194,8 +198,9 @@ impl Metrics {
             services: Mutex::default(),
             endpoints: OnceLock::new(),
             health: OnceLock::new(),
-            checked: OnceLock::new(),
-            limits_of: OnceLock::new(),
+            key_fetches: OnceLock::new(),
+            health_of: OnceLock::new(),
+            filter_counts: OnceLock::new(),
             limits: Mutex::default(),
         })
     }
@@ -206,6 +211,12 @@ impl Metrics {
         let cells = Arc::new(WatchCells::new(kind));
         lock(&self.watches).push(Arc::clone(&cells));
         cells
+    }
+
+    /// Number of data workers.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers.len()
     }
 
     /// The cells of one worker; only that worker's thread may write them. `None` when there is no such worker.
@@ -347,14 +358,20 @@ impl Metrics {
         Arc::clone(self.health.get_or_init(Arc::default))
     }
 
-    /// From now on every page asks this for the endpoints that are checked. Only the first call counts.
-    pub fn ask_for_checked(&self, checked: impl Fn() -> Vec<CheckedService> + Send + Sync + 'static) {
-        let _ = self.checked.set(CheckedOf(Box::new(checked)));
+    /// The numbers of the fetcher of keys, which are on the page from now on.
+    #[must_use]
+    pub fn key_fetches(&self) -> Arc<KeyFetchMetrics> {
+        Arc::clone(self.key_fetches.get_or_init(Arc::default))
     }
 
-    /// From now on every page asks this for what limits have decided. Only the first call counts.
-    pub fn ask_for_limits(&self, limits: impl Fn() -> LimitCounts + Send + Sync + 'static) {
-        let _ = self.limits_of.set(LimitsOf(Box::new(limits)));
+    /// From now on every page asks this for what is known of endpoints. Only the first call counts.
+    pub fn ask_for_health(&self, health: impl Fn() -> Vec<ServiceHealth> + Send + Sync + 'static) {
+        let _ = self.health_of.set(HealthOf(Box::new(health)));
+    }
+
+    /// From now on every page asks this for what filters have decided and done. Only the first call counts.
+    pub fn ask_for_filters(&self, counts: impl Fn() -> FilterCounts + Send + Sync + 'static) {
+        let _ = self.filter_counts.set(FiltersOf(Box::new(counts)));
     }
 
     /// The page in Prometheus' text format 0.0.4; a metric without any series is left out.
@@ -377,11 +394,14 @@ impl Metrics {
         if let Some(health) = self.health.get() {
             health.render(&mut page);
         }
-        if let Some(CheckedOf(checked)) = self.checked.get() {
-            health::render_endpoints(&checked(), of_services / 2, &mut page);
+        if let Some(fetches) = self.key_fetches.get() {
+            fetches.render(&mut page);
         }
-        if let Some(LimitsOf(limits)) = self.limits_of.get() {
-            lock(&self.limits).render(limits(), self.options.max_series / 8, &mut page);
+        if let Some(HealthOf(health)) = self.health_of.get() {
+            health::render_endpoints(&health(), of_services / 2, &mut page);
+        }
+        if let Some(FiltersOf(counts)) = self.filter_counts.get() {
+            lock(&self.limits).render(counts(), self.options.max_series / 8, &mut page);
         }
         page.encode()
     }
@@ -424,14 +444,27 @@ impl Metrics {
         page.add("tidegate_access_log_dropped_total", &[], get(&control.access_log_dropped));
     }
 
-    fn render_workers(&self, page: &mut Page) {
-        for (index, name) in self.options.listeners.iter().enumerate() {
-            let sum = |cell: fn(&cells::ListenerCells) -> &Cell| {
-                self.sum(|worker| worker.listeners.get(index).map_or(0, |cells| cell(cells).get()))
-            };
-            page.add("tidegate_connections_open", &[name], sum(|cells| &cells.open));
-            page.add("tidegate_connections_accepted_total", &[name], sum(|cells| &cells.accepted));
+    /// The connections of each listener. One that was opened later and is closed has no series any more.
+    fn render_listeners(&self, page: &mut Page) {
+        let from_start = self.options.listeners.iter().map(|name| (Arc::clone(name), (0, 0)));
+        let mut listeners: BTreeMap<Arc<str>, (u64, u64)> = from_start.collect();
+        for worker in &self.workers {
+            let mut of_worker = lock(&worker.listeners);
+            of_worker.retain(|name, cells| Arc::strong_count(cells) > 1 || self.options.listeners.contains(name));
+            for (name, cells) in &*of_worker {
+                let (open, accepted) = listeners.entry(Arc::clone(name)).or_default();
+                *open = open.wrapping_add(cells.open.get());
+                *accepted = accepted.wrapping_add(cells.accepted.get());
+            }
         }
+        for (name, (open, accepted)) in &listeners {
+            page.add("tidegate_connections_open", &[name], *open as f64);
+            page.add("tidegate_connections_accepted_total", &[name], *accepted as f64);
+        }
+    }
+
+    fn render_workers(&self, page: &mut Page) {
+        self.render_listeners(page);
         let most = self.control.most_connections.load(Ordering::Relaxed);
         page.add("tidegate_connections_limit", &[], most as f64);
         for &side in Side::ALL {
@@ -462,6 +495,10 @@ impl Metrics {
             let count = self.sum(|worker| worker.upstream_retries_denied[cause as usize].get());
             page.add("tidegate_upstream_retries_denied_total", &[cause.as_str()], count);
         }
+        for &result in MirrorResult::ALL {
+            let count = self.sum(|worker| worker.mirrored[result as usize].get());
+            page.add("tidegate_mirrored_requests_total", &[result.as_str()], count);
+        }
         for &condition in PickCondition::ALL {
             let count = self.sum(|worker| worker.picks_fail_open[condition as usize].get());
             page.add("tidegate_picks_fail_open_total", &[condition.as_str()], count);
@@ -469,6 +506,14 @@ impl Metrics {
         for &result in SessionResult::ALL {
             let count = self.sum(|worker| worker.sessions[result as usize].get());
             page.add("tidegate_sessions_total", &[result.as_str()], count);
+        }
+        for &filter in AuthFilter::ALL {
+            for &verdict in AuthVerdict::ALL {
+                let count = self.sum(|worker| worker.authenticated[filter as usize][verdict as usize].get());
+                if count > 0.0 {
+                    page.add("tidegate_auth_requests_total", &[filter.as_str(), verdict.as_str()], count);
+                }
+            }
         }
         for &cause in EjectionCause::ALL {
             let count = self.sum(|worker| worker.endpoint_ejections[cause as usize].get());

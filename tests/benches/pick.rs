@@ -1,4 +1,5 @@
-//! `cargo bench --bench pick`: nanoseconds per pick by algorithm and number of endpoints, and what a publication costs.
+//! `cargo bench --bench pick`: nanoseconds per pick by algorithm and number of endpoints, and per value of a session that is
+//! read, and what a publication costs.
 
 #[path = "common/snapshots.rs"]
 mod snapshots;
@@ -7,9 +8,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidegate::balance::{Pick, PickRequest};
+use tidegate::balance::{Pick, PickRequest, SessionKey, SessionValue, Times};
 use tidegate::live;
-use tidegate::model::ids::RuleId;
+use tidegate::model::backend::{BackendKey, Protocol};
+use tidegate::model::ids::{EndpointKey, ObjectName, RuleId};
 use tidegate::model::policy::Algorithm;
 use tidegate::telemetry::metrics::{Metrics, MetricsOptions};
 
@@ -22,6 +24,11 @@ fn main() {
         let times = SIZES.map(|endpoints| pick(&algorithm, endpoints));
         println!("{name:<26} {:>10.1} {:>10.1} {:>10.1}", times[0], times[1], times[2]);
     }
+    println!();
+    let (plain, timed, id) = session();
+    println!(
+        "ns per value of a session: read {plain:.1}, read with times and signature {timed:.1}, id of a pod {id:.1}"
+    );
     println!();
     println!("ms per publication of 5,000 two-rule routes with three endpoints each");
     for (name, algorithm) in snapshots::algorithms() {
@@ -66,6 +73,37 @@ fn pick(algorithm: &Algorithm, endpoints: u32) -> f64 {
         }
         start.elapsed().as_nanos() as f64 / f64::from(PICKS)
     }))
+}
+
+/// Nanoseconds that reading the value of a session takes, without timeouts and with them, and making the id of a pod.
+fn session() -> (f64, f64, f64) {
+    const VALUES: u32 = 50_000;
+    let key = SessionKey::default();
+    let backend = BackendKey { service: ObjectName::new("shop", "web"), port: 80, protocol: Protocol::Http };
+    let uid = Some("5b1e4f6c-6a0d-4c3c-8f0e-0d6a5c1b2e3f".into());
+    let endpoint = EndpointKey { addr: "10.0.0.1:8080".parse().expect("address"), uid };
+    let text = |times| {
+        let mut text = Vec::new();
+        SessionValue { id: key.id(&backend, &endpoint), times }.write(&key, &mut text);
+        text
+    };
+    let time = |run: &dyn Fn()| {
+        best((0..9).map(|_| {
+            let start = Instant::now();
+            (0..VALUES).for_each(|_| run());
+            start.elapsed().as_nanos() as f64 / f64::from(VALUES)
+        }))
+    };
+    let read = |text: &[u8]| time(&|| assert!(black_box(SessionValue::parse(black_box(text), &key)).is_some()));
+    let plain = read(&text(None));
+    let timed = read(&text(Some(Times { began: 1_700_000_000, sent: 1_700_000_100 })));
+    (
+        plain,
+        timed,
+        time(&|| {
+            black_box(key.id(black_box(&backend), black_box(&endpoint)));
+        }),
+    )
 }
 
 /// Milliseconds of a first publication, of one without and one with a change, and of a worker's step to the last one.

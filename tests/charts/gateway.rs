@@ -51,7 +51,7 @@ impl Drop for Rights<'_> {
 /// A running gateway that ends with the value.
 pub struct Gateway {
     child: Child,
-    http: SocketAddr,
+    pub http: SocketAddr,
     pub https: SocketAddr,
     admin: SocketAddr,
     log: PathBuf,
@@ -100,6 +100,11 @@ impl Gateway {
 
     pub fn readiness(&self) -> std::io::Result<Answer> {
         Request { address: self.admin, host: self.admin.to_string() }.send_to("/readyz")
+    }
+
+    /// The page of metrics.
+    pub fn metrics(&self) -> String {
+        Request { address: self.admin, host: self.admin.to_string() }.send_to("/metrics").unwrap().body
     }
 
     /// Waits for a line of the metrics that begins so, and is not a count of nothing.

@@ -4,8 +4,12 @@
 //! skip; with CI=true they build it. So it is with the check of the dashboard, `TIDEGATE_GRAFANA` and `tests/grafana/build.sh`.
 #![allow(clippy::unwrap_used)]
 
+mod all_filters;
+mod authorities;
 mod certificates;
+mod credentials;
 mod gateway;
+mod injected;
 mod install;
 mod load;
 mod monitoring;
@@ -13,8 +17,11 @@ mod prometheus;
 mod rbac;
 mod rights;
 mod rules;
+mod sidecar;
+mod sidecar_rights;
 #[path = "../support/mod.rs"]
 mod support;
+mod token_keys;
 mod values;
 
 use std::fs;

@@ -152,7 +152,8 @@ fn job_of_annotations(discovery: &Value) -> Value {
 }
 
 /// What is empty as long as nothing happens that it counts: here no pod fails, and the API server answers; pods have no
-/// limit of memory, every certificate is good, no rule has a health check or a limit, and nobody calls gRPC.
+/// limit of memory, every certificate is good, no rule has a health check, a limit or compression, and nobody
+/// calls gRPC.
 const RARE: &[&str] = &[
     "tidegate_connections_closed_total",
     "tidegate_sockets_closed_total",
@@ -161,8 +162,12 @@ const RARE: &[&str] = &[
     "tidegate_memory_limit_bytes",
     "tidegate_certificate_valid",
     "tidegate_client_authority_valid",
-    "tidegate_checked_endpoints",
+    "tidegate_backend_endpoints",
     "tidegate_limit_",
+    "tidegate_auth_requests_total",
+    "tidegate_compression_",
+    "tidegate_coalesce_",
+    "tidegate_jwks_",
     "tidegate_grpc_requests_total",
     "tidegate_watch_removals_held",
     "tidegate_watch_available{namespace=~\"$namespace\", pod=~\"$pod\"}) == 0",

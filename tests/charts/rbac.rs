@@ -46,10 +46,14 @@ const NAMESPACED: &[&str] = &[
     "discovery.k8s.io/endpointslices watch",
     "gateway.networking.k8s.io/referencegrants list",
     "gateway.networking.k8s.io/referencegrants watch",
+    "gateway.networking.k8s.io/backendtlspolicies list",
+    "gateway.networking.k8s.io/backendtlspolicies watch",
+    "gateway.networking.k8s.io/backendtlspolicies/status patch",
     "events.k8s.io/events create",
     "events.k8s.io/events patch",
 ];
 const OWN_CRD: &str = "apiextensions.k8s.io/customresourcedefinitions=gatewayroutes.tidegate.dev get";
+const OWN_NODE: &str = "/nodes get";
 const ENDPOINTS: &[&str] = &["/endpoints list", "/endpoints watch"];
 const CLUSTER: &str = "tidegate-tidegate-system";
 
@@ -57,7 +61,7 @@ const CLUSTER: &str = "tidegate-tidegate-system";
 fn all_namespaces_need_one_cluster_role() {
     let Some(helm) = helm() else { return };
     let objects = render(helm, "{}");
-    let more = [OWN_CRD, "/namespaces list", "/namespaces watch"];
+    let more = [OWN_CRD, OWN_NODE, "/namespaces list", "/namespaces watch"];
     assert_eq!(rights(get(&objects, "ClusterRole", CLUSTER)), set(&[NAMESPACED, &more].concat()));
     let objects = render(helm, "controller: {watchLegacyEndpoints: true}");
     assert_eq!(rights(get(&objects, "ClusterRole", CLUSTER)), set(&[NAMESPACED, &more, ENDPOINTS].concat()));
@@ -83,7 +87,7 @@ fn watched_namespaces_need_roles_there_and_no_more() {
         assert_eq!(rights(role), set(NAMESPACED));
     }
     let labels = ["/namespaces=shop,team-a list", "/namespaces=shop,team-a watch"];
-    assert_eq!(rights(get(&objects, "ClusterRole", CLUSTER)), set(&[&[OWN_CRD], &labels[..]].concat()));
+    assert_eq!(rights(get(&objects, "ClusterRole", CLUSTER)), set(&[&[OWN_CRD, OWN_NODE], &labels[..]].concat()));
     let container = &get(&objects, "Deployment", "tidegate")["spec"]["template"]["spec"]["containers"][0];
     let args = container["args"].as_array().unwrap();
     assert!(args.contains(&Value::from("--watch-namespaces=shop,team-a")), "{args:?}");
@@ -117,7 +121,7 @@ fn every_binding_names_a_role_of_the_release_and_its_service_account() {
     }
 }
 
-/// The role that lets Secrets be read, which nothing binds by default.
+/// The role that lets Secrets and ConfigMaps be read, which nothing binds by default.
 pub fn is_certificates(role: &Value) -> bool {
     role["metadata"]["name"].as_str().unwrap().ends_with("-certificates")
 }
@@ -129,7 +133,9 @@ fn secrets_are_read_in_namespaces_that_opt_in_alone() {
     let bindings = |values: &str| {
         let objects = render(helm, values);
         let rights = rights(get(&objects, "ClusterRole", &name));
-        assert_eq!(rights, set(&["/secrets get", "/secrets list", "/secrets watch"]));
+        let expected =
+            ["configmaps", "secrets"].map(|kind| ["get", "list", "watch"].map(|verb| format!("/{kind} {verb}")));
+        assert_eq!(rights, expected.into_iter().flatten().collect());
         let bindings = objects.iter().filter(|object| object["roleRef"]["name"] == name.as_str());
         let of = |object: &Value| (object["kind"].clone(), object["metadata"]["namespace"].clone());
         bindings.map(of).collect::<Vec<_>>()
@@ -140,6 +146,44 @@ fn secrets_are_read_in_namespaces_that_opt_in_alone() {
     assert_eq!(bindings("certificates: {clusterWide: true}"), [(Value::from("ClusterRoleBinding"), Value::Null)]);
 }
 
+#[test]
+fn sidecars_read_their_namespace_and_those_that_they_call() {
+    let Some(helm) = helm() else { return };
+    assert!(find(&render(helm, "{}"), "ClusterRole", "tidegate-sidecar").is_none(), "without sidecars");
+    let expected = [
+        "tidegate.dev/gatewayroutes list",
+        "tidegate.dev/gatewayroutes watch",
+        "/services list",
+        "/services watch",
+        "discovery.k8s.io/endpointslices list",
+        "discovery.k8s.io/endpointslices watch",
+        "gateway.networking.k8s.io/referencegrants list",
+        "gateway.networking.k8s.io/referencegrants watch",
+    ];
+    let bindings = |values: &str| {
+        let objects = render(helm, values);
+        assert_eq!(rights(get(&objects, "ClusterRole", "tidegate-sidecar")), set(&expected));
+        let bindings = objects.iter().filter(|object| object["roleRef"]["name"] == "tidegate-sidecar");
+        let of = |object: &Value| {
+            assert_eq!(object["kind"], "RoleBinding");
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            let name = text(&object["metadata"]["name"]);
+            (name, text(&object["metadata"]["namespace"]), text(&object["subjects"][0]["name"]))
+        };
+        bindings.map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(bindings("sidecar: {createRole: true}"), []);
+    let twice = bindings("sidecar: {access: [{from: shop, to: [a]}, {from: shop, to: [a, b]}]}");
+    assert_eq!(twice.len(), 3, "one in each namespace, however often it is named: {twice:?}");
+    let binding = |from: &str, at: &str| {
+        (format!("tidegate-sidecar-{from}"), at.to_owned(), format!("system:serviceaccounts:{from}"))
+    };
+    assert_eq!(
+        bindings("sidecar: {access: [{from: shop, to: [shop, id]}, {from: id, to: []}]}"),
+        [binding("shop", "shop"), binding("shop", "id"), binding("id", "id")]
+    );
+}
+
 /// A gateway that is taken over must not give more than routes away.
 #[test]
 fn nothing_dangerous_is_asked_for() {
@@ -148,9 +192,20 @@ fn nothing_dangerous_is_asked_for() {
         let is_bound = |role: &&Value| role["rules"].is_array() && !is_certificates(role);
         for role in render(helm, values).iter().filter(is_bound) {
             for right in rights(role) {
-                let never =
-                    ["*", "secrets", "pods", "webhook", "tokenreviews", "impersonate", "escalate", "bind", "nodes"];
-                assert!(!never.iter().any(|word| right.contains(word)), "{right}");
+                let never = [
+                    "*",
+                    "secrets",
+                    "configmaps",
+                    "pods",
+                    "webhook",
+                    "tokenreviews",
+                    "impersonate",
+                    "escalate",
+                    "bind",
+                    "nodes",
+                ];
+                // Its labels, and nothing of what goes on there.
+                assert!(right == OWN_NODE || !never.iter().any(|word| right.contains(word)), "{right}");
             }
         }
     }

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Namespace, Options, REFERENCE_GRANTS, timeout, wait_for};
+use crate::cluster::{BACKEND_TLS_POLICIES, Cluster, Namespace, Options, REFERENCE_GRANTS, timeout, wait_for};
 use crate::gateway::{Gateway, Rights};
 use crate::helm;
 use crate::rbac::{is_certificates, rights};
@@ -47,6 +47,7 @@ const LOSSES: &[Loss] = &[
     unread!("endpoints", "Endpoints", is_needed: false),
     unread!("namespaces", "Namespace", is_needed: false),
     unread!("referencegrants", "ReferenceGrant", is_needed: false),
+    unread!("backendtlspolicies", "BackendTLSPolicy", is_needed: false),
     Loss {
         rule: ("customresourcedefinitions", "get"),
         said: &["CustomResourceDefinition gatewayroutes.tidegate.dev may not be read", "expected a role with get"],
@@ -54,8 +55,23 @@ const LOSSES: &[Loss] = &[
         metric: None,
     },
     Loss {
+        rule: ("nodes", "get"),
+        said: &["the node here may not be read", "expected a role with get of nodes"],
+        is_needed: false,
+        metric: None,
+    },
+    Loss {
         rule: ("gatewayroutes/status", "patch"),
         said: &["the status of a route may not be written", "expected a role with patch of gatewayroutes/status"],
+        is_needed: false,
+        metric: Some("tidegate_status_writes_total{result=\"refused\"}"),
+    },
+    Loss {
+        rule: ("backendtlspolicies/status", "patch"),
+        said: &[
+            "the status of a BackendTLSPolicy may not be written",
+            "expected a role with patch of backendtlspolicies/status",
+        ],
         is_needed: false,
         metric: Some("tidegate_status_writes_total{result=\"refused\"}"),
     },
@@ -81,7 +97,7 @@ const LOSSES: &[Loss] = &[
 
 /// A role without the one rule of a resource and verb, which is given apart. Of several resources in one rule only this one
 /// goes.
-fn without(role: &Value, (resource, verb): (&str, &str)) -> Option<Value> {
+pub fn without(role: &Value, (resource, verb): (&str, &str)) -> Option<Value> {
     let has = |list: &Value, item: &str| list.as_array().unwrap().iter().any(|one| one == item);
     let at = role["rules"]
         .as_array()?
@@ -106,12 +122,25 @@ fn route(name: &str, hostname: &str, class: &str) -> String {
     )
 }
 
+/// A policy for a Service, with the route of a class that leads there.
+fn policy_in_use(class: &str) -> String {
+    let validation = json!({ "hostname": "web.internal", "wellKnownCACertificates": "System" });
+    let targets = json!([{ "group": "", "kind": "Service", "name": "web" }]);
+    let policy = json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
+        "metadata": { "name": "web" }, "spec": { "targetRefs": targets, "validation": validation } });
+    let rules = json!([{ "backendRefs": [{ "name": "web", "port": 443 }] }]);
+    let route = json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute", "metadata": { "name": "web" },
+        "spec": { "gatewayClassName": class, "hostnames": [format!("web.{class}.test")], "rules": rules } });
+    format!("{policy}\n---\n{route}")
+}
+
 #[test]
 fn each_rule_that_is_taken_away_is_named_and_the_rest_works() {
     let Some(helm) = helm() else { return };
     let Some(cluster) = Cluster::shared() else { return };
     cluster.install_routes();
     cluster.install_kind(REFERENCE_GRANTS);
+    cluster.install_kind(BACKEND_TLS_POLICIES);
     let mut named = Vec::new();
     for loss in LOSSES {
         println!("without {} {}", loss.rule.1, loss.rule.0);
@@ -151,9 +180,10 @@ fn each_rule_that_is_taken_away_is_named_and_the_rest_works() {
 fn lose(cluster: &Cluster, namespace: &Namespace<'_>, rights: &Rights<'_>, loss: &Loss, whole: &Value) {
     let host = format!("{}.test", namespace.name);
     namespace.apply(&route("first", &host, &namespace.name));
+    namespace.apply(&policy_in_use(&namespace.name));
     let class = format!("--gateway-class={}", namespace.name);
     let controller = format!("--controller-name=tidegate.dev/{}", namespace.name);
-    let flags = ["--watch-legacy-endpoints", &class, &controller];
+    let flags = ["--watch-legacy-endpoints", "--node=here", &class, &controller];
     let mut gateway = Gateway::start(cluster, &rights.kubeconfig, &flags);
     let line = gateway.wait_for_log(loss.said);
     println!("{line}");
@@ -179,42 +209,67 @@ fn lose(cluster: &Cluster, namespace: &Namespace<'_>, rights: &Rights<'_>, loss:
     }
 }
 
-/// `group/resource verb` of everything that a service account has asked an API server for, as its audit log has it.
-fn asked_by(account: &str, audit: &Path) -> BTreeSet<String> {
-    let mut asked = BTreeSet::new();
-    let log = fs::read_to_string(audit).unwrap_or_default();
-    // The last line may not be whole yet.
-    for event in log.lines().map_while(|line| serde_json::from_str::<Value>(line).ok()) {
-        let about = &event["objectRef"];
-        let (Some(resource), Some(verb)) = (about["resource"].as_str(), event["verb"].as_str()) else { continue };
-        if event["user"]["username"] == account {
-            let sub = about["subresource"].as_str().map(|sub| format!("/{sub}")).unwrap_or_default();
-            asked.insert(format!("{}/{resource}{sub} {verb}", about["apiGroup"].as_str().unwrap_or_default()));
-        }
-    }
-    asked
+/// The audit log of an API server of one's own, which tells what it was asked for. The API server does not stream lists, so that
+/// `list` is asked for as well as `watch`.
+pub struct Audit {
+    log: PathBuf,
+    _folder: tempfile::TempDir,
 }
 
-/// The audit log of an API server tells what the controller asks for while everything that it does is done once. The
-/// API server does not stream lists, so that `list` is asked for as well as `watch`.
+impl Audit {
+    /// Starts an API server with one.
+    pub fn start() -> Option<(Cluster, Self)> {
+        let folder = tempfile::tempdir().unwrap();
+        let (policy, log) = (folder.path().join("policy.yaml"), folder.path().join("audit.log"));
+        let policies = json!({
+            "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [{ "level": "Metadata" }],
+        });
+        fs::write(&policy, policies.to_string()).unwrap();
+        let flags = format!(
+            "--apiserver-args=--feature-gates=WatchList=false --audit-policy-file={} --audit-log-path={}",
+            policy.display(),
+            log.display()
+        );
+        let cluster = Cluster::start(Options { args: vec![flags] }.without_nodes())?;
+        Some((cluster, Self { log, _folder: folder }))
+    }
+
+    /// What a service account has asked for, as far as it is about objects.
+    fn events(&self, account: &str) -> Vec<Value> {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        // The last line may not be whole yet.
+        let events = log.lines().map_while(|line| serde_json::from_str::<Value>(line).ok());
+        events
+            .filter(|event| event["user"]["username"] == account && event["objectRef"]["resource"].is_string())
+            .collect()
+    }
+
+    /// `group/resource verb` of everything that a service account has asked for.
+    pub fn asked_by(&self, account: &str) -> BTreeSet<String> {
+        let right = |event: &Value| {
+            let about = &event["objectRef"];
+            let sub = about["subresource"].as_str().map(|sub| format!("/{sub}")).unwrap_or_default();
+            let [resource, verb] = [&about["resource"], &event["verb"]].map(|text| text.as_str().unwrap());
+            format!("{}/{resource}{sub} {verb}", about["apiGroup"].as_str().unwrap_or_default())
+        };
+        self.events(account).iter().map(right).collect()
+    }
+
+    /// The namespaces in which a service account has asked for something; an empty name for the whole cluster.
+    pub fn namespaces_of(&self, account: &str) -> BTreeSet<String> {
+        let namespace = |event: &Value| event["objectRef"]["namespace"].as_str().unwrap_or_default().to_owned();
+        self.events(account).iter().map(namespace).collect()
+    }
+}
+
+/// The audit log of an API server tells what the controller asks for while everything that it does is done once.
 #[test]
 fn every_right_that_is_given_is_used_and_no_other_is_asked_for() {
     let Some(helm) = helm() else { return };
-    let scratch = tempfile::tempdir().unwrap();
-    let (policy, audit) = (scratch.path().join("policy.yaml"), scratch.path().join("audit.log"));
-    let policies = json!({
-        "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [{ "level": "Metadata" }],
-    });
-    fs::write(&policy, policies.to_string()).unwrap();
-    let flags = format!(
-        "--apiserver-args=--feature-gates=WatchList=false --audit-policy-file={} --audit-log-path={}",
-        policy.display(),
-        audit.display()
-    );
-    let options = Options { args: vec![flags] };
-    let Some(cluster) = Cluster::start(options.without_nodes()) else { return };
+    let Some((cluster, audit)) = Audit::start() else { return };
     cluster.install_routes();
     cluster.install_kind(REFERENCE_GRANTS);
+    cluster.install_kind(BACKEND_TLS_POLICIES);
     for is_everywhere in [true, false] {
         let namespace = cluster.namespace("used");
         let watched = if is_everywhere { String::new() } else { format!("watchNamespaces: [{}], ", namespace.name) };
@@ -234,11 +289,12 @@ fn every_right_that_is_given_is_used_and_no_other_is_asked_for() {
             given.objects.iter().filter(is_own).flat_map(rights).map(without_names).collect();
 
         let class = format!("--gateway-class={}", namespace.name);
-        let mut flags = vec!["--watch-legacy-endpoints".to_owned(), class];
+        let mut flags = vec!["--watch-legacy-endpoints".to_owned(), "--node=here".to_owned(), class];
         flags.extend((!is_everywhere).then(|| format!("--watch-namespaces={}", namespace.name)));
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let _gateway = Gateway::start_ready(&cluster, &given.kubeconfig, &flags);
         let host = format!("{}.test", namespace.name);
+        namespace.apply(&policy_in_use(&namespace.name));
         // It serves, does not, serves again: one Event of it is counted in the other.
         for (backend, ready) in [(None, "True"), (Some("nowhere"), "False"), (None, "True")] {
             let mut object: Value = serde_saphyr::from_str(&route("one", &host, &namespace.name)).unwrap();
@@ -249,7 +305,7 @@ fn every_right_that_is_given_is_used_and_no_other_is_asked_for() {
             namespace.kubectl(&["wait", &format!("--for=condition=Ready={ready}"), &timeout(), "gwr/one"]);
         }
         let asked = wait_for("all rights to be used", || {
-            let asked = asked_by(&account, &audit);
+            let asked = audit.asked_by(&account);
             let unused: Vec<&String> = expected.difference(&asked).collect();
             if unused.is_empty() { Ok(asked) } else { Err(format!("not used: {unused:?}")) }
         });

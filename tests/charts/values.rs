@@ -159,8 +159,8 @@ fn the_arguments_are_what_the_program_reads() {
     let Some(helm) = helm() else { return };
     let defaults = controller(helm, "{}");
     assert!(defaults.watch_namespaces.is_empty() && !defaults.watch_legacy_endpoints && defaults.kubeconfig.is_none());
-    assert_eq!((defaults.serve.log.as_str(), defaults.serve.log_format), ("info", LogFormat::Json));
-    assert_eq!(defaults.serve.settings.as_deref(), Some(Path::new("/etc/tidegate/settings.yaml")));
+    assert_eq!((defaults.serve.process.log.as_str(), defaults.serve.process.log_format), ("info", LogFormat::Json));
+    assert_eq!(defaults.serve.process.settings.as_deref(), Some(Path::new("/etc/tidegate/settings.yaml")));
     let changed = controller(
         helm,
         r#"
@@ -172,10 +172,10 @@ extraArgs: [--workers=2]
     assert_eq!(changed.watch_namespaces, ["shop", "team-a"]);
     assert!(changed.watch_legacy_endpoints);
     assert_eq!(
-        (changed.serve.log.as_str(), changed.serve.log_format),
+        (changed.serve.process.log.as_str(), changed.serve.process.log_format),
         ("warn,tidegate::source=debug", LogFormat::Text)
     );
-    assert_eq!(changed.serve.workers.map(std::num::NonZeroUsize::get), Some(2));
+    assert_eq!(changed.serve.process.workers.map(std::num::NonZeroUsize::get), Some(2));
 }
 
 #[test]

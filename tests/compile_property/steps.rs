@@ -60,6 +60,24 @@ enum Step {
     GrantGone {
         namespace: usize,
     },
+    /// A policy of TLS for a Service, which trusts the system or a ConfigMap.
+    Policy {
+        at: (usize, usize),
+        service: usize,
+        created: u8,
+        trust: Option<usize>,
+    },
+    PolicyGone {
+        at: (usize, usize),
+    },
+    /// With an authority, or with nothing of use.
+    ConfigMap {
+        at: (usize, usize),
+        is_good: bool,
+    },
+    ConfigMapGone {
+        at: (usize, usize),
+    },
     Namespace {
         namespace: usize,
         is_chosen: bool,
@@ -153,6 +171,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => at().prop_map(|at| Step::RouteGone { at }),
         1 => (0..NAMESPACES.len()).prop_map(|namespace| Step::Grant { namespace }),
         1 => (0..NAMESPACES.len()).prop_map(|namespace| Step::GrantGone { namespace }),
+        3 => (at(), 0..SERVICES.len(), 0..3u8, prop::option::of(0..SERVICES.len()))
+            .prop_map(|(at, service, created, trust)| Step::Policy { at, service, created, trust }),
+        1 => at().prop_map(|at| Step::PolicyGone { at }),
+        2 => (at(), any::<bool>()).prop_map(|(at, is_good)| Step::ConfigMap { at, is_good }),
+        1 => at().prop_map(|at| Step::ConfigMapGone { at }),
         1 => (0..NAMESPACES.len(), any::<bool>())
             .prop_map(|(namespace, is_chosen)| Step::Namespace { namespace, is_chosen }),
         1 => (0..NAMESPACES.len()).prop_map(|namespace| Step::NamespaceGone { namespace }),
@@ -165,6 +188,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// A name in a namespace; of a Service and of what belongs to it.
 fn name((namespace, service): (usize, usize)) -> ObjectName {
     ObjectName::new(NAMESPACES[namespace], SERVICES[service])
+}
+
+/// The certificate of an authority, always the same one.
+fn authority() -> &'static str {
+    static MADE: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        rcgen::generate_simple_self_signed(vec!["authority.test".to_owned()]).expect("made").cert.pem()
+    });
+    &MADE
 }
 
 fn address(pod: u8) -> String {
@@ -214,6 +245,26 @@ fn take(step: &Step, inputs: &mut Inputs) {
             objects.grants.insert(ObjectName::new(NAMESPACES[*namespace], "all"), sourced(grant));
         }
         Step::GrantGone { namespace } => drop(objects.grants.remove(&ObjectName::new(NAMESPACES[*namespace], "all"))),
+        Step::Policy { at, service, created, trust } => {
+            let trust = trust.map_or_else(
+                || json!({ "hostname": "a.test", "wellKnownCACertificates": "System" }),
+                |map| {
+                    let references = json!([{ "group": "", "kind": "ConfigMap", "name": SERVICES[map] }]);
+                    json!({ "hostname": "a.test", "caCertificateRefs": references })
+                },
+            );
+            let policy = json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
+                "metadata": { "creationTimestamp": format!("2026-01-0{}T00:00:00Z", created + 1) },
+                "spec": { "targetRefs": [{ "group": "", "kind": "Service", "name": SERVICES[*service] }],
+                    "validation": trust } });
+            objects.tls_policies.insert(name(*at), sourced(policy));
+        }
+        Step::PolicyGone { at } => drop(objects.tls_policies.remove(&name(*at))),
+        Step::ConfigMap { at, is_good } => {
+            let data = if *is_good { json!({ "ca.crt": authority() }) } else { json!({}) };
+            objects.config_maps.insert(name(*at), sourced(json!({ "data": data })));
+        }
+        Step::ConfigMapGone { at } => drop(objects.config_maps.remove(&name(*at))),
         Step::Namespace { namespace, is_chosen } => {
             let name = NAMESPACES[*namespace];
             let labels = if *is_chosen { json!({ "chosen": "yes" }) } else { json!({}) };
@@ -232,8 +283,13 @@ impl Route {
     fn manifest(&self) -> Value {
         let Self { age, hosts, parent, path, hash, refs, second } = self;
         let reference = |(namespace, service, tier, is_h2c): &(usize, usize, u8, bool)| {
-            json!({ "namespace": NAMESPACES[*namespace], "name": SERVICES[*service], "port": 80, "tier": tier,
-                "protocol": if *is_h2c { "H2C" } else { "HTTP" } })
+            let mut reference = json!({ "namespace": NAMESPACES[*namespace], "name": SERVICES[*service], "port": 80,
+                "tier": tier });
+            // Without a protocol, a policy of the Service decides.
+            if *is_h2c {
+                reference["protocol"] = json!("H2C");
+            }
+            reference
         };
         let refs: Vec<_> = refs.iter().map(reference).collect();
         let algorithm = match hash {
@@ -252,15 +308,24 @@ impl Route {
             }
         };
         let matches = json!([{ "path": { "type": "PathPrefix", "value": PATHS[*path] } }]);
+        // Filters refer to Services, too.
+        let mirrors = refs.last().map(|reference: &Value| {
+            json!({ "type": "RequestMirror", "requestMirror": { "backendRef": {
+                "namespace": reference["namespace"], "name": reference["name"], "port": 80 } } })
+        });
+        let mirrors: Vec<Value> = mirrors.into_iter().collect();
         let mut rules = vec![json!({ "matches": matches, "backendRefs": refs, "loadBalancer": algorithm })];
         rules.extend(second.as_ref().map(|second| match second {
             Second::Delegate(from) => json!({ "name": "second", "matches": matches, "timeouts": { "request": "3s" },
-                "delegate": { "namespaces": { "from": FROM[*from], "selector": { "matchLabels": { "chosen": "yes" } } } } }),
-            Second::Expressions => json!({ "name": "second",
-                "matches": [{ "path": { "type": "RegularExpression", "value": "/a/[0-9]+" } }],
-                "filters": [{ "type": "URLRewrite", "urlRewrite": { "path": { "type": "ReplaceRegularExpression",
-                    "replaceRegularExpression": { "pattern": "^/a/([0-9]+)$", "substitution": "/b/$1" } } } }],
-                "backendRefs": refs }),
+                "filters": mirrors, "delegate": { "namespaces": { "from": FROM[*from], "selector": { "matchLabels": { "chosen": "yes" } } } } }),
+            Second::Expressions => {
+                let mut filters = mirrors.clone();
+                filters.push(json!({ "type": "URLRewrite", "urlRewrite": { "path": { "type": "ReplaceRegularExpression",
+                    "replaceRegularExpression": { "pattern": "^/a/([0-9]+)$", "substitution": "/b/$1" } } } }));
+                json!({ "name": "second",
+                    "matches": [{ "path": { "type": "RegularExpression", "value": "/a/[0-9]+" } }],
+                    "filters": filters, "backendRefs": refs })
+            }
             Second::Broken => json!({ "name": "second", "matches": matches, "backendRefs": refs,
                 "loadBalancer": { "algorithm": "Broken" } }),
         }));

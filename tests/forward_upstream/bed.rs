@@ -13,16 +13,19 @@ use tidegate::model::backend::{Backend, BackendKey, Endpoint, Near, Protocol};
 use tidegate::model::filter::Filter;
 use tidegate::model::ids::{BackendId, EndpointKey, ListenerId, ObjectName, RouteId, RuleId};
 use tidegate::model::matching::{Candidate, Hostname, PathMatch, Router};
+use tidegate::model::outlier::Outlier;
 use tidegate::model::policy::{Algorithm, Policy, Spread, Timeouts, Upgrades};
 use tidegate::model::retry::Retry;
 use tidegate::model::route::{Route, Rule, WeightedBackend};
+use tidegate::model::session::Session;
 use tidegate::model::snapshot::Snapshot;
 use tidegate::proxy::connection::{ConnectionContext, Ends, serve};
+use tidegate::proxy::passwords::PasswordChecks;
 use tidegate::proxy::room::{Room, WorkerRoom};
 use tidegate::proxy::worker::{Worker, WorkerParts};
 use tidegate::proxy::worker_drain::WorkerDrain;
 use tidegate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, Locality, MetricsSettings,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Jwt, Limits, Listener, Locality, MetricsSettings,
     ProxyProtocol, Sessions, Settings,
 };
 use tidegate::telemetry::access_log::AccessLogSender;
@@ -33,7 +36,7 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a test on one thread, as a worker does.
 pub fn run(test: impl AsyncFnOnce()) {
@@ -61,6 +64,8 @@ pub struct Options {
     pub protocol: Protocol,
     pub timeouts: Timeouts,
     pub retry: Option<Retry>,
+    pub outlier: Option<Outlier>,
+    pub session: Option<Session>,
     /// The client is believed what it says about the request before it.
     pub trusted: bool,
     pub algorithm: Algorithm,
@@ -87,6 +92,8 @@ impl Default for Options {
             protocol: Protocol::Http,
             timeouts: Timeouts::default(),
             retry: None,
+            outlier: None,
+            session: None,
             trusted: false,
             algorithm: Algorithm::RoundRobin,
             deadlines: Deadlines::default(),
@@ -123,6 +130,7 @@ impl Gateway {
             address: "127.0.0.1:0".parse().unwrap(),
             http2_prior_knowledge: options.http2,
             proxy_protocol: ProxyProtocol::default(),
+            mode: tidegate::settings::ListenerMode::Gateway,
             trusted_forwarders: if options.trusted { vec!["127.0.0.0/8".parse().unwrap()] } else { Vec::new() },
             health_path: None,
             allowed_namespaces: None,
@@ -139,6 +147,7 @@ impl Gateway {
             drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::ZERO },
             controller: Controller::default(),
             sessions: Sessions::default(),
+            jwt: Jwt::default(),
             locality: Locality::default(),
             admin: "127.0.0.1:0".parse().unwrap(),
             debug_allow: Vec::new(),
@@ -162,6 +171,7 @@ impl Gateway {
             access_log: options.access_log,
             sockets: Arc::default(),
             room: Rc::clone(&room),
+            passwords: PasswordChecks::new(1),
         });
         let context = Rc::new(ConnectionContext::new(
             (ListenerId(0), name),
@@ -172,6 +182,8 @@ impl Gateway {
             WorkerDrain::new(room),
         ));
         let socket = TcpListener::bind(listener.address).await.unwrap();
+        // As the listeners of the process have it: whoever writes sees that a client takes what it gets.
+        socket2::SockRef::from(&socket).set_tcp_notsent_lowat(32 << 10).unwrap();
         let addr = socket.local_addr().unwrap();
         tokio::task::spawn_local(async move {
             // Keeps what is published alive.
@@ -222,14 +234,17 @@ fn snapshot(options: &Options) -> Snapshot {
         let (backend, filters) = (Some(BackendId(1)), filters.clone().into());
         backend_refs.push(WeightedBackend { weight: 1, tier: 0, backend, filters });
     }
+    let policy = Policy {
+        retry: options.retry.clone().map(Arc::new),
+        outlier: options.outlier.clone().map(Arc::new),
+        session: options.session.clone().map(Arc::new),
+        ..Policy::default()
+    };
     let rule = Rule {
         route: RouteId(0),
         name: Arc::from("0"),
         timeouts: options.timeouts.into(),
-        policy: options
-            .retry
-            .clone()
-            .map(|retry| Arc::new(Policy { retry: Some(Arc::new(retry)), ..Policy::default() })),
+        policy: (!policy.is_empty()).then(|| Arc::new(policy)),
         upgrades: options.upgrades.into(),
         filters: options.filters.clone().into(),
         algorithm: options.algorithm.clone(),

@@ -11,13 +11,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tidegate::model::backend::Protocol;
-use tidegate::model::policy::Timeouts;
+use tidegate::model::filter::{Filter, HeaderEdits};
+use tidegate::model::policy::{Algorithm, Timeouts};
 use tidegate::model::retry::Retry;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -314,6 +315,53 @@ fn grpc_passes_with_trailers_both_ways() {
     });
 }
 
+/// What a filter tells endpoints in a header, no client tells them in a trailer.
+#[test]
+fn trailers_do_not_say_what_filters_decide() {
+    let name = HeaderName::from_static;
+    let edits = |set: &'static str, remove: &'static str| {
+        let set = vec![(name(set), HeaderValue::from_static("filter"))];
+        Filter::RequestHeaders(HeaderEdits { set, add: Vec::new(), remove: vec![name(remove)] })
+    };
+    run(async || {
+        let server = Server::start().await;
+        let filters = vec![edits("x-user", "x-role")];
+        let backend_filters = vec![edits("x-tenant", "x-team")];
+        let gateway = Gateway::start(Options { filters, backend_filters, ..options(&server) }).await;
+        let mut client = client(&gateway).await;
+        let mut trailers = HeaderMap::new();
+        for field in ["x-user", "x-role", "x-tenant", "x-team", "x-sum"] {
+            trailers.insert(field, HeaderValue::from_static("client"));
+        }
+        let frames = vec![Frame::data(Bytes::from_static(b"question")), Frame::trailers(trailers)];
+        assert_eq!(client.send_request(grpc("/p/trailers", frames)).await.unwrap().status(), 200);
+        let seen = server.seen.borrow()[0].clone();
+        assert!(seen.headers["x-user"] == "filter" && seen.headers["x-tenant"] == "filter", "{:?}", seen.headers);
+        let trailers = seen.trailers.unwrap();
+        assert_eq!((trailers.len(), &trailers["x-sum"]), (1, &HeaderValue::from_static("client")));
+    });
+}
+
+/// A gRPC client keeps one connection for ever: its calls are spread, not its connection.
+#[test]
+fn grpc_calls_of_one_connection_are_balanced_one_by_one() {
+    run(async || {
+        let servers = [Server::start().await, Server::start().await, Server::start().await];
+        let endpoints = servers.iter().map(|server| server.addr).collect();
+        let gateway =
+            Gateway::start(Options { endpoints, algorithm: Algorithm::RoundRobin, ..options(&servers[0]) }).await;
+        let mut client = client(&gateway).await;
+        for _ in 0..30 {
+            let call = grpc("/p/code/0", vec![Frame::data(Bytes::from_static(b"\0\0\0\0\x01x"))]);
+            let answer = client.send_request(call).await.unwrap();
+            assert_eq!(answer.into_body().collect().await.unwrap().trailers().unwrap()["grpc-status"], "0");
+        }
+        for server in &servers {
+            assert_eq!((server.seen.borrow().len(), server.connections.get()), (10, 1));
+        }
+    });
+}
+
 /// RFC 9113 §8.1 calls them malformed. h2 leaves them away and goes on, and tells nobody: what goes on is the rest.
 #[test]
 fn pseudo_fields_in_trailers_reach_no_endpoint() {
@@ -370,6 +418,30 @@ fn grpc_without_a_message_is_tried_again_with_its_body() {
         assert_eq!(first.headers.get("x-tidegate-attempt"), None);
         assert_eq!(second.headers["x-tidegate-attempt"], "2");
         assert_eq!(gateway.metric("tidegate_upstream_retries_total{trigger=\"grpc\"}"), 1);
+    });
+}
+
+/// What came with a message may have done something, and trailers of a request are not kept.
+#[test]
+fn grpc_with_a_message_or_with_trailers_is_not_tried_again() {
+    run(async || {
+        let server = Server::start().await;
+        let block = super::retry_policy::retry();
+        let block = Retry { codes: [].into(), grpc_codes: [14].into_iter().collect(), ..block };
+        let gateway = Gateway::start(Options { retry: Some(block), ..options(&server) }).await;
+        let mut sender = client(&gateway).await;
+        let message = || Frame::data(Bytes::from_static(b"message"));
+        let response = sender.send_request(grpc("/p/code/14", vec![message()])).await.unwrap();
+        let body = response.into_body().collect().await.unwrap();
+        assert_eq!(body.trailers().unwrap()["grpc-status"], "14");
+        assert_eq!(server.seen.borrow().len(), 1);
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", HeaderValue::from_static("1"));
+        let frames = vec![message(), Frame::trailers(trailers)];
+        let response = sender.send_request(grpc("/p/unavailable", frames)).await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(server.seen.borrow().len(), 2);
+        assert_eq!(gateway.metric("tidegate_upstream_retries_total{trigger=\"grpc\"}"), 0);
     });
 }
 

@@ -307,6 +307,69 @@ fn clients_that_do_not_read_stop_nobody_else() {
     });
 }
 
+/// Whichever side ends a stream, the others of the same connection go on.
+#[test]
+fn a_stream_that_fails_leaves_the_others_of_its_connection_alone() {
+    run(async || {
+        let [release, has_part] = [(); 2].map(|()| Rc::new(tokio::sync::Notify::new()));
+        let pod = Pod::start({
+            let (release, has_part) = (Rc::clone(&release), Rc::clone(&has_part));
+            move |_, stream, bodies| {
+                let (release, has_part) = (Rc::clone(&release), Rc::clone(&has_part));
+                serve(stream, 100, move |_, request, mut respond| {
+                    let (release, has_part) = (Rc::clone(&release), Rc::clone(&has_part));
+                    let bodies = Rc::clone(&bodies);
+                    async move {
+                        match request.uri().path() {
+                            "/p/reset" => respond.send_reset(Reason::INTERNAL_ERROR),
+                            "/p/cut" => {
+                                let mut body = respond.send_response(Response::new(()), false).unwrap();
+                                body.send_data(Bytes::from_static(b"part"), false).unwrap();
+                                has_part.notified().await;
+                                body.send_reset(Reason::INTERNAL_ERROR);
+                            }
+                            "/p/held" => {
+                                release.notified().await;
+                                answer_ok(request, respond, bodies).await;
+                            }
+                            _ => answer_ok(request, respond, bodies).await,
+                        }
+                    }
+                })
+            }
+        })
+        .await;
+        let gateway = Gateway::start(pod.options()).await;
+        assert_eq!(gateway.ask(GET).await.status, 200);
+        let mut held = gateway.client().await;
+        held.send("GET /p/held HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
+        until(|| gateway.metric("tidegate_requests_in_flight") == 1).await;
+        // The pod resets one stream before its answer and one in the middle of it, and a client goes away.
+        assert_eq!(
+            gateway.ask("POST /p/reset HTTP/1.1\r\nhost: a.test\r\ncontent-length: 0\r\n\r\n").await.status,
+            502
+        );
+        let mut cut = gateway.client().await;
+        cut.send("GET /p/cut HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
+        let mut bytes = Vec::new();
+        while !bytes.windows(4).any(|window| window == b"part") {
+            assert!(cut.stream.read_buf(&mut bytes).await.unwrap() > 0, "{}", bytes.escape_ascii());
+        }
+        has_part.notify_one();
+        cut.stream.read_to_end(&mut bytes).await.ok();
+        assert!(bytes.starts_with(b"HTTP/1.1 200") && !bytes.ends_with(b"0\r\n\r\n"), "{}", bytes.escape_ascii());
+        let mut gone = gateway.client().await;
+        gone.send("GET /p/held HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
+        until(|| gateway.metric("tidegate_requests_in_flight") == 2).await;
+        drop(gone);
+        until(|| gateway.metric("tidegate_requests_in_flight") == 1).await;
+        release.notify_waiters();
+        assert_eq!(held.answer().await.status, 200);
+        assert_eq!(gateway.ask(GET).await.status, 200);
+        assert_eq!(pod.connections.get(), 1);
+    });
+}
+
 #[test]
 fn a_second_connection_opens_beside_a_full_one() {
     run(async || {

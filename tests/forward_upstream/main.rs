@@ -15,6 +15,7 @@ mod http1;
 mod http2;
 mod http2_connections;
 mod log;
+mod outlier;
 mod quiet;
 mod retry;
 mod retry_policy;

@@ -11,6 +11,7 @@ use tidegate::proxy::pressure::Pressure;
 use tokio::time::Instant;
 
 use super::bed::{Answer, Endpoints, GET, Gateway, OK, Options, Served, run, run_paused, until};
+use super::http2::{Server, options};
 
 const SICK: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nsick";
 
@@ -151,6 +152,85 @@ fn the_last_answer_passes_when_no_try_is_left() {
     });
 }
 
+/// An endpoint's answer says more than that a further try then failed elsewhere.
+#[test]
+fn an_answer_passes_when_the_tries_after_it_fail() {
+    run(async || {
+        let large: Vec<u8> =
+            [&b"HTTP/1.1 503 Busy\r\nx-from: pod\r\ncontent-length: 300000\r\n\r\n"[..], &[b'x'; 300_000]].concat();
+        let large: &'static [u8] = large.leak();
+        let chunked = b"HTTP/1.1 503 Busy\r\nx-from: pod\r\ntransfer-encoding: chunked\r\n\r\n4\r\nsick\r\n0\r\n\r\n";
+        let short = b"HTTP/1.1 503 Busy\r\nx-from: pod\r\ncontent-length: 4\r\n\r\nsick";
+        let resets = Endpoints::script(|mut served: Served| async move { drop(served.head().await) }).await;
+        for (name, answer, bytes) in [("short", &short[..], 4), ("chunked", chunked, 14), ("large", large, 300_000)] {
+            for then in [super::retry::refusing().await, resets.addr] {
+                for endpoints in 0..2 {
+                    let sick = Endpoints::answering(answer).await;
+                    let mut addresses = [sick.addr, then];
+                    addresses.rotate_left(endpoints);
+                    let gateway = Gateway::start(Options { retry: Some(retry()), ..Options::to(&addresses) }).await;
+                    // So that each of the two comes first once.
+                    for _ in 0..2 {
+                        let mut client = gateway.client().await;
+                        client.send(GET).await;
+                        let answer = client.answer().await;
+                        assert_eq!(answer.verdict(), (503, None), "{name}: {}", answer.head);
+                        assert_eq!((answer.field("x-from"), answer.body.len()), (Some("pod"), bytes), "{name}");
+                        assert!(answer.complete, "{name}");
+                        // The connection goes on.
+                        client.send(GET).await;
+                        assert_eq!(client.answer().await.verdict(), (503, None), "{name}");
+                    }
+                    assert!(sick.count() > 0, "{name}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn an_answer_passes_when_the_try_after_it_gets_none_in_time() {
+    run_paused(async || {
+        let sick = Endpoints::answering(SICK).await;
+        let silent =
+            Endpoints::script(|mut served: Served| async move { while served.request().await.is_some() {} }).await;
+        let second = Duration::from_secs(1);
+        for (timeouts, expected) in [
+            (Timeouts { backend_request: Some(second), ..Timeouts::default() }, (503, None)),
+            // The client was promised an end of the whole exchange.
+            (Timeouts { request: Some(second), ..Timeouts::default() }, (504, Some("request"))),
+        ] {
+            let options = with_retry(&[&sick, &silent], Retry { on_timeout: true, ..retry() });
+            let gateway = Gateway::start(Options { timeouts, ..options }).await;
+            let mut verdicts = Vec::new();
+            while verdicts.len() < 4 {
+                let before = sick.count();
+                let answer = gateway.ask(GET).await;
+                if sick.count() > before {
+                    verdicts.push((answer.status, answer.field("x-tidegate-reason").map(str::to_owned)));
+                }
+            }
+            let expected = (expected.0, expected.1.map(str::to_owned));
+            assert!(verdicts.iter().all(|verdict| *verdict == expected), "{verdicts:?}");
+        }
+    });
+}
+
+#[test]
+fn a_held_answer_over_http2_passes_as_well() {
+    run(async || {
+        let server = Server::start().await;
+        let dead = super::retry::refusing().await;
+        let options = Options { endpoints: vec![server.addr, dead], retry: Some(retry()), ..options(&server) };
+        let gateway = Gateway::start(options).await;
+        for _ in 0..4 {
+            let answer = gateway.ask("GET /p/status/503 HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
+            assert_eq!((answer.verdict(), answer.field("x-own")), ((503, None), Some("1")), "{}", answer.head);
+        }
+        assert!(retried(&gateway, "code") > 0);
+    });
+}
+
 #[test]
 fn a_reset_after_the_request_is_tried_again() {
     run(async || {
@@ -229,9 +309,55 @@ fn a_body_that_is_too_large_is_sent_once() {
         let options = Options { retry: Some(all()), ..Options::to(&[dead, endpoint.addr]) };
         let gateway = Gateway::start(options).await;
         for _ in 0..4 {
-            assert_eq!(ask(&gateway, post(&[3; 70_000])).await.status, 200);
+            assert_eq!(ask(&gateway, post(&vec![3; 10 << 20])).await.status, 200);
         }
         assert!(retried(&gateway, "connect") > 0);
+    });
+}
+
+/// 16 MiB of bodies are kept, and no more: those for which there is no room are sent once.
+#[test]
+fn bodies_are_kept_while_there_is_room_for_all_of_them() {
+    const BODIES: usize = 40;
+    const SIZE: usize = 1_000_000;
+    run(async || {
+        let (seen, release) = (Rc::new(std::cell::Cell::new(0)), Rc::new(tokio::sync::Notify::new()));
+        let (count, released) = (Rc::clone(&seen), Rc::clone(&release));
+        let endpoint = Endpoints::script(move |mut served: Served| {
+            let (count, released) = (Rc::clone(&count), Rc::clone(&released));
+            async move {
+                let Some((_, body)) = served.request().await else { return };
+                assert_eq!(body.len(), SIZE);
+                count.set(count.get() + 1);
+                if count.get() <= BODIES {
+                    // All first tries are there before the first of them fails.
+                    released.notified().await;
+                } else {
+                    served.send(OK).await;
+                }
+            }
+        })
+        .await;
+        let block = Retry { methods: [Method::POST].into(), max_body: 1 << 20, ..retry() };
+        let gateway = Rc::new(Gateway::start(with_retry(&[&endpoint], block)).await);
+        let clients: Vec<_> = (0..BODIES)
+            .map(|_| {
+                let gateway = Rc::clone(&gateway);
+                tokio::task::spawn_local(async move { ask(&gateway, post(&[7; SIZE])).await.status })
+            })
+            .collect();
+        until(|| seen.get() == BODIES).await;
+        release.notify_waiters();
+        let mut statuses = Vec::new();
+        for client in clients {
+            statuses.push(client.await.unwrap());
+        }
+        let kept = statuses.iter().filter(|status| **status == 200).count();
+        let once = statuses.iter().filter(|status| **status == 502).count();
+        assert_eq!((kept + once, seen.get()), (BODIES, BODIES + kept));
+        let most = (16 << 20) / SIZE;
+        assert!(kept <= most && kept >= most / 2, "{kept} of {most}");
+        assert_eq!(denied(&gateway, "body"), once as u64);
     });
 }
 

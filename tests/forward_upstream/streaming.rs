@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::Method;
 use http_body_util::BodyExt;
+use tidegate::model::retry::Retry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
@@ -35,10 +37,18 @@ async fn echo() -> Endpoints {
 
 #[test]
 fn large_bodies_stream_both_ways_in_bounded_memory() {
+    // With tries that would need the body, it is kept up to its bound, and given up then.
+    let keeps = || Some(Retry { methods: [Method::POST].into(), ..super::retry_policy::retry() });
+    for retry in [None, keeps()] {
+        stream_both_ways(retry);
+    }
+}
+
+fn stream_both_ways(retry: Option<Retry>) {
     let memory = allocation_counter::measure(|| {
         run(async || {
             let backend = echo().await;
-            let gateway = Gateway::start(Options::to(&[backend.addr])).await;
+            let gateway = Gateway::start(Options { retry, ..Options::to(&[backend.addr]) }).await;
             let (mut read, mut write) = gateway.client().await.stream.into_split();
             let upload = tokio::task::spawn_local(async move {
                 let head = format!("POST /p HTTP/1.1\r\nhost: a.test\r\ncontent-length: {LARGE}\r\n\r\n");

@@ -243,6 +243,9 @@ impl Suffered {
 /// and never complete.
 async fn serve(mut stream: TcpStream) -> Option<()> {
     stream.set_nodelay(true).ok()?;
+    // The kernel would keep megabytes of each endless answer, and this machine is client and pod at once: with 4,000 of them
+    // it runs out of memory for sockets, which makes buffers smaller and larger and disturbs what is measured.
+    socket2::SockRef::from(&stream).set_send_buffer_size(64 << 10).ok()?;
     let mut received = Vec::new();
     loop {
         let end = loop {

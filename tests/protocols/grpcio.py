@@ -76,20 +76,20 @@ def client(target, authority, certificate=None):
 
     # Unary, with metadata at both ends, empty and large messages.
     for message in [b"", b"hello", bytes(3_000_000)]:
-        answer, call = unary.with_call(message, timeout=20)
+        answer, call = unary.with_call(message, timeout=60)
         trailing = dict(call.trailing_metadata())
         assert answer == message and trailing["x-length"] == str(len(message)), trailing
         assert trailing["x-raw-bin"] == b"\x00\xff", trailing
 
     # Streams one way.
-    numbers = list(channel.unary_stream(path("Down"))(b"1000", timeout=20))
+    numbers = list(channel.unary_stream(path("Down"))(b"1000", timeout=60))
     assert numbers == [str(number).encode() for number in range(1000)], len(numbers)
-    total = channel.stream_unary(path("Up"))((bytes(10_000) for _ in range(200)), timeout=20)
+    total = channel.stream_unary(path("Up"))((bytes(10_000) for _ in range(200)), timeout=60)
     assert total == b"2000000", total
 
     # A stream both ways, in turns: nothing is held back until more comes, in either direction.
     mine = queue.Queue()
-    answers = channel.stream_stream(path("Both"))(iter(mine.get, None), timeout=20)
+    answers = channel.stream_stream(path("Both"))(iter(mine.get, None), timeout=60)
     for number in range(100):
         message = f"message {number}".encode()
         mine.put(message)
@@ -103,13 +103,14 @@ def client(target, authority, certificate=None):
 
     # The deadline goes on to the server, and holds in the gateway although the server lets it pass.
     left = float(channel.unary_unary(path("Left"))(b"", timeout=20))
-    # The field has few digits, and is rounded up.
-    assert 15 < left < 21, left
+    # The field has few digits, and is rounded up; a slow machine takes some of it.
+    assert 5 < left < 21, left
     began = time.monotonic()
-    expect(grpc.StatusCode.DEADLINE_EXCEEDED, channel.unary_unary(path("Sleep")), b"1.5", timeout=0.5)
-    assert time.monotonic() - began < 1.4
+    expect(grpc.StatusCode.DEADLINE_EXCEEDED, channel.unary_unary(path("Sleep")), b"30", timeout=0.5)
+    # Long before the server would have answered.
+    assert time.monotonic() - began < 20
     # The rule's deadline, which the client does not know: only the gateway can say so.
-    expect(grpc.StatusCode.DEADLINE_EXCEEDED, channel.unary_unary("/tidegate.test.Short/Sleep"), b"5", "gateway timeout")
+    expect(grpc.StatusCode.DEADLINE_EXCEEDED, channel.unary_unary("/tidegate.test.Short/Sleep"), b"30", "gateway timeout")
 
     # Own answers.
     expect(grpc.StatusCode.UNIMPLEMENTED, channel.unary_unary("/tidegate.test.Nowhere/Call"), b"", "not found")
@@ -117,19 +118,19 @@ def client(target, authority, certificate=None):
     expect(grpc.StatusCode.PERMISSION_DENIED, channel.unary_unary("/tidegate.test.Closed/Call"), b"", "closed on Sundays")
 
     # A call that its client cancels ends at the server's side; others go on.
-    call = channel.unary_unary(path("Sleep")).future(b"0.5", timeout=20)
+    call = channel.unary_unary(path("Sleep")).future(b"30", timeout=60)
     threading.Timer(0.1, call.cancel).start()
     try:
         call.result()
         raise AssertionError("it was not cancelled")
     except grpc.FutureCancelledError:
         pass
-    assert unary(b"still here", timeout=20) == b"still here"
+    assert unary(b"still here", timeout=60) == b"still here"
     channel.close()
     print("all as without a gateway", flush=True)
 
 
-def expect(code, method, message, details=None, timeout=20):
+def expect(code, method, message, details=None, timeout=60):
     try:
         method(message, timeout=timeout)
     except grpc.RpcError as error:

@@ -5,7 +5,7 @@
 //! cases of `support/api_contract.rs` say, which a real API server has to pass as well.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -29,8 +29,10 @@ const RESOURCES: &[(&str, &str, &str, bool)] = &[
     ("v1", "services", "Service", true),
     ("v1", "endpoints", "Endpoints", true),
     ("v1", "namespaces", "Namespace", false),
+    ("v1", "nodes", "Node", false),
     ("discovery.k8s.io/v1", "endpointslices", "EndpointSlice", true),
     ("gateway.networking.k8s.io/v1", "referencegrants", "ReferenceGrant", true),
+    ("gateway.networking.k8s.io/v1", "backendtlspolicies", "BackendTLSPolicy", true),
     ("coordination.k8s.io/v1", "leases", "Lease", true),
 ];
 
@@ -101,11 +103,15 @@ struct Resource {
     compacted: u64,
     removed: bool,
     forbidden: bool,
+    /// Namespaces in which it may not be read.
+    forbidden_in: Vec<String>,
     faults: Vec<(On, usize, Fault)>,
     delivery: Delivery,
     /// Running watches end when this changes: with an event of this status, or without a word.
     interruptions: Vec<Option<u16>>,
     asked: Vec<Asked>,
+    /// Namespace and selector of all that was asked, once each: `shop`, `shop metadata.name=web`, `*` for all.
+    asked_where: BTreeSet<String>,
 }
 
 #[derive(Default)]
@@ -239,6 +245,7 @@ impl ApiServer {
             resource.faults.clear();
             resource.delivery = Delivery::Whole;
             resource.forbidden = false;
+            resource.forbidden_in.clear();
             resource.removed = false;
         });
     }
@@ -289,6 +296,16 @@ impl ApiServer {
         });
     }
 
+    /// The kind may not be read in one namespace; running watches go on.
+    pub fn forbid_in(&self, plural: &str, namespace: &str) {
+        self.change(|state| state.resource(plural).forbidden_in.push(namespace.to_owned()));
+    }
+
+    /// Where a kind was asked for: namespace (`*` for all) and selector, each once, sorted.
+    pub fn asked_where(&self, plural: &str) -> Vec<String> {
+        self.shared.lock().resource(plural).asked_where.iter().cloned().collect()
+    }
+
     /// No connection is accepted and none stays, or all is well again.
     pub fn set_down(&self, down: bool) {
         self.change(|state| state.down = down);
@@ -306,6 +323,13 @@ impl ApiServer {
     /// What was asked about a kind, in order.
     pub fn asked(&self, plural: &str) -> Vec<Asked> {
         self.shared.lock().resource(plural).asked.clone()
+    }
+
+    /// An object as it is now; null where there is none.
+    pub fn get(&self, plural: &str, namespace: &str, name: &str) -> Value {
+        let mut state = self.shared.lock();
+        let object = state.resource(plural).objects.get(&(namespace.to_owned(), name.to_owned()));
+        object.cloned().unwrap_or_default()
     }
 
     /// The present version.
@@ -445,7 +469,7 @@ impl Target {
         };
         let plural = RESOURCES.iter().find(|(version, of, _, _)| *version == api_version && of == plural)?.1;
         let query = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-        let query = query.map(|(key, value)| (key.to_owned(), value.replace("%3D", "=").replace("%2F", "/"))).collect();
+        let query = query.map(|(key, value)| (key.to_owned(), decoded(value))).collect();
         Some(Self { plural, namespace, name, is_status, query })
     }
 
@@ -457,14 +481,37 @@ impl Target {
         self.query.get(key)?.parse().ok()
     }
 
-    fn wants(&self, namespace: &str, name: &str) -> bool {
-        let selected = self.query.get("fieldSelector").and_then(|selector| selector.strip_prefix("metadata.name="));
-        self.namespace.as_deref().is_none_or(|own| own == namespace) && selected.is_none_or(|own| own == name)
+    /// Namespace and selector.
+    fn place(&self) -> String {
+        let selectors = ["fieldSelector", "labelSelector"].into_iter().filter_map(|key| self.query.get(key));
+        let parts = self.namespace.iter().chain(selectors).map(String::as_str);
+        let all = if self.namespace.is_none() { Some("*") } else { None };
+        all.into_iter().chain(parts).collect::<Vec<_>>().join(" ")
     }
 
     fn wants_object(&self, object: &Value) -> bool {
-        self.wants(&text(&object["metadata"]["namespace"]), &text(&object["metadata"]["name"]))
+        let metadata = &object["metadata"];
+        let by_name = self.query.get("fieldSelector").and_then(|selector| selector.strip_prefix("metadata.name="));
+        // Of labels only what is used: `LABEL in (A,B)`.
+        let by_label = self.query.get("labelSelector").map(|selector| {
+            let (label, values) = selector.split_once(" in (").expect("the form of label selectors that this knows");
+            values.trim_end_matches(')').split(',').any(|value| metadata["labels"][label] == *value)
+        });
+        self.namespace.as_deref().is_none_or(|own| metadata["namespace"] == *own)
+            && by_name.is_none_or(|own| metadata["name"] == *own)
+            && by_label.unwrap_or(true)
     }
+}
+
+/// A value of a query without its escapes.
+fn decoded(value: &str) -> String {
+    let value = value.replace('+', " ");
+    let mut parts = value.split('%');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| match u8::from_str_radix(part.get(..2).unwrap_or_default(), 16) {
+        Ok(byte) => text + &char::from(byte).to_string() + &part[2..],
+        Err(_) => text + "%" + part,
+    })
 }
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
@@ -491,7 +538,14 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     }
     if let Some(name) = &target.name {
         let key = (target.namespace.clone().unwrap_or_default(), name.clone());
-        let found = shared.lock().resource(target.plural).objects.get(&key).cloned();
+        let found = {
+            let mut state = shared.lock();
+            let resource = state.resource(target.plural);
+            if resource.forbidden {
+                return Ok(failure(403, None));
+            }
+            resource.objects.get(&key).cloned()
+        };
         return Ok(found.map_or_else(|| failure(404, None), |object| whole(200, &object)));
     }
     let asked = match (target.is("watch"), target.is("sendInitialEvents")) {
@@ -504,10 +558,12 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         let no_streaming_lists = state.no_streaming_lists;
         let resource = state.resource(target.plural);
         resource.asked.push(asked);
+        resource.asked_where.insert(target.place());
         if resource.removed {
             return Ok(failure(404, None));
         }
-        if resource.forbidden {
+        let is_forbidden_there = target.namespace.as_ref().is_some_and(|at| resource.forbidden_in.contains(at));
+        if resource.forbidden || is_forbidden_there {
             return Ok(failure(403, None));
         }
         if no_streaming_lists && asked == Asked::Stream {
@@ -554,7 +610,7 @@ fn page(shared: &Shared, target: &Target) -> Result<(String, Vec<String>, &'stat
         return Err(410);
     }
     let limit = target.number("limit").map_or(usize::MAX, |limit| limit as usize);
-    let mut wanted = resource.objects.iter().filter(|((namespace, name), _)| target.wants(namespace, name)).skip(skip);
+    let mut wanted = resource.objects.iter().filter(|(_, object)| target.wants_object(object)).skip(skip);
     let items: Vec<String> = wanted.by_ref().take(limit).map(|(_, object)| object.to_string()).collect();
     let mut metadata = json!({ "resourceVersion": version.to_string() });
     if wanted.next().is_some() {
@@ -738,6 +794,7 @@ fn in_order(mut events: Vec<(&'static str, Value)>, delivery: Delivery) -> Vec<(
 
 async fn write(shared: &Shared, target: &Target, request: Request<Incoming>) -> Response<Body> {
     let method = request.method().clone();
+    let is_merge = request.headers().get("content-type").is_some_and(|kind| kind == "application/merge-patch+json");
     let bytes = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let namespace = target.namespace.clone().unwrap_or_default();
     let key = |name: &str| (namespace.clone(), name.to_owned());
@@ -764,6 +821,23 @@ async fn write(shared: &Shared, target: &Target, request: Request<Incoming>) -> 
                     }
                     (None, None) => whole(201, &state.put(target.plural, object)),
                 }
+            })
+        }
+        // A merge of whole lists, unless the object is another one by now.
+        (Method::PATCH, Some(name)) if target.is_status && is_merge => {
+            let Ok(mut patch) = serde_json::from_slice::<Value>(&bytes) else { return failure(400, None) };
+            shared.change(|state| {
+                let known = state.resource(target.plural).objects.get(&key(name)).cloned();
+                let Some(mut object) = known else { return failure(404, None) };
+                let differs = |field: &str| {
+                    let stated = &patch["metadata"][field];
+                    stated.is_string() && *stated != object["metadata"][field]
+                };
+                if differs("uid") || differs("resourceVersion") {
+                    return failure(409, None);
+                }
+                object["status"] = patch["status"].take();
+                whole(200, &state.put(target.plural, object))
             })
         }
         // Server-side apply of one manager, which owns the whole status.

@@ -42,7 +42,7 @@ impl Client {
     /// Connects to an address, or says why not.
     pub fn try_connect_to(address: impl ToSocketAddrs) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: Vec::new() })
     }
@@ -60,6 +60,12 @@ impl Client {
     /// Sends these bytes and reads one answer.
     pub fn request(&mut self, bytes: &str) -> io::Result<Answer> {
         self.send(bytes)?;
+        self.answer()
+    }
+
+    /// The same, for what is no text.
+    pub fn request_bytes(&mut self, bytes: &[u8]) -> io::Result<Answer> {
+        self.stream.write_all(bytes)?;
         self.answer()
     }
 

@@ -60,6 +60,14 @@ impl Gateway {
         (Self { child, dir, http: 0, https: None, admin: port(&ready["admin"]) }, ready)
     }
 
+    /// A sidecar, with its ready line.
+    pub fn start_sidecar(files: &[(&str, &str)], args: &[&str]) -> (Self, serde_json::Value) {
+        let (dir, mut command) = (folder(files), Command::new(env!("CARGO_BIN_EXE_tidegate")));
+        command.args(["sidecar", "--config"]).arg(dir.path()).args(["--admin", "127.0.0.1:0"]).args(args);
+        let (child, ready) = spawn(&mut command);
+        (Self { child, dir, http: 0, https: None, admin: port(&ready["admin"]) }, ready)
+    }
+
     fn start_by(mut command: Command, files: &[(&str, &str)], args: &[&str], log: Stdio) -> Self {
         let dir = folder(files);
         command.args(["standalone", "--config"]).arg(dir.path());
@@ -109,6 +117,11 @@ impl Gateway {
         line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
     }
 
+    /// The number of threads of the process.
+    pub fn thread_count(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs").count()
+    }
+
     /// What the process has computed so far, in ticks of a hundredth of a second.
     pub fn cpu_ticks(&self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
@@ -116,6 +129,16 @@ impl Gateway {
         let (_, fields) = text.rsplit_once(") ").expect("a name");
         let ticks = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number"));
         ticks.sum()
+    }
+
+    /// Runs the preStop hook of a sidecar, with the variables that its container has.
+    pub fn drain_in(&self, incoming: &str) {
+        let status = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["sidecar", "drain", "in"])
+            .env("TIDEGATE_ADMIN", format!("0.0.0.0:{}", self.admin))
+            .env("TIDEGATE_IN", incoming)
+            .status();
+        assert!(status.expect("it runs").success());
     }
 
     /// Sends SIGTERM; the process goes on until it has drained.

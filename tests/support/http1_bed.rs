@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 pub use backend::{Backend, Recorded, until};
 use cases::find;
-pub use cases::{Case, Cases, Step, load};
+pub use cases::{Case, Cases, Script, Step, load};
 pub use judge::judge;
 
 /// How the client writes.

@@ -17,6 +17,8 @@ use tidegate::model::route::{Route, Rule, WeightedBackend};
 use tidegate::model::snapshot::Snapshot;
 use tidegate::proxy::connection::{ConnectionContext, TlsContext};
 use tidegate::proxy::listener::{self, BoundListener};
+use tidegate::proxy::listeners;
+use tidegate::proxy::passwords::PasswordChecks;
 use tidegate::proxy::room::{Room, WorkerRoom};
 use tidegate::proxy::worker::{Worker, WorkerParts};
 use tidegate::proxy::worker_drain::WorkerDrain;
@@ -154,6 +156,7 @@ async fn serve(parts: Parts, drain: Drain) {
         access_log: None,
         sockets: Arc::default(),
         room: Rc::clone(&room),
+        passwords: PasswordChecks::new(1),
     });
     tokio::task::spawn_local(Rc::clone(&handler).maintain());
     let worker = WorkerDrain::new(room);
@@ -171,7 +174,7 @@ async fn serve(parts: Parts, drain: Drain) {
         handshakes: Rc::new(Semaphore::new(16)),
     });
     let socket = bound.sockets.into_iter().next().expect("one worker");
-    listener::serve_all([(context, socket)], &worker, drain).await;
+    listeners::serve_all([(context, socket)], drain).await;
 }
 
 /// The defaults.
@@ -180,6 +183,7 @@ fn settings(address: SocketAddr) -> Settings {
         address,
         http2_prior_knowledge: true,
         proxy_protocol: settings::ProxyProtocol::default(),
+        mode: tidegate::settings::ListenerMode::Gateway,
         trusted_forwarders: Vec::new(),
         health_path: None,
         allowed_namespaces: None,
@@ -195,6 +199,7 @@ fn settings(address: SocketAddr) -> Settings {
         drain: settings::DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(1) },
         controller: settings::Controller::default(),
         sessions: settings::Sessions::default(),
+        jwt: settings::Jwt::default(),
         locality: settings::Locality::default(),
         admin: SocketAddr::from(([127, 0, 0, 1], 0)),
         debug_allow: Vec::new(),

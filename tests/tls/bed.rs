@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, StreamOwned};
 
+use crate::support::PATIENCE;
 use crate::support::backend::Backend;
 use crate::support::gateway::{Gateway, service};
 
@@ -134,7 +135,7 @@ impl Client {
 /// A whole handshake. An IP address is no name that is sent.
 pub fn connect_with(config: Arc<ClientConfig>, port: u16, name: &str) -> io::Result<Connection> {
     let mut socket = TcpStream::connect(("127.0.0.1", port))?;
-    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
     let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
     while session.is_handshaking() {
@@ -207,7 +208,7 @@ pub fn gateway(files: &[(&str, &str)], args: &[&str]) -> (Gateway, u16) {
 
 /// Waits until the metrics page has a line that begins so.
 pub fn wait_for_metric(gateway: &Gateway, line: &str) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let page = gateway.admin("/metrics").body;
         if page.lines().any(|one| one.starts_with(line)) {

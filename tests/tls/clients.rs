@@ -9,6 +9,7 @@ use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 
 use super::bed::{Authority, Client, KeyKind, Pair, echo_backend, exchange, route, secret, wait_for_metric};
+use crate::support::PATIENCE;
 use crate::support::gateway::{Gateway, service};
 use crate::support::tools::program;
 
@@ -141,6 +142,41 @@ fn only_clients_with_a_valid_certificate_are_let_in() {
 }
 
 #[test]
+fn the_log_tells_what_was_agreed_on_and_who_it_was() {
+    let people = People::new();
+    let ca = config_map("ca", &people.clients.pem());
+    let (asked, open) = (route("a", "a.test", &["it"], &validation(OPTIONAL)), route("b", "b.test", &["it"], ""));
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let args = ["--access-log", log.path().to_str().unwrap()];
+    let (mut gateway, port) = people.gateway(&[("ca.yaml", &ca), ("a.yaml", &asked), ("b.yaml", &open)], &args);
+    let (good, bad) = (people.good(), &people.bad()[0]);
+    let of_tls12 = Client { versions: vec![&TLS12], ..people.client(Some(&good)) };
+    for (client, host) in
+        [(people.client(Some(&good)), "a.test"), (people.client(Some(bad)), "a.test"), (of_tls12, "b.test")]
+    {
+        assert!(ask(&client, port, (host, host)).unwrap().starts_with("HTTP/1.1 200"));
+    }
+    assert_eq!(gateway.get("b.test", "/").status, 308);
+    gateway.terminate();
+    assert!(gateway.wait().success());
+    let lines = std::fs::read_to_string(log.path()).unwrap();
+    let told = lines.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        ["tls_version", "tls_server_name", "tls_client_subject"].map(|field| line[field].as_str().map(str::to_owned))
+    });
+    let mut told: Vec<_> = told.collect();
+    told.sort();
+    let line = |fields: [Option<&str>; 3]| fields.map(|field| field.map(str::to_owned));
+    let expected = [
+        line([None, None, None]),
+        line([Some("TLSv1_2"), Some("b.test"), None]),
+        line([Some("TLSv1_3"), Some("a.test"), None]),
+        line([Some("TLSv1_3"), Some("a.test"), Some("CN=someone")]),
+    ];
+    assert_eq!(told, expected, "{lines}");
+}
+
+#[test]
 fn no_client_comes_back_without_being_validated() {
     let people = People::new();
     let ca = config_map("ca", &people.clients.pem());
@@ -165,7 +201,7 @@ fn no_client_comes_back_without_being_validated() {
         gateway.write("a.yaml", &closed);
         wait_for_metric(&gateway, "tidegate_client_authority_valid{authority=\"ConfigMap default/ca\"} 1");
         // The new version reaches each worker in its own time.
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + PATIENCE;
         while ask(&nobody).is_ok() {
             assert!(std::time::Instant::now() < deadline, "a ticket from before lets in");
         }
@@ -176,7 +212,7 @@ fn no_client_comes_back_without_being_validated() {
         }
         // Neither does another authority trust those of the one before.
         gateway.write("ca.yaml", &config_map("ca", &people.strangers.pem()));
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + PATIENCE;
         while ask(&known).is_ok() {
             assert!(std::time::Instant::now() < deadline, "an authority from before lets in");
         }
@@ -212,7 +248,7 @@ fn without_an_authority_nobody_is_let_in() {
         let refuses = || {
             wait_for_metric(&gateway, "tidegate_client_authority_valid{authority=\"ConfigMap default/ca\"} 0");
             for own in [None, Some(&good)] {
-                let deadline = std::time::Instant::now() + Duration::from_secs(10);
+                let deadline = std::time::Instant::now() + PATIENCE;
                 while ask(&people.client(own), port, ("a.test", "a.test")).is_ok() {
                     assert!(std::time::Instant::now() < deadline, "let in without an authority");
                 }
@@ -225,7 +261,7 @@ fn without_an_authority_nobody_is_let_in() {
         refuses();
         gateway.write("ca.yaml", &config_map("ca", &people.clients.pem()));
         wait_for_metric(&gateway, "tidegate_client_authority_valid{authority=\"ConfigMap default/ca\"} 1");
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + PATIENCE;
         while ask(&people.client(Some(&good)), port, ("a.test", "a.test")).is_err() {
             assert!(std::time::Instant::now() < deadline, "the authority is not taken");
         }
@@ -235,7 +271,7 @@ fn without_an_authority_nobody_is_let_in() {
         gateway.write("ca.yaml", &config_map("ca", &people.clients.pem()));
         wait_for_metric(&gateway, "tidegate_client_authority_valid{authority=\"ConfigMap default/ca\"} 1");
         gateway.write("a.yaml", &super::bed::route("a", "a.test", &["nowhere"], &validation(mode)));
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + PATIENCE;
         while ask(&people.client(None), port, ("a.test", "a.test")).is_ok()
             || ask(&people.client(Some(&good)), port, ("a.test", "a.test")).is_ok()
         {
@@ -312,7 +348,7 @@ fn there_is_no_way_round_by_another_name_or_an_older_connection() {
     let mut bytes = [0; 12];
     old.read_exact(&mut bytes).unwrap();
     gateway.write("b.yaml", &route("b", "b.test", &["it"], &validation(REQUIRED)));
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + PATIENCE;
     while ask(&nobody, port, ("b.test", "b.test")).is_ok() {
         assert!(std::time::Instant::now() < deadline, "b.test is validated");
     }
@@ -364,7 +400,7 @@ fn two_validations_of_one_host_are_a_conflict_and_the_younger_route_lets_nobody_
     let expected = "a.test with other TLS settings than route default/a, which is older, expected the same certificates, \
                     minVersion and clientValidation in all routes of a hostname; clients are validated there as the older \
                     route says, and this route answers them 421";
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + PATIENCE;
     while !std::fs::read_to_string(log.path()).unwrap().contains(expected) {
         assert!(std::time::Instant::now() < deadline, "{}", std::fs::read_to_string(log.path()).unwrap());
         std::thread::sleep(Duration::from_millis(5));

@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
+use rustls::{HandshakeKind, ProtocolVersion};
 
 use super::bed::{Authority, KeyKind, connect_with, exchange, gateway, route, secret, shown};
 use crate::support::client::Client as PlainClient;
@@ -126,6 +126,9 @@ fn clients_come_back_without_a_whole_handshake_on_any_worker() {
             resumed += usize::from(connection.conn.handshake_kind() == Some(HandshakeKind::Resumed));
             // Tickets of TLS 1.3 come behind the handshake.
             assert!(exchange(&mut connection, "a.test", "/").ends_with("web"), "{number}");
+            // Each costs the handshake; one is used up by coming back.
+            let tickets = connection.conn.tls13_tickets_received();
+            assert_eq!(tickets, u32::from(version.version == ProtocolVersion::TLSv1_3), "{number}");
         }
         assert_eq!(resumed, 15, "{version:?}");
     }

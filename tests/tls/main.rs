@@ -8,6 +8,8 @@ mod support;
 mod bad_input;
 mod bed;
 mod clients;
+mod drain;
+mod filters;
 mod handshakes;
 mod proxy_protocol;
 mod rotation;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::bed::{Authority, gateway, keep_alive, route, secret, shown, wait_for_metric};
 use crate::support::backend::Backend;
 use crate::support::gateway::{Gateway, service};
+use crate::support::{PATIENCE, keeps_promise};
 
 #[test]
 fn a_new_certificate_is_shown_within_a_second_and_closes_nothing() {
@@ -19,13 +20,16 @@ fn a_new_certificate_is_shown_within_a_second_and_closes_nothing() {
     let mut open = client.connect(port, "a.test").unwrap();
     keep_alive(&mut open, "a.test", "web");
     assert_eq!(*shown(&open), first.der);
-    gateway.write("secret.yaml", &secret("it", &second.certificate, &second.key));
-    let begun = Instant::now();
-    while *shown(&client.connect(port, "a.test").unwrap()) != second.der {
-        assert!(begun.elapsed() < Duration::from_secs(10));
-    }
-    // A machine under the load of other tests takes its time.
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    let mut next = [&second, &first].into_iter().cycle();
+    keeps_promise("a new certificate", Duration::from_secs(1), || {
+        let pair = next.next().unwrap();
+        gateway.write("secret.yaml", &secret("it", &pair.certificate, &pair.key));
+        let begun = Instant::now();
+        while *shown(&client.connect(port, "a.test").unwrap()) != pair.der {
+            assert!(begun.elapsed() < PATIENCE);
+        }
+        begun.elapsed()
+    });
     keep_alive(&mut open, "a.test", "web");
 }
 
@@ -63,7 +67,7 @@ fn a_bad_secret_keeps_the_old_certificate_and_is_told_without_its_bytes() {
     ] {
         gateway.write("secret.yaml", &bad);
         wait_for_metric(&gateway, "tidegate_certificate_valid{secret=\"default/it\"} 0");
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let text = std::fs::read_to_string(log.path()).unwrap();
             if text.contains(expected) && text.contains("InvalidCertificate") {
@@ -80,7 +84,7 @@ fn a_bad_secret_keeps_the_old_certificate_and_is_told_without_its_bytes() {
     }
     // Slips of the pen that the schema finds.
     gateway.write("secret.yaml", &format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: it}}\ndata: {MARKER}\n"));
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while !std::fs::read_to_string(log.path()).unwrap().contains("which is not shown") {
         assert!(Instant::now() < deadline, "{}", std::fs::read_to_string(log.path()).unwrap());
         std::thread::sleep(Duration::from_millis(5));
@@ -89,7 +93,7 @@ fn a_bad_secret_keeps_the_old_certificate_and_is_told_without_its_bytes() {
         "secret.yaml",
         &format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: it}}\ndata: {{tls.key: {MARKER}!}}\n"),
     );
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while !std::fs::read_to_string(log.path()).unwrap().contains("base64") {
         assert!(Instant::now() < deadline, "{}", std::fs::read_to_string(log.path()).unwrap());
         std::thread::sleep(Duration::from_millis(5));

@@ -14,23 +14,24 @@ use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use rustls::{HandshakeKind, RootCertStore, ServerConnection, StreamOwned};
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use super::bed::{Authority, KeyKind, Pair};
+use super::bed::{Authority, KeyKind, Pair, secret};
+use crate::support::PATIENCE;
 use crate::support::client::Client;
 use crate::support::gateway::{Gateway, service};
 use crate::support::tools::program;
 
-type Served = StreamOwned<ServerConnection, std::net::TcpStream>;
+pub type Served = StreamOwned<ServerConnection, std::net::TcpStream>;
 
 /// What a pod has seen.
 #[derive(Default)]
-struct Seen {
-    whole: AtomicUsize,
+pub struct Seen {
+    pub whole: AtomicUsize,
     resumed: AtomicUsize,
-    names: Mutex<Vec<String>>,
+    pub names: Mutex<Vec<String>>,
 }
 
 /// What a pod's handshakes run with; clients have to show a certificate of `clients`.
-fn config(pair: &Pair, alpn: &[&[u8]], clients: Option<&Authority>) -> Arc<ServerConfig> {
+pub fn config(pair: &Pair, alpn: &[&[u8]], clients: Option<&Authority>) -> Arc<ServerConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder =
         ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().unwrap();
@@ -51,7 +52,7 @@ fn config(pair: &Pair, alpn: &[&[u8]], clients: Option<&Authority>) -> Arc<Serve
 }
 
 /// A pod that speaks TLS; `serve` has each connection behind its handshake.
-fn pod(config: Arc<ServerConfig>, serve: impl Fn(Served) + Send + Sync + 'static) -> (u16, Arc<Seen>) {
+pub fn pod(config: Arc<ServerConfig>, serve: impl Fn(Served) + Send + Sync + 'static) -> (u16, Arc<Seen>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (seen, serve) = (Arc::new(Seen::default()), Arc::new(serve));
@@ -80,7 +81,7 @@ fn pod(config: Arc<ServerConfig>, serve: impl Fn(Served) + Send + Sync + 'static
 }
 
 /// Answers each request with its body, or with `pod`; `/close` ends the connection.
-fn answer_requests(mut stream: Served) {
+pub fn answer_requests(mut stream: Served) {
     loop {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -114,17 +115,22 @@ fn answer_requests(mut stream: Served) {
 }
 
 /// A ConfigMap with the certificate of an authority.
-fn config_map(name: &str, authority: &Authority) -> String {
+pub fn config_map(name: &str, authority: &Authority) -> String {
     let text = authority.pem().replace('\n', "\n    ");
     format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata:\n  ca.crt: |\n    {text}\n")
 }
 
 /// A policy for Service `web` with ConfigMap `ca`, and other fields of its `validation`.
 fn policy(host: &str, more: &str) -> String {
+    policy_for("web", host) + more
+}
+
+/// A policy for a Service with ConfigMap `ca`.
+pub fn policy_for(service: &str, host: &str) -> String {
     format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {{name: web}}\nspec:\n  \
-         targetRefs: [{{group: \"\", kind: Service, name: web}}]\n  validation:\n    hostname: {host}\n    \
-         caCertificateRefs: [{{group: \"\", kind: ConfigMap, name: ca}}]\n{more}"
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {{name: {service}}}\nspec:\n  \
+         targetRefs: [{{group: \"\", kind: Service, name: {service}}}]\n  validation:\n    hostname: {host}\n    \
+         caCertificateRefs: [{{group: \"\", kind: ConfigMap, name: ca}}]\n"
     )
 }
 
@@ -297,6 +303,38 @@ fn http2_pod(config: Arc<ServerConfig>) -> u16 {
     port
 }
 
+/// Pods that ask for a certificate get the one of the settings, and its next version without a restart.
+#[test]
+fn pods_that_ask_for_a_certificate_are_shown_that_of_the_settings() {
+    let [authority, gateways, others] = [0; 3].map(|_| Authority::new());
+    let (port, _) = pod(config(&authority.issue(&["web.test"]), &[], Some(&gateways)), answer_requests);
+    let settings = tempfile::NamedTempFile::new().unwrap();
+    let text = "listeners: {http: {address: \"127.0.0.1:0\"}}\nforwarding: {clientCertificate: {namespace: default, name: own}}\n";
+    std::fs::write(settings.path(), text).unwrap();
+    let own = |by: &Authority| {
+        let pair = by.issue(&["gateway.test"]);
+        secret("own", &pair.certificate, &pair.key)
+    };
+    let files = [
+        ("web.yaml", service("web", &[port])),
+        ("route.yaml", route("HTTPS", "")),
+        ("policy.yaml", policy("web.test", "")),
+        ("ca.yaml", config_map("ca", &authority)),
+    ];
+    let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let gateway = Gateway::start_with(&files, &["--workers", "1", "--settings", settings.path().to_str().unwrap()]);
+    assert_eq!(gateway.get("a.test", "/").status, 502, "there is none");
+    assert!(metric(&gateway, "tidegate_certificate_valid{secret=\"default/own\"} 0"));
+    gateway.write("own.yaml", &own(&gateways));
+    assert_eq!(gateway.wait_for("a.test", "/close", |answer| answer.status == 200).body, "pod");
+    assert!(metric(&gateway, "tidegate_certificate_valid{secret=\"default/own\"} 1"));
+    assert!(metric(&gateway, "tidegate_certificate_expiry_timestamp_seconds{secret=\"default/own\"} "));
+    gateway.write("own.yaml", &own(&others));
+    assert_eq!(gateway.wait_for("a.test", "/close", |answer| answer.status == 502).status, 502, "of another authority");
+    gateway.write("own.yaml", &own(&gateways));
+    assert_eq!(gateway.wait_for("a.test", "/close", |answer| answer.status == 200).status, 200);
+}
+
 #[test]
 fn http2_has_to_be_agreed_on() {
     let authority = Authority::new();
@@ -324,7 +362,7 @@ fn websockets_go_over_tls() {
     let upgrades = "    upgrades: {allow: [websocket]}\n";
     let gateway = gateway(port, &route("HTTPS", upgrades), &policy("web.test", ""), &authority);
     let stream = std::net::TcpStream::connect(("127.0.0.1", gateway.http)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let (mut socket, _) = tungstenite::client("ws://a.test/", stream).unwrap();
     for size in [1, 1000, 300_000] {
         let text = "x".repeat(size);
@@ -349,14 +387,14 @@ fn checks_speak_the_same_tls() {
     ];
     let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
     let gateway = Gateway::start_with(&files, &["--workers", "1"]);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !metric(&gateway, "tidegate_checked_endpoints{service=\"default/web\",health=\"unhealthy\"} 1") {
+    let deadline = Instant::now() + PATIENCE;
+    while !metric(&gateway, "tidegate_backend_endpoints{service=\"default/web\",health=\"unhealthy\"} 1") {
         assert!(Instant::now() < deadline, "{}", gateway.admin("/metrics").body);
         std::thread::sleep(Duration::from_millis(20));
     }
     let tables = gateway.admin("/debug/endpoints").body;
     assert!(tables.contains("no TLS: "), "{tables}");
-    assert!(metric(&gateway, "tidegate_checked_endpoints{service=\"default/web\",health=\"healthy\"} 1"));
+    assert!(metric(&gateway, "tidegate_backend_endpoints{service=\"default/web\",health=\"healthy\"} 1"));
 }
 
 #[test]

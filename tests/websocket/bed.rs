@@ -15,6 +15,9 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::support::gateway::{Gateway, service};
 
+/// Far less than any time limit of the gateway, and enough for a machine that does other things, too.
+pub const SOON: Duration = Duration::from_secs(10);
+
 /// The key of RFC 6455 §1.3, and what it is accepted with.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
@@ -127,7 +130,7 @@ pub struct Raw {
 
 impl Raw {
     pub fn new(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(super::support::PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, seen: Vec::new() }
     }
@@ -283,7 +286,7 @@ impl Raw {
 /// Waits for a condition.
 #[track_caller]
 pub fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + super::support::PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(2));

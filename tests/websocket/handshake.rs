@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};
 
-use super::bed::{ACCEPT, Echo, KEY, Raw, RawServer, gateway, metric, open, ping, route, run, until};
+use super::bed::{ACCEPT, Echo, KEY, Raw, RawServer, SOON, gateway, metric, open, ping, route, run, until};
 
 #[test]
 fn the_handshake_is_canonical_and_its_other_fields_are_those_of_any_request() {
@@ -123,7 +123,7 @@ fn a_handshake_has_no_body() {
         // It does not wait for a body that never comes.
         let began = Instant::now();
         client.rest();
-        assert!(began.elapsed() < Duration::from_secs(1), "{framing}: {:?}", began.elapsed());
+        assert!(began.elapsed() < SOON, "{framing}: {:?}", began.elapsed());
     }
     let _client = Raw::handshake(gateway.http, "Content-Length: 0\r\n", b"");
     let head = server.accept().head();

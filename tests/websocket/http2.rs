@@ -8,7 +8,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Method, Request};
 use tokio::net::TcpStream;
 
-use super::bed::{Echo, RawServer, gateway, metric, run, until};
+use super::bed::{Echo, RawServer, SOON, gateway, metric, run, until};
 
 /// A connection of HTTP/2 in the clear, whose server has said that it opens WebSockets.
 async fn connect(port: u16) -> SendRequest<Bytes> {
@@ -197,7 +197,7 @@ fn answers_of_pods_are_checked() {
 #[test]
 fn limits_are_those_of_the_rule() {
     let echo = Echo::start();
-    let rule = "    upgrades: {maxConnections: 1, maxLifetime: 500ms}\n";
+    let rule = "    upgrades: {maxConnections: 1, maxLifetime: 3s}\n";
     let gateway = gateway(&[echo.port], rule, &[]);
     run(async {
         let sender = connect(gateway.http).await;
@@ -205,7 +205,7 @@ fn limits_are_those_of_the_rule() {
         let mut socket = Socket::open(&sender, opening("websocket")).await.unwrap();
         assert_eq!(Socket::open(&sender, opening("websocket")).await.err(), Some(503));
         socket.expect(b"\x88\x02\x03\xf4").await;
-        assert!(began.elapsed() >= Duration::from_millis(450), "{:?}", began.elapsed());
+        assert!(began.elapsed() >= Duration::from_millis(2_950), "{:?}", began.elapsed());
         socket.send(b"\x88\x82\0\0\0\0\x03\xf4");
         assert_eq!(socket.rest().await, b"");
     });
@@ -214,7 +214,7 @@ fn limits_are_those_of_the_rule() {
 
 /// The end of a client, whichever way, reaches the pod; the end of a pod reaches the client, and no other stream.
 #[test]
-fn ends_are_passed_on_within_a_second() {
+fn ends_are_passed_on_at_once() {
     let server = RawServer::start();
     let gateway = gateway(&[server.port], "", &["--workers", "1"]);
     run(async {
@@ -232,13 +232,13 @@ fn ends_are_passed_on_within_a_second() {
         let began = Instant::now();
         reset.send.send_reset(Reason::CANCEL);
         let gone = tokio::task::spawn_blocking(move || pod.is_gone()).await.unwrap();
-        assert!(gone && began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(gone && began.elapsed() < SOON, "{:?}", began.elapsed());
         // A pod that is killed.
         let (mut left, pod) = pair().await;
         let began = Instant::now();
         drop(pod);
         while left.more().await.is_ok_and(|more| more) {}
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
         stays.send(HI);
         let answering = tokio::task::spawn_blocking(move || {
             its_pod.expect(HI);
@@ -275,7 +275,7 @@ fn sockets_are_closed_over_the_admin_port_and_at_the_end_of_the_process() {
         drained.send(b"\x88\x82\0\0\0\0\x03\xf4");
         drained.send.send_data(Bytes::new(), true).unwrap();
         assert_eq!(drained.rest().await, b"");
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     });
     assert!(gateway.wait().success());
 }

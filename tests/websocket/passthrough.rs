@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::bed::{Echo, Raw, RawServer, gateway, metric, open, ping, run, until};
 use super::support::client::Client;
+use super::support::keeps_promise;
 
 #[test]
 fn messages_of_every_kind_and_size_come_back() {
@@ -71,24 +72,30 @@ fn bytes_pass_unchanged_and_in_order_whatever_they_are() {
 fn a_reset_is_passed_on_and_a_dead_backend_is_seen_at_once() {
     let server = RawServer::start();
     let gateway = gateway(&[server.port], "", &[]);
-    let (mut client, backend) = server.open(gateway.http, b"", b"");
-    let began = Instant::now();
-    backend.reset();
     let mut byte = [0];
-    let error = client.read(&mut byte).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    let mut resets = 1.0;
+    keeps_promise("a reset of the pod", Duration::from_millis(500), || {
+        let (mut client, backend) = server.open(gateway.http, b"", b"");
+        let began = Instant::now();
+        backend.reset();
+        let error = client.read(&mut byte).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        resets += 1.0;
+        began.elapsed()
+    });
     let (client, mut backend) = server.open(gateway.http, b"", b"");
     client.reset();
     let error = backend.read(&mut byte).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    until("both are counted", || metric(&gateway, "tidegate_sockets_closed_total{end=\"reset\"}") == 2.0);
+    until("both are counted", || metric(&gateway, "tidegate_sockets_closed_total{end=\"reset\"}") == resets);
     // What a kernel does for a killed process: the sockets close.
-    let (mut client, backend) = server.open(gateway.http, b"", b"");
-    let began = Instant::now();
-    drop(backend);
-    assert_eq!(client.rest(), b"");
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    keeps_promise("the end of the pod", Duration::from_secs(1), || {
+        let (mut client, backend) = server.open(gateway.http, b"", b"");
+        let began = Instant::now();
+        drop(backend);
+        assert_eq!(client.rest(), b"");
+        began.elapsed()
+    });
 }
 
 #[test]

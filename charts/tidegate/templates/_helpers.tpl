@@ -144,6 +144,14 @@ accessLog: {{ toYaml .Values.dataPlane.accessLog }}
   resources: [referencegrants]
   verbs: [list, watch]
 {{- end }}
+{{- if .Values.rbac.backendTLSPolicies }}
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [backendtlspolicies]
+  verbs: [list, watch]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [backendtlspolicies/status]
+  verbs: [patch]
+{{- end }}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

@@ -27,7 +27,8 @@ fn hundred() -> u32 {
     100
 }
 
-/// A copy of requests for another Service; answers are dropped, errors only counted.
+/// A copy of requests for another Service, as they stand at this place among the filters; answers are dropped, errors only
+/// counted. WebSockets, and requests that another filter answers, are not copied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(inline, extend("x-kubernetes-validations" = cel(&[(
@@ -57,7 +58,9 @@ known_values! {
     }
 }
 
-/// One upstream call for equal concurrent requests.
+/// One call of the backend for equal requests that come at the same time. Requests are equal when they agree in rule, method,
+/// scheme, host, path and query, in Accept, Accept-Encoding, Accept-Language and Origin, and in what an authentication filter
+/// before this one has found out. A request with a body, a Range, a condition, Cookie or Authorization goes alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(inline)]
@@ -65,14 +68,15 @@ pub struct Coalesce {
     /// Methods that are shared.
     #[schemars(with = "schema::Set<OpenEnum<CoalesceMethod>, 2>")]
     pub methods: Vec<OpenEnum<CoalesceMethod>>,
-    /// Headers in which requests must agree to be equal.
+    /// Further headers in which requests have to agree. With Cookie or Authorization here, requests that have one are shared
+    /// with those that have the same.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "schema::Set<schema::Token, 8>")]
     pub vary_headers: Vec<String>,
-    /// Requests that may wait for one call.
+    /// Requests that may wait for one call beside the one that began it; more go alone.
     #[schemars(with = "schema::IntFrom<1>")]
     pub max_waiters: u32,
-    /// Largest body that is shared, in bytes.
+    /// Largest body that is shared, in bytes, at most 16 MiB; requests for larger ones go alone.
     #[schemars(with = "schema::IntFrom<0>")]
     pub max_body_bytes: u32,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::conditions::three_tiers;
 use super::*;
 use crate::model::limits::EndpointLimits;
 

@@ -42,6 +42,20 @@ fn a_newcomer_gets_the_share_of_its_age() {
 }
 
 #[test]
+fn keys_stay_where_they_are_while_their_endpoint_is_new() {
+    let mut new = with_newcomer(hash_by_ip(), S);
+    let mut old = Bed::new(&one_backend(hash_by_ip(), 10));
+    let mut of_newcomer = 0;
+    for key in 0..1_000_u64 {
+        let request = PickRequest { hash: Some(key.wrapping_mul(0x9e37_79b9_7f4a_7c15)), avoid: &[] };
+        let found = symbol(&new.ask(request));
+        assert_eq!(found, symbol(&old.ask(request)));
+        of_newcomer += usize::from(found == '9');
+    }
+    assert!(of_newcomer > 50, "{of_newcomer} of 1,000 keys are the newcomer's");
+}
+
+#[test]
 fn equally_new_endpoints_share_evenly_and_the_first_are_old() {
     for algorithm in [Algorithm::Random, Algorithm::LeastRequest, Algorithm::PeakEwma] {
         // A backend that is there for the first time has no newcomers.

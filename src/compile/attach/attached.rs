@@ -52,6 +52,8 @@ pub(crate) struct Parent {
     pub(crate) parent_ref: Arc<ParentRef>,
     /// The listener, when the parent is one that admits the route.
     pub(crate) listener: Option<ListenerId>,
+    /// The listeners are those of sidecars, each of which binds the route by itself.
+    pub(crate) is_of_sidecars: bool,
     /// Why it does not take the route.
     pub(crate) refused: Option<(ConditionReason, String)>,
 }

@@ -303,6 +303,9 @@ fn addresses_that_lead_elsewhere_are_left_out() {
         assert_eq!(diagnostics[0].path, "endpoints[1].addresses[0]");
         assert!(diagnostics.iter().all(|one| one.severity == Severity::Warning));
     }
+    let mut case = Case::new(json!({})).v4("a", addresses(&local));
+    case.inputs.own_services = Arc::new([ObjectName::new("ns", "web")].into());
+    assert_eq!(case.endpoints_of(0).0.len(), local.len(), "of the process's own making");
     // A mapped address is the IPv4 address that it maps.
     for (address, usable) in [
         ("::ffff:127.0.0.1", false),

@@ -46,8 +46,18 @@ pub(super) fn edits(
     (report.count == before).then_some(edits)
 }
 
+/// The field of requests that a filter sets, as one of its own fields names it; `None` after a report.
+pub(super) fn set_by_filter(name: &str, at: FieldPath<'_>, report: &mut Faults<'_, '_>) -> Option<HeaderName> {
+    field_name(name, at, true, report)
+}
+
 /// A name that filters may touch.
-fn field_name(name: &str, at: FieldPath<'_>, request: bool, report: &mut Faults<'_, '_>) -> Option<HeaderName> {
+pub(super) fn field_name(
+    name: &str,
+    at: FieldPath<'_>,
+    request: bool,
+    report: &mut Faults<'_, '_>,
+) -> Option<HeaderName> {
     let Ok(field) = HeaderName::from_bytes(name.as_bytes()) else {
         report.drop_rule(at, format!("{name:?}"), "a header name");
         return None;

@@ -73,9 +73,17 @@ fn replace_prefix(
         report.drop_rule(at, format!("{replacement:?}"), "a rule with exactly one match, of type PathPrefix");
         return None;
     };
-    let replacement = if replacement.is_empty() { "/".into() } else { canonical(replacement, at, report)? };
-    let replacement = replacement.strip_suffix('/').map_or_else(|| Arc::clone(&replacement), Arc::from);
+    let replacement = prefix(replacement, at, report)?;
     Some(PathEdit::Prefix { matched: Arc::clone(matched), replacement })
+}
+
+/// What stands before a path as it will be sent: without a slash at its end.
+pub(super) fn prefix(text: &str, at: FieldPath<'_>, report: &mut Faults<'_, '_>) -> Option<Arc<str>> {
+    if text.is_empty() {
+        return Some("".into());
+    }
+    let prefix = canonical(text, at, report)?;
+    Some(prefix.strip_suffix('/').map_or_else(|| Arc::clone(&prefix), Arc::from))
 }
 
 fn replace_template(

@@ -51,6 +51,28 @@ fn in_rule(matches: Value, filters: Value) -> Result<Vec<Filter>, Vec<String>> {
 }
 
 #[test]
+fn a_rate_limit_inside_of_a_concurrency_limit_serves_with_a_warning() {
+    let rate = json!({ "type": "RateLimit", "rateLimit": { "requests": 1 } });
+    let concurrency = |shadow: bool| json!({ "type": "ConcurrencyLimit", "concurrencyLimit": { "maxInFlight": 1, "shadow": shadow } });
+    let of = |route: Value, rule: Value| {
+        let spec = json!({ "filters": route, "rules": [{ "filters": rule }] });
+        let (snapshot, findings) = compiled(&[("a", spec)]);
+        assert_eq!(snapshot.rules[0].filters.len(), 2);
+        findings
+    };
+    let found = |at: &str| vec![format!("{at}.rateLimit: this RateLimit stands inside of a ConcurrencyLimit")];
+    assert_eq!(of(json!([]), json!([concurrency(false), rate])), found("spec.rules[0].filters[1]"));
+    assert_eq!(of(json!([concurrency(false)]), json!([rate])), found("spec.rules[0].filters[0]"));
+    for (route, rule) in [
+        (json!([]), json!([rate, concurrency(false)])),
+        (json!([rate]), json!([concurrency(false)])),
+        (json!([]), json!([concurrency(true), rate])),
+    ] {
+        assert_eq!(of(route, rule), <[&str; 0]>::default());
+    }
+}
+
+#[test]
 fn a_redirect_or_rewrite_without_a_change_serves_with_a_warning() {
     let of = |filters: Value| {
         let spec = json!({ "rules": [{ "matches": prefix("/a"), "filters": filters }] });
@@ -273,7 +295,7 @@ fn layers_of_delegating_rules_stand_outside() {
 fn a_child_never_serves_without_an_outer_layer() {
     let good = json!({ "type": "IPAccess", "ipAccess": { "allow": ["10.0.0.0/8"] } });
     let broken = json!({ "type": "IPAccess", "ipAccess": { "allow": ["10.0.0.0"], "deny": ["nowhere"] } });
-    let later = json!({ "type": "BasicAuth", "basicAuth": { "secretRef": { "name": "s" } } });
+    let later = json!({ "type": "ExtensionRef", "extensionRef": { "group": "a", "kind": "B", "name": "c" } });
     for (filter, serves) in [(good, true), (broken, false), (later, false)] {
         let root = json!({ "rules": [{
             "name": "a", "matches": prefix("/a"), "filters": [filter], "delegate": { "namespaces": {} } }] });
@@ -386,7 +408,8 @@ fn limits_name_their_state() {
         "rules": [rule("/a", json!([rate, pool(1), rate])), rule("/b", json!([pool(5)]))],
     });
     let (snapshot, findings) = compiled(&[("it", spec)]);
-    assert_eq!(findings, <[&str; 0]>::default());
+    let order = "this RateLimit stands inside of a ConcurrencyLimit";
+    assert!(findings.iter().all(|finding| finding.ends_with(order)), "{findings:?}");
     let names = |filters: &[Filter]| -> Vec<String> {
         filters.iter().map(|filter| filter.state_key().expect("it keeps something").to_string()).collect()
     };

@@ -29,14 +29,12 @@ fn parents_are_judged_one_by_one() {
         parent
     };
     let gateway = json!({ "name": "gw" });
-    let service = json!({ "group": "", "kind": "Service", "name": "web" });
     let cases = [
         (on("http"), Some(Reason::Accepted)),
         (on("ops"), Some(Reason::NotAllowedByListeners)),
         (on("none"), Some(Reason::NoMatchingParent)),
         (with(on("http"), "sectionName", json!("x")), Some(Reason::UnsupportedValue)),
         (gateway, Some(Reason::UnsupportedValue)),
-        (service, Some(Reason::UnsupportedValue)),
         (json!({ "group": "other.example", "kind": "Mesh", "name": "m" }), None),
         (under("nobody", "x"), Some(Reason::NoMatchingParent)),
         (under("root", "none"), Some(Reason::NoMatchingParent)),
@@ -66,6 +64,46 @@ fn parents_are_judged_one_by_one() {
         assert_eq!(compiled.ask(0, "h/c/a") == "team-a/child:a", served, "{parent}");
         let told = compiled.findings().iter().any(|finding| finding.ends_with("spec.parentRefs[0]"));
         assert_eq!(told, !served && expected.is_some(), "{parent}: {:?}", compiled.findings());
+    }
+}
+
+/// Their sidecars serve them, and this process does not.
+#[test]
+fn parents_of_sidecars_take_routes_that_are_served_elsewhere() {
+    use ConditionReason as Reason;
+    let service = |name: &str, more: Value| {
+        let mut parent = json!({ "group": "", "kind": "Service", "name": name });
+        parent.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        parent
+    };
+    let cases = [
+        (service("web", json!({})), Reason::Accepted),
+        (service("web", json!({ "port": 80 })), Reason::Accepted),
+        (service("web", json!({ "port": 81 })), Reason::NoMatchingParent),
+        (service("none", json!({})), Reason::NoMatchingParent),
+        (service("users", json!({})), Reason::NoMatchingParent),
+        (service("users", json!({ "namespace": "id" })), Reason::Accepted),
+        (service("web", json!({ "sectionName": "http" })), Reason::UnsupportedValue),
+        (on("in-http"), Reason::Accepted),
+        (on("inner"), Reason::NoMatchingParent),
+    ];
+    for (parent, expected) in cases {
+        let spec = |rules: Value| json!({ "parentRefs": [parent], "rules": rules });
+        let world = World::new().service("team/web", json!({ "ports": [{ "port": 80 }] }));
+        let world = world.service("id/users", json!({ "ports": [{ "port": 80 }] }));
+        let broken = json!([{ "matches": [{ "path": { "value": "/" } }], "outlierDetection": { "interval": "0s" } }]);
+        let world = world.route("team/it", spec(json!([rule("a", "/")]))).route("team/broken", spec(broken));
+        let compiled = world.compile();
+        let judged = |name: &str| {
+            let parents = compiled.parents(name);
+            (parents[0].accepted.reason, parents[0].accepted.holds, parents[0].is_of_sidecars)
+        };
+        let holds = expected == Reason::Accepted;
+        let is_of_sidecars = parent["name"] != "inner";
+        assert_eq!(judged("team/it"), (expected, holds, is_of_sidecars), "{parent}");
+        let unserved = if holds { Reason::UnsupportedValue } else { expected };
+        assert_eq!(judged("team/broken"), (unserved, false, is_of_sidecars), "{parent}");
+        assert_ne!(compiled.ask(0, "h/"), "team/it:a", "{parent}");
     }
 }
 

@@ -6,13 +6,13 @@ fn authority() -> String {
 }
 
 impl World {
-    fn config_map(mut self, name: &str, data: Value) -> Self {
+    pub(super) fn config_map(mut self, name: &str, data: Value) -> Self {
         self.0.objects.config_maps.insert(named(name), read(json!({ "data": data })));
         self
     }
 
-    fn policy(mut self, name: &str, created: &str, targets: Value, validation: Value) -> Self {
-        let metadata = json!({ "creationTimestamp": created });
+    pub(super) fn policy(mut self, name: &str, created: &str, targets: Value, validation: Value) -> Self {
+        let metadata = json!({ "creationTimestamp": created, "generation": 3 });
         let policy = json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
             "metadata": metadata, "spec": { "targetRefs": targets, "validation": validation } });
         self.0.objects.tls_policies.insert(named(name), read(policy));
@@ -20,21 +20,21 @@ impl World {
     }
 }
 
-const TIME: &str = "2026-01-01T00:00:00Z";
+pub(super) const TIME: &str = "2026-01-01T00:00:00Z";
 
-fn web() -> Value {
+pub(super) fn web() -> Value {
     json!([{ "group": "", "kind": "Service", "name": "web" }])
 }
 
-fn trusting(references: Value) -> Value {
+pub(super) fn trusting(references: Value) -> Value {
     json!({ "hostname": "web.test", "caCertificateRefs": references })
 }
 
-fn ca() -> Value {
+pub(super) fn ca() -> Value {
     json!([{ "group": "", "kind": "ConfigMap", "name": "ca" }])
 }
 
-fn world() -> World {
+pub(super) fn world() -> World {
     World::new().config_map("ca", json!({ "ca.crt": authority() }))
 }
 

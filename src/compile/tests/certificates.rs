@@ -22,8 +22,7 @@ impl World {
     }
 
     fn secret(mut self, name: &str, pair: Result<Arc<KeyPair>, &str>, problem: Option<Problem>) -> Self {
-        let object =
-            Arc::new(Secret { pair: pair.map_err(|why| NoPair::Unusable(why.into())), problem, authorities: None });
+        let object = Arc::new(Secret { problem, ..Secret::of_pair(pair.map_err(|why| NoPair::Unusable(why.into()))) });
         self.0.objects.secrets.insert(named(name), Sourced { object, origin: None });
         self
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::filter::Filter;
 
 /// Rule `r` with one reference, in namespace `default`.
 fn refer(world: World, reference: Value) -> Compiled {
@@ -48,6 +49,59 @@ fn a_reference_that_leads_nowhere_costs_its_share() {
     }
     let good = refer(world(), json!({ "name": "tls", "port": 443, "protocol": "HTTP" }));
     assert_eq!((good.findings(), good.parent("r").resolved_refs.holds), (vec![], true), "protocol decides");
+}
+
+#[test]
+fn a_mirror_that_leads_nowhere_costs_the_copies_alone() {
+    let mirror = |name: &str| json!({ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": name, "port": 80 } } });
+    let compile = |filters: Value, rule: Value| {
+        let rules = json!([{ "filters": [rule], "backendRefs": [{ "name": "web", "port": 80, "filters": [mirror("back")] }] },
+            { "matches": [{ "path": { "value": "/other" } }], "backendRefs": [{ "name": "web", "port": 80 }] }]);
+        let world = World::new().service("next", json!({ "ports": [{ "port": 80 }] }));
+        let world = world.service("back", json!({ "ports": [{ "port": 80 }] }));
+        world.route("r", json!({ "parentRefs": [on("http")], "filters": filters, "rules": rules })).compile()
+    };
+    let compiled = compile(json!([mirror("next")]), mirror("no"));
+    let [diagnostic] = &compiled.0.diagnostics[..] else { panic!("{:?}", compiled.findings()) };
+    assert_eq!(diagnostic.path, "spec.rules[0].filters[0].requestMirror.backendRef.name");
+    assert!(diagnostic.effect.contains("the requests themselves are served"), "{diagnostic}");
+    let parent = compiled.parent("r");
+    assert!(parent.accepted.holds && !parent.resolved_refs.holds);
+    assert_eq!(parent.resolved_refs.reason, ConditionReason::BackendNotFound);
+    assert_eq!(compiled.rule("0").filters.len(), 2);
+    let backends: Vec<_> = compiled.0.snapshot.backends.iter().map(|one| one.key.service.name.to_string()).collect();
+    assert_eq!(backends, ["back", "next", "web"], "with those of filters");
+    // What all rules inherit is said once.
+    let compiled = compile(json!([mirror("no")]), mirror("next"));
+    assert_eq!(compiled.0.diagnostics.len(), 1, "{:?}", compiled.findings());
+    assert_eq!(compiled.0.diagnostics[0].path, "spec.filters[0].requestMirror.backendRef.name");
+}
+
+#[test]
+fn an_authorization_service_that_leads_nowhere_lets_nobody_pass() {
+    let ask = |protocol: &str, name: &str| json!({ "type": "ExternalAuth", "externalAuth": { "protocol": protocol, "backendRef": { "name": name, "port": 80 } } });
+    let compile = |auth: Value| {
+        let rules = json!([{ "filters": [auth], "backendRefs": [{ "name": "web", "port": 80 }] }]);
+        let world = World::new().service("auth", json!({ "ports": [{ "port": 80 }] }));
+        world.route("r", json!({ "parentRefs": [on("http")], "rules": rules })).compile()
+    };
+    let compiled = compile(ask("HTTP", "no"));
+    let [diagnostic] = &compiled.0.diagnostics[..] else { panic!("{:?}", compiled.findings()) };
+    assert_eq!(diagnostic.path, "spec.rules[0].filters[0].externalAuth.backendRef.name");
+    assert!(diagnostic.effect.contains("answered with 500"), "{diagnostic}");
+    let parent = compiled.parent("r");
+    assert!(parent.accepted.holds && !parent.resolved_refs.holds);
+    let [Filter::ExternalAuth(auth)] = &*compiled.rule("0").filters else { panic!("the filter stays") };
+    assert_eq!(auth.backend, None);
+    // What speaks gRPC is asked over HTTP/2, though its port does not say so.
+    for (protocol, expected) in [("HTTP", Protocol::Http), ("GRPC", Protocol::H2c)] {
+        let compiled = compile(ask(protocol, "auth"));
+        assert!(compiled.findings().is_empty(), "{:?}", compiled.findings());
+        let backends = compiled.0.snapshot.backends.iter();
+        let protocols: Vec<_> =
+            backends.filter(|one| &*one.key.service.name == "auth").map(|one| one.key.protocol).collect();
+        assert_eq!(protocols, [expected]);
+    }
 }
 
 #[test]

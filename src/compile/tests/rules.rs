@@ -50,7 +50,7 @@ fn a_broken_rule_harms_only_itself() {
         (hash(json!({ "type": "PathParam", "name": "id" })), "loadBalancer.hashKeys[0].name"),
         (hash(json!({ "type": "Header", "name": "a b" })), "loadBalancer.hashKeys[0].name"),
         (hash(json!({ "type": "Cookie" })), "loadBalancer.hashKeys[0].name"),
-        (hash(json!({ "type": "JWTClaim", "name": "sub" })), "loadBalancer.hashKeys[0].type"),
+        (hash(json!({ "type": "JWTClaim", "name": "sub" })), "loadBalancer.hashKeys"),
         (json!({ "timeouts": { "request": "soon" } }), "timeouts.request"),
         (json!({ "outlierDetection": { "consecutiveErrors": 0 } }), "outlierDetection.consecutiveErrors"),
         (json!({ "outlierDetection": { "interval": "0s" } }), "outlierDetection.interval"),

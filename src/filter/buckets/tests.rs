@@ -84,7 +84,7 @@ fn threads_together_are_admitted_as_often_as_one() {
 
 /// A bucket that owes more than the new limit holds is not refused for longer than that holds.
 #[test]
-fn a_smaller_limit_counts_from_now_on() {
+fn a_smaller_filter_counts_from_now_on() {
     let bucket = Bucket::default();
     for _ in 0..1_000 {
         bucket.take(0, SECOND, 1_000);

@@ -116,7 +116,7 @@ fn answers_tell_about_the_limit() {
 }
 
 #[test]
-fn a_shadow_limit_counts_and_lets_pass() {
+fn a_shadow_filter_counts_and_lets_pass() {
     let bed = Bed::new(Filter::RateLimit(RateLimit { shadow: true, ..rate(Vec::new()) }.into()));
     for _ in 0..5 {
         let outcome = bed.at(0, Walk::default());
@@ -201,20 +201,30 @@ fn a_request_that_ends_on_the_way_gives_its_place_back() {
             scheme: "http",
             port: 80,
             hostname: None,
+            authority: None,
             content_length: None,
+            is_personal: false,
+            rule: 0,
             path_param: &|_| None,
         };
+        let lent = Lent::new();
         let mut director = Director {
             method: &mut method,
             headers: &mut headers,
             host: &mut host,
             path: &mut path,
-            query: None,
+            query: &mut None,
             backend_ref: &mut backend_ref,
             body_limit: &mut body_limit,
             worker: 0,
             now: Instant::now(),
             states: &bed.states,
+            copies: &mut None,
+            user: &mut None,
+            claims: &mut None,
+            limited: &mut None,
+            identity: &mut Vec::new(),
+            means: lent.means(),
             facts: &facts,
         };
         chain.request(&bed.layer, &mut director)

@@ -73,6 +73,20 @@ fn field_lines() {
     }
     assert!(head_length(b"HTTP/1.1 200 OK\r\nX: 1\n\r\n", 1 << 10).is_err(), "bare LF");
     assert!(head_length(b"HTTP/1.1 200 OK\n", 1 << 10).is_err(), "bare LF");
+    for bad in [
+        "HTTP/1.1 200 OK\nX: 1",
+        "HTTP/1.1 200 OK\n\n",
+        "HTTP/1.1 200 OK\r\nX: 1\n",
+        "HTTP/1.1 200 OK\r\nX: 1\nY: 2",
+        "HTTP/1.1 200 OK\r\nX\n: 1",
+        "HTTP/1.1 200 OK\r\nConnection: close\nY: 2",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\n\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\n\nX: 1",
+        "\nHTTP/1.1 200 OK",
+        "\r\nHTTP/1.1 200 OK",
+    ] {
+        assert!(parse(&format!("{bad}\r\n\r\n"), EXPECTED).is_err(), "bare LF: {bad:?}");
+    }
 }
 
 #[test]

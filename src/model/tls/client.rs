@@ -35,7 +35,7 @@ pub struct Validation {
 /// other bytes or with quotes left out.
 #[must_use]
 pub fn forwarded_value(certificate: &CertificateDer<'_>) -> Option<String> {
-    let subject = subject(der::subject(certificate)?)?;
+    let subject = subject_of(certificate)?;
     let mut value = "Hash=".to_owned();
     for byte in digest(&SHA256, certificate).as_ref() {
         // Writing to a string does not fail.
@@ -52,6 +52,12 @@ pub fn forwarded_value(certificate: &CertificateDer<'_>) -> Option<String> {
         let _ = write!(value, ";{key}={quote}{name}{quote}");
     }
     Some(value)
+}
+
+/// The subject of a certificate as RFC 4514 writes it, with bytes beyond printable ASCII escaped.
+#[must_use]
+pub fn subject_of(certificate: &CertificateDer<'_>) -> Option<String> {
+    subject(der::subject(certificate)?)
 }
 
 /// A distinguished name as RFC 4514 writes it: the last part first.

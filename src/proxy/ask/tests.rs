@@ -20,11 +20,12 @@ use crate::model::matching::{Candidate, Router};
 use crate::model::policy::{Algorithm, Timeouts};
 use crate::model::snapshot::Snapshot;
 use crate::proxy::connection::{ConnectionContext, Ends, serve};
+use crate::proxy::passwords::PasswordChecks;
 use crate::proxy::room::{Room, WorkerRoom};
 use crate::proxy::worker::{Worker, WorkerParts};
 use crate::proxy::worker_drain::WorkerDrain;
 use crate::settings::{
-    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Limits, Listener, Locality, MetricsSettings,
+    AccessLog, Controller, Deadlines, DrainSettings, Forwarding, Jwt, Limits, Listener, Locality, MetricsSettings,
     ProxyProtocol, Sessions, Settings,
 };
 use crate::sockets::Sockets;
@@ -104,6 +105,7 @@ impl Bed {
             address,
             http2_prior_knowledge: false,
             proxy_protocol: ProxyProtocol::default(),
+            mode: crate::settings::ListenerMode::Gateway,
             trusted_forwarders: Vec::new(),
             health_path: None,
             allowed_namespaces: None,
@@ -119,6 +121,7 @@ impl Bed {
             drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::ZERO },
             controller: Controller::default(),
             sessions: Sessions::default(),
+            jwt: Jwt::default(),
             locality: Locality::default(),
             admin: address,
             debug_allow: Vec::new(),
@@ -143,6 +146,7 @@ impl Bed {
             access_log: None,
             sockets: Arc::new(Sockets::default()),
             room: Rc::clone(&room),
+            passwords: PasswordChecks::new(1),
         });
         let context = Rc::new(ConnectionContext::new(
             (ListenerId(0), name),

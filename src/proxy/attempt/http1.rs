@@ -20,7 +20,7 @@ use crate::proxy::deadlines::{DeadlineKind, ExchangeDeadlines};
 use crate::proxy::decision::Matched;
 use crate::proxy::downstream::drop_unread;
 use crate::proxy::error::ProxyError;
-use crate::proxy::exchange::Exchange;
+use crate::proxy::exchange::{Exchange, HeldAnswer, Reply};
 use crate::proxy::headers::{self, RequestHead};
 use crate::proxy::retry::{Failure, Missed, Progress, Sent};
 use crate::proxy::upstream::Pooled;
@@ -62,7 +62,7 @@ impl Exchange {
             Ok(head) => {
                 let wish = self.decision.wish_after_answer(matched, head.status, &self.reply.fields);
                 if let Some(again) = wish.and_then(|wish| self.again(matched, picked, wish, is_repeatable(&upload))) {
-                    self.drop_answer(picked, connection, upload, &head);
+                    self.set_aside_http1(matched, picked, connection, upload, head);
                     return Err(Missed::Unwanted(again));
                 }
                 self.respond_http1(picked, connection, upload, head);
@@ -75,6 +75,7 @@ impl Exchange {
                     is_repeatable: is_repeatable(&upload),
                     is_sent: upload.is_done(),
                     received: connection.has_received(),
+                    learned: false,
                 };
                 self.account.upstream_sent += upload.written();
                 self.account.upstream_received += connection.read_bytes();
@@ -85,7 +86,7 @@ impl Exchange {
     }
 
     /// Makes a connection; boxed by the caller, since most requests find one in the pool.
-    async fn connect(&mut self, matched: &Matched, picked: &Picked) -> Result<Pooled, ProxyError> {
+    async fn connect(&mut self, matched: &Matched, picked: &Picked) -> Result<Pooled, Failure> {
         let worker = Rc::clone(&self.account.worker);
         let place = self.connection_place(matched, picked).await?;
         let began = Instant::now();
@@ -95,7 +96,7 @@ impl Exchange {
         self.note_connect(began);
         match result {
             Ok(stream) => Ok(Pooled::new(stream, peer.tls.cloned(), worker.shared_metrics(), place)),
-            Err(err) => Err(self.connect_error(err)),
+            Err(err) => Err(self.connect_failure(err)),
         }
     }
 
@@ -137,7 +138,7 @@ impl Exchange {
             &RequestHead {
                 method: decision.seen_method(),
                 path: decision.seen_path(),
-                query: decision.uri.query(),
+                query: decision.seen_query(),
                 authority: decision.seen_authority(),
                 received_authority: decision.head.authority(),
                 headers: &decision.fields,
@@ -195,23 +196,52 @@ impl Exchange {
         }
     }
 
-    /// Leaves an answer that the client does not get. Its connection is kept only when all of it is here.
-    fn drop_answer(
+    /// Holds an answer while further tries are made. Its connection is free for others once all of it is here.
+    fn set_aside_http1(
         &mut self,
+        matched: &Matched,
         picked: &Picked,
         mut connection: Pooled,
         upload: Upload<ClientBody>,
-        head: &ResponseHead,
+        head: ResponseHead,
     ) {
         let now = Instant::now();
         self.note_head(picked, head.status, now);
         self.note_answer(picked, head.status, &self.reply.fields);
         self.account.upstream_sent += upload.written();
         self.account.upstream_received += connection.read_bytes();
-        self.reply.fields.clear();
-        if upload.is_done() && (connection.is_complete() || connection.take_buffered_body().is_some()) {
-            self.account.worker.release(&picked.endpoint, connection, now);
-        }
+        let fields = std::mem::take(&mut self.reply.fields);
+        let sent = upload.is_done();
+        let whole = if connection.is_complete() {
+            Some(Content::Empty)
+        } else {
+            connection.take_buffered_body().map(Content::full)
+        };
+        let content = match whole {
+            Some(content) => {
+                if sent {
+                    self.account.worker.release(&picked.endpoint, connection, now);
+                }
+                Some(content)
+            }
+            None if Self::may_hold_connection(matched) => {
+                let (trailers, deadlines) = (self.decision.trailers, self.decision.deadlines);
+                let endpoint = Arc::clone(&picked.endpoint);
+                Some(Content::Http1(Box::new(Http1Body {
+                    connection,
+                    endpoint,
+                    upload: None,
+                    sent,
+                    trailers,
+                    deadlines,
+                })))
+            }
+            None => None,
+        };
+        self.held = content.map(|content| {
+            let reply = Reply { status: head.status, fields, content, reason: head.reason.map(Box::new) };
+            Box::new(HeldAnswer { picked: picked.clone(), reply })
+        });
         self.upload = Some(Box::new(upload));
     }
 
@@ -265,16 +295,16 @@ impl Exchange {
             let endpoint = Arc::clone(&picked.endpoint);
             Content::Http1(Box::new(Http1Body { connection, endpoint, upload, sent, trailers, deadlines }))
         };
-        if let Some(rest) = unread {
+        if let Some(rest) = unread.and_then(ClientBody::into_incoming) {
             let limit = self.account.worker.settings().limits.unread_body;
-            let close = drop_unread(rest.into(), self.decision.head.expect_continue, limit);
+            let close = drop_unread(rest, self.decision.head.expect_continue, limit);
             if close && self.version <= Version::HTTP_11 {
                 self.reply.fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
         }
         self.reply.status = head.status;
         self.reply.content = content;
-        self.reply.reason = head.reason;
+        self.reply.reason = head.reason.map(Box::new);
     }
 }
 

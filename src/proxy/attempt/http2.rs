@@ -15,7 +15,7 @@ use crate::balance::Picked;
 use crate::proxy::body::{Content, Http2Body};
 use crate::proxy::decision::Matched;
 use crate::proxy::error::ProxyError;
-use crate::proxy::exchange::{Exchange, Reply};
+use crate::proxy::exchange::{Exchange, HeldAnswer, Reply};
 use crate::proxy::headers;
 use crate::proxy::retry::{Failure, Missed, Progress, Sent};
 use crate::proxy::upstream::{NoLease, Opening};
@@ -49,9 +49,8 @@ impl Exchange {
                 let (status, fields) = (response.0.status, &response.0.headers);
                 let wish = self.decision.wish_after_answer(matched, status, fields);
                 if let Some(again) = wish.and_then(|wish| self.again(matched, picked, wish, progress.is_repeatable())) {
-                    self.note_head(picked, status, Instant::now());
-                    self.note_answer(picked, status, fields);
                     self.body = progress.take_body();
+                    self.set_aside_http2(matched, picked, response, progress, lease);
                     return Err(Missed::Unwanted(again));
                 }
                 progress.answered();
@@ -62,14 +61,15 @@ impl Exchange {
                 let is_repeatable = progress.is_repeatable();
                 self.body = progress.take_body();
                 let is_sent = progress.done.get().is_some();
-                let progress = Progress { reused: lease.reused, sent, is_repeatable, is_sent, received: false };
+                let reused = lease.reused;
+                let progress = Progress { reused, sent, is_repeatable, is_sent, received: false, learned: false };
                 Err(Failure { error, progress }.into())
             }
         }
     }
 
     /// A place on one of the endpoint's connections.
-    async fn http2_lease(&mut self, matched: &Matched, picked: &Picked) -> Result<Lease, ProxyError> {
+    async fn http2_lease(&mut self, matched: &Matched, picked: &Picked) -> Result<Lease, Failure> {
         let worker = Rc::clone(&self.account.worker);
         let limits = matched.limits();
         let most = limits.and_then(|limits| limits.connections);
@@ -85,7 +85,7 @@ impl Exchange {
                     opening = self.wait_for_stream(matched, picked, limits, &mut line).await?;
                 }
                 // Only limits make one.
-                (Err(NoLease::AtLimit), None) => return Err(ProxyError::EndpointLimit),
+                (Err(NoLease::AtLimit), None) => return Err(ProxyError::EndpointLimit.into()),
                 (Err(NoLease::Failed(error)), _) => break Err(error),
                 (Ok(lease), _) => break Ok(lease),
             }
@@ -95,7 +95,7 @@ impl Exchange {
         {
             lease.limit(most);
         }
-        result.map_err(|err| self.connect_error(err))
+        result.map_err(|err| self.connect_failure(err))
     }
 
     /// Makes an HTTP/2 request of the client's, whose body is `length` bytes long where that is known; its fields stay as
@@ -111,7 +111,7 @@ impl Exchange {
         let path = decision.seen_path();
         let mut target = String::with_capacity(path.len() + 16);
         target.push_str(path);
-        if let Some(query) = decision.uri.query() {
+        if let Some(query) = decision.seen_query() {
             target.push('?');
             target.push_str(query);
         }
@@ -200,6 +200,41 @@ impl Exchange {
         progress: Rc<RequestProgress>,
         lease: Lease,
     ) {
+        self.reply = self.http2_reply(picked, (parts, body), progress, lease);
+    }
+
+    /// Holds an answer while further tries are made.
+    fn set_aside_http2(
+        &mut self,
+        matched: &Matched,
+        picked: &Picked,
+        response: (Parts, ResponseBody),
+        progress: Rc<RequestProgress>,
+        lease: Lease,
+    ) {
+        let reply = self.http2_reply(picked, response, progress, lease);
+        let (is_whole, is_sent) = match &reply.content {
+            // Nobody else has a hand in it once the request is sent; the stream ends with a request that was given up.
+            Content::Http2(body) => (false, Rc::strong_count(&body.progress) == 1),
+            Content::Empty
+            | Content::Full(_)
+            | Content::Http1(_)
+            | Content::Flight(_)
+            | Content::Staged(_)
+            | Content::Cut(_) => (true, true),
+        };
+        self.held = (is_whole || (is_sent && Self::may_hold_connection(matched)))
+            .then(|| Box::new(HeldAnswer { picked: picked.clone(), reply }));
+    }
+
+    /// Enters an answer and prepares its body.
+    fn http2_reply(
+        &mut self,
+        picked: &Picked,
+        (parts, body): (Parts, ResponseBody),
+        progress: Rc<RequestProgress>,
+        lease: Lease,
+    ) -> Reply {
         self.note_head(picked, parts.status, Instant::now());
         self.note_answer(picked, parts.status, &parts.headers);
         self.account.bytes_in = progress.bytes.get();
@@ -220,7 +255,7 @@ impl Exchange {
             }
             Content::Empty
         };
-        self.reply = Reply { status: parts.status, fields, content, reason: None };
+        Reply { status: parts.status, fields, content, reason: None }
     }
 }
 

@@ -167,7 +167,8 @@ pub(super) fn answer<H: Handler, F>(
     spare: &Rc<FutureMemory<F>>,
 ) -> Answering<H::Body, F> {
     let Shared { context, downstream, host, .. } = &*exchange.shared;
-    let policy = HeadPolicy { trusted: downstream.trusted, ..context.guard.policy };
+    let policy =
+        HeadPolicy { trusted: downstream.trusted, sidecar: downstream.mode.is_sidecar(), ..context.guard.policy };
     let checked = match head::check(&mut request, facts, raw_target, policy, &mut host.borrow_mut()) {
         Ok(mut checked) => {
             checked.head.upgrade = upgrade.filter(|_| checked.head.websocket);

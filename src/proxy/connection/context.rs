@@ -14,9 +14,9 @@ use crate::proxy::downstream::{Downstream, Host, UpgradeSlot};
 use crate::proxy::guarded_io::GuardSettings;
 use crate::proxy::room::Presence;
 use crate::proxy::worker_drain::WorkerDrain;
-use crate::settings::{Deadlines, Forwarding, Limits, Listener, ProxyProtocol, ProxyProtocolMode};
+use crate::settings::{Deadlines, Forwarding, Limits, Listener, ListenerMode, ProxyProtocol, ProxyProtocolMode};
 use crate::telemetry::log_limit::LogLimit;
-use crate::telemetry::metrics::WorkerMetrics;
+use crate::telemetry::metrics::{ListenerCells, WorkerMetrics};
 use crate::tls::Terms;
 
 /// How handshakes of one listener are done on one worker.
@@ -33,12 +33,16 @@ pub struct ConnectionContext<H> {
     pub handler: Rc<H>,
     /// This worker's cells.
     pub metrics: Arc<WorkerMetrics>,
+    /// Of them, those of the listener.
+    pub connections: Arc<ListenerCells>,
     /// The listener.
     pub listener: ListenerId,
     /// Its name.
     pub listener_name: Arc<str>,
     /// Headers by which load balancers tell whose connection they pass on; `None`: there are none.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// On whose behalf requests are forwarded; connections that are open keep theirs when it changes.
+    pub mode: Cell<ListenerMode>,
     /// Peers whose forwarding fields are believed.
     pub trusted_forwarders: Vec<IpNet>,
     /// A path answered by the gateway itself.
@@ -59,7 +63,7 @@ pub struct ConnectionContext<H> {
     pub reason_header: bool,
     /// How the wire is judged.
     pub guard: Rc<GuardSettings>,
-    /// The stop of this worker.
+    /// The stop of this worker, or of this listener alone.
     pub drain: Rc<WorkerDrain>,
     /// Bounds the lines of the log for clients of HTTP/2 that were sent away.
     pub log_limit: LogLimit,
@@ -78,6 +82,7 @@ impl<H> ConnectionContext<H> {
     ) -> Self {
         Self {
             handler,
+            connections: metrics.of_listener(&name),
             metrics,
             listener,
             listener_name: name,
@@ -85,6 +90,7 @@ impl<H> ConnectionContext<H> {
                 ProxyProtocolMode::Off => None,
                 ProxyProtocolMode::Optional | ProxyProtocolMode::Required => Some(settings.proxy_protocol.clone()),
             },
+            mode: Cell::new(settings.mode),
             trusted_forwarders: settings.trusted_forwarders.clone(),
             health_path: settings.health_path.clone(),
             http2_prior_knowledge: settings.http2_prior_knowledge,

@@ -79,7 +79,7 @@ impl<H> Driver<H> {
         let mut next = None;
         let drain = &self.shared.context.drain;
         if drain.phase() >= Phase::Closing {
-            sooner(&mut next, drain.since(), IDLE_AT_DRAIN, Reason::Drain);
+            sooner(&mut next, drain.since().max(self.shared.idle_since.get()), IDLE_AT_DRAIN, Reason::Drain);
         }
         sooner(&mut next, self.shared.idle_since.get(), self.shared.context.deadlines.first_byte, Reason::FirstByte);
         next

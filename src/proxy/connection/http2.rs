@@ -113,7 +113,6 @@ impl<H: Handler> Driver<H> {
         let judge = Rc::new(RefCell::new(FrameJudge::new(context.http2_streams)));
         let io = JudgedIo::new(Rc::clone(&self.guard), Rc::clone(&judge));
         let mut connection = pin!(builder.serve_connection(io, service));
-        self.guard.borrow_mut().watch_closely();
         poll_fn(|cx| {
             loop {
                 if self.leaving.is_none() && self.shared.context.drain.phase() > Phase::Serving {

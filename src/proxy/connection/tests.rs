@@ -141,6 +141,15 @@ impl Handler for Script {
         response
     }
 
+    fn relay(
+        self: Rc<Self>,
+        _: ListenerId,
+        _: (tokio::net::TcpStream, SocketAddr),
+        _: impl Future<Output = ()> + 'static,
+    ) -> impl Future<Output = ()> + 'static {
+        std::future::ready(())
+    }
+
     fn own_answer(&self, _: &Downstream, answer: OwnAnswer, _: AnswerForm) -> Response<Self::Body> {
         self.own.borrow_mut().push(answer);
         let mut response = full(own_body(answer.status));
@@ -176,6 +185,7 @@ impl Bed {
             address,
             http2_prior_knowledge: false,
             proxy_protocol: ProxyProtocol::default(),
+            mode: crate::settings::ListenerMode::Gateway,
             trusted_forwarders: Vec::new(),
             health_path: Some("/healthz".to_owned()),
             allowed_namespaces: None,

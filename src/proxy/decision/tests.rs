@@ -6,7 +6,7 @@ use http::Request;
 
 use super::*;
 use crate::balance::tests::snapshots::{Snapshots, hash_by_ip, number};
-use crate::filter::{Question, Told};
+use crate::filter::{AuthSettings, FilterMeans, Question, Told, WorkerAuth};
 use crate::live;
 use crate::model::filter::{Filter, FilterList, HeaderEdits, IpAccess, StateKey};
 use crate::model::ids::ListenerId;
@@ -19,6 +19,7 @@ use crate::telemetry::metrics::{Metrics, MetricsOptions};
 struct Bed {
     live: Rc<WorkerLive>,
     rng: RefCell<fastrand::Rng>,
+    auth: WorkerAuth,
     now: Duration,
 }
 
@@ -35,10 +36,14 @@ fn snapshot(algorithm: Algorithm, endpoints: &[u16], filters: Vec<Filter>) -> Sn
 impl Bed {
     fn new(snapshot: Snapshot) -> Self {
         let metrics = Metrics::new(MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 10 });
+        let auth = WorkerAuth::new(
+            metrics.worker(0).unwrap(),
+            AuthSettings { clock: Duration::default, logs_subjects: false },
+        );
         let (mut publisher, mut feeds) = live::channel(1, metrics, tokio::time::Instant::now());
         publisher.publish(snapshot);
         let live = feeds.remove(0).into_cache(0).current();
-        Self { live, rng: RefCell::new(fastrand::Rng::with_seed(1)), now: Duration::from_secs(1) }
+        Self { live, rng: RefCell::new(fastrand::Rng::with_seed(1)), auth, now: Duration::from_secs(1) }
     }
 
     fn decision(&self, request: Request<()>) -> Decision {
@@ -48,9 +53,10 @@ impl Bed {
             local: "192.0.2.1:80".parse().unwrap(),
             listener: ListenerId(0),
             listener_name: "web".into(),
+            mode: crate::settings::ListenerMode::Gateway,
             trusted: false,
             secure: false,
-            server_name: None,
+            tls: None,
             client: crate::proxy::downstream::Validated::default(),
             identity: Box::default(),
             cutoff: Rc::default(),
@@ -75,13 +81,19 @@ impl Bed {
         Means { rng: &self.rng, since_epoch: self.now }
     }
 
+    fn filter_means(&self) -> FilterMeans<'_> {
+        FilterMeans { rng: &self.rng, auth: &self.auth }
+    }
+
     /// All phases up to the first pick.
     fn decide(&self, decision: &mut Decision) -> Result<(Matched, Picked), Early> {
         let matched = decision.find_route()?;
-        self.settle(decision, &matched, Decision::enter)?;
+        self.settle(decision, &matched, |decision, matched| decision.enter(matched, self.filter_means()))?;
         decision.hash_key(&matched);
         let picked = decision.pick(&matched, self.means()).map_err(|none| none.error)?;
-        self.settle(decision, &matched, |decision, matched| decision.enter_backend(matched, &picked))?;
+        self.settle(decision, &matched, |decision, matched| {
+            decision.enter_backend(matched, &picked, self.filter_means())
+        })?;
         Ok((matched, picked))
     }
 
@@ -94,7 +106,7 @@ impl Bed {
     ) -> Result<(), Early> {
         let mut asked = enter(decision, matched)?;
         while let Some(Question::Test(number)) = asked {
-            asked = decision.resume(matched, Told::Test(number == 0))?;
+            asked = decision.resume(matched, Told::Test(number == 0), self.filter_means())?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::http1::guard::{HeadLimits, RequestScanner, Scan};
 
-const PLAIN: HeadPolicy = HeadPolicy { slashes: Slashes::Merge, https: false, trusted: false };
+const PLAIN: HeadPolicy = HeadPolicy { slashes: Slashes::Merge, https: false, trusted: false, sidecar: false };
 
 /// Parses an HTTP/1 head as hyper does and checks it.
 fn http1(text: &str) -> Result<(Checked, Request<()>), OwnAnswer> {
@@ -39,6 +39,20 @@ fn get(target: &str, fields: &str) -> Result<(Checked, Request<()>), OwnAnswer> 
 fn refused<T: std::fmt::Debug>(result: Result<T, OwnAnswer>, status: u16, reason: Reason, close: bool) {
     let answer = result.expect_err("refused");
     assert_eq!((answer.status.as_u16(), answer.reason, answer.close), (status, reason, close));
+}
+
+#[test]
+fn in_a_sidecar_fields_pass_whoever_sent_them() {
+    let policy = HeadPolicy { sidecar: true, ..PLAIN };
+    let names = ["x-forwarded-for", "x-forwarded-client-cert", "forwarded", "x-real-ip", "x_tenant"];
+    let mut request = Request::builder().uri("/").header(HOST, "a.test");
+    for name in names {
+        request = request.header(name, "1");
+    }
+    let mut request = request.body(()).unwrap();
+    let facts = HeadFacts { forwarded: true, underscore: true, ..HeadFacts::default() };
+    check(&mut request, facts, None, policy, &mut None).expect("accepted");
+    assert!(names.iter().all(|name| request.headers().contains_key(*name)), "{:?}", request.headers());
 }
 
 #[test]

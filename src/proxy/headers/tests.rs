@@ -12,9 +12,10 @@ fn downstream(trusted: bool) -> Downstream {
         identity: identity(peer, "http"),
         listener: ListenerId(0),
         listener_name: Arc::from("web"),
+        mode: crate::settings::ListenerMode::Gateway,
         trusted,
         secure: false,
-        server_name: None,
+        tls: None,
         client: crate::proxy::downstream::Validated::default(),
         cutoff: std::rc::Rc::default(),
     }
@@ -264,6 +265,91 @@ fn the_second_own_mark_is_a_loop() {
     ];
     for (lines, expected) in table {
         assert_eq!(is_loop(&fields(lines)), expected, "{lines:?}");
+    }
+}
+
+#[test]
+fn chains_of_sidecars_are_no_loop_up_to_15_marks() {
+    let marks = |count: usize| vec!["1.1 tidegate-sidecar"; count].join(", ");
+    let is_loop_of = |via: &str| {
+        let mut headers = HeaderMap::new();
+        headers.append(header::VIA, HeaderValue::from_str(via).unwrap());
+        is_loop(&headers)
+    };
+    assert!(!is_loop_of(&marks(15)));
+    assert!(is_loop_of(&marks(16)));
+    assert!(!is_loop_of(&format!("1.1 tidegate, {}", marks(15))), "gateways and sidecars count apart");
+    assert!(is_loop_of(&format!("1.1 tidegate, {}, 1.1 tidegate", marks(1))));
+}
+
+/// What a request of the application, or to it, says of where it comes from.
+const OF_ORIGIN: [(&str, &str); 11] = [
+    ("x-forwarded-for", "10.0.0.1"),
+    ("x-forwarded-proto", "https"),
+    ("x-forwarded-host", "shop"),
+    ("x-forwarded-port", "443"),
+    ("x-forwarded-client-cert", "Hash=1"),
+    ("x-real-ip", "10.0.0.1"),
+    ("forwarded", "for=10.0.0.1"),
+    ("proxy-authorization", "Basic eDp5"),
+    ("x-tidegate-attempt", "2"),
+    ("via", "1.1 tidegate"),
+    ("traceparent", "00-1-2-01"),
+];
+
+fn in_mode(mode: ListenerMode) -> Downstream {
+    Downstream { mode, ..downstream(false) }
+}
+
+fn encode_in_sidecar(mode: ListenerMode, headers: &HeaderMap, request_id: &RequestId) -> String {
+    let (mut out, downstream) = (Vec::new(), in_mode(mode));
+    let request = RequestHead {
+        method: &Method::GET,
+        path: "/",
+        query: None,
+        websocket: false,
+        received_authority: Some(b"shop"),
+        authority: Some(b"shop"),
+        headers,
+        has_connection: false,
+        downstream: &downstream,
+        client_target: TARGET,
+        request_id,
+        framing: RequestFraming::Empty,
+        attempt: None,
+        expect_continue: false,
+    };
+    encode_request(&mut out, &request);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_sidecar_adds_going_out_an_id_and_its_mark_and_coming_in_nothing() {
+    let headers = fields(&OF_ORIGIN);
+    let same: String = headers.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap())).collect();
+    let incoming = encode_in_sidecar(ListenerMode::Incoming, &headers, &ID);
+    assert_eq!(incoming, format!("GET / HTTP/1.1\r\nhost: shop\r\n{same}\r\n"));
+    let outgoing = encode_in_sidecar(ListenerMode::Outgoing, &headers, &ID);
+    let added = format!("via: 1.1 tidegate-sidecar\r\nx-request-id: {ID_TEXT}\r\n");
+    assert_eq!(outgoing, format!("GET / HTTP/1.1\r\nhost: shop\r\n{same}{added}\r\n"));
+
+    let mut expected = headers.clone();
+    let mut edited = headers.clone();
+    edit_for_http2(&mut edited, Some(b"shop"), &in_mode(ListenerMode::Incoming), TARGET, &ID);
+    assert_eq!(edited, expected);
+    edit_for_http2(&mut edited, Some(b"shop"), &in_mode(ListenerMode::Outgoing), TARGET, &ID);
+    expected.append("via", HeaderValue::from_static("1.1 tidegate-sidecar"));
+    expected.append("x-request-id", HeaderValue::from_static(ID_TEXT));
+    assert_eq!(edited, expected);
+}
+
+#[test]
+fn a_sidecar_keeps_the_id_that_there_is() {
+    let headers = fields(&[("x-request-id", "theirs"), ("connection", "keep-alive"), ("te", "trailers")]);
+    let kept = RequestId::Kept(HeaderValue::from_static("theirs"));
+    for (mode, mark) in [(ListenerMode::Incoming, ""), (ListenerMode::Outgoing, "via: 1.1 tidegate-sidecar\r\n")] {
+        let head = encode_in_sidecar(mode, &headers, &kept);
+        assert_eq!(head, format!("GET / HTTP/1.1\r\nhost: shop\r\n{mark}x-request-id: theirs\r\n\r\n"));
     }
 }
 

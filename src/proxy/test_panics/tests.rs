@@ -9,12 +9,16 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use tidegate::filter::{BodyStage, BodyStream};
 use tidegate::model::backend::Protocol;
-use tidegate::model::filter::{Filter, HeaderEdits};
+use tidegate::model::filter::{Coalesce, ConcurrencyLimit, Filter, FilterList, HeaderEdits, StateKey};
+use tidegate::model::ids::ObjectName;
+use tidegate::model::request_values::RequestKey;
 use tidegate::telemetry::access_log::{self, AccessLogEntry, AccessLogOutput};
 use tidegate::telemetry::metrics::{Metrics, MetricsOptions};
 use tokio::time::Instant;
@@ -154,6 +158,107 @@ fn over_http2_only_that_stream_is_lost() {
     }
 }
 
+/// A limit of one request at a time, the `position`th of its rule; so many may wait.
+fn one_at_a_time(position: u16, max_queued: u32, keys: &[RequestKey]) -> Filter {
+    let route = ObjectName::new("ns", "r");
+    let state = StateKey { route, place: FilterList::Route, filter: "ConcurrencyLimit", position };
+    Filter::ConcurrencyLimit(Arc::new(ConcurrencyLimit {
+        state: Arc::new(state),
+        max_in_flight: 1,
+        weight: 1,
+        max_queued,
+        queue_timeout: Duration::from_secs(60),
+        keys: keys.to_vec(),
+        status: http::StatusCode::SERVICE_UNAVAILABLE,
+        shadow: false,
+    }))
+}
+
+/// Limits of several kinds, and other layers around them.
+fn layers(max_queued: u32) -> Vec<Filter> {
+    let edits = HeaderEdits::default;
+    vec![
+        Filter::ResponseHeaders(edits()),
+        one_at_a_time(0, max_queued, &[]),
+        Filter::RequestHeaders(edits()),
+        one_at_a_time(1, max_queued, &[RequestKey::SourceIp]),
+        Filter::BodyLimit(1),
+        one_at_a_time(2, max_queued, &[]),
+        Filter::ResponseHeaders(edits()),
+    ]
+}
+
+/// Answers every request; the answer to one to `/p/out/LAYER` makes that layer panic.
+async fn endpoints_of_layers() -> Endpoints {
+    Endpoints::script(|mut served: Served| async move {
+        while let Some((head, _)) = served.request().await {
+            let layer = head.strip_prefix("GET /p/out/").and_then(|rest| rest.split_once(' '));
+            let field = layer.map_or_else(String::new, |(layer, _)| format!("x-panic-out: {layer}\r\n"));
+            served.send(format!("HTTP/1.1 200 OK\r\n{field}content-length: 2\r\n\r\nok")).await;
+        }
+    })
+    .await
+}
+
+/// A request that makes a layer panic on its way in, or on its way out.
+fn panicking(layer: usize, is_in: bool) -> String {
+    match is_in {
+        true => format!("GET /p HTTP/1.1\r\nhost: a.test\r\nx-panic-in: {layer}\r\n\r\n"),
+        false => format!("GET /p/out/{layer} HTTP/1.1\r\nhost: a.test\r\n\r\n"),
+    }
+}
+
+/// One request at a time: what a panic left behind would be in the way of the next one.
+#[test]
+fn a_layer_that_panics_takes_no_place_of_others() {
+    run(async || {
+        let endpoints = endpoints_of_layers().await;
+        let filters = layers(0);
+        let count = filters.len();
+        let gateway = Gateway::start(Options { filters, ..Options::to(&[endpoints.addr]) }).await;
+        for layer in 0..count {
+            for is_in in [true, false] {
+                let answer = gateway.ask(&panicking(layer, is_in)).await;
+                assert_eq!(answer.verdict(), (500, Some("panic")), "{layer} {is_in}: {answer:?}");
+                let answer = gateway.ask(GET).await;
+                assert!(is_good(&answer), "{layer} {is_in}: {answer:?}");
+            }
+        }
+        assert_eq!(panics(&gateway), 2 * count as u64);
+        until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+    });
+}
+
+/// Those who wait behind a request that panics have their turn.
+#[test]
+fn a_layer_that_panics_passes_its_place_on() {
+    run(async || {
+        let endpoints = endpoints_of_layers().await;
+        let count = layers(0).len();
+        let gateway = Gateway::start(Options { filters: layers(20), ..Options::to(&[endpoints.addr]) }).await;
+        let mut clients = Vec::new();
+        for layer in 0..count {
+            for is_in in [true, false] {
+                for request in [panicking(layer, is_in), GET.to_owned()] {
+                    let mut client = gateway.client().await;
+                    client.send(&request).await;
+                    clients.push((client, request));
+                }
+            }
+        }
+        for (mut client, request) in clients {
+            let answer = client.answer().await;
+            match request == GET {
+                true => assert!(is_good(&answer), "{answer:?}"),
+                false => assert_eq!(answer.verdict(), (500, Some("panic")), "{request}: {answer:?}"),
+            }
+        }
+        assert_eq!(panics(&gateway), 2 * count as u64);
+        until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+        assert!(is_good(&gateway.ask(GET).await), "nobody is left in the queues");
+    });
+}
+
 /// A stage of a filter that panics, at once or when the body inside has ended, or owns that body while it does.
 struct Panics(Option<BodyStream>, bool);
 
@@ -235,4 +340,71 @@ async fn serve_http2(stream: tokio::net::TcpStream) {
         let mut sending = respond.send_response(response, false).expect("sent");
         sending.send_data(bytes::Bytes::from_static(body), true).expect("sent");
     }
+}
+
+/// A filter by which all requests to a path share one call.
+fn coalesce() -> Filter {
+    let route = ObjectName::new("ns", "r");
+    Filter::Coalesce(Arc::new(Coalesce {
+        state: Arc::new(StateKey { route, place: FilterList::Route, filter: "Coalesce", position: 0 }),
+        get: true,
+        head: true,
+        vary: Vec::new(),
+        max_waiters: 1_024,
+        max_body: 1 << 20,
+    }))
+}
+
+#[test]
+fn a_call_that_panics_is_lost_and_the_next_one_is_made() {
+    run(async || {
+        let endpoints = endpoints().await;
+        let filters = vec![coalesce(), Filter::RequestHeaders(HeaderEdits::default())];
+        let gateway = Gateway::start(Options { filters, ..Options::to(&[endpoints.addr]) }).await;
+        let mut client = gateway.client().await;
+        client.send("GET /p HTTP/1.1\r\nhost: a.test\r\nx-panic: pick\r\n\r\n").await;
+        assert_eq!(client.answer().await.verdict(), (500, Some("panic")));
+        assert_eq!((panics(&gateway), gateway.metric("tidegate_own_answers_total{reason=\"panic\"}")), (1, 1));
+        let mut client = gateway.client().await;
+        client.send(GET).await;
+        assert!(is_good(&client.answer().await), "the key is free");
+        until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+    });
+}
+
+/// All who share the answer see the cut, and the panic is one.
+#[test]
+fn a_body_that_panics_is_cut_for_all_who_share_it() {
+    run(async || {
+        let all_wait = Rc::new(tokio::sync::Notify::new());
+        let released = Rc::clone(&all_wait);
+        let endpoints = Endpoints::script(move |mut served: Served| {
+            let released = Rc::clone(&released);
+            async move {
+                while served.request().await.is_some() {
+                    released.notified().await;
+                    served.send("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n").await;
+                    tokio::task::yield_now().await;
+                    served.send("x-panic").await;
+                }
+            }
+        })
+        .await;
+        let filters = vec![coalesce()];
+        let gateway = Gateway::start(Options { filters, ..Options::to(&[endpoints.addr]) }).await;
+        let mut clients = Vec::new();
+        for _ in 0..5 {
+            let mut client = gateway.client().await;
+            client.send(GET).await;
+            clients.push(client);
+        }
+        until(|| gateway.metric("tidegate_requests_in_flight") == 5).await;
+        all_wait.notify_one();
+        for client in &mut clients {
+            let answer = client.answer().await;
+            assert_eq!((answer.status, answer.complete), (200, false), "{answer:?}");
+        }
+        assert_eq!((panics(&gateway), endpoints.count()), (1, 1));
+        until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+    });
 }

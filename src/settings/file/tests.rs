@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::settings::{
-    Controller, Deadlines, DrainSettings, Forwarding, Limits, ListenerTls, Locality, MetricsSettings, Sessions,
+    Controller, Deadlines, DrainSettings, Forwarding, Jwt, Limits, ListenerTls, Locality, MetricsSettings, Sessions,
 };
 
 fn defaults() -> Settings {
@@ -10,6 +10,7 @@ fn defaults() -> Settings {
         address: "[::]:8080".parse().expect("an address"),
         http2_prior_knowledge: true,
         proxy_protocol: ProxyProtocol::default(),
+        mode: crate::settings::ListenerMode::Gateway,
         trusted_forwarders: Vec::new(),
         health_path: None,
         allowed_namespaces: None,
@@ -25,6 +26,7 @@ fn defaults() -> Settings {
         drain: DrainSettings { delay: Duration::ZERO, timeout: Duration::from_secs(15) },
         controller: Controller::default(),
         sessions: Sessions::default(),
+        jwt: Jwt::default(),
         locality: Locality::default(),
         admin: "[::]:9090".parse().expect("an address"),
         debug_allow: Vec::new(),
@@ -69,13 +71,15 @@ deadlines: {firstByte: 1s, proxyHeader: 11s, tlsHandshake: 9s, head: 2s, idle: 3
             tcpKeepalive: 7s, tcpUserTimeout: 8s}
 limits: {requestLine: 1, field: 2, fieldsTotal: 3, fieldCount: 4, body: 5, chunkLine: 6, chunkExtensions: 7,
          trailersTotal: 8, trailerCount: 9, upgradeHeld: 10, responseHead: 11, interimResponses: 12, unreadBody: 13, retryBodies: 22,
+         mirrorBodies: 25, mirrors: 26, rateLimitCells: 27, compressorMemory: 28, coalesceBytes: 30, passwordChecks: 29,
          bodyRate: 14, http2Streams: 15, tlsHandshakes: 24, upstreamIdlePerEndpoint: 16, connections: 21, connectionsPerAddress: 20, memory: 23, adminConnections: 17}
-forwarding: {retryNonIdempotentOnIdleClose: true, mergeSlashes: false, reasonHeader: yes}
+forwarding: {retryNonIdempotentOnIdleClose: true, mergeSlashes: false, reasonHeader: yes, clientCertificate: {namespace: ns, name: own}}
 metrics: {maxSeries: 18}
 accessLog: off
 drain: {delay: 7s, timeout: 8s}
 controller: {controllerName: example.com/a, gatewayClassName: blue, hostnameOwnership: Namespace}
 sessions: {keyFile: /etc/key}
+jwt: {caFile: /etc/ca.pem, logSubject: true}
 locality: {zone: a, node: n1}
 admin: 127.0.0.1:9
 debugAllow: [\"::1\"]
@@ -88,6 +92,7 @@ workers: 3
         address: "0.0.0.0:80".parse().expect("an address"),
         http2_prior_knowledge: false,
         proxy_protocol: ProxyProtocol { mode: ProxyProtocolMode::Optional, trusted: vec![network("10.1.0.0/16")] },
+        mode: crate::settings::ListenerMode::Gateway,
         trusted_forwarders: vec![network("10.0.0.0/8"), network("192.0.2.1/32")],
         health_path: Some("/healthz".to_owned()),
         allowed_namespaces: Some(vec!["shop".to_owned()]),
@@ -135,7 +140,13 @@ workers: 3
             interim_responses: 12,
             unread_body: 13,
             retry_bodies: 22,
+            mirror_bodies: 25,
+            mirrors: 26,
+            rate_limit_cells: 27,
+            compressor_memory: 28,
+            coalesce_bytes: 30,
             body_rate: 14,
+            password_checks: Some(29),
             http2_streams: 15,
             tls_handshakes: 24,
             upstream_idle_per_endpoint: 16,
@@ -144,7 +155,12 @@ workers: 3
             memory: Some(23),
             admin_connections: 17,
         },
-        forwarding: Forwarding { retry_non_idempotent_on_idle_close: true, merge_slashes: false, reason_header: true },
+        forwarding: Forwarding {
+            retry_non_idempotent_on_idle_close: true,
+            merge_slashes: false,
+            reason_header: true,
+            client_certificate: Some(("ns".to_owned(), "own".to_owned())),
+        },
         metrics: MetricsSettings { max_series: 18 },
         access_log: AccessLog::Off,
         drain: DrainSettings { delay: seconds(7), timeout: seconds(8) },
@@ -154,6 +170,7 @@ workers: 3
             hostname_ownership: HostnameOwnership::Namespace,
         },
         sessions: Sessions { key_file: Some("/etc/key".into()) },
+        jwt: Jwt { ca_file: Some("/etc/ca.pem".into()), log_subject: true },
         locality: Locality { zone: Some("a".to_owned()), node: Some("n1".to_owned()) },
         admin: "127.0.0.1:9".parse().expect("an address"),
         debug_allow: vec![network("::1/128")],
@@ -246,6 +263,7 @@ fn the_schema_names_every_key_and_closes_every_block() {
             "debugHosts",
             "drain",
             "forwarding",
+            "jwt",
             "limits",
             "listeners",
             "locality",

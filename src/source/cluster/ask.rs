@@ -1,5 +1,6 @@
 //! The two requests that a watch consists of: a list, in pages or as a stream, and the watch of what follows it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -11,8 +12,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::failure::{Failure, Verb};
+use super::selection::Selectors;
 use crate::kinds::KindId;
-use crate::telemetry::metrics::Restart;
+use crate::kubernetes::ByteCount;
+use crate::telemetry::metrics::{Restart, WatchCells};
 
 /// Objects of a page of a list.
 const PAGE: u32 = 500;
@@ -27,7 +30,9 @@ const WHOLE_STREAM_SECONDS: u32 = 300;
 pub(super) struct Ask {
     client: Client,
     request: Request,
-    field_selector: Option<String>,
+    selectors: Selectors,
+    /// Where is counted what comes.
+    cells: Arc<WatchCells>,
     /// How long the API server may take to begin an answer.
     silence: Duration,
 }
@@ -77,12 +82,12 @@ const fn plural(kind: KindId) -> &'static str {
 }
 
 impl Ask {
-    /// For one of the versions of a kind, in one namespace or all, and only for those that a field selector fits.
+    /// For one of the versions of a kind, in one namespace or all, and only for those that the selectors fit.
     pub(super) fn new(
-        client: Client,
+        (client, cells): (Client, Arc<WatchCells>),
         kind: KindId,
         version: usize,
-        (namespace, selector): (Option<&str>, Option<&str>),
+        (namespace, mut selectors): (Option<&str>, Selectors),
         silence: Duration,
     ) -> Self {
         let versions = kind.api_versions();
@@ -94,8 +99,8 @@ impl Ask {
         let request = Request::new(DynamicObject::url_path(&resource, within));
         // Of Namespaces themselves, the one.
         let own = namespace.filter(|_| !kind.is_namespaced()).map(|namespace| format!("metadata.name={namespace}"));
-        let field_selector = own.or_else(|| selector.map(str::to_owned));
-        Self { client, request, field_selector, silence }
+        selectors.fields = own.or(selectors.fields);
+        Self { client, request, selectors, cells, silence }
     }
 
     /// One page of a list.
@@ -103,13 +108,18 @@ impl Ask {
         let params = ListParams {
             limit: Some(PAGE),
             continue_token: token,
-            field_selector: self.field_selector.clone(),
+            field_selector: self.selectors.fields.clone(),
+            label_selector: self.selectors.labels.clone(),
             ..ListParams::default()
         };
         let request = self.request.list(&params).map_err(|error| broken(Verb::List, error))?;
+        let request = self.counted(request);
         let longest = self.silence * WHOLE_PAGE;
         match tokio::time::timeout(longest, self.client.request::<Page>(request)).await {
-            Ok(Ok(page)) => Ok(page),
+            Ok(Ok(page)) => {
+                self.cells.received(page.items.as_ref().map_or(0, Vec::len));
+                Ok(page)
+            }
             Ok(Err(error)) => Err(Failure::of(Verb::List, &error)),
             Err(_) => Err(Failure::new(Restart::Silent, Verb::List, format!("no whole page within {longest:?}"))),
         }
@@ -143,13 +153,21 @@ impl Ask {
     }
 
     async fn events(&self, verb: Verb, mut params: WatchParams, version: &str) -> Result<Events, Failure> {
-        params.field_selector.clone_from(&self.field_selector);
+        params.field_selector.clone_from(&self.selectors.fields);
+        params.label_selector.clone_from(&self.selectors.labels);
         let request = self.request.watch(&params, version).map_err(|error| broken(verb, error))?;
+        let request = self.counted(request);
         match tokio::time::timeout(self.silence, self.client.request_events::<Value>(request)).await {
-            Ok(Ok(events)) => Ok(Events { verb, stream: events.boxed() }),
+            Ok(Ok(events)) => Ok(Events { verb, stream: events.boxed(), cells: Arc::clone(&self.cells) }),
             Ok(Err(error)) => Err(Failure::of(verb, &error)),
             Err(_) => Err(Failure::new(Restart::Silent, verb, format!("no answer within {:?}", self.silence))),
         }
+    }
+
+    /// A request the bytes of whose answer are counted.
+    fn counted<T>(&self, mut request: http::Request<T>) -> http::Request<T> {
+        request.extensions_mut().insert(ByteCount(self.cells.bytes()));
+        request
     }
 }
 
@@ -157,6 +175,7 @@ impl Ask {
 pub(super) struct Events {
     verb: Verb,
     stream: BoxStream<'static, kube::Result<WatchEvent<Value>>>,
+    cells: Arc<WatchCells>,
 }
 
 impl Events {
@@ -165,7 +184,10 @@ impl Events {
         match self.stream.next().await {
             None => Ok(None),
             Some(Ok(WatchEvent::Error(status))) => Err(Failure::of_status(self.verb, &status)),
-            Some(Ok(event)) => Ok(Some(event)),
+            Some(Ok(event)) => {
+                self.cells.received(1);
+                Ok(Some(event))
+            }
             Some(Err(error)) => Err(Failure::of(self.verb, &error)),
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use kube::Client;
 use kube::api::WatchEvent;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::ask::Ask;
@@ -20,13 +20,22 @@ use super::failure::{Failure, Verb};
 use super::index::{Change, Event};
 use super::needed::is_needed;
 use super::object::{self, Namespaces};
+use super::selection::{Selectors, Services, Wanted};
 use super::witness::Witness;
 use crate::kinds::KindId;
 use crate::model::ids::ObjectName;
 use crate::telemetry::metrics::{Restart, WatchCells};
 
-/// How often a kind is asked for that is not served or may not be read, and is not needed.
+/// How often a kind is asked for that may not be read, and is not needed; and our own, as long as it is not served.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(30);
+
+/// For how long a missing right is asked for as often as anything else: an API server that has just begun refuses for a moment
+/// what its roles allow.
+const RIGHTS_SETTLE: Duration = Duration::from_secs(60);
+
+/// Over how long those who ask spread when the API server has too much to do, the first time. Each further time in a row it
+/// is twice as long, up to [`Timing::spread`]: one that has just begun turns requests away for a moment, too.
+const FIRST_SPREAD: Duration = Duration::from_secs(4);
 
 /// The longest pause that an API server may ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
@@ -51,6 +60,8 @@ pub struct Timing {
     pub first_pause: Duration,
     /// The longest pause.
     pub longest_pause: Duration,
+    /// How often a kind of somebody else is asked for that the API server does not serve, and that is not needed.
+    pub not_served_pause: Duration,
     /// How much longer than its time a watch may last.
     pub grace: Duration,
     /// How long an API server may take to begin an answer, and to go on with a list.
@@ -59,6 +70,11 @@ pub struct Timing {
     pub removals_held: Duration,
     /// How long an API server that does not answer is waited for before what is kept in files serves.
     pub cache_after: Duration,
+    /// Over how long, at most, those who ask spread when the API server has too much to do, where there are thousands of
+    /// them.
+    pub spread: Duration,
+    /// Ask whether the definition of routes is being removed when routes go.
+    pub asks_for_definition: bool,
 }
 
 impl Default for Timing {
@@ -68,10 +84,13 @@ impl Default for Timing {
             relist: Duration::from_secs(600),
             first_pause: Duration::from_millis(800),
             longest_pause: Duration::from_secs(5),
+            not_served_pause: Duration::from_secs(30),
             grace: Duration::from_secs(5),
             silence: Duration::from_secs(15),
             removals_held: Duration::from_secs(60),
             cache_after: Duration::from_secs(10),
+            spread: Duration::ZERO,
+            asks_for_definition: true,
         }
     }
 }
@@ -83,6 +102,17 @@ pub(super) struct Watch {
     pub(super) namespace: Option<String>,
     /// Only those that a field selector fits.
     pub(super) selector: Option<String>,
+    /// Only those of some Services, which may become others.
+    pub(super) services: Option<watch::Receiver<Wanted>>,
+    /// Nothing is served before they were listed.
+    pub(super) is_needed: bool,
+}
+
+impl Watch {
+    /// What a gateway reads of a kind, as far as a field selector fits.
+    pub(super) fn new(kind: KindId, namespace: Option<String>, selector: Option<String>) -> Self {
+        Self { kind, namespace, selector, services: None, is_needed: is_needed(kind) }
+    }
 }
 
 /// Why there is nothing more to do for now.
@@ -189,14 +219,21 @@ pub(super) struct Follower {
     relist_at: Instant,
     /// When the definition of the kind was last known to stay.
     definition_seen: Option<Instant>,
+    /// Of which Services, where not of all.
+    services: Option<Services>,
     /// Failures since the last success.
     failures: u32,
+    /// How many of them say that the API server has too much to do.
+    turned_away: u32,
+    /// Since when the right is missing.
+    forbidden_since: Option<Instant>,
     /// What was logged since the last success: each cause once, in whatever order they come.
     told: Vec<Restart>,
 }
 
 impl Follower {
     pub(super) fn new(watch: Watch, client: Client, index: Teller, cells: Arc<WatchCells>, timing: Timing) -> Self {
+        let services = watch.services.as_ref().map(|wanted| Services::new(watch.kind, &wanted.borrow()));
         Self {
             watch,
             client,
@@ -208,17 +245,25 @@ impl Follower {
             position: None,
             relist_at: Instant::now(),
             definition_seen: None,
+            services,
             failures: 0,
+            turned_away: 0,
+            forbidden_since: None,
             told: Vec::new(),
         }
     }
 
     /// Tells the index what the API server says, for as long as it listens.
     pub(super) async fn run(mut self) {
+        let mut wanted = self.watch.services.clone();
         loop {
-            let done = match self.position.clone() {
-                None => self.list().await,
-                Some(version) => self.watch(version).await,
+            let done = tokio::select! {
+                done = self.go_on() => done,
+                () = others(&mut wanted) => {
+                    self.services = wanted.as_ref().map(|wanted| Services::new(self.watch.kind, &wanted.borrow()));
+                    self.position = None;
+                    continue;
+                }
             };
             let pause = match done {
                 Ok(()) => continue,
@@ -228,8 +273,8 @@ impl Follower {
                     if self.is_removed(&failure).await && self.index.tell(Event::Away).await.is_err() {
                         return;
                     }
-                    if self.is_given_up(failure.cause)
-                        && self.index.tell(Event::Unavailable(failure.says.clone())).await.is_err()
+                    if let Some(event) = self.gives_up(&failure)
+                        && self.index.tell(event).await.is_err()
                     {
                         return;
                     }
@@ -238,6 +283,27 @@ impl Follower {
             };
             sleep(pause).await;
         }
+    }
+
+    /// Reads the whole state, or what has happened since, for the time of one watch.
+    async fn go_on(&mut self) -> Result<(), Stop> {
+        if self.services.as_ref().is_some_and(Services::is_empty) {
+            self.index.list_begins().await?;
+            self.list_ends().await?;
+            return std::future::pending().await;
+        }
+        match self.position.clone() {
+            None => self.list().await,
+            Some(version) => self.watch(version).await,
+        }
+    }
+
+    async fn list_ends(&mut self) -> Result<(), Stop> {
+        self.index.list_ends().await?;
+        if let (Some(wanted), Some(services)) = (&self.watch.services, &self.services) {
+            wanted.borrow().listed(self.watch.kind, services.number);
+        }
+        Ok(())
     }
 
     /// Reads the whole state.
@@ -264,7 +330,7 @@ impl Follower {
         self.definition_seen = None;
         self.check_definition().await?;
         self.definition_seen = None;
-        self.index.list_ends().await?;
+        self.list_ends().await?;
         self.position = Some(version);
         self.relist_at = Instant::now() + self.timing.relist.mul_f64(0.8 + 0.4 * fastrand::f64());
         self.cells.set_available(true);
@@ -273,9 +339,14 @@ impl Follower {
     }
 
     fn ask(&self) -> Ask {
-        let Watch { kind, namespace, selector } = &self.watch;
-        let within = (namespace.as_deref(), selector.as_deref());
-        Ask::new(self.client.clone(), *kind, self.version, within, self.timing.silence)
+        let Watch { kind, namespace, selector, .. } = &self.watch;
+        let mut selectors = Selectors { fields: selector.clone(), labels: None };
+        if let Some(services) = &self.services {
+            selectors = services.selectors();
+        }
+        let within = (namespace.as_deref(), selectors);
+        let asked = (self.client.clone(), Arc::clone(&self.cells));
+        Ask::new(asked, *kind, self.version, within, self.timing.silence)
     }
 
     async fn list_stream(&mut self, ask: &Ask) -> Result<String, Stop> {
@@ -285,9 +356,7 @@ impl Follower {
         loop {
             let silent = |_| Failure::new(Restart::Silent, Verb::List, format!("nothing for {silence:?}"));
             match timeout(silence, events.next()).await.map_err(silent)?? {
-                Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
-                    self.index.listed(self.watch.kind, object).await?
-                }
+                Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => self.listed(object).await?,
                 Some(WatchEvent::Bookmark(mark)) if mark.metadata.annotations.contains_key(INITIAL_END) => {
                     return Ok(mark.metadata.resource_version);
                 }
@@ -299,13 +368,21 @@ impl Follower {
         }
     }
 
+    /// Takes an object of a list, if it is asked for.
+    async fn listed(&mut self, object: Value) -> Result<(), Stop> {
+        if self.services.as_ref().is_none_or(|services| services.has(&object)) {
+            self.index.listed(self.watch.kind, object).await?;
+        }
+        Ok(())
+    }
+
     async fn list_pages(&mut self, ask: &Ask) -> Result<String, Stop> {
         let mut token = None;
         self.index.list_begins().await?;
         loop {
             let mut page = ask.page(token).await?;
             for object in page.items.take().into_iter().flatten() {
-                self.index.listed(self.watch.kind, object).await?;
+                self.listed(object).await?;
             }
             token = page.next();
             if token.is_none() {
@@ -350,7 +427,12 @@ impl Follower {
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 self.advance(object["metadata"]["resourceVersion"].as_str())?;
-                self.index.applied(self.watch.kind, object).await?;
+                if self.services.as_ref().is_none_or(|services| services.has(&object)) {
+                    self.index.applied(self.watch.kind, object).await?;
+                } else if self.watch.kind == KindId::EndpointSlice {
+                    // It may have been of one of them before.
+                    self.index.gone(object::name(&object)).await?;
+                }
             }
             WatchEvent::Deleted(object) => {
                 self.advance(object["metadata"]["resourceVersion"].as_str())?;
@@ -367,13 +449,17 @@ impl Follower {
     /// Whether routes are not served because their definition is gone, and not because the API server has just begun.
     async fn is_removed(&self, failure: &Failure) -> bool {
         let kind = self.watch.kind;
-        failure.cause == Restart::NotServed && kind == KindId::GatewayRoute && self.ask().is_removed(kind).await
+        failure.cause == Restart::NotServed
+            && kind == KindId::GatewayRoute
+            && self.timing.asks_for_definition
+            && self.ask().is_removed(kind).await
     }
 
     /// Fails when routes go, or are missing in a list, because their definition goes: what was read stays then, as while
     /// the kind is not served.
     async fn check_definition(&mut self) -> Result<(), Failure> {
         let is_asked = self.watch.kind == KindId::GatewayRoute
+            && self.timing.asks_for_definition
             && self.definition_seen.is_none_or(|seen| seen.elapsed() > DEFINITION_HOLDS);
         if !is_asked {
             return Ok(());
@@ -406,16 +492,30 @@ impl Follower {
     fn heard(&mut self) {
         self.cells.heard();
         self.failures = 0;
+        self.turned_away = 0;
+        self.forbidden_since = None;
         if !std::mem::take(&mut self.told).is_empty() {
             tracing::info!("{}: read again", self.watch);
         }
     }
 
-    /// Whether the rest is served without this kind: it is not needed, and none of its versions can be read.
-    fn is_given_up(&self, cause: Restart) -> bool {
-        let is_unavailable = matches!(cause, Restart::Forbidden | Restart::NotServed);
+    /// That the rest is served without this kind, where it is not needed and none of its versions can be read.
+    fn gives_up(&self, failure: &Failure) -> Option<Event> {
         let is_last = self.failures as usize + 1 >= self.watch.kind.api_versions().len();
-        is_unavailable && is_last && !is_needed(self.watch.kind)
+        if self.watch.is_needed || !is_last {
+            return None;
+        }
+        match failure.cause {
+            Restart::Forbidden => Some(Event::Forbidden(failure.says.clone())),
+            Restart::NotServed => Some(Event::NotServed),
+            Restart::Expired
+            | Restart::Disordered
+            | Restart::Throttled
+            | Restart::Refused
+            | Restart::Silent
+            | Restart::Broken
+            | Restart::Relist => None,
+        }
     }
 
     /// Takes a failure into account; how long to wait before the next attempt.
@@ -445,13 +545,20 @@ impl Follower {
         }
         let versions = self.watch.kind.api_versions().len();
         // Somebody waits for a Secret or ConfigMap, and for the right to read it.
-        let is_awaited = is_needed(self.watch.kind) || matches!(self.watch.kind, KindId::Secret | KindId::ConfigMap);
-        let longest = if is_unavailable && !is_awaited && self.failures as usize > versions {
-            UNAVAILABLE_PAUSE
-        } else {
-            self.pause()
+        let is_awaited = self.watch.is_needed || matches!(self.watch.kind, KindId::Secret | KindId::ConfigMap);
+        let may_settle = cause == Restart::Forbidden
+            && self.forbidden_since.get_or_insert_with(Instant::now).elapsed() < RIGHTS_SETTLE;
+        let longest = match cause {
+            _ if !is_unavailable || is_awaited || may_settle || self.failures as usize <= versions => self.pause(),
+            Restart::NotServed if self.watch.kind != KindId::GatewayRoute => self.timing.not_served_pause,
+            _ => UNAVAILABLE_PAUSE,
         };
-        let pause = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let mut pause = longest.mul_f64(0.5 + fastrand::f64() / 2.0);
+        if matches!(cause, Restart::Throttled | Restart::Refused | Restart::Silent) {
+            let spread = FIRST_SPREAD.saturating_mul(1 << self.turned_away.min(8)).min(self.timing.spread);
+            self.turned_away = self.turned_away.saturating_add(1);
+            pause = pause.max(spread.mul_f64(fastrand::f64()));
+        }
         pause.max(failure.retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
     }
 
@@ -472,10 +579,12 @@ impl Follower {
         }
         self.told.push(cause);
         let watch = &self.watch;
-        let effect = if is_needed(watch.kind) {
-            "what was read before stays active"
-        } else {
-            "what needs it is refused, the rest is served"
+        let effect = match watch.kind {
+            kind if is_needed(kind) => "what was read before stays active",
+            KindId::BackendTlsPolicy => {
+                "what was read before stays active, and no other Service asks for TLS to its pods"
+            }
+            _ => "what needs it is refused, the rest is served",
         };
         match cause {
             Restart::Forbidden => {
@@ -487,6 +596,9 @@ impl Follower {
                 tracing::info!(
                     "{watch}: the API server does not serve this kind: no reference between namespaces is granted"
                 );
+            }
+            Restart::NotServed if watch.kind == KindId::BackendTlsPolicy => {
+                tracing::info!("{watch}: the API server does not serve this kind: no Service asks for TLS to its pods");
             }
             Restart::NotServed if watch.kind == KindId::GatewayRoute => {
                 tracing::error!(
@@ -510,6 +622,17 @@ impl Follower {
                 tracing::warn!("{watch}: the watch failed: {failure}; {effect}; trying again");
             }
         }
+    }
+}
+
+/// Waits until other Services are wanted; for ever where all are.
+async fn others(wanted: &mut Option<watch::Receiver<Wanted>>) {
+    let is_over = match wanted {
+        Some(wanted) => wanted.changed().await.is_err(),
+        None => true,
+    };
+    if is_over {
+        std::future::pending().await
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::access::{Access, Refused};
 use super::cache::Cache;
-use super::needed::is_needed;
 use super::object;
 use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::inputs::Inputs;
@@ -45,8 +45,12 @@ pub(super) enum Event {
     Delete(ObjectName),
     /// The definition of the kind is gone: what the first list after this lacks may be on its way back.
     Away,
-    /// The kind may not be read or is not served, and is not needed: what is known of it stays. Why, as the API server says.
-    Unavailable(String),
+    /// The kind may not be read, and is not needed: what is known of it stays. Why, as the API server says.
+    Forbidden(String),
+    /// The kind is not served, and is not needed: what is known of it stays.
+    NotServed,
+    /// The zone of the process was found out; it comes of no watch, whatever number is given.
+    OwnZone(Arc<str>),
 }
 
 /// What one watch has told.
@@ -61,6 +65,11 @@ struct Listed {
     /// Objects that the last list did not have and that stay for now, with the time at which they go.
     doubted: BTreeMap<ObjectName, Duration>,
     cells: Arc<WatchCells>,
+    /// Why it may not be read; what the API server says.
+    refused: Option<String>,
+    /// It was listed once, now or before the start.
+    is_known: bool,
+    is_needed: bool,
 }
 
 /// All objects.
@@ -73,6 +82,8 @@ pub(super) struct Index {
     /// How long objects stay that a list lacks suspiciously many of.
     guard: Duration,
     kept: Option<Kept>,
+    /// What becomes of a state of which some may not be read.
+    access: Option<Access>,
     epoch: Instant,
 }
 
@@ -97,12 +108,15 @@ const fn is_suspicious(gone: usize, known: usize, listed: usize) -> bool {
 impl Index {
     pub(super) fn new(
         base: Inputs,
-        watches: impl Iterator<Item = (KindId, Arc<WatchCells>)>,
+        watches: impl Iterator<Item = (KindId, bool, Arc<WatchCells>)>,
         guard: Duration,
         kept: Option<Kept>,
     ) -> Self {
-        let listed = |(kind, cells)| Listed {
+        let listed = |(kind, is_needed, cells)| Listed {
             kind,
+            is_needed,
+            is_known: false,
+            refused: None,
             done: false,
             names: BTreeSet::new(),
             replay: None,
@@ -117,8 +131,14 @@ impl Index {
             problems: BTreeMap::new(),
             guard,
             kept,
+            access: None,
             epoch: Instant::now(),
         }
+    }
+
+    /// Lets this say what becomes of a state of which some may not be read.
+    pub(super) fn with_access(self, access: Access) -> Self {
+        Self { access: Some(access), ..self }
     }
 
     /// Takes changes until every watch has listed, or until what is kept in files has to do; then goes on in a task of its
@@ -169,7 +189,7 @@ impl Index {
             match kept.cache.load(&kept.watches[watch]) {
                 Some(objects) => found.push((watch, objects)),
                 // Of a kind that was never there, nothing is kept.
-                None if !is_needed(self.watches[watch].kind) => {}
+                None if !self.watches[watch].is_needed => {}
                 None => {
                     tracing::warn!("{}: nothing is kept of them: waiting for the API server", kept.watches[watch]);
                     return false;
@@ -181,6 +201,7 @@ impl Index {
             kept.after
         );
         for (watch, objects) in found {
+            self.watches[watch].is_known = true;
             for object in objects {
                 let (name, object) = object::read(self.watches[watch].kind, object);
                 self.put(watch, name, object);
@@ -269,14 +290,27 @@ impl Index {
                 listed.was_away = true;
                 false
             }
-            Event::Unavailable(_) => !std::mem::replace(&mut listed.done, true),
+            Event::OwnZone(zone) => {
+                self.base.place.zone = Some(zone);
+                true
+            }
+            Event::Forbidden(says) => {
+                let is_new = listed.refused.replace(says).is_none();
+                !std::mem::replace(&mut listed.done, true) || (is_new && self.access.is_some())
+            }
+            Event::NotServed => {
+                // Where there are no objects of a kind, no right to read them is missing.
+                let is_new = listed.refused.take().is_some();
+                !std::mem::replace(&mut listed.done, true) || (is_new && self.access.is_some())
+            }
         }
     }
 
     /// Puts a whole list in the place of what a watch has told; whether the state is another one now.
     fn replace(&mut self, watch: usize) -> bool {
         let listed = &mut self.watches[watch];
-        let is_first = !std::mem::replace(&mut listed.done, true);
+        let is_first = !std::mem::replace(&mut listed.done, true) | listed.refused.take().is_some();
+        listed.is_known = true;
         let was_away = std::mem::take(&mut listed.was_away);
         let new = listed.replay.take().unwrap_or_default();
         let is_changed = self.take_list(watch, new, was_away);
@@ -452,8 +486,14 @@ impl Index {
                 effect: if is_known { "its last good version stays active" } else { "it is left out" }.to_owned(),
             }
         };
-        let diagnostics = self.problems.iter().map(diagnostic).collect();
-        Update { inputs: Arc::new(inputs), diagnostics }
+        let mut diagnostics: Vec<Diagnostic> = self.problems.iter().map(diagnostic).collect();
+        if let Some(access) = &self.access {
+            let refused = self.watches.iter().enumerate().filter_map(|(number, listed)| {
+                Some(Refused { watch: number, says: listed.refused.as_deref()?, is_known: listed.is_known })
+            });
+            diagnostics.extend(access.restrict(&mut inputs, refused));
+        }
+        Update { inputs: Arc::new(inputs), diagnostics: diagnostics.into() }
     }
 }
 
@@ -477,7 +517,8 @@ mod tests {
     fn index() -> Index {
         let kinds = [KindId::GatewayRoute, KindId::EndpointSlice, KindId::ReferenceGrant];
         let metrics = metrics();
-        Index::new(Inputs::default(), kinds.into_iter().map(|kind| (kind, metrics.watch(kind.name()))), GUARD, None)
+        let watches = kinds.into_iter().map(|kind| (kind, true, metrics.watch(kind.name())));
+        Index::new(Inputs::default(), watches, GUARD, None)
     }
 
     fn name(name: &str) -> ObjectName {
@@ -515,7 +556,7 @@ mod tests {
         assert!(!index.is_whole());
         told(&mut index, ROUTES, [Event::InitDone]);
         assert!(!index.is_whole());
-        told(&mut index, GRANTS, [Event::Unavailable(String::new())]);
+        told(&mut index, GRANTS, [Event::NotServed]);
         assert!(index.is_whole());
         assert_eq!(routes(&index.update()), ["a"]);
     }
@@ -574,7 +615,7 @@ mod tests {
         told(&mut index, SLICES, [Event::Init, Event::InitApply(name("s"), slice(&["10.0.0.1", "10.0.0.2"]))]);
         told(&mut index, SLICES, [Event::InitDone]);
         told(&mut index, ROUTES, [Event::InitDone]);
-        told(&mut index, GRANTS, [Event::Unavailable(String::new())]);
+        told(&mut index, GRANTS, [Event::NotServed]);
         let (sender, changes) = mpsc::channel(8);
         let mut updates = index.run(changes, metrics()).await.expect("all have listed");
         let endpoints = |updates: &mut watch::Receiver<Update>| -> usize {

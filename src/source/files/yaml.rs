@@ -248,14 +248,9 @@ impl<'de> Visitor<'de> for Unique {
 }
 
 /// Where everything of a document stands.
+#[derive(Debug)]
 pub struct Places {
     root: Spanned<Node>,
-}
-
-impl fmt::Debug for Places {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Places").finish_non_exhaustive()
-    }
 }
 
 impl Places {
@@ -264,6 +259,12 @@ impl Places {
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
         serde_saphyr::from_str_with_options(text, options()).ok().map(|root| Self { root })
+    }
+
+    /// The document as a tree.
+    #[must_use]
+    pub fn root(&self) -> &Spanned<Node> {
+        &self.root
     }
 
     /// Line and column in the document, both from 1, of the field that a path such as `spec.rules[1].matches` or
@@ -312,9 +313,13 @@ fn follow(root: &Spanned<Node>, path: &str) -> (u32, u32) {
 }
 
 /// A document as a tree in which everything has its place; scalars are not kept.
-enum Node {
+#[derive(Debug)]
+pub enum Node {
+    /// A text, a number, `true`, `false` or nothing.
     Scalar,
+    /// Elements in their order.
     List(Vec<Spanned<Node>>),
+    /// Members in the order of the text.
     Map(Vec<(Spanned<String>, Spanned<Node>)>),
 }
 

@@ -73,7 +73,7 @@ impl Bed {
 
     fn republish(&mut self) {
         let statuses = compile(&self.inputs).statuses;
-        self.book.publish(Published { inputs: Arc::new(self.inputs.clone()), statuses });
+        self.book.publish(Published { inputs: Arc::new(self.inputs.clone()), statuses, policies: Arc::default() });
     }
 
     fn next(&mut self) -> Option<Write> {

@@ -23,6 +23,7 @@ fn parent(name: &str) -> ParentStatus {
     ParentStatus {
         key: format!("tidegate.dev/Listener//{name}//").into(),
         parent_ref: Arc::new(parent_ref),
+        is_of_sidecars: false,
         accepted: verdict(true, ConditionReason::Accepted, ""),
         resolved_refs: verdict(true, ConditionReason::ResolvedRefs, ""),
         conflicted: verdict(false, ConditionReason::NoConflicts, ""),

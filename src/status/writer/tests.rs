@@ -89,7 +89,7 @@ impl Bed {
         }
         let statuses = compile(&inputs).statuses;
         sightings.send(Sighting::All(None, list)).await.expect("it listens");
-        published.send_replace(Some(Published { inputs: Arc::new(inputs), statuses }));
+        published.send_replace(Some(Published { inputs: Arc::new(inputs), statuses, policies: Arc::default() }));
         Self { server, until, sightings, published, metrics, _stop: stop }
     }
 

@@ -17,6 +17,7 @@ fn entry(path: &str) -> AccessLogEntry {
         status: 200,
         grpc_status: None,
         reason: None,
+        user: None,
         route: Some(Arc::from("ns/r")),
         rule: Some(Arc::from("0")),
         backend: Some(BackendText { namespace: Arc::from("ns"), name: Arc::from("s"), port: 80 }),
@@ -25,6 +26,9 @@ fn entry(path: &str) -> AccessLogEntry {
         attempts: 1,
         tries: Vec::new(),
         session: None,
+        limit: None,
+        flight: None,
+        coding: None,
         bytes_in: 0,
         bytes_out: 5,
         duration: Duration::from_micros(1_234),
@@ -32,6 +36,7 @@ fn entry(path: &str) -> AccessLogEntry {
         connect: None,
         head: Some(Duration::from_micros(1_000)),
         request_id: Some("id".into()),
+        tls: None,
     }
 }
 
@@ -50,19 +55,26 @@ fn a_line_has_the_documented_fields_in_order() {
     let mut full = entry("/x");
     full.grpc_status = Some(GrpcCode::DataLoss);
     full.reason = Some(Reason::Reset);
+    full.user = Some("ada".into());
     let endpoint = "192.0.2.8:8080".parse().unwrap();
     full.tries = vec![TryText { endpoint, trigger: RetryTrigger::Code, took: Duration::from_micros(90) }];
+    let (server_name, client_subject) = (Some("a.test".into()), Some("CN=someone".into()));
+    full.tls = Some(Arc::new(TlsText { version: "TLSv1_3", server_name, client_subject }));
     full.session = Some(SessionResult::Moved);
+    full.limit = Some(LimitText { name: "RateLimit it".into(), decision: "shadow" });
+    full.flight = Some(FlightRole::Led);
+    full.coding = Some("gzip");
     full.waited = Some(Duration::from_micros(70));
     full.connect = Some(Duration::from_micros(100));
     let text = line(&full);
     assert_eq!(
         text,
         "{\"time\":\"1970-01-01T00:00:01.500Z\",\"request_id\":\"id\",\"listener\":\"web\",\"client\":\"192.0.2.7\",\
-         \"peer\":\"192.0.2.7:4000\",\"protocol\":\"HTTP/1.1\",\"method\":\"GET\",\"host\":\"a.test\",\"path\":\"/x\",\
-         \"status\":200,\"grpc_status\":\"DATA_LOSS\",\"reason\":\"reset\",\"route\":\"ns/r\",\"rule\":\"0\",\"backend\":\"ns/s:80\",\
+         \"peer\":\"192.0.2.7:4000\",\"protocol\":\"HTTP/1.1\",\"tls_version\":\"TLSv1_3\",\"tls_server_name\":\"a.test\",\
+         \"tls_client_subject\":\"CN=someone\",\"method\":\"GET\",\"host\":\"a.test\",\"path\":\"/x\",\
+         \"status\":200,\"grpc_status\":\"DATA_LOSS\",\"reason\":\"reset\",\"user\":\"ada\",\"route\":\"ns/r\",\"rule\":\"0\",\"backend\":\"ns/s:80\",\
          \"endpoint\":\"192.0.2.9:8080\",\"pod\":\"s-0\",\"attempts\":1,\
-         \"tries\":[{\"endpoint\":\"192.0.2.8:8080\",\"trigger\":\"code\",\"seconds\":0.00009}],\"session\":\"moved\",\"received_bytes\":0,\"sent_bytes\":5,\
+         \"tries\":[{\"endpoint\":\"192.0.2.8:8080\",\"trigger\":\"code\",\"seconds\":0.00009}],\"session\":\"moved\",\"limit\":\"RateLimit it\",\"limit_decision\":\"shadow\",\"coalesced\":\"led\",\"coding\":\"gzip\",\"received_bytes\":0,\"sent_bytes\":5,\
          \"duration_seconds\":0.001234,\"wait_seconds\":0.00007,\"connect_seconds\":0.0001,\"upstream_seconds\":0.001}\n"
     );
     let mut rest = text.as_str();

@@ -1,6 +1,8 @@
 //! The cells that one worker alone writes.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::reason::Reason;
@@ -133,6 +135,20 @@ label! {
 }
 
 label! {
+    /// What became of the copy of a request.
+    MirrorResult {
+        /// The mirror has answered it.
+        Sent => "sent",
+        /// It was not made: no endpoint, too many on their way, or short memory.
+        Skipped => "skipped",
+        /// The mirror was too slow for the body.
+        Overflow => "overflow",
+        /// No answer, or no whole body.
+        Failed => "failed",
+    }
+}
+
+label! {
     /// Why a request was not sent once more, although its rule asks for that.
     RetryDenial {
         /// The backend's budget is used up.
@@ -171,6 +187,34 @@ label! {
         New => "new",
         /// Another endpoint answered, and has it from now on.
         Moved => "moved",
+    }
+}
+
+label! {
+    /// A filter that asks who a client is.
+    AuthFilter {
+        /// BasicAuth.
+        BasicAuth => "BasicAuth",
+        /// APIKey.
+        ApiKey => "APIKey",
+        /// ExternalAuth.
+        External => "ExternalAuth",
+        /// JWT.
+        Jwt => "JWT",
+    }
+}
+
+label! {
+    /// What a filter that asks who a client is has decided about a request.
+    AuthVerdict {
+        /// The client has proved who it is.
+        Passed => "passed",
+        /// It has not.
+        Denied => "denied",
+        /// It could not be found out, and the request was refused.
+        Error => "error",
+        /// It could not be found out, and the request passed all the same (`failOpen` of ExternalAuth).
+        FailedOpen => "failed_open",
     }
 }
 
@@ -248,11 +292,25 @@ label! {
 /// Upper bounds of the durations of upgraded connections, in seconds: from a failed start to a day.
 pub(super) const SOCKET_BUCKETS: [u64; 7] = [1, 10, 60, 600, 3_600, 14_400, 86_400];
 
-/// Counters of one listener on one worker.
+/// The connections of one listener on one worker, which alone writes them.
 #[derive(Debug, Default)]
-pub(super) struct ListenerCells {
+#[repr(align(128))]
+pub struct ListenerCells {
     pub(super) open: Cell,
     pub(super) accepted: Cell,
+}
+
+impl ListenerCells {
+    /// Counts an accepted connection, and as open until [`Self::closed`].
+    pub fn accepted(&self) {
+        self.accepted.inc();
+        self.open.inc();
+    }
+
+    /// Takes an accepted connection off the open ones.
+    pub fn closed(&self) {
+        self.open.dec();
+    }
 }
 
 /// The counters and gauges of one worker that belong to no route.
@@ -281,7 +339,8 @@ pub struct WorkerMetrics {
     pub(super) socket_durations: [Cell; SOCKET_BUCKETS.len() + 1],
     /// Milliseconds.
     pub(super) socket_duration_sum: Cell,
-    pub(super) listeners: Box<[ListenerCells]>,
+    /// By the names of the listeners. The lock is taken when one is opened and for a page, never for a connection.
+    pub(super) listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerCells>>>,
     pub(super) refused: PerReason,
     pub(super) own_answers: PerReason,
     pub(super) closed: [PerReason; Side::ALL.len()],
@@ -290,15 +349,19 @@ pub struct WorkerMetrics {
     pub(super) upstream_connects: [Cell; ConnectResult::ALL.len()],
     pub(super) upstream_retries: [Cell; RetryTrigger::ALL.len()],
     pub(super) upstream_retries_denied: [Cell; RetryDenial::ALL.len()],
+    pub(super) mirrored: [Cell; MirrorResult::ALL.len()],
     pub(super) picks_fail_open: [Cell; PickCondition::ALL.len()],
     pub(super) sessions: [Cell; SessionResult::ALL.len()],
+    pub(super) authenticated: [[Cell; AuthVerdict::ALL.len()]; AuthFilter::ALL.len()],
     pub(super) endpoint_ejections: [Cell; EjectionCause::ALL.len()],
     pub(super) panics: [Cell; Where::ALL.len()],
 }
 
 impl WorkerMetrics {
-    pub(super) fn new(listeners: usize) -> Self {
-        Self { listeners: (0..listeners).map(|_| ListenerCells::default()).collect(), ..Self::default() }
+    /// The cells of a listener: what it has counted stays for as long as somebody holds them.
+    #[must_use]
+    pub fn of_listener(&self, name: &Arc<str>) -> Arc<ListenerCells> {
+        Arc::clone(self.listeners.lock().unwrap_or_else(PoisonError::into_inner).entry(Arc::clone(name)).or_default())
     }
 
     /// Counts an ejection.
@@ -326,22 +389,6 @@ impl WorkerMetrics {
         self.closed[side as usize].0[reason as usize].inc();
     }
 
-    /// Counts an accepted connection, and as open until [`Self::connection_closed`]; `listener` is the index of its
-    /// `ListenerId`, unknown ones are not counted.
-    pub fn connection_accepted(&self, listener: usize) {
-        if let Some(cells) = self.listeners.get(listener) {
-            cells.accepted.inc();
-            cells.open.inc();
-        }
-    }
-
-    /// Takes an accepted connection off the open ones.
-    pub fn connection_closed(&self, listener: usize) {
-        if let Some(cells) = self.listeners.get(listener) {
-            cells.open.dec();
-        }
-    }
-
     /// Counts bytes that came in on a side: heads and bodies as far as tidegate sees them, without TLS and TCP.
     pub fn received(&self, side: Side, bytes: u64) {
         self.received_bytes[side as usize].add(bytes);
@@ -367,9 +414,19 @@ impl WorkerMetrics {
         self.upstream_retries_denied[denial as usize].inc();
     }
 
+    /// Counts what became of the copy of a request.
+    pub fn mirrored(&self, result: MirrorResult) {
+        self.mirrored[result as usize].inc();
+    }
+
     /// Counts an answered request of a rule with sessions.
     pub fn session(&self, result: SessionResult) {
         self.sessions[result as usize].inc();
+    }
+
+    /// Counts what a filter that asks who a client is has decided about a request.
+    pub fn authenticated(&self, filter: AuthFilter, verdict: AuthVerdict) {
+        self.authenticated[filter as usize][verdict as usize].inc();
     }
 
     /// Counts an upgraded connection as open until [`Self::socket_closed`].

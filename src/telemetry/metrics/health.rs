@@ -76,28 +76,52 @@ impl HealthMetrics {
     }
 }
 
-/// Endpoints of one Service that health checks ask.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CheckedService {
-    /// Label of the Service.
-    pub service: Arc<str>,
-    /// Healthy by every check.
-    pub healthy: usize,
-    /// Unhealthy by a check.
-    pub unhealthy: usize,
+/// What is known of an endpoint of a rule with health checks or outlierDetection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealthState {
+    /// Nothing speaks against it.
+    Healthy,
+    /// It is ejected.
+    Ejected,
+    /// A check finds it unhealthy, be it ejected or not.
+    Unhealthy,
+    /// It terminates, and serves on.
+    Draining,
 }
 
+impl HealthState {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::Healthy, Self::Ejected, Self::Unhealthy, Self::Draining];
+
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Ejected => "ejected",
+            Self::Unhealthy => "unhealthy",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// The endpoints of one Service: its label, and how many there are of each of [`HealthState::ALL`].
+pub type ServiceHealth = (Arc<str>, [usize; HealthState::ALL.len()]);
+
 /// Adds the endpoints of all Services, at most `most` series, and the overflow.
-pub(super) fn render_endpoints(services: &[CheckedService], most: usize, page: &mut Page) {
-    let own = if services.len() * 2 <= most { services.len() } else { most.saturating_sub(2) / 2 };
+pub(super) fn render_endpoints(services: &[ServiceHealth], most: usize, page: &mut Page) {
+    let states = HealthState::ALL.len();
+    let own = if services.len() * states <= most { services.len() } else { (most / states).saturating_sub(1) };
     let (own, folded) = services.split_at(own);
-    let mut add = |service: &str, healthy: usize, unhealthy: usize| {
-        page.add("tidegate_checked_endpoints", &[service, "healthy"], healthy as f64);
-        page.add("tidegate_checked_endpoints", &[service, "unhealthy"], unhealthy as f64);
+    let mut add = |service: &str, counts: &[usize]| {
+        for (state, count) in HealthState::ALL.iter().zip(counts) {
+            page.add("tidegate_backend_endpoints", &[service, state.as_str()], *count as f64);
+        }
     };
-    own.iter().for_each(|one| add(&one.service, one.healthy, one.unhealthy));
+    own.iter().for_each(|(service, counts)| add(service, counts));
     if !folded.is_empty() {
-        let sum = |count: fn(&CheckedService) -> usize| folded.iter().map(count).sum();
-        add(OVERFLOW, sum(|one| one.healthy), sum(|one| one.unhealthy));
+        let mut sum = [0; HealthState::ALL.len()];
+        folded.iter().flat_map(|(_, counts)| counts.iter().enumerate()).for_each(|(at, count)| sum[at] += count);
+        add(OVERFLOW, &sum);
     }
 }

@@ -39,10 +39,10 @@ fn touch_everything(metrics: &Metrics) {
     worker.requests_in_flight.inc();
     worker.upstream_retry(RetryTrigger::Reset);
     worker.session(SessionResult::Moved);
+    worker.authenticated(AuthFilter::ApiKey, AuthVerdict::Denied);
     worker.upstream_connections_open.inc();
     worker.interim_responses_dropped.inc();
-    worker.connection_accepted(0);
-    worker.connection_accepted(99);
+    worker.of_listener(&"http".into()).accepted();
     for &reason in Reason::ALL {
         worker.refused(reason);
         worker.own_answer(reason);
@@ -76,17 +76,25 @@ fn touch_everything(metrics: &Metrics) {
     metrics.ask_for_endpoints(|| vec![("ns/s0".into(), [1, 1, 1, 1])]);
     metrics.config_took(MS, MS);
     metrics.health().checked(CheckOutcome::Ok);
-    metrics.ask_for_checked(|| vec![CheckedService { service: "ns/s0".into(), healthy: 1, unhealthy: 1 }]);
-    metrics.ask_for_limits(|| limits(1, 1));
+    metrics.ask_for_health(|| vec![("ns/s0".into(), [1; 4])]);
+    metrics.ask_for_filters(|| {
+        let mut counts = limits(1, 1);
+        counts.limits.insert(("Coalesce", "ns/r".into(), "route".to_owned()), vec![("led", 1)]);
+        counts
+    });
+    metrics.key_fetches().fetched(FetchOutcome::Ok);
 }
 
 /// So many limits, each of which has decided twice in every way.
-fn limits(count: usize, times: u64) -> LimitCounts {
+fn limits(count: usize, times: u64) -> FilterCounts {
     let limit = |number| ("RateLimit", Arc::from(format!("ns/r{number:03}")), "route".to_owned());
     let decisions = vec![("passed", times), ("refused", times)];
-    LimitCounts {
+    FilterCounts {
         limits: (0..count).map(|number| (limit(number), decisions.clone())).collect(),
         buckets_given_up: Some(3),
+        compressed_bytes: vec![("gzip", 100, 20)],
+        compressions_skipped: Some(1),
+        oldest_keys: Some(Duration::from_millis(1_500)),
     }
 }
 
@@ -97,7 +105,7 @@ fn limits_keep_their_place() {
     let metrics = metrics(1, 8 * 6);
     let (count, times) = (Arc::new(AtomicUsize::new(2)), Arc::new(AtomicUsize::new(1)));
     let asked = (Arc::clone(&count), Arc::clone(&times));
-    metrics.ask_for_limits(move || limits(asked.0.load(Ordering::Relaxed), asked.1.load(Ordering::Relaxed) as u64));
+    metrics.ask_for_filters(move || limits(asked.0.load(Ordering::Relaxed), asked.1.load(Ordering::Relaxed) as u64));
     let own = |page: &str| page.lines().filter(|line| line.starts_with("tidegate_limit_decisions_total{")).count();
     assert_eq!(own(&metrics.render()), 4);
     count.store(5, Ordering::Relaxed);
@@ -109,6 +117,7 @@ fn limits_keep_their_place() {
     let page = metrics.render();
     assert!(page.contains(&overflow.replace("} 2", "} 4")), "{page}");
     assert!(page.contains("tidegate_limit_buckets_given_up_total 3\n"), "{page}");
+    assert!(page.contains("tidegate_compression_bytes_total{coding=\"gzip\",form=\"compressed\"} 20\n"), "{page}");
 }
 
 fn set_services(metrics: &Metrics, count: usize) -> Vec<Arc<ServiceSeries>> {
@@ -147,18 +156,17 @@ fn services_keep_their_counts_and_their_limit() {
 }
 
 #[test]
-fn checked_endpoints_of_many_services_stand_together() {
-    for (services, own) in [(2, 2), (3, 3), (4, 2), (100, 2)] {
+fn what_is_known_of_endpoints_of_many_services_stands_together() {
+    for (services, own) in [(2, 2), (4, 4), (5, 3), (100, 3)] {
         // An eighth of the limit is for Services, and half of that for these.
-        let metrics = metrics(1, 96 + 8);
-        let one = |at| CheckedService { service: format!("ns/s{at:03}").into(), healthy: 2, unhealthy: 1 };
-        metrics.ask_for_checked(move || (0..services).map(one).collect());
+        let metrics = metrics(1, 16 * 16 + 8);
+        metrics.ask_for_health(move || (0..services).map(|at| (format!("ns/s{at:03}").into(), [2, 3, 1, 0])).collect());
         let page = metrics.render();
         let lines = |text: &str| page.lines().filter(|line| line.starts_with(text)).count();
-        assert_eq!(lines("tidegate_checked_endpoints{service=\"ns/"), 2 * own, "{page}");
+        assert_eq!(lines("tidegate_backend_endpoints{service=\"ns/"), 4 * own, "{page}");
         let sum: f64 = samples(&page)
             .iter()
-            .filter(|(name, _)| name.starts_with("tidegate_checked_endpoints") && name.contains("\"unhealthy\""))
+            .filter(|(name, _)| name.starts_with("tidegate_backend_endpoints") && name.contains("\"unhealthy\""))
             .map(|(_, value)| value)
             .sum();
         assert_eq!(sum, f64::from(services));
@@ -175,11 +183,18 @@ fn watches_of_one_kind_are_told_together() {
     other.set_available(false);
     one.restarted(Restart::Expired);
     other.restarted(Restart::Expired);
+    one.received(3);
+    other.received(1);
+    for watch in [&one, &other] {
+        watch.bytes().fetch_add(500, std::sync::atomic::Ordering::Relaxed);
+    }
     let page = metrics.render();
     for line in [
         "tidegate_watch_objects{kind=\"Service\"} 7",
         "tidegate_watch_removals_held{kind=\"Service\"} 1",
         "tidegate_watch_available{kind=\"Service\"} 0",
+        "tidegate_watch_events_total{kind=\"Service\"} 4",
+        "tidegate_watch_bytes_total{kind=\"Service\"} 1000",
         "tidegate_watch_restarts_total{kind=\"Service\",cause=\"expired\"} 2",
         "tidegate_watch_restarts_total{kind=\"Service\",cause=\"silent\"} 0",
     ] {
@@ -235,10 +250,10 @@ fn workers_are_summed() {
     for index in 0..3 {
         let worker = metrics.worker(index).expect("worker");
         worker.refused(Reason::Line);
-        worker.connection_accepted(1);
+        worker.of_listener(&"internal".into()).accepted();
         worker.received(Side::Upstream, 100);
     }
-    metrics.worker(1).expect("worker").connection_closed(1);
+    metrics.worker(1).expect("worker").of_listener(&"internal".into()).closed();
     assert!(metrics.worker(3).is_none());
     metrics.worker(2).expect("worker").panicked(Where::Request);
     touch_everything(&metrics);

@@ -1,6 +1,7 @@
 //! What is known about the watches of an API server.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,8 @@ pub struct WatchCells {
     restarts: [AtomicU64; Restart::ALL.len()],
     objects: AtomicU64,
     held: AtomicU64,
+    events: AtomicU64,
+    bytes: Arc<AtomicU64>,
 }
 
 impl WatchCells {
@@ -83,7 +86,14 @@ impl WatchCells {
             restarts: Default::default(),
             objects: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            events: AtomicU64::new(0),
+            bytes: Arc::default(),
         }
+    }
+
+    /// The API server has sent so many objects of a list, or events of a watch.
+    pub fn received(&self, events: usize) {
+        self.events.fetch_add(events as u64, Ordering::Relaxed);
     }
 
     /// The API server has said something that counts: the state is that of this moment.
@@ -108,6 +118,12 @@ impl WatchCells {
         self.held.store(held as u64, Ordering::Relaxed);
     }
 
+    /// Where the bytes of lists and watches are added up by what reads them.
+    #[must_use]
+    pub fn bytes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.bytes)
+    }
+
     /// How often the watch began anew for this reason.
     #[must_use]
     pub fn restarts(&self, why: Restart) -> u64 {
@@ -127,6 +143,8 @@ struct OfKind {
     restarts: [u64; Restart::ALL.len()],
     objects: u64,
     held: u64,
+    events: u64,
+    bytes: u64,
 }
 
 /// Adds everything about watches to a page.
@@ -141,12 +159,16 @@ pub(super) fn render<'a>(watches: impl Iterator<Item = &'a WatchCells>, page: &m
         }
         kind.objects += watch.objects.load(Ordering::Relaxed);
         kind.held += watch.held.load(Ordering::Relaxed);
+        kind.events += watch.events.load(Ordering::Relaxed);
+        kind.bytes += watch.bytes.load(Ordering::Relaxed);
     }
     for (name, kind) in kinds {
         page.add("tidegate_watch_available", &[name], f64::from(u8::from(!kind.is_unavailable)));
         page.add("tidegate_watch_age_seconds", &[name], kind.age.as_secs_f64());
         page.add("tidegate_watch_objects", &[name], kind.objects as f64);
         page.add("tidegate_watch_removals_held", &[name], kind.held as f64);
+        page.add("tidegate_watch_events_total", &[name], kind.events as f64);
+        page.add("tidegate_watch_bytes_total", &[name], kind.bytes as f64);
         // Every cause has its zero: Prometheus sees no increase where a counter begins at one.
         for &why in Restart::ALL {
             page.add("tidegate_watch_restarts_total", &[name, why.as_str()], kind.restarts[why as usize] as f64);

@@ -13,20 +13,20 @@ use crate::api_server::ApiServer;
 use crate::client::Client;
 use crate::cluster::{Cluster, Options, Proxy};
 
-/// The namespace of all objects.
+/// The namespace of most objects.
 pub const NAMESPACE: &str = "bench";
 
 /// Connections over which many objects are put into a real server.
 const AT_ONCE: usize = 8;
 
-/// The path of the objects of a kind.
-fn path(plural: &str) -> String {
+/// The path of the objects of a kind in a namespace.
+fn path(plural: &str, namespace: &str) -> String {
     let group = match plural {
         "gatewayroutes" => "apis/tidegate.dev/v1alpha1",
         "endpointslices" => "apis/discovery.k8s.io/v1",
         _ => "api/v1",
     };
-    format!("/{group}/namespaces/{NAMESPACE}/{plural}")
+    format!("/{group}/namespaces/{namespace}/{plural}")
 }
 
 /// Where objects are put.
@@ -35,9 +35,22 @@ pub enum Server {
     Real(Box<Real>),
 }
 
+/// The one of `tests/controlplane`, without nodes.
 pub struct Real {
-    cluster: Cluster,
-    proxy: Proxy,
+    pub cluster: Cluster,
+    /// Lets its administrator in without encryption.
+    pub proxy: Proxy,
+}
+
+impl Real {
+    /// `None`, and said, where there is none.
+    pub fn start() -> Option<Self> {
+        let cluster = Cluster::start(Options::default().without_nodes())?;
+        cluster.install_routes();
+        cluster.kubectl(&["create", "namespace", NAMESPACE]);
+        let proxy = cluster.proxy();
+        Some(Self { cluster, proxy })
+    }
 }
 
 impl Server {
@@ -46,11 +59,7 @@ impl Server {
         if !real {
             return Some(Self::Simulated(Box::new(ApiServer::start())));
         }
-        let cluster = Cluster::start(Options::default().without_nodes())?;
-        cluster.install_routes();
-        cluster.kubectl(&["create", "namespace", NAMESPACE]);
-        let proxy = cluster.proxy();
-        Some(Self::Real(Box::new(Real { cluster, proxy })))
+        Real::start().map(Box::new).map(Self::Real)
     }
 
     /// What a controller finds it by.
@@ -77,7 +86,8 @@ impl Server {
                 for part in objects.chunks(objects.len().div_ceil(AT_ONCE).max(1)) {
                     scope.spawn(|| {
                         let mut client = Client::connect(real.proxy.port);
-                        part.iter().for_each(|object| send(&mut client, "POST", &path(plural), object));
+                        part.iter()
+                            .for_each(|object| send(&mut client, "POST", &path(plural, namespace(object)), object));
                     });
                 }
             }),
@@ -98,7 +108,7 @@ impl Server {
     /// The server does not answer.
     pub fn witness(&self, plural: &str) -> io::Result<Witness> {
         let mut stream = TcpStream::connect(self.address())?;
-        let path = path(plural);
+        let path = path(plural, NAMESPACE);
         write!(stream, "GET {path}?watch=1 HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n\r\n")?;
         let seen: Arc<Mutex<HashMap<String, Instant>>> = Arc::default();
         let told = Arc::clone(&seen);
@@ -120,7 +130,7 @@ impl Writer<'_> {
     pub fn create(&mut self, plural: &str, object: Value) {
         match self {
             Self::Simulated(server) => server.put(plural, object),
-            Self::Real(client) => send(client, "POST", &path(plural), &object),
+            Self::Real(client) => send(client, "POST", &path(plural, namespace(&object)), &object),
         }
     }
 
@@ -128,20 +138,27 @@ impl Writer<'_> {
     pub fn replace(&mut self, plural: &str, object: Value) {
         match self {
             Self::Simulated(server) => server.put(plural, object),
-            Self::Real(client) => send(client, "PUT", &format!("{}/{}", path(plural), name(&object)), &object),
+            Self::Real(client) => {
+                let path = format!("{}/{}", path(plural, namespace(&object)), name(&object));
+                send(client, "PUT", &path, &object);
+            }
         }
     }
 
     pub fn delete(&mut self, plural: &str, name: &str) {
         match self {
             Self::Simulated(server) => server.delete(plural, NAMESPACE, name),
-            Self::Real(client) => send(client, "DELETE", &format!("{}/{name}", path(plural)), &Value::Null),
+            Self::Real(client) => send(client, "DELETE", &format!("{}/{name}", path(plural, NAMESPACE)), &Value::Null),
         }
     }
 }
 
 fn name(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+fn namespace(object: &Value) -> &str {
+    object["metadata"]["namespace"].as_str().unwrap_or(NAMESPACE)
 }
 
 fn send(client: &mut Client, method: &str, path: &str, object: &Value) {

@@ -1,12 +1,13 @@
 //! The backend of the benchmarks: one thread, two ports, answers made before the first request.
 //!
-//! `GET /SIZE` answers with SIZE bytes (`/0`, `/1k`, `/64k`, `/1m`; anything else 1 KiB). Request bodies are skipped.
+//! `GET /SIZE` answers with SIZE bytes (`/0`, `/1k`, `/64k`, `/1m`; anything else 1 KiB), `GET /text` with 64 KiB that are as
+//! easy to compress as text is. Request bodies are skipped.
 //! `GET /ws` switches to WebSocket and sends every byte back as it came: frame boundaries stay, only that the echo of a
 //! client's frame is masked, which a proxy has no reason to mind.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -31,21 +32,31 @@ struct Connection {
 /// Listens on two free loopback ports, prints them as `PORT PORT` and serves until the process is ended.
 ///
 /// # Errors
-/// When it cannot listen or poll.
+/// See [`run_at`].
 pub fn run() -> io::Result<()> {
+    run_at(Ipv4Addr::LOCALHOST.into())
+}
+
+/// The same at another address; the unspecified one is every address of this network namespace.
+///
+/// # Errors
+/// When it cannot listen or poll.
+pub fn run_at(ip: IpAddr) -> io::Result<()> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
-    let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let any = SocketAddr::new(ip, 0);
     let mut listeners = [TcpListener::bind(any)?, TcpListener::bind(any)?];
     for (index, listener) in listeners.iter_mut().enumerate() {
         poll.registry().register(listener, Token(index), Interest::READABLE)?;
     }
     println!("{} {}", listeners[0].local_addr()?.port(), listeners[1].local_addr()?.port());
     io::stdout().flush()?;
-    let answers: Vec<(&[u8], Vec<u8>)> = [(&b"/0"[..], 0), (b"/1k", 1 << 10), (b"/64k", 64 << 10), (b"/1m", 1 << 20)]
-        .into_iter()
-        .map(|(path, size)| (path, answer(size)))
-        .collect();
+    let mut answers: Vec<(&[u8], Vec<u8>)> =
+        [(&b"/0"[..], 0), (b"/1k", 1 << 10), (b"/64k", 64 << 10), (b"/1m", 1 << 20)]
+            .into_iter()
+            .map(|(path, size)| (path, answer(&vec![b'x'; size])))
+            .collect();
+    answers.push((b"/text", answer(&text(64 << 10))));
     let mut connections: HashMap<Token, Connection> = HashMap::new();
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut next = listeners.len();
@@ -73,14 +84,28 @@ pub fn run() -> io::Result<()> {
     }
 }
 
-fn answer(size: usize) -> Vec<u8> {
-    let mut bytes = format!(
+fn answer(body: &[u8]) -> Vec<u8> {
+    let head = format!(
         "HTTP/1.1 200 OK\r\nServer: bench\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Type: text/plain\r\n\
-         Cache-Control: no-store\r\nContent-Length: {size}\r\n\r\n"
-    )
-    .into_bytes();
-    bytes.resize(bytes.len() + size, b'x');
-    bytes
+         Cache-Control: no-store\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// Words of which some are frequent and most are not, as in text. The same in every run.
+fn text(size: usize) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(15);
+    let words: Vec<String> = (0..2_000).map(|_| (0..rng.usize(2..10)).map(|_| rng.lowercase()).collect()).collect();
+    let mut text = Vec::with_capacity(size + 16);
+    while text.len() < size {
+        // The smallest of three draws: a few words make up most of it.
+        let word = (0..3).map(|_| rng.usize(..words.len())).min().unwrap_or_default();
+        text.extend_from_slice(words[word].as_bytes());
+        text.push(if rng.u8(..12) == 0 { b'\n' } else { b' ' });
+    }
+    text.truncate(size);
+    text
 }
 
 impl Connection {

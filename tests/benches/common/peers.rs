@@ -17,6 +17,8 @@ pub struct Peer {
     pub port: u16,
     /// The port where it speaks TLS, if it does.
     pub tls_port: Option<u16>,
+    /// The port where it speaks HTTP/2 without TLS to clients and gRPC pods, if it does.
+    pub grpc_port: Option<u16>,
 }
 
 /// One certificate with its key as PEM, for all who are compared: ECDSA P-256, signed by itself.
@@ -99,6 +101,30 @@ pub fn write_routes(dir: &Path, backends: [u16; 2], extra_routes: usize, catch_a
         fs::write(dir.join(format!("routes-{file}.yaml")), text)?;
     }
     Ok(())
+}
+
+/// Writes a Service of two pods that speak gRPC, and the rule that sends the calls of `method` to them.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_grpc_route(dir: &Path, backends: [u16; 2], method: &str) -> io::Result<()> {
+    let mut text = String::from(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: grpc}\nspec:\n  ports: [{name: grpc, port: 80, appProtocol: \
+         kubernetes.io/h2c}]\n",
+    );
+    for port in backends {
+        text.push_str(&format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: grpc-{port}\n  labels: \
+             {{kubernetes.io/service-name: grpc}}\naddressType: IPv4\nports: [{{name: grpc, port: {port}}}]\nendpoints: \
+             [{{addresses: [127.0.0.1]}}]\n"
+        ));
+    }
+    text.push_str(&format!(
+        "---\napiVersion: tidegate.dev/v1alpha1\nkind: GatewayRoute\nmetadata: {{name: grpc}}\nspec:\n  rules:\n  - \
+         matches: [{{path: {{type: Exact, value: {method}}}}}]\n    backendRefs: [{{name: grpc, port: 80}}]\n    \
+         loadBalancer: {{algorithm: LeastRequest}}\n"
+    ));
+    fs::write(dir.join("grpc.yaml"), text)
 }
 
 /// Host of the route without filters and of the one with three header edits, which [`write_filter_routes`] writes.
@@ -193,7 +219,17 @@ fn ready(mut process: Process) -> io::Result<(Peer, u16)> {
     let admin = port(&ready["admin"])?;
     let listeners = &ready["listeners"];
     let tls_port = listeners.get("https").map(port).transpose()?;
-    Ok((Peer { name: "tidegate", port: port(&listeners["http"])?, tls_port, process }, admin))
+    let plain = port(&listeners["http"])?;
+    Ok((Peer { name: "tidegate", port: plain, tls_port, grpc_port: Some(plain), process }, admin))
+}
+
+/// The ports of the backends.
+#[derive(Clone, Copy)]
+pub struct Backends {
+    /// The two that speak HTTP/1.1.
+    pub http: [u16; 2],
+    /// The two that speak gRPC over HTTP/2 without TLS.
+    pub grpc: [u16; 2],
 }
 
 /// nginx with one worker, upstream keep-alive and the forwarding fields that tidegate sends; `/ws` may be upgraded.
@@ -206,12 +242,12 @@ fn ready(mut process: Process) -> io::Result<(Peer, u16)> {
 pub fn nginx(
     program: &Path,
     dir: &Path,
-    backends: [u16; 2],
+    backends: &Backends,
     certificate: &Certificate,
     core: usize,
     tunnel_buffer: &str,
 ) -> io::Result<Peer> {
-    let (port, tls_port) = (free_port()?, free_port()?);
+    let (port, tls_port, grpc_port) = (free_port()?, free_port()?, free_port()?);
     let pem = dir.join("nginx.pem");
     certificate.write(&pem)?;
     // A location of its own for tunnels: other requests do not pay for the two fields of an upgrade.
@@ -227,13 +263,16 @@ pub fn nginx(
          upstream bench {{ server 127.0.0.1:{}; server 127.0.0.1:{}; keepalive 512; keepalive_requests 1000000000; }}\n\
          map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}\n\
          ssl_certificate {pem}; ssl_certificate_key {pem}; ssl_protocols TLSv1.2 TLSv1.3;\n\
-         ssl_session_tickets off; ssl_session_cache off;\n\
-         server {{ listen 127.0.0.1:{port} backlog=4096; listen 127.0.0.1:{tls_port} ssl backlog=4096;\n\
+         upstream grpc {{ server 127.0.0.1:{}; server 127.0.0.1:{}; keepalive 512; keepalive_requests 1000000000; }}\n\
+         server {{ listen 127.0.0.1:{grpc_port} http2 backlog=4096; location / {{ grpc_pass grpc://grpc; }} }}\n\
+         server {{ listen 127.0.0.1:{port} backlog=4096; listen 127.0.0.1:{tls_port} ssl http2 backlog=4096;\n\
          location / {{ {forward} proxy_set_header Connection \"\"; }}\n\
          location = /ws {{ {forward} proxy_buffer_size {tunnel_buffer}; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \
          $connection_upgrade; }} }} }}\n",
-        backends[0],
-        backends[1],
+        backends.http[0],
+        backends.http[1],
+        backends.grpc[0],
+        backends.grpc[1],
         dir = dir.display(),
         pem = pem.display()
     );
@@ -242,7 +281,7 @@ pub fn nginx(
     let args =
         ["-c".to_owned(), file.display().to_string(), "-e".to_owned(), dir.join("nginx.log").display().to_string()];
     let process = Process::start("nginx", Some(core), program, &args, true)?;
-    Ok(Peer { name: "nginx", process, port, tls_port: Some(tls_port) })
+    Ok(Peer { name: "nginx", process, port, tls_port: Some(tls_port), grpc_port: Some(grpc_port) })
 }
 
 /// HAProxy with one thread and shared upstream connections.
@@ -252,26 +291,94 @@ pub fn nginx(
 pub fn haproxy(
     program: &Path,
     dir: &Path,
-    backends: [u16; 2],
+    backends: &Backends,
     certificate: &Certificate,
     core: usize,
 ) -> io::Result<Peer> {
-    let (port, tls_port) = (free_port()?, free_port()?);
+    let (port, tls_port, grpc_port) = (free_port()?, free_port()?, free_port()?);
     let pem = dir.join("haproxy.pem");
     certificate.write(&pem)?;
     let config = format!(
         "global\n nbthread 1\n maxconn 8000\ndefaults\n mode http\n option http-keep-alive\n http-reuse always\n timeout \
          connect 5s\n timeout client 600s\n timeout server 600s\n timeout tunnel 600s\nfrontend f\n bind \
-         127.0.0.1:{port}\n bind 127.0.0.1:{tls_port} ssl crt {} no-tls-tickets\n default_backend b\nbackend b\n balance roundrobin\n option forwardfor\n http-request set-header \
+         127.0.0.1:{port}\n bind 127.0.0.1:{tls_port} ssl crt {} alpn h2,http/1.1\n default_backend b\n\
+         frontend g\n bind 127.0.0.1:{grpc_port} proto h2\n default_backend g\nbackend g\n balance roundrobin\n \
+         server a 127.0.0.1:{} proto h2\n server b 127.0.0.1:{} proto h2\nbackend b\n balance roundrobin\n option forwardfor\n http-request set-header \
          X-Forwarded-Proto https if {{ ssl_fc }}\n http-request set-header X-Forwarded-Proto http if !{{ ssl_fc }}\n http-request set-header X-Forwarded-Host %[req.hdr(host)]\n server a 127.0.0.1:{} \
          pool-max-conn 512\n server b 127.0.0.1:{} pool-max-conn 512\n",
         pem.display(),
-        backends[0],
-        backends[1]
+        backends.grpc[0],
+        backends.grpc[1],
+        backends.http[0],
+        backends.http[1]
     );
     let file = dir.join("haproxy.cfg");
     fs::write(&file, config)?;
     let args = ["-db".to_owned(), "-f".to_owned(), file.display().to_string()];
     let process = Process::start("haproxy", Some(core), program, &args, true)?;
-    Ok(Peer { name: "haproxy", process, port, tls_port: Some(tls_port) })
+    Ok(Peer { name: "haproxy", process, port, tls_port: Some(tls_port), grpc_port: Some(grpc_port) })
+}
+
+/// Envoy with one worker, for requests of all kinds.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn envoy(
+    program: &Path,
+    dir: &Path,
+    backends: &Backends,
+    certificate: &Certificate,
+    core: usize,
+) -> io::Result<Peer> {
+    let (port, tls_port, grpc_port) = (free_port()?, free_port()?, free_port()?);
+    let pem = dir.join("envoy.pem");
+    certificate.write(&pem)?;
+    let listener = |name: &str, port: u16, cluster: &str, tls: &str| {
+        format!(
+            "  - name: {name}\n    address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}\n    \
+             filter_chains:\n    - filters:\n      - name: envoy.filters.network.http_connection_manager\n        \
+             typed_config:\n          \"@type\": \
+             type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n          \
+             stat_prefix: {name}\n          generate_request_id: false\n          use_remote_address: true\n          \
+             route_config: {{virtual_hosts: [{{name: all, domains: [\"*\"], routes: [{{match: {{prefix: /}}, route: \
+             {{cluster: {cluster}, timeout: 600s}}}}]}}]}}\n          http_filters: [{{name: \
+             envoy.filters.http.router, typed_config: {{\"@type\": \
+             type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]\n{tls}"
+        )
+    };
+    let pem = pem.display();
+    let tls = format!(
+        "      transport_socket: {{name: tls, typed_config: {{\"@type\": \
+         type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: \
+         {{alpn_protocols: [h2, http/1.1], tls_certificates: [{{certificate_chain: {{filename: {pem}}}, private_key: \
+         {{filename: {pem}}}}}]}}}}}}\n"
+    );
+    let cluster = |name: &str, ports: [u16; 2], options: &str| {
+        let endpoints = ports.map(|port| {
+            format!("{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}")
+        });
+        format!(
+            "  - {{name: {name}, type: STATIC, lb_policy: LEAST_REQUEST, load_assignment: {{cluster_name: {name}, \
+             endpoints: [{{lb_endpoints: [{}]}}]}}{options}}}\n",
+            endpoints.join(", ")
+        )
+    };
+    let http2 = ", typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": \
+                 type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: \
+                 {http2_protocol_options: {}}}}";
+    let config = format!(
+        "static_resources:\n  listeners:\n{}{}{}  clusters:\n{}{}",
+        listener("http", port, "http", ""),
+        listener("https", tls_port, "http", &tls),
+        listener("grpc", grpc_port, "grpc", ""),
+        cluster("grpc", backends.grpc, http2),
+        cluster("http", backends.http, "")
+    );
+    let file = dir.join("envoy.yaml");
+    fs::write(&file, config)?;
+    let file = file.display().to_string();
+    let args = ["-c", &file, "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"];
+    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+    let process = Process::start("envoy", Some(core), program, &args, true)?;
+    Ok(Peer { name: "envoy", process, port, tls_port: Some(tls_port), grpc_port: Some(grpc_port) })
 }

@@ -71,6 +71,11 @@ impl Process {
         Duration::from_nanos(tree(self.pid()).into_iter().map(cpu_nanos).sum())
     }
 
+    /// Number of its threads.
+    pub fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.pid())).map(Iterator::count).unwrap_or(0)
+    }
+
     /// User and kernel time of the process and its children in clock ticks.
     pub fn ticks(&self) -> (u64, u64) {
         tree(self.pid()).into_iter().filter_map(ticks).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
@@ -111,6 +116,16 @@ impl Process {
             }
         }
     }
+}
+
+/// CPU time of all threads of a process so far that are still there, user and kernel.
+pub fn cpu_of(pid: u32) -> Duration {
+    Duration::from_nanos(cpu_nanos(pid))
+}
+
+/// Resident set size of a process in KiB.
+pub fn rss_kib_of(pid: u32) -> u64 {
+    smaps(pid, "Rss:")
 }
 
 impl Drop for Process {

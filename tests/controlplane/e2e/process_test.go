@@ -330,3 +330,68 @@ spec:
 	}
 	shared.kubectl(t, "", "-n", ns, "delete", "pod", "both", "--grace-period=10", "--wait=true", "--timeout=120s")
 }
+
+// TestEndOfAPodWithASidecar has the hooks of all containers at once, and SIGTERM for the sidecar when the application is gone.
+func TestEndOfAPodWithASidecar(t *testing.T) {
+	t.Parallel()
+	ns := shared.namespace(t)
+	pod := shared.processPod(t, ns, "ends", `  hostAliases: [{ip: 127.0.0.2, hostnames: [payments, payments.shop]}, {ip: 127.0.0.3, hostnames: [id]}]
+  volumes: [{name: common, emptyDir: {}}]
+  initContainers:
+  - name: sidecar
+    image: in-pod
+    restartPolicy: Always
+    args: [serve-in-pod]
+    env: [{name: LISTEN, value: ":9000"}]
+    volumeMounts: [{name: common, mountPath: /common}]
+    lifecycle: {preStop: {exec: {command: [sh, -c, "echo asked > /common/asked"]}}}
+`, `    lifecycle: {preStop: {sleep: {seconds: 3}}}
+    volumeMounts: [{name: common, mountPath: /common}]
+`)
+	base := "http://" + pod.Status.PodIP
+	for _, port := range []string{":8080", ":9000"} {
+		if hosts := mustGet(t, base+port+"/file?path=/etc/hosts"); !strings.HasSuffix(hosts, "127.0.0.2 payments payments.shop\n127.0.0.3 id\n") {
+			t.Errorf("/etc/hosts: %q", hosts)
+		}
+	}
+	logs := map[string]*safeBuffer{}
+	for _, name := range []string{"main", "sidecar"} {
+		follow := exec.Command(binary, "kubectl", "--kubeconfig", shared.Kubeconfig, "-n", ns, "logs", "-f", "--timestamps", "ends", "-c", name)
+		log := &safeBuffer{}
+		follow.Stdout = log
+		if err := follow.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = follow.Wait() }()
+		waitFor(t, "the followed log of "+name, func() error {
+			if !strings.Contains(log.String(), "listening on") {
+				return fmt.Errorf("it holds %q", log)
+			}
+			return nil
+		})
+		logs[name] = log
+	}
+	shared.kubectl(t, "", "-n", ns, "delete", "pod", "ends", "--wait=false")
+	// The application's own hook is still asleep.
+	waitFor(t, "the sidecar's hook", func() error {
+		_, err := get(base + ":8080/file?path=/common/asked")
+		return err
+	})
+	askedAt := func(name string) (at time.Time) {
+		waitFor(t, "SIGTERM of "+name, func() (err error) {
+			for line := range strings.Lines(logs[name].String()) {
+				if stamp, found := strings.CutSuffix(line, " got SIGTERM\n"); found {
+					at, err = time.Parse(time.RFC3339Nano, stamp)
+					return err
+				}
+			}
+			return fmt.Errorf("its log: %q", logs[name])
+		})
+		return at
+	}
+	// The application drains for a second after its SIGTERM.
+	if app, sidecar := askedAt("main"), askedAt("sidecar"); sidecar.Sub(app) < 900*time.Millisecond {
+		t.Errorf("SIGTERM for the application at %s, for the sidecar at %s", app, sidecar)
+	}
+	shared.kubectl(t, "", "-n", ns, "wait", "--for=delete", "pod/ends", "--timeout=120s")
+}

@@ -120,6 +120,16 @@ func (c *container) run() {
 	}
 }
 
+// prepareStop runs the container's preStop hook, before its turn to end comes.
+func (c *container) prepareStop(ctx context.Context) {
+	c.pod.mu.Lock()
+	running := c.running
+	c.pod.mu.Unlock()
+	if running != nil {
+		running.prepareEnd(ctx)
+	}
+}
+
 // stop ends the container within the time of the context.
 func (c *container) stop(ctx context.Context) {
 	c.haltOnce.Do(func() { close(c.halt) })

@@ -43,7 +43,8 @@ type pod struct {
 
 	mu          sync.Mutex
 	latest      *v1.Pod
-	sandbox     string // why there is no address yet
+	sandbox     string            // why there is no address yet
+	mounted     map[string]string // the folder of each volume, when all were written once
 	hasIP       bool
 	initialised bool
 	phase       v1.PodPhase // Succeeded or Failed when it has come to that
@@ -285,7 +286,8 @@ func (p *pod) setPhase(phase v1.PodPhase) {
 	p.changed()
 }
 
-// terminate stops the containers within the grace period: first the main ones, then sidecars in reverse order.
+// terminate stops the containers within the grace period: the preStop hooks of all of them run at once; SIGTERM goes to the
+// main ones first, then to sidecars in reverse order.
 func (p *pod) terminate() {
 	o := p.object()
 	grace := 30 * time.Second
@@ -310,6 +312,9 @@ func (p *pod) terminate() {
 			all.Go(func() { c.stop(ctx) })
 		}
 		all.Wait()
+	}
+	for _, c := range p.inits {
+		go c.prepareStop(ctx)
 	}
 	stopAll(p.mains)
 	for i := len(p.inits) - 1; i >= 0; i-- {
@@ -383,11 +388,13 @@ func (p *pod) report() {
 		case <-p.gone:
 			return
 		case <-p.finished:
-			p.mu.Lock()
-			ended := p.phase != ""
-			p.mu.Unlock()
-			for ended && !p.agent.patchStatus(p.object(), p.status()) {
-				time.Sleep(100 * time.Millisecond)
+			// How its containers ended is told of a pod that is deleted, too, as a kubelet does.
+			for !equality.Semantic.DeepEqual(sent, p.status()) && !p.agent.patchStatus(p.object(), p.status()) {
+				select {
+				case <-p.gone:
+					return
+				case <-time.After(100 * time.Millisecond):
+				}
 			}
 			return
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path"
@@ -31,6 +32,7 @@ type process struct {
 	who  identity
 	dead chan struct{} // closes when it has been reaped
 	once sync.Once
+	hook sync.Once // the preStop hook
 }
 
 type identity struct {
@@ -132,7 +134,7 @@ func (c *container) startProgram() (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	dirs, err := c.pod.writeVolumes(ctx)
+	dirs, err := c.pod.mountVolumes(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -272,7 +274,7 @@ func (c *container) insideSpec(env, dirs map[string]string, who identity) (*insi
 		Root: filepath.Join(c.pod.dir, "root-"+c.spec.Name), Program: c.program.Path, Names: []string{name},
 		Dir: c.spec.WorkingDir, UID: who.uid, GID: who.gid, Groups: who.groups, Hostname: o.Name,
 		UserNamespace: who.uid != 0 && inUserNamespace(), OwnIDs: inUserNamespace(),
-		Hosts: fmt.Sprintf("127.0.0.1 localhost\n%s %s\n", c.pod.ip, o.Name),
+		Hosts: hosts(c.pod.ip, o),
 		ResolvConf: fmt.Sprintf("nameserver %[1]s\nsearch %[2]s.svc.%[3]s svc.%[3]s %[3]s\noptions ndots:5\n",
 			c.pod.agent.config.Plan.Bridge().Addr(), o.Namespace, clusterDomain),
 	}
@@ -337,12 +339,29 @@ func (c *container) insideSpec(env, dirs map[string]string, who identity) (*insi
 
 func (p *process) kill() { _ = p.cmd.Process.Kill() }
 
-// end runs the preStop hook, sends SIGTERM, and kills when the context ends.
-func (p *process) end(ctx context.Context) {
-	p.once.Do(func() {
+// hosts is the content of /etc/hosts, with the names that the pod asks for.
+func hosts(ip netip.Addr, o *v1.Pod) string {
+	text := &strings.Builder{}
+	fmt.Fprintf(text, "127.0.0.1 localhost\n%s %s\n", ip, o.Name)
+	for _, alias := range o.Spec.HostAliases {
+		fmt.Fprintf(text, "%s %s\n", alias.IP, strings.Join(alias.Hostnames, " "))
+	}
+	return text.String()
+}
+
+// prepareEnd runs the preStop hook, once, and returns when it has ended.
+func (p *process) prepareEnd(ctx context.Context) {
+	p.hook.Do(func() {
 		if l := p.c.spec.Lifecycle; l != nil && l.PreStop != nil {
 			p.preStop(ctx, l.PreStop)
 		}
+	})
+}
+
+// end runs the preStop hook, sends SIGTERM, and kills when the context ends.
+func (p *process) end(ctx context.Context) {
+	p.once.Do(func() {
+		p.prepareEnd(ctx)
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-p.dead:

@@ -159,6 +159,24 @@ func (p *pod) addToken(ctx context.Context, files payload, volume string, s *v1.
 	return nil
 }
 
+// mountVolumes returns the folder of each volume. Only the first container waits for the API server: the files are kept up to
+// date from then on, so that a container starts again while the API server is away, as with a kubelet.
+func (p *pod) mountVolumes(ctx context.Context) (map[string]string, error) {
+	p.mu.Lock()
+	dirs := p.mounted
+	p.mu.Unlock()
+	if dirs != nil {
+		return dirs, nil
+	}
+	dirs, err := p.writeVolumes(ctx)
+	if err == nil {
+		p.mu.Lock()
+		p.mounted = dirs
+		p.mu.Unlock()
+	}
+	return dirs, err
+}
+
 // writeVolumes brings the files of all volumes up to date, each volume at one stroke, and returns the folder of each.
 func (p *pod) writeVolumes(ctx context.Context) (map[string]string, error) {
 	o := p.object()

@@ -46,7 +46,7 @@ func (c *Config) writeTo(path string) error {
 
 // DefaultControllers are the controllers that run unless --controllers says otherwise. Those that need a cloud, disks
 // or metrics are left out, and node-lifecycle, which would evict the pods of a stopped node part.
-const DefaultControllers = "deployment-controller,replicaset-controller,daemonset-controller,statefulset-controller,job-controller," +
+const DefaultControllers = "deployment-controller,replicaset-controller,daemonset-controller,statefulset-controller,job-controller,cronjob-controller," +
 	"endpoints-controller,endpointslice-controller,endpointslice-mirroring-controller,namespace-controller,garbage-collector-controller," +
 	"serviceaccount-controller,serviceaccount-token-controller,root-ca-certificate-publisher-controller,clusterrole-aggregation-controller," +
 	"disruption-controller,service-cidr-controller,validatingadmissionpolicy-status-controller"

@@ -1,10 +1,13 @@
 //! The whole program beside pods that are dead or sick: what clients see, and what it costs the others.
 
+mod dead;
+mod page;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use support::backend::Backend;
+use support::backend::{Backend, Gate};
 use support::client::Client;
 use support::gateway::{Gateway, service};
 use support::http2_backend::Http2Backend;
@@ -21,13 +24,19 @@ fn route(retry: &str) -> String {
 
 /// Sends so many requests over [`CLIENTS`] connections, and gives the number of answers other than 200.
 fn ask(gateway: &Gateway, requests: usize, request: &str) -> usize {
+    ask_by_turn(gateway, requests, |_| request.to_owned())
+}
+
+/// As [`ask`], with a request of its own for each turn.
+fn ask_by_turn(gateway: &Gateway, requests: usize, request: impl Fn(usize) -> String + Sync) -> usize {
     let (left, failed) = (AtomicUsize::new(requests), AtomicUsize::new(0));
+    let one_less = |left: usize| left.checked_sub(1);
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
                 let mut client = Client::connect(gateway.http);
-                while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
-                    if !client.request(request).is_ok_and(|answer| answer.status == 200) {
+                while let Ok(turn) = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
+                    if !client.request(&request(turn)).is_ok_and(|answer| answer.status == 200) {
                         failed.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -44,24 +53,6 @@ fn sum(gateway: &Gateway, metric: &str, label: &str) -> usize {
     let page = gateway.admin("/metrics").body;
     let samples = page.lines().filter(|line| line.starts_with(metric) && line.contains(label));
     samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as usize
-}
-
-#[test]
-fn a_dead_pod_of_three_costs_no_request() {
-    let requests = 10_000;
-    // Bound and not listened on: connects are refused, and nobody else gets the port.
-    let bound = tokio::net::TcpSocket::new_v4().expect("a socket");
-    bound.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
-    let dead = bound.local_addr().expect("an address").port();
-    let (a, b) = (Backend::start("a"), Backend::start("b"));
-    let files = [("s.yaml", service("s", &[a.port, b.port, dead])), ("r.yaml", route("{attempts: 2}"))];
-    let gateway = Gateway::start(&files.each_ref().map(|(name, text)| (*name, text.as_str())));
-    assert_eq!(ask(&gateway, requests, GET), 0);
-    assert_eq!(a.requests.load(Ordering::Relaxed) + b.requests.load(Ordering::Relaxed), requests);
-    let retries = sum(&gateway, "tidegate_upstream_retries_total{", "");
-    println!("1 of 3 pods dead, {requests} GET: 0 failed, {retries} tried again");
-    assert!(retries > 0, "the dead one was tried");
-    assert!(retries * 100 <= requests * 20, "{retries} of {requests}");
 }
 
 #[test]
@@ -133,15 +124,22 @@ const EJECT: &str = "outlierDetection: {consecutiveErrors: 5, baseEjection: 60s}
 /// Failures are counted at the pod: as many rules as there may be, the pod gets few requests, and comes back by itself.
 #[test]
 fn a_sick_pod_is_left_out_whichever_rule_its_requests_come_from() {
-    for rules in [1, 16] {
+    for rules in [1_usize, 10, 100] {
         let (sick, a, b) = (Backend::sick(), Backend::start("a"), Backend::start("b"));
-        let block = "outlierDetection: {consecutiveErrors: 5, baseEjection: 60s}";
-        let of_rules: Vec<String> = (0..rules).map(|number| rule(&format!("/{number}"), block)).collect();
-        let files = [("s.yaml", service("s", &[a.port, b.port, sick.port])), ("r.yaml", route_of(&of_rules))];
+        // A route has ten rules at most here, each of which leads to the same Service.
+        let routes = rules.div_ceil(10);
+        let of_route = |route: usize| {
+            let of_rules: Vec<String> = (0..rules / routes).map(|number| rule(&format!("/{number}"), EJECT)).collect();
+            let text = route_of(&of_rules).replace("name: r}", &format!("name: r{route}}}"));
+            text.replace("a.test", &format!("a{route}.test"))
+        };
+        let all: Vec<String> = (0..routes).map(of_route).collect();
+        let files = [("s.yaml", service("s", &[a.port, b.port, sick.port])), ("r.yaml", all.join("---\n"))];
         let gateway = Gateway::start(&files.each_ref().map(|(name, text)| (*name, text.as_str())));
-        let failed: usize = (0..rules)
-            .map(|number| ask(&gateway, 1_600 / rules, &format!("GET /{number} HTTP/1.1\r\nHost: a.test\r\n\r\n")))
-            .sum();
+        let failed = ask_by_turn(&gateway, 1_600, |turn| {
+            let (route, number) = (turn % routes, turn / routes % (rules / routes));
+            format!("GET /{number} HTTP/1.1\r\nHost: a{route}.test\r\n\r\n")
+        });
         println!("1 of 3 pods answers 503, {rules} rules, 1600 GET over {CLIENTS} connections: {failed} failed");
         // What is on its way when the fifth failure comes fails, too.
         assert!((5..5 + CLIENTS).contains(&failed), "{failed} with {rules} rules");
@@ -216,27 +214,44 @@ fn requests_stay_in_the_zone_while_somebody_is_there() {
     assert!(sum(&gateway, "tidegate_picks_fail_open_total{", "condition=\"near\"") > 0);
 }
 
-/// Sends one request over each of so many connections at once; gives the statuses, with the time that each took.
-fn at_once(gateway: &Gateway, count: usize) -> Vec<(u16, std::time::Duration)> {
+/// Sends one request over each of so many connections at once; gives the statuses, with the time that each took. Pods are
+/// released once all is as expected, given the number of answers that came without them.
+fn at_once(
+    gateway: &Gateway,
+    count: usize,
+    gate: &Gate,
+    is_as_expected: impl Fn(usize) -> bool,
+) -> Vec<(u16, std::time::Duration)> {
     let clients: Vec<_> = (0..count).map(|_| Client::connect(gateway.http)).collect();
     let barrier = std::sync::Barrier::new(count);
+    let answered = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        let barrier = &barrier;
+        let (barrier, answered) = (&barrier, &answered);
         let send = |mut client: Client| {
             scope.spawn(move || {
                 barrier.wait();
                 let began = std::time::Instant::now();
-                (client.request(GET).expect("an answer").status, began.elapsed())
+                let status = client.request(GET).expect("an answer").status;
+                answered.fetch_add(1, Ordering::Relaxed);
+                (status, began.elapsed())
             })
         };
         let threads: Vec<_> = clients.into_iter().map(send).collect();
+        let deadline = std::time::Instant::now() + support::PATIENCE;
+        while !is_as_expected(answered.load(Ordering::Relaxed)) {
+            if std::time::Instant::now() > deadline {
+                gate.release();
+                panic!("{} were answered, which is not as expected", answered.load(Ordering::Relaxed));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        gate.release();
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     })
 }
 
-fn limited(block: &str) -> (Vec<Backend>, Gateway) {
-    let pods: Vec<Backend> =
-        ["a", "b", "c"].into_iter().map(|name| Backend::slow(name, std::time::Duration::from_millis(400))).collect();
+fn limited(block: &str, gate: &Gate) -> (Vec<Backend>, Gateway) {
+    let pods: Vec<Backend> = ["a", "b", "c"].into_iter().map(|name| Backend::held(name, gate)).collect();
     let ports: Vec<u16> = pods.iter().map(|pod| pod.port).collect();
     let files = [("s.yaml", service("s", &ports)), ("r.yaml", route_of(&[rule("/", block)]))];
     let gateway =
@@ -244,10 +259,16 @@ fn limited(block: &str) -> (Vec<Backend>, Gateway) {
     (pods, gateway)
 }
 
+/// Requests that came to pods so far.
+fn requests_of(pods: &[Backend]) -> usize {
+    pods.iter().map(|pod| pod.requests.load(Ordering::Relaxed)).sum()
+}
+
 #[test]
 fn no_pod_gets_more_requests_than_the_rule_allows() {
-    let (pods, gateway) = limited("connection: {maxRequestsPerEndpoint: 4}");
-    let answers = at_once(&gateway, 100);
+    let gate = Gate::default();
+    let (pods, gateway) = limited("connection: {maxRequestsPerEndpoint: 4}", &gate);
+    let answers = at_once(&gateway, 100, &gate, |answered| answered >= 88 && requests_of(&pods) >= 12);
     let of_status = |status| answers.iter().filter(move |(found, _)| *found == status);
     assert_eq!((of_status(200).count(), of_status(503).count()), (12, 88));
     let slowest = of_status(503).map(|(_, took)| *took).max().expect("88");
@@ -259,21 +280,104 @@ fn no_pod_gets_more_requests_than_the_rule_allows() {
 
 #[test]
 fn requests_wait_for_a_pod_with_room_and_all_are_served() {
-    let block = "connection: {maxRequestsPerEndpoint: 10, maxPendingRequests: 70, pendingTimeout: 10s}";
-    let (pods, gateway) = limited(block);
-    let answers = at_once(&gateway, 100);
+    let block = "connection: {maxRequestsPerEndpoint: 4, maxPendingRequests: 88, pendingTimeout: 60s}";
+    let gate = Gate::default();
+    let (pods, gateway) = limited(block, &gate);
+    let waiting = || sum(&gateway, "tidegate_pending_requests", "");
+    let answers = at_once(&gateway, 100, &gate, |_| waiting() >= 88 && requests_of(&pods) >= 12);
     assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
     let peaks: Vec<usize> = pods.iter().map(|pod| pod.peak.load(Ordering::Relaxed)).collect();
-    assert_eq!(peaks, [10, 10, 10]);
+    assert_eq!(peaks, [4, 4, 4]);
     assert_eq!(sum(&gateway, "tidegate_pending_requests", ""), 0);
 
     // One that has waited for as long as it may is answered.
     let block = "connection: {maxRequestsPerEndpoint: 1, maxPendingRequests: 1, pendingTimeout: 100ms}";
-    let (_pods, gateway) = limited(block);
-    let answers = at_once(&gateway, 6);
+    let gate = Gate::default();
+    let (pods, gateway) = limited(block, &gate);
+    let answers = at_once(&gateway, 6, &gate, |answered| answered >= 3 && requests_of(&pods) >= 3);
     let refused = answers.iter().filter(|(status, _)| *status == 503).count();
     assert_eq!(refused, 3, "{answers:?}");
     assert_eq!(sum(&gateway, "tidegate_own_answers_total{", "reason=\"pending_timeout\""), 1);
+}
+
+/// Waits until so many requests wait for a pod with room.
+fn wait_for_pending(gateway: &Gateway, count: usize) {
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    loop {
+        match sum(gateway, "tidegate_pending_requests", "") {
+            found if found == count => return,
+            found => assert!(std::time::Instant::now() < deadline, "{found} wait, expected {count}"),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// Clients that give up waiting leave their places to those behind them, and no pod hears of them.
+#[test]
+fn who_gives_up_waiting_keeps_nobody_waiting() {
+    let block = "connection: {maxRequestsPerEndpoint: 4, maxPendingRequests: 88, pendingTimeout: 60s}";
+    let gate = Gate::default();
+    let (pods, gateway) = limited(block, &gate);
+    let mut clients: Vec<Client> = (0..100).map(|_| Client::connect(gateway.http)).collect();
+    let deadline = std::time::Instant::now() + support::PATIENCE;
+    clients[..12].iter_mut().for_each(|client| client.send(GET).expect("the gateway reads"));
+    while requests_of(&pods) < 12 {
+        assert!(std::time::Instant::now() < deadline, "{} of 12 are there", requests_of(&pods));
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    clients[12..].iter_mut().for_each(|client| client.send(GET).expect("the gateway reads"));
+    wait_for_pending(&gateway, 88);
+    drop(clients.split_off(50));
+    wait_for_pending(&gateway, 38);
+    gate.release();
+    assert!(clients.iter_mut().all(|client| client.answer().is_ok_and(|answer| answer.status == 200)));
+    assert_eq!(requests_of(&pods), 50);
+}
+
+/// On one worker, who came first is served first.
+#[test]
+fn requests_are_served_in_the_order_in_which_they_came() {
+    use std::io::{BufRead, BufReader, Write};
+
+    let gate = Gate::default();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let (tell, served) = std::sync::mpsc::channel();
+    let held = gate.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (tell, held) = (tell.clone(), held.clone());
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(stream.try_clone().expect("a handle")).lines();
+                let mut stream = stream;
+                while let Some(Ok(line)) = lines.next() {
+                    if let Some(path) = line.strip_prefix("GET /") {
+                        tell.send(path.split(' ').next().expect("a path").to_owned()).expect("the test listens");
+                        held.wait();
+                    }
+                    if line.is_empty() && stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let block = "connection: {maxRequestsPerEndpoint: 1, maxPendingRequests: 20, pendingTimeout: 60s}";
+    let files = [("s.yaml", service("s", &[port])), ("r.yaml", route_of(&[rule("/", block)]))];
+    let files = files.each_ref().map(|(name, text)| (*name, text.as_str()));
+    let gateway = Gateway::start_with(&files, &["--workers", "1"]);
+    let mut clients: Vec<Client> = (0..12).map(|_| Client::connect(gateway.http)).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(&format!("GET /{number} HTTP/1.1\r\nHost: a.test\r\n\r\n")).expect("the gateway reads");
+        if number == 0 {
+            assert_eq!(served.recv_timeout(support::PATIENCE).as_deref(), Ok("0"));
+        }
+        wait_for_pending(&gateway, number);
+    }
+    gate.release();
+    assert!(clients.iter_mut().all(|client| client.answer().is_ok_and(|answer| answer.status == 200)));
+    let order: Vec<String> = served.iter().take(11).collect();
+    assert_eq!(order, (1..12).map(|number| number.to_string()).collect::<Vec<_>>());
 }
 
 #[test]
@@ -418,7 +522,7 @@ fn a_websocket_has_one_of_the_connections() {
     assert_eq!(socket.request(handshake).expect("an answer").status, 101);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| Client::connect(gateway.http).request(GET).expect("an answer").status);
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + support::PATIENCE;
         while sum(&gateway, "tidegate_pending_requests", "") == 0 && std::time::Instant::now() < deadline {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
@@ -428,7 +532,7 @@ fn a_websocket_has_one_of_the_connections() {
         assert_eq!(waiting.join().expect("no panic"), 200);
     });
     gateway.terminate();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + support::PATIENCE;
     let line = loop {
         let text = std::fs::read_to_string(&log).expect("UTF-8");
         let line = text.lines().find(|line| line.contains("\"path\":\"/\"") && line.contains("\"status\":200"));
@@ -464,20 +568,4 @@ fn a_session_waits_for_its_pod() {
     // It was waited for: a thread of one pod served all of them, one behind the other.
     let served = pods.each_ref().map(|pod| pod.requests.load(Ordering::Relaxed));
     assert!(served == [9, 0] || served == [0, 9], "{served:?}");
-}
-
-/// An endpoint that one rule passes over and another one uses is in service, and the page says for whom it is not.
-#[test]
-fn the_page_of_endpoints_says_which_rules_pass_one_over() {
-    let (sick, well) = (Backend::sick(), Backend::start("a"));
-    let rules = [rule("/ejects", EJECT), rule("/", "priority: 0")];
-    let files = [("s.yaml", service("s", &[sick.port, well.port])), ("r.yaml", route_of(&rules))];
-    let gateway = Gateway::start(&files.each_ref().map(|(name, text)| (*name, text.as_str())));
-    ask(&gateway, 600, "GET /ejects HTTP/1.1\r\nHost: a.test\r\n\r\n");
-    let tables: serde_json::Value = serde_json::from_str(&gateway.admin("/debug/endpoints").body).expect("JSON");
-    let rows = tables[0]["endpoints"].as_array().expect("rows");
-    let row = rows.iter().find(|row| row["address"] == format!("127.0.0.1:{}", sick.port)).expect("the sick one");
-    assert_eq!(row["passedOver"][0]["condition"], "ejected", "{row}");
-    assert_eq!(row["passedOver"][0]["rules"], serde_json::json!(["default/r 0"]), "{row}");
-    assert_eq!(row["inService"], true, "{row}");
 }

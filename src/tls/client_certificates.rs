@@ -10,7 +10,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use crate::model::tls::{ClientValidation, Validation, forwarded_value};
+use crate::model::tls::{ClientValidation, Validation};
 
 /// Validates the clients of one server name.
 ///
@@ -39,15 +39,15 @@ impl ClientVerifier {
         &self.asked
     }
 
-    /// What pods are told of a client that has shown this chain in its handshake; `None`: nothing, since it has shown none
-    /// or one that is not valid.
+    /// The certificate of a client that has shown this chain in its handshake; `None`: it has shown none, or one that is
+    /// not valid.
     #[must_use]
-    pub fn forwarded(&self, chain: Option<&[CertificateDer<'static>]>) -> Option<String> {
+    pub fn shown<'a>(&self, chain: Option<&'a [CertificateDer<'static>]>) -> Option<&'a CertificateDer<'static>> {
         let (own, others) = chain?.split_first()?;
         if !self.asked.is_required {
             self.by_authorities.as_ref()?.verify_client_cert(own, others, UnixTime::now()).ok()?;
         }
-        forwarded_value(own)
+        Some(own)
     }
 }
 

@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::alpn::{ALPN_HTTP1, ALPN_HTTP2};
+use super::system::system_roots;
 use crate::model::backend::Backend;
 use crate::model::tls::{EndpointTls, SubjectName, Trust};
 
@@ -102,7 +103,7 @@ impl ClientTlsFactory {
 
     fn verifier(&self, asked: &Arc<EndpointTls>) -> Arc<dyn ServerCertVerifier> {
         let roots = match &asked.trust {
-            Trust::System => Arc::clone(self.system.get_or_init(system_roots)),
+            Trust::System => Arc::clone(self.system.get_or_init(|| Arc::new(system_roots(true)))),
             Trust::Only(authorities) => Arc::clone(authorities.roots()),
         };
         let whole = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&self.provider)).build();
@@ -112,22 +113,6 @@ impl ClientTlsFactory {
         }
         Arc::new(NamesVerifier { asked: Arc::clone(asked), roots, whole, provider: Arc::clone(&self.provider) })
     }
-}
-
-/// The authorities that the system trusts; none where it has no list of them.
-fn system_roots() -> Arc<RootCertStore> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        let error = found.errors.first().map(ToString::to_string);
-        tracing::error!(
-            error,
-            "the system has no list of certificate authorities, so that pods whose BackendTLSPolicy says \
-             wellKnownCACertificates: System are not trusted; expected one in /etc/ssl/certs or SSL_CERT_FILE"
-        );
-    }
-    Arc::new(roots)
 }
 
 impl ClientTls {

@@ -1,0 +1,223 @@
+//! What concerns one pod, for a sidecar: the Services that its application calls, their slices, and the routes and grants of
+//! their namespaces and its own. Nothing cluster-wide, and never a Secret.
+//!
+//! There are thousands of sidecars where there are a few gateways, and what an API server pays for them is watches: so each
+//! kind has one in each namespace, narrowed by a selector as far as selectors go; watches last five minutes, not half of
+//! one; and when the API server has too much to do, those who ask again spread. Routes may lead to further Services of
+//! these namespaces, which are read as soon as one does.
+//!
+//! What may not be read harms the Services that it concerns and no others ([`access`](super::access)). Only the routes of
+//! the pod's own namespace are waited for: a pod of a new version that would serve without them must not take the place of
+//! one that serves with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::access::Access;
+use super::follow::{Timing, Watch};
+use super::selection::Wanted;
+use super::{Ended, Parts, WAITING, open_cache};
+use crate::api::gateway_route::{GROUP, ParentRef};
+use crate::compile::inputs::Inputs;
+use crate::compile::named::services_named;
+use crate::kinds::service::Service;
+use crate::kinds::{Kind as _, KindId};
+use crate::model::ids::ObjectName;
+use crate::source::update::Update;
+use crate::telemetry::metrics::Metrics;
+
+/// The ClusterRole that has the rights of a sidecar; operators are told of it where one is missing.
+const ROLE: &str = "tidegate-sidecar";
+
+/// How long a state waits for Services that no route named before, so that it is not served without them for a moment.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The same for the first state: nobody is served before it.
+const FIRST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What to read.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The namespace of the pod.
+    pub namespace: Arc<str>,
+    /// The Services that its application calls.
+    pub called: BTreeSet<ObjectName>,
+    /// The Service of the pod itself.
+    pub own_service: Option<Arc<str>>,
+    /// A folder in which the objects are kept for a restart while the API server does not answer.
+    pub cache: Option<PathBuf>,
+    /// How long things take.
+    pub timing: Timing,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let timing = Timing {
+            // Five minutes, give or take a fifth: ten thousand sidecars begin 130 watches in a second then.
+            watch_seconds: 240..=360,
+            relist: Duration::from_secs(3600),
+            // Where Gateway API is not installed, ten thousand sidecars would ask for its grants 450 times in a second.
+            not_served_pause: Duration::from_secs(300),
+            spread: Duration::from_secs(30),
+            // Definitions are no objects of a namespace, so that no RoleBinding gives the right to read them.
+            asks_for_definition: false,
+            ..Timing::default()
+        };
+        Self { namespace: "default".into(), called: BTreeSet::new(), own_service: None, cache: None, timing }
+    }
+}
+
+/// Lists everything, and then follows the changes for as long as the runtime and the receiver live.
+///
+/// # Errors
+/// A task has ended, which happens only with its runtime. An API server that does not answer is asked again until it does.
+pub async fn start(
+    client: &Client,
+    options: &Options,
+    base: Inputs,
+    metrics: &Arc<Metrics>,
+) -> Result<watch::Receiver<Update>, Ended> {
+    let class = Arc::clone(&base.gateway_class_name);
+    let named = Named::new(options, class);
+    let watches = named.watches();
+    let access = Access {
+        watches: watches
+            .iter()
+            .map(|watch| (watch.kind, watch.namespace.as_deref().unwrap_or_default().into()))
+            .collect(),
+        called: options.called.clone(),
+        role: ROLE.into(),
+    };
+    let cache = options.cache.as_deref().and_then(open_cache);
+    let (changes, received) = mpsc::channel(WAITING);
+    let parts = Parts { client, timing: &options.timing, cache, sightings: None, metrics, changes };
+    let index = parts.follow(watches, base).with_access(access);
+    let states = index.run(received, Arc::clone(metrics)).await.ok_or(Ended)?;
+    Ok(follow(states, named).await)
+}
+
+/// Hands states on, after the Services that their routes lead to were read.
+async fn follow(mut states: watch::Receiver<Update>, named: Named) -> watch::Receiver<Update> {
+    let state = states.borrow_and_update().clone();
+    if named.want(&state.inputs) {
+        named.read_by(Instant::now() + FIRST_PATIENCE).await;
+    }
+    let (sender, updates) = watch::channel(states.borrow_and_update().clone());
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                changed = states.changed() => if changed.is_err() { return },
+                () = sender.closed() => return,
+            }
+            let state = states.borrow_and_update().clone();
+            if named.want(&state.inputs) {
+                named.read_by(Instant::now() + PATIENCE).await;
+            }
+            let newest = states.borrow_and_update().clone();
+            if sender.send(newest).is_err() {
+                return;
+            }
+        }
+    });
+    updates
+}
+
+/// The Services that are read: those that are called, and those that routes of the pod lead to.
+struct Named {
+    own: Arc<str>,
+    /// Only routes of this class count.
+    class: Arc<str>,
+    called: BTreeSet<ObjectName>,
+    own_service: Option<ObjectName>,
+    /// By namespace.
+    wanted: BTreeMap<Arc<str>, watch::Sender<Wanted>>,
+}
+
+impl Named {
+    fn new(options: &Options, class: Arc<str>) -> Self {
+        let Options { namespace, called, own_service, .. } = options;
+        let own_service = own_service.as_deref().map(|name| ObjectName::new(&**namespace, name));
+        let of_called = called.iter().map(|service| &service.namespace);
+        let namespaces: BTreeSet<&Arc<str>> = of_called.chain([namespace]).collect();
+        let none = |namespace: &Arc<str>| (Arc::clone(namespace), watch::Sender::new(Wanted::new(BTreeSet::new())));
+        let wanted = namespaces.into_iter().map(none).collect();
+        let named = Self { own: Arc::clone(namespace), class, called: called.clone(), own_service, wanted };
+        named.replace(named.called.iter().chain(&named.own_service).cloned().collect());
+        named
+    }
+
+    /// One watch for each kind in each namespace.
+    fn watches(&self) -> Vec<Watch> {
+        let mut watches = Vec::new();
+        for (namespace, wanted) in &self.wanted {
+            let within = |kind| Watch { is_needed: false, ..Watch::new(kind, Some(namespace.to_string()), None) };
+            let of_services = |kind| Watch { services: Some(wanted.subscribe()), ..within(kind) };
+            let is_own = *namespace == self.own;
+            watches.push(Watch { is_needed: is_own, ..within(KindId::GatewayRoute) });
+            watches.push(within(KindId::ReferenceGrant));
+            watches.push(of_services(KindId::Service));
+            watches.push(of_services(KindId::EndpointSlice));
+        }
+        watches
+    }
+
+    /// Wants what a state names; whether that is something else than before.
+    fn want(&self, inputs: &Inputs) -> bool {
+        let mut services: BTreeSet<ObjectName> = self.called.iter().chain(&self.own_service).cloned().collect();
+        for (name, route) in inputs.objects.routes.iter() {
+            let spec = &route.object.spec;
+            if *spec.gateway_class_name == *self.class
+                && spec.parent_refs.iter().any(|parent| self.is_ours(&name.namespace, parent))
+            {
+                services.extend(services_named(&name.namespace, spec));
+            }
+        }
+        self.replace(services)
+    }
+
+    /// Whether a parent may bind a route to a listener of this sidecar, or leads to a route that does.
+    fn is_ours(&self, namespace: &str, parent: &ParentRef) -> bool {
+        let at = parent.namespace.as_deref().unwrap_or(namespace);
+        match (&*parent.group, &*parent.kind) {
+            ("", Service::NAME) => {
+                self.called.iter().any(|called| *called.name == *parent.name && *called.namespace == *at)
+            }
+            (GROUP, "Listener") => *namespace == *self.own && parent.name.starts_with("in-"),
+            (GROUP, _) => true,
+            _ => false,
+        }
+    }
+
+    /// Wants these; whether they are others than before. Of namespaces that are not watched, none can be read.
+    fn replace(&self, services: BTreeSet<ObjectName>) -> bool {
+        let mut is_changed = false;
+        for (namespace, wanted) in &self.wanted {
+            let names = services.iter().filter(|service| service.namespace == *namespace);
+            let names: BTreeSet<Arc<str>> = names.map(|service| Arc::clone(&service.name)).collect();
+            is_changed |= wanted.send_if_modified(|wanted| wanted.replace(names));
+        }
+        is_changed
+    }
+
+    /// Waits until all that is wanted was listed, or until a moment.
+    async fn read_by(&self, until: Instant) {
+        for wanted in self.wanted.values() {
+            let (number, mut listed) = {
+                let wanted = wanted.borrow();
+                (wanted.number, wanted.subscribe())
+            };
+            let is_read = |listed: &BTreeMap<KindId, u64>| {
+                [KindId::Service, KindId::EndpointSlice].iter().all(|kind| listed.get(kind) == Some(&number))
+            };
+            if tokio::time::timeout_at(until, listed.wait_for(is_read)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
