@@ -227,7 +227,96 @@ async fn what_changes_is_followed() {
         update.inputs.objects.routes.values().all(|route| route.object.spec.hostnames == ["other.test"])
     })
     .await;
-    assert_eq!(bed.server.asked(ROUTES), [Asked::Stream, Asked::Watch], "one list, one watch");
+    assert_eq!(bed.server.asked(ROUTES), [Asked::Stream], "the list goes on as the watch");
+}
+
+/// What thousands of clients cost an API server when they begin is requests.
+#[tokio::test]
+async fn each_kind_takes_one_request_to_begin() {
+    let mut bed = Bed::new(quick()).await;
+    for (plural, object) in [(ROUTES, route("b")), (SERVICES, service("other")), (SLICES, slice("other", &[], 80))] {
+        bed.server.put(plural, object);
+    }
+    bed.until("what came later", |update| {
+        let objects = &update.inputs.objects;
+        [objects.routes.len(), objects.services.len(), objects.slices.len()] == [2; 3]
+    })
+    .await;
+    for plural in [ROUTES, SERVICES, SLICES, GRANTS, POLICIES, "namespaces"] {
+        assert_eq!(bed.server.asked(plural), [Asked::Stream], "{plural}");
+    }
+}
+
+#[tokio::test]
+async fn what_changes_during_a_list_comes_behind_it_in_the_same_stream() {
+    let server = ApiServer::start();
+    server.fault(ROUTES, On::Stream, 1, Fault::PutMeanwhile(ROUTES, Box::new(route("b"))));
+    let mut bed = Bed::on(server, quick()).await;
+    bed.until_routes(&["a", "b"]).await;
+    assert_eq!(bed.server.asked(ROUTES), [Asked::Stream]);
+    assert_eq!(bed.all_restarts("GatewayRoute"), 0.0);
+}
+
+/// Nothing has come since the list: the watch that takes its place goes on from there, and there is no second list.
+#[tokio::test]
+async fn a_stream_that_breaks_off_behind_its_list_is_gone_on_with() {
+    let ends: [fn(&ApiServer); 2] =
+        [|server| server.fault(ROUTES, On::Stream, 1, Fault::EndAtMark), |server| server.interrupt(ROUTES, None)];
+    for (number, end) in ends.into_iter().enumerate() {
+        let server = ApiServer::start();
+        let is_before = number == 0;
+        if is_before {
+            end(&server);
+        }
+        let mut bed = Bed::on(server, quick()).await;
+        if !is_before {
+            end(&bed.server);
+        }
+        bed.until_metric("it is noticed", |bed| bed.restarts("GatewayRoute", Restart::Broken) == 1.0).await;
+        bed.server.put(ROUTES, route("b"));
+        bed.until_routes(&["a", "b"]).await;
+        assert_eq!(bed.server.asked(ROUTES), [Asked::Stream, Asked::Watch]);
+        assert_eq!(bed.all_restarts("GatewayRoute"), 1.0);
+    }
+}
+
+/// A failure behind the list is one of a watch: it says nothing against lists as streams.
+#[tokio::test]
+async fn a_failure_behind_a_list_is_one_of_a_watch() {
+    for (code, cause, asked) in [
+        (410, Restart::Expired, [Asked::Stream, Asked::Stream]),
+        (500, Restart::Refused, [Asked::Stream, Asked::Watch]),
+    ] {
+        let mut bed = Bed::new(quick()).await;
+        let log = Logged::new();
+        bed.server.interrupt(ROUTES, Some(code));
+        bed.until_metric("it is noticed", |bed| bed.restarts("GatewayRoute", cause) == 1.0).await;
+        bed.server.put(ROUTES, route("b"));
+        bed.until_routes(&["a", "b"]).await;
+        assert_eq!(bed.server.asked(ROUTES), asked, "{code}");
+        let said = log.lines(&["GatewayRoute: the watch failed: watch: "]).len();
+        assert_eq!(said, usize::from(cause == Restart::Refused), "{:?}", log.lines(&[]));
+    }
+}
+
+/// A list may take longer than a watch lasts, and its stream is followed for the time of a watch all the same, and left then.
+#[tokio::test]
+async fn a_list_that_takes_longer_than_a_watch_is_not_cut() {
+    let server = ApiServer::start();
+    server.put_all(ROUTES, (0..50).map(|number| route(&format!("r{number}"))));
+    server.fault(ROUTES, On::Stream, 1, Fault::Slow(Duration::from_millis(60)));
+    let mut bed = Bed::on(server, Timing { watch_seconds: 2..=2, ..quick() }).await;
+    let listed = Instant::now();
+    assert_eq!((bed.routes().len(), bed.server.asked(ROUTES)), (51, vec![Asked::Stream]));
+    bed.server.put(ROUTES, route("b"));
+    bed.until("the new one", |update| update.inputs.objects.routes.len() == 52).await;
+    bed.until_metric("a watch", |bed| bed.server.asked(ROUTES).len() > 1).await;
+    let followed = listed.elapsed();
+    assert!((Duration::from_millis(1_500)..Duration::from_secs(10)).contains(&followed), "{followed:?}");
+    bed.server.put(ROUTES, route("c"));
+    bed.until("another one", |update| update.inputs.objects.routes.len() == 53).await;
+    assert_eq!(bed.server.asked(ROUTES)[..2], [Asked::Stream, Asked::Watch]);
+    assert_eq!(bed.all_restarts("GatewayRoute"), 0.0);
 }
 
 /// What is no change for a compilation is none: a status, an annotation, the same object again.

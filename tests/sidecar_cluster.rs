@@ -382,7 +382,9 @@ fn a_sidecar_takes_few_threads_and_little_memory() {
     };
     until("at most 6 threads", || threads() <= 6);
     until("at most 10 MiB", || anonymous_kib() <= 10 << 10);
-    assert!(sidecar.admin("/metrics").body.contains("tidegate_config_objects{kind=\"endpoint\"} 500\n"));
+    until("all endpoints", || {
+        sidecar.admin("/metrics").body.contains("tidegate_config_objects{kind=\"endpoint\"} 500\n")
+    });
 }
 
 /// Whether every watch of two namespaces has its file.

@@ -5,6 +5,7 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -23,6 +24,7 @@ pub fn run(port: u16, namespace: &str) {
         ("objects are written, listed and deleted", writes),
         ("a watch goes on from a list and tells what happens, in order", watch_goes_on),
         ("a list as a stream ends with a mark, and a watch goes on from there", streaming_list),
+        ("a list as a stream goes on as a watch behind its mark", streaming_list_goes_on),
         ("pages hold every object once, at one version", pages),
         ("a watch from the first version tells everything since, or that it is too old", expired),
         ("a watch from a version that is not reached yet tells nothing old", future),
@@ -108,6 +110,16 @@ impl Bed {
     }
 }
 
+/// Asks for a list as a stream.
+const INITIAL: &str =
+    "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&resourceVersion=";
+
+/// Where the mark at the end of a list is.
+fn end_of_list(events: &[Value]) -> usize {
+    let is_mark = |event: &Value| event["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"] == "true";
+    events.iter().position(is_mark).unwrap_or_else(|| panic!("no mark in {events:?}"))
+}
+
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
@@ -160,19 +172,37 @@ fn watch_goes_on(bed: &Bed) {
 fn streaming_list(bed: &Bed) {
     bed.create("a");
     bed.create("b");
-    let initial = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&resourceVersion=";
-    let (status, events) = bed.watch(initial, 1);
+    let (status, events) = bed.watch(INITIAL, 1);
     assert_eq!(status, 200);
-    let end = events
-        .iter()
-        .position(|event| event["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"] == "true")
-        .unwrap_or_else(|| panic!("no mark in {events:?}"));
+    let end = end_of_list(&events);
     assert_eq!(events[end]["type"], "BOOKMARK");
     assert_eq!(told(&events[..end]), pairs(&[("ADDED", "a"), ("ADDED", "b")]));
     bed.create("c");
     let from = version(&events[end]["object"]);
     let (_, events) = bed.watch(&format!("resourceVersion={from}"), 1);
     assert_eq!(told(&events), pairs(&[("ADDED", "c")]));
+}
+
+fn streaming_list_goes_on(bed: &Bed) {
+    bed.create("a");
+    let (events, created) = std::thread::scope(|scope| {
+        let watching = scope.spawn(|| bed.watch(INITIAL, 2).1);
+        let mut created = Vec::new();
+        while !watching.is_finished() {
+            created.push(format!("n{:03}", created.len()));
+            bed.create(&created[created.len() - 1]);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (watching.join().unwrap(), created)
+    });
+    let end = end_of_list(&events);
+    let names = |events: &[Value]| told(events).into_iter().map(|(_, name)| name).collect::<Vec<_>>();
+    let (listed, followed) = (names(&events[..end]), names(&events[end..]));
+    assert!(listed.iter().any(|name| name == "a") && !followed.is_empty(), "{events:?}");
+    let expected: Vec<String> = created.into_iter().filter(|name| !listed.contains(name)).collect();
+    assert_eq!(followed, expected[..followed.len()], "each once, in order");
+    let versions: Vec<u64> = events[end..].iter().map(|event| version(&event["object"])).collect();
+    assert!(versions.is_sorted(), "{versions:?}");
 }
 
 fn pages(bed: &Bed) {

@@ -51,6 +51,10 @@ pub enum Fault {
     ErrorEvent(u16),
     /// Every object of a list takes so long.
     Slow(Duration),
+    /// This is put while a list is sent, under its plural: a stream tells it at once behind its mark.
+    PutMeanwhile(&'static str, Box<Value>),
+    /// A list as a stream ends at its mark, without a word.
+    EndAtMark,
 }
 
 /// Which requests a fault is for.
@@ -574,7 +578,15 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     match fault {
         Some(Fault::Answer(code, retry_after)) => return Ok(failure(code, retry_after)),
         Some(Fault::Hang) => std::future::pending().await,
-        Some(Fault::Stall | Fault::Cut | Fault::ErrorEvent(_) | Fault::Slow(_)) | None => {}
+        Some(
+            Fault::Stall
+            | Fault::Cut
+            | Fault::ErrorEvent(_)
+            | Fault::Slow(_)
+            | Fault::PutMeanwhile(..)
+            | Fault::EndAtMark,
+        )
+        | None => {}
     }
     let (sender, receiver) = mpsc::channel(1);
     match asked {
@@ -664,7 +676,15 @@ impl Watch {
                 let _ = self.say("ERROR", &status(code, None)).await;
                 return;
             }
-            Some(Fault::Cut | Fault::Slow(_) | Fault::Answer(..) | Fault::Hang) | None => {}
+            Some(
+                Fault::Cut
+                | Fault::Slow(_)
+                | Fault::Answer(..)
+                | Fault::Hang
+                | Fault::PutMeanwhile(..)
+                | Fault::EndAtMark,
+            )
+            | None => {}
         }
         let (mut cursor, interruptions, initial) = {
             let mut state = self.shared.lock();
@@ -695,11 +715,18 @@ impl Watch {
             if let Some(Fault::Slow(pause)) = fault {
                 tokio::time::sleep(pause).await;
             }
-            if !self.say("ADDED", object).await {
+            // A real server ends a list, too, when its time is over.
+            if Instant::now() > deadline || !self.say("ADDED", object).await {
                 return;
             }
         }
+        if let Some(Fault::PutMeanwhile(plural, object)) = &fault {
+            self.shared.change(|state| state.put(plural, Value::clone(object)));
+        }
         if asked == Asked::Stream && !self.bookmark(cursor, true).await {
+            return;
+        }
+        if matches!(fault, Some(Fault::EndAtMark)) {
             return;
         }
         let mut is_marked = false;

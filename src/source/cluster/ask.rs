@@ -1,4 +1,4 @@
-//! The two requests that a watch consists of: a list, in pages or as a stream, and the watch of what follows it.
+//! What is asked about a kind: a list, in pages or as a stream that goes on as a watch, and a watch from a version.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Resour
 use kube::core::Request;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::failure::{Failure, Verb};
 use super::selection::Selectors;
@@ -23,8 +24,8 @@ const PAGE: u32 = 500;
 /// How many times longer than the beginning of an answer a whole page may take.
 const WHOLE_PAGE: u32 = 4;
 
-/// How long a list as a stream may take as a whole; the API server ends it then. Silence ends it sooner.
-const WHOLE_STREAM_SECONDS: u32 = 300;
+/// How long the list may take with which a stream begins. Silence ends it sooner.
+const WHOLE_LIST_SECONDS: u32 = 300;
 
 /// Where the objects of one kind are, in all namespaces or in one.
 pub(super) struct Ask {
@@ -125,10 +126,13 @@ impl Ask {
         }
     }
 
-    /// A list as a stream: every object as an event, and at their end a bookmark that says so.
-    pub(super) async fn list_stream(&self) -> Result<Events, Failure> {
-        let params =
-            WatchParams { send_initial_events: true, timeout: Some(WHOLE_STREAM_SECONDS), ..WatchParams::default() };
+    /// A list as a stream: every object as an event, at their end a bookmark that says so, and then what happens, for so many
+    /// seconds at least.
+    pub(super) async fn list_stream(&self, seconds: u32) -> Result<Events, Failure> {
+        // How long the list takes is known when it is whole, and the API server has to be told before. So it is told the
+        // longest time, and whoever follows the stream leaves it.
+        let timeout = Some(WHOLE_LIST_SECONDS + seconds);
+        let params = WatchParams { send_initial_events: true, timeout, ..WatchParams::default() };
         // Without a version it is a list of what is there now, however old the API server's own copy is.
         self.events(Verb::List, params, "").await
     }
@@ -157,8 +161,9 @@ impl Ask {
         params.label_selector.clone_from(&self.selectors.labels);
         let request = self.request.watch(&params, version).map_err(|error| broken(verb, error))?;
         let request = self.counted(request);
+        let began = Instant::now();
         match tokio::time::timeout(self.silence, self.client.request_events::<Value>(request)).await {
-            Ok(Ok(events)) => Ok(Events { verb, stream: events.boxed(), cells: Arc::clone(&self.cells) }),
+            Ok(Ok(events)) => Ok(Events { verb, stream: events.boxed(), cells: Arc::clone(&self.cells), began }),
             Ok(Err(error)) => Err(Failure::of(verb, &error)),
             Err(_) => Err(Failure::new(Restart::Silent, verb, format!("no answer within {:?}", self.silence))),
         }
@@ -176,9 +181,16 @@ pub(super) struct Events {
     verb: Verb,
     stream: BoxStream<'static, kube::Result<WatchEvent<Value>>>,
     cells: Arc<WatchCells>,
+    /// When the request was sent.
+    pub(super) began: Instant,
 }
 
 impl Events {
+    /// The list that it began with is whole: what comes now is a watch, which begins here.
+    pub(super) fn into_watch(self) -> Self {
+        Self { verb: Verb::Watch, began: Instant::now(), ..self }
+    }
+
     /// The next event; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<WatchEvent<Value>>, Failure> {
         match self.stream.next().await {

@@ -1,4 +1,7 @@
-//! One kind, followed for as long as the process lives: a list, then one short watch after the other.
+//! One kind, followed for as long as the process lives: a list, and one short watch after the other.
+//!
+//! A list comes as a stream, which goes on as the first watch, so that a kind takes one request to begin. Where the API
+//! server does not stream lists they come in pages, and the first watch is a request of its own.
 //!
 //! Whatever the API server does, the index keeps what it has until a list is whole. A watch lasts half a minute, so that
 //! a connection that has died without a word is noticed soon; one that says nothing at all is given up and asked for
@@ -14,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::ask::Ask;
+use super::ask::{Ask, Events};
 use super::cache::Journal;
 use super::failure::{Failure, Verb};
 use super::index::{Change, Event};
@@ -52,7 +55,7 @@ const DEFINITION_HOLDS: Duration = Duration::from_millis(50);
 /// How long things take. Only tests need others than the default.
 #[derive(Clone, Debug)]
 pub struct Timing {
-    /// Seconds of one watch. Not all watches end at the same moment.
+    /// Seconds of one watch, and of what is followed of a stream behind its list. Not all watches end at the same moment.
     pub watch_seconds: RangeInclusive<u32>,
     /// After how long there is a new list, give or take a fifth.
     pub relist: Duration,
@@ -126,6 +129,15 @@ impl From<Failure> for Stop {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
+}
+
+/// Who ends a watch when its time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndedBy {
+    /// The API server, or it has died.
+    Server,
+    /// We leave it: it began with a list, whose time the API server adds.
+    Us,
 }
 
 /// Tells the index what happens, under the number of the watch; and whoever writes status, if it is about routes.
@@ -292,9 +304,16 @@ impl Follower {
             self.list_ends().await?;
             return std::future::pending().await;
         }
+        let seconds = fastrand::u32(self.timing.watch_seconds.clone());
         match self.position.clone() {
-            None => self.list().await,
-            Some(version) => self.watch(version).await,
+            Some(version) => {
+                let events = self.ask().watch(&version, seconds).await?;
+                self.follow(events, seconds, EndedBy::Server).await
+            }
+            None => match self.list(seconds).await? {
+                Some(events) => self.follow(events, seconds, EndedBy::Us).await,
+                None => Ok(()),
+            },
         }
     }
 
@@ -306,11 +325,11 @@ impl Follower {
         Ok(())
     }
 
-    /// Reads the whole state.
-    async fn list(&mut self) -> Result<(), Stop> {
+    /// Reads the whole state; what happens after it for so many seconds, if the list is a stream.
+    async fn list(&mut self, seconds: u32) -> Result<Option<Events>, Stop> {
         let ask = self.ask();
-        let version = if self.streams {
-            match self.list_stream(&ask).await {
+        let (version, events) = if self.streams {
+            match self.list_stream(&ask, seconds).await {
                 // An API server that does not stream lists refuses them, in ways that differ by its version and storage.
                 Err(Stop::Failed(Failure { cause: Restart::Refused, says, .. })) => {
                     let version = self.list_pages(&ask).await?;
@@ -319,12 +338,12 @@ impl Follower {
                         self.watch
                     );
                     self.streams = false;
-                    version
+                    (version, None)
                 }
-                done => done?,
+                done => done.map(|(version, events)| (version, Some(events)))?,
             }
         } else {
-            self.list_pages(&ask).await?
+            (self.list_pages(&ask).await?, None)
         };
         // Asked anew: what this list lacks may have gone a moment ago, and what comes after it may go in a moment.
         self.definition_seen = None;
@@ -335,7 +354,7 @@ impl Follower {
         self.relist_at = Instant::now() + self.timing.relist.mul_f64(0.8 + 0.4 * fastrand::f64());
         self.cells.set_available(true);
         self.heard();
-        Ok(())
+        Ok(events.map(Events::into_watch))
     }
 
     fn ask(&self) -> Ask {
@@ -349,16 +368,16 @@ impl Follower {
         Ask::new(asked, *kind, self.version, within, self.timing.silence)
     }
 
-    async fn list_stream(&mut self, ask: &Ask) -> Result<String, Stop> {
+    async fn list_stream(&mut self, ask: &Ask, seconds: u32) -> Result<(String, Events), Stop> {
         let silence = self.timing.silence;
-        let mut events = ask.list_stream().await?;
+        let mut events = ask.list_stream(seconds).await?;
         self.index.list_begins().await?;
         loop {
             let silent = |_| Failure::new(Restart::Silent, Verb::List, format!("nothing for {silence:?}"));
             match timeout(silence, events.next()).await.map_err(silent)?? {
                 Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => self.listed(object).await?,
                 Some(WatchEvent::Bookmark(mark)) if mark.metadata.annotations.contains_key(INITIAL_END) => {
-                    return Ok(mark.metadata.resource_version);
+                    return Ok((mark.metadata.resource_version, events));
                 }
                 Some(WatchEvent::Bookmark(_) | WatchEvent::Deleted(_) | WatchEvent::Error(_)) => {}
                 None => {
@@ -391,31 +410,33 @@ impl Follower {
         }
     }
 
-    /// Follows what happens after a version, for the time of one watch.
-    async fn watch(&mut self, version: String) -> Result<(), Stop> {
-        let ask = self.ask();
-        let seconds = fastrand::u32(self.timing.watch_seconds.clone());
-        let began = Instant::now();
-        let mut events = ask.watch(&version, seconds).await?;
-        let grace = self.timing.grace;
-        let deadline = Instant::now() + Duration::from_secs(seconds.into()) + grace;
+    /// Follows what happens, for the time of one watch.
+    async fn follow(&mut self, mut events: Events, seconds: u32, ended_by: EndedBy) -> Result<(), Stop> {
+        let (began, grace) = (events.began, self.timing.grace);
+        let mut deadline = Instant::now() + Duration::from_secs(seconds.into());
+        if ended_by == EndedBy::Server {
+            deadline += grace;
+        }
         let mut last = None;
         loop {
             let Ok(next) = timeout_at(deadline, events.next()).await else {
-                if last.is_some_and(|last: Instant| last.elapsed() < 2 * grace) {
-                    break;
+                let is_alive = last.is_some_and(|last: Instant| last.elapsed() < 2 * grace);
+                if ended_by == EndedBy::Server && !is_alive {
+                    let says = format!("nothing, and no end, after {seconds} seconds");
+                    return Err(Failure::new(Restart::Silent, Verb::Watch, says).into());
                 }
-                let says = format!("nothing, and no end, after {seconds} seconds");
-                return Err(Failure::new(Restart::Silent, Verb::Watch, says).into());
+                break;
             };
-            let Some(event) = next? else { break };
+            let Some(event) = next? else {
+                if last.is_none() && began.elapsed() < SHORTEST_WATCH {
+                    return Err(Failure::new(Restart::Broken, Verb::Watch, "it ended as soon as it had begun").into());
+                }
+                self.heard();
+                break;
+            };
             self.take(event).await?;
             last = Some(Instant::now());
         }
-        if last.is_none() && began.elapsed() < SHORTEST_WATCH {
-            return Err(Failure::new(Restart::Broken, Verb::Watch, "it ended as soon as it had begun").into());
-        }
-        self.heard();
         if Instant::now() >= self.relist_at {
             self.cells.restarted(Restart::Relist);
             self.position = None;
