@@ -347,7 +347,8 @@ fn start_at(settings: Settings, place: ObjectsFrom<'_>, mut sidecar: Option<OfSi
     let mut addresses = lock(&listeners).addresses().clone();
     if let Some(proxy) = proxy {
         addresses.insert(proxy::NAME.to_owned(), proxy.address);
-        proxy.start(settings.deadlines.connect, parts.drain.clone())?;
+        let log = access_log.as_ref().map(|(handle, _)| handle.sender());
+        proxy.start(settings.deadlines.connect, (&metrics, log), parts.drain.clone())?;
     }
     drop(parts);
     let ready = Ready { ready: true, listeners: addresses, admin: admin_address };

@@ -5,6 +5,10 @@
 //! (RFC 9110 §9.3.6). It runs on a thread of its own.
 //!
 //! Knows neither routes nor endpoints: where a port of a Service is served is asked for, since ports come and go.
+//!
+//! * [`account`]: what is counted and logged.
+
+mod account;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -12,7 +16,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -23,13 +27,17 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{HttpConnector, HttpInfo};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use self::account::{Account, Accounts, Answered, Asked, FarEnd};
 use crate::drain::{Drain, Phase};
 use crate::fields::{self, FieldFlags};
+use crate::reason::Reason;
+use crate::telemetry::access_log::AccessLogSender;
+use crate::telemetry::metrics::{Exchange, ForwardProxyMetrics, Open, Proxied};
 
 /// How long a connection to another host is kept for the next request.
 const IDLE: Duration = Duration::from_secs(30);
@@ -67,22 +75,30 @@ pub struct Parts {
     pub others: Others,
     /// How long a host may take to accept a connection; zero: as long as it wants to.
     pub connect_timeout: Duration,
+    /// Where everything is counted.
+    pub metrics: Arc<ForwardProxyMetrics>,
+    /// Where it leaves lines, if there is a log.
+    pub access_log: Option<AccessLogSender>,
 }
 
 /// A forward proxy.
 pub struct ForwardProxy {
-    parts: Parts,
-    client: Client<HttpConnector, Incoming>,
+    names: BTreeMap<String, String>,
+    find: Find,
+    others: Others,
+    connect_timeout: Duration,
+    accounts: Arc<Accounts>,
+    client: Client<HttpConnector, Asked>,
 }
 
 impl fmt::Debug for ForwardProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ForwardProxy").field("names", &self.parts.names).finish_non_exhaustive()
+        f.debug_struct("ForwardProxy").field("names", &self.names).finish_non_exhaustive()
     }
 }
 
 /// The body of an answer: another server's, or the proxy's own.
-type Body = Either<Incoming, Full<Bytes>>;
+type Body = Either<Answered, Full<Bytes>>;
 
 /// Why the proxy answers by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +109,10 @@ enum Refusal {
     Host,
     /// The Service has no such port, or is not known.
     Port,
-    /// Nobody takes the connection, or the exchange broke.
+    /// Nobody takes the connection.
     Unreachable,
+    /// The connection broke before an answer.
+    Broken,
     /// It has come here too often.
     Circle,
 }
@@ -105,7 +123,7 @@ impl Refusal {
             Self::Form => StatusCode::BAD_REQUEST,
             Self::Host => StatusCode::FORBIDDEN,
             Self::Port => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unreachable => StatusCode::BAD_GATEWAY,
+            Self::Unreachable | Self::Broken => StatusCode::BAD_GATEWAY,
             Self::Circle => StatusCode::LOOP_DETECTED,
         }
     }
@@ -116,7 +134,19 @@ impl Refusal {
             Self::Host => "the proxy takes requests for its Services alone\n",
             Self::Port => "the Service or its port is not there\n",
             Self::Unreachable => "the host cannot be reached\n",
+            Self::Broken => "the host gives no answer\n",
             Self::Circle => "the request goes round in a circle\n",
+        }
+    }
+
+    const fn proxied(self) -> Proxied {
+        match self {
+            Self::Form => Proxied::Target,
+            Self::Host => Proxied::Others,
+            Self::Port => Proxied::NoPort,
+            Self::Unreachable => Proxied::Connect,
+            Self::Broken => Proxied::Reset,
+            Self::Circle => Proxied::Loop,
         }
     }
 
@@ -139,6 +169,14 @@ enum Target {
 }
 
 impl Target {
+    /// What becomes of a request that the target takes.
+    const fn proxied(&self) -> Proxied {
+        match self {
+            Self::Service(_) => Proxied::Service,
+            Self::Host(..) => Proxied::Direct,
+        }
+    }
+
     async fn connect(&self) -> std::io::Result<TcpStream> {
         match self {
             Self::Service(address) => TcpStream::connect(address).await,
@@ -150,7 +188,8 @@ impl Target {
 /// The two ends of a connection that has left HTTP.
 struct Tunnel {
     client: OnUpgrade,
-    target: TcpStream,
+    target: FarEnd,
+    _open: Open,
 }
 
 /// Where a request leaves the tunnel that begins behind its answer.
@@ -160,45 +199,51 @@ impl ForwardProxy {
     /// Makes one; it asks nobody yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let Parts { names, find, others, connect_timeout, metrics, access_log } = parts;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        connector.set_connect_timeout((!parts.connect_timeout.is_zero()).then_some(parts.connect_timeout));
+        connector.set_connect_timeout((!connect_timeout.is_zero()).then_some(connect_timeout));
         let mut client = Client::builder(TokioExecutor::new());
         // A request says itself who it is for.
         client.set_host(false).pool_idle_timeout(IDLE).pool_max_idle_per_host(IDLE_PER_HOST);
-        Self { parts, client: client.build(connector) }
+        let (client, accounts) = (client.build(connector), Accounts::new(metrics, access_log));
+        Self { names, find, others, connect_timeout, accounts, client }
     }
 
     /// Serves until the drain closes, and then what runs until it ends. Cancelling it closes all connections.
     pub async fn serve(self, listener: TcpListener, mut drain: Drain) {
         let proxy = Arc::new(self);
         let mut connections = JoinSet::new();
+        let mut log = pin!(Arc::clone(&proxy.accounts).write());
         loop {
             tokio::select! {
                 () = drain.reached(Phase::Closing) => break,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => drop(connections.spawn(Arc::clone(&proxy).connection(stream, drain.clone()))),
+                    Ok(accepted) => drop(connections.spawn(Arc::clone(&proxy).connection(accepted, drain.clone()))),
                     Err(error) => {
                         tracing::warn!(%error, "the forward proxy cannot accept a connection");
                         tokio::time::sleep(ACCEPT_AGAIN).await;
                     }
                 },
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                () = log.as_mut() => {}
             }
         }
         drop(listener);
         tokio::select! {
-            () = drain.reached(Phase::Ended) => {}
+            () = drain.reached(Phase::Ended) => proxy.accounts.cut_off(),
             () = async { while connections.join_next().await.is_some() {} } => {}
+            () = log.as_mut() => {}
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, mut drain: Drain) {
+    async fn connection(self: Arc<Self>, (stream, peer): (TcpStream, SocketAddr), mut drain: Drain) {
+        let _open = self.accounts.metrics.accepted();
         let _ = stream.set_nodelay(true);
         let slot = Slot::default();
         let service = service_fn(|request| {
             let (proxy, slot) = (Arc::clone(&self), Arc::clone(&slot));
-            async move { Ok::<_, Infallible>(proxy.answer(request, &slot).await) }
+            async move { Ok::<_, Infallible>(proxy.answer(request, peer, &slot).await) }
         });
         let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = pin!(connection);
@@ -211,41 +256,63 @@ impl ForwardProxy {
             }
         }
         let tunnel = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Tunnel { client, mut target }) = tunnel else { return };
+        let Some(Tunnel { client, mut target, _open }) = tunnel else { return };
         let Ok(client) = client.await else { return };
         let mut client = TokioIo::new(client);
         tokio::select! {
-            () = drain.reached(Phase::Ended) => {}
-            _ = tokio::io::copy_bidirectional(&mut client, &mut target) => {}
+            () = drain.reached(Phase::Ended) => target.account.ended(Reason::Drain),
+            copied = tokio::io::copy_bidirectional(&mut client, &mut target) => match copied {
+                Ok(_) => target.account.is_complete = true,
+                Err(_) => target.account.ended(Reason::Reset),
+            }
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, slot: &Slot) -> Response<Body> {
-        let answer = match *request.method() {
-            Method::CONNECT => self.connect(request, slot).await,
-            _ => self.pass_on(request).await,
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr, slot: &Slot) -> Response<Body> {
+        let is_tunnel = *request.method() == Method::CONNECT;
+        let exchange = if is_tunnel { Exchange::Tunnel } else { Exchange::Request };
+        let mut account = self.accounts.open(&request, exchange, peer);
+        let refusal = match exchange {
+            Exchange::Tunnel => match self.connect(request, &mut account).await {
+                Ok((client, stream)) => {
+                    let (target, open) = (FarEnd { stream, account }, self.accounts.metrics.tunnel());
+                    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Tunnel { client, target, _open: open });
+                    return Response::new(Either::Right(Full::default()));
+                }
+                Err(refusal) => refusal,
+            },
+            Exchange::Request => match self.pass_on(request, &mut account).await {
+                Ok(answer) => return answer.map(|body| Either::Left(Answered::new(body, account))),
+                Err(refusal) => refusal,
+            },
         };
-        answer.unwrap_or_else(Refusal::answer)
+        account.became(refusal.proxied(), refusal.status().as_u16());
+        account.is_complete = true;
+        refusal.answer()
     }
 
-    /// Opens the way for bytes.
-    async fn connect(&self, request: Request<Incoming>, slot: &Slot) -> Result<Response<Body>, Refusal> {
+    /// Opens the way for bytes: the client's end, and that of who it asks for.
+    async fn connect(
+        &self,
+        request: Request<Incoming>,
+        account: &mut Account,
+    ) -> Result<(OnUpgrade, TcpStream), Refusal> {
         let port = request.uri().port_u16().ok_or(Refusal::Form)?;
         let target = self.target(request.uri(), port)?;
-        let connecting = target.connect();
-        let target = match self.parts.connect_timeout {
+        let (connecting, began) = (target.connect(), Instant::now());
+        let connected = match self.connect_timeout {
             Duration::ZERO => connecting.await,
-            timeout => tokio::time::timeout(timeout, connecting).await.map_err(|_| Refusal::Unreachable)?,
+            timeout => tokio::time::timeout(timeout, connecting).await.unwrap_or_else(|late| Err(late.into())),
         };
-        let target = target.map_err(|_| Refusal::Unreachable)?;
-        let _ = target.set_nodelay(true);
-        let tunnel = Tunnel { client: hyper::upgrade::on(request), target };
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
-        Ok(Response::new(Either::Right(Full::default())))
+        account.sent_to(connected.as_ref().ok().and_then(|stream| stream.peer_addr().ok()), began.elapsed());
+        let stream = connected.map_err(|_| Refusal::Unreachable)?;
+        let _ = stream.set_nodelay(true);
+        account.became(target.proxied(), StatusCode::OK.as_u16());
+        Ok((hyper::upgrade::on(request), stream))
     }
 
     /// Sends a request on, and its answer back.
-    async fn pass_on(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn pass_on(&self, request: Request<Incoming>, account: &mut Account) -> Result<Response<Incoming>, Refusal> {
         let (mut parts, body) = request.into_parts();
         if parts.uri.scheme_str() != Some("http") {
             return Err(Refusal::Form);
@@ -263,14 +330,21 @@ impl ForwardProxy {
             Target::Host(..) => mark(&mut parts.headers)?,
         }
         parts.version = Version::HTTP_11;
+        account.is_for_service = matches!(target, Target::Service(_));
+        let (body, began) = (account.count(body), Instant::now());
         match self.client.request(Request::from_parts(parts, body)).await {
             Ok(mut answer) => {
+                let info = answer.extensions().get::<HttpInfo>();
+                account.sent_to(info.map(HttpInfo::remote_addr), began.elapsed());
+                account.became(target.proxied(), answer.status().as_u16());
                 remove_of_connection(answer.headers_mut());
-                Ok(answer.map(Either::Left))
+                Ok(answer)
             }
             Err(error) => {
+                account.sent_to(None, began.elapsed());
+                let is_refused = error.is_connect();
                 tracing::debug!(%error, "the forward proxy gets no answer");
-                Err(Refusal::Unreachable)
+                Err(if is_refused { Refusal::Unreachable } else { Refusal::Broken })
             }
         }
     }
@@ -278,10 +352,10 @@ impl ForwardProxy {
     fn target(&self, uri: &Uri, port: u16) -> Result<Target, Refusal> {
         let host = uri.host().filter(|host| !host.is_empty()).ok_or(Refusal::Form)?;
         let host = host.trim_end_matches('.').to_ascii_lowercase();
-        if let Some(service) = self.parts.names.get(&host) {
-            return (self.parts.find)(service, port).map(Target::Service).ok_or(Refusal::Port);
+        if let Some(service) = self.names.get(&host) {
+            return (self.find)(service, port).map(Target::Service).ok_or(Refusal::Port);
         }
-        match self.parts.others {
+        match self.others {
             // An address of IPv6 stands in brackets.
             Others::Direct => Ok(Target::Host(host.trim_matches(['[', ']']).to_owned(), port)),
             Others::Refuse => Err(Refusal::Host),

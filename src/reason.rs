@@ -181,6 +181,8 @@ reasons! {
     NoEndpoints => "no_endpoints",
     /// The rule has no backend, or the chosen reference cannot be resolved.
     NoBackend => "no_backend",
+    /// A forward proxy that serves its Services alone was asked for another host (`--proxy-others refuse`).
+    ProxyOthers => "proxy_others",
 }
 
 impl std::fmt::Display for Reason {

@@ -59,6 +59,8 @@
 //! | `tidegate_compression_skipped_total` | counter |  | Answers that were not compressed because all compressors together had no memory left. |
 //! | `tidegate_jwks_fetches_total` | counter | `fetch` | Fetches of the key sets that tokens are verified with, by how they ended; there is none while no route names a URL. |
 //! | `tidegate_jwks_age_seconds` | gauge |  | How long ago the oldest of the fetched key sets in use was fetched; there is none without one. |
+//! | `tidegate_forward_proxy_exchanges_total` | counter | `exchange` `proxied` | What a sidecar's forward proxy was asked for, by what became of it; there is none without a proxy. |
+//! | `tidegate_forward_proxy_tunnels_open` | gauge |  | Tunnels of a sidecar's forward proxy (`CONNECT`) that are open. |
 //! | `tidegate_watch_available` | gauge | `kind` | Whether the API server serves the kind and lets it be read: 1 or 0. |
 //! | `tidegate_watch_age_seconds` | gauge | `kind` | Time since the API server last said something about the kind; the state may be that old. |
 //! | `tidegate_watch_restarts_total` | counter | `kind` `cause` | Times a watch did not simply go on, by what was the matter. |
@@ -111,6 +113,8 @@
 //! | `decision` | `passed` `refused` `shadow` (only counted), of ConcurrencyLimit also `waited` (and passed) and `timed_out` (waited in vain) |
 //! | `share` | `led` (it began a call and got its answer), `joined` (it got the answer of a call that another one had begun), `alone` (it had a call of its own), `unshared` (it waited for an answer that could not be shared, and had a call of its own then) |
 //! | `verdict` | `passed` (the client has proved who it is), `denied` (it has not), `error` (it could not be found out, and the request was refused), `failed_open` (nor could it, and the request passed all the same) |
+//! | `exchange` | `request` (to send one on), `tunnel` (to pass bytes on) |
+//! | `proxied` | `service` (a listener of the sidecar took it, which counts requests as any others), `direct` (its host took it); else the reason why nobody did: `proxy_others` `no_backend` `connect` `reset` `target` `loop` `client_gone` |
 //! | `reason` | a reason, as in the access log |
 //! | `version` | the program's version |
 //! | `le` | `0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; the same from `0.001` to `5` of configurations; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections |
@@ -127,7 +131,7 @@
 //! | `tls_server_name` | string? | The server name that the client asked for in its handshake (SNI). |
 //! | `tls_client_subject` | string? | The subject of the client's certificate (RFC 4514), where the route asks for one and it is valid. |
 //! | `method` | string? | The method as received; absent when the head was refused unread. |
-//! | `host` | string? | The host as matched. |
+//! | `host` | string? | The host as matched; of a forward proxy with the port, where the request names one. |
 //! | `path` | string? | The path as received, without query; absent when the head was refused unread. |
 //! | `status` | number | Status of the answer; 499 when the client went away before one. Where tidegate itself answers a gRPC call, which always gets 200, the status that another request would have got. |
 //! | `grpc_status` | string? | How a gRPC call ended, as in `tidegate_grpc_requests_total`. |
@@ -464,6 +468,18 @@ pub const METRICS: &[Metric] = &[
         "How long ago the oldest of the fetched key sets in use was fetched; there is none without one.",
     ),
     metric(
+        "tidegate_forward_proxy_exchanges_total",
+        Counter,
+        &["exchange", "proxied"],
+        "What a sidecar's forward proxy was asked for, by what became of it; there is none without a proxy.",
+    ),
+    metric(
+        "tidegate_forward_proxy_tunnels_open",
+        Gauge,
+        &[],
+        "Tunnels of a sidecar's forward proxy (`CONNECT`) that are open.",
+    ),
+    metric(
         "tidegate_watch_available",
         Gauge,
         &["kind"],
@@ -622,6 +638,11 @@ pub const LABELS: &[(&str, &str)] = &[
         "verdict",
         "`passed` (the client has proved who it is), `denied` (it has not), `error` (it could not be found out, and the request was refused), `failed_open` (nor could it, and the request passed all the same)",
     ),
+    ("exchange", "`request` (to send one on), `tunnel` (to pass bytes on)"),
+    (
+        "proxied",
+        "`service` (a listener of the sidecar took it, which counts requests as any others), `direct` (its host took it); else the reason why nobody did: `proxy_others` `no_backend` `connect` `reset` `target` `loop` `client_gone`",
+    ),
     ("reason", "a reason, as in the access log"),
     ("version", "the program's version"),
     (
@@ -655,8 +676,8 @@ mod tests {
     use super::*;
     use crate::telemetry::metrics::{
         AuthFilter, AuthVerdict, CheckOutcome, ConfigSource, ConnectResult, Direction, EjectionCause, EndpointsState,
-        FetchOutcome, GrpcCode, HealthState, MirrorResult, PickCondition, Restart, RetryDenial, RetryTrigger,
-        SessionResult, Side, SocketEnd, StatusWrite, Where,
+        Exchange, FetchOutcome, GrpcCode, HealthState, MirrorResult, PickCondition, Proxied, Restart, RetryDenial,
+        RetryTrigger, SessionResult, Side, SocketEnd, StatusWrite, Where,
     };
 
     #[test]
@@ -715,6 +736,8 @@ mod tests {
         let filters = limits.chain(AuthFilter::ALL.iter().map(|value| value.as_str()));
         assert_eq!(listed("filter"), filters.collect::<Vec<_>>());
         assert_eq!(listed("verdict"), AuthVerdict::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("exchange"), Exchange::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(listed("proxied"), Proxied::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("fetch"), FetchOutcome::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
         assert_eq!(listed("where"), Where::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>());
     }

@@ -58,7 +58,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("admin", &["live", "balance", "model", "sockets", "readiness", "settings", "telemetry"]),
     ("probe", &[]),
     ("sidecar", &["api", "model", "kinds", "compile", "settings"]),
-    ("forward_proxy", &["drain", "fields"]),
+    ("forward_proxy", &["drain", "fields", "telemetry"]),
     ("cli", &["inject", "probe", "settings", "sidecar"]),
     ("check", &["compile", "source", "text"]),
     ("inject", &["compile", "kinds", "model", "sidecar", "source", "text"]),

@@ -517,7 +517,10 @@ fn a_forward_proxy_balances_requests_for_its_services_and_passes_others_on() {
     let (a, b, mirror) = (Backend::start("a"), Backend::start("b"), mirror());
     let services = service("shop/payments", ("http", 80), &[a.port, b.port]);
     let files = [("services.yaml", &*services), ("route.yaml", ADMIN_ROUTE)];
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let log_path = log.path().display().to_string();
     let args = ["--proxy=127.0.0.1:0", "--services=payments.shop,gone.shop", "--namespace=shop"];
+    let args = [&args[..], &["--access-log", &log_path]].concat();
     let (mut sidecar, ready) = Gateway::start_sidecar(&files, &args);
     let mut client = Client::connect(listener(&ready, "proxy"));
     let get = |client: &mut Client, target: &str| {
@@ -569,13 +572,63 @@ fn a_forward_proxy_balances_requests_for_its_services_and_passes_others_on() {
         assert!(reader.read_line(&mut head).expect("text") > 0, "{head}");
     }
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!(number(&sidecar, "tidegate_forward_proxy_tunnels_open"), 2);
     stream.write_all(b"bytes").expect("open");
     stream.shutdown(std::net::Shutdown::Write).expect("open");
     let mut rest = String::new();
     reader.read_to_string(&mut rest).expect("text");
     assert_eq!(rest, "ebytesbye");
+    drop(through);
+
+    let counts = [
+        ("request", "service", 81),
+        ("request", "direct", 1),
+        ("request", "no_backend", 2),
+        ("request", "target", 2),
+        ("request", "loop", 1),
+        ("request", "connect", 1),
+        ("tunnel", "service", 1),
+        ("tunnel", "direct", 1),
+        ("tunnel", "connect", 0),
+    ];
+    for (exchange, proxied, count) in counts {
+        let name = format!("tidegate_forward_proxy_exchanges_total{{exchange=\"{exchange}\",proxied=\"{proxied}\"}}");
+        assert_eq!(number(&sidecar, &name), count, "{name}");
+    }
+    assert_eq!(number(&sidecar, "tidegate_connections_accepted_total{listener=\"proxy\"}"), 3);
     sidecar.terminate();
     assert!(sidecar.wait().success());
+
+    // What a listener of a Service has served has its line from there.
+    let log = std::fs::read_to_string(log.path()).expect("a log");
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    let (of_proxy, others): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line["listener"] == "proxy");
+    assert_eq!(others.len(), 82, "80 requests that were balanced, two that a route has answered");
+    let of = |host: &str| {
+        let found = of_proxy.iter().find(|line| line["host"] == host);
+        found.unwrap_or_else(|| panic!("{host} is missing in {of_proxy:#?}"))
+    };
+    let direct = of(&format!("127.0.0.1:{mirror}"));
+    assert_eq!((&direct["status"], &direct["method"], &direct["path"]), (&200.into(), &"GET".into(), &"/x".into()));
+    assert_eq!(direct["endpoint"], format!("127.0.0.1:{mirror}"));
+    assert_eq!(direct["sent_bytes"], answer.body.len());
+    assert_eq!(direct.get("reason"), None, "{direct}");
+    let tunnel = of(&format!("127.0.0.1:{echo}"));
+    assert_eq!((&tunnel["method"], &tunnel["status"]), (&"CONNECT".into(), &200.into()));
+    assert_eq!((&tunnel["received_bytes"], &tunnel["sent_bytes"]), (&5.into(), &9.into()));
+    for (host, reason) in [("gone.shop", "no_backend"), (&refused.to_string(), "connect")] {
+        assert_eq!(of(host)["reason"], reason);
+    }
+    assert_eq!(of_proxy.len(), 9, "{of_proxy:#?}");
+}
+
+/// The number of a series on the page of metrics.
+fn number(sidecar: &Gateway, series: &str) -> u64 {
+    let page = sidecar.admin("/metrics").body;
+    let line = page.lines().find_map(|line| line.strip_prefix(series));
+    let line = line.unwrap_or_else(|| panic!("{series} is missing in {page}"));
+    line.trim().parse().expect("a whole number")
 }
 
 #[test]
@@ -583,12 +636,16 @@ fn a_forward_proxy_may_refuse_other_hosts_and_serves_real_clients() {
     let backend = Backend::start("a");
     let services = service("shop/payments", ("http", 80), &[backend.port]);
     let args = ["--proxy=127.0.0.1:0", "--services=payments.shop", "--proxy-others=refuse"];
-    let (_sidecar, ready) = Gateway::start_sidecar(&[("services.yaml", &services)], &args);
+    let (sidecar, ready) = Gateway::start_sidecar(&[("services.yaml", &services)], &args);
     let port = listener(&ready, "proxy");
     let mut client = Client::connect(port);
     for method in ["GET http://127.0.0.1:1/", "CONNECT 127.0.0.1:1"] {
         let answer = client.request(&format!("{method} HTTP/1.1\r\nHost: a\r\n\r\n")).expect("an answer");
         assert_eq!(answer.status, 403, "{method}");
+    }
+    for exchange in ["request", "tunnel"] {
+        let labels = format!("{{exchange=\"{exchange}\",proxied=\"proxy_others\"}}");
+        assert_eq!(number(&sidecar, &format!("tidegate_forward_proxy_exchanges_total{labels}")), 1, "{exchange}");
     }
     let proxy = format!("http://127.0.0.1:{port}");
     let python =

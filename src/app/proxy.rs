@@ -13,6 +13,8 @@ use crate::drain::Drain;
 use crate::forward_proxy::{ForwardProxy, Others, Parts};
 use crate::proxy::listener::{self, BoundListener};
 use crate::sidecar::{Proxy, proxied_name};
+use crate::telemetry::access_log::AccessLogSender;
+use crate::telemetry::metrics::Metrics;
 
 /// Its name in the ready line.
 pub(super) const NAME: &str = "proxy";
@@ -40,7 +42,12 @@ impl Bound {
     }
 
     /// Serves it until the drain ends.
-    pub(super) fn start(self, connect_timeout: Duration, drain: Drain) -> Result<()> {
+    pub(super) fn start(
+        self,
+        connect_timeout: Duration,
+        (metrics, access_log): (&Metrics, Option<AccessLogSender>),
+        drain: Drain,
+    ) -> Result<()> {
         let Self { socket, names, others, listeners, .. } = self;
         // The lock is held for a look-up; nobody else holds it but while listeners change.
         let find = Box::new(move |service: &str, port| {
@@ -50,9 +57,10 @@ impl Bound {
             .enable_all()
             .build()
             .context("cannot start the runtime of the forward proxy")?;
+        let metrics = metrics.forward_proxy(NAME);
         let serve = async move {
             // Inside the runtime, which both need.
-            let proxy = ForwardProxy::new(Parts { names, find, others, connect_timeout });
+            let proxy = ForwardProxy::new(Parts { names, find, others, connect_timeout, metrics, access_log });
             match TcpListener::from_std(socket) {
                 Ok(socket) => proxy.serve(socket, drain).await,
                 Err(error) => tracing::error!(%error, "the forward proxy cannot accept connections"),

@@ -109,7 +109,7 @@ pub fn code_of_reason(reason: Reason, status: StatusCode) -> GrpcCode {
             GrpcCode::ResourceExhausted
         }
         Reason::NoHost | Reason::NoPath | Reason::Method => GrpcCode::Unimplemented,
-        Reason::IpAccess | Reason::JwtScope => GrpcCode::PermissionDenied,
+        Reason::IpAccess | Reason::JwtScope | Reason::ProxyOthers => GrpcCode::PermissionDenied,
         Reason::BasicAuth | Reason::ApiKey | Reason::Jwt => GrpcCode::Unauthenticated,
         Reason::MissingKey => GrpcCode::InvalidArgument,
         // Whoever made the call no longer waits for it, or does not take the answer.

@@ -40,7 +40,7 @@ pub const ACCESS_LOG: &[LogField] = &[
         "The subject of the client's certificate (RFC 4514), where the route asks for one and it is valid.",
     ),
     field("method", "string?", "The method as received; absent when the head was refused unread."),
-    field("host", "string?", "The host as matched."),
+    field("host", "string?", "The host as matched; of a forward proxy with the port, where the request names one."),
     field("path", "string?", "The path as received, without query; absent when the head was refused unread."),
     field(
         "status",

@@ -4,6 +4,7 @@
 //! [`METRICS`](super::METRICS). Nothing here knows snapshots: routes and rules come as names.
 
 mod cells;
+mod forward_proxy;
 mod health;
 mod key_fetches;
 mod limits;
@@ -26,6 +27,7 @@ pub use cells::{
     AuthFilter, AuthVerdict, Cell, ConnectResult, Direction, EjectionCause, GrpcCode, ListenerCells, MirrorResult,
     PickCondition, RetryDenial, RetryTrigger, SessionResult, Side, SocketEnd, Where, WorkerMetrics,
 };
+pub use forward_proxy::{Exchange, ForwardProxyMetrics, Open, Proxied};
 pub use health::{CheckOutcome, HealthMetrics, HealthState, ServiceHealth};
 pub use key_fetches::{FetchOutcome, KeyFetchMetrics};
 pub use limits::{FilterCounts, LimitName};
@@ -86,6 +88,8 @@ pub struct Metrics {
     health: OnceLock<Arc<HealthMetrics>>,
     /// Only where keys are fetched.
     key_fetches: OnceLock<Arc<KeyFetchMetrics>>,
+    /// Only where there is a forward proxy.
+    forward_proxy: OnceLock<Arc<ForwardProxyMetrics>>,
     /// Tells what is known of endpoints when it is asked.
     health_of: OnceLock<HealthOf>,
     /// Tells what filters have decided and done when it is asked.
@@ -199,6 +203,7 @@ impl Metrics {
             endpoints: OnceLock::new(),
             health: OnceLock::new(),
             key_fetches: OnceLock::new(),
+            forward_proxy: OnceLock::new(),
             health_of: OnceLock::new(),
             filter_counts: OnceLock::new(),
             limits: Mutex::default(),
@@ -364,6 +369,12 @@ impl Metrics {
         Arc::clone(self.key_fetches.get_or_init(Arc::default))
     }
 
+    /// The numbers of the forward proxy, whose listener has this name; they are on the page from now on.
+    #[must_use]
+    pub fn forward_proxy(&self, listener: &str) -> Arc<ForwardProxyMetrics> {
+        Arc::clone(self.forward_proxy.get_or_init(|| Arc::new(ForwardProxyMetrics::new(listener))))
+    }
+
     /// From now on every page asks this for what is known of endpoints. Only the first call counts.
     pub fn ask_for_health(&self, health: impl Fn() -> Vec<ServiceHealth> + Send + Sync + 'static) {
         let _ = self.health_of.set(HealthOf(Box::new(health)));
@@ -396,6 +407,9 @@ impl Metrics {
         }
         if let Some(fetches) = self.key_fetches.get() {
             fetches.render(&mut page);
+        }
+        if let Some(proxy) = self.forward_proxy.get() {
+            proxy.render(&mut page);
         }
         if let Some(HealthOf(health)) = self.health_of.get() {
             health::render_endpoints(&health(), of_services / 2, &mut page);
@@ -456,6 +470,9 @@ impl Metrics {
                 *open = open.wrapping_add(cells.open.get());
                 *accepted = accepted.wrapping_add(cells.accepted.get());
             }
+        }
+        if let Some(proxy) = self.forward_proxy.get() {
+            listeners.insert(Arc::clone(proxy.listener()), proxy.connections());
         }
         for (name, (open, accepted)) in &listeners {
             page.add("tidegate_connections_open", &[name], *open as f64);

@@ -152,8 +152,8 @@ fn job_of_annotations(discovery: &Value) -> Value {
 }
 
 /// What is empty as long as nothing happens that it counts: here no pod fails, and the API server answers; pods have no
-/// limit of memory, every certificate is good, no rule has a health check, a limit or compression, and nobody
-/// calls gRPC.
+/// limit of memory, every certificate is good, no rule has a health check, a limit or compression, nobody
+/// calls gRPC, and no pod is a sidecar with a forward proxy.
 const RARE: &[&str] = &[
     "tidegate_connections_closed_total",
     "tidegate_sockets_closed_total",
@@ -168,6 +168,7 @@ const RARE: &[&str] = &[
     "tidegate_compression_",
     "tidegate_coalesce_",
     "tidegate_jwks_",
+    "tidegate_forward_proxy_",
     "tidegate_grpc_requests_total",
     "tidegate_watch_removals_held",
     "tidegate_watch_available{namespace=~\"$namespace\", pod=~\"$pod\"}) == 0",
