@@ -223,6 +223,9 @@ pub struct Inject {
     /// Service that requests through the proxy are balanced for; may be repeated
     #[arg(long, value_name = "NAME.NAMESPACE", value_delimiter = ',')]
     pub services: Vec<String>,
+    /// What becomes of requests through the proxy for other hosts [default: direct]
+    #[arg(long, value_enum)]
+    pub proxy_others: Option<ProxyOthers>,
     /// What the annotation sidecar.tidegate.dev/KEY says: self, ready-when, cpu, memory, low-ports, or those with an option of
     /// their own; may be repeated, once for each key
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_set)]
@@ -237,10 +240,10 @@ pub struct Inject {
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = parse_object_name)]
     pub cluster_domain: String,
     /// Take sidecars out
-    #[arg(long, conflicts_with_all = ["incoming", "out", "proxy", "services", "set", "image", "cluster_domain"])]
+    #[arg(long, conflicts_with_all = ["incoming", "out", "proxy", "services", "proxy_others", "set", "image", "cluster_domain"])]
     pub remove: bool,
     /// Print admission policies that do the same in an API server (Kubernetes 1.36) with pods that have the label tidegate.dev/inject: "true"
-    #[arg(long, conflicts_with_all = ["paths", "incoming", "out", "proxy", "services", "set", "namespace", "remove", "output"])]
+    #[arg(long, conflicts_with_all = ["paths", "incoming", "out", "proxy", "services", "proxy_others", "set", "namespace", "remove", "output"])]
     pub policy: bool,
     /// How manifests are printed: as they were written, as JSON, or as one JSON patch for each changed object
     #[arg(short = 'o', long, value_enum, default_value_t = ManifestFormat::Yaml)]
@@ -468,6 +471,8 @@ impl Inject {
             }
         }
         set.extend(self.proxy.iter().map(|address| ("proxy".to_owned(), address.clone())));
+        let others = self.proxy_others.and_then(|others| others.to_possible_value());
+        set.extend(others.map(|others| ("proxy-others".to_owned(), others.get_name().to_owned())));
         set.extend(self.image.iter().map(|image| ("image".to_owned(), image.clone())));
         inject::Options {
             paths: self.paths.clone(),

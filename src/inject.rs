@@ -193,7 +193,7 @@ fn wishes(set: &[(String, String)]) -> Result<Wishes, Vec<Problem>> {
     let (mut wishes, mut problems) = (Wishes::default(), Vec::new());
     for (key, value) in set {
         let place = match key.as_str() {
-            "in" | "out" | "proxy" | "services" | "image" => format!("--{key}"),
+            "in" | "out" | "proxy" | "services" | "proxy-others" | "image" => format!("--{key}"),
             key => format!("--set {key}"),
         };
         let wish = Wish { place: place.clone(), value: value.clone() };

@@ -147,6 +147,7 @@ fn the_container_asks_for_what_the_program_can_do() {
         ("in", "http"),
         ("proxy", "127.0.0.1:15001"),
         ("services", "c.z, d.z"),
+        ("proxy-others", "refuse"),
         ("self", "cart"),
         ("ready-when", "started"),
         ("low-ports", "false"),
@@ -162,10 +163,11 @@ fn the_container_asks_for_what_the_program_can_do() {
         "--cluster-domain=cluster.local",
         "--services=c.z",
         "--services=d.z",
+        "--proxy-others=refuse",
         "--self=cart",
         "--ready-when=started",
     ];
-    assert_eq!(args[..10], expected);
+    assert_eq!(args[..11], expected);
     let parsed =
         Cli::try_parse_from([vec!["tidegate".to_owned()], args].concat()).unwrap_or_else(|error| panic!("{error}"));
     let cli::Command::Sidecar(command) = parsed.command else { panic!("another command") };
@@ -518,7 +520,15 @@ fn exit_codes_and_flags() {
     let (code, out, err) = tidegate(&["--in", "web"], DEPLOYMENT);
     assert_eq!((code, &*out), (Some(1), ""));
     assert!(err.contains("--in: PortNotFound: found web"), "{err}");
-    let usage: [(&[&str], &str); 8] = [
+    let args = ["--proxy", "127.0.0.1:15001", "--services", "a.b", "--proxy-others", "refuse"];
+    let (code, out, err) = tidegate(&args, DEPLOYMENT);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("- --proxy-others=refuse"), "{out}");
+    let usage: [(&[&str], &str); 9] = [
+        (
+            &["--in", "http", "--proxy-others", "refuse"],
+            "tidegate inject: --proxy-others: found \"refuse\" without a proxy",
+        ),
         (&["--proxy", "127.0.0.1:15001"], "tidegate inject: --proxy: "),
         (&["--in", "http", "--services", "a.b"], "tidegate inject: --services: found"),
         (&["--set", "color=red"], "expected one of in, out, proxy"),

@@ -13,7 +13,7 @@ pub(super) const PREFIX: &str = "sidecar.tidegate.dev/";
 
 /// Keys of annotations, without the prefix, and of `--set`.
 pub(super) const KEYS: &[&str] =
-    &["in", "out", "proxy", "services", "self", "ready-when", "image", "cpu", "memory", "low-ports"];
+    &["in", "out", "proxy", "services", "proxy-others", "self", "ready-when", "image", "cpu", "memory", "low-ports"];
 
 /// Annotations that `inject` writes.
 pub(super) const WRITTEN: &[&str] = &["injected", "restore"];
@@ -45,6 +45,8 @@ pub(super) struct Asked {
     pub(super) proxy_place: String,
     /// Services of the forward proxy.
     pub(super) services: Vec<ServiceName>,
+    /// What becomes of requests for other hosts; `None`: what the sidecar does unless told otherwise.
+    pub(super) proxy_others: Option<String>,
     pub(super) own_service: Option<String>,
     pub(super) ready_when: Vec<String>,
     pub(super) image: Option<String>,
@@ -139,11 +141,12 @@ impl Wishes {
             problems.push(Problem::error(self.place("proxy"), "UnsupportedValue", &found, "one address"));
         }
         let services = self.list("services", &mut problems, |_, text| text.parse::<ServiceName>());
-        if !self.0.contains_key("proxy")
-            && let Some(wish) = self.0.get("services")
-        {
-            let found = format!("{:?} without a proxy", wish.value);
-            problems.push(Problem::error(wish.place.clone(), "UnsupportedValue", &found, "an address for the proxy"));
+        for wish in ["services", "proxy-others"].iter().filter_map(|key| self.0.get(*key)) {
+            if !self.0.contains_key("proxy") {
+                let found = format!("{:?} without a proxy", wish.value);
+                let expected = "an address for the proxy";
+                problems.push(Problem::error(wish.place.clone(), "UnsupportedValue", &found, expected));
+            }
         }
         let incoming = self.list("in", &mut problems, |_, text| In::parse(text));
         let out = self.list("out", &mut problems, parse_out);
@@ -171,6 +174,7 @@ impl Wishes {
             proxy: proxy.first().copied(),
             proxy_place: self.place("proxy"),
             services,
+            proxy_others: one("proxy-others", |text| ["direct", "refuse"].contains(&text), "direct or refuse"),
             incoming_place: self.place("in"),
             out_place: self.place("out"),
             incoming,
@@ -274,6 +278,8 @@ mod tests {
             (&[("in", "http"), ("image", "")], "--image"),
             (&[("in", "http"), ("self", "a.b")], "--self"),
             (&[("in", "http"), ("low-ports", "yes")], "--low-ports"),
+            (&[("proxy", "127.0.0.1:1"), ("services", "a.x"), ("proxy-others", "no")], "--proxy-others"),
+            (&[("in", "http"), ("proxy-others", "refuse")], "--proxy-others"),
         ] {
             let problems = asked(pairs).expect_err("refused");
             assert_eq!(problems[0].path, place, "{pairs:?}: {problems:?}");

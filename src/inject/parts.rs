@@ -75,6 +75,7 @@ fn args(asked: &Asked, incoming: &[Incoming], cluster_domain: &str) -> Vec<Strin
         args.extend([format!("--proxy={}", address.0), format!("--cluster-domain={cluster_domain}")]);
     }
     args.extend(asked.services.iter().map(|service| format!("--services={}.{}", service.0.name, service.0.namespace)));
+    args.extend(asked.proxy_others.iter().map(|others| format!("--proxy-others={others}")));
     args.extend(asked.own_service.iter().map(|name| format!("--self={name}")));
     args.extend(asked.ready_when.iter().map(|condition| format!("--ready-when={condition}")));
     args.push(CACHE_FLAG.to_owned());

@@ -131,6 +131,7 @@ fn args(policy: &Policy<'_>) -> String {
             &format!("[\"--proxy=\" + VALUE, {}]", text(&format!("--cluster-domain={}", policy.cluster_domain))),
         ),
         flag("services", "VALUE.split(\",\").map(t, \"--services=\" + t.trim())"),
+        flag("proxy-others", "[\"--proxy-others=\" + VALUE]"),
         flag("self", "[\"--self=\" + VALUE]"),
         flag("ready-when", "VALUE.split(\",\").map(t, \"--ready-when=\" + t.trim())"),
         format!("[{}]", text(CACHE_FLAG)),

@@ -77,6 +77,9 @@ fn written(rng: &mut Rng, index: usize) -> (Value, Value) {
     if rng.u8(..3) == 0 {
         note("proxy", "127.0.0.1:15001");
         note("services", "users.id, mail.ops");
+        if rng.bool() {
+            note("proxy-others", if rng.bool() { "direct" } else { "refuse" });
+        }
     }
     for (key, value) in [
         ("self", "cart"),
