@@ -297,11 +297,10 @@ impl Run<'_> {
             let mut changed = object.clone();
             let Some(pod) = workload.pod_of(&mut changed) else { return };
             let namespace = old["metadata"]["namespace"].as_str().unwrap_or(&self.options.namespace);
-            let outcome = self.change_pod(pod, namespace);
+            let place = workload.pod_path(path);
+            let outcome = self.change_pod(pod, &place, namespace);
             let (Ok(problems) | Err(problems)) = &outcome;
-            let place = [path.as_str(), &workload.pod.join(".")].join(".");
-            let place = place.trim_matches('.');
-            findings.extend(problems.iter().map(|one| self.finding(&workload, old, one.clone().below(place))));
+            findings.extend(problems.iter().map(|one| self.finding(&workload, old, one.clone().below(&place))));
             if outcome.is_ok() && changed != *object {
                 let name = json!({"name": old["metadata"]["name"], "namespace": namespace});
                 let patch = change::json_patch(&change::between(old, &changed));
@@ -315,13 +314,16 @@ impl Run<'_> {
         Changed { value, patches }
     }
 
-    /// Changes a pod; warnings, or why it cannot be changed.
-    fn change_pod(&self, pod: &mut Value, namespace: &str) -> Result<Vec<Problem>, Vec<Problem>> {
+    /// Changes a pod at a place of the document; warnings, or why it cannot be changed.
+    fn change_pod(&self, pod: &mut Value, place: &str, namespace: &str) -> Result<Vec<Problem>, Vec<Problem>> {
         if self.options.remove {
             pod::restore(pod);
             return Ok(Vec::new());
         }
         let Some(asked) = self.wishes.or(pod::wishes(pod)?).asked()? else { return Ok(Vec::new()) };
+        let places = Places::read(self.text);
+        let quote = |path: &str| rewrite::quote_at(self.text, places.as_ref()?.node(&objects::join(place, path))?);
+        let quotes = pod::port_quotes(pod, quote);
         // Once more than once: what is there already is made anew.
         pod::restore(pod);
         let ports = pod::examine(pod, &asked)?;
@@ -332,7 +334,7 @@ impl Run<'_> {
         if problems.iter().any(|problem| problem.severity == Severity::Error) {
             return Err(problems);
         }
-        pod::inject(pod, &asked, &ports, surroundings);
+        pod::inject(pod, &asked, &ports, quotes, surroundings);
         Ok(problems)
     }
 
@@ -411,7 +413,7 @@ fn rewritten(
     findings: &mut Vec<Diagnostic>,
 ) -> String {
     let changes = change::between(&document.value, value);
-    rewrite::rewrite(before, &changes, value).unwrap_or_else(|| {
+    rewrite::rewrite(before, &changes, &taken_quotes(&document.value), value).unwrap_or_else(|| {
         let found = "a layout that cannot be kept: an anchor in a part that changes, say".to_owned();
         let warning = unreadable(document.origin.clone(), found);
         let effect = "the document is written anew, without its comments".to_owned();
@@ -422,6 +424,18 @@ fn rewritten(
         let mark = if before.starts_with("---") { "---\n" } else { "" };
         format!("{mark}{}", rewrite::write(value))
     })
+}
+
+/// The quotes that texts of a document are to get back when they stand there again, by their paths.
+fn taken_quotes(document: &Value) -> Vec<(String, char)> {
+    let of_object = |(path, object): (String, &Value)| {
+        let workload = Workload::of(object)?;
+        let pod = workload.pod.iter().fold(object, |value, field| &value[*field]);
+        let place = workload.pod_path(&path);
+        let below = |(path, quote): (String, char)| (objects::join(&place, &path), quote);
+        Some(pod::taken_quotes(pod).into_iter().map(below).collect::<Vec<_>>())
+    };
+    objects::objects(document).into_iter().filter_map(of_object).flatten().collect()
 }
 
 fn print_json(value: &Value, out: &mut Vec<u8>) -> io::Result<()> {

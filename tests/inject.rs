@@ -200,9 +200,23 @@ fn workload(rng: &mut Rng, pod: &Value) -> Value {
 
 /// A document as text: lines, brackets, or JSON.
 fn written(rng: &mut Rng, document: &Value) -> String {
-    match rng.usize(..3) {
+    match rng.usize(..4) {
         0 => serde_saphyr::to_string(document).expect("YAML"),
-        1 => format!("# in brackets\n---\n{document}\n"),
+        // Some names of ports in quotes.
+        1 => {
+            let text = serde_saphyr::to_string(document).expect("YAML");
+            let quoted = |line: &str| match (line.split_once(": "), rng.usize(..3)) {
+                (Some((key, name)), quote)
+                    if ["port", "- name", "name"].contains(&key.trim()) && !name.starts_with('"') =>
+                {
+                    let quote = ["", "\"", "'"][if name.parse::<u16>().is_ok() { 0 } else { quote }];
+                    format!("{key}: {quote}{name}{quote}\n")
+                }
+                _ => format!("{line}\n"),
+            };
+            text.lines().map(quoted).collect()
+        }
+        2 => format!("# in brackets\n---\n{document}\n"),
         _ => serde_json::to_string_pretty(document).expect("JSON"),
     }
 }

@@ -102,6 +102,15 @@ fn compare_elements(path: &mut Vec<Step>, old: &[Value], new: &[Value], changes:
     (common..new.len()).for_each(|index| push(index, Action::Add(new[index].clone())));
 }
 
+/// A path as findings have it, such as `spec.containers[0].name`.
+pub(super) fn path(steps: &[Step]) -> String {
+    let written = steps.iter().map(|step| match step {
+        Step::Field(name) => format!(".{name}"),
+        Step::Index(index) => format!("[{index}]"),
+    });
+    written.collect::<String>().trim_start_matches('.').to_owned()
+}
+
 /// The operations of a JSON patch.
 pub(super) fn json_patch(changes: &[Change]) -> Value {
     let operation = |change: &Change| {

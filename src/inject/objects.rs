@@ -31,10 +31,21 @@ impl Workload {
         Some(Self { kind, pod })
     }
 
+    /// The field path of the pod in the document, from that of the object.
+    pub(super) fn pod_path(&self, object: &str) -> String {
+        join(object, &self.pod.join("."))
+    }
+
     /// The pod of an object of this kind.
     pub(super) fn pod_of<'a>(&self, object: &'a mut Value) -> Option<&'a mut Value> {
         self.pod.iter().try_fold(object, |value, field| value.get_mut(field))
     }
+}
+
+/// A field path below another one; either may be empty.
+pub(super) fn join(outer: &str, inner: &str) -> String {
+    let dot = if outer.is_empty() || inner.is_empty() { "" } else { "." };
+    format!("{outer}{dot}{inner}")
 }
 
 /// The objects of a document with their field paths: itself, or the items of a list, at any depth.
@@ -49,9 +60,8 @@ fn collect<'a>(value: &'a Value, path: String, found: &mut Vec<(String, &'a Valu
         found.push((path, value));
         return;
     }
-    let dot = if path.is_empty() { "" } else { "." };
     for (index, item) in elements(value, "items").iter().enumerate() {
-        collect(item, format!("{path}{dot}items[{index}]"), found);
+        collect(item, join(&path, &format!("items[{index}]")), found);
     }
 }
 

@@ -43,6 +43,9 @@ struct Record {
     /// Names of ports in probes and hooks, which are numbers now, by container and path.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     ports: BTreeMap<String, String>,
+    /// The quotes around those of them that were written in some.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    quotes: BTreeMap<String, char>,
     /// The pod has the sysctl by itself.
     #[serde(default, skip_serializing_if = "is_false")]
     sysctl: bool,
@@ -236,8 +239,49 @@ pub(super) fn check_aliases(pod: &Value, asked: &Asked, surroundings: Surroundin
     problems
 }
 
-/// Puts a sidecar into a pod that was examined.
-pub(super) fn inject(pod: &mut Value, asked: &Asked, ports: &[Port], surroundings: Surroundings<'_>) {
+/// Ports of probes and hooks of a pod's containers: how the record names each, its path below the pod, and what is there.
+fn handler_ports(pod: &Value) -> impl Iterator<Item = (String, String, &Value)> {
+    let containers = elements(&pod["spec"], "containers").iter().enumerate();
+    containers.flat_map(|(index, container)| {
+        let name = container["name"].as_str().unwrap_or_default();
+        let places = HANDLERS.iter().flat_map(|handler| ACTIONS.iter().map(|action| [*handler, &[*action]].concat()));
+        places.filter_map(move |place| {
+            let port = container.pointer(&format!("/{}/port", place.join("/")))?;
+            let place = place.join(".");
+            Some((format!("{name}.{place}"), format!("spec.containers[{index}].{place}.port"), port))
+        })
+    })
+}
+
+/// The quotes around names of ports in the probes and hooks of a pod, as the record names these: those that stand in its
+/// text, which `quote` tells by the path below the pod, and those that an injection has taken out of it.
+pub(super) fn port_quotes(pod: &Value, quote: impl Fn(&str) -> Option<char>) -> BTreeMap<String, char> {
+    let mut quotes = record(pod).quotes;
+    let named = handler_ports(pod).filter(|(.., port)| port.is_string());
+    quotes.extend(named.filter_map(|(key, path, _)| Some((key, quote(&path)?))));
+    quotes
+}
+
+/// The quotes that are to stand around names of ports when an injected pod gets these back, by their path below the pod.
+pub(super) fn taken_quotes(pod: &Value) -> Vec<(String, char)> {
+    let quotes = record(pod).quotes;
+    handler_ports(pod).filter_map(|(key, path, _)| Some((path, *quotes.get(&key)?))).collect()
+}
+
+/// What an injection has left in a pod for its way back.
+fn record(pod: &Value) -> Record {
+    let annotation = pod["metadata"]["annotations"][annotation("restore")].as_str().filter(|_| is_injected(pod));
+    annotation.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// Puts a sidecar into a pod that was examined. `quotes` are those of [`port_quotes`].
+pub(super) fn inject(
+    pod: &mut Value,
+    asked: &Asked,
+    ports: &[Port],
+    mut quotes: BTreeMap<String, char>,
+    surroundings: Surroundings<'_>,
+) {
     let sysctls = elements(&pod["spec"]["securityContext"], "sysctls");
     let has_sysctl = sysctls.iter().any(|one| one["name"] == SYSCTL);
     let mut record = Record { empty: empty_collections(pod), sysctl: has_sysctl, ..Record::default() };
@@ -247,6 +291,8 @@ pub(super) fn inject(pod: &mut Value, asked: &Asked, ports: &[Port], surrounding
         container["ports"][port.port]["name"] = moved_name(&port.flag.name).into();
         number_handlers(container, &port.flag, &mut record);
     }
+    quotes.retain(|key, _| record.ports.contains_key(key));
+    record.quotes = quotes;
     let flags: Vec<Incoming> = ports.iter().map(|port| port.flag.clone()).collect();
     list(pod, LISTS[0]).insert(0, container(asked, &flags, surroundings.cluster_domain));
     if !asked.out.is_empty() {
@@ -270,11 +316,9 @@ pub(super) fn restore(pod: &mut Value) {
     if !is_injected(pod) || !wrong_types(pod).is_empty() {
         return;
     }
+    let record = record(pod);
     let annotations = map(pod, MAPS[1]);
-    annotations.remove(&annotation("injected"));
-    let record = annotations.remove(&annotation("restore"));
-    let record: Record =
-        record.as_ref().and_then(Value::as_str).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    ["injected", "restore"].iter().for_each(|key| drop(annotations.remove(&annotation(key))));
     let containers = list(pod, LISTS[0]);
     let ours = containers.iter().position(is_ours).map(|index| containers.remove(index)).unwrap_or_default();
     let flags = |flag: &str| -> Vec<String> {

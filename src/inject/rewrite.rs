@@ -10,14 +10,15 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::Value;
 use serde_saphyr::{Location, Spanned};
 
-use super::change::{Action, Change, Step, is_empty};
+use super::change::{self, Action, Change, Step, is_empty};
 use crate::source::files::yaml::{Format, Node, Places, parse};
 
-/// The text after these changes, which make `new` of it. `None` where the layout does not allow for them: an anchor that
+/// The text after these changes, which make `new` of it; texts that come to the place of something else get the quotes of
+/// `quotes`, by their field paths. `None` where the layout does not allow for them: an anchor that
 /// stands for a part that changes, say.
-pub(super) fn rewrite(text: &str, changes: &[Change], new: &Value) -> Option<String> {
+pub(super) fn rewrite(text: &str, changes: &[Change], quotes: &[(String, char)], new: &Value) -> Option<String> {
     let places = Places::read(text)?;
-    let document = Document { text, root: places.root(), is_json: is_json(text) };
+    let document = Document { text, root: places.root(), quotes, is_json: is_json(text) };
     let mut edits = changes.iter().map(|change| document.edit(change)).collect::<Option<Vec<_>>>()?;
     // Stable: what ends in the same place is put in from the inside to the outside.
     edits.sort_by_key(|edit| edit.range.start);
@@ -53,6 +54,7 @@ struct Edit {
 struct Document<'a> {
     text: &'a str,
     root: &'a Spanned<Node>,
+    quotes: &'a [(String, char)],
     /// What is written into it is JSON, too: who reads it may take nothing else.
     is_json: bool,
 }
@@ -82,7 +84,11 @@ impl Document<'_> {
                     elements.iter().map(|value| Some(span(&value.referenced)?.start..self.end(value)?)).collect();
                 self.remove(parent, &ranges?, *index, "-")
             }
-            (Action::Replace(value), ..) => self.replace(parent, child(parent, last)?, value),
+            (Action::Replace(value), ..) => {
+                let path = change::path(&change.path);
+                let quote = self.quotes.iter().find(|(at, _)| *at == path).map(|(_, quote)| *quote);
+                self.replace(parent, child(parent, last)?, quote, value)
+            }
             _ => None,
         }
     }
@@ -148,7 +154,13 @@ impl Document<'_> {
         Some(Edit { range, by: String::new(), is_lines: false })
     }
 
-    fn replace(&self, parent: &Spanned<Node>, node: &Spanned<Node>, value: &Value) -> Option<Edit> {
+    fn replace(
+        &self,
+        parent: &Spanned<Node>,
+        node: &Spanned<Node>,
+        quote: Option<char>,
+        value: &Value,
+    ) -> Option<Edit> {
         let own = span(&node.referenced)?;
         let end = self.end(node)?;
         let range = if own.is_empty() && matches!(node.value, Node::Scalar) { end..end } else { own.start..end };
@@ -165,7 +177,8 @@ impl Document<'_> {
             let is_line = !before.contains('\n') && !before.starts_with(['|', '>']);
             // Where something stood, it stood rightly: in JSON, right behind the colon.
             let gap = if before.is_empty() && self.text[..range.start].ends_with(':') { " " } else { "" };
-            let by = if self.is_json { self.flow(value) } else { format!("{gap}{}", quoted_alike(before, value)) };
+            let quote = quote.or(first_quote(before));
+            let by = if self.is_json { self.flow(value) } else { format!("{gap}{}", quoted(quote, value)) };
             return is_line.then_some(Edit { range, by, is_lines: false });
         }
         // Only what was empty becomes a collection.
@@ -284,12 +297,21 @@ fn is_collection(value: &Value) -> bool {
     matches!(value, Value::Array(_) | Value::Object(_))
 }
 
-/// A value on one line; a text in quotes where the one before it stood in some.
-fn quoted_alike(before: &str, value: &Value) -> String {
-    match value {
-        Value::String(text) if before.starts_with('"') => Value::from(text.as_str()).to_string(),
-        Value::String(text) if before.starts_with('\'') && !text.contains(['\'', '\n']) => format!("'{text}'"),
-        other => flow(other),
+/// The quotes around a scalar of a document; in JSON, all texts have the same.
+pub(super) fn quote_at(text: &str, node: &Spanned<Node>) -> Option<char> {
+    first_quote(text.get(span(&node.referenced)?)?).filter(|_| !is_json(text))
+}
+
+fn first_quote(text: &str) -> Option<char> {
+    text.chars().next().filter(|first| ['"', '\''].contains(first))
+}
+
+/// A value on one line; a text in these quotes, where it can stand in them.
+fn quoted(quote: Option<char>, value: &Value) -> String {
+    match (value, quote) {
+        (Value::String(text), Some('"')) => Value::from(text.as_str()).to_string(),
+        (Value::String(text), Some('\'')) if !text.contains(['\'', '\n']) => format!("'{text}'"),
+        (other, _) => flow(other),
     }
 }
 
@@ -349,7 +371,7 @@ mod tests {
         let old = parse(text, Format::Yaml).expect("YAML");
         let mut new = old.clone();
         change(&mut new);
-        rewrite(text, &between(&old, &new), &new)
+        rewrite(text, &between(&old, &new), &[], &new)
     }
 
     #[test]

@@ -267,6 +267,18 @@ impl Places {
         &self.root
     }
 
+    /// What a path such as `spec.rules[1].matches` names; `None` where there is no such thing.
+    #[must_use]
+    pub fn node(&self, path: &str) -> Option<&Spanned<Node>> {
+        steps(path).into_iter().try_fold(&self.root, |node, step| match (&node.value, step) {
+            (Node::Map(entries), Step::Field(key)) => {
+                entries.iter().find(|(name, _)| name.value == key).map(|(_, value)| value)
+            }
+            (Node::List(items), Step::Index(index)) => items.get(index),
+            _ => None,
+        })
+    }
+
     /// Line and column in the document, both from 1, of the field that a path such as `spec.rules[1].matches` or
     /// `metadata.labels[a.b/c]` names; of the nearest parent where the field itself is missing.
     #[must_use]
