@@ -3,6 +3,7 @@
 
 mod calls;
 mod ends;
+mod forward_proxy;
 mod jobs;
 mod outage;
 mod rollout;
