@@ -291,6 +291,11 @@ fn the_routes_of_its_own_namespace_are_waited_for() {
     until("it says why", || {
         std::fs::read_to_string(&log).unwrap().contains("GatewayRoute in namespace shop: may not be listed and watched")
     });
+    until("it says what may be missing", || {
+        let line = "the application does not start before; where the right to read them is missing, this gives it: kubectl create \
+                    rolebinding tidegate-sidecar --namespace=shop --clusterrole=tidegate-sidecar --serviceaccount=";
+        std::fs::read_to_string(&log).unwrap().contains(line)
+    });
     assert!(!running.is_finished(), "it waits");
     server.heal("gatewayroutes");
     drop(running.join().expect("it is ready in the end"));

@@ -75,6 +75,19 @@ impl Access {
         findings
     }
 
+    /// Says that nothing begins before this watch has listed, and which right it may lack. `says` is what the API server
+    /// refuses others with, if it does.
+    pub(super) fn explain_wait(&self, watch: usize, says: &str) {
+        let Some((kind, namespace)) = self.watches.get(watch) else { return };
+        let line = role_binding(says, namespace, &self.role);
+        tracing::error!(
+            reason = "Forbidden",
+            "{} in namespace {namespace}: not listed yet, and the application does not start before; where the right to read \
+             them is missing, this gives it: {line}; the chart makes the ClusterRole (sidecar.access, or sidecar.createRole)",
+            kind.name()
+        );
+    }
+
     fn finding(&self, service: &ObjectName, refused: &OfNamespace<'_>) -> Diagnostic {
         let (kinds, namespace) = (refused.kinds.join(", "), &service.namespace);
         let line = role_binding(refused.says, namespace, &self.role);

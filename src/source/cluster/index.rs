@@ -99,6 +99,10 @@ pub(super) struct Kept {
 /// So many objects are few: their removal by a list is believed, unless nothing is left.
 const FEW: usize = 20;
 
+/// How long a sidecar waits for what it needs before its log says what that may be for: its pod shows no more than that the
+/// application has not started.
+const EXPLAIN: Duration = Duration::from_secs(2);
+
 /// Whether a list of `listed` objects that takes `gone` of `known` is rather wrong than true: data were lost, or are
 /// being restored.
 const fn is_suspicious(gone: usize, known: usize, listed: usize) -> bool {
@@ -150,9 +154,13 @@ impl Index {
     ) -> Option<watch::Receiver<Update>> {
         let mut patience = self.kept.as_ref().map(|kept| self.epoch + kept.after);
         let mut source = ConfigSource::Cluster;
+        let mut explain = self.access.is_some().then(|| self.epoch + EXPLAIN);
         while !self.is_whole() {
             tokio::select! {
                 change = changes.recv() => drop(self.take(change?)),
+                () = tokio::time::sleep_until(explain.unwrap_or(self.epoch)), if explain.is_some() => {
+                    explain = (!self.explain_wait()).then(|| Instant::now() + EXPLAIN);
+                }
                 () = tokio::time::sleep_until(patience.unwrap_or(self.epoch)), if patience.is_some() => {
                     patience = None;
                     if self.take_kept() {
@@ -178,6 +186,19 @@ impl Index {
             }
         });
         Some(updates)
+    }
+
+    /// Says what is waited for although the API server answers, and the right that may be missing; whether there is something
+    /// to be said.
+    fn explain_wait(&self) -> bool {
+        let waits = self.watches.iter().position(|listed| listed.is_needed && !listed.done);
+        let (Some(access), Some(watch)) = (&self.access, waits.filter(|_| self.watches.iter().any(|one| one.done)))
+        else {
+            return false;
+        };
+        let says = self.watches.iter().find_map(|listed| listed.refused.as_deref());
+        access.explain_wait(watch, says.unwrap_or_default());
+        true
     }
 
     /// Takes what is kept in files of the watches that have not listed yet; whether it is enough to serve.
