@@ -502,6 +502,26 @@ fn advice_does_not_stop_the_injection() {
 }
 
 #[test]
+fn a_proxy_that_no_container_is_told_of_is_told() {
+    let asked = "sidecar.tidegate.dev/proxy: \"127.0.0.1:15001\", sidecar.tidegate.dev/services: a.b";
+    let told = |container: &str| {
+        let text = deployment(asked, "", "", "").replace("name: cart, ports: []", container);
+        let done = inject(&text, &options(&[]));
+        assert_eq!(done.outcome, Outcome::Done, "{}", done.err);
+        done.err
+    };
+    let warning = "spec.template.spec.containers: NoProxyVariable: found none with HTTP_PROXY in its env, expected HTTP_PROXY \
+                   with http://127.0.0.1:15001 for those that call by the proxy";
+    let err = told("name: cart, env: [{name: OTHER, value: x}]");
+    assert!(err.contains(warning) && err.ends_with("1 object changed, 1 warning\n"), "{err}");
+    for container in
+        ["name: cart, env: [{name: http_proxy, value: x}]", "name: cart, envFrom: [{configMapRef: {name: x}}]"]
+    {
+        assert_eq!(told(container), "1 object changed, 0 warnings\n", "{container}");
+    }
+}
+
+#[test]
 fn a_layout_that_cannot_be_kept_is_told() {
     let text = "apiVersion: apps/v1\nkind: Deployment\nx: &meta {annotations: {sidecar.tidegate.dev/out: a.b}}\nspec:\n  template:\n    \
                 metadata: *meta\n    spec: {containers: [{name: a}]} # comment\n";

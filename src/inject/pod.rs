@@ -476,12 +476,29 @@ const DRAIN_SECONDS: u64 = 15;
 
 /// Advice that does not stop the injection.
 pub(super) fn warnings(pod: &Value, asked: &Asked) -> Vec<Problem> {
+    [short_grace_period(pod, asked), no_proxy_variable(pod, asked)].into_iter().flatten().collect()
+}
+
+fn short_grace_period(pod: &Value, asked: &Asked) -> Option<Problem> {
     let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64();
-    let Some(grace) = grace.filter(|grace| *grace < DRAIN_SECONDS && !asked.incoming.is_empty()) else {
-        return Vec::new();
-    };
+    let grace = grace.filter(|grace| *grace < DRAIN_SECONDS && !asked.incoming.is_empty())?;
     let expected = format!("{DRAIN_SECONDS} at least");
     let path = "spec.terminationGracePeriodSeconds";
     let warning = Problem::error(path, "ShortGracePeriod", &grace.to_string(), expected).into_warning();
-    vec![warning.so("requests may be cut off when the pod ends")]
+    Some(warning.so("requests may be cut off when the pod ends"))
+}
+
+/// A forward proxy that no application is told of, as far as the pod itself says.
+fn no_proxy_variable(pod: &Value, asked: &Asked) -> Option<Problem> {
+    let address = asked.proxy?.0;
+    let containers = elements(&pod["spec"], "containers");
+    let is_proxy =
+        |variable: &Value| variable["name"].as_str().is_some_and(|name| name.eq_ignore_ascii_case("HTTP_PROXY"));
+    let is_told = containers
+        .iter()
+        .any(|container| elements(container, "env").iter().any(is_proxy) || !elements(container, "envFrom").is_empty());
+    let expected = format!("HTTP_PROXY with http://{address} for those that call by the proxy");
+    let warning = Problem::error("spec.containers", "NoProxyVariable", "none with HTTP_PROXY in its env", expected);
+    let effect = "an application that does not learn of the proxy otherwise calls past it";
+    (!is_told).then(|| warning.into_warning().so(effect))
 }
