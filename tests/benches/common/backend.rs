@@ -1,7 +1,7 @@
 //! The backend of the benchmarks: one thread, two ports, answers made before the first request.
 //!
 //! `GET /SIZE` answers with SIZE bytes (`/0`, `/1k`, `/64k`, `/1m`; anything else 1 KiB), `GET /text` with 64 KiB that are as
-//! easy to compress as text is. Request bodies are skipped.
+//! easy to compress as text is, `GET /shared` with 1 KiB that several requests may share. Request bodies are skipped.
 //! `GET /ws` switches to WebSocket and sends every byte back as it came: frame boundaries stay, only that the echo of a
 //! client's frame is masked, which a proxy has no reason to mind.
 
@@ -54,9 +54,10 @@ pub fn run_at(ip: IpAddr) -> io::Result<()> {
     let mut answers: Vec<(&[u8], Vec<u8>)> =
         [(&b"/0"[..], 0), (b"/1k", 1 << 10), (b"/64k", 64 << 10), (b"/1m", 1 << 20)]
             .into_iter()
-            .map(|(path, size)| (path, answer(&vec![b'x'; size])))
+            .map(|(path, size)| (path, answer("no-store", &vec![b'x'; size])))
             .collect();
-    answers.push((b"/text", answer(&text(64 << 10))));
+    answers.push((b"/text", answer("no-store", &text(64 << 10))));
+    answers.push((b"/shared", answer("no-cache", &vec![b'x'; 1 << 10])));
     let mut connections: HashMap<Token, Connection> = HashMap::new();
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut next = listeners.len();
@@ -84,10 +85,10 @@ pub fn run_at(ip: IpAddr) -> io::Result<()> {
     }
 }
 
-fn answer(body: &[u8]) -> Vec<u8> {
+fn answer(cache_control: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
         "HTTP/1.1 200 OK\r\nServer: bench\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Type: text/plain\r\n\
-         Cache-Control: no-store\r\nContent-Length: {}\r\n\r\n",
+         Cache-Control: {cache_control}\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     [head.as_bytes(), body].concat()

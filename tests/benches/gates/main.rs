@@ -12,6 +12,7 @@
 //! what policies and filters add. `--record` writes the first down as the new baseline. `--routes N`, `--edits N` and `--subject PATH` change the run.
 
 mod baseline;
+mod callgrind;
 mod client;
 #[path = "../common/mod.rs"]
 mod common;
@@ -21,6 +22,7 @@ mod guard;
 #[allow(clippy::unwrap_used, dead_code, reason = "written for tests")]
 #[path = "../../support/signing_key.rs"]
 mod signing_key;
+mod traffic;
 mod verdict;
 
 use std::io;
