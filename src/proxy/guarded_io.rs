@@ -179,6 +179,12 @@ impl GuardedSocket {
         self.first_byte
     }
 
+    /// Whether somebody waits for the client to take an answer, or to send a body.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.write_clock.waiting_since().is_some() || self.body_clock.waiting_since().is_some()
+    }
+
     /// Whether nothing is under way in either direction: no body, no answer that waits for the client to take it, and no byte
     /// that nobody has read. A head that is not complete does not count.
     #[must_use]

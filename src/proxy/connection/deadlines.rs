@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::{ConnectionEnd, Driver};
 use crate::drain::Phase;
+use crate::proxy::guarded_io::GuardedSocket;
 use crate::reason::Reason;
-use crate::timer::earlier;
 
 /// How long a connection may stay idle once listeners close: clients that send without pause get their answer, with
 /// `connection: close`, instead of a reset.
@@ -26,31 +26,11 @@ impl<H> Driver<H> {
             return Some((drain.since(), Reason::Drain));
         }
         let guard = self.guard.borrow();
-        let mut next = None;
-        if let Some(since) = guard.write_clock.waiting_since() {
-            sooner(&mut next, since, deadlines.write_stall, Reason::WriteStall);
-            if let Some(stall) = drain.room().memory().level().stall() {
-                sooner(&mut next, since, stall, Reason::Overload);
-            }
-            if context.body_rate > 0 && !deadlines.body_rate_window.is_zero() {
-                let due = guard.write_clock.due(deadlines.body_rate_window);
-                sooner_of(&mut next, due.map(|due| (due, Reason::WriteSlow)));
-            }
-        }
-        // Without an exchange it is what is left of a body, which nobody streams.
-        let takes_slow_body = self.shared.exchanges.get() > 0 && self.shared.downstream.cutoff.takes_slow_body();
-        if context.body_rate > 0 && !deadlines.body_rate_window.is_zero() && !takes_slow_body {
-            let due = guard.body_clock.due(deadlines.body_rate_window);
-            sooner_of(&mut next, due.map(|due| (due, Reason::BodySlow)));
-        }
-        let cutoff = &self.shared.downstream.cutoff;
-        sooner_of(&mut next, cutoff.due());
-        if self.shared.exchanges.get() > 0
-            && let Some(since) = guard.write_clock.waiting_since()
-        {
-            sooner_of(&mut next, cutoff.silence_due(since));
-        }
-        if self.shared.exchanges.get() > 0 {
+        let runs = self.shared.exchanges.get() > 0;
+        // Nobody waits for most clients.
+        let mut next = if guard.is_waited_for() { self.deadline_of_waits(&guard, runs) } else { None };
+        sooner_of(&mut next, self.shared.downstream.cutoff.due());
+        if runs {
             if let Some(since) = guard.full_since() {
                 sooner(&mut next, since, LOOK_AHEAD, Reason::ClientGone);
             }
@@ -71,6 +51,35 @@ impl<H> Driver<H> {
         }
         if drain.phase() == Phase::Closing {
             sooner(&mut next, idle_since.max(drain.since()), IDLE_AT_DRAIN, Reason::Drain);
+        }
+        next
+    }
+
+    /// The earliest deadline of those that hold while somebody waits for the client to take or send bytes. `runs`: an exchange
+    /// does.
+    #[cold]
+    fn deadline_of_waits(&self, guard: &GuardedSocket, runs: bool) -> Option<(Instant, Reason)> {
+        let context = &self.shared.context;
+        let (deadlines, cutoff) = (&context.deadlines, &self.shared.downstream.cutoff);
+        let judges_rates = context.body_rate > 0 && !deadlines.body_rate_window.is_zero();
+        let mut next = None;
+        if let Some(since) = guard.write_clock.waiting_since() {
+            sooner(&mut next, since, deadlines.write_stall, Reason::WriteStall);
+            if let Some(stall) = context.drain.room().memory().level().stall() {
+                sooner(&mut next, since, stall, Reason::Overload);
+            }
+            if judges_rates {
+                let due = guard.write_clock.due(deadlines.body_rate_window);
+                sooner_of(&mut next, due.map(|due| (due, Reason::WriteSlow)));
+            }
+            if runs {
+                sooner_of(&mut next, cutoff.silence_due(since));
+            }
+        }
+        // Without an exchange it is what is left of a body, which nobody streams.
+        if judges_rates && !(runs && cutoff.takes_slow_body()) {
+            let due = guard.body_clock.due(deadlines.body_rate_window);
+            sooner_of(&mut next, due.map(|due| (due, Reason::BodySlow)));
         }
         next
     }
@@ -134,5 +143,9 @@ fn sooner(next: &mut Option<(Instant, Reason)>, since: Instant, after: Duration,
 /// Replaces `next` when `other` is earlier.
 #[inline]
 fn sooner_of(next: &mut Option<(Instant, Reason)>, other: Option<(Instant, Reason)>) {
-    *next = earlier(*next, other);
+    if let Some(other) = other
+        && next.is_none_or(|next| other.0 < next.0)
+    {
+        *next = Some(other);
+    }
 }
