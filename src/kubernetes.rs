@@ -10,6 +10,7 @@ use kube::core::Status;
 use kube::{Client, Config};
 use tower::layer::layer_fn;
 
+mod ahead;
 mod counted;
 mod shared;
 
@@ -25,9 +26,6 @@ pub const SILENCE: Duration = Duration::from_secs(45);
 
 /// The same where watches last for minutes: an API server sends a bookmark about every minute, whatever happens.
 pub const LONG_SILENCE: Duration = Duration::from_secs(90);
-
-/// How long the connection that all requests share is waited for, before they try by themselves.
-const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// Variable with the namespace of the pod that the process runs in.
 const POD_NAMESPACE: &str = "POD_NAMESPACE";
@@ -123,15 +121,11 @@ impl Kubernetes {
     ///
     /// # Errors
     /// The credentials or the address cannot be used.
-    pub async fn shared_client(&self) -> Result<Client, KubernetesError> {
+    pub fn shared_client(&self) -> Result<Client, KubernetesError> {
         if self.config.proxy_url.is_some() {
             return self.client();
         }
-        let client = shared::client(&self.config)?;
-        // As long as it is not known what the API server speaks, requests that begin at the same time connect each for
-        // itself. Whether this one is answered, and how, does not matter.
-        let _ = tokio::time::timeout(FIRST_ANSWER, client.apiserver_version()).await;
-        Ok(client)
+        Ok(shared::client(&self.config)?)
     }
 
     /// The namespace that the process belongs to: that of its pod, or the one of the kubeconfig's context.

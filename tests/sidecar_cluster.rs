@@ -332,6 +332,18 @@ fn what_was_known_serves_after_a_restart_while_the_api_server_is_away() {
     until("the API server is followed again", || call(listener(&second)) == "b" && from("cluster"));
 }
 
+/// Many sidecars begin at the same time when a cluster does.
+#[test]
+fn a_sidecar_begins_with_one_request_for_each_kind_in_each_namespace() {
+    let server = ApiServer::start();
+    server.put("services", service("id/users", &[("http", 80)]));
+    server.put("endpointslices", slice("id/users", "http", 80));
+    let sidecar = Sidecar::start(&server, &["--out-port=users.id:80@127.0.0.1:0"]);
+    until("what is active is told", || sidecar.log().contains("configuration active version=1 "));
+    // Routes and grants of its own namespace, which has no Service that it calls; and all four kinds of the other one.
+    assert_eq!(server.requests(), 6);
+}
+
 /// Many sidecars are a load for an API server, so that each tells its part of it.
 #[test]
 fn what_the_api_server_sends_is_counted() {

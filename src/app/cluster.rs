@@ -86,7 +86,7 @@ pub(super) async fn follow(
 /// Follows what concerns the pod of a sidecar. Returns once everything that is needed was listed.
 pub(super) async fn follow_beside(options: &BesideOptions, base: Inputs, metrics: &Arc<Metrics>) -> Result<Followed> {
     let kubernetes = Kubernetes::new(options.kubeconfig.as_deref(), kubernetes::LONG_SILENCE).await?;
-    let client = kubernetes.shared_client().await?;
+    let client = kubernetes.shared_client()?;
     let updates = beside::start(&client, &options.watch, base, metrics).await?;
     Ok(Followed { updates, published: None, status: None })
 }

@@ -16,6 +16,7 @@ use kube::{Client, Config};
 use tower::layer::layer_fn;
 use tower::{BoxError, ServiceBuilder};
 
+use super::ahead::OneAhead;
 use super::counted::Counting;
 
 /// How often a connection is asked whether it still lives, and how long the answer may take: all watches die with it.
@@ -48,6 +49,7 @@ pub(super) fn client(config: &Config) -> Result<Client, kube::Error> {
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
+        .layer(layer_fn(OneAhead::new))
         .service(client);
     let client = ClientBuilder::new(service, config.default_namespace.clone());
     Ok(client.with_layer(&layer_fn(Counting::new)).build())

@@ -128,6 +128,8 @@ struct State {
     /// CustomResourceDefinitions are being removed.
     is_removing: bool,
     git_version: String,
+    /// Of whatever sort.
+    requests: usize,
 }
 
 struct Shared {
@@ -329,6 +331,11 @@ impl ApiServer {
         self.shared.lock().resource(plural).asked.clone()
     }
 
+    /// How many requests there were, whatever they asked for.
+    pub fn requests(&self) -> usize {
+        self.shared.lock().requests
+    }
+
     /// An object as it is now; null where there is none.
     pub fn get(&self, plural: &str, namespace: &str, name: &str) -> Value {
         let mut state = self.shared.lock();
@@ -519,6 +526,7 @@ fn decoded(value: &str) -> String {
 }
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    shared.lock().requests += 1;
     if request.uri().path() == "/version" {
         let version = shared.lock().git_version.clone();
         let minor = version.split('.').nth(1).unwrap_or("0").to_owned();
