@@ -35,7 +35,7 @@ metadata: {name: chat}
 spec: {selector: {app: called}, ports: [{name: ws, port: 80, targetPort: 8080}]}
 "#;
 
-/// An application that calls all of them, until a file tells it to report.
+/// An application that calls all of them, until a file tells it to report; it says meanwhile how many calls it has made.
 const CALLER: &str = r#"
 apiVersion: batch/v1
 kind: Job
@@ -113,6 +113,11 @@ spec:
           threads = [threading.Thread(target=run) for run in (over_http, over_http, over_grpc, over_websocket)]
           for thread in threads:
               thread.start()
+          while goes_on():
+              with open("/reports/calls.new", "w") as calls:
+                  calls.write(str(sum(counts.values())))
+              os.rename("/reports/calls.new", "/reports/calls")
+              time.sleep(0.1)
           for thread in threads:
               thread.join()
           with open("/reports/report", "w") as report:
@@ -145,11 +150,18 @@ fn calls_outlive_rollouts_of_what_they_call() {
         let ready = namespace.kubectl(&["get", "job", "caller", phase]);
         if ready == "1" { Ok(()) } else { Err(ready) }
     });
-    let rollouts = if std::env::var_os("TIDEGATE_LONG").is_some() { 20 } else { 4 };
+    // Rollouts, and the calls that there are at least between two of them.
+    let (rollouts, between) = if std::env::var_os("TIDEGATE_LONG").is_some() { (20, 5_000) } else { (4, 0) };
+    let calls = || fs::read_to_string(reports.path().join("calls")).map_or(0, |calls| calls.parse::<u64>().unwrap());
     for _ in 0..rollouts {
+        let before = calls();
         // At most one in a second is taken.
         wait_for("a rollout", || namespace.try_kubectl(&["rollout", "restart", "deployment/called"]));
         rolled_out(&namespace, "called");
+        wait_for("calls between two rollouts", || match calls() - before {
+            made if made >= between => Ok(()),
+            made => Err(format!("{made} of {between}")),
+        });
     }
     for replicas in [10, 1] {
         namespace.kubectl(&["scale", "deployment/called", &format!("--replicas={replicas}")]);
