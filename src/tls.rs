@@ -5,6 +5,7 @@
 
 mod alpn;
 mod client_certificates;
+mod suites;
 mod system;
 mod upstream;
 mod web;
@@ -19,6 +20,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 
 use self::client_certificates::ClientVerifier;
+use self::suites::{prefers_chacha20, provider};
 use crate::model::ids::ListenerId;
 use crate::model::tls::{LeastTls, TlsHost, TlsHosts};
 
@@ -46,7 +48,7 @@ impl Default for TlsFactory {
         if let Err(error) = &tickets {
             tracing::warn!(%error, "TLS sessions cannot be resumed");
         }
-        Self { provider: Arc::new(aws_lc_rs::default_provider()), tickets: tickets.ok() }
+        Self { provider: Arc::new(provider()), tickets: tickets.ok() }
     }
 }
 
@@ -64,10 +66,13 @@ impl TlsFactory {
     fn terms(&self, host: &Arc<TlsHost>) -> Terms {
         let clients =
             host.validation.as_ref().map(|validation| Arc::new(ClientVerifier::new(validation, &self.provider)));
-        Terms { config: self.config(host, clients.as_ref()), clients }
+        let in_their_order = self.config(host, clients.as_ref());
+        let mut in_our_order = in_their_order.clone();
+        in_our_order.ignore_client_order = true;
+        Terms { in_our_order: Arc::new(in_our_order), in_their_order: Arc::new(in_their_order), clients }
     }
 
-    fn config(&self, host: &Arc<TlsHost>, clients: Option<&Arc<ClientVerifier>>) -> Arc<ServerConfig> {
+    fn config(&self, host: &Arc<TlsHost>, clients: Option<&Arc<ClientVerifier>>) -> ServerConfig {
         let versions: &[_] = match host.least {
             LeastTls::V1_2 => &[&TLS13, &TLS12],
             LeastTls::V1_3 => &[&TLS13],
@@ -93,17 +98,28 @@ impl TlsFactory {
             }
             Some(_) | None => config.send_tls13_tickets = 0,
         }
-        Arc::new(config)
+        config
     }
 }
 
 /// What a handshake with a client runs with.
 #[derive(Clone, Debug)]
 pub struct Terms {
-    /// The settings.
-    pub config: Arc<ServerConfig>,
+    /// The settings that take the first cipher suite of ours that the client has.
+    in_our_order: Arc<ServerConfig>,
+    /// Those that take the client's first one.
+    in_their_order: Arc<ServerConfig>,
     /// How the client is validated; `None`: it is not asked for a certificate.
     pub clients: Option<Arc<ClientVerifier>>,
+}
+
+impl Terms {
+    /// The settings for a client that begins like this.
+    #[must_use]
+    pub fn config(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+        let known = &self.in_our_order.crypto_provider().cipher_suites;
+        Arc::clone(if prefers_chacha20(hello, known) { &self.in_their_order } else { &self.in_our_order })
+    }
 }
 
 /// The settings of one version's handshakes, by listener and server name. Cheap to clone.

@@ -70,7 +70,6 @@ pub async fn serve<H: Handler>(
     Ends { peer, local }: Ends,
     place: Place,
 ) {
-    let _ = stream.set_nodelay();
     let _open = Open::begin(&context);
     let (now, presence) = (Instant::now(), place.presence().clone());
     presence.idle(now);

@@ -106,8 +106,9 @@ async fn shake_hands(tls: &TlsContext, stream: TcpStream) -> Result<Opened, Fail
         start.io.shutdown().await?;
         return Err(Failure::Closed(Reason::TlsName));
     };
+    let config = terms.config(&start.client_hello());
     let permit = tls.handshakes.acquire().await;
-    let stream = start.into_stream(terms.config).await?;
+    let stream = start.into_stream(config).await?;
     drop(permit);
     let speaks = match stream.get_ref().1.alpn_protocol() {
         Some(protocol) if protocol == ALPN_HTTP2 => Speaks::Http2,

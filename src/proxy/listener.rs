@@ -120,8 +120,9 @@ fn bind_sockets(mut address: SocketAddr, workers: usize) -> io::Result<BoundList
     let mut sockets = Vec::with_capacity(workers);
     for _ in 0..workers.max(1) {
         let socket = socket(address, true)?;
-        // Connections inherit it, and none pays for a system call of its own.
+        // Connections inherit both, and none pays for a system call of its own.
         socket.set_tcp_notsent_lowat(UNSENT)?;
+        socket.set_tcp_nodelay(true)?;
         socket.listen(BACKLOG)?;
         let socket = StdListener::from(socket);
         address = socket.local_addr()?;
@@ -432,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn accepted_connections_have_the_timeouts_of_their_listener() {
+    fn accepted_connections_have_the_options_of_their_listener() {
         let bound = bind("web", "127.0.0.1:0".parse().expect("an address"), 2).expect("bound");
         let (keepalive, user_timeout) = (Duration::from_secs(40), Duration::from_secs(90));
         bound.set_timeouts(TcpTimeouts { keepalive, user_timeout });
@@ -448,6 +449,7 @@ mod tests {
                 assert_eq!(socket.tcp_keepalive_time().expect("an option"), keepalive);
                 assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(user_timeout));
                 assert_eq!(socket.tcp_notsent_lowat().expect("an option"), UNSENT);
+                assert!(socket.tcp_nodelay().expect("an option"));
                 accepted += 1;
             }
         }

@@ -40,8 +40,6 @@ pub(super) async fn relay(
     closing: impl Future<Output = ()>,
 ) {
     let client = Stream::from(stream);
-    // What is small goes out at once, as it would without a relay.
-    let _ = client.set_nodelay();
     match connect(&worker, listener).await {
         Ok(target) => {
             let open = Open::begin(Rc::clone(&worker), &target, peer);

@@ -8,7 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{
     ClientConfig, Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor, verify_server_name,
 };
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::SingleCertAndKey;
@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::alpn::{ALPN_HTTP1, ALPN_HTTP2};
+use super::suites::provider;
 use super::system::system_roots;
 use crate::model::backend::Backend;
 use crate::model::tls::{EndpointTls, SubjectName, Trust};
@@ -36,7 +37,7 @@ pub struct ClientTlsFactory {
 
 impl Default for ClientTlsFactory {
     fn default() -> Self {
-        Self { provider: Arc::new(aws_lc_rs::default_provider()), system: OnceLock::new() }
+        Self { provider: Arc::new(provider()), system: OnceLock::new() }
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::RootCertStore;
 use rustls::client::ClientConfig;
-use rustls::crypto::aws_lc_rs;
 
 use super::alpn::ALPN_HTTP1;
+use super::suites::provider;
 use super::system::system_roots;
 use crate::model::tls::Authorities;
 
@@ -35,7 +35,7 @@ impl WebTls {
         let own = self.authorities.as_ref().map(|authorities| &**authorities.roots());
         let mut roots: RootCertStore = system_roots(own.is_none());
         roots.extend(own.into_iter().flat_map(|own| own.roots.iter().cloned()));
-        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider()));
         let builder = builder.with_safe_default_protocol_versions();
         let builder = builder.expect("the provider has cipher suites of all versions");
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();

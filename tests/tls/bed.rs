@@ -10,7 +10,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, StreamOwned};
+use rustls::{RootCertStore, StreamOwned, SupportedCipherSuite};
 
 use crate::support::PATIENCE;
 use crate::support::backend::Backend;
@@ -77,6 +77,7 @@ impl Authority {
             roots: Arc::new(roots),
             versions: vec![&TLS13, &TLS12],
             alpn: vec![b"http/1.1".to_vec()],
+            suites: Vec::new(),
             schemes: None,
             own: None,
         }
@@ -89,6 +90,8 @@ pub struct Client {
     pub roots: Arc<RootCertStore>,
     pub versions: Vec<&'static rustls::SupportedProtocolVersion>,
     pub alpn: Vec<Vec<u8>>,
+    /// Only these cipher suites, in this order; empty: those that rustls offers.
+    pub suites: Vec<SupportedCipherSuite>,
     /// Only certificates with keys of this kind.
     pub schemes: Option<KeyKind>,
     /// The certificate that it shows when it is asked for one.
@@ -100,6 +103,9 @@ pub type Connection = StreamOwned<ClientConnection, TcpStream>;
 impl Client {
     pub fn config(&self) -> ClientConfig {
         let mut provider = aws_lc_rs::default_provider();
+        if !self.suites.is_empty() {
+            provider.cipher_suites.clone_from(&self.suites);
+        }
         if let Some(kind) = self.schemes {
             let algorithms = &mut provider.signature_verification_algorithms;
             let wanted: Vec<_> = algorithms

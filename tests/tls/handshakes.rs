@@ -3,6 +3,11 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+use rustls::crypto::aws_lc_rs::cipher_suite::{
+    TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384,
+    TLS13_CHACHA20_POLY1305_SHA256,
+};
 use rustls::version::{TLS12, TLS13};
 use rustls::{HandshakeKind, ProtocolVersion};
 
@@ -64,6 +69,36 @@ fn a_client_gets_the_kind_of_key_that_it_can_check() {
     if let Some((of_rsa, of_ecdsa)) = tls {
         assert!(of_rsa.contains("RSA") && !of_rsa.contains("ECDSA"), "{of_rsa}");
         assert!(of_ecdsa.contains("ECDSA") || of_ecdsa.contains("ecdsa"), "{of_ecdsa}");
+    }
+}
+
+#[test]
+fn the_cheaper_of_two_suites_is_taken_unless_the_client_has_no_instructions_for_it() {
+    let authority = Authority::new();
+    let pair = authority.issue(&["a.test"]);
+    let files =
+        [("secret.yaml", secret("it", &pair.certificate, &pair.key)), ("a.yaml", route("a", "a.test", &["it"], ""))];
+    let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let (_gateway, port) = gateway(&files, &[]);
+    let mut client = authority.client();
+    let of_tls13 = [TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
+    let of_tls12 = [
+        TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    ];
+    for (version, [aes128, aes256, chacha20]) in [(&TLS13, of_tls13), (&TLS12, of_tls12)] {
+        client.versions = vec![version];
+        for (offered, agreed) in [
+            (&[aes256, chacha20, aes128][..], aes128),
+            (&[chacha20, aes256, aes128], chacha20),
+            (&[aes256, chacha20], aes256),
+            (&[chacha20], chacha20),
+        ] {
+            client.suites = offered.to_vec();
+            let connection = client.connect(port, "a.test").unwrap();
+            assert_eq!(connection.conn.negotiated_cipher_suite(), Some(agreed), "of {offered:?}");
+        }
     }
 }
 
