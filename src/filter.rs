@@ -44,6 +44,7 @@ mod limit_state;
 mod mirror;
 mod passwords;
 mod path;
+mod permits;
 mod rate_limit;
 mod redirect;
 mod remote_keys;
@@ -69,6 +70,7 @@ pub use layer::{
     Question, ResponseView, Told,
 };
 pub use passwords::{CheckDigest, PasswordCheck, PasswordVerdict};
+pub use permits::Permits;
 pub use remote_keys::{FetchedKeys, PATIENCE as KEYS_PATIENCE, RemoteKeys, WantedKeys};
 pub use semaphore::{Permit, Queued};
 pub use state::{FilterBounds, FilterState, FilterStates, ListStates, StateRegistry};

@@ -1,7 +1,7 @@
 //! The walk through the layers: in through all of them, and out in reverse through those that were entered.
 
 use super::layer::{Director, Flow, Memory, ResponseView, Told};
-use super::semaphore::Permit;
+use super::permits::Permits;
 use super::state::FilterState;
 use super::{
     api_key, basic_auth, body_limit, coalesce, compression, concurrency_limit, cors, direct_response, external_auth,
@@ -22,6 +22,8 @@ pub struct Chain {
     before: usize,
     /// What they remember, by position; most remember nothing.
     memories: Vec<(usize, Memory)>,
+    /// What limits have given the request; it lasts longer than the walk.
+    permits: Permits,
 }
 
 impl Chain {
@@ -46,7 +48,7 @@ impl Chain {
 
     /// A walk of its own from the layer on that has asked: that one and those outside of it stay with this walk.
     pub fn fork(&self) -> Self {
-        Self { entered: self.entered, outside: self.entered + 1, before: self.before, memories: Vec::new() }
+        Self { entered: self.entered, outside: self.entered + 1, before: self.before, ..Self::default() }
     }
 
     fn go_on(&mut self, layers: &[Filter], director: &mut Director<'_, '_>) -> Flow {
@@ -106,8 +108,10 @@ impl Chain {
     /// Enters the layer that has decided this. A layer that asks is entered once it has its answer.
     fn enter(&mut self, flow: Flow, memory: Memory) -> Flow {
         if !matches!(flow, Flow::Ask(_)) {
-            if !matches!(memory, Memory::None) {
-                self.memories.push((self.entered, memory));
+            match memory {
+                Memory::None => {}
+                Memory::Permit(permit) => self.permits.add(self.entered, permit),
+                memory => self.memories.push((self.entered, memory)),
             }
             self.entered += 1;
         }
@@ -131,19 +135,8 @@ impl Chain {
 
     /// Takes over the permits that limits have given the request: they last until the end of the response's body, or of the
     /// tunnel that the request becomes.
-    pub fn take_permits(&mut self) -> Vec<Permit> {
-        let held = self.memories.iter_mut().filter(|(_, memory)| matches!(memory, Memory::Permit(_)));
-        let taken = held.filter_map(|(_, memory)| match std::mem::take(memory) {
-            Memory::Permit(permit) => Some(permit),
-            Memory::None
-            | Memory::Origin(_)
-            | Memory::Preflight
-            | Memory::Quota(_)
-            | Memory::Accepted(_)
-            | Memory::Edits(_)
-            | Memory::Forget(_) => None,
-        });
-        taken.collect()
+    pub fn take_permits(&mut self) -> Permits {
+        std::mem::take(&mut self.permits)
     }
 
     /// Takes back the innermost layers of a try that failed, so that others can be entered in their place; `layers` is the
@@ -151,6 +144,7 @@ impl Chain {
     pub fn retreat(&mut self, layers: usize) {
         self.entered = self.entered.min(layers);
         self.memories.retain(|(position, _)| *position < layers);
+        self.permits.retreat(layers);
     }
 
     /// Runs the response side of the layer at `position`, the innermost that is still entered.

@@ -72,7 +72,7 @@ struct Outcome {
     response: HeaderMap,
     body_limit: Option<u64>,
     /// What it holds until its end.
-    permits: Vec<Permit>,
+    permits: Permits,
 }
 
 impl Default for Walk {

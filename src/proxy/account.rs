@@ -14,7 +14,7 @@ use super::decision::Matched;
 use super::grpc::CallStatus;
 use super::worker::Worker;
 use crate::balance::{Condition, InFlight, Picked};
-use crate::filter::{Chain, Permit};
+use crate::filter::Permits;
 use crate::model::ids::BackendId;
 use crate::reason::Reason;
 use crate::telemetry::access_log::{AccessLogEntry, BackendText};
@@ -22,20 +22,6 @@ use crate::telemetry::metrics::{PickCondition, Side};
 
 /// Status in log and metrics of a request whose client went away before a head (nginx's 499).
 const CLIENT_CLOSED_REQUEST: u16 = 499;
-
-/// The permits of one request, which last as long as this, in one word of its account.
-#[derive(Debug)]
-pub struct Permits {
-    _held: Vec<Permit>,
-}
-
-impl Permits {
-    /// Takes over those of a walk through filters; `None` for most requests.
-    pub fn of(chain: &mut Chain) -> Option<Box<Self>> {
-        let held = chain.take_permits();
-        (!held.is_empty()).then(|| Box::new(Self { _held: held }))
-    }
-}
 
 /// Whose request an account is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +55,7 @@ pub struct Account {
     /// Counts it as in flight at its endpoint.
     pub in_flight: Option<InFlight>,
     /// What concurrency limits have given it, for as long as it is in flight; few requests have some.
-    pub permits: Option<Box<Permits>>,
+    pub permits: Permits,
     /// Body bytes from the client.
     pub bytes_in: u64,
     /// Body bytes to the client.
@@ -125,7 +111,7 @@ impl Account {
             reason: None,
             call: CallStatus::NoCall,
             in_flight: None,
-            permits: None,
+            permits: Permits::default(),
             bytes_in: 0,
             bytes_out: 0,
             upstream_sent: 0,

@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 
-use super::account::Permits;
 use super::decision::{Decision, Early, Layers, Matched};
 use super::exchange::Exchange;
 use super::headers;
@@ -177,7 +176,7 @@ impl Exchange {
             let rule = matched.rule();
             let entered = [&*rule.filters, backend_filters(rule, layers.entered)];
             let reply = &mut self.reply;
-            let permits = Permits::of(&mut layers.chain);
+            let permits = layers.chain.take_permits();
             let mut coding = None;
             let view = &mut ResponseView {
                 status: &mut reply.status,

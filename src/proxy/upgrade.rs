@@ -14,7 +14,6 @@ use http::header::{self, HeaderValue};
 use http::{Method, StatusCode, Version};
 use tokio::time::Instant;
 
-use super::account::Permits;
 use super::body::Content;
 use super::client_body::ClientBody;
 use super::connect::OpenConnection;
@@ -27,6 +26,7 @@ use super::tunnel::{self, CloseCause, End, Ends, Meter, TunnelLimits};
 use super::upstream::Pooled;
 use super::worker::Worker;
 use crate::balance::{InFlight, Picked};
+use crate::filter::Permits;
 use crate::http1::client::Upload;
 use crate::http1::websocket;
 use crate::model::policy::Upgrades;
@@ -46,7 +46,7 @@ struct Socket {
     upgrades: Upgrades,
     /// Loads its endpoint as a running request does.
     _in_flight: Option<InFlight>,
-    _permits: Option<Box<Permits>>,
+    _permits: Permits,
     _open: OpenConnection,
     /// The line of the handshake, written at the end with all that went through.
     line: Option<Box<access_log::AccessLogEntry>>,
@@ -124,7 +124,7 @@ impl Exchange {
             registration: handshake.place.open(info),
             upgrades: handshake.upgrades,
             _in_flight: self.account.in_flight.take(),
-            _permits: self.decision.layers.as_mut().and_then(|layers| Permits::of(&mut layers.chain)),
+            _permits: self.decision.layers.as_mut().map(|layers| layers.chain.take_permits()).unwrap_or_default(),
             _open: open,
             line: self.account.entry.take(),
             started: self.account.started,

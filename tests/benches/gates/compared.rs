@@ -82,14 +82,14 @@ const OWN: [Own; 8] = [
         "ConcurrencyLimit",
         "concurrency.example.com",
         "{type: ConcurrencyLimit, concurrencyLimit: {maxInFlight: 1000}}",
-        (1_100.0, 3.0),
+        (1_100.0, 1.0),
     ),
     // Its key is new for each request: nobody else has it in use.
     (
         "ConcurrencyLimit by a key",
         "concurrency-key.example.com",
         "{type: ConcurrencyLimit, concurrencyLimit: {maxInFlight: 1000, keys: [{type: Header, name: x-bench-key}]}}",
-        (2_400.0, 4.0),
+        (2_400.0, 2.0),
     ),
     (
         "JWT, the token known",
