@@ -281,22 +281,26 @@ async fn a_stream_that_breaks_off_behind_its_list_is_gone_on_with() {
 }
 
 /// A failure behind the list is one of a watch: it says nothing against lists as streams.
+async fn fail_behind_the_list(code: u16, cause: Restart, asked: [Asked; 2]) {
+    let mut bed = Bed::new(quick()).await;
+    let log = Logged::new();
+    bed.server.interrupt(ROUTES, Some(code));
+    bed.until_metric("it is noticed", |bed| bed.restarts("GatewayRoute", cause) == 1.0).await;
+    bed.server.put(ROUTES, route("b"));
+    bed.until_routes(&["a", "b"]).await;
+    assert_eq!(bed.server.asked(ROUTES), asked);
+    let said = log.lines(&["GatewayRoute: the watch failed: watch: "]).len();
+    assert_eq!(said, usize::from(cause == Restart::Refused), "{:?}", log.lines(&[]));
+}
+
 #[tokio::test]
-async fn a_failure_behind_a_list_is_one_of_a_watch() {
-    for (code, cause, asked) in [
-        (410, Restart::Expired, [Asked::Stream, Asked::Stream]),
-        (500, Restart::Refused, [Asked::Stream, Asked::Watch]),
-    ] {
-        let mut bed = Bed::new(quick()).await;
-        let log = Logged::new();
-        bed.server.interrupt(ROUTES, Some(code));
-        bed.until_metric("it is noticed", |bed| bed.restarts("GatewayRoute", cause) == 1.0).await;
-        bed.server.put(ROUTES, route("b"));
-        bed.until_routes(&["a", "b"]).await;
-        assert_eq!(bed.server.asked(ROUTES), asked, "{code}");
-        let said = log.lines(&["GatewayRoute: the watch failed: watch: "]).len();
-        assert_eq!(said, usize::from(cause == Restart::Refused), "{:?}", log.lines(&[]));
-    }
+async fn a_state_that_expires_behind_a_list_is_listed_again() {
+    fail_behind_the_list(410, Restart::Expired, [Asked::Stream, Asked::Stream]).await;
+}
+
+#[tokio::test]
+async fn a_refusal_behind_a_list_is_one_of_a_watch() {
+    fail_behind_the_list(500, Restart::Refused, [Asked::Stream, Asked::Watch]).await;
 }
 
 /// A list may take longer than a watch lasts, and its stream is followed for the time of a watch all the same, and left then.
@@ -409,6 +413,16 @@ async fn a_kind_of_others_that_is_not_served_is_asked_for_as_seldom_as_wanted() 
         bed.until_metric("seconds", |bed| bed.server.asked(SERVICES).len() > services + 3).await;
         assert_eq!(failed(&bed) == 3.0, is_seldom, "{pause:?}: {}", failed(&bed));
     }
+}
+
+/// A start in a cluster without Gateway API waits for no pause.
+#[tokio::test]
+async fn all_versions_of_a_kind_are_asked_for_without_a_pause() {
+    let server = ApiServer::start();
+    server.remove_kind(GRANTS);
+    let long = Duration::from_secs(3600);
+    let bed = Bed::on(server, Timing { first_pause: long, longest_pause: long, ..quick() }).await;
+    assert_eq!(bed.restarts("ReferenceGrant", Restart::NotServed), 2.0);
 }
 
 /// An event of any status ends a running watch, and nothing is lost.

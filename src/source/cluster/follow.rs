@@ -565,6 +565,10 @@ impl Follower {
             return Duration::ZERO;
         }
         let versions = self.watch.kind.api_versions().len();
+        // The next version has not been asked for yet, and whoever starts waits for the answer.
+        if cause == Restart::NotServed && (self.failures as usize) < versions {
+            return Duration::ZERO;
+        }
         // Somebody waits for a Secret or ConfigMap, and for the right to read it.
         let is_awaited = self.watch.is_needed || matches!(self.watch.kind, KindId::Secret | KindId::ConfigMap);
         let may_settle = cause == Restart::Forbidden
