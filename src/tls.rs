@@ -66,10 +66,7 @@ impl TlsFactory {
     fn terms(&self, host: &Arc<TlsHost>) -> Terms {
         let clients =
             host.validation.as_ref().map(|validation| Arc::new(ClientVerifier::new(validation, &self.provider)));
-        let in_their_order = self.config(host, clients.as_ref());
-        let mut in_our_order = in_their_order.clone();
-        in_our_order.ignore_client_order = true;
-        Terms { in_our_order: Arc::new(in_our_order), in_their_order: Arc::new(in_their_order), clients }
+        Terms::new(self.config(host, clients.as_ref()), clients)
     }
 
     fn config(&self, host: &Arc<TlsHost>, clients: Option<&Arc<ClientVerifier>>) -> ServerConfig {
@@ -114,6 +111,14 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// Those of some settings, whose cipher suites are in our order.
+    #[must_use]
+    pub fn new(config: ServerConfig, clients: Option<Arc<ClientVerifier>>) -> Self {
+        let mut in_our_order = config.clone();
+        in_our_order.ignore_client_order = true;
+        Self { in_our_order: Arc::new(in_our_order), in_their_order: Arc::new(config), clients }
+    }
+
     /// The settings for a client that begins like this.
     #[must_use]
     pub fn config(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {

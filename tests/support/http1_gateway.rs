@@ -169,9 +169,9 @@ async fn serve(parts: Parts, drain: Drain) {
         metrics,
         Rc::clone(&worker),
     );
-    context.tls = tls.map(|config| TlsContext {
-        find: Box::new(move |_| Some(Terms { config: Arc::clone(&config), clients: None })),
-        handshakes: Rc::new(Semaphore::new(16)),
+    context.tls = tls.map(|config| {
+        let terms = Terms::new((*config).clone(), None);
+        TlsContext { find: Box::new(move |_| Some(terms.clone())), handshakes: Rc::new(Semaphore::new(16)) }
     });
     let socket = bound.sockets.into_iter().next().expect("one worker");
     listeners::serve_all([(context, socket)], drain).await;
