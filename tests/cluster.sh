@@ -27,6 +27,8 @@ grafana=$(tests/grafana/build.sh)
 e2e=$(tests/controlplane/build.sh e2e)
 cargo test --locked --test cluster --test cluster_status --test charts --no-run
 cargo bench --quiet --locked --profile dev --bench sidecars --no-run
+# What tests use of Python is fetched before, since there is no network inside.
+cargo test --quiet --locked --test charts -- packages_of_python
 export TIDEGATE_CONTROLPLANE=$controlplane TIDEGATE_HELM=$helm TIDEGATE_GRAFANA=$grafana
 
 # Pods have addresses that exist only inside such a namespace, and there is no other network in it.

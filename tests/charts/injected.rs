@@ -22,6 +22,10 @@ use crate::load::Request;
 use crate::support::python::python_with;
 use crate::support::tools::skip;
 
+/// Packages of Python that applications use, and what they are imported as.
+const GRPC: (&str, &str) = ("grpcio==1.85.3", "grpc");
+const WEBSOCKETS: (&str, &str) = ("websockets==15.0.1", "websockets");
+
 /// What a sidecar has to read, for all pods of the namespace.
 const RIGHTS: &str = r#"
 apiVersion: rbac.authorization.k8s.io/v1
@@ -199,9 +203,17 @@ fn ended(namespace: &Namespace<'_>, name: &str) -> Value {
     })
 }
 
+/// `tests/cluster.sh` runs it first, where there is a network: a namespace of the control plane has none.
+#[test]
+fn packages_of_python_are_there() {
+    for package in [GRPC, WEBSOCKETS] {
+        packages(package);
+    }
+}
+
 /// The folder of a Python package that applications use, for their PYTHONPATH; `None`, and said, where it cannot be had or the
 /// interpreter that pods find cannot use it.
-fn packages(package: &str, module: &str) -> Option<PathBuf> {
+fn packages((package, module): (&str, &str)) -> Option<PathBuf> {
     // Two tests must not make it at the same time.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);

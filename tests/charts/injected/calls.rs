@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::{ended, injected, packages, rolled_out, shop};
+use super::{GRPC, WEBSOCKETS, ended, injected, packages, rolled_out, shop};
 use crate::cluster::{Cluster, wait_for};
 
 /// One application behind three Services, whose port names say what they speak.
@@ -135,8 +135,8 @@ spec:
 #[test]
 fn calls_outlive_rollouts_of_what_they_call() {
     let Some(cluster) = Cluster::shared_with_pods() else { return };
-    let Some(grpc) = packages("grpcio==1.85.3", "grpc") else { return };
-    let Some(websockets) = packages("websockets==15.0.1", "websockets") else { return };
+    let Some(grpc) = packages(GRPC) else { return };
+    let Some(websockets) = packages(WEBSOCKETS) else { return };
     let namespace = shop(cluster);
     let reports = tempfile::tempdir().unwrap();
     namespace.apply(CALLED);

@@ -1,6 +1,6 @@
 //! WebSockets between pods with sidecars on both sides.
 
-use super::{ended, injected, metrics, packages, place, pods, rolled_out, shop};
+use super::{WEBSOCKETS, ended, injected, metrics, packages, place, pods, rolled_out, shop};
 use crate::cluster::{Cluster, wait_for};
 
 /// Pods that send back what they are sent, and live on after their end was asked for.
@@ -74,7 +74,7 @@ spec:
 #[test]
 fn a_socket_between_two_sidecars_is_asked_to_leave_and_the_next_one_is_there_at_once() {
     let Some(cluster) = Cluster::shared_with_pods() else { return };
-    let Some(packages) = packages("websockets==15.0.1", "websockets") else { return };
+    let Some(packages) = packages(WEBSOCKETS) else { return };
     let namespace = shop(cluster);
     let talk = TALK.replace("NAMESPACE", &namespace.name).replace("PACKAGES", packages.to_str().unwrap());
     namespace.apply(&injected(CHAT, &namespace));
