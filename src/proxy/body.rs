@@ -229,9 +229,12 @@ impl ForwardBody {
     /// A body whose end enters an account.
     #[inline]
     #[must_use]
-    pub(super) fn new(content: Content, mut account: Account) -> Self {
-        account.complete = matches!(content, Content::Empty);
-        Self { content, account: Some(account) }
+    pub(super) fn new(content: Content, account: Account) -> Self {
+        let mut body = Self { content, account: Some(account) };
+        if let (Content::Empty, Some(account)) = (&body.content, &mut body.account) {
+            account.complete = true;
+        }
+        body
     }
 
     /// Puts the body through the stages of filters, the innermost first.

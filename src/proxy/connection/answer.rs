@@ -73,9 +73,7 @@ where
     let mut held = held;
     poll_fn(move |cx| {
         let Some(running) = &exchange else { return Poll::Pending };
-        let mut response = None;
-        ready!(answering.poll(cx, running, &mut response));
-        let Some(mut response) = response else { return Poll::Pending };
+        let mut response = ready!(answering.poll(cx, running));
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if let Some(guard) = held.take().filter(|_| !switching) {
             // What came behind the handshake is the next request.
@@ -118,40 +116,30 @@ pub(super) enum Answering<B, F> {
 }
 
 impl<B, F: Future<Output = Response<B>>> Answering<B, F> {
-    /// Puts the response into `out`, where it is when this is ready; a panic of the handler becomes one, too. Pending for ever
-    /// once it was given.
+    /// Gives the response; a panic of the handler becomes one, too. Pending for ever once it was given.
     pub(super) fn poll<H: Handler<Body = B>>(
         &mut self,
         cx: &mut Context<'_>,
         exchange: &RunningExchange<H>,
-        out: &mut Option<Response<B>>,
-    ) -> Poll<()> {
-        match self {
-            Self::Done(response) => {
-                *out = response.take().map(|response| *response);
-            }
-            Self::Handled(memory, spare) => {
-                let Some(future) = memory.as_mut().and_then(|memory| memory.as_mut().as_pin_mut()) else {
-                    return Poll::Pending;
-                };
-                let poll = AssertUnwindSafe(|| {
-                    if let Poll::Ready(ready) = future.poll(cx) {
-                        *out = Some(ready);
-                    }
-                });
-                if catch_unwind(poll).is_err() {
-                    *out = Some(panicked(exchange));
-                    return Poll::Ready(());
-                }
-                if out.is_some()
-                    && let Some(mut memory) = memory.take()
-                {
+    ) -> Poll<Response<B>> {
+        let (place, spare) = match self {
+            Self::Done(response) => return response.take().map_or(Poll::Pending, |response| Poll::Ready(*response)),
+            Self::Handled(place, spare) => (place, spare),
+        };
+        let Some(future) = place.as_mut().and_then(|memory| memory.as_mut().as_pin_mut()) else {
+            return Poll::Pending;
+        };
+        match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(ready) => {
+                if let Some(mut memory) = place.take() {
                     memory.set(None);
                     spare.0.set(Some(memory));
                 }
+                ready
             }
+            Err(_) => Poll::Ready(panicked(exchange)),
         }
-        if out.is_some() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

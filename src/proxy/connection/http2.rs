@@ -250,12 +250,7 @@ where
     } else {
         let slot = opening.as_deref().map(Opening::slot);
         let mut answering = answer(&exchange, request, facts, None, slot, begin, &spare);
-        poll_fn(|cx| {
-            let mut response = None;
-            ready!(answering.poll(cx, &exchange, &mut response));
-            response.map_or(Poll::Pending, Poll::Ready)
-        })
-        .await
+        poll_fn(|cx| answering.poll(cx, &exchange)).await
     };
     let response = match opening {
         None => response,
