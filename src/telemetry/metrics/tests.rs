@@ -83,6 +83,7 @@ fn touch_everything(metrics: &Metrics) {
         counts
     });
     metrics.key_fetches().fetched(FetchOutcome::Ok);
+    drop(metrics.forward_proxy("proxy").tunnel());
 }
 
 /// So many limits, each of which has decided twice in every way.
