@@ -181,10 +181,10 @@ impl Gateway {
             cells,
             WorkerDrain::new(room),
         ));
-        let socket = TcpListener::bind(listener.address).await.unwrap();
-        // As the listeners of the process have it: whoever writes sees that a client takes what it gets.
-        socket2::SockRef::from(&socket).set_tcp_notsent_lowat(32 << 10).unwrap();
-        let addr = socket.local_addr().unwrap();
+        // As a listener of the process: its connections have its options.
+        let bound = tidegate::proxy::listener::bind("bed", listener.address, 1).unwrap();
+        let addr = bound.address;
+        let socket = TcpListener::from_std(bound.sockets.into_iter().next().unwrap()).unwrap();
         tokio::task::spawn_local(async move {
             // Keeps what is published alive.
             let _publisher = publisher;

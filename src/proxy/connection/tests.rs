@@ -178,6 +178,8 @@ impl Bed {
     /// Serves connections with the defaults that `change` changes; must run on a `LocalSet`.
     async fn start(change: impl FnOnce(&mut Deadlines, &mut Limits, &mut Forwarding, &mut Listener)) -> Self {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        // As listeners have it.
+        socket2::SockRef::from(&socket).set_tcp_nodelay(true).expect("an option");
         let address = socket.local_addr().expect("bound");
         let (mut deadlines, mut limits, mut forwarding) =
             (Deadlines::default(), Limits::default(), Forwarding::default());
