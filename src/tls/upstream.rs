@@ -8,7 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{
     ClientConfig, Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor, verify_server_name,
 };
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::SingleCertAndKey;
@@ -107,12 +107,15 @@ impl ClientTlsFactory {
             Trust::System => Arc::clone(self.system.get_or_init(|| Arc::new(system_roots(true)))),
             Trust::Only(authorities) => Arc::clone(authorities.roots()),
         };
-        let whole = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&self.provider)).build();
-        let Ok(whole) = whole else { return Arc::new(NobodyIsTrusted) };
-        if asked.names.is_empty() {
+        // Without any authority there is no such verifier; ours finds then that nobody has signed the certificate.
+        if asked.names.is_empty()
+            && let Ok(whole) =
+                WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&self.provider)).build()
+        {
             return whole;
         }
-        Arc::new(NamesVerifier { asked: Arc::clone(asked), roots, whole, provider: Arc::clone(&self.provider) })
+        let algorithms = self.provider.signature_verification_algorithms;
+        Arc::new(NamesVerifier { asked: Arc::clone(asked), roots, algorithms })
     }
 }
 
@@ -153,9 +156,7 @@ impl ClientTls {
 struct NamesVerifier {
     asked: Arc<EndpointTls>,
     roots: Arc<RootCertStore>,
-    /// For signatures.
-    whole: Arc<WebPkiServerVerifier>,
-    provider: Arc<CryptoProvider>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl fmt::Debug for NamesVerifier {
@@ -174,7 +175,7 @@ impl ServerCertVerifier for NamesVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let certificate = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
+        let algorithms = self.algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms)?;
         let read = webpki::EndEntityCert::try_from(end_entity)
             .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
@@ -196,7 +197,7 @@ impl ServerCertVerifier for NamesVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.whole.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -205,50 +206,32 @@ impl ServerCertVerifier for NamesVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.whole.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.whole.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
-/// Refuses every certificate: there is no authority that could have signed it.
-#[derive(Debug)]
-struct NobodyIsTrusted;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl ServerCertVerifier for NobodyIsTrusted {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        // A handshake offers some, whatever follows.
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::RSA_PSS_SHA256, SignatureScheme::ED25519]
+    /// As in an image without a list of authorities.
+    #[test]
+    fn without_any_authority_no_certificate_is_trusted() {
+        let factory =
+            ClientTlsFactory { system: Arc::new(RootCertStore::empty()).into(), ..ClientTlsFactory::default() };
+        let pod = rcgen::generate_simple_self_signed(["web.test".to_owned()]).expect("a certificate");
+        let name = ServerName::try_from("web.test").expect("a name");
+        let names: [Box<[SubjectName]>; 2] = [Box::default(), Box::new([SubjectName::Host(name.clone())])];
+        for names in names {
+            let asked = EndpointTls { server_name: name.clone(), names, trust: Trust::System, own: None };
+            let verifier = factory.verifier(&Arc::new(asked));
+            let verdict = verifier.verify_server_cert(pod.cert.der(), &[], &name, &[], UnixTime::now());
+            assert_eq!(verdict.err(), Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)));
+            assert!(!verifier.supported_verify_schemes().is_empty(), "a handshake offers some, whatever follows");
+        }
     }
 }
