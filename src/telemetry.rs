@@ -62,7 +62,7 @@
 //! | `tidegate_forward_proxy_exchanges_total` | counter | `exchange` `proxied` | What a sidecar's forward proxy was asked for, by what became of it; there is none without a proxy. |
 //! | `tidegate_forward_proxy_tunnels_open` | gauge |  | Tunnels of a sidecar's forward proxy (`CONNECT`) that are open. |
 //! | `tidegate_watch_available` | gauge | `kind` | Whether the API server serves the kind and lets it be read: 1 or 0. |
-//! | `tidegate_watch_age_seconds` | gauge | `kind` | Time since the API server last said something about the kind; the state may be that old. |
+//! | `tidegate_watch_age_seconds` | gauge | `kind` | Time since the API server last said something about the kind; the state may be that old. 0 while nothing of it is watched. |
 //! | `tidegate_watch_restarts_total` | counter | `kind` `cause` | Times a watch did not simply go on, by what was the matter. |
 //! | `tidegate_watch_events_total` | counter | `kind` | Objects of lists, and changes and bookmarks of watches, that the API server has sent of the kind. |
 //! | `tidegate_watch_bytes_total` | counter | `kind` | Bytes of lists and watches of the kind that the API server has sent, as JSON. |
@@ -489,7 +489,7 @@ pub const METRICS: &[Metric] = &[
         "tidegate_watch_age_seconds",
         Gauge,
         &["kind"],
-        "Time since the API server last said something about the kind; the state may be that old.",
+        "Time since the API server last said something about the kind; the state may be that old. 0 while nothing of it is watched.",
     ),
     metric(
         "tidegate_watch_restarts_total",

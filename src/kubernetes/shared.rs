@@ -3,7 +3,7 @@
 //! kube's own speaks HTTP/1.1, so that each watch is a connection with a handshake, buffers and a session of its own. For
 //! the few replicas of a gateway that is nothing, and a connection that breaks takes one watch with it; for thousands of
 //! sidecars it is most of what they cost an API server. An API server takes 100 requests at a time over a connection: a
-//! sidecar has four for each namespace.
+//! sidecar has three or four for each namespace.
 
 use std::time::Duration;
 

@@ -34,7 +34,7 @@ pub use limits::{FilterCounts, LimitName};
 pub use series::{RouteSeries, RuleSeries};
 pub use services::{EndpointsState, ServiceEndpoints, ServiceSeries};
 pub use status::{StatusMetrics, StatusWrite};
-pub use watches::{Restart, WatchCells};
+pub use watches::{Following, Restart, WatchCells};
 
 use limits::{FiltersOf, Limits};
 use page::Page;

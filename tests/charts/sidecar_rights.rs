@@ -38,6 +38,19 @@ fn serve(namespace: &Namespace<'_>, service: &str, (address, backend): (Ipv4Addr
     namespace.apply(&format!("{service_object}\n---\n{slice}"));
 }
 
+/// A route of a pod's own namespace for its calls to a Service of another one, which takes that one's grant.
+fn consume(pod: &Namespace<'_>, service: &str, of: &Namespace<'_>) {
+    let parent = json!({ "group": "", "kind": "Service", "name": service, "namespace": of.name });
+    let backend = json!({ "name": service, "namespace": of.name, "port": 80 });
+    let route = json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute", "metadata": { "name": service },
+        "spec": { "parentRefs": [parent], "rules": [{ "backendRefs": [backend] }] } });
+    let from = json!({ "group": "tidegate.dev", "kind": "GatewayRoute", "namespace": pod.name });
+    let grant = json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "ReferenceGrant",
+        "metadata": { "name": "consumers" }, "spec": { "from": [from], "to": [{ "group": "", "kind": "Service" }] } });
+    pod.apply(&route.to_string());
+    of.apply(&grant.to_string());
+}
+
 /// One of the addresses that clusters leave to gateways: API servers refuse endpoints on loopback.
 fn own_address() -> Ipv4Addr {
     Ipv4Addr::new(10, 245, fastrand::u8(..128), fastrand::u8(1..255))
@@ -100,6 +113,7 @@ fn a_sidecar_uses_every_right_of_its_role_and_asks_for_no_other() {
     bindings.iter().for_each(|binding| drop(cluster.apply(&binding.to_string())));
     let address = own_address();
     serve(&id, "users", (address, &Backend::start_at("users", address)));
+    consume(&shop, "users", &id);
     let users = format!("users.{}", id.name);
     let sidecar = Sidecar::start(&cluster, &shop, &shop.kubeconfig_for("default"), std::slice::from_ref(&users));
     assert_eq!(sidecar.call(&users), 200);
@@ -127,8 +141,8 @@ const LOSSES: &[Loss] = &[
     Loss { resource: "gatewayroutes", kind: "GatewayRoute", status: 503 },
     Loss { resource: "services", kind: "Service", status: 503 },
     Loss { resource: "endpointslices", kind: "EndpointSlice", status: 503 },
-    // Without it nothing is granted; that a route may need that is told.
-    Loss { resource: "referencegrants", kind: "ReferenceGrant", status: 200 },
+    // Without it nothing is granted.
+    Loss { resource: "referencegrants", kind: "ReferenceGrant", status: 500 },
 ];
 
 #[test]
@@ -158,6 +172,7 @@ fn each_right_that_is_missing_is_told_with_the_line_that_gives_it_and_the_rest_w
             id.apply(&format!("{lacking}\n---\n{binding}"));
             serve(&ops, "logs", (address, &logs));
             serve(&id, "users", (lost, &users));
+            consume(&shop, "users", &id);
             let called = [format!("logs.{}", ops.name), format!("users.{}", id.name)];
             let sidecar = Sidecar::start(cluster, &shop, &shop.kubeconfig_for("default"), &called);
             (loss, [shop, ops, id], called, sidecar)

@@ -14,7 +14,7 @@ mod support;
 
 use std::time::Duration;
 
-use self::bed::{Bed, choose};
+use self::bed::{Bed, NOISE, choose};
 use self::crowds::Crowd;
 
 /// How many of each kind there are.
@@ -111,12 +111,11 @@ fn ten_times_the_load_costs_ten_times_as_much() {
     assert!(rounds.iter().flatten().all(|load| load.errors == 0));
     let least = |which: usize| rounds.iter().map(|round| round[which].micros).reduce(f64::min).unwrap();
     // Beyond the caches of the processor it is more, and would be much more if connections were made anew.
-    let bound = choose(1.5, 2.0);
-    assert!(least(1) < least(0) * bound, "{:.0} µs for a request instead of {:.0}", least(1), least(0));
+    assert!(least(1) < least(0) * 2.0, "{:.0} µs for a request instead of {:.0}", least(1), least(0));
     assert!(grown < many * 64, "{grown} KiB more");
     let admin = rounds.iter().flatten().map(|load| load.admin).max().unwrap();
     assert!(admin < Duration::from_secs(1), "the admin server took {admin:?}");
-    // What comes afterwards is as quick as ever.
+    // What comes afterwards is as quick as ever: a queue that stayed would take seconds.
     let after = bed.victim(Duration::from_millis(500));
-    assert!(after.p99() < Duration::from_millis(50), "{:?}", after.p99());
+    assert!(after.p99() < NOISE, "{:?}", after.p99());
 }

@@ -1,10 +1,11 @@
-//! What concerns one pod, for a sidecar: the Services that its application calls, their slices, and the routes and grants of
-//! their namespaces and its own. Nothing cluster-wide, and never a Secret.
+//! What concerns one pod, for a sidecar: the Services that its application calls, their slices, and the routes of their
+//! namespaces and its own. Nothing cluster-wide, and never a Secret.
 //!
 //! There are thousands of sidecars where there are a few gateways, and what an API server pays for them is watches: so each
 //! kind has one in each namespace, narrowed by a selector as far as selectors go; watches last five minutes, not half of
 //! one; and when the API server has too much to do, those who ask again spread. Routes may lead to further Services of
-//! these namespaces, which are read as soon as one does.
+//! these namespaces, which are read as soon as one does; and so are the grants of a namespace that routes of another one
+//! refer to, which most have not.
 //!
 //! What may not be read harms the Services that it concerns and no others ([`access`](super::access)). Only the routes of
 //! the pod's own namespace are waited for: a pod of a new version that would serve without them must not take the place of
@@ -135,9 +136,44 @@ struct Named {
     class: Arc<str>,
     called: BTreeSet<ObjectName>,
     own_service: Option<ObjectName>,
-    /// By namespace.
-    wanted: BTreeMap<Arc<str>, watch::Sender<Wanted>>,
+    wanted: BTreeMap<Arc<str>, OfNamespace>,
 }
+
+/// What is wanted of one namespace.
+struct OfNamespace {
+    /// Services and their slices.
+    services: watch::Sender<Wanted>,
+    /// Grants, by the namespaces whose routes may need one.
+    grants: watch::Sender<Wanted>,
+}
+
+impl OfNamespace {
+    /// Nothing so far.
+    fn none() -> Self {
+        let none = || watch::Sender::new(Wanted::new(BTreeSet::new()));
+        Self { services: none(), grants: none() }
+    }
+
+    /// Waits until what is wanted was listed.
+    async fn read(&self) {
+        listed(&self.services, &[KindId::Service, KindId::EndpointSlice]).await;
+        listed(&self.grants, &[KindId::ReferenceGrant]).await;
+    }
+}
+
+/// Waits until these kinds were listed for what is wanted.
+async fn listed(wanted: &watch::Sender<Wanted>, kinds: &[KindId]) {
+    let (number, mut listed) = {
+        let wanted = wanted.borrow();
+        (wanted.number, wanted.subscribe())
+    };
+    let is_read = |listed: &BTreeMap<KindId, u64>| kinds.iter().all(|kind| listed.get(kind) == Some(&number));
+    // Its sender ends with the process.
+    drop(listed.wait_for(is_read).await);
+}
+
+/// What routes lead to: a Service, and the namespace of a route that names it.
+type Reference = (ObjectName, Arc<str>);
 
 impl Named {
     fn new(options: &Options, class: Arc<str>) -> Self {
@@ -145,10 +181,10 @@ impl Named {
         let own_service = own_service.as_deref().map(|name| ObjectName::new(&**namespace, name));
         let of_called = called.iter().map(|service| &service.namespace);
         let namespaces: BTreeSet<&Arc<str>> = of_called.chain([namespace]).collect();
-        let none = |namespace: &Arc<str>| (Arc::clone(namespace), watch::Sender::new(Wanted::new(BTreeSet::new())));
+        let none = |namespace: &Arc<str>| (Arc::clone(namespace), OfNamespace::none());
         let wanted = namespaces.into_iter().map(none).collect();
         let named = Self { own: Arc::clone(namespace), class, called: called.clone(), own_service, wanted };
-        named.replace(named.called.iter().chain(&named.own_service).cloned().collect());
+        named.replace(&[]);
         named
     }
 
@@ -157,28 +193,30 @@ impl Named {
         let mut watches = Vec::new();
         for (namespace, wanted) in &self.wanted {
             let within = |kind| Watch { is_needed: false, ..Watch::new(kind, Some(namespace.to_string()), None) };
-            let of_services = |kind| Watch { services: Some(wanted.subscribe()), ..within(kind) };
+            let some =
+                |kind, wanted: &watch::Sender<Wanted>| Watch { wanted: Some(wanted.subscribe()), ..within(kind) };
             let is_own = *namespace == self.own;
             watches.push(Watch { is_needed: is_own, ..within(KindId::GatewayRoute) });
-            watches.push(within(KindId::ReferenceGrant));
-            watches.push(of_services(KindId::Service));
-            watches.push(of_services(KindId::EndpointSlice));
+            watches.push(some(KindId::ReferenceGrant, &wanted.grants));
+            watches.push(some(KindId::Service, &wanted.services));
+            watches.push(some(KindId::EndpointSlice, &wanted.services));
         }
         watches
     }
 
     /// Wants what a state names; whether that is something else than before.
     fn want(&self, inputs: &Inputs) -> bool {
-        let mut services: BTreeSet<ObjectName> = self.called.iter().chain(&self.own_service).cloned().collect();
+        let mut references: Vec<Reference> = Vec::new();
         for (name, route) in inputs.objects.routes.iter() {
             let spec = &route.object.spec;
             if *spec.gateway_class_name == *self.class
                 && spec.parent_refs.iter().any(|parent| self.is_ours(&name.namespace, parent))
             {
-                services.extend(services_named(&name.namespace, spec));
+                let services = services_named(&name.namespace, spec);
+                references.extend(services.map(|service| (service, Arc::clone(&name.namespace))));
             }
         }
-        self.replace(services)
+        self.replace(&references)
     }
 
     /// Whether a parent may bind a route to a listener of this sidecar, or leads to a route that does.
@@ -194,13 +232,20 @@ impl Named {
         }
     }
 
-    /// Wants these; whether they are others than before. Of namespaces that are not watched, none can be read.
-    fn replace(&self, services: BTreeSet<ObjectName>) -> bool {
+    /// Wants what is called and what routes lead to; whether that is something else than before. Of namespaces that are not
+    /// watched, nothing can be read.
+    fn replace(&self, references: &[Reference]) -> bool {
+        let of_routes = references.iter().map(|(service, _)| service);
+        let services: BTreeSet<&ObjectName> = self.called.iter().chain(&self.own_service).chain(of_routes).collect();
         let mut is_changed = false;
         for (namespace, wanted) in &self.wanted {
             let names = services.iter().filter(|service| service.namespace == *namespace);
-            let names: BTreeSet<Arc<str>> = names.map(|service| Arc::clone(&service.name)).collect();
-            is_changed |= wanted.send_if_modified(|wanted| wanted.replace(names));
+            let names = names.map(|service| Arc::clone(&service.name)).collect();
+            let from_others =
+                references.iter().filter(|(service, from)| service.namespace == *namespace && from != namespace);
+            let from_others = from_others.map(|(_, from)| Arc::clone(from)).collect();
+            is_changed |= wanted.services.send_if_modified(|wanted| wanted.replace(names));
+            is_changed |= wanted.grants.send_if_modified(|wanted| wanted.replace(from_others));
         }
         is_changed
     }
@@ -208,14 +253,7 @@ impl Named {
     /// Waits until all that is wanted was listed, or until a moment.
     async fn read_by(&self, until: Instant) {
         for wanted in self.wanted.values() {
-            let (number, mut listed) = {
-                let wanted = wanted.borrow();
-                (wanted.number, wanted.subscribe())
-            };
-            let is_read = |listed: &BTreeMap<KindId, u64>| {
-                [KindId::Service, KindId::EndpointSlice].iter().all(|kind| listed.get(kind) == Some(&number))
-            };
-            if tokio::time::timeout_at(until, listed.wait_for(is_read)).await.is_err() {
+            if tokio::time::timeout_at(until, wanted.read()).await.is_err() {
                 return;
             }
         }

@@ -23,11 +23,11 @@ use super::failure::{Failure, Verb};
 use super::index::{Change, Event};
 use super::needed::is_needed;
 use super::object::{self, Namespaces};
-use super::selection::{Selectors, Services, Wanted};
+use super::selection::{Selection, Selectors, Wanted};
 use super::witness::Witness;
 use crate::kinds::KindId;
 use crate::model::ids::ObjectName;
-use crate::telemetry::metrics::{Restart, WatchCells};
+use crate::telemetry::metrics::{Following, Restart, WatchCells};
 
 /// How often a kind is asked for that may not be read, and is not needed; and our own, as long as it is not served.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(30);
@@ -105,8 +105,8 @@ pub(super) struct Watch {
     pub(super) namespace: Option<String>,
     /// Only those that a field selector fits.
     pub(super) selector: Option<String>,
-    /// Only those of some Services, which may become others.
-    pub(super) services: Option<watch::Receiver<Wanted>>,
+    /// Only those that somebody wants, which may become others.
+    pub(super) wanted: Option<watch::Receiver<Wanted>>,
     /// Nothing is served before they were listed.
     pub(super) is_needed: bool,
 }
@@ -114,7 +114,7 @@ pub(super) struct Watch {
 impl Watch {
     /// What a gateway reads of a kind, as far as a field selector fits.
     pub(super) fn new(kind: KindId, namespace: Option<String>, selector: Option<String>) -> Self {
-        Self { kind, namespace, selector, services: None, is_needed: is_needed(kind) }
+        Self { kind, namespace, selector, wanted: None, is_needed: is_needed(kind) }
     }
 }
 
@@ -190,6 +190,15 @@ impl Teller {
         self.tell(Event::InitDone).await
     }
 
+    /// Nothing is wanted; what was kept for a restart goes only if it was followed since the start.
+    async fn unwanted(&mut self, was_followed: bool) -> Result<(), Stop> {
+        if let Some(journal) = self.journal.as_mut().filter(|_| was_followed) {
+            journal.begin();
+            journal.end();
+        }
+        self.tell(Event::Unwanted).await
+    }
+
     async fn applied(&mut self, kind: KindId, object: Value) -> Result<(), Stop> {
         if let Some(journal) = &mut self.journal {
             journal.put(&object);
@@ -231,8 +240,10 @@ pub(super) struct Follower {
     relist_at: Instant,
     /// When the definition of the kind was last known to stay.
     definition_seen: Option<Instant>,
-    /// Of which Services, where not of all.
-    services: Option<Services>,
+    /// Of what, where not of all.
+    selection: Option<Selection>,
+    /// While there is something to follow.
+    following: Option<Following>,
     /// Failures since the last success.
     failures: u32,
     /// How many of them say that the API server has too much to do.
@@ -245,7 +256,7 @@ pub(super) struct Follower {
 
 impl Follower {
     pub(super) fn new(watch: Watch, client: Client, index: Teller, cells: Arc<WatchCells>, timing: Timing) -> Self {
-        let services = watch.services.as_ref().map(|wanted| Services::new(watch.kind, &wanted.borrow()));
+        let selection = watch.wanted.as_ref().map(|wanted| Selection::new(watch.kind, &wanted.borrow()));
         Self {
             watch,
             client,
@@ -257,7 +268,8 @@ impl Follower {
             position: None,
             relist_at: Instant::now(),
             definition_seen: None,
-            services,
+            selection,
+            following: None,
             failures: 0,
             turned_away: 0,
             forbidden_since: None,
@@ -267,13 +279,16 @@ impl Follower {
 
     /// Tells the index what the API server says, for as long as it listens.
     pub(super) async fn run(mut self) {
-        let mut wanted = self.watch.services.clone();
+        let mut wanted = self.watch.wanted.clone();
         loop {
             let done = tokio::select! {
                 done = self.go_on() => done,
                 () = others(&mut wanted) => {
-                    self.services = wanted.as_ref().map(|wanted| Services::new(self.watch.kind, &wanted.borrow()));
+                    self.selection = wanted.as_ref().map(|wanted| Selection::new(self.watch.kind, &wanted.borrow()));
                     self.position = None;
+                    if self.index.tell(Event::Selected).await.is_err() {
+                        return;
+                    }
                     continue;
                 }
             };
@@ -285,10 +300,11 @@ impl Follower {
                     if self.is_removed(&failure).await && self.index.tell(Event::Away).await.is_err() {
                         return;
                     }
-                    if let Some(event) = self.gives_up(&failure)
-                        && self.index.tell(event).await.is_err()
-                    {
-                        return;
+                    if let Some(event) = self.gives_up(&failure) {
+                        if self.index.tell(event).await.is_err() {
+                            return;
+                        }
+                        self.note_listed();
                     }
                     self.failed(&failure)
                 }
@@ -299,11 +315,12 @@ impl Follower {
 
     /// Reads the whole state, or what has happened since, for the time of one watch.
     async fn go_on(&mut self) -> Result<(), Stop> {
-        if self.services.as_ref().is_some_and(Services::is_empty) {
-            self.index.list_begins().await?;
-            self.list_ends().await?;
+        if self.selection.as_ref().is_some_and(Selection::is_empty) {
+            self.index.unwanted(self.following.take().is_some()).await?;
+            self.note_listed();
             return std::future::pending().await;
         }
+        self.following.get_or_insert_with(|| self.cells.follow());
         let seconds = fastrand::u32(self.timing.watch_seconds.clone());
         match self.position.clone() {
             Some(version) => {
@@ -319,10 +336,15 @@ impl Follower {
 
     async fn list_ends(&mut self) -> Result<(), Stop> {
         self.index.list_ends().await?;
-        if let (Some(wanted), Some(services)) = (&self.watch.services, &self.services) {
-            wanted.borrow().listed(self.watch.kind, services.number);
-        }
+        self.note_listed();
         Ok(())
+    }
+
+    /// Who waits for what is wanted need not wait any more.
+    fn note_listed(&self) {
+        if let (Some(wanted), Some(selection)) = (&self.watch.wanted, &self.selection) {
+            wanted.borrow().listed(self.watch.kind, selection.number);
+        }
     }
 
     /// Reads the whole state; what happens after it for so many seconds, if the list is a stream.
@@ -360,8 +382,8 @@ impl Follower {
     fn ask(&self) -> Ask {
         let Watch { kind, namespace, selector, .. } = &self.watch;
         let mut selectors = Selectors { fields: selector.clone(), labels: None };
-        if let Some(services) = &self.services {
-            selectors = services.selectors();
+        if let Some(selection) = &self.selection {
+            selectors = selection.selectors();
         }
         let within = (namespace.as_deref(), selectors);
         let asked = (self.client.clone(), Arc::clone(&self.cells));
@@ -389,7 +411,7 @@ impl Follower {
 
     /// Takes an object of a list, if it is asked for.
     async fn listed(&mut self, object: Value) -> Result<(), Stop> {
-        if self.services.as_ref().is_none_or(|services| services.has(&object)) {
+        if self.selection.as_ref().is_none_or(|selection| selection.has(&object)) {
             self.index.listed(self.watch.kind, object).await?;
         }
         Ok(())
@@ -448,7 +470,7 @@ impl Follower {
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 self.advance(object["metadata"]["resourceVersion"].as_str())?;
-                if self.services.as_ref().is_none_or(|services| services.has(&object)) {
+                if self.selection.as_ref().is_none_or(|selection| selection.has(&object)) {
                     self.index.applied(self.watch.kind, object).await?;
                 } else if self.watch.kind == KindId::EndpointSlice {
                     // It may have been of one of them before.

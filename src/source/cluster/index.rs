@@ -49,6 +49,10 @@ pub(super) enum Event {
     Forbidden(String),
     /// The kind is not served, and is not needed: what is known of it stays.
     NotServed,
+    /// Other objects are wanted than before: what the next list lacks is no loss.
+    Selected,
+    /// Nothing of the kind is wanted, so that nothing is listed.
+    Unwanted,
     /// The zone of the process was found out; it comes of no watch, whatever number is given.
     OwnZone(Arc<str>),
 }
@@ -62,6 +66,10 @@ struct Listed {
     replay: Option<BTreeMap<ObjectName, Result<Object, String>>>,
     /// The kind was away, and there was no whole list since.
     was_away: bool,
+    /// Other objects are wanted than those that are known, and there was no list of them yet.
+    is_selected: bool,
+    /// Nothing of the kind is wanted, as far as is known.
+    is_unwanted: bool,
     /// Objects that the last list did not have and that stay for now, with the time at which they go.
     doubted: BTreeMap<ObjectName, Duration>,
     cells: Arc<WatchCells>,
@@ -125,6 +133,8 @@ impl Index {
             names: BTreeSet::new(),
             replay: None,
             was_away: false,
+            is_selected: false,
+            is_unwanted: false,
             doubted: BTreeMap::new(),
             cells,
         };
@@ -204,7 +214,9 @@ impl Index {
     /// Takes what is kept in files of the watches that have not listed yet; whether it is enough to serve.
     fn take_kept(&mut self) -> bool {
         let Some(kept) = &self.kept else { return false };
-        let missing: Vec<usize> = (0..self.watches.len()).filter(|watch| !self.watches[*watch].done).collect();
+        // What is wanted becomes known with the routes, which are kept as well.
+        let is_missing = |listed: &Listed| !listed.done || listed.is_unwanted;
+        let missing: Vec<usize> = (0..self.watches.len()).filter(|watch| is_missing(&self.watches[*watch])).collect();
         let mut found = Vec::new();
         for &watch in &missing {
             match kept.cache.load(&kept.watches[watch]) {
@@ -311,6 +323,17 @@ impl Index {
                 listed.was_away = true;
                 false
             }
+            Event::Selected => {
+                listed.is_selected = true;
+                false
+            }
+            Event::Unwanted => {
+                listed.is_selected = true;
+                listed.replay = None;
+                let is_changed = self.replace(watch);
+                self.watches[watch].is_unwanted = true;
+                is_changed
+            }
             Event::OwnZone(zone) => {
                 self.base.place.zone = Some(zone);
                 true
@@ -332,6 +355,7 @@ impl Index {
         let listed = &mut self.watches[watch];
         let is_first = !std::mem::replace(&mut listed.done, true) | listed.refused.take().is_some();
         listed.is_known = true;
+        listed.is_unwanted = false;
         let was_away = std::mem::take(&mut listed.was_away);
         let new = listed.replay.take().unwrap_or_default();
         let is_changed = self.take_list(watch, new, was_away);
@@ -355,12 +379,14 @@ impl Index {
         if listed.kind == KindId::EndpointSlice {
             return self.replace_slices(watch, new);
         }
-        listed.doubted.retain(|name, _| !new.contains_key(name));
+        let is_selected = std::mem::take(&mut listed.is_selected);
+        listed.doubted.retain(|name, _| !is_selected && !new.contains_key(name));
         // What is doubted already is judged by its own time.
         let believed: Vec<_> = listed.names.iter().filter(|name| !listed.doubted.contains_key(*name)).collect();
         let gone: Vec<_> =
             believed.iter().filter(|name| !new.contains_key(**name)).map(|name| (*name).clone()).collect();
-        let is_doubted = !gone.is_empty() && (was_away || is_suspicious(gone.len(), believed.len(), new.len()));
+        let is_doubted =
+            !is_selected && !gone.is_empty() && (was_away || is_suspicious(gone.len(), believed.len(), new.len()));
         let mut is_changed = false;
         for (name, object) in new {
             is_changed |= self.put(watch, name, object);
@@ -393,6 +419,7 @@ impl Index {
     fn replace_slices(&mut self, watch: usize, new: BTreeMap<ObjectName, Result<Object, String>>) -> bool {
         let listed = &mut self.watches[watch];
         let names = std::mem::take(&mut listed.names);
+        let guard = if std::mem::take(&mut listed.is_selected) { Duration::ZERO } else { self.guard };
         let about = |name: &ObjectName| ObjectRef { kind: KindId::EndpointSlice.name(), name: name.clone() };
         let mut is_changed = false;
         let mut list = BTreeMap::new();
@@ -413,8 +440,8 @@ impl Index {
                 }
             }
         }
-        let (has_new, guarded) = self.slices.replace(&names, list, self.epoch.elapsed(), self.guard);
-        if guarded > 0 {
+        let (has_new, guarded) = self.slices.replace(&names, list, self.epoch.elapsed(), guard);
+        if guarded > 0 && !guard.is_zero() {
             tracing::warn!(
                 "EndpointSlice: the list of the API server lacks all endpoints of {guarded} Services that had some, which \
                  looks like lost data: they stay active for {:?}, unless other endpoints of the same Service are ready",
@@ -610,6 +637,25 @@ mod tests {
         assert_eq!(routes(&index.update()), ["b", "c"]);
         told(&mut index, ROUTES, ["b", "c", "never"].map(|it| Event::Delete(name(it))));
         assert!(routes(&index.update()).is_empty());
+    }
+
+    /// A sidecar reads what its routes lead to, and these lead elsewhere now.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_wanted_no_more_is_no_loss() {
+        let mut index = index();
+        told(&mut index, ROUTES, ["a", "b"].map(|it| Event::Apply(name(it), route())));
+        told(&mut index, SLICES, [Event::Init, Event::InitApply(name("s"), slice(&["10.0.0.1"])), Event::InitDone]);
+        told(&mut index, ROUTES, [Event::Selected, Event::Init, Event::InitDone]);
+        assert!(routes(&index.update()).is_empty());
+        // The next list counts as usual.
+        told(&mut index, ROUTES, [Event::Apply(name("a"), route()), Event::Init, Event::InitDone]);
+        assert_eq!(routes(&index.update()), ["a"]);
+        told(&mut index, ROUTES, [Event::Unwanted]);
+        assert!(routes(&index.update()).is_empty());
+        told(&mut index, SLICES, [Event::Unwanted]);
+        tokio::time::advance(WINDOW).await;
+        index.expire();
+        assert!(index.update().inputs.objects.slices.is_empty());
     }
 
     #[test]

@@ -123,7 +123,6 @@ struct Followed {
 pub(super) async fn follow(mut states: watch::Receiver<Update>, means: Means) -> watch::Receiver<Update> {
     let (sender, mut changes) = mpsc::channel(WAITING);
     let cells = KINDS.map(|kind| (kind, means.metrics.watch(kind.name())));
-    cells.iter().for_each(|(_, cells)| cells.set_available(true));
     let mut followed = Followed {
         means,
         cells: cells.into(),
@@ -263,7 +262,7 @@ impl Followed {
             Event::Apply(name, object) => put(name, object),
             Event::Delete(name) => known.remove(&(scope.named_for, name)).is_some(),
             // Every API server serves what is read by name.
-            Event::Away | Event::OwnZone(_) | Event::NotServed => false,
+            Event::Away | Event::Selected | Event::Unwanted | Event::OwnZone(_) | Event::NotServed => false,
             Event::Forbidden(says) => {
                 let is_first = !std::mem::replace(&mut running.has_answered, true);
                 running.refused.replace(says).is_none() || is_first

@@ -1,4 +1,5 @@
-//! Which Services a watch is about, where it is not about all: a sidecar reads no others, nor their slices.
+//! What a watch is about, where it is not about all of a kind: a sidecar reads the Services that it calls, their slices, and
+//! grants only where a route needs one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,9 +23,11 @@ pub(super) struct Selectors {
     pub(super) labels: Option<String>,
 }
 
-/// The Services of one namespace that somebody wants to have read.
+/// What somebody wants to have read of one namespace.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
+    /// Of Services and slices the names of the Services; of grants the namespaces whose routes refer to this one. Without a
+    /// name nothing is read.
     pub(super) names: BTreeSet<Arc<str>>,
     /// Rises with every change.
     pub(super) number: u64,
@@ -47,7 +50,7 @@ impl Wanted {
         is_new
     }
 
-    /// Notes that the objects of a kind were listed for the Services with this number.
+    /// Notes that the objects of a kind were listed for the names with this number, or that none can be.
     pub(super) fn listed(&self, kind: KindId, number: u64) {
         self.listed.send_modify(|listed| {
             listed.insert(kind, number);
@@ -62,13 +65,13 @@ impl Wanted {
 
 /// What a watch asks for.
 #[derive(Clone, Debug)]
-pub(super) struct Services {
+pub(super) struct Selection {
     kind: KindId,
     names: BTreeSet<Arc<str>>,
     pub(super) number: u64,
 }
 
-impl Services {
+impl Selection {
     pub(super) fn new(kind: KindId, wanted: &Wanted) -> Self {
         Self { kind, names: wanted.names.clone(), number: wanted.number }
     }
@@ -97,6 +100,8 @@ impl Services {
     pub(super) fn has(&self, object: &Value) -> bool {
         let metadata = &object["metadata"];
         let name = match self.kind {
+            // There are few, and what they grant is decided where routes are compiled.
+            KindId::ReferenceGrant => return true,
             KindId::EndpointSlice => metadata["labels"][SERVICE_NAME].as_str(),
             _ => metadata["name"].as_str(),
         };
@@ -110,8 +115,8 @@ mod tests {
 
     use super::*;
 
-    fn services(kind: KindId, names: impl IntoIterator<Item = String>) -> Services {
-        Services::new(kind, &Wanted::new(names.into_iter().map(Arc::from).collect()))
+    fn selection(kind: KindId, names: impl IntoIterator<Item = String>) -> Selection {
+        Selection::new(kind, &Wanted::new(names.into_iter().map(Arc::from).collect()))
     }
 
     #[test]
@@ -125,9 +130,10 @@ mod tests {
             (KindId::EndpointSlice, 1, labels("kubernetes.io/service-name in (service-000)")),
             (KindId::EndpointSlice, 2, labels("kubernetes.io/service-name in (service-000,service-001)")),
             (KindId::EndpointSlice, 1000, Selectors::default()),
+            (KindId::ReferenceGrant, 1, Selectors::default()),
         ];
         for (kind, count, expected) in table {
-            assert_eq!(services(kind, names(count)).selectors(), expected, "{kind:?} {count}");
+            assert_eq!(selection(kind, names(count)).selectors(), expected, "{kind:?} {count}");
         }
     }
 
@@ -135,10 +141,11 @@ mod tests {
     fn what_no_selector_leaves_out_is_left_out_here() {
         let object =
             |name: &str, service: &str| json!({ "metadata": { "name": name, "labels": { SERVICE_NAME: service } } });
-        let of = |kind| services(kind, ["web".to_owned()]);
+        let of = |kind| selection(kind, ["web".to_owned()]);
         assert!(of(KindId::Service).has(&object("web", "other")));
         assert!(!of(KindId::Service).has(&object("other", "web")));
         assert!(of(KindId::EndpointSlice).has(&object("other", "web")));
         assert!(!of(KindId::EndpointSlice).has(&json!({ "metadata": { "name": "web" } })));
+        assert!(of(KindId::ReferenceGrant).has(&json!({ "metadata": { "name": "other" } })));
     }
 }

@@ -179,6 +179,7 @@ fn what_is_known_of_endpoints_of_many_services_stands_together() {
 fn watches_of_one_kind_are_told_together() {
     let metrics = metrics(1, 10_000);
     let [one, other] = [metrics.watch("Service"), metrics.watch("Service")];
+    let _both = [one.follow(), other.follow()];
     one.set_objects(3, 1);
     other.set_objects(4, 0);
     other.set_available(false);
@@ -201,6 +202,27 @@ fn watches_of_one_kind_are_told_together() {
     ] {
         assert!(page.contains(line), "{line} in {page}");
     }
+}
+
+/// A kind of which nobody wants anything grows no older, whatever was known of it.
+#[test]
+fn a_kind_that_is_not_followed_is_neither_old_nor_away() {
+    let metrics = metrics(1, 10_000);
+    let watch = metrics.watch("ConfigMap");
+    let seen = |name: &str| -> f64 {
+        let (page, begin) = (metrics.render(), format!("{name}{{kind=\"ConfigMap\"}} "));
+        page.lines().find_map(|line| line.strip_prefix(&begin)?.parse().ok()).unwrap()
+    };
+    let (age, available) = ("tidegate_watch_age_seconds", "tidegate_watch_available");
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    assert_eq!((seen(age), seen(available)), (0.0, 1.0));
+    let following = watch.follow();
+    watch.set_available(false);
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    let followed = (seen(age), seen(available));
+    assert!((0.002..0.5).contains(&followed.0) && followed.1 == 0.0, "{followed:?}");
+    drop(following);
+    assert_eq!((seen(age), seen(available)), (0.0, 1.0));
 }
 
 #[test]

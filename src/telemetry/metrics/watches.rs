@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::page::Page;
@@ -69,6 +69,8 @@ pub struct WatchCells {
     /// When the API server last said something that counts: milliseconds after the start.
     heard: AtomicU64,
     is_unavailable: AtomicBool,
+    /// How many follow something under this at present: there may be nothing that somebody wants to have read.
+    following: AtomicUsize,
     restarts: [AtomicU64; Restart::ALL.len()],
     objects: AtomicU64,
     held: AtomicU64,
@@ -83,6 +85,7 @@ impl WatchCells {
             began: Instant::now(),
             heard: AtomicU64::new(0),
             is_unavailable: AtomicBool::new(false),
+            following: AtomicUsize::new(0),
             restarts: Default::default(),
             objects: AtomicU64::new(0),
             held: AtomicU64::new(0),
@@ -100,6 +103,16 @@ impl WatchCells {
     pub fn heard(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.heard.store(now, Ordering::Relaxed);
+    }
+
+    /// Something is followed from now on, for as long as what this gives is kept.
+    #[must_use]
+    pub fn follow(self: &Arc<Self>) -> Following {
+        if self.following.fetch_add(1, Ordering::Relaxed) == 0 {
+            // How long nobody asked is no age.
+            self.heard();
+        }
+        Following(Arc::clone(self))
     }
 
     /// The kind can be read, or not.
@@ -130,8 +143,26 @@ impl WatchCells {
         self.restarts[why as usize].load(Ordering::Relaxed)
     }
 
+    fn is_followed(&self) -> bool {
+        self.following.load(Ordering::Relaxed) > 0
+    }
+
+    /// Nothing where nothing is followed: what nobody asks about is not old.
     fn age(&self) -> Duration {
+        if !self.is_followed() {
+            return Duration::ZERO;
+        }
         self.began.elapsed().saturating_sub(Duration::from_millis(self.heard.load(Ordering::Relaxed)))
+    }
+}
+
+/// That something is followed.
+#[derive(Debug)]
+pub struct Following(Arc<WatchCells>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.following.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -153,7 +184,7 @@ pub(super) fn render<'a>(watches: impl Iterator<Item = &'a WatchCells>, page: &m
     for watch in watches {
         let kind = kinds.entry(watch.kind).or_default();
         kind.age = kind.age.max(watch.age());
-        kind.is_unavailable |= watch.is_unavailable.load(Ordering::Relaxed);
+        kind.is_unavailable |= watch.is_followed() && watch.is_unavailable.load(Ordering::Relaxed);
         for &why in Restart::ALL {
             kind.restarts[why as usize] += watch.restarts(why);
         }

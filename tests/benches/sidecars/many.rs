@@ -1,7 +1,7 @@
 //! What hundreds of sidecars do to one real API server.
 //!
-//! All of them are pods of one namespace and call the same Services, as the callers of one busy Service do: each has four
-//! watches there, of GatewayRoutes, ReferenceGrants, Services and EndpointSlices. They ask as a ServiceAccount that has the
+//! All of them are pods of one namespace and call the same Services, as the callers of one busy Service do: each has three
+//! watches there, of GatewayRoutes, Services and EndpointSlices. They ask as a ServiceAccount that has the
 //! rights of the chart. CPU time is that of the API server's process, less what it takes at rest; of a write, less what the
 //! same write takes without any sidecar. Clients and server share the machine, so that times are upper bounds.
 
@@ -143,7 +143,7 @@ pub fn measure(options: &Options) -> io::Result<bool> {
     let what = "resident memory of the API server for each";
     table.add(what, resident, MEMORY_KIB, "160 to 260 KiB", &format!("{resident:.0} KiB, {live:.0} KiB of them live"));
     table.add("CPU time to connect and list for each", connect, CONNECT_MS, "3.2 ms", &format!("{connect:.2} ms"));
-    let watches = 4 * count;
+    let watches = 3 * count;
     let cores = (idle - quiet).max(0.0);
     let figure = IDLE_CORES * watches as f64;
     let said = format!("{cores:.4} cores, {quiet:.3} of its own left out");
