@@ -38,6 +38,7 @@ mod cutoff;
 mod deadlines;
 mod decision;
 pub mod downstream;
+mod entries;
 pub mod error;
 mod exchange;
 mod flight;

@@ -172,7 +172,7 @@ pub fn parse_head(head: &Bytes, headers: &mut HeaderMap, expected: Expected) -> 
 
 /// `HTTP/1.x SP 3DIGIT [SP reason] CRLF`: status, version is 1.1, place of the reason, which ends with the line.
 fn parse_status_line(head: &[u8]) -> Result<(StatusCode, bool, Range<usize>), &'static str> {
-    let end = memchr::memchr(b'\n', head).ok_or(BROKEN_STATUS_LINE)?;
+    let end = guard::find(b'\n', head, 0).ok_or(BROKEN_STATUS_LINE)?;
     let line = head[..end].strip_suffix(b"\r").ok_or(BROKEN_STATUS_LINE)?;
     let (http11, rest) = if let Some(rest) = line.strip_prefix(b"HTTP/1.1 ") {
         (true, rest)
@@ -271,9 +271,9 @@ impl Fields {
         expected: Expected,
     ) -> Result<usize, &'static str> {
         // A CR or white space before it is found with the name: neither stands in a token.
-        let colon = memchr::memchr(b':', &head[start..]).map(|n| start + n).ok_or("field line without a colon")?;
+        let colon = guard::find(b':', head, start).ok_or("field line without a colon")?;
         // The first CR ends the line or the message; what else may not stand in a value is found where it is looked at.
-        let end = memchr::memchr(b'\r', &head[colon..]).map_or(head.len(), |n| colon + n);
+        let end = guard::find(b'\r', head, colon).unwrap_or(head.len());
         if head.get(end..end + 2) != Some(b"\r\n") {
             return Err("field value is malformed");
         }

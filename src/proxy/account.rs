@@ -3,75 +3,49 @@
 //! A drop guard, held by the request and then by its response's body. However the exchange ends, cancellation included,
 //! it is entered once.
 
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::Method;
 use tokio::time::Instant;
 
-use super::cutoff::Cutoff;
 use super::decision::Matched;
-use super::grpc::CallStatus;
+use super::entries::{Entries, Whose};
 use super::worker::Worker;
-use crate::balance::{Condition, InFlight, Picked};
-use crate::filter::Permits;
+use crate::balance::{Condition, Picked};
 use crate::model::ids::BackendId;
 use crate::reason::Reason;
-use crate::telemetry::access_log::{AccessLogEntry, BackendText};
+use crate::telemetry::access_log::BackendText;
 use crate::telemetry::metrics::{PickCondition, Side};
 
 /// Status in log and metrics of a request whose client went away before a head (nginx's 499).
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// Whose request an account is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
-    /// A client's.
-    Client,
-    /// A filter's own: only what passes between the gateway and endpoints is counted.
-    Filter,
-    /// A call that clients' requests share: these have accounts of their own, which know no endpoint.
-    Flight,
-}
-
-/// The account of one request.
+/// The account of one request: small, since it moves with the request and then with its response.
 pub struct Account {
     /// The worker that serves it.
     pub worker: Rc<Worker>,
-    /// When its head was complete.
-    pub started: Instant,
-    /// Its method.
-    pub method: Method,
-    /// The rule that it belongs to, once found.
-    matched: Option<Matched>,
-    /// The backend that was chosen last.
-    backend: Option<BackendId>,
-    /// Status of the head that went out; 0 before.
-    pub status: u16,
-    /// Why tidegate answered or cut it.
-    pub reason: Option<Reason>,
-    /// Its code, when it is a gRPC call.
-    pub(super) call: CallStatus,
-    /// Counts it as in flight at its endpoint.
-    pub in_flight: Option<InFlight>,
-    /// What concurrency limits have given it, for as long as it is in flight; few requests have some.
-    pub permits: Permits,
-    /// Body bytes from the client.
-    pub bytes_in: u64,
-    /// Body bytes to the client.
-    pub bytes_out: u64,
-    /// Bytes sent to endpoints.
-    pub upstream_sent: u64,
-    /// Bytes received from endpoints.
-    pub upstream_received: u64,
-    /// The response was handed over to its end.
-    pub complete: bool,
-    /// What ends it at its deadline, from its response head on; over HTTP/2 from its begin.
-    pub cutoff: Option<Rc<Cutoff>>,
-    whose: Whose,
-    /// Its line in the access log, when there is one.
-    pub entry: Option<Box<AccessLogEntry>>,
+    /// What is in it, until it is entered.
+    entries: Option<Box<Entries>>,
 }
+
+impl Deref for Account {
+    type Target = Entries;
+
+    fn deref(&self) -> &Entries {
+        self.entries.as_ref().expect(OPEN)
+    }
+}
+
+impl DerefMut for Account {
+    fn deref_mut(&mut self) -> &mut Entries {
+        self.entries.as_mut().expect(OPEN)
+    }
+}
+
+/// Nothing but the end of an account takes its entries.
+const OPEN: &str = "an account that is open has entries";
 
 impl std::fmt::Debug for Account {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -83,49 +57,33 @@ impl Account {
     /// Opens the account of a request.
     pub fn open(worker: Rc<Worker>, started: Instant, method: Method) -> Self {
         worker.metrics().requests_in_flight.inc();
-        Self::new(worker, started, method)
+        Self::new(worker, started, method, Whose::Client)
     }
 
     /// Opens the account of a request that a filter sends of its own.
     pub fn of_own_request(worker: Rc<Worker>, started: Instant, method: Method) -> Self {
-        let mut account = Self::new(worker, started, method);
-        account.whose = Whose::Filter;
-        account
+        Self::new(worker, started, method, Whose::Filter)
     }
 
     /// Opens the account of a call that requests share.
     pub fn of_flight(worker: Rc<Worker>, started: Instant, method: Method) -> Self {
-        let mut account = Self::new(worker, started, method);
-        account.whose = Whose::Flight;
-        account
+        Self::new(worker, started, method, Whose::Flight)
     }
 
-    fn new(worker: Rc<Worker>, started: Instant, method: Method) -> Self {
-        Self {
-            worker,
-            started,
-            method,
-            matched: None,
-            backend: None,
-            status: 0,
-            reason: None,
-            call: CallStatus::NoCall,
-            in_flight: None,
-            permits: Permits::default(),
-            bytes_in: 0,
-            bytes_out: 0,
-            upstream_sent: 0,
-            upstream_received: 0,
-            complete: false,
-            cutoff: None,
-            whose: Whose::Client,
-            entry: None,
-        }
+    fn new(worker: Rc<Worker>, started: Instant, method: Method, whose: Whose) -> Self {
+        let mut entries = worker.take_entries();
+        (entries.started, entries.method, entries.whose) = (started, method, whose);
+        Self { worker, entries: Some(entries) }
     }
 
     /// Whether it is that of a filter's own request.
     pub(super) fn is_own_request(&self) -> bool {
         self.whose == Whose::Filter
+    }
+
+    /// Whether it is that of a client's request, which is answered in the task of its connection or stream.
+    pub(super) fn is_of_client(&self) -> bool {
+        self.whose == Whose::Client
     }
 
     /// Enters an answer of the gateway itself, and counts it, once for each client that gets it.
@@ -197,7 +155,17 @@ fn counted(condition: Condition) -> Option<PickCondition> {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let metrics = self.worker.metrics();
+        let Some(mut entries) = self.entries.take() else { return };
+        entries.enter(&self.worker);
+        entries.clear();
+        self.worker.put_entries(entries);
+    }
+}
+
+impl Entries {
+    /// Enters what has become of the request.
+    fn enter(&mut self, worker: &Worker) {
+        let metrics = worker.metrics();
         // The downstream side counts its own bytes, where heads are seen as well.
         metrics.received(Side::Upstream, self.upstream_received);
         metrics.sent(Side::Upstream, self.upstream_sent);
@@ -234,7 +202,7 @@ impl Drop for Account {
             entry.bytes_in = self.bytes_in;
             entry.bytes_out = self.bytes_out;
             entry.duration = elapsed;
-            self.worker.log(*entry);
+            worker.log(*entry);
         }
     }
 }

@@ -363,10 +363,9 @@ enum Step {
 impl Http1Body {
     fn poll(&mut self, account: &mut Account, cx: &mut Context<'_>) -> Poll<Step> {
         loop {
-            let buffers = account.worker.buffers();
             if let Some(upload) = &mut self.upload {
                 let before = upload.written();
-                let result = self.connection.poll_upload(upload, buffers, cx);
+                let result = self.connection.poll_upload(upload, account.worker.buffers(), cx);
                 account.upstream_sent += upload.written() - before;
                 account.bytes_in = upload.body_read();
                 if let Err(ClientError::RequestBody(source)) = result {
@@ -379,7 +378,7 @@ impl Http1Body {
                 }
             }
             let before = self.connection.read_bytes();
-            let polled = self.connection.poll_frame(buffers, cx);
+            let polled = self.connection.poll_frame(account.worker.buffers(), cx);
             account.upstream_received += self.connection.read_bytes() - before;
             match polled {
                 Poll::Ready(Some(Ok(frame))) => {

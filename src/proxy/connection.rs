@@ -89,6 +89,7 @@ pub async fn serve<H: Handler>(
         downstream: Rc::new(Downstream {
             identity: identity(peer, if secure { "https" } else { "http" }),
             cutoff,
+            timer: RefCell::default(),
             peer,
             local,
             mode: context.mode.get(),
@@ -321,6 +322,7 @@ impl<H: Handler> Driver<H> {
     where
         C: Future<Output = hyper::Result<()>>,
     {
+        self.guard.borrow_mut().woken();
         loop {
             if let Poll::Ready(end) = self.poll_hyper(cx, connection.as_mut(), |_| ConnectionEnd::Dropped) {
                 return Poll::Ready(end);

@@ -3,7 +3,7 @@
 //! `connection` drives the wire and hands over requests whose head was accepted as a whole; a [`Handler`] answers them.
 //! Nothing here knows routes, backends or hyper's connection types.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -29,9 +29,10 @@ use crate::model::tls::ClientValidation;
 use crate::reason::Reason;
 use crate::settings::ListenerMode;
 use crate::telemetry::access_log::{RequestLine, TlsText};
+use crate::timer::Timer;
 
 /// What all requests of one client connection have in common.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Downstream {
     /// The client's address; an IPv4-mapped one is unwrapped to IPv4.
     pub peer: SocketAddr,
@@ -53,6 +54,9 @@ pub struct Downstream {
     pub client: Validated,
     /// Ends its exchange over HTTP/1; over HTTP/2, each stream has its own.
     pub cutoff: Rc<Cutoff>,
+    /// What its exchange over HTTP/1 waits with for an endpoint: always in the connection's task, so that it is hardly ever
+    /// set anew, whereas the timer of a pooled connection would be by each task that uses it.
+    pub timer: RefCell<Timer>,
     /// The lines of the forwarded identity that all requests of an untrusted peer have in common:
     /// [`headers::identity`](super::headers::identity).
     pub identity: Box<[u8]>,

@@ -206,6 +206,6 @@ mod tests {
     #[test]
     fn what_every_request_moves_is_small() {
         let sizes = [size_of_future(forward), size_of::<Exchange>()];
-        assert!(sizes[0] <= 1_680 && sizes[1] <= 896, "{sizes:?}");
+        assert!(sizes[0] <= 1_552 && sizes[1] <= 752, "{sizes:?}");
     }
 }

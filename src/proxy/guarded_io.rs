@@ -89,6 +89,8 @@ pub struct GuardedSocket {
     input: RequestStream,
     /// hyper waits for input.
     read_waiting: bool,
+    /// The task was woken while no request ran, most likely because something came.
+    is_expected: bool,
     /// hyper was told that nothing more comes. Behind an answer that closes it does not ask.
     end_told: bool,
     /// Since when there is no room to read ahead, or when the client's end was looked for without reading.
@@ -118,6 +120,7 @@ impl GuardedSocket {
             settings,
             input: RequestStream::default(),
             read_waiting: false,
+            is_expected: false,
             end_told: false,
             full_since: None,
             first_byte: false,
@@ -273,6 +276,11 @@ impl GuardedSocket {
         Poll::Ready(())
     }
 
+    /// The connection's task was woken.
+    pub fn woken(&mut self) {
+        self.is_expected = self.exchanges.get() == 0;
+    }
+
     /// Reads ahead while a request runs, to see FIN and reset. Says whether hyper, which waited, has something to read.
     pub fn poll_watch(&mut self, cx: &mut Context<'_>) -> bool {
         while self.input.reads_ahead(&self.settings.limits) && self.poll_fill(cx).is_ready() {}
@@ -338,8 +346,10 @@ impl GuardedSocket {
             self.input_ended(InputEnd::Reset);
             return Poll::Ready(());
         };
-        // No buffer is taken while nothing is there to be put into it.
-        ready!(stream.poll_readable(cx));
+        // No buffer is taken while nothing is there to be put into it, as is to be expected behind a request.
+        if !std::mem::take(&mut self.is_expected) {
+            ready!(stream.poll_readable(cx));
+        }
         let mut buf = ReadBuf::new(self.input.room());
         let Poll::Ready(result) = Pin::new(stream).poll_read(cx, &mut buf) else {
             self.input.rest();

@@ -565,9 +565,10 @@ impl Pools {
     }
 
     fn is_overdue(&self, connection: &Connection, now: Instant) -> bool {
-        let own = (!self.limits.idle.is_zero()).then_some(self.limits.idle);
-        let Some(limit) = own.into_iter().chain(connection.idle_limit()).min() else { return false };
-        connection.idle_since().is_some_and(|since| now.saturating_duration_since(since) >= limit)
+        let Some(since) = connection.idle_since() else { return false };
+        // A time that is beyond what instants can say never comes.
+        let is_over = |limit| since.checked_add(limit).is_some_and(|end| now >= end);
+        (!self.limits.idle.is_zero() && is_over(self.limits.idle)) || connection.idle_limit().is_some_and(is_over)
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::bad_response::BadResponses;
 use super::copies::Copies;
+use super::entries::Entries;
 use super::passwords::PasswordChecks;
 use super::pressure::Pressure;
 use super::refusals::Refusals;
@@ -42,6 +43,9 @@ const LATE: Duration = Duration::from_secs(1);
 /// Empty field maps that a worker keeps for coming responses, and the most lines that a kept one has room for.
 const SPARE_MAPS: usize = 64;
 const SPARE_MAP_LINES: usize = 96;
+
+/// Entries of accounts that a worker keeps.
+const SPARE_ENTRIES: usize = 64;
 
 /// What a worker is made of.
 #[derive(Debug)]
@@ -83,6 +87,9 @@ pub struct Worker {
     buffers: Buffers,
     /// Maps of requests that are done, for the fields of responses.
     spare_fields: RefCell<Vec<HeaderMap>>,
+    /// Entries of accounts that are closed, for coming ones.
+    #[expect(clippy::vec_box, reason = "they move from here into accounts and back")]
+    spare_entries: RefCell<Vec<Box<Entries>>>,
     replay_room: BodyRoom,
     mirror_room: BodyRoom,
     copies: Copies,
@@ -145,6 +152,7 @@ impl Worker {
             room,
             buffers: Buffers::default(),
             spare_fields: RefCell::default(),
+            spare_entries: RefCell::default(),
             replay_room,
             mirror_room,
             copies,
@@ -210,6 +218,19 @@ impl Worker {
         if spare.len() < SPARE_MAPS && (1..=SPARE_MAP_LINES).contains(&fields.capacity()) {
             fields.clear();
             spare.push(fields);
+        }
+    }
+
+    /// Entries for the account of a request.
+    pub(super) fn take_entries(&self) -> Box<Entries> {
+        self.spare_entries.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Keeps the entries of an account that was entered, for another one.
+    pub(super) fn put_entries(&self, entries: Box<Entries>) {
+        let mut spare = self.spare_entries.borrow_mut();
+        if spare.len() < SPARE_ENTRIES {
+            spare.push(entries);
         }
     }
 

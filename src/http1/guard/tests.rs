@@ -218,6 +218,31 @@ fn values_are_scanned_by_words_as_by_bytes() {
     }
 }
 
+/// Wherever it stands and whatever is around it: bytes beside it that differ in one bit are where words are mistaken.
+#[test]
+fn a_byte_is_found_at_every_place_and_only_there() {
+    for wanted in [b':', b'\r', 0, 0xff] {
+        for other in [wanted ^ 1, wanted ^ 0x80, wanted.wrapping_add(1), wanted.wrapping_sub(1)] {
+            for length in 0..100 {
+                let mut text = vec![other; length];
+                for from in [0, 1, 7, length / 2, length] {
+                    assert_eq!(find(wanted, &text, from), None, "{wanted:#x} among {length} of {other:#x} from {from}");
+                }
+                for at in 0..length {
+                    text[at] = wanted;
+                    for from in 0..length {
+                        let expected = (from <= at).then_some(at);
+                        assert_eq!(find(wanted, &text, from), expected, "{wanted:#x} at {at} of {length} from {from}");
+                    }
+                    text[at] = other;
+                }
+            }
+        }
+    }
+    assert_eq!(find(b':', b"a:b:c", 2), Some(3));
+    assert_eq!(find(b':', b"a", 5), None);
+}
+
 #[test]
 fn targets_are_checked_and_encoded_as_a_whole() {
     for (target, sent) in [

@@ -180,12 +180,12 @@ impl Exchange {
             match (deadline, resume) {
                 (None, None) => return Poll::Pending,
                 (Some((at, kind)), None) => {
-                    ready!(connection.poll_deadline(at, cx));
+                    ready!(self.poll_deadline(connection, at, cx));
                     return Poll::Ready(Err(kind.into()));
                 }
                 (deadline, Some(resume)) => {
                     let (at, kind) = deadline.unwrap_or((resume, DeadlineKind::ResponseHead));
-                    ready!(connection.poll_deadline(at.min(resume), cx));
+                    ready!(self.poll_deadline(connection, at.min(resume), cx));
                     if at < resume {
                         return Poll::Ready(Err(kind.into()));
                     }
@@ -193,6 +193,15 @@ impl Exchange {
                     upload.resume();
                 }
             }
+        }
+    }
+
+    /// Waits for a deadline with the timer of the task that runs the exchange, if that is the client's connection.
+    fn poll_deadline(&self, connection: &mut Pooled, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if self.version <= Version::HTTP_11 && self.account.is_of_client() {
+            self.decision.downstream.timer.borrow_mut().poll_until(cx, deadline)
+        } else {
+            connection.poll_deadline(deadline, cx)
         }
     }
 

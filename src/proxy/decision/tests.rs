@@ -60,6 +60,7 @@ impl Bed {
             client: crate::proxy::downstream::Validated::default(),
             identity: Box::default(),
             cutoff: Rc::default(),
+            timer: RefCell::default(),
         };
         let head = CheckedHead {
             host: None,

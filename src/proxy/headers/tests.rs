@@ -18,6 +18,7 @@ fn downstream(trusted: bool) -> Downstream {
         tls: None,
         client: crate::proxy::downstream::Validated::default(),
         cutoff: std::rc::Rc::default(),
+        timer: std::cell::RefCell::default(),
     }
 }
 
