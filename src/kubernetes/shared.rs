@@ -19,8 +19,12 @@ use tower::{BoxError, ServiceBuilder};
 use super::ahead::OneAhead;
 use super::counted::Counting;
 
-/// How often a connection is asked whether it still lives, and how long the answer may take: all watches die with it.
-const PING: Duration = Duration::from_secs(10);
+/// How often a connection is asked whether it still lives: all watches die with it. Most that happens to thousands of sidecars at
+/// rest is this question, so that it is not asked more often than what is read may be old.
+const PING: Duration = Duration::from_secs(30);
+
+/// How long the answer may take.
+const PONG: Duration = Duration::from_secs(10);
 
 /// Makes the client; it asks nothing yet.
 ///
@@ -42,7 +46,7 @@ pub(super) fn client(config: &Config) -> Result<Client, kube::Error> {
     let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .http2_keep_alive_interval(PING)
-        .http2_keep_alive_timeout(PING)
+        .http2_keep_alive_timeout(PONG)
         .build::<_, Body>(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
