@@ -18,7 +18,8 @@ cargo bench --quiet --locked --profile release-fast --bench gates -- --only coun
 step fuzz
 FUZZ_SEED=1 tests/fuzz.sh 10
 step tests
-cargo test --locked
+# All of them: whoever mends one failure wants to know the others.
+cargo test --locked --no-fail-fast
 step image
 tests/image.sh
 if [ -x tests/cluster.sh ]; then

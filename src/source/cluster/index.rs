@@ -331,7 +331,8 @@ impl Index {
                 listed.is_selected = true;
                 listed.replay = None;
                 let is_changed = self.replace(watch);
-                self.watches[watch].is_unwanted = true;
+                let listed = &mut self.watches[watch];
+                (listed.is_unwanted, listed.is_known) = (true, false);
                 is_changed
             }
             Event::OwnZone(zone) => {
@@ -652,6 +653,7 @@ mod tests {
         assert_eq!(routes(&index.update()), ["a"]);
         told(&mut index, ROUTES, [Event::Unwanted]);
         assert!(routes(&index.update()).is_empty());
+        assert!(!index.watches[ROUTES].is_known, "a right that is missing then closes what it is about");
         told(&mut index, SLICES, [Event::Unwanted]);
         tokio::time::advance(WINDOW).await;
         index.expire();

@@ -14,7 +14,7 @@ use crate::load::{Load, Request};
 const MOVED: &str = "{apiVersion: v1, kind: Service, metadata: {name: moved}, spec: {ports: [{name: http, port: 80}]}}";
 
 /// A change counts so soon after the API server is back.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(10);
 
 /// The API server has been silent for at least so many seconds before it comes back.
 const SILENCE: u64 = 10;
