@@ -13,7 +13,8 @@ use crate::load::{Load, Request};
 /// A Service without a selector: its endpoints are those that a test writes.
 const MOVED: &str = "{apiVersion: v1, kind: Service, metadata: {name: moved}, spec: {ports: [{name: http, port: 80}]}}";
 
-/// A change counts so soon after the API server is back.
+/// A change counts so soon after the API server is back: the longest pause between two attempts is 5 s, and machines that do
+/// other things take their time.
 const SOON: Duration = Duration::from_secs(10);
 
 /// The API server has been silent for at least so many seconds before it comes back.
@@ -64,6 +65,7 @@ impl<'a> Shop<'a> {
         }
         let took = moved.elapsed();
         let log = |(name, _): &(String, IpAddr)| self.namespace.kubectl(&["logs", name, "--container=tidegate"]);
+        println!("followed again after {took:?}");
         assert!(took < SOON, "{took:?}: {}", self.carts.iter().map(log).collect::<Vec<_>>().join("\n"));
     }
 
