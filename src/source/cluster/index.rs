@@ -57,17 +57,30 @@ pub(super) enum Event {
     OwnZone(Arc<str>),
 }
 
+/// Objects of a list, or why one cannot be read.
+type Replay = BTreeMap<ObjectName, Result<Object, String>>;
+
+/// How far a whole list is believed that lacks objects which were there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum NextList {
+    /// As long as it lacks few.
+    #[default]
+    AsUsual,
+    /// Not at all: the kind was away, and there was no whole list since.
+    AfterAway,
+    /// Whatever it lacks: other objects are wanted than those that are known.
+    OfOthers,
+}
+
 /// What one watch has told.
 struct Listed {
     kind: KindId,
     /// It was listed once, or need not be.
     done: bool,
     names: BTreeSet<ObjectName>,
-    replay: Option<BTreeMap<ObjectName, Result<Object, String>>>,
-    /// The kind was away, and there was no whole list since.
-    was_away: bool,
-    /// Other objects are wanted than those that are known, and there was no list of them yet.
-    is_selected: bool,
+    replay: Option<Replay>,
+    /// How far the next list is believed.
+    next_list: NextList,
     /// Nothing of the kind is wanted, as far as is known.
     is_unwanted: bool,
     /// Objects that the last list did not have and that stay for now, with the time at which they go.
@@ -132,8 +145,7 @@ impl Index {
             done: false,
             names: BTreeSet::new(),
             replay: None,
-            was_away: false,
-            is_selected: false,
+            next_list: NextList::default(),
             is_unwanted: false,
             doubted: BTreeMap::new(),
             cells,
@@ -320,15 +332,15 @@ impl Index {
                 self.remove(watch, name)
             }
             Event::Away => {
-                listed.was_away = true;
+                listed.next_list = NextList::AfterAway;
                 false
             }
             Event::Selected => {
-                listed.is_selected = true;
+                listed.next_list = NextList::OfOthers;
                 false
             }
             Event::Unwanted => {
-                listed.is_selected = true;
+                listed.next_list = NextList::OfOthers;
                 listed.replay = None;
                 let is_changed = self.replace(watch);
                 let listed = &mut self.watches[watch];
@@ -357,9 +369,13 @@ impl Index {
         let is_first = !std::mem::replace(&mut listed.done, true) | listed.refused.take().is_some();
         listed.is_known = true;
         listed.is_unwanted = false;
-        let was_away = std::mem::take(&mut listed.was_away);
+        let list = std::mem::take(&mut listed.next_list);
         let new = listed.replay.take().unwrap_or_default();
-        let is_changed = self.take_list(watch, new, was_away);
+        let is_changed = if listed.kind == KindId::EndpointSlice {
+            self.replace_slices(watch, new, list)
+        } else {
+            self.take_list(watch, new, list)
+        };
         if is_first {
             self.shrink(watch);
         }
@@ -375,19 +391,18 @@ impl Index {
         }
     }
 
-    fn take_list(&mut self, watch: usize, new: BTreeMap<ObjectName, Result<Object, String>>, was_away: bool) -> bool {
+    fn take_list(&mut self, watch: usize, new: Replay, list: NextList) -> bool {
         let listed = &mut self.watches[watch];
-        if listed.kind == KindId::EndpointSlice {
-            return self.replace_slices(watch, new);
-        }
-        let is_selected = std::mem::take(&mut listed.is_selected);
-        listed.doubted.retain(|name, _| !is_selected && !new.contains_key(name));
+        listed.doubted.retain(|name, _| list != NextList::OfOthers && !new.contains_key(name));
         // What is doubted already is judged by its own time.
         let believed: Vec<_> = listed.names.iter().filter(|name| !listed.doubted.contains_key(*name)).collect();
         let gone: Vec<_> =
             believed.iter().filter(|name| !new.contains_key(**name)).map(|name| (*name).clone()).collect();
-        let is_doubted =
-            !is_selected && !gone.is_empty() && (was_away || is_suspicious(gone.len(), believed.len(), new.len()));
+        let is_doubted = match list {
+            NextList::AsUsual => is_suspicious(gone.len(), believed.len(), new.len()),
+            NextList::AfterAway => !gone.is_empty(),
+            NextList::OfOthers => false,
+        };
         let mut is_changed = false;
         for (name, object) in new {
             is_changed |= self.put(watch, name, object);
@@ -417,13 +432,14 @@ impl Index {
         listed.doubted.extend(gone.into_iter().map(|name| (name, until)));
     }
 
-    fn replace_slices(&mut self, watch: usize, new: BTreeMap<ObjectName, Result<Object, String>>) -> bool {
+    fn replace_slices(&mut self, watch: usize, new: Replay, list: NextList) -> bool {
         let listed = &mut self.watches[watch];
         let names = std::mem::take(&mut listed.names);
-        let guard = if std::mem::take(&mut listed.is_selected) { Duration::ZERO } else { self.guard };
+        let is_of_others = list == NextList::OfOthers;
+        let guard = if is_of_others { Duration::ZERO } else { self.guard };
         let about = |name: &ObjectName| ObjectRef { kind: KindId::EndpointSlice.name(), name: name.clone() };
         let mut is_changed = false;
-        let mut list = BTreeMap::new();
+        let mut slices = BTreeMap::new();
         for name in names.iter().filter(|name| !new.contains_key(*name)) {
             is_changed |= self.problems.remove(&about(name)).is_some();
         }
@@ -432,17 +448,17 @@ impl Index {
             match object {
                 Ok(Object::EndpointSlice(slice)) => {
                     is_changed |= self.problems.remove(&about(&name)).is_some();
-                    list.insert(name, slice);
+                    slices.insert(name, slice);
                 }
                 Ok(_) => {}
                 Err(problem) => {
-                    list.extend(self.slices.get(&name).map(|last| (name.clone(), Arc::clone(last))));
+                    slices.extend(self.slices.get(&name).map(|last| (name.clone(), Arc::clone(last))));
                     is_changed |= self.problems.insert(about(&name), problem.clone()) != Some(problem);
                 }
             }
         }
-        let (has_new, guarded) = self.slices.replace(&names, list, self.epoch.elapsed(), guard);
-        if guarded > 0 && !guard.is_zero() {
+        let (has_new, guarded) = self.slices.replace(&names, slices, self.epoch.elapsed(), guard);
+        if guarded > 0 && !is_of_others {
             tracing::warn!(
                 "EndpointSlice: the list of the API server lacks all endpoints of {guarded} Services that had some, which \
                  looks like lost data: they stay active for {:?}, unless other endpoints of the same Service are ready",
