@@ -9,7 +9,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
 use kube::{Client, Config};
 use rustls::NamedGroup;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tower::layer::layer_fn;
 
 mod ahead;
@@ -88,14 +88,13 @@ fn first_line(error: &dyn std::error::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-/// Puts the key exchange first that quantum computers cannot break, for clients that take the cryptography of the process, as
-/// kube's do. API servers want it of everybody who knows it, and have those who begin with another one begin again (Go does
-/// so since 1.24): that is a round trip, and CPU time on both sides.
-fn prefer_post_quantum() {
+/// Cryptography with the key exchange first that quantum computers cannot break. API servers want it of everybody who knows it,
+/// and have those who begin with another one begin again (Go does so since 1.24): that is a round trip, and CPU time on both
+/// sides.
+fn post_quantum_first() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups.sort_by_key(|group| group.name() != NamedGroup::X25519MLKEM768);
-    // It was put before, by another client of the process.
-    let _ = provider.install_default();
+    provider
 }
 
 impl Kubernetes {
@@ -113,7 +112,8 @@ impl Kubernetes {
                 Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(refused)?
             }
         };
-        prefer_post_quantum();
+        // kube's clients take that of the process. An error says that it was put before, by another one.
+        let _ = post_quantum_first().install_default();
         config.connect_timeout = Some(CONNECT);
         config.read_timeout = Some(silence);
         // All callers try again by themselves; the client's own attempts could go on for many minutes without a word.
@@ -152,6 +152,14 @@ impl Kubernetes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_key_exchange_that_api_servers_want_comes_first_and_none_is_lost() {
+        let names = |provider: CryptoProvider| provider.kx_groups.iter().map(|group| group.name()).collect::<Vec<_>>();
+        let (ours, usual) = (names(post_quantum_first()), names(aws_lc_rs::default_provider()));
+        assert_eq!(ours[0], NamedGroup::X25519MLKEM768);
+        assert!(ours.len() == usual.len() && usual.iter().all(|group| ours.contains(group)), "{ours:?}");
+    }
 
     #[tokio::test]
     async fn a_broken_kubeconfig_is_named() {

@@ -19,8 +19,8 @@ use tower::{BoxError, ServiceBuilder};
 use super::ahead::OneAhead;
 use super::counted::Counting;
 
-/// How often a connection is asked whether it still lives: all watches die with it. Most that happens to thousands of sidecars at
-/// rest is this question, so that it is not asked more often than what is read may be old.
+/// How often a connection is asked whether it still lives: all watches die with it. From thousands of sidecars at rest, these
+/// questions are most of what an API server has to answer.
 const PING: Duration = Duration::from_secs(30);
 
 /// How long the answer may take.
