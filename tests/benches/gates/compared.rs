@@ -8,8 +8,9 @@
 //!
 //! Allocations are exact, and the real guard. Of instructions the bound is about a quarter more than was seen, and 500: rows
 //! differed by up to 320 from run to run on a machine with four times the work that it has cores for (that of a mirror, whose
-//! copies are sent beside the requests, by 1,070), and differ by more from profile to profile; what is caught is work that should not be there. callgrind has no instructions for SHA-256, so that
-//! filters which look credentials up by their digest seem to take several times what they do.
+//! copies are sent beside the requests, by 1,070), and differ by more from profile to profile; what is caught is work that
+//! should not be there. callgrind has no instructions for SHA-256, so that filters which look credentials up by their digest
+//! seem to take several times what they do.
 
 use std::collections::BTreeSet;
 use std::fs;
