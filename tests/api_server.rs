@@ -257,6 +257,19 @@ async fn what_changes_during_a_list_comes_behind_it_in_the_same_stream() {
     assert_eq!(bed.all_restarts("GatewayRoute"), 0.0);
 }
 
+/// What an API server has in memory is enough to begin with; whoever has read something must not read what is older.
+#[tokio::test]
+async fn only_the_first_list_may_be_as_old_as_the_copy_of_the_api_server() {
+    let mut bed = Bed::new(Timing { begins_with_copy: true, ..quick() }).await;
+    bed.server.put(ROUTES, route("b"));
+    bed.until_routes(&["a", "b"]).await;
+    bed.server.interrupt(ROUTES, Some(410));
+    bed.until_metric("it is noticed", |bed| bed.restarts("GatewayRoute", Restart::Expired) == 1.0).await;
+    bed.server.delete(ROUTES, "ns", "a");
+    bed.until_routes(&["b"]).await;
+    assert_eq!(bed.server.asked(ROUTES), [Asked::Copy, Asked::Stream]);
+}
+
 /// Nothing has come since the list: the watch that takes its place goes on from there, and there is no second list.
 #[tokio::test]
 async fn a_stream_that_breaks_off_behind_its_list_is_gone_on_with() {

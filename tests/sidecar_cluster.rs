@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use api_server::{ApiServer, Fault, On};
+use api_server::{ApiServer, Asked, Fault, On};
 use serde_json::{Value, json};
 use support::backend::Backend;
 use support::client::{Answer, Client};
@@ -406,6 +406,11 @@ fn a_sidecar_begins_with_one_request_for_each_kind_in_each_namespace() {
     until("what is active is told", || sidecar.log().contains("configuration active version=1 "));
     // Routes of its own namespace, which has no Service that it calls; routes, Services and slices of the other one.
     assert_eq!(server.requests(), 4);
+    // None of them makes the API server ask its storage.
+    for plural in ["services", "endpointslices"] {
+        assert_eq!(server.asked(plural), [Asked::Copy], "{plural}");
+    }
+    assert_eq!(server.asked("gatewayroutes"), [Asked::Copy; 2]);
 }
 
 /// Many sidecars are a load for an API server, so that each tells its part of it.

@@ -25,6 +25,7 @@ pub fn run(port: u16, namespace: &str) {
         ("a watch goes on from a list and tells what happens, in order", watch_goes_on),
         ("a list as a stream ends with a mark, and a watch goes on from there", streaming_list),
         ("a list as a stream goes on as a watch behind its mark", streaming_list_goes_on),
+        ("a list from memory lacks nothing that does not follow", streaming_list_from_memory),
         ("pages hold every object once, at one version", pages),
         ("a watch from the first version tells everything since, or that it is too old", expired),
         ("a watch from a version that is not reached yet tells nothing old", future),
@@ -181,6 +182,18 @@ fn streaming_list(bed: &Bed) {
     let from = version(&events[end]["object"]);
     let (_, events) = bed.watch(&format!("resourceVersion={from}"), 1);
     assert_eq!(told(&events), pairs(&[("ADDED", "c")]));
+}
+
+/// However old the copy of the API server is: what its list lacks comes behind the mark, and once.
+fn streaming_list_from_memory(bed: &Bed) {
+    bed.create("a");
+    bed.create("b");
+    let (status, events) = bed.watch(&format!("{INITIAL}0"), 1);
+    assert_eq!(status, 200);
+    end_of_list(&events);
+    let mut told = told(&events);
+    told.sort();
+    assert_eq!(told, pairs(&[("ADDED", "a"), ("ADDED", "b")]));
 }
 
 fn streaming_list_goes_on(bed: &Bed) {

@@ -91,8 +91,18 @@ pub enum Delivery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
     Page,
+    /// A list as a stream.
     Stream,
+    /// The same, which may be as old as what the API server has in memory.
+    Copy,
     Watch,
+}
+
+impl Asked {
+    /// Whether it is a list as a stream.
+    fn is_stream(self) -> bool {
+        matches!(self, Self::Stream | Self::Copy)
+    }
 }
 
 #[derive(Default)]
@@ -411,7 +421,7 @@ impl Resource {
         let is_meant = |on: On| match (on, asked) {
             (On::Any, _)
             | (On::Page | On::List, Asked::Page)
-            | (On::Stream | On::List, Asked::Stream)
+            | (On::Stream | On::List, Asked::Stream | Asked::Copy)
             | (On::Watch, Asked::Watch) => true,
             (On::Page | On::Stream | On::List | On::Watch, _) => false,
         };
@@ -562,6 +572,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     }
     let asked = match (target.is("watch"), target.is("sendInitialEvents")) {
         (false, _) => Asked::Page,
+        (true, true) if target.query.get("resourceVersion").is_some_and(|version| version == "0") => Asked::Copy,
         (true, true) => Asked::Stream,
         (true, false) => Asked::Watch,
     };
@@ -578,7 +589,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         if resource.forbidden || is_forbidden_there {
             return Ok(failure(403, None));
         }
-        if no_streaming_lists && asked == Asked::Stream {
+        if no_streaming_lists && asked.is_stream() {
             return Ok(failure(422, None));
         }
         resource.take_fault(asked)
@@ -602,7 +613,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             Ok((head, items, tail)) => drop(tokio::spawn(send_page(sender, fault, head, items, tail))),
             Err(code) => return Ok(failure(code, None)),
         },
-        Asked::Stream | Asked::Watch => {
+        Asked::Stream | Asked::Copy | Asked::Watch => {
             let too_large = target.number("resourceVersion").is_some_and(|version| version > shared.lock().version);
             if too_large {
                 return Ok(failure(504, None));
@@ -731,7 +742,7 @@ impl Watch {
         if let Some(Fault::PutMeanwhile(plural, object)) = &fault {
             self.shared.change(|state| state.put(plural, Value::clone(object)));
         }
-        if asked == Asked::Stream && !self.bookmark(cursor, true).await {
+        if asked.is_stream() && !self.bookmark(cursor, true).await {
             return;
         }
         if matches!(fault, Some(Fault::EndAtMark)) {

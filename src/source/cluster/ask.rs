@@ -27,6 +27,26 @@ const WHOLE_PAGE: u32 = 4;
 /// How long the list may take with which a stream begins. Silence ends it sooner.
 const WHOLE_LIST_SECONDS: u32 = 300;
 
+/// How recent a list has to be that comes as a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// What there was when it was asked for: the API server asks its storage, and waits until its own copy is as new.
+    Latest,
+    /// What the API server has in memory, which it follows its storage with. What it does not know yet comes as events
+    /// behind the list.
+    Copy,
+}
+
+impl Freshness {
+    /// The version that a request states.
+    const fn version(self) -> &'static str {
+        match self {
+            Self::Latest => "",
+            Self::Copy => "0",
+        }
+    }
+}
+
 /// Where the objects of one kind are, in all namespaces or in one.
 pub(super) struct Ask {
     client: Client,
@@ -128,13 +148,12 @@ impl Ask {
 
     /// A list as a stream: every object as an event, at their end a bookmark that says so, and then what happens, for so many
     /// seconds at least.
-    pub(super) async fn list_stream(&self, seconds: u32) -> Result<Events, Failure> {
+    pub(super) async fn list_stream(&self, freshness: Freshness, seconds: u32) -> Result<Events, Failure> {
         // How long the list takes is known when it is whole, and the API server has to be told before. So it is told the
         // longest time, and whoever follows the stream leaves it.
         let timeout = Some(WHOLE_LIST_SECONDS + seconds);
         let params = WatchParams { send_initial_events: true, timeout, ..WatchParams::default() };
-        // Without a version it is a list of what is there now, however old the API server's own copy is.
-        self.events(Verb::List, params, "").await
+        self.events(Verb::List, params, freshness.version()).await
     }
 
     /// What has happened since a version, for so many seconds.

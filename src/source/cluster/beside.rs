@@ -68,6 +68,7 @@ impl Default for Options {
             spread: Duration::from_secs(30),
             // Definitions are no objects of a namespace, so that no RoleBinding gives the right to read them.
             asks_for_definition: false,
+            begins_with_copy: true,
             ..Timing::default()
         };
         Self { namespace: "default".into(), called: BTreeSet::new(), own_service: None, cache: None, timing }

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::ask::{Ask, Events};
+use super::ask::{Ask, Events, Freshness};
 use super::cache::Journal;
 use super::failure::{Failure, Verb};
 use super::index::{Change, Event};
@@ -78,6 +78,9 @@ pub struct Timing {
     pub spread: Duration,
     /// Ask whether the definition of routes is being removed when routes go.
     pub asks_for_definition: bool,
+    /// Begin with what the API server has in memory, which may be a moment old. To be sure that it is not, an API server asks
+    /// its storage for each list: of thousands that begin together, that is a fifth of what they cost it.
+    pub begins_with_copy: bool,
 }
 
 impl Default for Timing {
@@ -94,6 +97,7 @@ impl Default for Timing {
             cache_after: Duration::from_secs(10),
             spread: Duration::ZERO,
             asks_for_definition: true,
+            begins_with_copy: false,
         }
     }
 }
@@ -236,6 +240,8 @@ pub(super) struct Follower {
     streams: bool,
     /// The version of the state that was read; `None` before a list.
     position: Option<String>,
+    /// A list was whole: what is read from then on must not be older.
+    has_read: bool,
     /// When there is a new list, whatever the watches say.
     relist_at: Instant,
     /// When the definition of the kind was last known to stay.
@@ -266,6 +272,7 @@ impl Follower {
             version: 0,
             streams: true,
             position: None,
+            has_read: false,
             relist_at: Instant::now(),
             definition_seen: None,
             selection,
@@ -373,6 +380,7 @@ impl Follower {
         self.definition_seen = None;
         self.list_ends().await?;
         self.position = Some(version);
+        self.has_read = true;
         self.relist_at = Instant::now() + self.timing.relist.mul_f64(0.8 + 0.4 * fastrand::f64());
         self.cells.set_available(true);
         self.heard();
@@ -392,7 +400,9 @@ impl Follower {
 
     async fn list_stream(&mut self, ask: &Ask, seconds: u32) -> Result<(String, Events), Stop> {
         let silence = self.timing.silence;
-        let mut events = ask.list_stream(seconds).await?;
+        let may_be_copy = self.timing.begins_with_copy && !self.has_read;
+        let freshness = if may_be_copy { Freshness::Copy } else { Freshness::Latest };
+        let mut events = ask.list_stream(freshness, seconds).await?;
         self.index.list_begins().await?;
         loop {
             let silent = |_| Failure::new(Restart::Silent, Verb::List, format!("nothing for {silence:?}"));
