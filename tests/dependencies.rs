@@ -141,6 +141,16 @@ fn what_reads_the_wire_is_not_older_than_its_last_fault() {
     }
 }
 
+/// aws-lc's way of timing the processor takes longer than all else that a sidecar does until it serves, and ends the process
+/// where the clock is too regular. `.cargo/config.toml` leaves it out.
+#[test]
+fn random_numbers_cost_no_time_to_begin_with() {
+    let program = std::fs::read(env!("CARGO_BIN_EXE_tidegate")).expect("the program");
+    let has = |name: &str| memchr::memmem::find(&program, name.as_bytes()).is_some();
+    assert!(has("RAND_bytes"), "a program that names its functions");
+    assert!(!has("jent_read_entropy"), "jitterentropy is built in");
+}
+
 #[test]
 fn licence_expressions_are_read() {
     let allowed = BTreeSet::from(["MIT".to_owned(), "Apache-2.0".to_owned(), "BSD-3-Clause".to_owned()]);
