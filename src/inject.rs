@@ -320,7 +320,12 @@ impl Run<'_> {
             pod::restore(pod);
             return Ok(Vec::new());
         }
-        let Some(asked) = self.wishes.or(pod::wishes(pod)?).asked()? else { return Ok(Vec::new()) };
+        let own = pod::wishes(pod)?;
+        let Some(asked) = self.wishes.or(own.clone()).asked()? else {
+            // Somebody who writes how a sidecar is to be wants one.
+            let problems = own.alone();
+            return if problems.is_empty() { Ok(problems) } else { Err(problems) };
+        };
         let places = Places::read(self.text);
         let quote = |path: &str| rewrite::quote_at(self.text, places.as_ref()?.node(&objects::join(place, path))?);
         let quotes = pod::port_quotes(pod, quote);

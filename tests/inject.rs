@@ -407,6 +407,11 @@ fn what_cannot_work_is_refused_with_its_place() {
             "annotations[sidecar.tidegate.dev/services]: UnsupportedValue: found \"a.b\" without a proxy",
         ),
         (
+            deployment("sidecar.tidegate.dev/services: a.b", "", http, ""),
+            "annotations[sidecar.tidegate.dev/services]: UnsupportedValue: found \"a.b\" where nothing is to be served, \
+             expected sidecar.tidegate.dev/in, sidecar.tidegate.dev/out or sidecar.tidegate.dev/proxy beside it",
+        ),
+        (
             deployment(
                 "sidecar.tidegate.dev/proxy: \"127.0.0.1:8080\", sidecar.tidegate.dev/services: a.b",
                 "",

@@ -185,6 +185,16 @@ impl Wishes {
         if problems.is_empty() { Ok(Some(asked)) } else { Err(problems) }
     }
 
+    /// That each of these says how something is to be which nothing asks for.
+    pub(super) fn alone(&self) -> Vec<Problem> {
+        let problem = |wish: &Wish| {
+            let found = format!("{:?} where nothing is to be served", wish.value);
+            let expected = format!("{PREFIX}in, {PREFIX}out or {PREFIX}proxy beside it");
+            Problem::error(wish.place.clone(), "UnsupportedValue", &found, expected)
+        };
+        self.0.values().map(problem).collect()
+    }
+
     fn place(&self, key: &str) -> String {
         self.0.get(key).map(|wish| wish.place.clone()).unwrap_or_default()
     }
