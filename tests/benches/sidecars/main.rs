@@ -1,7 +1,7 @@
 //! What a sidecar costs, and what many of them do to an API server: `cargo bench --bench sidecars`.
 //!
 //! * `one` (`one.rs`): of a sidecar with 20 Services and 500 endpoints the time to ready, its threads, its memory at rest and
-//!   under load, and the CPU time of two hops beside that of one. The API server is the simulated one of the tests. Pods have
+//!   under load, the CPU time of two hops beside that of one, and what a hop adds to latencies. The API server is the simulated one of the tests. Pods have
 //!   addresses that exist only inside `tests/controlplane/run netns -- …`; without them this part is skipped, and that is
 //!   said.
 //! * `many` (`many.rs`): hundreds of sidecars follow one real API server, that of `tests/controlplane`, whose program
@@ -83,6 +83,11 @@ fn options() -> io::Result<Options> {
 fn main() -> io::Result<()> {
     if std::env::args().nth(1).as_deref() == Some("backend") {
         return common::backend::run_at(Ipv4Addr::UNSPECIFIED.into());
+    }
+    if let [_, word, seconds] = &std::env::args().collect::<Vec<_>>()[..]
+        && word == "spin"
+    {
+        return one::spin(seconds);
     }
     let options = options()?;
     common::process::raise_file_limit();

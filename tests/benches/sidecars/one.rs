@@ -1,7 +1,8 @@
 //! What one sidecar costs the pod that it is in.
 
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ const THREADS: usize = 6;
 const ANONYMOUS_IDLE_KIB: u64 = 10 << 10;
 const ANONYMOUS_LOADED_KIB: u64 = 24 << 10;
 const TWO_HOPS: f64 = 2.2;
+/// What one hop may add to the p99 of latencies.
+const ADDED_P99: Duration = Duration::from_micros(500);
 
 const SERVICES: usize = 20;
 /// Endpoints of each of them.
@@ -36,6 +39,8 @@ const TRIES: usize = 5;
 /// of them at each turn, which makes them cheaper, and how often it does differs between one hop and two.
 const HOP_CONNECTIONS: usize = 16;
 const HOP: Duration = Duration::from_secs(3);
+/// What keeps cores awake gives way to everybody else, and ends after this time whatever happens.
+const AWAKE: Duration = Duration::from_secs(120);
 
 /// The pod of the application that is called through a sidecar of its own.
 const APP: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
@@ -132,8 +137,8 @@ fn alone(options: &Options, server: &ApiServer) -> io::Result<bool> {
         met &= verdict("threads under load", threads.to_string(), THREADS.to_string(), threads <= THREADS);
         (load.join(), most)
     });
-    let served = served.map_err(|_| io::Error::other("the load could not be made"))??;
-    let rate = f64::from(served) / LOAD.as_secs_f64();
+    let served = served.map_err(|_| io::Error::other("the load could not be made"))??.len();
+    let rate = served as f64 / LOAD.as_secs_f64();
     let what = format!("most anonymous memory with {CONNECTIONS} connections and {rate:.0} requests/s");
     let value = format!("{:.1} MiB", most as f64 / 1024.0);
     met &= verdict(&what, value, format!("{} MiB", ANONYMOUS_LOADED_KIB >> 10), most <= ANONYMOUS_LOADED_KIB);
@@ -147,61 +152,129 @@ fn anonymous(when: &str, sidecar: &Sidecar, bound: u64) -> bool {
     verdict(&format!("anonymous memory {when}"), value, format!("{} MiB", bound >> 10), kib <= bound)
 }
 
-/// Sends a request every [`PACE`] for a while, over one of these connections after the other. How many were answered; each
-/// with 200.
-fn load(connections: Vec<Client>, length: Duration) -> io::Result<u32> {
+/// Sends a request every [`PACE`] for a while, over one of these connections after the other. How long each took; all are
+/// answered with 200.
+fn load(connections: Vec<Client>, length: Duration) -> io::Result<Vec<Duration>> {
     let share = connections.len().div_ceil(CLIENTS).max(1);
     let mut connections = connections.into_iter();
     let began = Instant::now();
-    let run = |mut own: Vec<Client>, first: u32| -> io::Result<u32> {
-        let mut served = 0;
+    let run = |mut own: Vec<Client>, first: u32| -> io::Result<Vec<Duration>> {
+        let mut times = Vec::new();
         for turn in (0..own.len()).cycle() {
-            let due = PACE * (served * CLIENTS as u32 + first);
+            let due = PACE * (times.len() as u32 * CLIENTS as u32 + first);
             std::thread::sleep(due.saturating_sub(began.elapsed()));
             if began.elapsed() >= length {
                 break;
             }
+            let asked = Instant::now();
             let answer = own[turn].request(REQUEST)?;
             if answer.status != 200 {
                 return Err(io::Error::other(format!("found status {}, expected 200", answer.status)));
             }
-            served += 1;
+            times.push(asked.elapsed());
         }
-        Ok(served)
+        Ok(times)
     };
     std::thread::scope(|scope| {
         let shares: Vec<Vec<Client>> = (0..CLIENTS).map(|_| connections.by_ref().take(share).collect()).collect();
         let running: Vec<_> =
             shares.into_iter().zip(0..).map(|(own, first)| scope.spawn(move || run(own, first))).collect();
         let joined = running.into_iter().map(|one| one.join().map_err(|_| io::Error::other("a client panicked"))?);
-        joined.sum()
+        Ok(joined.collect::<io::Result<Vec<_>>>()?.concat())
     })
 }
 
-/// The CPU time of a request that passes the caller's sidecar and the callee's, beside one that passes the caller's alone.
+/// Requests that pass the caller's sidecar and the callee's, beside those that pass the caller's alone, and none.
 fn two_hops(options: &Options, server: &ApiServer, port: u16) -> io::Result<bool> {
     let start = |flags: &[String]| Sidecar::start(&options.subject, &server.kubeconfig(), NAMESPACE, flags);
     let callee = start(&[format!("--in=http:{port}@{APP}:0"), "--ready-when=started".to_owned()])?;
     put(server, "direct", std::iter::once(APP), port);
     put(server, "beside", std::iter::once(APP), callee.listener("in-http")?.port());
     let caller = start(&["direct", "beside"].map(out))?;
-    // CPU time of a request, in microseconds.
-    let cost = |service: &str, sidecars: &[&Sidecar]| -> io::Result<f64> {
-        let connections = (0..HOP_CONNECTIONS).map(|_| caller.connect(&listener(service)));
-        let connections = connections.collect::<io::Result<Vec<_>>>()?;
-        let cpu = || sidecars.iter().map(|sidecar| sidecar.process.cpu()).sum::<Duration>();
-        let before = cpu();
-        let served = load(connections, HOP)?;
-        Ok((cpu() - before).as_secs_f64() * 1e6 / f64::from(served))
+    let hops = Hops {
+        app: SocketAddr::from((APP, port)),
+        one: caller.listener(&listener("direct"))?,
+        both: caller.listener(&listener("beside"))?,
+        sidecars: [&caller, &callee],
     };
-    let mut measured = Vec::new();
-    for _ in 0..TRIES {
-        let (one, both) = (cost("direct", &[&caller])?, cost("beside", &[&caller, &callee])?);
-        measured.push((both / one, one, both));
+    let mut met = hops.cpu_time()?;
+    met &= hops.latency()?;
+    Ok(met || options.is_smoke)
+}
+
+/// Where the same application is called through none, one and both of two sidecars.
+struct Hops<'a> {
+    app: SocketAddr,
+    one: SocketAddr,
+    both: SocketAddr,
+    sidecars: [&'a Sidecar; 2],
+}
+
+impl Hops<'_> {
+    fn load(at: SocketAddr) -> io::Result<Vec<Duration>> {
+        let connections = (0..HOP_CONNECTIONS).map(|_| Client::try_connect_to(at));
+        load(connections.collect::<io::Result<Vec<_>>>()?, HOP)
     }
-    measured.sort_by(|left, right| left.0.total_cmp(&right.0));
-    let (ratio, one, both) = measured[measured.len() / 2];
-    let value = format!("{ratio:.2} ({both:.0} µs a request beside {one:.0} µs)");
-    let is_cheap = verdict("CPU time of both hops beside one", value, TWO_HOPS.to_string(), ratio <= TWO_HOPS);
-    Ok(is_cheap || options.is_smoke)
+
+    /// The CPU time of both hops beside that of one.
+    fn cpu_time(&self) -> io::Result<bool> {
+        // Of a request, in microseconds.
+        let cost = |at: SocketAddr| -> io::Result<f64> {
+            let cpu = || self.sidecars.iter().map(|sidecar| sidecar.process.cpu()).sum::<Duration>();
+            let before = cpu();
+            let served = Self::load(at)?.len();
+            Ok((cpu() - before).as_secs_f64() * 1e6 / served as f64)
+        };
+        let mut measured = Vec::new();
+        for _ in 0..TRIES {
+            let (one, both) = (cost(self.one)?, cost(self.both)?);
+            measured.push((both / one, one, both));
+        }
+        measured.sort_by(|left, right| left.0.total_cmp(&right.0));
+        let (ratio, one, both) = measured[measured.len() / 2];
+        let value = format!("{ratio:.2} ({both:.0} µs a request beside {one:.0} µs)");
+        Ok(verdict("CPU time of both hops beside one", value, TWO_HOPS.to_string(), ratio <= TWO_HOPS))
+    }
+
+    /// What a hop adds to latencies. A core that sleeps takes longer to wake than a hop does, and each hop wakes one: that
+    /// is the machine's part.
+    fn latency(&self) -> io::Result<bool> {
+        let _awake = awake()?;
+        let mut times: [Vec<Duration>; 3] = Default::default();
+        for _ in 0..TRIES {
+            for (times, at) in times.iter_mut().zip([self.app, self.one, self.both]) {
+                times.extend(Self::load(at)?);
+            }
+        }
+        let at = |times: &mut Vec<Duration>, part: usize| {
+            times.sort_unstable();
+            times[times.len() * part / 100]
+        };
+        let [p50, p99] = [50, 99].map(|part| times.each_mut().map(|times| at(times, part)));
+        let added = p99[2].saturating_sub(p99[0]) / 2;
+        let value = format!("{added:.0?} (p99 {p99:.0?}, p50 {p50:.0?} with no hop, one and both)");
+        Ok(verdict("a hop adds to the p99", value, format!("{ADDED_P99:?}"), added <= ADDED_P99))
+    }
+}
+
+/// Keeps every core awake, by work that gives way to all other, for as long as the value lives.
+fn awake() -> io::Result<Vec<Process>> {
+    let cores = std::thread::available_parallelism()?.get();
+    let args = ["--idle", "0"].map(str::to_owned).into_iter().chain([
+        std::env::current_exe()?.display().to_string(),
+        "spin".to_owned(),
+        AWAKE.as_secs().to_string(),
+    ]);
+    let args: Vec<String> = args.collect();
+    (0..cores).map(|core| Process::start("spin", Some(core), Path::new("chrt"), &args, false)).collect()
+}
+
+/// Does nothing, busily, for so many seconds.
+pub fn spin(seconds: &str) -> io::Result<()> {
+    let length = seconds.parse().map(Duration::from_secs).map_err(io::Error::other)?;
+    let began = Instant::now();
+    while began.elapsed() < length {
+        std::hint::spin_loop();
+    }
+    Ok(())
 }
