@@ -121,19 +121,19 @@
 //!
 //! | access-log field | type | meaning |
 //! |---|---|---|
-//! | `time` | string | When the request's head was complete: RFC 3339, UTC, milliseconds. |
+//! | `time` | string | When the request's head was complete, or the relayed connection came: RFC 3339, UTC, milliseconds. |
 //! | `request_id` | string? | The request's `x-request-id`; absent when the request was refused before it had one. |
 //! | `listener` | string | Name of the listener. |
 //! | `client` | string | The client's address; behind trusted forwarders the one that they name. |
 //! | `peer` | string | Address and port of the connection's other end. |
-//! | `protocol` | string? | `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`; absent when the head was refused unread. |
+//! | `protocol` | string? | `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`; absent when the head was refused unread, and for a relayed connection. |
 //! | `tls_version` | string? | `TLSv1_2` or `TLSv1_3`, as `minVersion` writes them; absent where the client came without TLS. |
 //! | `tls_server_name` | string? | The server name that the client asked for in its handshake (SNI). |
 //! | `tls_client_subject` | string? | The subject of the client's certificate (RFC 4514), where the route asks for one and it is valid. |
-//! | `method` | string? | The method as received; absent when the head was refused unread. |
+//! | `method` | string? | The method as received; absent as the protocol is. |
 //! | `host` | string? | The host as matched; of a forward proxy with the port, where the request names one. |
-//! | `path` | string? | The path as received, without query; absent when the head was refused unread. |
-//! | `status` | number | Status of the answer; 499 when the client went away before one. Where tidegate itself answers a gRPC call, which always gets 200, the status that another request would have got. |
+//! | `path` | string? | The path as received, without query; absent as the protocol is. |
+//! | `status` | number? | Status of the answer; absent for a relayed connection, which has none; 499 when the client went away before one. Where tidegate itself answers a gRPC call, which always gets 200, the status that another request would have got. |
 //! | `grpc_status` | string? | How a gRPC call ended, as in `tidegate_grpc_requests_total`. |
 //! | `reason` | string? | Why tidegate answered or ended it itself; absent when an endpoint's answer was complete. |
 //! | `user` | string? | Who the client is, as a filter has found out: the user's name (BasicAuth), that of the key (APIKey), or the subject of the token (JWT) where the setting `jwt.logSubject` is on. |
@@ -142,16 +142,16 @@
 //! | `backend` | string? | `namespace/name:port` of the Service. |
 //! | `endpoint` | string? | Address and port of the endpoint that was used last. |
 //! | `pod` | string? | Name of the endpoint's pod. |
-//! | `attempts` | number | How often the request was sent to an endpoint. |
+//! | `attempts` | number | How often the request was sent to an endpoint, or the relayed connection was offered to one. |
 //! | `tries` | list? | The tries that another one followed: `endpoint`, `trigger` as in `tidegate_upstream_retries_total`, `seconds`. |
 //! | `session` | string? | What became of the client's session, as in `tidegate_sessions_total`; absent where the rule has none. |
 //! | `limit` | string? | The limit that has refused the request, or would have if it did not only count: its filter and its place, such as `RateLimit route`. |
 //! | `limit_decision` | string? | What that limit has decided, as in `tidegate_limit_decisions_total`. |
 //! | `coalesced` | string? | Whether the request began a call that requests share (`Coalesce`) or joined one: `led` or `joined`; absent where it had a call of its own. `attempts` are those of the request that led. |
 //! | `coding` | string? | The content coding that tidegate gave the answer; absent where it gave none. |
-//! | `received_bytes` | number | Bytes of the request's body; of an upgraded connection all that went to the endpoint. |
-//! | `sent_bytes` | number | Bytes of the answer's body; of an upgraded connection all that went to the client. |
-//! | `duration_seconds` | number | From the first byte of the request's head to the last of the answer; to its end for an upgraded connection. |
+//! | `received_bytes` | number | Bytes of the request's body; of an upgraded or relayed connection all that went to the endpoint. |
+//! | `sent_bytes` | number | Bytes of the answer's body; of an upgraded or relayed connection all that went to the client. |
+//! | `duration_seconds` | number | From the first byte of the request's head to the last of the answer; to its end for an upgraded or relayed connection. |
 //! | `wait_seconds` | number? | Time that the request waited in the queue of a ConcurrencyLimit, for the check of a password, for keys of tokens, for an authorization service and the body that it is shown, or for an endpoint with room, as the rule's `connection` limits it; absent where it did not wait. |
 //! | `connect_seconds` | number? | Time to connect to the endpoint; absent on a pooled connection. |
 //! | `upstream_seconds` | number? | From sending the request to the endpoint's response head, in the last try. |

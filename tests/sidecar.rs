@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use support::backend::{Backend, Gate};
 use support::client::{Answer, Client};
@@ -59,7 +60,7 @@ fn answer_with_heads(mut stream: &TcpStream) {
     }
 }
 
-fn listener(ready: &serde_json::Value, name: &str) -> u16 {
+fn listener(ready: &Value, name: &str) -> u16 {
     port(&ready["listeners"][name])
 }
 
@@ -407,8 +408,10 @@ fn what_is_not_http_is_passed_on_with_one_pick_for_each_connection() {
     let gone = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
     let services = |endpoints: &[u16]| service("shop/db", ("postgres", 5432), endpoints);
     let files = services(&[echo("a"), gone, echo("b")]);
-    let (mut sidecar, ready) =
-        Gateway::start_sidecar(&[("services.yaml", &files)], &["--out-port", "db.shop:5432@127.0.0.1:0"]);
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let log_path = log.path().display().to_string();
+    let flags = ["--out-port", "db.shop:5432@127.0.0.1:0", "--access-log", &log_path];
+    let (mut sidecar, ready) = Gateway::start_sidecar(&[("services.yaml", &files)], &flags);
     let port = listener(&ready, "db.shop:5432");
     let mut names: Vec<u8> = (0..20).map(|_| connect(port).1).collect();
     names.sort_unstable();
@@ -454,6 +457,31 @@ fn what_is_not_http_is_passed_on_with_one_pick_for_each_connection() {
     held.read_exact(&mut answer).expect("an answer");
     held.shutdown(std::net::Shutdown::Write).expect("open");
     assert!(sidecar.wait().success());
+
+    let lines = access_log(&log_path);
+    let of = |field: &str, value: Value| lines.iter().filter(|line| line[field] == value).collect::<Vec<_>>();
+    assert!(
+        of("listener", "db.shop:5432".into()).len() == lines.len() && of("status", Value::Null).len() == lines.len()
+    );
+    let large = of("received_bytes", sent.len().into());
+    assert!(large.len() == 1 && large[0]["sent_bytes"] == received.len() + 1, "{large:?}");
+    for (field, expected) in [("route", "shop/db:5432"), ("rule", "default"), ("backend", "shop/db:5432")] {
+        assert_eq!(large[0][field], expected, "{field}");
+    }
+    assert_eq!(large[0]["reason"], Value::Null, "both ends have finished");
+    // Refused once, the address that has gone is avoided.
+    let passed_over: Vec<_> = lines.iter().filter(|line| line["attempts"] == 2).collect();
+    let tried = |line: &&Value| line["tries"][0]["endpoint"] == format!("127.0.0.1:{gone}");
+    assert!(!passed_over.is_empty() && passed_over.iter().all(tried), "{lines:?}");
+    let refused = of("reason", "no_endpoints".into());
+    let is_whole = |line: &&Value| line["endpoint"].is_null() && line["backend"] == "shop/db:5432";
+    assert!(!refused.is_empty() && refused.iter().all(is_whole), "{lines:?}");
+}
+
+/// The lines of an access log.
+fn access_log(path: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).expect("an access log");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
 /// How much one connection carries, in blocks of 1 MiB: 1 GiB where time does not matter.
@@ -600,9 +628,7 @@ fn a_forward_proxy_balances_requests_for_its_services_and_passes_others_on() {
     assert!(sidecar.wait().success());
 
     // What a listener of a Service has served has its line from there.
-    let log = std::fs::read_to_string(log.path()).expect("a log");
-    let lines: Vec<serde_json::Value> =
-        log.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    let lines = access_log(&log_path);
     let (of_proxy, others): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line["listener"] == "proxy");
     assert_eq!(others.len(), 82, "80 requests that were balanced, two that a route has answered");
     let of = |host: &str| {

@@ -14,6 +14,7 @@ use super::decision::Matched;
 use super::entries::{Entries, Whose};
 use super::worker::Worker;
 use crate::balance::{Condition, Picked};
+use crate::model::backend::Backend;
 use crate::model::ids::BackendId;
 use crate::reason::Reason;
 use crate::telemetry::access_log::BackendText;
@@ -128,11 +129,7 @@ impl Account {
         if let Some(entry) = &mut self.entry
             && let Some(backend) = matched.backend(id)
         {
-            entry.backend = Some(BackendText {
-                namespace: Arc::clone(&backend.key.service.namespace),
-                name: Arc::clone(&backend.key.service.name),
-                port: backend.key.port,
-            });
+            entry.backend = Some(text_of(backend));
         }
     }
 
@@ -205,4 +202,10 @@ impl Entries {
             worker.log(*entry);
         }
     }
+}
+
+/// A backend in the log.
+pub(super) fn text_of(backend: &Backend) -> BackendText {
+    let key = &backend.key;
+    BackendText { namespace: Arc::clone(&key.service.namespace), name: Arc::clone(&key.service.name), port: key.port }
 }

@@ -260,6 +260,18 @@ pub fn drop_unread(mut body: Incoming, waits: bool, limit: usize) -> bool {
     false
 }
 
+/// A client's connection to a listener whose bytes are passed on as they are.
+pub struct Relayed {
+    /// The listener.
+    pub listener: ListenerId,
+    /// Its name.
+    pub listener_name: Arc<str>,
+    /// The connection.
+    pub stream: TcpStream,
+    /// Its other end.
+    pub peer: SocketAddr,
+}
+
 /// Answers the requests of client connections.
 pub trait Handler: 'static {
     /// The body of its responses.
@@ -274,12 +286,11 @@ pub trait Handler: 'static {
         request: Request<Incoming>,
     ) -> impl Future<Output = http::Response<Self::Body>> + 'static;
 
-    /// Passes the bytes of a connection on that does not speak HTTP, from a client at this address, until both ends have finished; `closing` resolves when the
-    /// process stops. Dropping the future closes both sides.
+    /// Passes the bytes of a connection on that does not speak HTTP, until both ends have finished; `closing` resolves when
+    /// the process stops. Dropping the future closes both sides.
     fn relay(
         self: Rc<Self>,
-        listener: ListenerId,
-        connection: (TcpStream, SocketAddr),
+        connection: Relayed,
         closing: impl Future<Output = ()> + 'static,
     ) -> impl Future<Output = ()> + 'static;
 

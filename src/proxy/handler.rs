@@ -1,21 +1,18 @@
 //! The worker as the handler of its connections' requests.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::net::TcpStream;
 
 use super::body::ForwardBody;
-use super::downstream::{AnswerForm, CheckedHead, Downstream, Handler, OwnAnswer};
+use super::downstream::{AnswerForm, CheckedHead, Downstream, Handler, OwnAnswer, Relayed};
 use super::forward;
 use super::own_answer::{self, own_body};
 use super::relay;
 use super::worker::Worker;
-use crate::model::ids::ListenerId;
 use crate::telemetry::access_log::{AccessLogEntry, RequestLine};
 
 impl Handler for Worker {
@@ -33,11 +30,10 @@ impl Handler for Worker {
 
     fn relay(
         self: Rc<Self>,
-        listener: ListenerId,
-        connection: (TcpStream, SocketAddr),
+        connection: Relayed,
         closing: impl Future<Output = ()> + 'static,
     ) -> impl Future<Output = ()> + 'static {
-        relay::relay(self, listener, connection, closing)
+        relay::relay(self, connection, closing)
     }
 
     fn own_answer(&self, _downstream: &Downstream, answer: OwnAnswer, form: AnswerForm) -> Response<ForwardBody> {

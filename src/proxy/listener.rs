@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connection::{ConnectionContext, Ends, Open, canonical, serve};
-use super::downstream::Handler;
+use super::downstream::{Handler, Relayed};
 use super::handshake;
 use super::pressure::Pressure;
 use super::proxy_header;
@@ -349,7 +349,9 @@ async fn relay<H: Handler>(
     place.presence().busy();
     let _open = Open::begin(&context);
     let closing = async move { drain.reached(Phase::Closing).await };
-    Rc::clone(&context.handler).relay(context.listener, (stream, canonical(peer)), closing).await;
+    let (listener, listener_name) = (context.listener, Arc::clone(&context.listener_name));
+    let connection = Relayed { listener, listener_name, stream, peer: canonical(peer) };
+    Rc::clone(&context.handler).relay(connection, closing).await;
     drop(place);
 }
 
@@ -488,8 +490,7 @@ mod tests {
 
         fn relay(
             self: Rc<Self>,
-            _: ListenerId,
-            _: (tokio::net::TcpStream, SocketAddr),
+            _: Relayed,
             _: impl Future<Output = ()> + 'static,
         ) -> impl Future<Output = ()> + 'static {
             std::future::ready(())

@@ -1,4 +1,4 @@
-//! The access log: one JSON object a line for each request, its fields in [`ACCESS_LOG`](super::ACCESS_LOG).
+//! The access log: one JSON object a line for each request and each relayed connection, its fields in [`ACCESS_LOG`](super::ACCESS_LOG).
 //!
 //! Workers collect entries in batches and hand them over without ever waiting; a thread of the control half serialises
 //! and writes. When it falls behind, lines are dropped and counted: a blocked pipe or a full disk costs lines, not
@@ -85,7 +85,7 @@ pub struct AccessLogEntry {
     pub request: Option<RequestLine>,
     /// Host as matched.
     pub host: Option<Box<str>>,
-    /// Status that the client got; 499 when it went away before one.
+    /// Status that the client got; 499 when it went away before one; 0 where there is none, since it does not speak HTTP.
     pub status: u16,
     /// How it ended, when it is a gRPC call.
     pub grpc_status: Option<GrpcCode>,
@@ -115,9 +115,9 @@ pub struct AccessLogEntry {
     pub flight: Option<FlightRole>,
     /// The content coding that tidegate gave the answer.
     pub coding: Option<&'static str>,
-    /// Body bytes from the client.
+    /// Body bytes from the client; of what is relayed or upgraded, all.
     pub bytes_in: u64,
-    /// Body bytes to the client.
+    /// The same to the client.
     pub bytes_out: u64,
     /// From head to the end of the response.
     pub duration: Duration,
@@ -242,7 +242,8 @@ struct Line<'a> {
     host: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<&'a str>,
-    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     grpc_status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -306,7 +307,7 @@ impl<'a> Line<'a> {
             method: request.map(|line| cut(line.method.as_str())),
             host: entry.host.as_deref().map(cut),
             path: request.map(|line| cut(line.target.path())),
-            status: entry.status,
+            status: (entry.status != 0).then_some(entry.status),
             grpc_status: entry.grpc_status.map(GrpcCode::as_str),
             reason: entry.reason.map(Reason::as_str),
             user: entry.user.as_deref().map(cut),

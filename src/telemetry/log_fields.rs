@@ -18,7 +18,11 @@ const fn field(name: &'static str, kind: &'static str, help: &'static str) -> Lo
 
 /// Every field of an access-log line, in its order.
 pub const ACCESS_LOG: &[LogField] = &[
-    field("time", "string", "When the request's head was complete: RFC 3339, UTC, milliseconds."),
+    field(
+        "time",
+        "string",
+        "When the request's head was complete, or the relayed connection came: RFC 3339, UTC, milliseconds.",
+    ),
     field(
         "request_id",
         "string?",
@@ -27,7 +31,11 @@ pub const ACCESS_LOG: &[LogField] = &[
     field("listener", "string", "Name of the listener."),
     field("client", "string", "The client's address; behind trusted forwarders the one that they name."),
     field("peer", "string", "Address and port of the connection's other end."),
-    field("protocol", "string?", "`HTTP/1.0`, `HTTP/1.1` or `HTTP/2`; absent when the head was refused unread."),
+    field(
+        "protocol",
+        "string?",
+        "`HTTP/1.0`, `HTTP/1.1` or `HTTP/2`; absent when the head was refused unread, and for a relayed connection.",
+    ),
     field(
         "tls_version",
         "string?",
@@ -39,13 +47,13 @@ pub const ACCESS_LOG: &[LogField] = &[
         "string?",
         "The subject of the client's certificate (RFC 4514), where the route asks for one and it is valid.",
     ),
-    field("method", "string?", "The method as received; absent when the head was refused unread."),
+    field("method", "string?", "The method as received; absent as the protocol is."),
     field("host", "string?", "The host as matched; of a forward proxy with the port, where the request names one."),
-    field("path", "string?", "The path as received, without query; absent when the head was refused unread."),
+    field("path", "string?", "The path as received, without query; absent as the protocol is."),
     field(
         "status",
-        "number",
-        "Status of the answer; 499 when the client went away before one. Where tidegate itself answers a gRPC call, which always gets 200, the status that another request would have got.",
+        "number?",
+        "Status of the answer; absent for a relayed connection, which has none; 499 when the client went away before one. Where tidegate itself answers a gRPC call, which always gets 200, the status that another request would have got.",
     ),
     field("grpc_status", "string?", "How a gRPC call ended, as in `tidegate_grpc_requests_total`."),
     field(
@@ -63,7 +71,11 @@ pub const ACCESS_LOG: &[LogField] = &[
     field("backend", "string?", "`namespace/name:port` of the Service."),
     field("endpoint", "string?", "Address and port of the endpoint that was used last."),
     field("pod", "string?", "Name of the endpoint's pod."),
-    field("attempts", "number", "How often the request was sent to an endpoint."),
+    field(
+        "attempts",
+        "number",
+        "How often the request was sent to an endpoint, or the relayed connection was offered to one.",
+    ),
     field(
         "tries",
         "list?",
@@ -89,13 +101,17 @@ pub const ACCESS_LOG: &[LogField] = &[
     field(
         "received_bytes",
         "number",
-        "Bytes of the request's body; of an upgraded connection all that went to the endpoint.",
+        "Bytes of the request's body; of an upgraded or relayed connection all that went to the endpoint.",
     ),
-    field("sent_bytes", "number", "Bytes of the answer's body; of an upgraded connection all that went to the client."),
+    field(
+        "sent_bytes",
+        "number",
+        "Bytes of the answer's body; of an upgraded or relayed connection all that went to the client.",
+    ),
     field(
         "duration_seconds",
         "number",
-        "From the first byte of the request's head to the last of the answer; to its end for an upgraded connection.",
+        "From the first byte of the request's head to the last of the answer; to its end for an upgraded or relayed connection.",
     ),
     field(
         "wait_seconds",

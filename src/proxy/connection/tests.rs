@@ -25,7 +25,7 @@ use crate::http1::guard::GuardError;
 use crate::model::ids::ListenerId;
 use crate::proxy::client_body::ClientBody;
 use crate::proxy::cutoff::Cutoff;
-use crate::proxy::downstream::{AnswerForm, CheckedHead, OwnAnswer, drop_unread};
+use crate::proxy::downstream::{AnswerForm, CheckedHead, OwnAnswer, Relayed, drop_unread};
 use crate::proxy::own_answer::own_body;
 use crate::proxy::room::{Room, WorkerRoom};
 use crate::proxy::worker_drain::WorkerDrain;
@@ -141,12 +141,7 @@ impl Handler for Script {
         response
     }
 
-    fn relay(
-        self: Rc<Self>,
-        _: ListenerId,
-        _: (tokio::net::TcpStream, SocketAddr),
-        _: impl Future<Output = ()> + 'static,
-    ) -> impl Future<Output = ()> + 'static {
+    fn relay(self: Rc<Self>, _: Relayed, _: impl Future<Output = ()> + 'static) -> impl Future<Output = ()> + 'static {
         std::future::ready(())
     }
 
