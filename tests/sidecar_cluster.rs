@@ -213,6 +213,27 @@ fn a_route_may_lead_to_further_services_and_those_are_read_then() {
     until("the route is gone", || call(at) == "old");
 }
 
+#[test]
+fn a_route_that_comes_while_the_services_of_another_one_are_read_has_its_own_read_too() {
+    let server = ApiServer::start();
+    let names = ["id/users", "id/canary-a", "id/canary-b"];
+    server.put_all("services", names.map(|name| service(name, &[("http", 80)])));
+    server.put_all("endpointslices", names.map(|name| slice(name, "http", 80)));
+    let _sidecar = Sidecar::start(&server, &["--out-port", "users.id:80@127.0.0.1:0"]);
+    let parent = json!({ "group": "", "kind": "Service", "name": "users" });
+    let lead = |name: &str, to: &str| {
+        server.put("gatewayroutes", route(name, &parent, &json!({ "name": to, "port": 80 })));
+    };
+    let lists = server.asked("services").len();
+    server.fault("services", On::Stream, 1, Fault::Slow(Duration::from_millis(60)));
+    lead("id/first", "canary-a");
+    until("its Service is asked for", || server.asked("services").len() > lists);
+    lead("id/second", "canary-b");
+    until("so is that of the second one", || {
+        server.asked_where("endpointslices").iter().any(|at| at.contains("canary-a") && at.contains("canary-b"))
+    });
+}
+
 fn grant(namespace: &str, from: &str) -> Value {
     json!({
         "metadata": { "namespace": namespace, "name": "grant" },

@@ -106,28 +106,33 @@ pub async fn start(
 
 /// Hands states on, after the Services that their routes lead to were read.
 async fn follow(mut states: watch::Receiver<Update>, named: Named) -> watch::Receiver<Update> {
-    let state = states.borrow_and_update().clone();
-    if named.want(&state.inputs) {
-        named.read_by(Instant::now() + FIRST_PATIENCE).await;
-    }
-    let (sender, updates) = watch::channel(states.borrow_and_update().clone());
+    let first = newest(&mut states, &named, Instant::now() + FIRST_PATIENCE).await;
+    let (sender, updates) = watch::channel(first);
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 changed = states.changed() => if changed.is_err() { return },
                 () = sender.closed() => return,
             }
-            let state = states.borrow_and_update().clone();
-            if named.want(&state.inputs) {
-                named.read_by(Instant::now() + PATIENCE).await;
-            }
-            let newest = states.borrow_and_update().clone();
+            let newest = newest(&mut states, &named, Instant::now() + PATIENCE).await;
             if sender.send(newest).is_err() {
                 return;
             }
         }
     });
     updates
+}
+
+/// The newest state, after the Services that it leads to were read, or at a moment. While they are, a newer one may come that
+/// leads to others: they are asked for as well, in any case.
+async fn newest(states: &mut watch::Receiver<Update>, named: &Named, until: Instant) -> Update {
+    loop {
+        let state = states.borrow_and_update().clone();
+        if !named.want(&state.inputs) || Instant::now() >= until {
+            return state;
+        }
+        named.read_by(until).await;
+    }
 }
 
 /// The Services that are read: those that are called, and those that routes of the pod lead to.
