@@ -151,6 +151,8 @@ fn parse_binary(bytes: &[u8]) -> Result<Progress, HeaderError> {
         0x00 => None,
         0x11 => Some(4),
         0x21 => Some(16),
+        // Datagrams and UNIX sockets, which are valid and say nothing of use here: as if nothing was said (§2.2).
+        0x12 | 0x22 | 0x31 | 0x32 => None,
         _ => return Err(HeaderError::Family),
     };
     let Some(stated) = bytes.get(FIXED - 2..FIXED) else { return Ok(Progress::More) };

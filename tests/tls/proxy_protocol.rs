@@ -168,11 +168,11 @@ fn what_is_no_header_is_closed_and_counted_and_nothing_is_forwarded() {
     let bed = Bed::start(TRUSTED, "");
     let mut oversized = v2();
     oversized[14..16].copy_from_slice(&[0x10, 0]);
-    let mut unix = v2();
-    unix[13] = 0x31;
+    let mut no_family = v2();
+    no_family[13] = 0x10;
     let long = [b"PROXY UNKNOWN ", &[b'x'; 200][..]].concat();
     let malformed =
-        [&b"PROXY TCP4 forged\r\n"[..], &oversized, &unix, &long, b"PROXY / HTTP/1.1\r\nhost: a.test\r\n\r\n"];
+        [&b"PROXY TCP4 forged\r\n"[..], &oversized, &no_family, &long, b"PROXY / HTTP/1.1\r\nhost: a.test\r\n\r\n"];
     for (header, number) in malformed.iter().zip(1..) {
         for port in [bed.http, bed.https] {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();

@@ -46,6 +46,10 @@ fn good() -> Vec<(Vec<u8>, Option<Ends>)> {
         (binary(0x20, 0x00, &[]), None),
         (binary(0x20, 0x31, &[1; 216]), None),
         (binary(0x21, 0x00, &[1; 7]), None),
+        (binary(0x21, 0x12, V4), None),
+        (binary(0x21, 0x22, &v6()), None),
+        (binary(0x21, 0x31, &[1; 216]), None),
+        (binary(0x21, 0x32, &[1; 216]), None),
         (binary(0x21, 0x00, &[0; MAX_HEADER - FIXED]), None),
     ]
 }
@@ -81,10 +85,9 @@ fn bad() -> Vec<(Vec<u8>, HeaderError)> {
         ([&b"PROXY UNKNOWN "[..], &[b'x'; MAX_LINE - 15], b"\r\n"].concat(), TooLong),
         (binary(0x11, 0x11, V4), Command),
         (binary(0x22, 0x11, V4), Command),
-        (binary(0x21, 0x12, V4), Family),
-        (binary(0x21, 0x22, &v6()), Family),
-        (binary(0x21, 0x31, &[1; 216]), Family),
         (binary(0x21, 0x10, V4), Family),
+        (binary(0x21, 0x13, V4), Family),
+        (binary(0x21, 0x41, V4), Family),
         (binary(0x21, 0x11, &V4[..11]), Length),
         (binary(0x21, 0x21, V4), Length),
         (added(&[0x01]), Length),
