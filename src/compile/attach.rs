@@ -125,15 +125,11 @@ fn key(route: &OwnRoute<'_>, parent: &ParentRef) -> String {
     format!("{}/{}/{namespace}/{}/{section}/{port}", parent.group, parent.kind, parent.name)
 }
 
-fn admits(listener: &StaticListener, namespace: &str) -> bool {
-    listener.allowed_namespaces.as_ref().is_none_or(|names| names.iter().any(|name| name == namespace))
-}
-
 fn to_all_listeners(inputs: &Inputs, listeners: &Arc<[Parent]>, route: &mut OwnRoute<'_>) -> Arc<[Parent]> {
     let namespace = &route.name.namespace;
     let is_admitted = |parent: &Parent| {
         let listener = parent.listener.and_then(|id| inputs.listeners.get(id.index()));
-        listener.is_some_and(|listener| admits(listener, namespace))
+        listener.is_some_and(|listener| listener.admits(namespace))
     };
     if listeners.iter().all(is_admitted) {
         return Arc::clone(listeners);
@@ -198,7 +194,7 @@ fn to_listener(inputs: &Inputs, parent: &ParentRef, namespace: &str) -> Result<L
         let expected = format!("a listener of the settings: {}", names.join(", "));
         return Err((ConditionReason::NoMatchingParent, format!("no listener {}", parent.name), expected));
     };
-    if !admits(listener, namespace) {
+    if !listener.admits(namespace) {
         let found = format!("namespace {namespace}");
         let expected = format!("a namespace that listener {} admits", listener.name);
         return Err((ConditionReason::NotAllowedByListeners, found, expected));

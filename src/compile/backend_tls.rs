@@ -16,6 +16,7 @@ use crate::api::backend_tls_policy::{
     CaCertificateRef, PolicyReason, PolicyTarget, SubjectAltName, SubjectAltNameType, WellKnownCaCertificates,
 };
 use crate::api::conditions::ConditionReason;
+use crate::api::filter::Filter;
 use crate::kinds::backend_tls_policy::TlsPolicy;
 use crate::kinds::config_map::{ConfigMap, NoAuthorities};
 use crate::kinds::service::{Service, ServicePort};
@@ -116,10 +117,9 @@ pub(super) fn used(inputs: &Inputs) -> impl Iterator<Item = Used<'_>> {
             services.extend(references.map(|one| (one.namespace_or(&name.namespace), &*one.name)));
             let of_backends = spec.rules.iter().flat_map(|rule| &rule.backend_refs).flat_map(|one| one.filters.iter());
             let filters = spec.filters.iter().chain(spec.rules.iter().flat_map(|rule| &rule.filters));
-            let copies =
-                filters.chain(of_backends).filter_map(|filter| Some(&filter.request_mirror.as_ref()?.backend_ref));
+            let of_filters = filters.chain(of_backends).filter_map(Filter::backend_ref);
             let namespace = &*name.namespace;
-            services.extend(copies.map(|one| (one.namespace.as_deref().unwrap_or(namespace), &*one.name)));
+            services.extend(of_filters.map(|one| (one.namespace.as_deref().unwrap_or(namespace), &*one.name)));
         }
     }
     policies.iter().filter_map(move |(name, policy)| {

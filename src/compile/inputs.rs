@@ -19,6 +19,14 @@ pub struct StaticListener {
     pub default_certificate: Option<ObjectName>,
 }
 
+impl StaticListener {
+    /// Whether routes of a namespace may be bound to it.
+    #[must_use]
+    pub fn admits(&self, namespace: &str) -> bool {
+        self.allowed_namespaces.as_ref().is_none_or(|names| names.iter().any(|name| name == namespace))
+    }
+}
+
 /// Where this process is, as far as it knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnPlace {

@@ -20,14 +20,15 @@ pub(super) static REDIRECT_INSECURE: LazyLock<Filter> = LazyLock::new(|| {
     })
 });
 
-/// Whether plain requests for the hostnames of a route are sent to https: not where no listener would take them. A child
-/// has that from the route that delegates to it.
-pub(super) fn redirects_insecure(inputs: &Inputs, spec: &GatewayRouteSpec) -> bool {
+/// Whether plain requests for the hostnames of a route of a namespace are sent to https: not where no listener would take them.
+/// A child has that from the route that delegates to it.
+pub(super) fn redirects_insecure(inputs: &Inputs, namespace: &str, spec: &GatewayRouteSpec) -> bool {
     let is_asked = spec.tls.as_ref().is_some_and(|tls| tls.redirect_insecure);
     let names = |listener: &StaticListener| {
         let mut parents = spec.parent_refs.iter();
         spec.parent_refs.is_empty()
             || parents.any(|one| one.group == GROUP && one.kind == "Listener" && *one.name == *listener.name)
     };
-    is_asked && inputs.listeners.iter().any(|listener| listener.is_https && names(listener))
+    let takes = |listener: &StaticListener| listener.is_https && names(listener) && listener.admits(namespace);
+    is_asked && inputs.listeners.iter().any(takes)
 }

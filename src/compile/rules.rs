@@ -248,7 +248,7 @@ fn compile_rule(
         health_check: health_check.unwrap_or_default().map(|check| shared.health_checks.get(check)),
         client_validation: client_validation.map(Arc::new),
     };
-    let redirects = redirects_insecure(backends.inputs(), &route.spec);
+    let redirects = redirects_insecure(backends.inputs(), &name.namespace, &route.spec);
     let rule_name = match &rule.name {
         Some(name) => shared.texts.get(&**name),
         None => shared.texts.get(index.to_string().as_str()),

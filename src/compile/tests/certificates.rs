@@ -187,7 +187,9 @@ fn plain_requests_are_redirected_where_a_listener_takes_them_over_tls() {
     let to =
         |name: &str| with(json!({ "parentRefs": [{ "group": "tidegate.dev", "kind": "Listener", "name": name }] }));
     assert_eq!(redirects(World::secure(), to("https")), (true, vec![]));
-    for (world, spec) in [(World::secure(), to("http")), (World::new(), with(json!({})))] {
+    let mut closed = World::secure();
+    closed.0.listeners[HTTPS].allowed_namespaces = Some(["prod".into()].into());
+    for (world, spec) in [(World::secure(), to("http")), (World::new(), with(json!({}))), (closed, with(json!({})))] {
         let (redirects, told) = redirects(world, spec);
         assert!(!redirects && told.len() == 1 && told[0].0 == "CertificateNotShown", "{told:?}");
     }

@@ -118,17 +118,27 @@ fn only_policies_for_services_that_routes_of_the_class_lead_to_are_told_of() {
     let mirror = json!([{ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "web", "port": 80 } } }]);
     let copies = json!({ "rules": [{ "filters": mirror, "backendRefs": [{ "name": "other", "port": 80 }] }] });
     assert_eq!(with(world().route("r", copies)), 1, "copies of requests go there");
+    let asked = json!({ "filters": [asks("web")], "rules": [{ "backendRefs": [{ "name": "other", "port": 80 }] }] });
+    assert_eq!(with(world().route("r", asked)), 1, "it is asked whether requests may pass");
     let status = &world().leads_to("web").policy("p", TIME, web(), trusting(ca())).policies()[0];
     assert_eq!((&status.name, status.generation), (&named("p"), Some(3)));
 }
 
+/// A filter that asks a Service whether a request may pass.
+fn asks(service: &str) -> serde_json::Value {
+    let backend = json!({ "name": service, "port": 80 });
+    json!({ "type": "ExternalAuth", "externalAuth": { "protocol": "HTTP", "backendRef": backend, "http": {} } })
+}
+
 #[test]
-fn authorities_for_copies_of_requests_are_read() {
+fn authorities_for_what_filters_lead_to_are_read() {
     let mirror = json!([{ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "web", "port": 80 } } }]);
     for spec in [
         json!({ "filters": mirror, "rules": [{}] }),
         json!({ "rules": [{ "filters": mirror }] }),
         json!({ "rules": [{ "backendRefs": [{ "name": "other", "port": 80, "filters": mirror }] }] }),
+        json!({ "filters": [asks("web")], "rules": [{}] }),
+        json!({ "rules": [{ "filters": [asks("web")] }] }),
     ] {
         let world = world().route("r", spec.clone()).policy("p", TIME, web(), trusting(ca()));
         let named_objects = crate::compile::backend_tls::config_maps_named(&world.0);
