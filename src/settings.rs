@@ -230,7 +230,8 @@ pub struct Limits {
     pub body_rate: u64,
     /// Concurrent streams of an HTTP/2 connection.
     pub http2_streams: u32,
-    /// TLS handshakes that are under way at the same time in the process; more wait.
+    /// TLS handshakes that are under way at the same time in the process; more wait. One that waits for its client counts
+    /// for a tenth of a second.
     pub tls_handshakes: usize,
     /// Idle connections kept per endpoint and worker.
     pub upstream_idle_per_endpoint: usize,

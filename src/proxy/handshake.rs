@@ -3,8 +3,9 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::server::Acceptor;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -33,6 +34,10 @@ const HINT: &str = "This port speaks TLS: use https:// instead of http:// to rea
 
 /// Most bytes of such a request that are dropped behind the answer.
 const HINT_DROPS: u64 = 64 << 10;
+
+/// How long a handshake has its place among those that are under way. Its client's turn may take as long as the deadline, and
+/// clients that keep silent on purpose must not keep the places of others.
+const HOLDS_PLACE: Duration = Duration::from_millis(100);
 
 /// Why there is no connection behind a handshake.
 enum Failure {
@@ -107,9 +112,14 @@ async fn shake_hands(tls: &TlsContext, stream: TcpStream) -> Result<Opened, Fail
         return Err(Failure::Closed(Reason::TlsName));
     };
     let config = terms.config(&start.client_hello());
+    let mut handshake = pin!(start.into_stream(config));
     let permit = tls.handshakes.acquire().await;
-    let stream = start.into_stream(config).await?;
+    let quick = tokio::time::timeout(HOLDS_PLACE, &mut handshake).await;
     drop(permit);
+    let stream = match quick {
+        Ok(stream) => stream?,
+        Err(_) => handshake.await?,
+    };
     let speaks = match stream.get_ref().1.alpn_protocol() {
         Some(protocol) if protocol == ALPN_HTTP2 => Speaks::Http2,
         Some(_) | None => Speaks::Http1,

@@ -90,13 +90,25 @@ fn a_handshake_that_never_ends_is_closed_at_its_deadline_and_holds_nobody_up() {
     for (number, stream) in slow.iter_mut().enumerate() {
         stream.write_all(&b"\x16\x03\x01\x01"[..number % 5]).unwrap();
     }
+    // Those that say all of their first message, and no more, have the gateway do its part.
+    let mut hello = Vec::new();
+    let config = std::sync::Arc::new(authority.client().config());
+    let mut session = rustls::ClientConnection::new(config, "a.test".try_into().unwrap()).unwrap();
+    session.write_tls(&mut hello).unwrap();
+    for stream in &mut slow[40..] {
+        *stream = connect(port);
+        stream.write_all(&hello).unwrap();
+    }
     let mut connection = authority.client().connect(port, "a.test").unwrap();
     keep_alive(&mut connection, "a.test", "web");
     let page = gateway.admin("/metrics").body;
     let given_up = page.lines().find(|line| line.starts_with(&closed("tls_handshake")) && !line.ends_with(" 0"));
     assert_eq!(given_up, None, "a good client is served meanwhile");
-    for stream in &mut slow {
+    for stream in &mut slow[..40] {
         assert_eq!(rest(stream), b"");
+    }
+    for stream in &mut slow[40..] {
+        assert!(rest(stream).starts_with(b"\x16\x03\x03"), "the gateway's first messages, and the end");
     }
     assert!(begun.elapsed() >= Duration::from_secs(5));
     wait_for_metric(&gateway, &format!("{} 50", closed("tls_handshake")));
