@@ -1,8 +1,9 @@
 //! The objects of an API server in files, for a restart while it does not answer.
 //!
 //! One file for each watch: a line that tells the format, a line for each object of the last whole list, and a line for
-//! each change since. A new list is written beside the file and takes its place when it is whole. A thread of its own
-//! writes; when the disk is too slow for it, changes are left out until the next list, and never hold up a watch.
+//! each change since. A new list is written beside the file and takes its place when it is whole; so does the state itself
+//! when the changes have become longer than it is: the folder may be small, and whoever fills it is evicted. A thread of its
+//! own writes; when the disk is too slow for it, changes are left out until the next list, and never hold up a watch.
 //!
 //! The files hold what the API server says of Services, slices and routes, without annotations: nothing secret.
 
@@ -19,6 +20,9 @@ use crate::model::ids::ObjectName;
 
 /// What the first line of a file says; a file of another format is not read.
 const FORMAT: &str = "tidegate-objects/1";
+
+/// Changes of fewer bytes stay as they are, however short the list before them is.
+const MANY_CHANGES: u64 = 1 << 20;
 
 /// Lines that wait for the disk.
 const WAITING: usize = 16 << 10;
@@ -62,25 +66,29 @@ impl Cache {
 
     /// The objects of a watch as they were last written; `None` when there is no whole list of them.
     pub(super) fn load(&self, watch: &str) -> Option<Vec<Value>> {
-        let path = self.folder.join(file_name(watch));
-        let mut lines = BufReader::new(File::open(&path).ok()?).lines().map_while(Result::ok);
-        let is_known = lines.next().is_some_and(|line| line == FORMAT);
-        if !is_known {
-            tracing::warn!("{}: found another format, expected {FORMAT}: it is not used", path.display());
-            return None;
-        }
-        let mut objects: BTreeMap<ObjectName, Value> = BTreeMap::new();
-        // A line that was not written to its end is the last one.
-        for line in lines.map_while(|line| serde_json::from_str::<Value>(&line).ok()) {
-            let name = object::name(&line);
-            if line["deleted"] == true {
-                objects.remove(&name);
-            } else {
-                objects.insert(name, line);
-            }
-        }
-        Some(objects.into_values().collect())
+        read(&self.folder.join(file_name(watch))).map(|objects| objects.into_values().collect())
     }
+}
+
+/// The objects of a file; `None` when there is none, or one of another format.
+fn read(path: &Path) -> Option<BTreeMap<ObjectName, Value>> {
+    let mut lines = BufReader::new(File::open(path).ok()?).lines().map_while(Result::ok);
+    let is_known = lines.next().is_some_and(|line| line == FORMAT);
+    if !is_known {
+        tracing::warn!("{}: found another format, expected {FORMAT}: it is not used", path.display());
+        return None;
+    }
+    let mut objects: BTreeMap<ObjectName, Value> = BTreeMap::new();
+    // A line that was not written to its end is the last one.
+    for line in lines.map_while(|line| serde_json::from_str::<Value>(&line).ok()) {
+        let name = object::name(&line);
+        if line["deleted"] == true {
+            objects.remove(&name);
+        } else {
+            objects.insert(name, line);
+        }
+    }
+    Some(objects)
 }
 
 /// Writes the file of one watch.
@@ -133,6 +141,50 @@ fn file_name(watch: &str) -> String {
 struct Open {
     file: BufWriter<File>,
     is_list: bool,
+    /// Bytes of the state that it begins with.
+    state: u64,
+    /// Bytes of the changes behind it.
+    changes: u64,
+}
+
+impl Open {
+    /// A new file, which takes the place of the one before when it is whole.
+    fn create(path: &Path) -> io::Result<Self> {
+        let mut file = BufWriter::new(File::create(path)?);
+        writeln!(file, "{FORMAT}")?;
+        Ok(Self { file, is_list: true, state: 0, changes: 0 })
+    }
+
+    fn write(&mut self, line: &str) -> io::Result<()> {
+        writeln!(self.file, "{line}")?;
+        let bytes = if self.is_list { &mut self.state } else { &mut self.changes };
+        *bytes += line.len() as u64 + 1;
+        Ok(())
+    }
+
+    /// The file is whole, and takes its place.
+    fn take_place(&mut self, new: &Path, path: &Path) -> io::Result<()> {
+        self.file.flush()?;
+        fs::rename(new, path)?;
+        self.is_list = false;
+        Ok(())
+    }
+
+    /// The changes are longer than the state.
+    fn is_long(&self) -> bool {
+        self.changes > self.state.max(MANY_CHANGES)
+    }
+}
+
+/// Writes the state of a file without how it came about.
+fn shorten(path: &Path, new: &Path) -> io::Result<Open> {
+    let objects = read(path).ok_or_else(|| io::Error::other("what was written cannot be read"))?;
+    let mut open = Open::create(new)?;
+    for object in objects.into_values() {
+        open.write(&object.to_string())?;
+    }
+    open.take_place(new, path)?;
+    Ok(open)
 }
 
 fn write(folder: &Path, entries: &Receiver<(String, Entry)>) {
@@ -156,23 +208,22 @@ fn write_one(folder: &Path, open: &mut BTreeMap<String, Open>, watch: &str, entr
     let new = folder.join(format!(".{}.new", file_name(watch)));
     match entry {
         Entry::Begin => {
-            let mut file = BufWriter::new(File::create(new)?);
-            writeln!(file, "{FORMAT}")?;
-            open.insert(watch.to_owned(), Open { file, is_list: true });
+            open.insert(watch.to_owned(), Open::create(&new)?);
         }
         Entry::Line(line) => {
             if let Some(open) = open.get_mut(watch) {
-                writeln!(open.file, "{line}")?;
+                open.write(&line)?;
                 if !open.is_list {
                     open.file.flush()?;
+                }
+                if open.is_long() {
+                    *open = shorten(&path, &new)?;
                 }
             }
         }
         Entry::End => {
             if let Some(open) = open.get_mut(watch) {
-                open.file.flush()?;
-                fs::rename(new, path)?;
-                open.is_list = false;
+                open.take_place(&new, &path)?;
             }
         }
         Entry::Forget => {
@@ -234,6 +285,28 @@ mod tests {
         journal.end();
         until(&again, Some(&["d"]));
         assert!(!cache.load("Service").expect("a list")[0].to_string().contains("annotations"));
+    }
+
+    #[test]
+    fn an_object_that_changes_again_and_again_takes_the_room_of_one() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let cache = Cache::open(folder.path()).expect("a folder");
+        let mut journal = cache.journal("Service".to_owned());
+        journal.begin();
+        journal.put(&object("same"));
+        journal.end();
+        let length = 64 << 10;
+        for number in 0..100 {
+            let mut changed = object("changes");
+            changed["spec"] = json!({ "number": number, "long": "x".repeat(length) });
+            journal.put(&changed);
+        }
+        journal.put(&object("last"));
+        until(&cache, Some(&["changes", "last", "same"]));
+        let objects = cache.load("Service").expect("a list");
+        assert_eq!(objects[0]["spec"]["number"], 99);
+        let size = fs::metadata(folder.path().join("Service.ndjson")).expect("a file").len();
+        assert!(size < MANY_CHANGES + 3 * length as u64, "{size} bytes for 3 objects");
     }
 
     #[test]
