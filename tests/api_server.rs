@@ -370,6 +370,32 @@ async fn a_server_without_streaming_lists_is_listed_in_pages_at_once() {
     assert_eq!(bed.server.asked(ROUTES).iter().filter(|asked| **asked == Asked::Stream).count(), 1);
 }
 
+/// What an API server says that cannot do something for a moment is nothing that it never can.
+#[tokio::test]
+async fn a_failure_of_the_server_ends_no_streaming_of_lists() {
+    let server = ApiServer::start();
+    server.fault(ROUTES, On::Stream, 1, Fault::Answer(503, None));
+    let mut bed = Bed::on(server, quick()).await;
+    bed.server.interrupt(ROUTES, Some(410));
+    bed.until_metric("it is noticed", |bed| bed.restarts("GatewayRoute", Restart::Expired) == 1.0).await;
+    bed.server.put(ROUTES, route("b"));
+    bed.until_routes(&["a", "b"]).await;
+    assert_eq!(bed.server.asked(ROUTES), [Asked::Stream, Asked::Page, Asked::Watch, Asked::Stream]);
+}
+
+/// A kind is not served when none of its versions is, however many requests have failed before.
+#[tokio::test]
+async fn each_version_of_a_kind_is_asked_for_after_failures_too() {
+    let server = ApiServer::start();
+    server.put(GRANTS, json!({ "metadata": { "namespace": "ns", "name": "it" }, "spec": { "from": [], "to": [] } }));
+    // Two lists fail, as streams and in pages, and then the first version is not there.
+    server.fault(GRANTS, On::Any, 4, Fault::Answer(500, None));
+    server.fault(GRANTS, On::Any, 1, Fault::Answer(404, None));
+    let bed = Bed::on(server, quick()).await;
+    assert_eq!(bed.restarts("ReferenceGrant", Restart::NotServed), 1.0);
+    assert_eq!(bed.updates.borrow().inputs.objects.grants.len(), 1, "the first state has what the second version has");
+}
+
 /// Each fault, at the first list and in the middle of the life of a watch.
 #[tokio::test]
 async fn after_any_failure_the_state_is_that_of_the_server() {

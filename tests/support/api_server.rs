@@ -488,6 +488,8 @@ impl Target {
             [plural, name, "status"] => (plural, Some((*name).to_owned()), true),
             _ => return None,
         };
+        // The versions of this kind are equal.
+        let api_version = api_version.replace("gateway.networking.k8s.io/v1beta1", "gateway.networking.k8s.io/v1");
         let plural = RESOURCES.iter().find(|(version, of, _, _)| *version == api_version && of == plural)?.1;
         let query = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
         let query = query.map(|(key, value)| (key.to_owned(), decoded(value))).collect();

@@ -24,6 +24,8 @@ pub(super) struct Failure {
     pub(super) cause: Restart,
     /// What was asked for.
     pub(super) verb: Verb,
+    /// The status of the API server; 0 without one.
+    pub(super) code: u16,
     /// What the API server or the network says.
     pub(super) says: String,
     /// When the API server wants to be asked again.
@@ -32,7 +34,7 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(cause: Restart, verb: Verb, says: impl Into<String>) -> Self {
-        Self { cause, verb, says: says.into(), retry_after: None }
+        Self { cause, verb, code: 0, says: says.into(), retry_after: None }
     }
 
     /// A status that came instead of an answer, or inside a watch.
@@ -52,7 +54,7 @@ impl Failure {
         if says.is_empty() {
             says = format!("status {} {}", status.code, status.reason);
         }
-        Self { cause, verb, says, retry_after }
+        Self { cause, verb, code: status.code, says, retry_after }
     }
 
     /// What the client says.

@@ -252,6 +252,8 @@ pub(super) struct Follower {
     following: Option<Following>,
     /// Failures since the last success.
     failures: u32,
+    /// Of these, how many in a row say that the version that was asked for is not served.
+    not_served: u32,
     /// How many of them say that the API server has too much to do.
     turned_away: u32,
     /// Since when the right is missing.
@@ -278,6 +280,7 @@ impl Follower {
             selection,
             following: None,
             failures: 0,
+            not_served: 0,
             turned_away: 0,
             forbidden_since: None,
             told: Vec::new(),
@@ -360,13 +363,12 @@ impl Follower {
         let (version, events) = if self.streams {
             match self.list_stream(&ask, seconds).await {
                 // An API server that does not stream lists refuses them, in ways that differ by its version and storage.
-                Err(Stop::Failed(Failure { cause: Restart::Refused, says, .. })) => {
+                Err(Stop::Failed(Failure { cause: Restart::Refused, code, says, .. })) => {
                     let version = self.list_pages(&ask).await?;
-                    tracing::info!(
-                        "{}: lists come in pages, since the API server does not stream them: {says}",
-                        self.watch
-                    );
-                    self.streams = false;
+                    // Its own failure says nothing about the next list.
+                    self.streams = code >= 500;
+                    let which = if self.streams { "this list came" } else { "lists come" };
+                    tracing::info!("{}: {which} in pages, since the API server did not stream it: {says}", self.watch);
                     (version, None)
                 }
                 done => done.map(|(version, events)| (version, Some(events)))?,
@@ -545,6 +547,7 @@ impl Follower {
     fn heard(&mut self) {
         self.cells.heard();
         self.failures = 0;
+        self.not_served = 0;
         self.turned_away = 0;
         self.forbidden_since = None;
         if !std::mem::take(&mut self.told).is_empty() {
@@ -554,13 +557,13 @@ impl Follower {
 
     /// That the rest is served without this kind, where it is not needed and none of its versions can be read.
     fn gives_up(&self, failure: &Failure) -> Option<Event> {
-        let is_last = self.failures as usize + 1 >= self.watch.kind.api_versions().len();
-        if self.watch.is_needed || !is_last {
+        if self.watch.is_needed {
             return None;
         }
+        let is_last = self.not_served as usize + 1 >= self.watch.kind.api_versions().len();
         match failure.cause {
             Restart::Forbidden => Some(Event::Forbidden(failure.says.clone())),
-            Restart::NotServed => Some(Event::NotServed),
+            Restart::NotServed => is_last.then_some(Event::NotServed),
             Restart::Expired
             | Restart::Disordered
             | Restart::Throttled
@@ -583,6 +586,9 @@ impl Follower {
         if cause == Restart::NotServed {
             // Another version of the kind may be served.
             self.version += 1;
+            self.not_served = self.not_served.saturating_add(1);
+        } else {
+            self.not_served = 0;
         }
         let is_stale = match cause {
             Restart::Expired | Restart::Disordered | Restart::Relist => true,
@@ -598,15 +604,16 @@ impl Follower {
         }
         let versions = self.watch.kind.api_versions().len();
         // The next version has not been asked for yet, and whoever starts waits for the answer.
-        if cause == Restart::NotServed && (self.failures as usize) < versions {
+        if cause == Restart::NotServed && (self.not_served as usize) < versions {
             return Duration::ZERO;
         }
+        let is_first_time = cause == Restart::NotServed && self.not_served as usize <= versions;
         // Somebody waits for a Secret or ConfigMap, and for the right to read it.
         let is_awaited = self.watch.is_needed || matches!(self.watch.kind, KindId::Secret | KindId::ConfigMap);
         let may_settle = cause == Restart::Forbidden
             && self.forbidden_since.get_or_insert_with(Instant::now).elapsed() < RIGHTS_SETTLE;
         let longest = match cause {
-            _ if !is_unavailable || is_awaited || may_settle || self.failures as usize <= versions => self.pause(),
+            _ if !is_unavailable || is_awaited || may_settle || is_first_time => self.pause(),
             Restart::NotServed if self.watch.kind != KindId::GatewayRoute => self.timing.not_served_pause,
             _ => UNAVAILABLE_PAUSE,
         };
