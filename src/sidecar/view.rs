@@ -27,7 +27,7 @@ use crate::compile::diagnostics::{Diagnostic, Severity};
 use crate::compile::inputs::Inputs;
 use crate::kinds::endpoint_slice::EndpointSlice;
 use crate::kinds::gateway_route::Route;
-use crate::kinds::service::Service;
+use crate::kinds::service::{Service, ServicePort};
 use crate::kinds::{Kind, Map, ObjectRef, Objects, Origin, Sourced};
 use crate::model::ids::{ListenerId, ObjectName};
 
@@ -141,12 +141,8 @@ fn app_slice(name: &ObjectName, incoming: &Incoming) -> EndpointSlice {
 }
 
 /// A route that sends every request of a listener to a port of a Service. It waits as long as the client does.
-fn catch_all(listener: &str, service: &ObjectName, port: u16, is_http2: bool) -> Route {
-    let protocol = is_http2.then_some("H2C");
-    let mut backend = json!({ "name": &*service.name, "port": port });
-    if let Some(protocol) = protocol {
-        backend["protocol"] = protocol.into();
-    }
+fn catch_all(listener: &str, service: &ObjectName, port: u16) -> Route {
+    let backend = json!({ "name": &*service.name, "port": port });
     own(json!({
         "apiVersion": "tidegate.dev/v1alpha1",
         "kind": Route::NAME,
@@ -172,6 +168,7 @@ impl<'a> Making<'a> {
     }
 
     fn finish(mut self, own_services: &BTreeSet<ObjectName>) -> Made {
+        self.name_protocols();
         self.complete_services();
         for incoming in &self.plan.options.incoming {
             self.services.insert(app_name(self.plan, incoming), of_app(app_service(incoming)));
@@ -201,6 +198,21 @@ impl<'a> Making<'a> {
         match object.kind {
             Route::NAME => routes.get(&object.name)?.origin.as_deref(),
             _ => services.get(&object.name)?.origin.as_deref(),
+        }
+    }
+
+    /// Has ports that speak HTTP/2 by their names alone say so, whoever's route leads to them.
+    fn name_protocols(&mut self) {
+        let is_named = |port: &ServicePort| port.app_protocol.is_empty() && is_http2_by_name(&port.name);
+        let has_some = |service: &Sourced<Service>| service.object.ports.iter().any(is_named);
+        let services = self.services.iter().filter(|(_, service)| has_some(service));
+        let services: Vec<_> = services.map(|(name, service)| (name.clone(), service.clone())).collect();
+        for (name, Sourced { object, origin }) in services {
+            let mut object = Service::clone(&object);
+            for port in object.ports.iter_mut().filter(|port| is_named(port)) {
+                port.app_protocol = "kubernetes.io/h2c".into();
+            }
+            self.services.insert(name, Sourced { object: Arc::new(object), origin });
         }
     }
 
@@ -342,17 +354,14 @@ impl<'a> Making<'a> {
         let listener = &*planned.name;
         match &planned.purpose {
             Purpose::Out { service, port, .. } => {
-                let known = self.services.get(service).map(|service| &service.object.ports);
-                let known = known.and_then(|ports| ports.iter().find(|known| number(known) == Some(*port)));
-                let is_http2 = known.is_some_and(|port| port.app_protocol.is_empty() && is_http2_by_name(&port.name));
                 // In the namespace of the Service no grant is needed. No user's object has a colon in its name.
                 let ends_at = listener.split_once(':').map_or("", |(_, port)| port);
                 let name = ObjectName::new(&*service.namespace, format!("{}:{ends_at}", service.name));
-                (name, catch_all(listener, service, *port, is_http2))
+                (name, catch_all(listener, service, *port))
             }
             Purpose::In(incoming) => {
                 let app = app_name(self.plan, incoming);
-                (app.clone(), catch_all(listener, &app, incoming.app_port, false))
+                (app.clone(), catch_all(listener, &app, incoming.app_port))
             }
         }
     }

@@ -4,6 +4,7 @@ use super::super::flags::Options;
 use super::*;
 use crate::compile::Compiler;
 use crate::compile::inputs::StaticListener;
+use crate::model::backend::Protocol;
 
 /// A sidecar in namespace `shop`, beside an application on port 8080, that calls both ports of Service `id/users`.
 fn options() -> Options {
@@ -85,6 +86,23 @@ fn pairs(list: &[(&str, &[&str])]) -> Vec<(String, Vec<String>)> {
 
 const DEFAULTS: [(&str, &[&str]); 3] =
     [("id/users:80", &["users.id:80"]), ("id/users:81", &["users.id:81"]), ("shop/app:http", &["in-http"])];
+
+#[test]
+fn the_name_of_a_port_says_what_it_speaks_with_and_without_a_route() {
+    let ports = json!([{ "name": "grpc", "port": 80 }, { "name": "h2c-x", "port": 81, "appProtocol": "http" }]);
+    let route = parents(&[users()]);
+    for bed in [Bed::new(), Bed::new().route("id/own", &route)] {
+        let (inputs, _) = bed.service("id/users", &ports).view(options());
+        let made = Compiler::default().compile(&inputs);
+        let of = |port: u16| {
+            let backends = made.snapshot.backends.iter();
+            let mut found = backends.filter(|one| *one.key.service.name == *"users" && one.key.port == port);
+            found.next().map(|backend| backend.key.protocol)
+        };
+        assert_eq!(of(80), Some(Protocol::H2c));
+        assert!(of(81).is_none_or(|protocol| protocol == Protocol::Http), "what a port says itself counts");
+    }
+}
 
 #[test]
 fn which_routes_act_on_calls() {
