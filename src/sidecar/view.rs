@@ -290,7 +290,7 @@ impl<'a> Making<'a> {
         let is_ours = |route: &Route| *route.spec.gateway_class_name == *inputs.gateway_class_name;
         let ours: Vec<_> = inputs.objects.routes.iter().filter(|(_, route)| is_ours(&route.object)).collect();
         // The listeners of each route, by whether it is about calls or about requests to the application.
-        let mut bound: BTreeMap<&ObjectName, [Vec<Arc<str>>; 2]> = BTreeMap::new();
+        let mut bound: Bound<'_> = BTreeMap::new();
         let mut served: BTreeSet<&Arc<str>> = BTreeSet::new();
         for (_, planned) in plan.planned() {
             let listener = &planned.name;
@@ -302,19 +302,21 @@ impl<'a> Making<'a> {
         }
         let mut routes = Map::default();
         for (name, route) in &ours {
-            let children = || route.object.spec.parent_refs.iter().filter(|parent| is_route(parent)).cloned();
+            let parents = || route_parents(name, &route.object, &bound);
             let Some([out, incoming]) = bound.get(name) else {
                 // What it delegates to follows from its parents.
-                if children().next().is_some() {
+                if parents().next().is_some() {
                     let mut held = (*route.object).clone();
-                    held.spec.parent_refs = children().collect();
+                    held.spec.parent_refs = parents().collect();
+                    let listeners = incoming_above(name, &ours, &bound);
+                    self.lead_to_app(&name.namespace, &listeners, &mut held);
                     routes.insert((*name).clone(), Sourced { object: Arc::new(held), origin: route.origin.clone() });
                 }
                 continue;
             };
             let mut add = |name: ObjectName, listeners: &[Arc<str>], incoming: bool| {
                 let mut held = (*route.object).clone();
-                held.spec.parent_refs = listeners.iter().map(|name| listener_ref(name)).chain(children()).collect();
+                held.spec.parent_refs = listeners.iter().map(|name| listener_ref(name)).chain(parents()).collect();
                 held.spec.tls = None;
                 if incoming {
                     self.lead_to_app(&name.namespace, listeners, &mut held);
@@ -328,11 +330,7 @@ impl<'a> Making<'a> {
             }
             if !incoming.is_empty() {
                 // One that acts on both sides is two routes.
-                let own = if out.is_empty() {
-                    (*name).clone()
-                } else {
-                    ObjectName::new(&*name.namespace, format!("{}:in", name.name))
-                };
+                let own = if out.is_empty() { (*name).clone() } else { incoming_half(name) };
                 add(own, incoming, true);
             }
             if !out.is_empty() && !route.object.spec.hostnames.is_empty() {
@@ -390,6 +388,52 @@ impl<'a> Making<'a> {
 
 fn is_service(backend: &BackendRef) -> bool {
     backend.group.is_empty() && backend.kind.as_str() == "Service"
+}
+
+/// The listeners of routes: those of calls, and those of requests to the application.
+type Bound<'a> = BTreeMap<&'a ObjectName, [Vec<Arc<str>>; 2]>;
+
+/// The name of the half that is about requests to the application, of a route that is about calls as well. No user's object
+/// has a colon in its name.
+fn incoming_half(name: &ObjectName) -> ObjectName {
+    ObjectName::new(&*name.namespace, format!("{}:in", name.name))
+}
+
+/// The route that a parent of a route is, if it is one.
+fn parent_route(of: &ObjectName, parent: &ParentRef) -> Option<ObjectName> {
+    let namespace = parent.namespace.as_deref().unwrap_or(&of.namespace);
+    is_route(parent).then(|| ObjectName::new(namespace, &*parent.name))
+}
+
+/// The parents of a route that are routes; of one that is two, both halves.
+fn route_parents<'a>(
+    name: &'a ObjectName,
+    route: &'a Route,
+    bound: &'a Bound<'_>,
+) -> impl Iterator<Item = ParentRef> + 'a {
+    route.spec.parent_refs.iter().filter(|parent| is_route(parent)).flat_map(move |parent| {
+        let halves = parent_route(name, parent)
+            .filter(|above| bound.get(above).is_some_and(|[out, incoming]| !out.is_empty() && !incoming.is_empty()));
+        let other = halves.map(|above| ParentRef { name: incoming_half(&above).name.to_string(), ..parent.clone() });
+        std::iter::once(parent.clone()).chain(other)
+    })
+}
+
+/// The listeners of requests to the application from which a route may get requests by delegation.
+fn incoming_above(name: &ObjectName, routes: &[(&ObjectName, &Sourced<Route>)], bound: &Bound<'_>) -> Vec<Arc<str>> {
+    let mut listeners = Vec::new();
+    let (mut seen, mut next) = (BTreeSet::new(), vec![name.clone()]);
+    while let Some(name) = next.pop() {
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        listeners.extend(bound.get(&name).into_iter().flat_map(|[_, incoming]| incoming.iter().cloned()));
+        if let Ok(at) = routes.binary_search_by(|(known, _)| (*known).cmp(&name)) {
+            let parents = routes[at].1.object.spec.parent_refs.iter();
+            next.extend(parents.filter_map(|parent| parent_route(&name, parent)));
+        }
+    }
+    listeners
 }
 
 fn is_route(parent: &ParentRef) -> bool {

@@ -5,6 +5,9 @@ use super::*;
 use crate::compile::Compiler;
 use crate::compile::inputs::StaticListener;
 use crate::model::backend::Protocol;
+use crate::model::ids::ListenerId;
+use crate::model::matching::RequestView;
+use crate::model::route::Rule;
 
 /// A sidecar in namespace `shop`, beside an application on port 8080, that calls both ports of Service `id/users`.
 fn options() -> Options {
@@ -155,6 +158,44 @@ fn the_own_service_is_the_application() {
     assert_eq!(route.hostnames, ["cart.test"]);
     let app = inputs.objects.slices.get(&named("shop/app:http")).expect("the application's endpoint");
     assert_eq!(app.object.endpoints.len(), 1);
+}
+
+/// Otherwise requests would go from pod to pod of the Service, each of which would send them on.
+#[test]
+fn the_own_service_is_the_application_behind_delegation_too() {
+    let incoming = json!({ "group": GROUP, "kind": "Listener", "name": "in-http" });
+    let below = |parent: &str, rule: Value| {
+        let parent = json!({ "group": GROUP, "kind": "GatewayRoute", "name": parent, "sectionName": "on" });
+        json!({ "parentRefs": [parent], "rules": [rule] })
+    };
+    let delegate = json!({ "name": "on", "delegate": {} });
+    let own = json!({ "backendRefs": [{ "name": "cart", "port": 80 }] });
+    for (parents, halves) in [(json!([incoming]), vec!["root"]), (json!([incoming, users()]), vec!["root", "root:in"])]
+    {
+        let bed = Bed::new()
+            .route("shop/root", &json!({ "parentRefs": parents, "rules": [delegate] }))
+            .route("shop/middle", &below("root", delegate.clone()))
+            .route("shop/leaf", &below("middle", own.clone()));
+        let (inputs, _) = bed.view(options());
+        let of = |name: &str| &inputs.objects.routes.get(&named(name)).expect("it acts").object.spec;
+        let backend = &of("shop/leaf").rules[0].backend_refs[0];
+        assert_eq!((&*backend.name, backend.port), ("app:http", Some(8080)));
+        let names: Vec<_> = of("shop/middle").parent_refs.iter().map(|parent| &*parent.name).collect();
+        assert_eq!(names, halves);
+        // The requests reach it.
+        let output = Compiler::default().compile(&inputs);
+        let uses = |rule: &Rule| {
+            let of_app =
+                |id| output.snapshot.backend(id).is_some_and(|backend| *backend.key.service.name == *"app:http");
+            rule.backend_refs.iter().filter_map(|one| one.backend).any(of_app)
+        };
+        let listener = inputs.listeners.iter().position(|one| *one.name == *"in-http").expect("a listener");
+        let headers = http::HeaderMap::new();
+        let method = http::Method::GET;
+        let view = RequestView { host: None, method: &method, path: "/", query: None, headers: &headers };
+        let found = output.snapshot.find_route(ListenerId(listener as u32), &view).expect("a route");
+        assert!(uses(output.snapshot.rule(found.rule).expect("its rule")), "{halves:?}");
+    }
 }
 
 #[test]
