@@ -24,6 +24,9 @@ use crate::model::tls::{Certificate, LeastTls, TlsHost, TlsHosts};
 /// The reason of a warning about certificates that no listener shows.
 const NOT_SHOWN: &str = "CertificateNotShown";
 
+/// The reason of a warning about `clientValidation` that no listener acts on.
+const NOT_ASKED: &str = "ClientsNotAsked";
+
 /// What became of a Secret that routes or listeners take certificates from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretState {
@@ -93,7 +96,14 @@ impl Table<'_, '_> {
             Some((id.index(), way))
         };
         let ways: Vec<_> = secure.filter_map(bound).collect();
-        if ways.is_empty() {
+        // Rules ask for what no handshake has asked for.
+        if ways.is_empty() && validation.is_some() {
+            let found =
+                "none of the route's own listeners has protocol HTTPS, so that clients are not asked for certificates";
+            let effect = "requests are answered 421, unless they come through a route that delegates to this one and has the \
+                          same clientValidation";
+            route.report.warn("spec.tls.clientValidation", NOT_ASKED, found, effect);
+        } else if ways.is_empty() {
             let found =
                 "none of the route's own listeners has protocol HTTPS, so that these certificates are not shown";
             route.report.warn("spec.tls", NOT_SHOWN, found, "the route is served where it is bound");

@@ -165,6 +165,23 @@ fn clients_that_no_route_has_a_certificate_for_get_the_default_one() {
 }
 
 #[test]
+fn a_validation_that_no_listener_asks_for_is_told_with_what_it_does() {
+    let mut spec = spec("a.test", refs(&["a"]));
+    spec["tls"]["clientValidation"] = json!({ "caCertificateRefs": [{ "kind": "ConfigMap", "name": "ca" }] });
+    let told_of = |world: World| {
+        let compiled = world.secret("a", Ok(pair(&["a.test"])), None).route("it", spec.clone()).compile();
+        told(&compiled)
+            .into_iter()
+            .filter(|(reason, _)| *reason == "ClientsNotAsked")
+            .map(|(_, says)| says)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(told_of(World::secure()), Vec::<String>::new());
+    let says = told_of(World::new());
+    assert!(says.len() == 1 && says[0].contains("spec.tls.clientValidation"), "{says:?}");
+}
+
+#[test]
 fn plain_requests_are_redirected_where_a_listener_takes_them_over_tls() {
     use crate::model::filter::Filter;
     let redirects = |world: World, spec: Value| {
