@@ -118,6 +118,8 @@ struct Direction {
     broken: Option<Broken>,
     /// The source is known to have reset the connection: the kernel says so once only, and then as if it were FIN.
     reset: bool,
+    /// There are no frames: the bytes have no form that is known here.
+    raw: bool,
 }
 
 /// Runs the tunnel between a client and an endpoint.
@@ -244,7 +246,7 @@ impl Direction {
     fn glued(bytes: Bytes, raw: bool) -> Self {
         let mut follower = if raw { Follower::lost() } else { Follower::default() };
         follower.follow(&bytes);
-        Self { pending: bytes, follower, ..Self::default() }
+        Self { pending: bytes, follower, raw, ..Self::default() }
     }
 
     /// Whether writing failed because the target had reset the connection. It is another error where FIN came before.
@@ -325,7 +327,12 @@ impl Direction {
         // Nothing below re-enters this worker: the borrow ends before the function does.
         let mut buffer = buffer.borrow_mut();
         let mut read = ReadBuf::new(&mut buffer);
-        ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(|_| Broken::Reading)?;
+        match ready!(Pin::new(from).poll_read(cx, &mut read)) {
+            Ok(()) => {}
+            // TLS that ends without close_notify. Frames tell what was cut off; in bytes without form it would be lost.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && !self.raw => {}
+            Err(_) => return Poll::Ready(Err(Broken::Reading)),
+        }
         let bytes = read.filled();
         if bytes.is_empty() {
             self.ended = !self.reset;

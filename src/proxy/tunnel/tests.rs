@@ -288,3 +288,23 @@ fn a_half_closed_socket_is_ended_gently_too() {
         assert_eq!(bed.end.await.unwrap(), End::Closed(CloseCause::Drain));
     });
 }
+
+/// Ends as TLS does that is cut off.
+struct CutOff;
+
+impl AsyncRead for CutOff {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
+    }
+}
+
+#[test]
+fn tls_that_ends_without_a_word_is_an_end_where_frames_tell_what_is_missing() {
+    let buffer = RefCell::new(vec![0; BUFFER].into_boxed_slice());
+    for (raw, is_end) in [(false, true), (true, false)] {
+        let mut direction = Direction::glued(Bytes::new(), raw);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let filled = direction.fill(&mut cx, &mut CutOff, &mut tokio::io::sink(), &buffer, &mut |_| {});
+        assert_eq!((matches!(filled, Poll::Ready(Ok(()))), direction.ended), (is_end, is_end), "raw: {raw}");
+    }
+}
