@@ -3,7 +3,8 @@
 //!
 //! Stands behind the index: it takes each of its states, adds the objects that this state names, and hands it on. They
 //! are never kept in files. Each is watched by itself, so that a role for these names is enough; only where a namespace has
-//! many, one watch has all of them: of certificates those of their type, of ConfigMaps every one.
+//! many, one watch has all of them: of certificates those of their type, of ConfigMaps every one. Where that may not be read, it
+//! is each by itself again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,6 +48,9 @@ const fn most_one_by_one(named_for: NamedFor) -> Option<usize> {
         NamedFor::AuthoritySecret | NamedFor::CredentialSecret => None,
     }
 }
+
+/// How many are watched one by one where all of them together may not be read. Without any right, each asks every few seconds.
+const MOST_WHERE_REFUSED: usize = 64;
 
 /// An object, and what it is named for: one that is named for two things is followed twice.
 type Named = (NamedFor, ObjectName);
@@ -112,6 +116,8 @@ struct Followed {
     sender: mpsc::Sender<Change>,
     numbers: usize,
     running: BTreeMap<Scope, Running>,
+    /// Where all of a namespace may not be read, for as long as something of it is named.
+    refused_together: BTreeSet<Scope>,
     wanted: BTreeSet<Named>,
     known: BTreeMap<Named, Object>,
     /// As handed on last; shared between states that do not differ in them.
@@ -122,18 +128,7 @@ struct Followed {
 /// Adds the objects that each state names, for as long as there are states.
 pub(super) async fn follow(mut states: watch::Receiver<Update>, means: Means) -> watch::Receiver<Update> {
     let (sender, mut changes) = mpsc::channel(WAITING);
-    let cells = KINDS.map(|kind| (kind, means.metrics.watch(kind.name())));
-    let mut followed = Followed {
-        means,
-        cells: cells.into(),
-        sender,
-        numbers: 0,
-        running: BTreeMap::new(),
-        wanted: BTreeSet::new(),
-        known: BTreeMap::new(),
-        secrets: Map::default(),
-        config_maps: Map::default(),
-    };
+    let mut followed = Followed::new(means, sender);
     let mut state = states.borrow_and_update().clone();
     followed.want(&state.inputs);
     followed.wait(&mut changes, Instant::now() + FIRST_PATIENCE).await;
@@ -164,6 +159,23 @@ pub(super) async fn follow(mut states: watch::Receiver<Update>, means: Means) ->
 }
 
 impl Followed {
+    /// Follows nothing yet.
+    fn new(means: Means, sender: mpsc::Sender<Change>) -> Self {
+        let cells = KINDS.map(|kind| (kind, means.metrics.watch(kind.name())));
+        Self {
+            means,
+            cells: cells.into(),
+            sender,
+            numbers: 0,
+            running: BTreeMap::new(),
+            refused_together: BTreeSet::new(),
+            wanted: BTreeSet::new(),
+            known: BTreeMap::new(),
+            secrets: Map::default(),
+            config_maps: Map::default(),
+        }
+    }
+
     /// Begins to watch what a state names, and ends what none of it needs.
     fn want(&mut self, inputs: &Inputs) {
         let wanted = objects_named(inputs);
@@ -172,6 +184,12 @@ impl Followed {
         }
         self.wanted = wanted;
         self.known.retain(|name, _| self.wanted.contains(name));
+        self.refused_together.retain(|scope| self.wanted.iter().any(|named| scope.has(named)));
+        self.watch_scopes();
+    }
+
+    /// Begins and ends watches, so that they are those of what is wanted.
+    fn watch_scopes(&mut self) {
         let scopes = self.scopes();
         self.running.retain(|scope, _| scopes.contains(scope));
         for scope in scopes {
@@ -191,9 +209,9 @@ impl Followed {
             let (named_for, ObjectName { namespace, .. }) = together[0];
             let scope = |name| Scope { named_for: *named_for, namespace: Arc::clone(namespace), name };
             let all = scope(None);
-            let is_refused = self.running.get(&all).is_some_and(|running| running.refused.is_some());
-            let are_many = most_one_by_one(*named_for).is_some_and(|most| together.len() > most);
             // Who may not read all may still read those that a role names.
+            let is_refused = self.refused_together.contains(&all) && together.len() <= MOST_WHERE_REFUSED;
+            let are_many = most_one_by_one(*named_for).is_some_and(|most| together.len() > most);
             if are_many && !is_refused {
                 scopes.insert(all);
             } else {
@@ -265,7 +283,13 @@ impl Followed {
             Event::Away | Event::Selected | Event::Unwanted | Event::OwnZone(_) | Event::NotServed => false,
             Event::Forbidden(says) => {
                 let is_first = !std::mem::replace(&mut running.has_answered, true);
-                running.refused.replace(says).is_none() || is_first
+                let is_news = running.refused.replace(says).is_none() || is_first;
+                let is_together = scope.name.is_none() && self.refused_together.insert(scope.clone());
+                if is_together {
+                    self.watch_scopes();
+                }
+                // What is asked for by its name now has not been refused yet.
+                is_news && self.running.values().any(|running| running.number == watch)
             }
         };
         for (kind, cells) in &self.cells {
@@ -348,7 +372,60 @@ fn unreadable(says: &str, namespace: &str, role: &str) -> Box<str> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::telemetry::metrics::MetricsOptions;
+
+    /// States that name so many certificates of one namespace.
+    fn naming(count: usize) -> Inputs {
+        let references: Vec<_> = (0..count).map(|number| json!({ "name": format!("c{number}") })).collect();
+        let route = json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute", "metadata": {},
+            "spec": { "hostnames": ["a.test"], "tls": { "certificateRefs": references }, "rules": [{}] } });
+        let mut inputs = Inputs { gateway_class_name: "tidegate".into(), ..Inputs::default() };
+        let object = Arc::new(serde_json::from_value(route).expect("a route"));
+        inputs.objects.routes.insert(ObjectName::new("shop", "it"), Sourced { object, origin: None });
+        inputs
+    }
+
+    /// How many certificates are watched one by one, and whether all are together.
+    fn watched(followed: &Followed) -> (usize, bool) {
+        let alone = followed.running.keys().filter(|scope| scope.name.is_some()).count();
+        (alone, followed.running.keys().any(|scope| scope.name.is_none()))
+    }
+
+    #[tokio::test]
+    async fn where_all_may_not_be_read_each_is_asked_for_by_its_name() {
+        let nowhere = kube::Config::new("http://127.0.0.1:1".parse().expect("an address"));
+        let options = MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 1 };
+        let means = Means {
+            client: Client::try_from(nowhere).expect("a client"),
+            timing: Timing::default(),
+            metrics: Metrics::new(options),
+            role: "certs".to_owned(),
+        };
+        let (sender, _changes) = mpsc::channel(WAITING);
+        let mut followed = Followed::new(means, sender);
+        followed.want(&naming(4));
+        assert_eq!(watched(&followed), (4, false));
+        followed.want(&naming(5));
+        assert_eq!(watched(&followed), (0, true));
+        let refuse = |followed: &mut Followed| {
+            let watch = followed.running.values().map(|running| running.number).max().expect("a watch");
+            followed.take(Change { watch, event: Event::Forbidden("no".to_owned()) })
+        };
+        assert!(!refuse(&mut followed), "nothing is known of them yet");
+        assert_eq!(watched(&followed), (5, false), "a role for their names may be enough");
+        followed.want(&naming(6));
+        assert_eq!(watched(&followed), (6, false), "and it stays so");
+        assert!(refuse(&mut followed), "one of them may not be read");
+        followed.want(&naming(MOST_WHERE_REFUSED + 1));
+        assert_eq!(watched(&followed), (0, true), "too many to ask for one by one");
+        assert!(refuse(&mut followed));
+        followed.want(&naming(0));
+        followed.want(&naming(5));
+        assert_eq!(watched(&followed), (0, true), "the right may have been given meanwhile");
+    }
 
     #[test]
     fn the_missing_right_is_told_with_the_line_that_gives_it() {
