@@ -223,6 +223,8 @@ pub struct RequestHead<'a> {
     pub has_connection: bool,
     /// Where the request came from.
     pub downstream: &'a Downstream,
+    /// Where it goes.
+    pub endpoint: IpAddr,
     /// The scheme and port that the client used.
     pub client_target: ClientTarget,
     /// Its id.
@@ -408,7 +410,10 @@ fn write_identity(out: &mut Vec<u8>, request: &RequestHead<'_>, kept: [bool; 3])
             write_field(out, header::VIA.as_str(), SIDECAR_VIA.as_bytes());
             return write_request_id(out, request.request_id);
         }
-        ListenerMode::Incoming => return,
+        // Of the application, which sees what was sent.
+        ListenerMode::Incoming if request.endpoint.is_loopback() => return,
+        // A route has it leave the pod, and it may come back: the marks end that.
+        ListenerMode::Incoming => return write_field(out, header::VIA.as_str(), SIDECAR_VIA.as_bytes()),
     }
     let [proto, host, port] = kept;
     if request.downstream.trusted {
@@ -463,11 +468,11 @@ fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
     write!(out, "{ip}").expect("writing to a Vec does not fail");
 }
 
-/// Edits the client's fields for an HTTP/2 endpoint, where one more may pass than over HTTP/1: `te: trailers`.
+/// Edits the client's fields for an HTTP/2 endpoint at this address, where one more may pass than over HTTP/1: `te: trailers`.
 pub fn edit_for_http2(
     headers: &mut HeaderMap,
     authority: Option<&[u8]>,
-    downstream: &Downstream,
+    (downstream, endpoint): (&Downstream, IpAddr),
     client_target: ClientTarget,
     id: &RequestId,
 ) {
@@ -501,7 +506,12 @@ pub fn edit_for_http2(
             headers.insert(X_REQUEST_ID, id.to_value());
             return;
         }
-        ListenerMode::Incoming => return,
+        ListenerMode::Incoming => {
+            if !endpoint.is_loopback() {
+                headers.append(header::VIA, HeaderValue::from_static(SIDECAR_VIA));
+            }
+            return;
+        }
     }
     if let Ok(chain) = HeaderValue::from_maybe_shared(bytes::Bytes::from(chain)) {
         headers.insert(X_FORWARDED_FOR, chain);

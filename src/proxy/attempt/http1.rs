@@ -46,7 +46,7 @@ impl Exchange {
         };
         connection.count_request(most);
         connection.begin(self.decision.deadlines.idle.is_some());
-        let mut upload = self.prepare_upload();
+        let mut upload = self.prepare_upload(picked);
         let mut wait = HeadWait::default();
         let head = poll_fn(|cx| self.poll_head(&mut connection, &mut upload, &mut wait, cx)).await;
         match head {
@@ -101,7 +101,7 @@ impl Exchange {
     }
 
     /// Encodes the head, or makes what is left of a failed try ready to be sent again.
-    fn prepare_upload(&mut self) -> Upload<ClientBody> {
+    fn prepare_upload(&mut self, picked: &Picked) -> Upload<ClientBody> {
         let buffers = self.account.worker.buffers();
         let Some(mut upload) = self.upload.take().map(|upload| *upload) else {
             if let Some(body) = &mut self.body {
@@ -109,7 +109,7 @@ impl Exchange {
             }
             let framing = framing(self.body.as_ref());
             let mut head = buffers.take_write();
-            let waits = self.encode(&mut head, framing);
+            let waits = self.encode(&mut head, framing, picked);
             return Upload::new(head, framing, self.body.take(), waits);
         };
         if upload.body_read() > 0 && upload.body().is_some_and(ClientBody::is_kept) {
@@ -119,18 +119,18 @@ impl Exchange {
                 body.rewind();
             }
             let mut head = buffers.take_write();
-            let waits = self.encode(&mut head, framing);
+            let waits = self.encode(&mut head, framing, picked);
             return Upload::new(head, framing, body, waits);
         }
         // Encoded anew: another backendRef has other layers.
         let mut head = buffers.take_write();
-        let waits = self.encode(&mut head, upload.framing());
+        let waits = self.encode(&mut head, upload.framing(), picked);
         upload.restart(head, waits);
         upload
     }
 
     /// Appends the request's head in canonical form; true when the body has to wait for a `100`.
-    fn encode(&self, out: &mut Vec<u8>, framing: RequestFraming) -> bool {
+    fn encode(&self, out: &mut Vec<u8>, framing: RequestFraming, picked: &Picked) -> bool {
         let decision = &self.decision;
         let expect_continue = decision.head.expect_continue && framing != RequestFraming::Empty;
         headers::encode_request(
@@ -144,6 +144,7 @@ impl Exchange {
                 headers: &decision.fields,
                 has_connection: decision.head.connection,
                 downstream: &decision.downstream,
+                endpoint: picked.endpoint.key.addr.ip(),
                 client_target: decision.client.target,
                 request_id: &self.request_id,
                 framing,

@@ -39,7 +39,7 @@ impl Exchange {
         let length = self.body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
         let progress = RequestProgress::new(self.body.take(), self.decision.deadlines.try_began);
         let is_secure = matched.live().client_tls(picked.backend).is_some();
-        let result = match self.http2_request(length, if is_secure { "https" } else { "http" }) {
+        let result = match self.http2_request(length, if is_secure { "https" } else { "http" }, picked) {
             Ok(request) => self.exchange_http2(&mut lease, request, &progress).await,
             Err(error) => Err(error.into()),
         };
@@ -100,11 +100,12 @@ impl Exchange {
 
     /// Makes an HTTP/2 request of the client's, whose body is `length` bytes long where that is known; its fields stay as
     /// they are, for another try.
-    fn http2_request(&self, length: Option<u64>, scheme: &str) -> Result<Request<()>, ProxyError> {
+    fn http2_request(&self, length: Option<u64>, scheme: &str, picked: &Picked) -> Result<Request<()>, ProxyError> {
         let decision = &self.decision;
         let mut fields = decision.fields.clone();
         let target = decision.client.target;
-        headers::edit_for_http2(&mut fields, decision.head.authority(), &decision.downstream, target, &self.request_id);
+        let ends = (&*decision.downstream, picked.endpoint.key.addr.ip());
+        headers::edit_for_http2(&mut fields, decision.head.authority(), ends, target, &self.request_id);
         if let Some(attempt) = self.attempt_number() {
             fields.insert(headers::X_TIDEGATE_ATTEMPT, u16::from(attempt).into());
         }

@@ -47,6 +47,7 @@ fn encode(method: &Method, headers: &HeaderMap, trusted: bool, framing: RequestF
         headers,
         has_connection: headers.contains_key("connection"),
         downstream: &downstream,
+        endpoint: POD,
         client_target: ClientTarget::of(&downstream, None, Some(80), headers),
         request_id: &ID,
         framing,
@@ -114,7 +115,7 @@ fn empty_elements_of_the_chain_are_left_out() {
     let head = encode(&Method::GET, &headers, true, RequestFraming::Empty);
     assert!(head.contains("\r\nx-forwarded-for: 10.0.0.1, 10.0.0.2, x, 192.0.2.7\r\n"), "{head}");
     let mut over_http2 = headers.clone();
-    edit_for_http2(&mut over_http2, None, &downstream(true), TARGET, &ID);
+    edit_for_http2(&mut over_http2, None, (&downstream(true), POD), TARGET, &ID);
     assert_eq!(over_http2["x-forwarded-for"], "10.0.0.1, 10.0.0.2, x, 192.0.2.7");
 }
 
@@ -195,7 +196,7 @@ fn a_name_with_an_underscore_that_a_filter_has_set_is_sent() {
     let headers = fields(&[("x_tenant", "7")]);
     assert!(encode(&Method::GET, &headers, false, RequestFraming::Empty).contains("\r\nx_tenant: 7\r\n"));
     let mut edited = headers;
-    edit_for_http2(&mut edited, None, &downstream(false), TARGET, &ID);
+    edit_for_http2(&mut edited, None, (&downstream(false), POD), TARGET, &ID);
     assert_eq!(edited["x_tenant"], "7");
 }
 
@@ -302,7 +303,11 @@ fn in_mode(mode: ListenerMode) -> Downstream {
     Downstream { mode, ..downstream(false) }
 }
 
-fn encode_in_sidecar(mode: ListenerMode, headers: &HeaderMap, request_id: &RequestId) -> String {
+/// The application beside the sidecar, and the pod of somebody else.
+const APP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+const POD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 1, 7));
+
+fn encode_in_sidecar((mode, endpoint): (ListenerMode, IpAddr), headers: &HeaderMap, request_id: &RequestId) -> String {
     let (mut out, downstream) = (Vec::new(), in_mode(mode));
     let request = RequestHead {
         method: &Method::GET,
@@ -314,6 +319,7 @@ fn encode_in_sidecar(mode: ListenerMode, headers: &HeaderMap, request_id: &Reque
         headers,
         has_connection: false,
         downstream: &downstream,
+        endpoint,
         client_target: TARGET,
         request_id,
         framing: RequestFraming::Empty,
@@ -328,28 +334,41 @@ fn encode_in_sidecar(mode: ListenerMode, headers: &HeaderMap, request_id: &Reque
 fn a_sidecar_adds_going_out_an_id_and_its_mark_and_coming_in_nothing() {
     let headers = fields(&OF_ORIGIN);
     let same: String = headers.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap())).collect();
-    let incoming = encode_in_sidecar(ListenerMode::Incoming, &headers, &ID);
+    let incoming = encode_in_sidecar((ListenerMode::Incoming, APP), &headers, &ID);
     assert_eq!(incoming, format!("GET / HTTP/1.1\r\nhost: shop\r\n{same}\r\n"));
-    let outgoing = encode_in_sidecar(ListenerMode::Outgoing, &headers, &ID);
+    let outgoing = encode_in_sidecar((ListenerMode::Outgoing, POD), &headers, &ID);
     let added = format!("via: 1.1 tidegate-sidecar\r\nx-request-id: {ID_TEXT}\r\n");
     assert_eq!(outgoing, format!("GET / HTTP/1.1\r\nhost: shop\r\n{same}{added}\r\n"));
 
     let mut expected = headers.clone();
     let mut edited = headers.clone();
-    edit_for_http2(&mut edited, Some(b"shop"), &in_mode(ListenerMode::Incoming), TARGET, &ID);
+    edit_for_http2(&mut edited, Some(b"shop"), (&in_mode(ListenerMode::Incoming), APP), TARGET, &ID);
     assert_eq!(edited, expected);
-    edit_for_http2(&mut edited, Some(b"shop"), &in_mode(ListenerMode::Outgoing), TARGET, &ID);
+    edit_for_http2(&mut edited, Some(b"shop"), (&in_mode(ListenerMode::Outgoing), POD), TARGET, &ID);
     expected.append("via", HeaderValue::from_static("1.1 tidegate-sidecar"));
     expected.append("x-request-id", HeaderValue::from_static(ID_TEXT));
     assert_eq!(edited, expected);
+}
+
+/// Requests that a route sends to the pod's own Service would go round among its pods for ever.
+#[test]
+fn what_comes_in_and_leaves_the_pod_again_has_a_mark() {
+    let headers = fields(&[("via", "1.1 tidegate-sidecar")]);
+    let head = encode_in_sidecar((ListenerMode::Incoming, POD), &headers, &ID);
+    assert_eq!(head.matches("via: 1.1 tidegate-sidecar").count(), 2, "{head}");
+    let mut edited = headers.clone();
+    edit_for_http2(&mut edited, Some(b"shop"), (&in_mode(ListenerMode::Incoming), POD), TARGET, &ID);
+    assert_eq!(edited.get_all("via").iter().count(), 2);
 }
 
 #[test]
 fn a_sidecar_keeps_the_id_that_there_is() {
     let headers = fields(&[("x-request-id", "theirs"), ("connection", "keep-alive"), ("te", "trailers")]);
     let kept = RequestId::Kept(HeaderValue::from_static("theirs"));
-    for (mode, mark) in [(ListenerMode::Incoming, ""), (ListenerMode::Outgoing, "via: 1.1 tidegate-sidecar\r\n")] {
-        let head = encode_in_sidecar(mode, &headers, &kept);
+    let mark = "via: 1.1 tidegate-sidecar\r\n";
+    let (incoming, outgoing) = (ListenerMode::Incoming, ListenerMode::Outgoing);
+    for (to, mark) in [((incoming, APP), ""), ((outgoing, POD), mark), ((outgoing, APP), mark)] {
+        let head = encode_in_sidecar(to, &headers, &kept);
         assert_eq!(head, format!("GET / HTTP/1.1\r\nhost: shop\r\n{mark}x-request-id: theirs\r\n\r\n"));
     }
 }
@@ -398,7 +417,7 @@ fn http2_endpoints_get_te_trailers_and_the_same_identity() {
         ("x-forwarded-for", "1.1.1.1"),
         ("x-forwarded-proto", "https"),
     ]);
-    edit_for_http2(&mut headers, Some(b"A.test"), &downstream(false), TARGET, &ID);
+    edit_for_http2(&mut headers, Some(b"A.test"), (&downstream(false), POD), TARGET, &ID);
     let expected = fields(&[
         ("cookie", "a=1"),
         ("cookie", "b=2"),
