@@ -87,8 +87,13 @@ impl Account {
         self.whose == Whose::Client
     }
 
-    /// Enters an answer of the gateway itself, and counts it, once for each client that gets it.
+    /// Enters an answer of the gateway itself, and counts it, once for each client that gets it. A client that is gone gets
+    /// none.
     pub(super) fn note_own_answer(&mut self, status: u16, reason: Reason) {
+        if reason == Reason::ClientGone {
+            (self.status, self.reason) = (CLIENT_CLOSED_REQUEST, Some(reason));
+            return;
+        }
         if self.whose != Whose::Flight {
             self.worker.metrics().own_answer(reason);
         }

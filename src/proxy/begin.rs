@@ -10,6 +10,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
 use super::account::Account;
+use super::client_body::ClientBody;
 use super::cutoff::Cutoff;
 use super::deadlines::ExchangeDeadlines;
 use super::decision::{Decision, Received};
@@ -38,6 +39,13 @@ impl Exchange {
         if version == Version::HTTP_2 {
             account.cutoff = Cutoff::of_stream();
         }
+        let mut body = body.map(ClientBody::from);
+        // The guard of HTTP/1 has an eye on the bodies there.
+        if version == Version::HTTP_2
+            && let Some(body) = &mut body
+        {
+            body.limit(worker.settings().limits.body);
+        }
         let forwarders = worker.forwarders(downstream.listener);
         let received = Received { head, method, uri, fields, content_length };
         Self {
@@ -46,7 +54,7 @@ impl Exchange {
             version,
             request_id,
             handshake: None,
-            body: body.map(Into::into),
+            body,
             upload: None,
             reply: Reply { fields: worker.take_fields(), ..Reply::default() },
             held: None,

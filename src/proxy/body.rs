@@ -35,9 +35,10 @@ pub enum BodyError {
     /// The client's body failed while the response was under way.
     #[error("response was cut with its request")]
     Upload(#[source] Box<ProxyError>),
-    /// The HTTP/2 stream of the endpoint failed.
-    #[error("response could not be completed")]
-    Http2(#[source] h2::Error),
+    /// The HTTP/2 stream of the endpoint failed. It is no source of this error: hyper would find it, and reset the stream of
+    /// the client with the code of the endpoint, which may be NO_ERROR, or one that blames the client.
+    #[error("response could not be completed: {0}")]
+    Http2(h2::Error),
     /// A stage of a filter, or the body inside it, failed.
     #[error("response could not be completed")]
     Staged(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -167,9 +167,9 @@ impl ClientBody {
         self.0.read
     }
 
-    /// Lets no more than so many bytes of the body pass; `None`: no limit.
+    /// Lets no more than so many bytes of the body pass, where there is a limit; the least of several counts.
     pub fn limit(&mut self, bytes: Option<u64>) {
-        self.0.most = bytes;
+        self.0.most = self.0.most.into_iter().chain(bytes).min();
     }
 
     /// Takes out of the trailers what the filters of this rule decide about.
@@ -248,6 +248,10 @@ impl Reading {
             }
         }
         let mut frame = ready!(polled);
+        // hyper takes a stream that was reset with NO_ERROR for one that has come to its end.
+        if frame.is_none() && self.stream.is_some() && !self.source.is_end_stream() {
+            return Poll::Ready(Some(Err(CutOff.into())));
+        }
         if let Some(Ok(frame)) = &mut frame {
             if let (Some(fields), Some(matched)) = (frame.trailers_mut(), &self.rule) {
                 headers::clean_decided_trailers(fields, matched.rule());
@@ -306,6 +310,11 @@ impl Body for ClientBody {
         whole
     }
 }
+
+/// The client has reset the stream of its request: what came of the body is not all of it (RFC 9113 §8.1).
+#[derive(Debug, thiserror::Error)]
+#[error("the client has reset the stream before the end of its body")]
+struct CutOff;
 
 /// A body that passed a limit of its route.
 const TOO_LARGE: GuardError = GuardError::new(StatusCode::PAYLOAD_TOO_LARGE, Reason::Size);

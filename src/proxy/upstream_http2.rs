@@ -45,6 +45,12 @@ const STREAM_WINDOW: u32 = 128 << 10;
 const MOST_STREAMS: usize = 100;
 /// More than all streams of a connection can hold together.
 const CONNECTION_WINDOW: u32 = 2 * MOST_STREAMS as u32 * STREAM_WINDOW;
+/// What h2 counts for small frames that wait for their clients, 256 for each less its bytes, before it ends the connection:
+/// that much for 41 streams of 20 bytes a frame that are full. Their memory is about 40 MiB then.
+const SMALL_FRAMES: usize = 64 << 20;
+/// Streams that were taken back and are remembered, so that what still comes on them is no error: several times as many as
+/// there can be.
+const FORGOTTEN_STREAMS: usize = 10 * MOST_STREAMS;
 /// Connections to one endpoint; beyond them, streams wait for room.
 const MOST_CONNECTIONS: usize = 16;
 /// Bytes buffered for sending per stream.
@@ -424,7 +430,11 @@ pub async fn handshake(stream: Stream, open: OpenConnection) -> Result<Http2Conn
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(HEADER_LIST);
+        .max_header_list_size(HEADER_LIST)
+        .data_frame_budget(SMALL_FRAMES)
+        .max_concurrent_reset_streams(FORGOTTEN_STREAMS)
+        // A bound for clients that provoke resets: it counts through the life of a connection.
+        .max_local_error_reset_streams(None);
     let (sender, driver) = builder
         .handshake::<_, Bytes>(Http2Socket::new(stream, Rc::clone(&traffic), MOST_STREAMS))
         .await

@@ -6,6 +6,7 @@
 mod balance;
 mod bed;
 mod cost;
+mod cut_streams;
 mod deadlines;
 mod filters;
 mod grpc;

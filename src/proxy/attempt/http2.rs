@@ -201,7 +201,15 @@ impl Exchange {
         progress: Rc<RequestProgress>,
         lease: Lease,
     ) {
-        self.reply = self.http2_reply(picked, (parts, body), progress, lease);
+        self.reply = self.http2_reply(picked, (parts, body), Rc::clone(&progress), lease);
+        // A stream of HTTP/2 ends by itself, whatever is left of it.
+        if self.version <= Version::HTTP_11 {
+            let limit = self.account.worker.settings().limits.unread_body;
+            let refuses = self.reply.status.as_u16() >= 300;
+            if progress.leave_rest(refuses, self.decision.head.expect_continue, limit) {
+                self.reply.fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
     }
 
     /// Holds an answer while further tries are made.

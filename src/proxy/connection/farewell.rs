@@ -27,9 +27,6 @@ const UNREAD: [Reason; 6] = [
     Reason::ExchangeIdle,
 ];
 
-/// Input dropped behind an error answer.
-const LINGER_LIMIT: usize = 64 << 10;
-
 impl<H: Handler> Driver<H> {
     /// Hands the socket over to what runs behind the `101`, until that ends. No deadline of HTTP holds any more.
     pub(super) async fn tunnel(self) {
@@ -112,14 +109,16 @@ impl<H: Handler> Driver<H> {
                 metrics.own_answer(answer.reason);
                 self.shared.context.handler.log_unhandled(&self.shared.downstream, None, answer);
             }
-            None if guard.has_ended() => return None,
+            // A client that has shut its side down still reads; only close_notify tells it that an answer is whole (RFC 9112
+            // §9.8).
+            None if guard.has_ended() && !self.shared.downstream.secure => return None,
             None => {}
         }
         Some((refusal, refusal.is_some() || guard.has_surplus()))
     }
 
-    /// Answers a refusal, shuts the write side down, and drops what still comes, so that no reset destroys the answer under
-    /// way. `false` when the client sends too much.
+    /// Answers a refusal, shuts the write side down, and drops what still comes, however much it is, so that no reset destroys
+    /// the answer under way (RFC 9112 §9.6). The deadline ends it for a client that never stops.
     async fn say_farewell(&self, refusal: Option<OwnAnswer>, surplus: bool) -> bool {
         let Some(mut stream) = self.take_stream() else { return true };
         if let Some(answer) = refusal {
@@ -132,10 +131,10 @@ impl<H: Handler> Driver<H> {
         if poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await.is_err() {
             return true;
         }
-        let mut dropped = 0;
+        let mut has_dropped = false;
         let drain = &self.shared.context.drain;
         poll_fn(|cx| {
-            let mut bytes = [0; 1024];
+            let mut bytes = [0; 8 << 10];
             loop {
                 // The drain wakes this task, and so does whoever needs its place.
                 if drain.phase() == Phase::Ended || self.shared.presence.is_asked() {
@@ -144,7 +143,7 @@ impl<H: Handler> Driver<H> {
                 let mut buf = ReadBuf::new(&mut bytes);
                 match Pin::new(&mut stream).poll_read(cx, &mut buf) {
                     // Nothing was left over and nothing waits: the client has what it asked for.
-                    Poll::Pending if !surplus && dropped == 0 => return Poll::Ready(true),
+                    Poll::Pending if !surplus && !has_dropped => return Poll::Ready(true),
                     result => {
                         let count = match ready!(result) {
                             Ok(()) => buf.filled().len(),
@@ -153,10 +152,7 @@ impl<H: Handler> Driver<H> {
                         if count == 0 {
                             return Poll::Ready(true);
                         }
-                        dropped += count;
-                        if dropped > LINGER_LIMIT {
-                            return Poll::Ready(false);
-                        }
+                        has_dropped = true;
                     }
                 }
             }

@@ -42,9 +42,10 @@ use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::{Side, WorkerMetrics};
 use crate::timer::earlier;
 
-/// Flow control windows: a stream may not fill the connection's, so one blocked stream leaves the others theirs.
+/// Flow control windows: sixteen streams that nobody reads leave the others theirs. h2 also bounds by the connection's how
+/// many small frames may wait: 2 MiB for 256 bytes each, less what is in them.
 const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
 /// With 100 streams these stay below 4 MiB a connection.
 const SEND_BUFFER: usize = 32 << 10;
 /// Streams reset for the client's errors, and reset by the client before they were handed out.

@@ -7,9 +7,11 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::proxy::client_body::ClientBody;
+use crate::proxy::downstream::drop_unread;
 use crate::proxy::headers;
 
 /// Body bytes that are kept until the endpoint answers, for the case that it refuses the stream.
@@ -32,6 +34,10 @@ pub struct RequestProgress {
     body: RefCell<Option<ClientBody>>,
     /// Nothing more of the body is sent: what is left of the stream must not look complete.
     stopped: Cell<bool>,
+    /// Nobody sends the body any more.
+    is_over: Cell<bool>,
+    /// How many bytes of it are read and dropped then; `None` before there is an answer.
+    unread: Cell<Option<usize>>,
     /// Who sends the body, while it waits for the client or the endpoint.
     sender: Cell<Option<Waker>>,
     /// Who waits for the head, while nothing but the client is waited for.
@@ -116,6 +122,34 @@ impl RequestProgress {
         if let Some(sender) = self.sender.take() {
             sender.wake();
         }
+    }
+
+    /// The endpoint has answered, and may want no more of the body. What is left of it then is read and dropped beside the
+    /// answer, up to `limit` bytes, so that the client's connection of HTTP/1 can be kept. `true` when it cannot, or will not
+    /// be behind an answer that `refuses` the request; `waits` says that the client waits for `100` before it sends.
+    #[must_use]
+    pub fn leave_rest(&self, refuses: bool, waits: bool, limit: usize) -> bool {
+        self.unread.set(Some(limit));
+        if self.is_over.get() {
+            return self.take_rest().is_some_and(|rest| drop_unread(rest, waits, limit));
+        }
+        let is_too_long =
+            |rest: &ClientBody| !rest.is_end_stream() && (waits || rest.size_hint().lower() > limit as u64);
+        refuses && self.body.borrow().as_ref().is_some_and(is_too_long)
+    }
+
+    /// Nobody sends the body any more: it is sent, or the endpoint wants no more of it.
+    pub(super) fn over(&self) {
+        self.is_over.set(true);
+        if let Some(limit) = self.unread.get()
+            && let Some(rest) = self.take_rest()
+        {
+            drop_unread(rest, false, limit);
+        }
+    }
+
+    fn take_rest(&self) -> Option<Incoming> {
+        self.body.take().and_then(ClientBody::into_incoming)
     }
 
     /// The stream is to be ended.

@@ -38,7 +38,8 @@ impl Http2Error {
     pub fn is_malformed(&self) -> bool {
         match self {
             Self::Malformed(_) => true,
-            Self::Failed(error) => error.is_library(),
+            // h2 bounds what it holds for clients that are slow: that is none of the endpoint's doing.
+            Self::Failed(error) => error.is_library() && error.reason() != Some(h2::Reason::ENHANCE_YOUR_CALM),
         }
     }
 

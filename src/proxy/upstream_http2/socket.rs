@@ -15,6 +15,9 @@ use tokio::time::Instant;
 const PING: [u8; 17] = *b"\0\0\x08\x06\0\0\0\0\0tidegate";
 const PING_ACK: [u8; 17] = *b"\0\0\x08\x06\x01\0\0\0\0tidegate";
 
+/// The flag of a DATA frame that ends its side of the stream.
+const END_STREAM: u8 = 0x1;
+
 /// HEADERS frames that may come on one stream: ten interim heads, the final one, and trailers; one more is for h2 to judge.
 const HEADS_PER_STREAM: u32 = 13;
 
@@ -130,13 +133,25 @@ impl Frames {
     }
 }
 
-/// Takes the answers to our PINGs out of `data`, since h2 knows nothing of them; returns the number of bytes left.
-fn strip_acks(frames: &mut Frames, data: &mut [u8]) -> usize {
+/// The length of what begins `data` and says nothing to h2: the answer to a PING of ours, which it knows nothing of, or a
+/// DATA frame without data that ends nothing. Of those, some endpoints send one in each response, and h2 ends a connection
+/// with the 101st.
+fn idle_frame(data: &[u8]) -> Option<usize> {
+    match data {
+        [0, 0, 0, 0, flags, _, _, _, _, ..] if flags & END_STREAM == 0 => Some(9),
+        _ => data.starts_with(&PING_ACK).then_some(PING_ACK.len()),
+    }
+}
+
+/// Takes frames that say nothing out of `data`; returns the number of bytes left.
+fn strip_idle_frames(frames: &mut Frames, data: &mut [u8]) -> usize {
     let (mut at, mut end) = (0, data.len());
     while at < end {
-        if frames.is_between() && data[at..end].starts_with(&PING_ACK) {
-            data.copy_within(at + PING_ACK.len()..end, at);
-            end -= PING_ACK.len();
+        if frames.is_between()
+            && let Some(length) = idle_frame(&data[at..end])
+        {
+            data.copy_within(at + length..end, at);
+            end -= length;
         } else {
             at += frames.step(&data[at..end]);
         }
@@ -218,7 +233,7 @@ impl AsyncRead for Http2Socket {
                 this.traffic.heard.set(Instant::now());
                 this.traffic.reads.set(this.traffic.reads.get() + 1);
             }
-            let left = strip_acks(&mut this.received, &mut buf.filled_mut()[before..]);
+            let left = strip_idle_frames(&mut this.received, &mut buf.filled_mut()[before..]);
             buf.set_filled(before + left);
             this.check_heads()?;
             if left > 0 || read == 0 {
@@ -306,11 +321,21 @@ mod tests {
         let data = frame(0, 0, &PING_ACK);
         let mut bytes = [&PING_ACK[..], &data, &PING_ACK, &other, &PING_ACK].concat();
         let mut frames = Frames::default();
-        let left = strip_acks(&mut frames, &mut bytes);
+        let left = strip_idle_frames(&mut frames, &mut bytes);
         assert_eq!(bytes[..left], [data, other].concat());
         assert!(frames.is_between());
         let mut alone = PING_ACK;
-        assert_eq!(strip_acks(&mut Frames::default(), &mut alone), 0);
+        assert_eq!(strip_idle_frames(&mut Frames::default(), &mut alone), 0);
+    }
+
+    #[test]
+    fn frames_without_data_go_no_further_unless_they_end_a_stream() {
+        let (empty, end, data) = (frame(0, 0, b""), frame(0, 1, b""), frame(0, 0, &frame(0, 0, b"")));
+        // Padding takes room in windows.
+        let padded = frame(0, 8, b"\0");
+        let mut bytes = [&empty, &data, &empty, &padded, &empty, &end].map(Vec::as_slice).concat();
+        let left = strip_idle_frames(&mut Frames::default(), &mut bytes);
+        assert_eq!(bytes[..left], [data, padded, end].concat());
     }
 
     #[test]

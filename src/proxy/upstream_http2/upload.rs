@@ -35,6 +35,8 @@ impl Future for Upload {
         let polled = self.advance(cx);
         if polled.is_pending() {
             self.progress.wake_on_stop(cx);
+        } else {
+            self.progress.over();
         }
         polled
     }

@@ -112,6 +112,11 @@ impl Frame {
         (kept, u32::try_from(follow).unwrap_or(u32::MAX))
     }
 
+    /// Whether it is a DATA frame that carries nothing, takes no room in a window and ends nothing.
+    pub(super) fn is_idle(&self) -> bool {
+        self.kind == Kind::Data && self.length == 0 && !self.ends_stream()
+    }
+
     /// Bytes of data in a DATA frame, without the padding.
     pub(super) fn data_length(&self) -> u32 {
         let [padding, ..] = self.kept;

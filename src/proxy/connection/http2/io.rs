@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 
-use super::judge::FrameJudge;
+use super::judge::{FrameJudge, Judged};
 use crate::proxy::guarded_io::{GuardedSocket, HTTP2_PREFACE};
 
 /// A guarded socket with the judge of its frames, which the connection task asks between polls of hyper.
@@ -40,17 +40,24 @@ impl hyper::rt::Read for JudgedIo {
             return Poll::Pending;
         }
         let mut guard = this.guard.borrow_mut();
-        let bytes = ready!(guard.poll_raw(cx));
-        let bytes = bytes.get(..cursor.remaining()).unwrap_or(bytes);
-        let (preface, frames) = bytes.split_at(this.preface.min(bytes.len()));
-        let passed = preface.len() + if frames.is_empty() { 0 } else { judge.received(frames, Instant::now()) };
-        this.preface -= preface.len();
-        if passed == 0 && !bytes.is_empty() {
-            return Poll::Pending;
+        loop {
+            let bytes = ready!(guard.poll_raw(cx));
+            let bytes = bytes.get(..cursor.remaining()).unwrap_or(bytes);
+            let (preface, frames) = bytes.split_at(this.preface.min(bytes.len()));
+            let Judged { passed, dropped } =
+                if frames.is_empty() { Judged::default() } else { judge.received(frames, Instant::now()) };
+            this.preface -= preface.len();
+            let passed = preface.len() + passed;
+            let has_ended = bytes.is_empty();
+            cursor.put_slice(bytes.get(..passed).unwrap_or_default());
+            guard.take_raw(passed + dropped);
+            if passed > 0 || has_ended {
+                return Poll::Ready(Ok(()));
+            }
+            if dropped == 0 {
+                return Poll::Pending;
+            }
         }
-        cursor.put_slice(bytes.get(..passed).unwrap_or_default());
-        guard.take_raw(passed);
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -91,6 +91,15 @@ impl Abuse {
     }
 }
 
+/// What becomes of bytes from the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Judged {
+    /// So many are passed on.
+    pub(super) passed: usize,
+    /// So many behind them are dropped. What follows has not been judged yet, if anything was dropped.
+    pub(super) dropped: usize,
+}
+
 /// What h2 refused by itself since it was asked last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Refused {
@@ -157,6 +166,8 @@ struct OpenStream {
     id: u32,
     /// A part of the response was sent.
     is_begun: bool,
+    /// The client has ended its side.
+    has_ended: bool,
 }
 
 /// The judge of one connection.
@@ -221,13 +232,16 @@ impl FrameJudge {
         }
     }
 
-    /// Judges bytes that came from the client, behind its preface. How many of them may be passed on: those before the frame
-    /// that is one too many.
-    pub(super) fn received(&mut self, bytes: &[u8], now: Instant) -> usize {
-        let mut passed = 0;
-        while self.abuse.is_none() && passed < bytes.len() {
+    /// Judges bytes that came from the client, behind its preface. Those before the frame that is one too many may be passed
+    /// on. A frame of data without any is dropped once it was counted, unless it came in parts: h2 ends a connection with the
+    /// 101st, and some clients send one for each upload.
+    pub(super) fn received(&mut self, bytes: &[u8], now: Instant) -> Judged {
+        let (mut passed, mut dropped) = (0, 0);
+        while dropped == 0 && self.abuse.is_none() && passed < bytes.len() {
             let bytes = bytes.get(passed..).unwrap_or_default();
             let inside = self.input.left().min(self.fields_left as usize);
+            // Within a block of fields it is an error (RFC 9113 §4.3).
+            let may_drop = self.input.is_between_frames() && self.input_block != Some(false);
             let (taken, frame) = self.input.read(bytes);
             if inside > 0 {
                 self.follow_fields(bytes.get(..inside).unwrap_or(bytes));
@@ -243,16 +257,20 @@ impl FrameJudge {
                 }
             }
             if self.abuse.is_some() {
-                return passed;
+                return Judged { passed, dropped };
             }
-            passed += taken;
+            if may_drop && frame.is_some_and(|frame| frame.is_idle() && self.takes_data(frame.stream)) {
+                dropped = taken;
+            } else {
+                passed += taken;
+            }
         }
         if self.input_block.is_some_and(|is_last| !is_last || self.input.is_inside()) {
             self.block_since.get_or_insert(now);
         } else {
             self.block_since = None;
         }
-        passed
+        Judged { passed, dropped }
     }
 
     /// Goes on in a block of fields behind the first bytes of its frame.
@@ -269,6 +287,16 @@ impl FrameJudge {
 
     fn judge(&mut self, frame: &Frame, now: Instant) -> Option<Abuse> {
         self.input_block = frame.ends_block();
+        let abuse = self.judge_kind(frame, now);
+        if frame.ends_stream()
+            && let Some(open) = self.open_mut(frame.stream)
+        {
+            open.has_ended = true;
+        }
+        abuse
+    }
+
+    fn judge_kind(&mut self, frame: &Frame, now: Instant) -> Option<Abuse> {
         match frame.kind {
             Kind::Data if frame.data_length() > 1 || frame.ends_stream() => None,
             Kind::Data => self.useless(1, now),
@@ -280,7 +308,7 @@ impl FrameJudge {
                         return Some(Abuse::UselessFrames);
                     }
                     self.last_stream = frame.stream;
-                    self.open.push(OpenStream { id: frame.stream, is_begun: false });
+                    self.open.push(OpenStream { id: frame.stream, is_begun: false, has_ended: false });
                     self.earn(EARNED_BY_REQUEST);
                 }
                 None
@@ -381,9 +409,17 @@ impl FrameJudge {
 
     /// Notes that a part of the response of an open stream was sent; whether it was the first.
     fn begin(&mut self, stream: u32) -> bool {
+        self.open_mut(stream).is_some_and(|open| !std::mem::replace(&mut open.is_begun, true))
+    }
+
+    /// Whether data of the client may come on a stream.
+    fn takes_data(&mut self, stream: u32) -> bool {
+        self.open_mut(stream).is_some_and(|open| !open.has_ended)
+    }
+
+    fn open_mut(&mut self, stream: u32) -> Option<&mut OpenStream> {
         let found = self.open.binary_search_by_key(&stream, |open| open.id);
-        let open = found.ok().and_then(|index| self.open.get_mut(index));
-        open.is_some_and(|open| !std::mem::replace(&mut open.is_begun, true))
+        found.ok().and_then(|index| self.open.get_mut(index))
     }
 
     /// Takes a stream off the open ones; whether it was one.

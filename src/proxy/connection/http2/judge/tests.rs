@@ -28,9 +28,15 @@ impl Bed {
     }
 
     fn receive(&mut self, bytes: &[u8]) -> Option<Abuse> {
-        let passed = self.judge.received(bytes, self.now);
-        assert_eq!(passed == bytes.len(), self.judge.abuse().is_none());
-        self.judge.abuse()
+        let mut rest = bytes;
+        loop {
+            let Judged { passed, dropped } = self.judge.received(rest, self.now);
+            rest = &rest[passed + dropped..];
+            if dropped == 0 || rest.is_empty() {
+                assert_eq!(rest.is_empty(), self.judge.abuse().is_none());
+                return self.judge.abuse();
+            }
+        }
     }
 
     fn open(&mut self, stream: u32) {
@@ -178,8 +184,34 @@ fn nothing_passes_from_the_frame_that_is_one_too_many() {
     let mut bed = Bed::new();
     let ping = frame(PING, 0, 0, &[0; 8]);
     let bytes = ping.repeat(150);
-    assert_eq!(bed.judge.received(&bytes, bed.now), 100 * ping.len());
-    assert_eq!(bed.judge.received(&ping, bed.now), 0);
+    assert_eq!(bed.judge.received(&bytes, bed.now), Judged { passed: 100 * ping.len(), dropped: 0 });
+    assert_eq!(bed.judge.received(&ping, bed.now), Judged::default());
+}
+
+#[test]
+fn frames_of_no_data_are_counted_and_dropped_where_h2_need_not_judge_them() {
+    let (head, data, nothing) = (frame(1, 4, 1, b"\x83\x86\x84"), frame(0, 0, 1, b"hello"), frame(0, 0, 1, b""));
+    let mut bed = Bed::new();
+    let bytes = [&head[..], &data, &nothing, &data].concat();
+    let passed = head.len() + data.len();
+    assert_eq!(bed.judge.received(&bytes, bed.now), Judged { passed, dropped: nothing.len() });
+    let rest = &bytes[passed + nothing.len()..];
+    assert_eq!(bed.judge.received(rest, bed.now), Judged { passed: data.len(), dropped: 0 });
+    assert_eq!(bed.flood(&nothing, Abuse::UselessFrames), 99, "one was there before");
+    // In parts, with padding, within a block of fields, behind the end and on a stream that is not there.
+    let padded = frame(0, 8, 1, b"\0");
+    let open_block = [frame(1, 0, 3, b"\x83\x86"), nothing.clone()].concat();
+    let behind_end = [frame(0, 1, 1, b""), nothing.clone()].concat();
+    for bytes in [padded, open_block, behind_end, frame(0, 0, 5, b"")] {
+        let mut bed = Bed::new();
+        bed.receive(&head);
+        assert_eq!(bed.judge.received(&bytes, bed.now), Judged { passed: bytes.len(), dropped: 0 }, "{bytes:x?}");
+    }
+    let mut bed = Bed::new();
+    bed.receive(&head);
+    for part in nothing.chunks(4) {
+        assert_eq!(bed.judge.received(part, bed.now), Judged { passed: part.len(), dropped: 0 });
+    }
 }
 
 #[test]
@@ -285,7 +317,7 @@ fn pseudo_fields_in_trailers_end_the_connection_before_h2_has_the_block() {
             let mut bed = Bed::new();
             let mut passed = 0;
             for part in bytes.chunks(size) {
-                passed += bed.judge.received(part, bed.now);
+                passed += bed.judge.received(part, bed.now).passed;
                 if bed.judge.abuse().is_some() {
                     break;
                 }
