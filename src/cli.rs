@@ -14,9 +14,8 @@ use crate::inject;
 use crate::probe::{Field, Statuses, Target};
 use crate::settings::file::SettingsFile;
 use crate::settings::{AccessLog, DrainSettings, Settings, SettingsError, parse_address, parse_duration};
-use crate::sidecar::flags::{
-    Incoming, Options, Outgoing, OutgoingPort, Proxy, ProxyAddress, ReadyWhen, ServiceName, is_label,
-};
+use crate::sidecar::flags::{Incoming, Options, Outgoing, OutgoingPort, Proxy, ProxyAddress, ReadyWhen, ServiceName};
+use crate::text::{is_dns_label, is_dns_subdomain};
 
 mod process;
 
@@ -58,9 +57,9 @@ pub enum Command {
     Probe(Probe),
     /// Print the CustomResourceDefinition
     Crd,
-    /// Print the table of metrics and access-log fields
+    /// Print the tables of metrics, of their labels, of access-log fields and of reasons
     Metrics,
-    /// Print every key of the settings file with its type, default, bound and meaning
+    /// Print every key of the settings file with its type, default (of standalone), bound and meaning
     Settings,
 }
 
@@ -317,16 +316,27 @@ pub enum OutputFormat {
 }
 
 fn parse_namespace(text: &str) -> Result<String, String> {
-    if is_label(text) { Ok(text.to_owned()) } else { Err(format!("found {text:?}, expected the name of a namespace")) }
+    if is_dns_label(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("found {text:?}, expected the name of a namespace"))
+    }
 }
 
 fn parse_service(text: &str) -> Result<String, String> {
-    if is_label(text) { Ok(text.to_owned()) } else { Err(format!("found {text:?}, expected the name of a Service")) }
+    if is_dns_label(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("found {text:?}, expected the name of a Service"))
+    }
 }
 
 fn parse_object_name(text: &str) -> Result<String, String> {
-    let is_name = text.len() <= 253 && !text.is_empty() && text.split('.').all(is_label);
-    if is_name { Ok(text.to_owned()) } else { Err(format!("found {text:?}, expected the name of an object")) }
+    if is_dns_subdomain(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("found {text:?}, expected the name of an object"))
+    }
 }
 
 fn parse_set(text: &str) -> Result<(String, String), String> {

@@ -457,13 +457,7 @@ impl Settings {
         let mut taken: BTreeMap<SocketAddr, &str> = BTreeMap::from([(self.admin, "admin")]);
         for (name, listener) in &self.listeners {
             let field = |key: &str| format!("listeners.{name}{key}");
-            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-            if name.is_empty()
-                || name.len() > 63
-                || !name.chars().all(plain)
-                || name.starts_with('-')
-                || name.ends_with('-')
-            {
+            if !text::is_dns_label(name) {
                 return refuse(field(""), format!("{name:?}"), "a name of 1 to 63 of a-z, 0-9 and inner hyphens");
             }
             if listener.address.port() != 0

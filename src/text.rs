@@ -1,4 +1,5 @@
-//! Texts that several layers read or write in the same way: durations, networks, counts, and lines of messages.
+//! Texts that several layers read or write in the same way: durations, networks, names of objects, counts, and lines of
+//! messages.
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
@@ -34,6 +35,24 @@ pub fn duration(text: &str) -> Option<Duration> {
         }
     }
     None
+}
+
+/// Whether a text may be the name of a namespace or Service: 1 to 63 of a-z, 0-9 and inner hyphens (RFC 1123 §2.1, as
+/// Kubernetes writes it).
+#[must_use]
+pub fn is_dns_label(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+/// Whether a text may be the name of most other objects: labels as [`is_dns_label`] takes them, but of any length, joined by
+/// dots; at most 253 characters.
+#[must_use]
+pub fn is_dns_subdomain(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let label =
+        |label: &str| !label.is_empty() && label.bytes().all(plain) && !label.starts_with('-') && !label.ends_with('-');
+    text.len() <= 253 && text.split('.').all(label)
 }
 
 /// Parses a network such as `10.0.0.0/8`; a single address is a network of one. `None` for any other text.
@@ -96,6 +115,29 @@ mod tests {
         {
             assert_eq!(OneLine(text).to_string(), expected);
         }
+    }
+
+    #[test]
+    fn names_of_objects() {
+        let (longest, long) = ("a".repeat(63), "a".repeat(64));
+        for (text, is_label, is_subdomain) in [
+            ("shop", true, true),
+            ("0a-9", true, true),
+            (&*longest, true, true),
+            (&*long, false, true),
+            ("a.b", false, true),
+            ("", false, false),
+            ("-a", false, false),
+            ("a-", false, false),
+            ("a..b", false, false),
+            ("A", false, false),
+            ("a,b", false, false),
+            ("a b", false, false),
+            ("é", false, false),
+        ] {
+            assert_eq!((is_dns_label(text), is_dns_subdomain(text)), (is_label, is_subdomain), "{text:?}");
+        }
+        assert!(is_dns_subdomain(&["a"; 127].join(".")) && !is_dns_subdomain(&["a"; 128].join(".")));
     }
 
     #[test]

@@ -313,6 +313,8 @@ fn a_missing_right_harms_the_services_that_it_is_about_and_is_told_with_the_line
              kubectl create rolebinding tidegate-sidecar --namespace={namespace} --clusterrole=tidegate-sidecar --user=test"
         );
         assert!(log.contains(&expected), "{log}");
+        let effect = "what needs it is refused, the rest is served";
+        assert!(complains(&log, &format!("{kind} in namespace {namespace}"), effect), "{log}");
     }
     // It is asked for again soon: an API server that has just begun refuses for a moment what its roles allow.
     server.heal("endpointslices");
@@ -323,7 +325,15 @@ fn a_missing_right_harms_the_services_that_it_is_about_and_is_told_with_the_line
     // What was read stays when the right goes again.
     server.forbid("endpointslices");
     until("it is noticed", || sidecar.log().contains("EndpointSlice in namespace shop: may not be listed"));
+    let log = sidecar.log();
+    assert!(complains(&log, "EndpointSlice in namespace shop", "what was read before stays active"), "{log}");
     assert_eq!(names.map(|name| call(listener(name))), ["a", "b", "503"]);
+}
+
+/// Whether the log says that a watch is forbidden, and of it this effect.
+fn complains(log: &str, watch: &str, effect: &str) -> bool {
+    let begin = format!("{watch}: may not be listed and watched");
+    log.lines().any(|line| line.contains(&begin) && line.contains(effect))
 }
 
 #[test]
@@ -369,7 +379,8 @@ fn the_routes_of_its_own_namespace_are_waited_for() {
         move || Sidecar::run(command, log)
     });
     until("it says why", || {
-        std::fs::read_to_string(&log).unwrap().contains("GatewayRoute in namespace shop: may not be listed and watched")
+        let log = std::fs::read_to_string(&log).unwrap();
+        complains(&log, "GatewayRoute in namespace shop", "nothing of it was read yet")
     });
     until("it says what may be missing", || {
         let line = "the application does not start before; where the right to read them is missing, this gives it: kubectl create \

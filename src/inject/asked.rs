@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::problem::Problem;
-use crate::sidecar::flags::{
-    Incoming, Options, OptionsError, Outgoing, Proxy, ProxyAddress, ReadyWhen, ServiceName, is_label,
-};
+use crate::sidecar::flags::{Incoming, Options, OptionsError, Outgoing, Proxy, ProxyAddress, ReadyWhen, ServiceName};
+use crate::text::is_dns_label;
 
 /// What the keys of all annotations begin with.
 pub(super) const PREFIX: &str = "sidecar.tidegate.dev/";
@@ -165,7 +164,7 @@ impl Wishes {
             Some(wish.value.clone())
         };
         let asked = Asked {
-            own_service: one("self", is_label, "the name of a Service"),
+            own_service: one("self", is_dns_label, "the name of a Service"),
             image: one("image", |text| !text.is_empty() && !text.contains(char::is_whitespace), "an image"),
             cpu: one("cpu", is_quantity, "a quantity such as 10m"),
             memory: one("memory", is_quantity, "a quantity such as 64Mi"),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::model::ids::ObjectName;
 use crate::settings::parse_address;
+use crate::text::is_dns_label;
 
 /// Most Services that one sidecar serves.
 pub const MOST_SERVICES: usize = 200;
@@ -205,17 +206,10 @@ pub fn service_names(service: &ObjectName, own_namespace: &str, cluster_domain: 
     short.into_iter().chain(long.iter().map(|end| format!("{name}.{namespace}{end}"))).collect()
 }
 
-/// Whether a text is a name of one label (RFC 1123), as those of Services and namespaces are.
-#[must_use]
-pub fn is_label(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    (1..=63).contains(&text.len()) && text.chars().all(plain) && !text.starts_with('-') && !text.ends_with('-')
-}
-
 /// `NAME.NAMESPACE`.
 fn service(text: &str) -> Option<ObjectName> {
     let (name, namespace) = text.split_once('.')?;
-    (is_label(name) && is_label(namespace)).then(|| ObjectName::new(namespace, name))
+    (is_dns_label(name) && is_dns_label(namespace)).then(|| ObjectName::new(namespace, name))
 }
 
 fn port(text: &str) -> Option<u16> {
@@ -294,7 +288,7 @@ impl FromStr for Incoming {
         let parsed = name.split_once(':').and_then(|(name, number)| {
             let address = address.map(parse_address).transpose().ok()?;
             // The names of ports (IANA service names) have at most 15 characters.
-            (is_label(name) && name.len() <= 15).then_some(())?;
+            (is_dns_label(name) && name.len() <= 15).then_some(())?;
             Some(Self { name: name.to_owned(), app_port: port(number)?, address })
         });
         parsed.ok_or_else(|| {

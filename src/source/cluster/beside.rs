@@ -32,6 +32,7 @@ use crate::kinds::{Kind as _, KindId};
 use crate::model::ids::ObjectName;
 use crate::source::update::Update;
 use crate::telemetry::metrics::Metrics;
+use crate::text::is_dns_label;
 
 /// The ClusterRole that has the rights of a sidecar; operators are told of it where one is missing.
 const ROLE: &str = "tidegate-sidecar";
@@ -239,13 +240,15 @@ impl Named {
     }
 
     /// Wants what is called and what routes lead to; whether that is something else than before. Of namespaces that are not
-    /// watched, nothing can be read.
+    /// watched, nothing can be read. A name that no Service can have is not asked for: the API server would refuse the whole
+    /// list for it, and with it the endpoints of all others.
     fn replace(&self, references: &[Reference]) -> bool {
         let of_routes = references.iter().map(|(service, _)| service);
         let services: BTreeSet<&ObjectName> = self.called.iter().chain(&self.own_service).chain(of_routes).collect();
         let mut is_changed = false;
         for (namespace, wanted) in &self.wanted {
-            let names = services.iter().filter(|service| service.namespace == *namespace);
+            let names =
+                services.iter().filter(|service| service.namespace == *namespace && is_dns_label(&service.name));
             let names = names.map(|service| Arc::clone(&service.name)).collect();
             let from_others =
                 references.iter().filter(|(service, from)| service.namespace == *namespace && from != namespace);

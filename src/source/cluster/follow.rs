@@ -632,6 +632,20 @@ impl Follower {
         first_pause.saturating_mul(1 << self.failures.saturating_sub(1).min(8)).min(longest_pause)
     }
 
+    /// What still works while the watch fails.
+    fn effect(&self) -> &'static str {
+        match self.watch.kind {
+            KindId::BackendTlsPolicy => {
+                "what was read before stays active, and no other Service asks for TLS to its pods"
+            }
+            kind if is_needed(kind) && self.has_read => "what was read before stays active",
+            _ if self.watch.is_needed && !self.has_read => {
+                "nothing of it was read yet: serving begins when it is, or with what is kept of an earlier run"
+            }
+            _ => "what needs it is refused, the rest is served",
+        }
+    }
+
     /// Logs a failure once for as long as it lasts.
     fn complain(&mut self, failure: &Failure) {
         let cause = failure.cause;
@@ -643,13 +657,7 @@ impl Follower {
         }
         self.told.push(cause);
         let watch = &self.watch;
-        let effect = match watch.kind {
-            kind if is_needed(kind) => "what was read before stays active",
-            KindId::BackendTlsPolicy => {
-                "what was read before stays active, and no other Service asks for TLS to its pods"
-            }
-            _ => "what needs it is refused, the rest is served",
-        };
+        let effect = self.effect();
         match cause {
             Restart::Forbidden => {
                 tracing::error!(

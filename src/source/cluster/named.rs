@@ -28,6 +28,7 @@ use crate::kinds::{KindId, Map, Object, Sourced};
 use crate::model::ids::ObjectName;
 use crate::source::update::Update;
 use crate::telemetry::metrics::{Metrics, WatchCells};
+use crate::text::is_dns_subdomain;
 
 /// How long a state waits for objects that were not named before, so that it is not served without them for a moment.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -130,8 +131,8 @@ pub(super) async fn follow(mut states: watch::Receiver<Update>, means: Means) ->
     let (sender, mut changes) = mpsc::channel(WAITING);
     let mut followed = Followed::new(means, sender);
     let mut state = states.borrow_and_update().clone();
-    followed.want(&state.inputs);
-    followed.wait(&mut changes, Instant::now() + FIRST_PATIENCE).await;
+    let new = followed.want(&state.inputs);
+    followed.wait(&mut changes, new, Instant::now() + FIRST_PATIENCE).await;
     let (out, updates) = watch::channel(followed.complete(&state));
     tokio::spawn(async move {
         loop {
@@ -141,8 +142,8 @@ pub(super) async fn follow(mut states: watch::Receiver<Update>, means: Means) ->
                         return;
                     }
                     state = states.borrow_and_update().clone();
-                    followed.want(&state.inputs);
-                    followed.wait(&mut changes, Instant::now() + PATIENCE).await;
+                    let new = followed.want(&state.inputs);
+                    followed.wait(&mut changes, new, Instant::now() + PATIENCE).await;
                 }
                 Some(change) = changes.recv() => {
                     if !followed.take(change) {
@@ -176,16 +177,21 @@ impl Followed {
         }
     }
 
-    /// Begins to watch what a state names, and ends what none of it needs.
-    fn want(&mut self, inputs: &Inputs) {
-        let wanted = objects_named(inputs);
+    /// Begins to watch what a state names, and ends what none of it needs. Watches that begin now have numbers above the one
+    /// that is given back.
+    fn want(&mut self, inputs: &Inputs) -> usize {
+        let before = self.numbers;
+        let mut wanted = objects_named(inputs);
+        // The API server would refuse to look for a name that no object can have.
+        wanted.retain(|(_, name)| is_dns_subdomain(&name.name));
         if wanted == self.wanted {
-            return;
+            return before;
         }
         self.wanted = wanted;
         self.known.retain(|name, _| self.wanted.contains(name));
         self.refused_together.retain(|scope| self.wanted.iter().any(|named| scope.has(named)));
         self.watch_scopes();
+        before
     }
 
     /// Begins and ends watches, so that they are those of what is wanted.
@@ -237,9 +243,10 @@ impl Followed {
         Running { number, task: task.abort_handle(), has_answered: false, refused: None, replay: None }
     }
 
-    /// Takes changes until every watch has answered, or until a moment.
-    async fn wait(&mut self, changes: &mut mpsc::Receiver<Change>, until: Instant) {
-        while self.running.values().any(|running| !running.has_answered) {
+    /// Takes changes until every watch with a number above `before` has answered, or until a moment. Nobody waits twice for
+    /// one: an object that cannot be read at all must not hold up the changes of all others.
+    async fn wait(&mut self, changes: &mut mpsc::Receiver<Change>, before: usize, until: Instant) {
+        while self.running.values().any(|running| running.number > before && !running.has_answered) {
             match tokio::time::timeout_at(until, changes.recv()).await {
                 Ok(Some(change)) => drop(self.take(change)),
                 Ok(None) | Err(_) => return,
@@ -379,7 +386,12 @@ mod tests {
 
     /// States that name so many certificates of one namespace.
     fn naming(count: usize) -> Inputs {
-        let references: Vec<_> = (0..count).map(|number| json!({ "name": format!("c{number}") })).collect();
+        naming_all(&(0..count).map(|number| format!("c{number}")).collect::<Vec<_>>())
+    }
+
+    /// States that name these certificates.
+    fn naming_all(names: &[String]) -> Inputs {
+        let references: Vec<_> = names.iter().map(|name| json!({ "name": name })).collect();
         let route = json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute", "metadata": {},
             "spec": { "hostnames": ["a.test"], "tls": { "certificateRefs": references }, "rules": [{}] } });
         let mut inputs = Inputs { gateway_class_name: "tidegate".into(), ..Inputs::default() };
@@ -394,8 +406,8 @@ mod tests {
         (alone, followed.running.keys().any(|scope| scope.name.is_none()))
     }
 
-    #[tokio::test]
-    async fn where_all_may_not_be_read_each_is_asked_for_by_its_name() {
+    /// Follows nothing yet, of an API server that does not answer.
+    fn followed() -> (Followed, mpsc::Receiver<Change>) {
         let nowhere = kube::Config::new("http://127.0.0.1:1".parse().expect("an address"));
         let options = MetricsOptions { workers: 1, listeners: Vec::new(), max_series: 1 };
         let means = Means {
@@ -404,8 +416,40 @@ mod tests {
             metrics: Metrics::new(options),
             role: "certs".to_owned(),
         };
-        let (sender, _changes) = mpsc::channel(WAITING);
-        let mut followed = Followed::new(means, sender);
+        let (sender, changes) = mpsc::channel(WAITING);
+        (Followed::new(means, sender), changes)
+    }
+
+    /// Of a Secret that cannot be decrypted, say, every list fails.
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_cannot_be_read_is_waited_for_once() {
+        let (mut followed, mut changes) = followed();
+        let began = Instant::now();
+        let wait = async |followed: &mut Followed, changes: &mut mpsc::Receiver<Change>, inputs: &Inputs| {
+            let new = followed.want(inputs);
+            followed.wait(changes, new, Instant::now() + PATIENCE).await;
+            began.elapsed()
+        };
+        assert_eq!(wait(&mut followed, &mut changes, &naming(1)).await, PATIENCE, "nothing is known of it");
+        assert_eq!(wait(&mut followed, &mut changes, &naming(1)).await, PATIENCE, "another change");
+        // Whoever names another one waits for that one alone.
+        let answer = Change { watch: followed.numbers + 1, event: Event::InitDone };
+        followed.sender.try_send(answer).expect("there is room");
+        assert_eq!(wait(&mut followed, &mut changes, &naming(2)).await, PATIENCE, "it is there");
+        assert!(followed.running.values().any(|running| !running.has_answered));
+    }
+
+    #[tokio::test]
+    async fn what_no_object_can_be_called_is_not_asked_for() {
+        let (mut followed, _changes) = followed();
+        followed.want(&naming_all(&["a,b".to_owned(), "c0".to_owned()]));
+        let names: Vec<_> = followed.running.keys().map(|scope| scope.name.as_deref().unwrap()).collect();
+        assert_eq!(names, ["c0"]);
+    }
+
+    #[tokio::test]
+    async fn where_all_may_not_be_read_each_is_asked_for_by_its_name() {
+        let (mut followed, _changes) = followed();
         followed.want(&naming(4));
         assert_eq!(watched(&followed), (4, false));
         followed.want(&naming(5));

@@ -15,6 +15,7 @@ use super::node::{self, Node, Patterns};
 use crate::api::schema::VALIDATIONS;
 use crate::kinds::{KindId, Violation};
 use crate::source::files::path::{Step, steps};
+use crate::text::{is_dns_label, is_dns_subdomain};
 
 /// Violations of one object beyond this number are left out: the first ones say what is wrong.
 const MOST_VIOLATIONS: usize = 64;
@@ -147,7 +148,8 @@ fn hide_data(violation: &mut Violation) {
 fn check_metadata(object: &Value, cluster_scoped: bool, violations: &mut Vec<Violation>) {
     let metadata = &object["metadata"];
     let mut name = |field: &str, most: usize, dots: bool, required: bool| match metadata[field].as_str() {
-        Some(text) if is_dns_name(text, most, dots) => {}
+        Some(text) if dots && is_dns_subdomain(text) => {}
+        Some(text) if !dots && is_dns_label(text) => {}
         Some(text) => violations.push(Violation::new(
             format!("metadata.{field}"),
             format!("{text:?}"),
@@ -186,16 +188,6 @@ fn check_metadata(object: &Value, cluster_scoped: bool, violations: &mut Vec<Vio
     }
 }
 
-fn is_dns_name(text: &str, most: usize, dots: bool) -> bool {
-    let label = |label: &str| {
-        label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-            && !label.is_empty()
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    text.len() <= most && if dots { text.split('.').all(label) } else { label(text) }
-}
-
 fn is_label_text(text: &str) -> bool {
     let ends = |end: Option<u8>| end.is_some_and(|byte| byte.is_ascii_alphanumeric());
     text.len() <= 63
@@ -206,7 +198,7 @@ fn is_label_text(text: &str) -> bool {
 
 fn is_qualified_name(key: &str) -> bool {
     match key.split_once('/') {
-        Some((prefix, name)) => is_dns_name(prefix, 253, true) && is_label_text(name),
+        Some((prefix, name)) => is_dns_subdomain(prefix) && is_label_text(name),
         None => is_label_text(key),
     }
 }
