@@ -18,7 +18,7 @@ use self::delegation::{Reference, delegate};
 pub(super) use self::listeners::Listeners;
 use super::inputs::{Inputs, StaticListener};
 use super::position::{ParentPos, RoutePos};
-use super::report::About;
+use super::report::{About, FieldPath};
 use super::rules::OwnRoute;
 use crate::api::common::GATEWAY_GROUP;
 use crate::api::conditions::ConditionReason;
@@ -39,6 +39,13 @@ pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attach
         let parent_refs = &route.object.spec.parent_refs;
         let mut parents = Vec::with_capacity(parent_refs.len());
         for (index, parent_ref) in parent_refs.iter().enumerate() {
+            let key: Arc<str> = key(route, parent_ref).into();
+            if parents.iter().any(|parent: &Parent| parent.key == key) {
+                let path = FieldPath::SPEC.item("parentRefs", index);
+                let found = "it names the same parent as an entry before, in other words";
+                route.report.warn(path, "Duplicate", found, "the first one counts");
+                continue;
+            }
             let verdict = match (parent_ref.group.as_str(), parent_ref.kind.as_str()) {
                 (GROUP, "Listener") if is_of_application(inputs, parent_ref) => Ok(None),
                 (GROUP, "Listener") => to_listener(inputs, parent_ref, &route.name.namespace).map(Some),
@@ -59,7 +66,6 @@ pub(super) fn attach(inputs: &Inputs, routes: &mut [OwnRoute<'_>]) -> Vec<Attach
             let is_of_sidecars =
                 parent_ref.kind == Service::NAME || (parent_ref.kind == "Listener" && verdict == Ok(None));
             let parent_ref = Arc::new(parent_ref.clone());
-            let key = key(route, &parent_ref).into();
             let mut parent = Parent { key, parent_ref, listener, is_of_sidecars, refused: None };
             if let Err(refusal) = verdict {
                 refuse(route, &mut parent, ParentPos(parents.len()), index, refusal);

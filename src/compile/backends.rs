@@ -55,7 +55,9 @@ impl BackendTable {
         before: Option<(&BackendTable, &Inputs)>,
     ) -> Self {
         let before = before.filter(|(_, was)| {
-            was.allow_loopback_endpoints == inputs.allow_loopback_endpoints && was.own_services == inputs.own_services
+            was.allow_loopback_endpoints == inputs.allow_loopback_endpoints
+                && was.own_services == inputs.own_services
+                && was.place == inputs.place
         });
         let (kept, mut old_findings) = match &before {
             Some((table, was)) => (

@@ -276,3 +276,19 @@ fn children_have_the_age_of_their_root() {
         .compile();
     assert_eq!(compiled.ask(0, "portal.example/a/x"), "team/child:x");
 }
+
+/// The schema takes a parent with its namespace and one without for two. A status with two entries for it could not be written.
+#[test]
+fn a_parent_that_is_named_twice_counts_once() {
+    let service = |namespace: Option<&str>| {
+        let mut parent = json!({ "group": "", "kind": "Service", "name": "web" });
+        namespace.into_iter().for_each(|namespace| parent["namespace"] = namespace.into());
+        parent
+    };
+    let spec =
+        json!({ "parentRefs": [service(None), on("http"), service(Some("default"))], "rules": [rule("r", "/")] });
+    let compiled = World::new().route("r", spec).compile();
+    assert_eq!(compiled.parents("r").len(), 2);
+    assert_eq!(compiled.findings(), ["Duplicate spec.parentRefs[2]"]);
+    assert_eq!(compiled.ask(0, "a.test/"), "default/r:r");
+}

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::backend::Near;
 use crate::model::filter::Filter;
 
 /// Rule `r` with one reference, in namespace `default`.
@@ -186,4 +187,23 @@ fn client_affinity_of_a_service_is_a_hash_by_address_unless_the_rule_says_otherw
     let Algorithm::ConsistentHash(hash) = &compiled.rule("a").algorithm else { panic!("a consistent hash") };
     assert_eq!(hash.keys, [RequestKey::SourceIp]);
     assert_eq!(compile(json!({ "loadBalancer": { "algorithm": "Random" } })).rule("a").algorithm, Algorithm::Random);
+}
+
+/// The zone of a controller's node is known only once the API server has been asked for it.
+#[test]
+fn what_is_near_follows_the_place_of_the_process() {
+    let mut world = World::new().route("r", json!({ "parentRefs": [on("http")], "rules": [rule("r", "/")] }));
+    let slice = json!({ "metadata": { "labels": { SERVICE_NAME: "web" } }, "addressType": "IPv4", "ports": [{ "port": 8080 }],
+        "endpoints": [{ "addresses": ["10.0.0.1"], "zone": "a" }] });
+    world.0.objects.slices.insert(named("web"), read(slice));
+    let mut compiler = Compiler::default();
+    let mut is_near = |inputs: &Inputs| {
+        let near = compiler.compile(inputs).snapshot.backends[0].endpoints[0].near;
+        near.has(Near::ZONE)
+    };
+    assert!(!is_near(&world.0));
+    world.0.place.zone = Some("a".into());
+    assert!(is_near(&world.0), "it was found out");
+    world.0.place.zone = Some("b".into());
+    assert!(!is_near(&world.0));
 }
