@@ -3,7 +3,6 @@
 //! Health belongs to an endpoint and a check, not to a rule: rules with equal checks share it, and every publication
 //! carries it over. The prober of the control half writes it; picks of rules with the check read it.
 
-use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -144,8 +143,9 @@ impl CheckedEndpoints {
 /// The health of all endpoints that any check asks; only the control half touches it.
 #[derive(Debug, Default)]
 pub(super) struct HealthRegistry {
-    /// By endpoint, protocol and check.
-    endpoints: FxHashMap<(EndpointKey, Protocol, Arc<HealthCheck>), Weak<EndpointHealth>>,
+    /// By endpoint, protocol and check: one for each way to speak TLS, as Services may ask the same pod for other
+    /// certificates.
+    endpoints: FxHashMap<(EndpointKey, Protocol, Arc<HealthCheck>), Vec<Weak<EndpointHealth>>>,
     /// By the address of the backend's endpoints, which live as long as the value, and the check.
     backends: FxHashMap<(usize, Arc<HealthCheck>), Weak<CheckedEndpoints>>,
     /// How many entries were left when dead ones were last forgotten.
@@ -166,24 +166,17 @@ impl HealthRegistry {
         let endpoints = backend.endpoints.iter().map(|endpoint| {
             let asked = || (protocol, backend.tls.clone());
             let fresh = || Arc::new(EndpointHealth::new(Arc::clone(endpoint), Arc::clone(check), asked()));
-            match self.endpoints.entry((endpoint.key.clone(), protocol, Arc::clone(check))) {
-                Entry::Occupied(mut known) => {
-                    // An endpoint that was gone for a while is another state by the same key.
-                    // Two Services may ask the same pod for other certificates.
-                    let is_same = |health: &Arc<EndpointHealth>| {
-                        Arc::ptr_eq(&health.endpoint, endpoint) && health.tls == backend.tls
-                    };
-                    let same = known.get().upgrade().filter(is_same);
-                    let health = same.unwrap_or_else(fresh);
-                    known.insert(Arc::downgrade(&health));
-                    health
-                }
-                Entry::Vacant(vacant) => {
-                    let health = fresh();
-                    vacant.insert(Arc::downgrade(&health));
-                    health
-                }
-            }
+            let known = self.endpoints.entry((endpoint.key.clone(), protocol, Arc::clone(check))).or_default();
+            // An endpoint that was gone for a while is another state by the same key.
+            let is_same =
+                |health: &Arc<EndpointHealth>| Arc::ptr_eq(&health.endpoint, endpoint) && health.tls == backend.tls;
+            let same = known.iter().filter_map(Weak::upgrade).find(is_same);
+            same.unwrap_or_else(|| {
+                let health = fresh();
+                known.retain(|known| known.strong_count() > 0);
+                known.push(Arc::downgrade(&health));
+                health
+            })
         });
         let checked = Arc::new(CheckedEndpoints { endpoints: endpoints.collect(), backend: Arc::clone(backend) });
         self.backends.insert(key, Arc::downgrade(&checked));
@@ -194,7 +187,10 @@ impl HealthRegistry {
     pub(super) fn prune(&mut self) {
         if self.backends.len() + self.endpoints.len() > 2 * self.kept + 64 {
             self.backends.retain(|_, checked| checked.strong_count() > 0);
-            self.endpoints.retain(|_, health| health.strong_count() > 0);
+            self.endpoints.retain(|_, known| {
+                known.retain(|health| health.strong_count() > 0);
+                !known.is_empty()
+            });
             self.kept = self.backends.len() + self.endpoints.len();
         }
     }

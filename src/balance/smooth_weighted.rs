@@ -30,6 +30,22 @@ fn round<'a>(candidates: impl Iterator<Item = (usize, &'a Cell<i64>, i64)>) -> O
     })
 }
 
+/// How current weights change with the sum of all weights. They range over about half of it to both sides: what is left of a
+/// larger one would be worked off by small steps, with all picks to one candidate meanwhile.
+#[derive(Clone, Copy)]
+struct Scale {
+    from: i64,
+    to: i64,
+}
+
+impl Scale {
+    fn apply(self, current: i64) -> i64 {
+        let scaled = i128::from(current) * i128::from(self.to) / i128::from(self.from.max(1));
+        // It is a share of the new sum, unless nothing was there to be scaled.
+        i64::try_from(scaled).unwrap_or_default()
+    }
+}
+
 /// Smooth weighted round robin over the endpoints of a backend; effective weights are the endpoints' own.
 #[derive(Debug)]
 pub(super) struct SmoothWeighted {
@@ -52,8 +68,9 @@ impl SmoothWeighted {
         Self { backend, current }
     }
 
-    /// Keeps the current weight of every endpoint that stays; new ones begin at 0.
+    /// Keeps the current weight of every endpoint that stays, in proportion; new ones begin at 0.
     pub(super) fn update(&self, backend: Arc<BackendEndpoints>) -> Self {
+        let scale = Scale { from: self.current.len() as i64, to: backend.endpoints.len() as i64 };
         let mut old = self.backend.endpoints.iter().zip(&self.current).peekable();
         let current = backend
             .endpoints
@@ -62,7 +79,7 @@ impl SmoothWeighted {
                 // Both lists are sorted by key.
                 while old.next_if(|(before, _)| before.key < endpoint.key).is_some() {}
                 let kept = old.next_if(|(before, _)| before.key == endpoint.key);
-                Cell::new(kept.map_or(0, |(_, weight)| weight.get()))
+                Cell::new(kept.map_or(0, |(_, weight)| scale.apply(weight.get())))
             })
             .collect();
         Self { backend, current }
@@ -101,11 +118,17 @@ impl Split {
         split
     }
 
-    /// Takes over current weights: `from` gives for each new position the old one of the same backend.
+    /// Takes over current weights in proportion: `from` gives for each new position the old one of the same backend.
     pub(super) fn carry(&self, old: &Split, from: impl Iterator<Item = Option<usize>>) {
+        let scale = Scale { from: old.sum(), to: self.sum() };
         for (current, from) in self.current.iter().zip(from) {
-            current.set(from.and_then(|from| old.current.get(from)).map_or(0, Cell::get));
+            let kept = from.and_then(|from| old.current.get(from));
+            current.set(kept.map_or(0, |weight| scale.apply(weight.get())));
         }
+    }
+
+    fn sum(&self) -> i64 {
+        self.weights.iter().map(|&weight| i64::from(weight)).sum()
     }
 
     /// Position of the backendRef whose turn it is; `None` when there is none.
@@ -145,6 +168,28 @@ mod tests {
         // Reduced weights count for the period: 700 rounds are 100 whole ones.
         let split = Split::new([500, 100, 100].into_iter(), 700);
         assert_eq!(letters(&split, 7), "aabacaa");
+    }
+
+    #[test]
+    fn carried_weights_are_those_of_the_new_scale() {
+        for (old, new) in [([9_900, 100], [1, 1]), ([1_000_000, 1], [9, 1]), ([1, 1], [9_900, 100])] {
+            for picks in [0, 1, 49, 5_000] {
+                let before = Split::new(old.into_iter(), 0);
+                letters(&before, picks);
+                let split = Split::new(new.into_iter(), 0);
+                split.carry(&before, [Some(0), Some(1)].into_iter());
+                let sum = new.iter().sum::<u32>() as usize;
+                let of_last = letters(&split, sum).matches('b').count();
+                let share = new[1] as usize;
+                assert!(of_last.abs_diff(share) <= 1, "{old:?} to {new:?} after {picks}: {of_last} of {sum}");
+            }
+        }
+        // Of three the heaviest goes.
+        let before = Split::new([9_900, 100, 100].into_iter(), 0);
+        letters(&before, 60);
+        let split = Split::new([100, 100].into_iter(), 0);
+        split.carry(&before, [Some(1), Some(2)].into_iter());
+        assert!(letters(&split, 10).matches('a').count().abs_diff(5) <= 1);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What picks make of health checks.
 
 use super::*;
+use crate::model::backend::Backend;
 use crate::model::health::{HealthCheck, Question};
 use crate::model::policy::Policy;
+use crate::model::tls::{EndpointTls, Trust};
 
 /// As [`one_backend`], and the rule checks its endpoints.
 fn checked(algorithm: Algorithm, endpoints: u16) -> Bed {
@@ -102,4 +104,33 @@ fn health_goes_on_with_endpoint_and_check_and_with_nothing_else() {
     bed.publish_snapshot(with(None, 0..5));
     assert_eq!(bed.used(), [0, 1, 2, 3, 4], "no check");
     assert!(!endpoint.is_unhealthy_by_any(), "what no rule asks is forgotten");
+}
+
+/// Two Services with the same pods, whose policies name other hosts.
+#[test]
+fn health_is_kept_for_each_way_to_speak_tls_to_a_pod() {
+    let tls = |name: &'static str| {
+        let server_name = name.try_into().expect("a name");
+        Some(Arc::new(EndpointTls { server_name, names: Box::default(), trust: Trust::System, own: None }))
+    };
+    let with = |endpoints: std::ops::Range<u16>| {
+        let snapshots = Snapshots::default().backend("a", endpoints.clone()).backend("b", endpoints);
+        let rule = |snapshots: Snapshots, name| snapshots.rule("r", name, Algorithm::RoundRobin, &[(Some(name), 1, 0)]);
+        let mut snapshot = ["a", "b"].into_iter().fold(snapshots, rule).snapshot();
+        Arc::make_mut(&mut snapshot.rules).iter_mut().for_each(|rule| rule.policy = checked_by(Some(check())));
+        let names = ["a.test", "b.test"].into_iter();
+        let backends =
+            snapshot.backends.iter().zip(names).map(|(backend, name)| Backend { tls: tls(name), ..backend.clone() });
+        snapshot.backends = backends.collect();
+        snapshot
+    };
+    let mut bed = Bed::new(&one_backend(Algorithm::RoundRobin, 1));
+    bed.publish_snapshot(with(0..3));
+    bed.set_unhealthy(1, true);
+    assert_eq!(bed.used(), [0, 2]);
+    for endpoints in [0..4, 0..5] {
+        let last = endpoints.end - 1;
+        bed.publish_snapshot(with(endpoints));
+        assert!(!bed.used().contains(&1) && bed.used().contains(&last), "{:?}", bed.used());
+    }
 }
