@@ -75,8 +75,7 @@ pub struct Ears {
 /// The running tasks; they end with [`stop`](Self::stop) or with their runtime.
 #[derive(Debug)]
 pub struct Status {
-    writer: Task,
-    policies: Task,
+    writers: Task,
     election: Task,
 }
 
@@ -111,6 +110,22 @@ impl Task {
     }
 }
 
+/// Runs two writers in one task until `stop` is sent or dropped. One that panics ends the other, too: who held the Lease for
+/// what is left would keep other replicas from writing.
+async fn both<A: Future<Output = ()>, B: Future<Output = ()>>(
+    stop: oneshot::Receiver<()>,
+    one: impl FnOnce(oneshot::Receiver<()>) -> A,
+    other: impl FnOnce(oneshot::Receiver<()>) -> B,
+) {
+    let ((stop_one, one_stopped), (stop_other, other_stopped)) = (oneshot::channel(), oneshot::channel());
+    let pass_on = async move {
+        // Sent or dropped, it is the end.
+        let _ = stop.await;
+        drop((stop_one, stop_other));
+    };
+    tokio::join!(pass_on, one(one_stopped), other(other_stopped));
+}
+
 /// Starts to run for the Lease, and to write while it is held.
 #[must_use]
 pub fn start(client: &Client, options: Options, ears: Ears, metrics: Arc<StatusMetrics>) -> Status {
@@ -129,8 +144,7 @@ pub fn start(client: &Client, options: Options, ears: Ears, metrics: Arc<StatusM
     let counts = Arc::clone(&metrics);
     let writer = Writer::new(target, sources, options.identity, metrics);
     Status {
-        writer: Task::spawn(&counts, |stop| writer.run(stop)),
-        policies: Task::spawn(&counts, |stop| policies.run(stop)),
+        writers: Task::spawn(&counts, |stop| both(stop, |stop| writer.run(stop), |stop| policies.run(stop))),
         election: Task::spawn(&counts, |stop| election.run(stop)),
     }
 }
@@ -138,14 +152,51 @@ pub fn start(client: &Client, options: Options, ears: Ears, metrics: Arc<StatusM
 impl Status {
     /// Stops to write, and gives the Lease back so that another replica goes on at once. Takes 3 s at most.
     pub async fn stop(self) {
-        let Self { writer, policies, election } = self;
+        let Self { writers, election } = self;
         let ended = tokio::time::timeout(FAREWELL, async {
-            writer.end().await;
-            policies.end().await;
+            writers.end().await;
             election.end().await;
         });
         if ended.await.is_err() {
             tracing::warn!("the Lease was not given back in time; it expires");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_writer_that_panics_ends_the_other_and_with_it_the_lead() {
+        let metrics = Arc::new(StatusMetrics::default());
+        let (until, leadership) = tokio::sync::watch::channel(());
+        let (panic, panics) = oneshot::channel::<()>();
+        let task = Task::spawn(&metrics, |stop| {
+            let one = async move |_stop| {
+                let _ = panics.await;
+                panic!("wanted by a test");
+            };
+            let other = async move |stop: oneshot::Receiver<()>| {
+                let _held = leadership;
+                let _ = stop.await;
+            };
+            both(stop, one, other)
+        });
+        tokio::task::yield_now().await;
+        assert!(!until.is_closed());
+        panic.send(()).expect("it listens");
+        until.closed().await;
+        task.end().await;
+        assert_eq!(metrics.panics(), 1);
+    }
+
+    #[tokio::test]
+    async fn both_writers_end_when_they_are_told_to() {
+        let wait = async |stop: oneshot::Receiver<()>| {
+            let _ = stop.await;
+        };
+        let task = Task::spawn(&Arc::default(), |stop| both(stop, wait, wait));
+        task.end().await;
     }
 }

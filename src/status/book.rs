@@ -85,6 +85,8 @@ pub(super) struct Book {
     in_flight: BTreeSet<ObjectName>,
     /// Of those in flight the ones of which something else was seen meanwhile.
     overtaken: BTreeSet<ObjectName>,
+    /// Of those in flight the ones that were to be looked at meanwhile.
+    waiting: BTreeSet<ObjectName>,
     later: BTreeSet<(Instant, ObjectName)>,
     /// Routes of which another version of the object was active when they were looked at.
     behind: BTreeSet<ObjectName>,
@@ -104,6 +106,7 @@ impl Book {
             queued: BTreeSet::new(),
             in_flight: BTreeSet::new(),
             overtaken: BTreeSet::new(),
+            waiting: BTreeSet::new(),
             later: BTreeSet::new(),
             behind: BTreeSet::new(),
             sent: BTreeMap::new(),
@@ -118,6 +121,7 @@ impl Book {
         self.queued.clear();
         self.in_flight.clear();
         self.overtaken.clear();
+        self.waiting.clear();
         self.later.clear();
         self.behind.clear();
         self.sent.clear();
@@ -225,10 +229,9 @@ impl Book {
     pub(super) fn next(&mut self, now: Instant, wall: Timestamp) -> Option<Write> {
         while let Some(name) = self.queue.pop_front() {
             self.queued.remove(&name);
-            // Looked at again when the present write is done.
-            if !self.in_flight.contains(&name)
-                && let Some(write) = self.look_at(&name, now, wall)
-            {
+            if self.in_flight.contains(&name) {
+                self.waiting.insert(name);
+            } else if let Some(write) = self.look_at(&name, now, wall) {
                 self.in_flight.insert(name);
                 return Some(write);
             }
@@ -241,7 +244,7 @@ impl Book {
     /// Notes how a write has ended.
     pub(super) fn done(&mut self, name: &ObjectName, outcome: Outcome, now: Instant) {
         self.in_flight.remove(name);
-        let is_overtaken = self.overtaken.remove(name);
+        let (is_overtaken, is_waited_for) = (self.overtaken.remove(name), self.waiting.remove(name));
         match outcome {
             Outcome::Written(route) => {
                 // The watch may have shown something later than the answer to the write: then it shows the write, too,
@@ -258,6 +261,7 @@ impl Book {
                 self.sent.remove(name);
                 self.later.insert((now + pause, name.clone()));
             }
+            Outcome::Never if is_waited_for => self.enqueue(name.clone()),
             Outcome::Never => {}
         }
     }

@@ -19,6 +19,9 @@ pub(super) enum Failure {
     Refused(String),
     /// The API server asks to come later, perhaps after this time.
     Busy(Option<Duration>, String),
+    /// The API server failed at this call. Perhaps it cannot work now, perhaps what was sent is more than it expects: it
+    /// answers so where an object would have an entry of a list twice (kubernetes/kubernetes#122480).
+    Failed(String),
     /// There was no whole answer, or one that says that the API server cannot work now.
     Broken(String),
     /// There was no answer in time.
@@ -35,6 +38,7 @@ impl Failure {
             401 | 403 => Self::Forbidden(message),
             429 => Self::Busy(retry_after(status), message),
             400..500 => Self::Refused(message),
+            500 => Self::Failed(message),
             _ => Self::Broken(message),
         }
     }
@@ -48,6 +52,7 @@ impl fmt::Display for Failure {
             | Self::Forbidden(message)
             | Self::Refused(message)
             | Self::Busy(_, message)
+            | Self::Failed(message)
             | Self::Broken(message) => f.write_str(message),
             Self::TimedOut(limit) => write!(f, "no answer within {limit:?}"),
         }
@@ -88,7 +93,7 @@ mod tests {
             (410, Failure::NotFound(no())),
             (422, Failure::Refused(no())),
             (429, Failure::Busy(Some(Duration::from_secs(3)), no())),
-            (500, Failure::Broken(no())),
+            (500, Failure::Failed(no())),
             (503, Failure::Broken(no())),
         ] {
             assert_eq!(failure(code), expected, "{code}");

@@ -240,6 +240,7 @@ impl<S: Store> Election<S> {
             Failure::Conflict(_)
             | Failure::Refused(_)
             | Failure::Busy(..)
+            | Failure::Failed(_)
             | Failure::Broken(_)
             | Failure::TimedOut(_) => Trouble::Calls,
         };

@@ -315,7 +315,7 @@ impl<T: Policies> PolicyWriter<T> {
             self.metrics.wrote(match &written {
                 Ok(()) => StatusWrite::Ok,
                 Err(Failure::TimedOut(_)) => StatusWrite::Timeout,
-                Err(Failure::Busy(..) | Failure::Broken(_)) => StatusWrite::Error,
+                Err(Failure::Busy(..) | Failure::Failed(_) | Failure::Broken(_)) => StatusWrite::Error,
                 Err(Failure::Conflict(_) | Failure::NotFound(_) | Failure::Forbidden(_) | Failure::Refused(_)) => {
                     StatusWrite::Refused
                 }
@@ -332,7 +332,11 @@ impl<T: Policies> PolicyWriter<T> {
                     }
                 }
                 Err(
-                    failure @ (Failure::Forbidden(_) | Failure::Busy(..) | Failure::Broken(_) | Failure::TimedOut(_)),
+                    failure @ (Failure::Forbidden(_)
+                    | Failure::Busy(..)
+                    | Failure::Failed(_)
+                    | Failure::Broken(_)
+                    | Failure::TimedOut(_)),
                 ) => {
                     return Some(self.rest(&failure));
                 }
@@ -357,6 +361,7 @@ impl<T: Policies> PolicyWriter<T> {
                 | Failure::NotFound(_)
                 | Failure::Refused(_)
                 | Failure::Busy(..)
+                | Failure::Failed(_)
                 | Failure::Broken(_)
                 | Failure::TimedOut(_) => tracing::warn!(
                     "the status of a BackendTLSPolicy cannot be written: {failure}; trying again; traffic is not affected"
@@ -369,6 +374,7 @@ impl<T: Policies> PolicyWriter<T> {
             Failure::Conflict(_)
             | Failure::NotFound(_)
             | Failure::Refused(_)
+            | Failure::Failed(_)
             | Failure::Broken(_)
             | Failure::TimedOut(_) => None,
         };

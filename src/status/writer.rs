@@ -1,5 +1,6 @@
 //! The one task that writes statuses, for as long as this replica leads.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -46,8 +47,12 @@ const SWEEP: Duration = Duration::from_secs(600);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The pause of one route after a refusal that the rights of tidegate are the reason of, or a fault of its own.
-const FORBIDDEN_PAUSE: Duration = Duration::from_secs(30);
+/// The pause of one route after a refusal that the rights of tidegate are the reason of, or a fault of tidegate, or another
+/// failure of the API server at this very route.
+const ROUTE_PAUSE: Duration = Duration::from_secs(30);
+
+/// So many routes that the API server fails at in a row are no fault of theirs.
+const MOST_FAILED: usize = 3;
 
 /// Namespaces and routes of which the log says that their statuses cannot be written.
 const MOST_COMPLAINTS: usize = 16;
@@ -124,6 +129,8 @@ pub(super) struct Writer<T> {
     forbidden: Complaints<Arc<str>>,
     /// Routes whose status the API server refuses.
     refused: Complaints<ObjectName>,
+    /// Routes that the API server failed at since it last wrote one.
+    failed: BTreeSet<ObjectName>,
     /// An API server that cannot work was logged, and nothing was written since.
     is_broken: bool,
 }
@@ -145,6 +152,7 @@ impl<T: Target> Writer<T> {
             sweep_at: now + SWEEP,
             forbidden: Complaints::new(MOST_COMPLAINTS),
             refused: Complaints::new(MOST_COMPLAINTS),
+            failed: BTreeSet::new(),
             is_broken: false,
         }
     }
@@ -258,7 +266,7 @@ impl<T: Target> Writer<T> {
                          gatewayroutes/status; traffic is not affected"
                     );
                 }
-                (StatusWrite::Refused, Outcome::Later(FORBIDDEN_PAUSE))
+                (StatusWrite::Refused, Outcome::Later(ROUTE_PAUSE))
             }
             Err(Failure::Refused(message)) => {
                 if self.refused.begins(name.clone()) {
@@ -273,6 +281,20 @@ impl<T: Target> Writer<T> {
             Err(Failure::Busy(pause, message)) => {
                 self.rest(now, pause, &message);
                 (StatusWrite::Error, Outcome::Later(Duration::ZERO))
+            }
+            Err(Failure::Failed(message)) => {
+                let is_first = self.refused.begins(name.clone());
+                if is_first {
+                    tracing::warn!(
+                        route = %name,
+                        "the API server fails at the status of a route: {message}; trying again; traffic is not affected"
+                    );
+                }
+                self.failed.insert(name.clone());
+                if self.failed.len() >= MOST_FAILED {
+                    self.rest(now, None, &message);
+                }
+                (StatusWrite::Error, Outcome::Later(if is_first { FIRST_PAUSE } else { ROUTE_PAUSE }))
             }
             Err(Failure::Broken(message)) => {
                 self.rest(now, None, &message);
@@ -290,10 +312,11 @@ impl<T: Target> Writer<T> {
     /// A call panicked, by a fault of ours: it is made again, but not at once.
     fn panicked(&mut self, name: &ObjectName) {
         self.metrics.panicked();
-        self.book.done(name, Outcome::Later(FORBIDDEN_PAUSE), Instant::now());
+        self.book.done(name, Outcome::Later(ROUTE_PAUSE), Instant::now());
     }
 
     fn recovered(&mut self, name: &ObjectName) {
+        self.failed.clear();
         self.refused.ends(name);
         if self.forbidden.ends(&name.namespace) {
             tracing::info!(namespace = &*name.namespace, "the status of routes is written again");

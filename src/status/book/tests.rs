@@ -332,3 +332,20 @@ async fn a_route_that_cannot_be_read_is_told_what_still_serves() {
     assert_eq!(write.body["status"]["observedGeneration"], 2);
     assert_eq!(write.body["status"]["parents"][0]["ref"], "tidegate.dev/Listener//http//");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_while_its_write_is_refused_is_written_behind_that() {
+    let mut bed = Bed::new();
+    bed.apply("a", 1, answers("a.test"));
+    bed.publish();
+    let write = bed.next().expect("a write");
+    bed.apply("a", 2, answers("b.test"));
+    bed.publish();
+    assert!(bed.next().is_none(), "one is on its way");
+    bed.book.done(&write.name, Outcome::Never, bed.now);
+    let write = bed.next().expect("another write");
+    assert_eq!(write.body["status"]["observedGeneration"], 2);
+    // And nothing changes while that one is.
+    bed.book.done(&write.name, Outcome::Never, bed.now);
+    assert!(bed.next().is_none());
+}

@@ -20,6 +20,8 @@ struct Server {
     objects: Arc<Mutex<BTreeMap<ObjectName, Value>>>,
     /// How the next calls end; then they succeed.
     faults: Arc<Mutex<Vec<Failure>>>,
+    /// A route that it always fails at.
+    fails_at: Arc<Mutex<Option<ObjectName>>>,
     calls: Arc<AtomicUsize>,
     told: Arc<AtomicUsize>,
     silent: Arc<Mutex<bool>>,
@@ -32,6 +34,9 @@ impl Target for Server {
             return within(CALL, std::future::pending()).await;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
+        if self.fails_at.lock().expect("no panic").as_ref() == Some(&write.name) {
+            return Err(Failure::Failed("no".to_owned()));
+        }
         let fault = self.faults.lock().expect("no panic").pop();
         if let Some(fault) = fault {
             assert_ne!(fault, Failure::Refused(PANIC.to_owned()));
@@ -158,14 +163,31 @@ async fn a_call_on_its_way_is_given_up_with_the_lead() {
 
 #[tokio::test(start_paused = true)]
 async fn an_api_server_that_cannot_work_is_left_alone_for_longer_and_longer() {
-    let bed = Bed::new(50).await;
-    *bed.server.faults.lock().expect("no panic") = vec![Failure::Broken("no".to_owned()); 100_000];
+    for failure in [Failure::Broken, Failure::Failed] {
+        let bed = Bed::new(50).await;
+        *bed.server.faults.lock().expect("no panic") = vec![failure("no".to_owned()); 100_000];
+        bed.lead();
+        pass(120.0).await;
+        assert!(bed.calls() < 20 * AT_ONCE, "{} calls", bed.calls());
+        bed.server.faults.lock().expect("no panic").clear();
+        pass(61.0).await;
+        assert_eq!(bed.written(), 50, "and then all is made good");
+    }
+}
+
+/// An API server answers 500 where a status has an entry twice.
+#[tokio::test(start_paused = true)]
+async fn a_route_that_the_api_server_fails_at_holds_no_other_one_up() {
+    let bed = Bed::new(20).await;
+    *bed.server.fails_at.lock().expect("no panic") = Some(ObjectName::new("ns", "route-3"));
     bed.lead();
+    pass(0.5).await;
+    assert_eq!((bed.written(), bed.calls()), (19, 20));
     pass(120.0).await;
-    assert!(bed.calls() < 20 * AT_ONCE, "{} calls", bed.calls());
-    bed.server.faults.lock().expect("no panic").clear();
-    pass(40.0).await;
-    assert_eq!(bed.written(), 50, "and then all is made good");
+    assert!((23..=25).contains(&bed.calls()), "{}: after a second, then every 30", bed.calls());
+    *bed.server.fails_at.lock().expect("no panic") = None;
+    pass(31.0).await;
+    assert_eq!(bed.written(), 20);
 }
 
 #[tokio::test(start_paused = true)]
