@@ -1,7 +1,7 @@
 //! The admin server: health, metrics, and what the gateway holds at this moment.
 //!
-//! It runs on the control runtime and never shares a port with traffic. `/livez`, `/readyz`, `/startupz` and `/metrics` answer
-//! everyone; `/debug/…` answers loopback and the networks of `--debug-allow` only, and no web page that reaches it through
+//! It runs on the control runtime and never shares a port with traffic. `/livez`, `/readyz`, `/servingz`, `/startupz` and
+//! `/metrics` answer everyone; `/debug/…` answers loopback and the networks of `--debug-allow` only, and no web page that reaches it through
 //! somebody's browser. A connection carries one request and has a deadline. It reads what is published and changes
 //! nothing, except that it closes open sockets on request.
 
@@ -133,6 +133,7 @@ impl Admin {
         let answer = match path {
             "/livez" => text(StatusCode::OK, "ok\n"),
             "/readyz" => ready(&self.readiness.missing()),
+            "/servingz" => ready(&self.readiness.missing_to_serve()),
             "/startupz" => ready(&self.readiness.missing_at_start()),
             "/metrics" => self.metrics_page(),
             "/debug/routes" => json(&debug::routes(&self.live.current())),
@@ -211,7 +212,7 @@ fn ready<T: AsRef<str>>(missing: &[T]) -> Response<Full<Bytes>> {
 
 /// Requests that decide whether the process lives and gets traffic.
 fn is_probe(path: &str) -> bool {
-    matches!(path, "/livez" | "/readyz" | "/startupz")
+    matches!(path, "/livez" | "/readyz" | "/servingz" | "/startupz")
 }
 
 fn not_allowed(methods: &'static str) -> Response<Full<Bytes>> {

@@ -414,7 +414,7 @@ impl Running {
                 }
             };
             let drained = async {
-                let drained = drain(&control, &sockets, delay, settings.drain.timeout);
+                let drained = drain(&control, (&readiness, &sockets), delay, settings.drain.timeout);
                 tokio::join!(drained, farewell).0
             };
             let again = signals.stop(handle, || {
@@ -446,9 +446,15 @@ impl Running {
 /// The order of the stop: still accepting for `delay`, then requests finish within `timeout` while sockets leave within the
 /// windows of their rules, which end with `timeout` at the latest. What is left then is closed, and the process ends
 /// [`LAST_CALL`] later; whether all had gone by then.
-async fn drain(control: &DrainControl, sockets: &Sockets, delay: Duration, timeout: Duration) -> bool {
+async fn drain(
+    control: &DrainControl,
+    (readiness, sockets): (&Readiness, &Sockets),
+    delay: Duration,
+    timeout: Duration,
+) -> bool {
     control.advance(Phase::NotReady);
     tokio::time::sleep(delay).await;
+    readiness.close();
     control.advance(Phase::Closing);
     if tokio::time::timeout(timeout, control.joined()).await.is_ok() {
         return true;

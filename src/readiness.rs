@@ -1,7 +1,8 @@
 //! Whether the process may be sent traffic: every named part has reported that it is ready, every condition is met, and
 //! draining has not begun.
 //!
-//! Knows no part by itself: whoever starts one takes a [`ReadinessGuard`] for it. Read by `/readyz` and `/startupz`.
+//! Knows no part by itself: whoever starts one takes a [`ReadinessGuard`] for it. Read by `/readyz`, `/servingz` and
+//! `/startupz`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +18,7 @@ struct Parts {
     /// Conditions outside of the process, in the order in which they were added, and whether they are met now.
     conditions: Vec<(String, bool)>,
     draining: bool,
+    closed: bool,
 }
 
 /// One part that still has to report that it is ready. When it is dropped before, readiness waits for ever.
@@ -70,20 +72,37 @@ impl Readiness {
         self.lock().draining = true;
     }
 
+    /// From now on no new connections are taken.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        (state.draining, state.closed) = (true, true);
+    }
+
+    /// Why new connections are not served, as [`missing`](Self::missing) says it: a process that drains serves them until it
+    /// closes its listeners.
+    #[must_use]
+    pub fn missing_to_serve(&self) -> Vec<String> {
+        let state = self.lock();
+        if state.closed { vec!["closed".to_owned()] } else { state.missing() }
+    }
+
     /// What readiness still waits for, in the order in which guards were taken and conditions added; empty when ready.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         let state = self.lock();
-        if state.draining {
-            return vec!["draining".to_owned()];
-        }
-        let unmet = state.conditions.iter().filter(|(_, is_met)| !is_met).map(|(name, _)| name.clone());
-        state.pending.iter().map(|&name| name.to_owned()).chain(unmet).collect()
+        if state.draining { vec!["draining".to_owned()] } else { state.missing() }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Parts> {
         // Nothing that can panic runs under the lock; a poisoned one still holds good data.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Parts {
+    fn missing(&self) -> Vec<String> {
+        let unmet = self.conditions.iter().filter(|(_, is_met)| !is_met).map(|(name, _)| name.clone());
+        self.pending.iter().map(|&name| name.to_owned()).chain(unmet).collect()
     }
 }
 
@@ -113,6 +132,12 @@ mod tests {
         assert!(readiness.missing().is_empty());
         readiness.drain();
         assert_eq!(readiness.missing(), ["draining"]);
+        assert!(readiness.missing_to_serve().is_empty(), "it still accepts");
+        readiness.close();
+        assert_eq!(
+            (readiness.missing(), readiness.missing_to_serve()),
+            (vec!["draining".into()], vec!["closed".into()])
+        );
     }
 
     #[test]
@@ -121,6 +146,7 @@ mod tests {
         let snapshot = readiness.guard("snapshot");
         let app = readiness.condition("tcp:8080".to_owned());
         assert_eq!(readiness.missing(), ["snapshot", "tcp:8080"]);
+        assert_eq!(readiness.missing_to_serve(), ["snapshot", "tcp:8080"]);
         snapshot.ready();
         assert_eq!(readiness.missing(), ["tcp:8080"]);
         assert!(readiness.missing_at_start().is_empty());

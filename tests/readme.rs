@@ -41,7 +41,7 @@ fn every_command_is_named_and_every_named_command_is_there() {
 #[test]
 fn every_admin_path_is_listed() {
     let readme = read("README.md");
-    let paths = all(r#""(/(?:debug/[a-z]+|metrics|livez|readyz|startupz))"#, &read("src/admin.rs"));
+    let paths = all(r#""(/(?:debug/[a-z]+|metrics|livez|readyz|servingz|startupz))"#, &read("src/admin.rs"));
     assert!(paths.len() >= 8, "{paths:?}");
     let missing: Vec<_> = paths.iter().filter(|path| !readme.contains(&format!("| `{path}` |"))).collect();
     assert!(missing.is_empty(), "not in the README's table: {missing:?}");

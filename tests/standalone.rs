@@ -100,13 +100,14 @@ fn ready_only_when_serving_and_not_while_draining() {
         &[("service.yaml", &service("a", &[backend.port])), ("route.yaml", &route("a", "a.test", "a"))],
         &["--drain-delay", "500ms"],
     );
-    assert_eq!(gateway.admin("/readyz").status, 200);
+    assert_eq!((gateway.admin("/readyz").status, gateway.admin("/servingz").status), (200, 200));
     assert_eq!(gateway.admin("/livez").status, 200);
     gateway.terminate();
     let deadline = Instant::now() + Duration::from_secs(5);
     while gateway.admin("/readyz").status == 200 {
         assert!(Instant::now() < deadline, "readiness stays after SIGTERM");
     }
+    assert_eq!(gateway.admin("/servingz").status, 200, "where only serving pods get traffic, it is one");
     assert_eq!(gateway.get("a.test", "/").status, 200, "it still accepts during the drain delay");
     assert!(gateway.wait().success());
 }

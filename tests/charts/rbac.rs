@@ -144,6 +144,19 @@ fn secrets_are_read_in_namespaces_that_opt_in_alone() {
     let in_namespace = |namespace: &str| (Value::from("RoleBinding"), Value::from(namespace));
     assert_eq!(bindings("certificates: {namespaces: [shop, team-a]}"), ["shop", "team-a"].map(in_namespace));
     assert_eq!(bindings("certificates: {clusterWide: true}"), [(Value::from("ClusterRoleBinding"), Value::Null)]);
+    // Without ClusterRoles each namespace has a Role of its own.
+    let values =
+        "controller: {watchNamespaces: [shop]}\nrbac: {clusterRole: false}\ncertificates: {namespaces: [shop]}";
+    let objects = render(helm, values);
+    let of_shop = |kind: &str| {
+        let is_it = |object: &&Value| object["kind"] == kind && is_certificates(object);
+        let mut all = objects.iter().filter(is_it).collect::<Vec<_>>();
+        let one = all.pop().unwrap();
+        assert!(all.is_empty() && one["metadata"]["namespace"] == "shop", "{one}");
+        one
+    };
+    assert_eq!(rights(of_shop("Role")).len(), 6);
+    assert_eq!(of_shop("RoleBinding")["roleRef"]["kind"], "Role");
 }
 
 #[test]

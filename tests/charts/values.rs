@@ -124,6 +124,11 @@ fn values_that_cannot_work_are_refused_by_name() {
         ("hostNetwork: true\ndeployment: {kind: DaemonSet}", "deployment.rollingUpdate.maxSurge: found more than 0"),
         ("deployment: {rollingUpdate: {maxSurge: 0}}", "with which no pod could ever be replaced"),
         ("helmTest: {wait: soon}", "/helmTest/wait"),
+        ("rbac: {clusterRole: false}", "rbac.clusterRole: found false without controller.watchNamespaces"),
+        (
+            "rbac: {clusterRole: false}\ncontroller: {watchNamespaces: [shop]}\ncertificates: {clusterWide: true}",
+            "certificates.clusterWide: found true with rbac.clusterRole false",
+        ),
         ("metrics: {scrapeAnnotation: true}", "scrapeAnnotation"),
     ];
     for (values, expected) in cases {
@@ -200,12 +205,14 @@ dataPlane:
   limits: {body: 10737418240, fieldCount: 64}
   forwarding: {mergeSlashes: false}
   metrics: {maxSeries: 1500000}
+  jwt: {logSubject: true}
   accessLog: off
 "#,
     ));
     let http = &changed.listeners["http"];
     assert_eq!((http.address.port(), http.http2_prior_knowledge), (8080, false), "listeners are merged by name");
     assert_eq!(http.trusted_forwarders.len(), 1);
+    assert!(changed.jwt.log_subject);
     assert_eq!(http.health_path.as_deref(), Some("/healthz"));
     assert_eq!(changed.listeners["internal"].allowed_namespaces, Some(vec!["shop".to_owned()]));
     assert_eq!(changed.controller.controller_name, "example.com/edge");
@@ -275,13 +282,12 @@ fn the_pod_is_restricted_probed_and_spread() {
             assert_eq!(container[probe]["httpGet"]["port"], "metrics", "{probe}");
         }
         assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/livez");
-        assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz");
+        assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/servingz");
         // Every selector of the release finds these pods.
         let labels = template["metadata"]["labels"].as_object().unwrap();
         let selectors = [
             &get(&objects, kind, "tidegate")["spec"]["selector"]["matchLabels"],
             &get(&objects, "Service", "tidegate")["spec"]["selector"],
-            &get(&objects, "PodDisruptionBudget", "tidegate")["spec"]["selector"]["matchLabels"],
             &get(&objects, "NetworkPolicy", "tidegate")["spec"]["podSelector"]["matchLabels"],
             &pod["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"],
             &pod["topologySpreadConstraints"][1]["labelSelector"]["matchLabels"],
@@ -292,6 +298,10 @@ fn the_pod_is_restricted_probed_and_spread() {
         }
         let other = if kind == "Deployment" { "DaemonSet" } else { "Deployment" };
         assert!(find(&objects, other, "tidegate").is_none());
+        // Of a DaemonSet it would forbid every eviction.
+        let budget = find(&objects, "PodDisruptionBudget", "tidegate");
+        let selected = budget.map(|budget| &budget["spec"]["selector"]["matchLabels"]);
+        assert_eq!(selected, (kind == "Deployment").then_some(selectors[0]), "{kind}");
     }
 }
 

@@ -91,6 +91,13 @@ generated
 {{- end -}}
 {{- end -}}
 
+{{/* Rights to read certificates, authorities and credentials. */}}
+{{- define "tidegate.certificateRules" -}}
+- apiGroups: [""]
+  resources: [secrets, configmaps]
+  verbs: [get, list, watch]
+{{- end -}}
+
 {{/* The settings file. */}}
 {{- define "tidegate.settings" -}}
 listeners:
@@ -107,7 +114,7 @@ sessions:
 {{- if not (kindIs "invalid" .Values.workers) }}
 workers: {{ int .Values.workers }}
 {{- end }}
-{{- range $key := list "deadlines" "limits" "forwarding" "metrics" "drain" }}
+{{- range $key := list "deadlines" "limits" "forwarding" "metrics" "jwt" "drain" }}
 {{- with index $.Values.dataPlane $key }}
 {{ $key }}:
 {{- include "tidegate.plain" . | trim | nindent 2 }}
@@ -261,8 +268,7 @@ spec:
           name: {{ $name | quote }}
           {{- end }}
         {{- end }}
-      # A pod that was asked to stop is not ready at once, and pods that run but are not ready keep running: only a
-      # process that does not answer at all is restarted.
+      # Pods that run but are not ready keep running: only a process that does not answer at all is restarted.
       startupProbe:
         httpGet: {path: /livez, port: metrics}
         periodSeconds: 1
@@ -272,8 +278,10 @@ spec:
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 3
+      # A pod that is deleted is not ready by that alone. It has to stay serving while it accepts, since a node gives traffic
+      # of the policy Local to terminating pods only while they are.
       readinessProbe:
-        httpGet: {path: /readyz, port: metrics}
+        httpGet: {path: /servingz, port: metrics}
         periodSeconds: 2
         timeoutSeconds: 2
         failureThreshold: 2
