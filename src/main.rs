@@ -11,7 +11,7 @@ use tidegate::cli::{
 };
 use tidegate::source::cluster;
 use tidegate::telemetry::logging::{self, Format};
-use tidegate::{api, app, check, cli, demo, inject, probe, settings, telemetry};
+use tidegate::{api, app, check, cli, demo, inject, probe, reason, settings, telemetry};
 
 /// Gives free memory back to the system, which the C library's allocator keeps; options in `.cargo/config.toml`.
 #[global_allocator]
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Command::Check(check) => run_check(&check),
         Command::Probe(command) => run_probe(command),
         Command::Crd => print(&api::crd::crd_yaml()),
-        Command::Metrics => print(&telemetry::table()),
+        Command::Metrics => print(&format!("{}\n{}", telemetry::table(), reason::table())),
         Command::Settings => print(&settings::table::table(&cli::standalone_defaults())),
     };
     done.unwrap_or_else(|error| {

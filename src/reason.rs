@@ -3,6 +3,8 @@
 //! One name serves the access log, the metrics and the opt-in response header `x-tidegate-reason`. This module knows
 //! nothing of requests, statuses or metrics; each user decides what a reason means there.
 
+use std::fmt::Write as _;
+
 /// Defines [`Reason`] with its public names, so that the list of variants and of names cannot drift apart.
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident => $name:literal,)+) => {
@@ -22,6 +24,14 @@ macro_rules! reasons {
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Reason::$variant => $name,)+
+                }
+            }
+
+            /// What it means, in a sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Reason::$variant => concat!($($doc),+).trim_ascii(),)+
                 }
             }
         }
@@ -135,7 +145,7 @@ reasons! {
     Misdirected => "misdirected",
     /// The request came round to the gateway again (`via`).
     Loop => "loop",
-    /// A request future panicked.
+    /// Working on the request panicked.
     Panic => "panic",
     /// A consistent hash asks for a key that the request lacks (`onMissingKey: Reject`).
     MissingKey => "missing_key",
@@ -185,6 +195,17 @@ reasons! {
     ProxyOthers => "proxy_others",
 }
 
+/// The reasons and what they mean, as a Markdown table.
+#[must_use]
+pub fn table() -> String {
+    let mut text = String::from("| reason | meaning |\n|---|---|\n");
+    for reason in Reason::ALL {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "| `{}` | {} |", reason.as_str(), reason.meaning());
+    }
+    text
+}
+
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
@@ -202,6 +223,8 @@ mod tests {
             assert_eq!(*reason as usize, index);
             assert!(seen.insert(reason.as_str()), "{reason} stands twice");
             assert!(reason.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+            let meaning = reason.meaning();
+            assert!(meaning.ends_with('.') && !meaning.contains('|'), "{reason}: {meaning}");
         }
     }
 }

@@ -109,13 +109,13 @@
 //! | `form` | `plain` (before) `compressed` (after) |
 //! | `fetch` | `ok`, `connect` (the server cannot be reached), `tls` (its certificate is not trusted), `status` (not 200), `document` (no key set), `timeout` |
 //! | `filter` | `RateLimit` `ConcurrencyLimit`; of those that ask who a client is `BasicAuth` `APIKey` `ExternalAuth` `JWT` |
-//! | `place` | where the filter stands: `route` (`spec.filters`), the name of a rule, with `/N` one of its backendRefs, `pool/NAME`; `[N]` behind it where a list has several |
+//! | `place` | where the filter stands: `route` (`spec.filters`), the name of a rule, `pool/NAME`; `[N]` behind it where a list has several |
 //! | `decision` | `passed` `refused` `shadow` (only counted), of ConcurrencyLimit also `waited` (and passed) and `timed_out` (waited in vain) |
 //! | `share` | `led` (it began a call and got its answer), `joined` (it got the answer of a call that another one had begun), `alone` (it had a call of its own), `unshared` (it waited for an answer that could not be shared, and had a call of its own then) |
 //! | `verdict` | `passed` (the client has proved who it is), `denied` (it has not), `error` (it could not be found out, and the request was refused), `failed_open` (nor could it, and the request passed all the same) |
 //! | `exchange` | `request` (to send one on), `tunnel` (to pass bytes on) |
 //! | `proxied` | `service` (a listener of the sidecar took it, which counts requests as any others), `direct` (its host took it); else the reason why nobody did: `proxy_others` `no_backend` `connect` `reset` `target` `loop` `client_gone` |
-//! | `reason` | a reason, as in the access log |
+//! | `reason` | a reason, as `tidegate metrics` lists them below these tables |
 //! | `version` | the program's version |
 //! | `le` | `0.001` `0.0025` `0.005` `0.01` `0.025` `0.1` `0.25` `1` `5` `30` `+Inf` seconds of requests; the same from `0.001` to `5` of configurations; `1` `10` `60` `600` `3600` `14400` `86400` `+Inf` seconds of upgraded connections |
 //!
@@ -624,7 +624,7 @@ pub const LABELS: &[(&str, &str)] = &[
     ),
     (
         "place",
-        "where the filter stands: `route` (`spec.filters`), the name of a rule, with `/N` one of its backendRefs, `pool/NAME`; `[N]` behind it where a list has several",
+        "where the filter stands: `route` (`spec.filters`), the name of a rule, `pool/NAME`; `[N]` behind it where a list has several",
     ),
     (
         "decision",
@@ -643,7 +643,7 @@ pub const LABELS: &[(&str, &str)] = &[
         "proxied",
         "`service` (a listener of the sidecar took it, which counts requests as any others), `direct` (its host took it); else the reason why nobody did: `proxy_others` `no_backend` `connect` `reset` `target` `loop` `client_gone`",
     ),
-    ("reason", "a reason, as in the access log"),
+    ("reason", "a reason, as `tidegate metrics` lists them below these tables"),
     ("version", "the program's version"),
     (
         "le",

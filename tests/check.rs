@@ -279,6 +279,8 @@ fn examples_are_clean_and_show_what_the_readme_lists() {
         count += 1;
     }
     assert!(count >= 10, "only {count} examples");
+    let together = check(&[&root.join("manifests/examples")], "", |options| options.allow_unresolved = true);
+    assert_eq!((together.verdict, together.out.as_str()), (CheckOutcome::Clean, ""), "all applied to one cluster");
     // Rows of the README's table whose words stand in manifests as they are.
     let readme = fs::read_to_string(root.join("README.md")).expect("the README");
     for row in ["`loadBalancer.algorithm`", "`filters`", "`upgrades`", "`timeouts`", "`delegate`"] {

@@ -54,7 +54,8 @@ pub struct ParentRef {
     #[serde(default = "gateway_group")]
     #[schemars(with = "schema::Group")]
     pub group: String,
-    /// Kind of the parent: Gateway, ListenerSet, Listener, GatewayRoute or Service. Other kinds are ignored.
+    /// Kind of the parent: Listener (a static one of the settings file), GatewayRoute (a rule of it delegates) or Service
+    /// (for sidecars). Gateway and ListenerSet are not served yet, and the route is refused there. Other kinds are ignored.
     #[serde(default = "gateway_kind")]
     #[schemars(with = "schema::Kind")]
     pub kind: String,

@@ -64,7 +64,7 @@ pub struct Process {
     /// off, stdout or a file, which is reopened on SIGUSR1 [default: stdout; demo and sidecar: off]
     #[arg(long, value_name = "WHERE", env = "TIDEGATE_ACCESS_LOG", value_parser = parse_access_log)]
     pub access_log: Option<AccessLog>,
-    /// After SIGTERM: not ready, still accepting [default: 0s; controller: 5s]; sidecar: after `drain in`, before clients are asked to leave [default: 5s]
+    /// How long the process still accepts connections after SIGTERM, when it is not ready any more [default: 0s; controller: 5s]. A sidecar waits so long after `drain in` before it asks clients to leave [default: 5s]
     #[arg(long, value_name = "DURATION", env = "TIDEGATE_DRAIN_DELAY", value_parser = parse_duration)]
     pub drain_delay: Option<Duration>,
     /// After that: time for requests in flight [default: 15s; sidecar: 5s]

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
+use serde::{Deserialize, Serialize};
 
 use super::{
     AccessLog, HostnameOwnership, Listener, ListenerMode, ListenerTls, ProxyProtocol, ProxyProtocolMode, Settings,
@@ -69,7 +69,7 @@ pub struct SettingsFile {
     forwarding: ForwardingKeys,
     /// Metrics.
     metrics: MetricsKeys,
-    /// Where the access log goes: `off`, `stdout` or the path of a file.
+    /// Where the access log goes: `off`, `stdout` or the path of a file. A sidecar's default is `off`.
     access_log: Option<AccessLogText>,
     /// Graceful stop.
     drain: DrainKeys,
@@ -81,13 +81,13 @@ pub struct SettingsFile {
     jwt: JwtKeys,
     /// Where the process is, for rules that prefer near endpoints (`loadBalancer.locality`).
     locality: LocalityKeys,
-    /// The address of the admin server.
+    /// The address of the admin server. A sidecar's default is `[::]:15090`.
     admin: Option<AddressText>,
     /// Peers in these networks may use `/debug/…`, beside loopback.
     debug_allow: Option<Vec<NetworkText>>,
     /// Hosts for which `/debug/…` answers, beside IP addresses, `localhost` and names under it.
     debug_hosts: Option<Vec<String>>,
-    /// The number of data workers; by default one per core, as far as the cgroup quota goes.
+    /// The number of data workers; by default one per core, as far as the cgroup quota goes, and one in a sidecar.
     workers: Option<usize>,
 }
 
@@ -131,7 +131,7 @@ struct SecretName {
     name: String,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 enum ProtocolName {
     #[default]
     #[serde(rename = "HTTP")]
@@ -416,9 +416,10 @@ block! {
 
 block! {
     DrainKeys for super::DrainSettings {
-        /// How long the process still accepts connections after it has stopped being ready.
+        /// How long the process still accepts connections after it has stopped being ready. The controller's default is
+        /// 5s. A sidecar waits for it, 5s by default, before it asks clients to leave (`drain in`).
         delay: DurationText => |text| text.0;
-        /// How long requests and WebSockets may take to end after that.
+        /// How long requests and WebSockets may take to end after that. A sidecar's default is 5s.
         timeout: DurationText => |text| text.0;
     }
 }

@@ -28,7 +28,7 @@ pub struct Row {
 pub fn rows(settings: &Settings) -> Vec<Row> {
     let schema = schema();
     let mut rows = Vec::new();
-    walk(&schema, &schema, "", &mut rows);
+    walk(&schema, &schema, ("", ""), &mut rows);
     let stated = stated(settings);
     let at_least_one = settings.at_least_one();
     for row in &mut rows {
@@ -66,17 +66,18 @@ pub fn table(settings: &Settings) -> String {
     text
 }
 
-/// Adds a row for each key below `at` that is no block.
-fn walk(root: &Value, schema: &Value, at: &str, rows: &mut Vec<Row>) {
+/// Adds a row for each key below `at` that is no block; `about` is what the schema says of a block within a block.
+fn walk(root: &Value, schema: &Value, (at, about): (&str, &str), rows: &mut Vec<Row>) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let dot = if at.is_empty() { "" } else { "." };
         let key = format!("{at}{dot}{name}");
         let inner = resolved(root, property);
         let named = &inner["additionalProperties"];
         if named.is_object() {
-            walk(root, resolved(root, named), &format!("{key}.NAME"), rows);
+            walk(root, resolved(root, named), (&format!("{key}.NAME"), ""), rows);
         } else if inner["properties"].is_object() {
-            walk(root, inner, &key, rows);
+            let about = if at.is_empty() { "" } else { property["description"].as_str().unwrap_or_default() };
+            walk(root, inner, (&key, about), rows);
         } else {
             let description = property["description"].as_str().or(inner["description"].as_str()).unwrap_or_default();
             rows.push(Row {
@@ -84,7 +85,7 @@ fn walk(root: &Value, schema: &Value, at: &str, rows: &mut Vec<Row>) {
                 kind: kind(root, inner),
                 default: property.get("default").filter(|default| !default.is_null()).map(plain),
                 bound: bound(inner),
-                meaning: description.lines().collect::<Vec<_>>().join(" "),
+                meaning: description.lines().chain(about.lines()).collect::<Vec<_>>().join(" "),
             });
         }
     }

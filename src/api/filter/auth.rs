@@ -150,11 +150,11 @@ pub struct JwtProvider {
     /// Name of the provider.
     #[schemars(with = "schema::DnsSubdomain")]
     pub name: String,
-    /// The `iss` claim that tokens must have; it also chooses among providers.
+    /// The `iss` claim that tokens must have; it also chooses among providers. Default: any issuer, or none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "schema::Text<253>")]
     pub issuer: Option<String>,
-    /// Audiences of which tokens must name one.
+    /// Audiences of which tokens must name one. Default: any audience, or none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "schema::Set<schema::Text<253>, 8>")]
     pub audiences: Vec<String>,

@@ -14,7 +14,7 @@ pub struct RateLimit {
     /// Requests per interval.
     #[schemars(with = "schema::IntFrom<1>")]
     pub requests: u32,
-    /// The interval.
+    /// The time in which `requests` may come: 1s to 24h.
     #[serde(default = "one_second")]
     pub interval: DurationText,
     /// Requests that may come at once; default: `requests`.

@@ -59,8 +59,8 @@ known_values! {
 }
 
 /// One call of the backend for equal requests that come at the same time. Requests are equal when they agree in rule, method,
-/// scheme, host, path and query, in Accept, Accept-Encoding, Accept-Language and Origin, and in what an authentication filter
-/// before this one has found out. A request with a body, a Range, a condition, Cookie or Authorization goes alone.
+/// scheme, host, path and query, in Accept, Accept-Encoding, Accept-Language, Origin and TE, and in what an authentication
+/// filter before this one has found out. A request with a body, a Range, a condition, Cookie or Authorization goes alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(inline)]
