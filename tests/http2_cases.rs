@@ -329,6 +329,24 @@ fn lengths_and_trailers_are_checked() {
 }
 
 #[test]
+fn bodies_without_a_length_are_bounded_too() {
+    let bed = Bed::start_with(|settings| settings.limits.body = Some(10));
+    let upload = |stream, parts: &[&[u8]]| {
+        let mut bytes = Head::post().frames(stream, END_HEADERS);
+        parts.iter().for_each(|part| bytes.extend(frame(DATA, 0, stream, part)));
+        bytes.extend(frame(DATA, END_STREAM, stream, b""));
+        bytes
+    };
+    let mut client = bed.connect();
+    client.send(&upload(1, &[b"12345", b"67890"]));
+    assert_eq!(client.outcome(1), Outcome::Status(200));
+    client.send(&upload(3, &[b"12345", b"678901"]));
+    assert_eq!(client.outcome(3), Outcome::Status(413));
+    drop(client);
+    assert_eq!(bed.requests().iter().filter(|request| request.complete).count(), 1);
+}
+
+#[test]
 fn a_broken_body_never_touches_another_request() {
     let bed = Bed::start();
     let rounds = 200;

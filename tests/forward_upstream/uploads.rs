@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::bed::{Endpoints, Gateway, Options, Served, run_paused, until};
+use super::bed::{Endpoints, Gateway, Options, Served, run, run_paused, until};
 
 /// How an endpoint refuses to take a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,5 +143,44 @@ fn an_endpoint_that_takes_no_byte_is_504() {
                 assert_eq!(gateway.metric("tidegate_own_answers_total{reason=\"response_head\"}"), 1);
             }
         }
+    });
+}
+
+/// Within the windows that the gateway has given, however small the frames are (gRPC, WebSockets).
+#[test]
+fn small_frames_that_nobody_reads_are_no_flood() {
+    run(async || {
+        let gateway = Deaf::Http1.gateway(Deadlines::default()).await;
+        let (mut sender, connection) = h2::client::handshake(gateway.client().await.stream).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let request = |host: &str| http::Request::post(format!("http://{host}/p")).body(()).unwrap();
+        let (_response, mut body) = sender.send_request(request("a.test"), false).unwrap();
+        // Nobody reads them: they are more than what the endpoint's socket and the window of the stream take.
+        for _ in 0..400_000 {
+            body.reserve_capacity(20);
+            let capacity = timeout(STILL, std::future::poll_fn(|cx| body.poll_capacity(cx))).await;
+            let Ok(capacity) = capacity else { break };
+            capacity.expect("the stream stays").unwrap();
+            body.send_data(Bytes::from_static(&[b'x'; 20]), false).unwrap();
+        }
+        let mut sender = sender.ready().await.unwrap();
+        let (response, _) = sender.send_request(request("b.test"), true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 404, "another stream");
+        let flood = "tidegate_connections_closed_total{side=\"downstream\",reason=\"flood\"}";
+        assert_eq!(gateway.metric(flood), 0);
+    });
+}
+
+/// A reset would take the answer with it, on machines that send on until all is sent.
+#[test]
+fn an_upload_that_is_refused_is_read_to_its_end() {
+    const LENGTH: usize = 20 << 20;
+    run(async || {
+        let gateway = Deaf::Http1.gateway(Deadlines::default()).await;
+        let mut client = gateway.client().await;
+        client.send(format!("POST /p HTTP/1.1\r\nhost: b.test\r\ncontent-length: {LENGTH}\r\n\r\n")).await;
+        client.send(vec![b'x'; LENGTH]).await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.field("connection")), (404, Some("close")));
     });
 }

@@ -256,3 +256,20 @@ fn large_bodies_pass_both_ways() {
     let end = memchr::memmem::find(&answer, b"\r\n\r\n").unwrap();
     assert!(answer[end + 4..] == body, "{} bytes came back", answer.len() - end - 4);
 }
+
+/// A client of HTTP/1.0 that has said all it has to say: without close_notify the end of an answer that has no length looks like
+/// a cut (RFC 9112 §9.8).
+#[test]
+fn a_client_that_has_shut_its_side_down_is_told_that_the_answer_is_whole() {
+    let authority = Authority::new();
+    let pair = authority.issue(&["a.test"]);
+    let secret = secret("it", &pair.certificate, &pair.key);
+    let (_gateway, port) = gateway(&[("secret.yaml", &secret), ("a.yaml", &route("a", "a.test", &["it"], ""))], &[]);
+    let mut connection = authority.client().connect(port, "a.test").unwrap();
+    connection.write_all(b"GET / HTTP/1.0\r\nhost: a.test\r\n\r\n").unwrap();
+    connection.conn.send_close_notify();
+    connection.flush().unwrap();
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).expect("close_notify");
+    assert!(answer.starts_with(b"HTTP/1.0 ") || answer.starts_with(b"HTTP/1.1 "), "{}", String::from_utf8_lossy(&answer));
+}

@@ -42,10 +42,11 @@ use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::{Side, WorkerMetrics};
 use crate::timer::earlier;
 
-/// Flow control windows: sixteen streams that nobody reads leave the others theirs. h2 also bounds by the connection's how
-/// many small frames may wait: 2 MiB for 256 bytes each, less what is in them.
+/// Flow control windows: thirty streams that nobody reads leave the others theirs. h2 also bounds by the connection's how many
+/// small frames may wait, to half of it, of which each takes 256 bytes less what it carries: room for all of a stream in
+/// frames of 20 bytes.
 const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
 /// With 100 streams these stay below 4 MiB a connection.
 const SEND_BUFFER: usize = 32 << 10;
 /// Streams reset for the client's errors, and reset by the client before they were handed out.
