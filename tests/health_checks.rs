@@ -115,6 +115,17 @@ fn health(gateway: &Gateway) -> Vec<(u16, Vec<bool>)> {
     rows.map(row).collect()
 }
 
+/// Whether a pod is in service, and what speaks against it.
+fn in_service(gateway: &Gateway, port: u16) -> (bool, Vec<String>) {
+    let tables: Vec<Value> = serde_json::from_str(&gateway.admin("/debug/endpoints").body).expect("JSON");
+    let mut rows = tables.iter().flat_map(|table| table["endpoints"].as_array().expect("endpoints"));
+    let is_it = |row: &&Value| row["address"].as_str().is_some_and(|address| address.ends_with(&format!(":{port}")));
+    let row = rows.find(is_it).expect("a row");
+    let conditions = row["passedOver"].as_array().into_iter().flatten();
+    let names = conditions.map(|row| row["condition"].as_str().expect("a condition").to_owned());
+    (row["inService"].as_bool().expect("inService"), names.collect())
+}
+
 /// Waits until the number of unhealthy pods is this one; how long it took.
 fn wait_for_unhealthy(gateway: &Gateway, count: usize) -> Duration {
     let begun = Instant::now();
@@ -247,8 +258,11 @@ fn the_next_tier_takes_over_while_a_tier_is_sick() {
     let gateway = start(&files, &[]);
     assert_eq!(failures(&gateway, "r.test", "/0", 20), 0);
     assert_eq!((first.requests(), second.requests()), (20, 0));
+    let serving = || [first.port, second.port].map(|port| in_service(&gateway, port));
+    assert_eq!(serving(), [(true, vec![]), (false, vec!["standby".to_owned()])]);
     first.is(SICK);
     wait_for_unhealthy(&gateway, 1);
+    assert_eq!(serving(), [(false, vec!["unhealthy".to_owned()]), (true, vec![])]);
     assert_eq!(failures(&gateway, "r.test", "/0", 20), 0);
     assert_eq!((first.requests(), second.requests()), (20, 20), "with the next request");
     second.is(SICK);

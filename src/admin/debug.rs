@@ -202,13 +202,23 @@ struct SlowStartRow {
     rules: Vec<String>,
 }
 
+/// A rule that leads to a backend.
+struct LeadingRule<'a> {
+    /// The name that people know it by.
+    name: String,
+    rule: &'a Rule,
+    /// The backend waits until no endpoint of a lower tier is in service.
+    stands_by: bool,
+}
+
 /// Why picks pass an endpoint over while others are left.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PassedOverRow {
     /// `refused`: its address refused a connection; `ejected`: by `outlierDetection`, for rules that have the block;
     /// `unhealthy`: by a health check, for rules that have the check; `atLimit`: it has as many requests as the rule's
-    /// `connection` block allows, and further ones wait or are refused where all endpoints have as many.
+    /// `connection` block allows, and further ones wait or are refused where all endpoints have as many; `standby`: an
+    /// endpoint of a lower tier of the rule is in service.
     condition: &'static str,
     /// The rules that pass it over for that; left out where all do.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -217,53 +227,66 @@ struct PassedOverRow {
     seconds_left: Option<f64>,
 }
 
+/// What keeps an endpoint out of service for a rule, beside its address: an ejection, or its health.
+fn is_out(endpoint: &EndpointState, health: &[&Arc<EndpointHealth>], rule: &Rule, now: Duration) -> bool {
+    let (ejected, refused) = endpoint.out_for(now);
+    refused.is_some() || (ejected.is_some() && ejects(rule)) || holds_unhealthy(health, rule)
+}
+
+fn ejects(rule: &Rule) -> bool {
+    rule.policy.as_ref().is_some_and(|policy| policy.outlier.is_some())
+}
+
+fn holds_unhealthy(health: &[&Arc<EndpointHealth>], rule: &Rule) -> bool {
+    health.iter().any(|of| of.is_unhealthy() && rule.health_check() == Some(of.check()))
+}
+
+fn is_full(endpoint: &EndpointState, rule: &Rule) -> bool {
+    let limits = rule.policy.as_ref().and_then(|policy| policy.limits.as_deref());
+    limits.is_some_and(|limits| endpoint.in_flight() >= Bounds::of(limits).requests_at(endpoint))
+}
+
 /// What speaks against an endpoint now, for which of the rules that lead to it; and whether it serves any of them.
 fn passed_over(
     endpoint: &EndpointState,
     health: &[&Arc<EndpointHealth>],
-    rules: &[(String, &Rule)],
+    rules: &[LeadingRule<'_>],
     now: Duration,
 ) -> (Vec<PassedOverRow>, bool) {
     let (ejected, refused) = endpoint.out_for(now);
-    let ejects = |rule: &Rule| rule.policy.as_ref().is_some_and(|policy| policy.outlier.is_some());
-    let holds_unhealthy =
-        |rule: &Rule| health.iter().any(|of| of.is_unhealthy() && rule.health_check() == Some(of.check()));
-    let is_full = |rule: &Rule| {
-        let limits = rule.policy.as_ref().and_then(|policy| policy.limits.as_deref());
-        limits.is_some_and(|limits| endpoint.in_flight() >= Bounds::of(limits).requests_at(endpoint))
-    };
-    let of_rules = |holds: &dyn Fn(&Rule) -> bool| names_of(rules, holds);
+    let seconds = |left: Option<Duration>| left.map(|left| left.as_secs_f64());
+    let row = |condition, rules, seconds_left| PassedOverRow { condition, rules, seconds_left };
+    let of_rules = |holds: &dyn Fn(&LeadingRule<'_>) -> bool| names_of(rules, holds);
+    let is_full = |of: &LeadingRule<'_>| is_full(endpoint, of.rule);
     let mut rows = Vec::new();
-    if let Some(left) = refused {
-        rows.push(PassedOverRow { condition: "refused", rules: Vec::new(), seconds_left: Some(left.as_secs_f64()) });
+    if refused.is_some() {
+        rows.push(row("refused", Vec::new(), seconds(refused)));
     }
-    if let Some(left) = ejected {
-        rows.push(PassedOverRow {
-            condition: "ejected",
-            rules: of_rules(&ejects),
-            seconds_left: Some(left.as_secs_f64()),
-        });
+    if ejected.is_some() {
+        rows.push(row("ejected", of_rules(&|of| ejects(of.rule)), seconds(ejected)));
     }
     if health.iter().any(|of| of.is_unhealthy()) {
-        rows.push(PassedOverRow { condition: "unhealthy", rules: of_rules(&holds_unhealthy), seconds_left: None });
+        rows.push(row("unhealthy", of_rules(&|of| holds_unhealthy(health, of.rule)), None));
     }
-    if rules.iter().any(|(_, rule)| is_full(rule)) {
-        rows.push(PassedOverRow { condition: "atLimit", rules: of_rules(&is_full), seconds_left: None });
+    if rules.iter().any(is_full) {
+        rows.push(row("atLimit", of_rules(&is_full), None));
     }
-    let is_out = |rule: &Rule| ejected.is_some() && ejects(rule) || holds_unhealthy(rule) || is_full(rule);
-    let in_service = refused.is_none()
-        && if rules.is_empty() { rows.is_empty() } else { rules.iter().any(|(_, rule)| !is_out(rule)) };
+    if rules.iter().any(|of| of.stands_by) {
+        rows.push(row("standby", of_rules(&|of| of.stands_by), None));
+    }
+    let serves = |of: &LeadingRule<'_>| !of.stands_by && !is_out(endpoint, health, of.rule, now) && !is_full(of);
+    let in_service = if rules.is_empty() { rows.is_empty() } else { rules.iter().any(serves) };
     (rows, in_service)
 }
 
 /// The names of the rules that something holds for; none where it holds for all.
-fn names_of(rules: &[(String, &Rule)], holds: &dyn Fn(&Rule) -> bool) -> Vec<String> {
-    let names: Vec<String> = rules.iter().filter(|(_, rule)| holds(rule)).map(|(name, _)| name.clone()).collect();
+fn names_of(rules: &[LeadingRule<'_>], holds: &dyn Fn(&LeadingRule<'_>) -> bool) -> Vec<String> {
+    let names: Vec<String> = rules.iter().filter(|of| holds(of)).map(|of| of.name.clone()).collect();
     if names.len() == rules.len() { Vec::new() } else { names }
 }
 
 /// How far an endpoint of this age has come, the shortest window first.
-fn slow_start(age: Option<Duration>, rules: &[(String, &Rule)]) -> Vec<SlowStartRow> {
+fn slow_start(age: Option<Duration>, rules: &[LeadingRule<'_>]) -> Vec<SlowStartRow> {
     let Some(age) = age else { return Vec::new() };
     // A hash leads where it leads.
     let window_of = |rule: &Rule| match rule.algorithm {
@@ -274,27 +297,36 @@ fn slow_start(age: Option<Duration>, rules: &[(String, &Rule)]) -> Vec<SlowStart
         | Algorithm::LeastRequest
         | Algorithm::PeakEwma => rule.spread.slow_start.filter(|window| age < *window),
     };
-    let windows: BTreeSet<Duration> = rules.iter().filter_map(|(_, rule)| window_of(rule)).collect();
+    let windows: BTreeSet<Duration> = rules.iter().filter_map(|of| window_of(of.rule)).collect();
     let row = |window: Duration| SlowStartRow {
         share: (f64::from(slow_start::share(age, window)) * 100.0).round() / 100.0,
         seconds_left: (window - age).as_secs_f64(),
-        rules: names_of(rules, &|rule| window_of(rule) == Some(window)),
+        rules: names_of(rules, &|of| window_of(of.rule) == Some(window)),
     };
     windows.into_iter().map(row).collect()
 }
 
-/// The rules that lead to each backend, in the order of backends, with the names that people know them by.
-fn rules_by_backend(snapshot: &Snapshot) -> Vec<Vec<(String, &Rule)>> {
-    let mut by_backend: Vec<Vec<(String, &Rule)>> = snapshot.backends.iter().map(|_| Vec::new()).collect();
+/// The rules that lead to each backend, in the order of backends. `serves` says whether an endpoint of a backend is in service
+/// for a rule.
+fn rules_by_backend<'a>(snapshot: &'a Snapshot, serves: &dyn Fn(usize, &Rule) -> bool) -> Vec<Vec<LeadingRule<'a>>> {
+    let mut by_backend: Vec<Vec<LeadingRule<'a>>> = snapshot.backends.iter().map(|_| Vec::new()).collect();
     for rule in snapshot.rules.iter() {
         let label = snapshot.route(rule.route).map_or("", |route| &route.label);
-        let mut backends: Vec<usize> =
-            rule.backend_refs.iter().filter_map(|reference| Some(reference.backend?.index())).collect();
+        let tiers = rule.backend_refs.iter().filter_map(|to| Some((to.backend?.index(), to.tier)));
+        let mut backends: Vec<(usize, u8)> = tiers.collect();
         backends.sort_unstable();
-        backends.dedup();
-        for backend in backends {
+        let is_single_tier = backends.iter().all(|(_, tier)| Some(*tier) == backends.first().map(|(_, tier)| *tier));
+        let active = if is_single_tier {
+            None
+        } else {
+            backends.iter().filter(|(backend, _)| serves(*backend, rule)).map(|(_, tier)| *tier).min()
+        };
+        // Of several references to one backend, that of the lowest tier counts.
+        backends.dedup_by_key(|(backend, _)| *backend);
+        for (backend, tier) in backends {
             if let Some(rules) = by_backend.get_mut(backend) {
-                rules.push((format!("{label} {}", rule.name), rule));
+                let stands_by = active.is_some_and(|active| tier > active);
+                rules.push(LeadingRule { name: format!("{label} {}", rule.name), rule, stands_by });
             }
         }
     }
@@ -305,7 +337,7 @@ fn endpoint(
     endpoint: &EndpointState,
     draining: bool,
     health: &[&Arc<EndpointHealth>],
-    (rules, now): (&[(String, &Rule)], Duration),
+    (rules, now): (&[LeadingRule<'_>], Duration),
     backend: &Backend,
 ) -> EndpointRow {
     let (passed_over, in_service) = passed_over(endpoint, health, rules, now);
@@ -438,7 +470,11 @@ pub(super) fn endpoints(live: &Live, now: Duration) -> Vec<EndpointTable> {
     }
     checked.values_mut().for_each(|known| known.sort_by_cached_key(|health| health.check().to_string()));
     let health = |endpoint: &Arc<EndpointState>| checked.get(&Arc::as_ptr(endpoint)).map_or(&[][..], Vec::as_slice);
-    let rules = rules_by_backend(live.snapshot());
+    let serves = |backend: usize, rule: &Rule| {
+        let endpoints = live.balancers().backends().get(backend).into_iter().flat_map(|backend| &backend.endpoints);
+        endpoints.into_iter().any(|state| !is_out(state, health(state), rule, now))
+    };
+    let rules = rules_by_backend(live.snapshot(), &serves);
     let model = &live.snapshot().backends;
     live.balancers()
         .backends()

@@ -271,5 +271,9 @@ fn a_client_that_has_shut_its_side_down_is_told_that_the_answer_is_whole() {
     connection.flush().unwrap();
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer).expect("close_notify");
-    assert!(answer.starts_with(b"HTTP/1.0 ") || answer.starts_with(b"HTTP/1.1 "), "{}", String::from_utf8_lossy(&answer));
+    assert!(
+        answer.starts_with(b"HTTP/1.0 ") || answer.starts_with(b"HTTP/1.1 "),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
 }
