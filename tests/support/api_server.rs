@@ -123,6 +123,9 @@ struct Resource {
     delivery: Delivery,
     /// Running watches end when this changes: with an event of this status, or without a word.
     interruptions: Vec<Option<u16>>,
+    /// Watches that run now, and interruptions that found none: those end the next one.
+    running: usize,
+    unmet: usize,
     asked: Vec<Asked>,
     /// Namespace and selector of all that was asked, once each: `shop`, `shop metadata.name=web`, `*` for all.
     asked_where: BTreeSet<String>,
@@ -270,9 +273,13 @@ impl ApiServer {
         self.change(|state| state.resource(plural).delivery = delivery);
     }
 
-    /// Running watches end: with an event of this status, or broken off.
+    /// Running watches end: with an event of this status, or broken off. Where one is about to begin, it is that one.
     pub fn interrupt(&self, plural: &str, code: Option<u16>) {
-        self.change(|state| state.resource(plural).interruptions.push(code));
+        self.change(|state| {
+            let resource = state.resource(plural);
+            resource.interruptions.push(code);
+            resource.unmet += usize::from(resource.running == 0);
+        });
     }
 
     /// The kind is not served any more, as when its CustomResourceDefinition is removed.
@@ -684,6 +691,18 @@ struct Watch {
     sender: Sender,
 }
 
+/// Counts a watch as running.
+struct Running {
+    shared: Arc<Shared>,
+    plural: &'static str,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.lock().resource(self.plural).running -= 1;
+    }
+}
+
 impl Watch {
     async fn run(mut self, asked: Asked, fault: Option<Fault>) {
         let deadline = Instant::now() + Duration::from_secs(self.target.number("timeoutSeconds").unwrap_or(290));
@@ -707,6 +726,7 @@ impl Watch {
             )
             | None => {}
         }
+        let _running;
         let (mut cursor, interruptions, initial) = {
             let mut state = self.shared.lock();
             let now = state.version;
@@ -718,7 +738,10 @@ impl Watch {
                 None => resource.objects.values().filter(|object| self.target.wants_object(object)).cloned().collect(),
             };
             let initial = if is_expired { Err(410) } else { Ok(objects) };
-            (from.unwrap_or(now), resource.interruptions.len(), initial)
+            let seen = resource.interruptions.len() - std::mem::take(&mut resource.unmet);
+            resource.running += 1;
+            _running = Running { shared: Arc::clone(&self.shared), plural: self.target.plural };
+            (from.unwrap_or(now), seen, initial)
         };
         let objects = match initial {
             Ok(objects) => objects,
