@@ -436,7 +436,9 @@ impl Running {
         // still there would hold the process up for longer than the stop may take.
         if let Some((handle, writer)) = access_log.filter(|_| all_gone) {
             drop(handle);
-            writer.join();
+            if !writer.join_within(LAST_CALL) {
+                tracing::warn!("whoever reads the access log does not take it: its last lines are lost");
+            }
         }
         runtime.shutdown_timeout(Duration::from_millis(100));
         Ok(())

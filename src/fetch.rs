@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
@@ -22,6 +23,9 @@ use tokio_rustls::TlsConnector;
 
 use crate::model::tls::Authorities;
 use crate::tls::WebTls;
+
+/// How long one address may take to be connected to.
+const CONNECT: Duration = Duration::from_secs(1);
 
 /// How the gateway introduces itself.
 const USER_AGENT: &str = "tidegate-fetch/1";
@@ -99,14 +103,15 @@ impl Fetcher {
         }
     }
 
-    /// Connects to the first address of a host that answers.
+    /// Connects to the first address of a host that answers. One that is silent leaves the others time.
     async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, FetchError> {
         let found = tokio::net::lookup_host((host, port)).await.map_err(FetchError::Name)?;
         let mut failed = FetchError::Address;
         for address in found.filter(|address| self.may_ask(address)) {
-            match TcpStream::connect(address).await {
-                Ok(socket) => return Ok(socket),
-                Err(error) => failed = FetchError::Connect(error),
+            match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
+                Ok(Ok(socket)) => return Ok(socket),
+                Ok(Err(error)) => failed = FetchError::Connect(error),
+                Err(_) => failed = FetchError::Connect(io::ErrorKind::TimedOut.into()),
             }
         }
         Err(failed)

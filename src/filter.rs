@@ -66,8 +66,8 @@ pub use compressors::CompressionCounts;
 pub use decisions::Decision;
 pub use flights::{Boarded, FlightAnswer, FlightBody, FlightHead, Landed, Pilot};
 pub use layer::{
-    Answer, BodyStage, BodyStream, Call, CallAnswer, Director, Facts, FilterMeans, Flow, Limited, Memory, OwnRequest,
-    Question, ResponseView, Told,
+    Answer, BodyStage, BodyStream, Call, CallAnswer, Director, Facts, FilterMeans, Flow, Identity, Limited, Memory,
+    OwnRequest, Question, ResponseView, Told,
 };
 pub use passwords::{CheckDigest, PasswordCheck, PasswordVerdict};
 pub use permits::Permits;

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body as _;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -177,11 +178,25 @@ impl Target {
         }
     }
 
-    async fn connect(&self) -> std::io::Result<TcpStream> {
-        match self {
-            Self::Service(address) => TcpStream::connect(address).await,
-            Self::Host(host, port) => TcpStream::connect((host.as_str(), *port)).await,
+    /// Connects to the first of its addresses that answers, each within `timeout`; zero: no limit.
+    async fn connect(&self, timeout: Duration) -> std::io::Result<TcpStream> {
+        let addresses: Vec<SocketAddr> = match self {
+            Self::Service(address) => vec![*address],
+            Self::Host(host, port) => tokio::net::lookup_host((host.as_str(), *port)).await?.collect(),
+        };
+        let mut failed = std::io::ErrorKind::AddrNotAvailable.into();
+        for address in addresses {
+            let connecting = TcpStream::connect(address);
+            let connected = match timeout {
+                Duration::ZERO => connecting.await,
+                timeout => tokio::time::timeout(timeout, connecting).await.unwrap_or_else(|late| Err(late.into())),
+            };
+            match connected {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failed = error,
+            }
         }
+        Err(failed)
     }
 }
 
@@ -299,11 +314,8 @@ impl ForwardProxy {
     ) -> Result<(OnUpgrade, TcpStream), Refusal> {
         let port = request.uri().port_u16().ok_or(Refusal::Form)?;
         let target = self.target(request.uri(), port)?;
-        let (connecting, began) = (target.connect(), Instant::now());
-        let connected = match self.connect_timeout {
-            Duration::ZERO => connecting.await,
-            timeout => tokio::time::timeout(timeout, connecting).await.unwrap_or_else(|late| Err(late.into())),
-        };
+        let began = Instant::now();
+        let connected = target.connect(self.connect_timeout).await;
         account.sent_to(connected.as_ref().ok().and_then(|stream| stream.peer_addr().ok()), began.elapsed());
         let stream = connected.map_err(|_| Refusal::Unreachable)?;
         let _ = stream.set_nodelay(true);
@@ -325,6 +337,10 @@ impl ForwardProxy {
         remove_of_connection(&mut parts.headers);
         parts.headers.remove(header::PROXY_AUTHORIZATION);
         parts.headers.insert(header::HOST, host);
+        if !body.is_end_stream() && body.size_hint().exact().is_none() {
+            // hyper would take a GET without a length for one without a body.
+            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         match &target {
             Target::Service(address) => parts.uri = at(*address, &parts.uri).ok_or(Refusal::Form)?,
             Target::Host(..) => mark(&mut parts.headers)?,

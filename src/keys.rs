@@ -198,11 +198,13 @@ impl Fetching {
         self.keys.end(None, now);
         let age = self.keys.current().at.map(|at| now.saturating_duration_since(at));
         let oldest = OLDEST.0.max(self.cache_duration.saturating_mul(OLDEST.1));
-        if age.is_some_and(|age| age >= oldest) {
+        // A server that answers with a set without keys has withdrawn them.
+        let are_withdrawn = matches!(failure, Failure::Document(KeySetError::NoKey));
+        if are_withdrawn || age.is_some_and(|age| age >= oldest) {
             self.keys.expire();
         }
         let stays = match age {
-            Some(age) if age < oldest => "the last good keys stay active",
+            Some(age) if age < oldest && !are_withdrawn => "the last good keys stay active",
             Some(_) | None => "there are no keys: requests with a token are answered with 503",
         };
         let cause = std::error::Error::source(failure).map(ToString::to_string);

@@ -108,7 +108,14 @@ fn run_check(command: &Check) -> Result<ExitCode> {
         allow_unresolved: command.allow_unresolved,
         json: command.output == OutputFormat::Json,
     };
-    let base = app::base(&command.settings()?);
+    let settings = match command.settings() {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("tidegate: {:#}", anyhow::Error::from(error));
+            return Ok(ExitCode::from(check::CheckOutcome::Usage as u8));
+        }
+    };
+    let base = app::base(&settings);
     let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
     let verdict =
         check::run(&options, base, &mut io::stdin(), &mut out, &mut err).context("cannot write the findings")?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -221,12 +221,15 @@ async fn exchange(target: &Target, options: &Options) -> Result<StatusCode, Fail
     let answer = async {
         let response = sender.send_request(request).await.map_err(Failure::Answer)?;
         let status = response.status();
-        match Limited::new(response.into_body(), MAX_BODY).collect().await {
-            Ok(body) => Ok((status, body.to_bytes())),
-            // More than is looked at.
-            Err(error) if error.is::<LengthLimitError>() => Ok((status, Bytes::new())),
-            Err(error) => Err(Failure::Body(error)),
+        let (mut body, mut read) = (response.into_body(), Vec::new());
+        // No more than that is looked at.
+        while read.len() < MAX_BODY
+            && let Some(frame) = body.frame().await
+        {
+            let frame = frame.map_err(|error| Failure::Body(error.into()))?;
+            frame.data_ref().into_iter().for_each(|data| read.extend_from_slice(data));
         }
+        Ok((status, read))
     };
     // The connection moves the bytes, and ends with the answer or after it.
     let (status, body) = tokio::select! {

@@ -5,7 +5,7 @@
 //! | metric | type | labels | meaning |
 //! |---|---|---|---|
 //! | `tidegate_requests_total` | counter | `route` `rule` `method` `code` | Answered requests of a rule by method and status class. |
-//! | `tidegate_request_duration_seconds` | histogram | `route` | Time from the first byte of a request's head to the last byte of its answer. |
+//! | `tidegate_request_duration_seconds` | histogram | `route` | Time from the complete head of a request to the last byte of its answer. |
 //! | `tidegate_grpc_requests_total` | counter | `route` `grpc_code` | gRPC calls of a route by the code that they ended with; there is none before the first call. |
 //! | `tidegate_requests_in_flight` | gauge |  | Requests that are being worked on. |
 //! | `tidegate_requests_refused_total` | counter | `reason` | Requests refused by the wire guard, the head check or a limit, before any route saw them. |
@@ -151,7 +151,7 @@
 //! | `coding` | string? | The content coding that tidegate gave the answer; absent where it gave none. |
 //! | `received_bytes` | number | Bytes of the request's body; of an upgraded or relayed connection all that went to the endpoint. |
 //! | `sent_bytes` | number | Bytes of the answer's body; of an upgraded or relayed connection all that went to the client. |
-//! | `duration_seconds` | number | From the first byte of the request's head to the last of the answer; to its end for an upgraded or relayed connection. |
+//! | `duration_seconds` | number | From the complete head of the request to the last byte of the answer; to its end for an upgraded or relayed connection. |
 //! | `wait_seconds` | number? | Time that the request waited in the queue of a ConcurrencyLimit, for the check of a password, for keys of tokens, for an authorization service and the body that it is shown, or for an endpoint with room, as the rule's `connection` limits it; absent where it did not wait. |
 //! | `connect_seconds` | number? | Time to connect to the endpoint; absent on a pooled connection. |
 //! | `upstream_seconds` | number? | From sending the request to the endpoint's response head, in the last try. |
@@ -222,7 +222,7 @@ pub const METRICS: &[Metric] = &[
         "tidegate_request_duration_seconds",
         Histogram,
         &["route"],
-        "Time from the first byte of a request's head to the last byte of its answer.",
+        "Time from the complete head of a request to the last byte of its answer.",
     ),
     metric(
         "tidegate_grpc_requests_total",

@@ -296,3 +296,13 @@ fn examples_are_clean_and_show_what_the_readme_lists() {
     let missing: Vec<_> = paths.iter().filter(|name| !text.contains(&format!("type: {name}"))).collect();
     assert!(missing.is_empty(), "no example for {missing:?}");
 }
+
+#[test]
+fn settings_that_are_refused_are_no_finding() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/demo");
+    let check = |settings: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["check", "--settings", settings]).arg(&demo).output().expect("it runs").status.code()
+    };
+    assert_eq!((check("/nowhere"), check("/dev/null")), (Some(2), Some(0)));
+}

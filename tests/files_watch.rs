@@ -141,6 +141,27 @@ fn write_slowly(mut file: fs::File, documents: &[String], pause: Duration) {
     }
 }
 
+/// `--config manifests` is as good as the whole path: inotify tells of the latter.
+#[test]
+fn a_directory_that_is_named_from_where_one_stands_is_watched_as_well() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let up = std::env::current_dir().expect("a directory").components().skip(1).map(|_| "..").collect::<Vec<_>>();
+    let relative = Path::new(&up.join("/")).join(dir.path().strip_prefix("/").expect("a whole path"));
+    fs::write(dir.path().join("a.yaml"), service("a", 1)).expect("a file");
+    let (_source, mut receiver) = start(&relative);
+    wait_for(&mut receiver, &["a:1"], any);
+    // What is half written does not count while its writer goes on, which only events can tell.
+    let mut file = fs::File::create(dir.path().join("b.yaml")).expect("a file");
+    file.write_all(format!("{}---\n", service("b", 1)).as_bytes()).expect("written");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(services(&receiver.borrow_and_update()), ["a:1"]);
+    file.write_all(service("c", 1).as_bytes()).expect("written");
+    drop(file);
+    let begun = Instant::now();
+    wait_for(&mut receiver, &["a:1", "b:1", "c:1"], any);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn a_file_counts_when_its_writer_closes_it() {
     let dir = tempfile::tempdir().expect("a folder");

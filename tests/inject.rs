@@ -247,6 +247,11 @@ fn taking_out_gives_back_an_equal_object() {
         assert_eq!(values(&restored), std::slice::from_ref(&document), "round {round}:\n{}", done.out);
         assert_eq!(restored, text, "round {round}: the layout\n{}", done.out);
         changed += usize::from(values(&done.out) != [document]);
+        // Further wishes come in between, and everything goes again.
+        let more = [("out", "one.shop,two.shop,id.auth@127.0.0.77,three.shop"), ("in", &*incoming)];
+        let more = inject(&done.out, &options(if incoming.is_empty() { &more[..1] } else { &more }));
+        assert!(!more.err.contains("LayoutLost"), "round {round}: {}\n{}", more.err, done.out);
+        assert_eq!(removed(&more.out), text, "round {round}: the layout\n{}", more.out);
         // Other wishes than before replace them.
         let other = injected(&done.out, &[("out", "other.shop")]);
         assert_eq!(values(&removed(&other)), values(&text), "round {round}");

@@ -363,3 +363,37 @@ fn signatures_of_another_program_are_verified() {
     assert_eq!(ask(&gateway, &token("PS256", &[])).status, 401, "of another kind than it says");
     assert_eq!(ask(&gateway, &token("RS512", &[])).status, 401);
 }
+
+/// A token of one provider is nothing where another one looks, whoever has seen it before; and pods get none that was not
+/// verified.
+#[test]
+fn a_token_counts_and_goes_on_only_where_its_provider_looks() {
+    let bed = Bed::new();
+    fs::write(bed.authority(), rcgen::generate_simple_self_signed(Vec::new()).unwrap().cert.pem()).unwrap();
+    let key = SigningKey::new("k");
+    let (pod, came) = witness();
+    let jwks = "        jwks: {configMapRef: {name: keys, key: jwks.json}}\n";
+    let other = format!(
+        "{jwks}        from: [{{type: Header, name: authorization}}]\n      - name: app\n        issuer: https://app.test\n        \
+         from: [{{type: Cookie, name: t}}]\n        forward: true\n{jwks}"
+    );
+    let data = json!({ "jwks.json": key_set(&[key.public()]) });
+    let keys = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: keys}}\ndata: {data}\n");
+    let files = [("s.yaml", service("s", &[pod])), ("r.yaml", route(&other, "")), ("k.yaml", keys)];
+    let gateway = bed.gateway(&files);
+    // One connection, and so one worker.
+    let mut client = Client::connect(gateway.http);
+    let mut ask =
+        |fields: &str| client.request(&format!("GET / HTTP/1.1\r\nhost: a.test\r\n{fields}\r\n")).unwrap().status;
+    let own = key.sign(&scope());
+    let app = key.sign(&json!({ "scope": "read", "iss": "https://app.test" }));
+    let seen = || came.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(ask(&format!("authorization: Bearer {own}\r\ncookie: t=forged; x=1\r\n")), 200);
+    let request = seen();
+    assert_eq!((request.field("authorization"), request.field("cookie")), (None, Some("x=1")), "{}", request.head);
+    assert_eq!(ask(&format!("cookie: t={own}\r\n")), 401, "it is of the other provider");
+    assert_eq!(ask(&format!("cookie: t={app}\r\n")), 200);
+    assert_eq!(seen().field("cookie"), Some(&*format!("t={app}")));
+    assert_eq!(ask(&format!("authorization: Bearer {own}\r\nauthorization: Basic eDp5\r\n")), 401, "two credentials");
+    assert_eq!(ask(&format!("authorization: Bearer {own}\r\n")), 200);
+}

@@ -228,6 +228,20 @@ fn requests_wait_in_the_order_in_which_they_came() {
     });
 }
 
+/// The client gets what the deadline says, and the limit counts that it had no place.
+#[test]
+fn a_wait_that_the_deadline_of_the_request_ends_is_counted() {
+    let pod = Held::start();
+    let limit = concurrency("maxInFlight: 1, maxQueued: 5, queueTimeout: 1h");
+    let route = limit.replace("backendRefs:", "timeouts: {request: 1s}\n    backendRefs:");
+    assert_ne!(route, limit);
+    let gateway = start(pod.port, &route);
+    let _busy = send(&gateway);
+    let _held = pod.next();
+    assert_eq!(gateway.get("a.test", "/").status, 504);
+    assert_eq!(decisions(&gateway, "ConcurrencyLimit", "timed_out"), 1);
+}
+
 /// The access log names the limit that has refused a request, or would have.
 #[test]
 fn the_log_names_the_limit_that_is_in_the_way() {

@@ -112,6 +112,28 @@ fn ready_only_when_serving_and_not_while_draining() {
     assert!(gateway.wait().success());
 }
 
+/// A terminal that is stopped, or a collector that hangs.
+#[test]
+fn an_access_log_that_nobody_reads_does_not_keep_the_process() {
+    let backend = Backend::start("a");
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("log");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    // Open at both ends, so that nobody waits for the other, and never read.
+    let _reader = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).expect("a pipe");
+    let mut gateway = Gateway::start_with(
+        &[("service.yaml", &service("a", &[backend.port])), ("route.yaml", &route("a", "a.test", "a"))],
+        &["--access-log", pipe.to_str().expect("UTF-8")],
+    );
+    // More than a pipe holds.
+    let long = format!("/{}", "x".repeat(1000));
+    (0..300).for_each(|_| assert_eq!(gateway.get("a.test", &long).status, 200));
+    gateway.terminate();
+    let begun = Instant::now();
+    assert!(gateway.wait().success());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn drain_under_constant_keep_alive_load_loses_no_request() {
     let backend = Backend::start("a");

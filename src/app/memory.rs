@@ -5,6 +5,7 @@
 //! resident memory of the process against that.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,23 +62,36 @@ impl Source {
     }
 
     /// The present use, of the cgroup that is closest to its limit; `None` without any limit.
-    fn read(&self) -> Option<Usage> {
+    ///
+    /// # Errors
+    /// When it cannot be found out now, as where file descriptors are short.
+    fn read(&self) -> io::Result<Option<Usage>> {
         match self {
-            Self::Nothing => None,
-            Self::Process(limit) => Some(Usage { used: resident()?, limit: *limit }),
+            Self::Nothing => Ok(None),
+            Self::Process(limit) => Ok(resident()?.map(|used| Usage { used, limit: *limit })),
             Self::Cgroups(all) => {
                 let share = |usage: &Usage| usage.used as f64 / usage.limit.max(1) as f64;
-                all.iter().filter_map(Cgroup::read).max_by(|one, other| share(one).total_cmp(&share(other)))
+                let usages = all.iter().map(Cgroup::read).collect::<io::Result<Vec<_>>>()?;
+                Ok(usages.into_iter().flatten().max_by(|one, other| share(one).total_cmp(&share(other))))
             }
         }
     }
 }
 
 /// Resident memory of the process in bytes, without files that are mapped.
-fn resident() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/status").ok()?;
-    let kib = text.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"))?;
-    kib.trim().parse::<u64>().ok()?.checked_mul(1024)
+fn resident() -> io::Result<Option<u64>> {
+    let Some(text) = text_of(Path::new("/proc/self/status"))? else { return Ok(None) };
+    let kib = text.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
+    Ok(kib.and_then(|kib| kib.trim().parse::<u64>().ok()?.checked_mul(1024)))
+}
+
+/// The text of a file; `None` where there is none.
+fn text_of(path: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The folder of one cgroup.
@@ -120,22 +134,25 @@ impl Cgroup {
         folders.filter(|folder| folder.join(files.used).exists()).map(|folder| Self { folder, files }).collect()
     }
 
-    fn read(&self) -> Option<Usage> {
-        let limits = self.files.limits.iter().filter_map(|name| self.number(name));
-        let limit = limits.filter(|limit| *limit < ANY).min()?;
-        let used = self.number(self.files.used)?;
-        Some(Usage { used: used.saturating_sub(self.reclaimable()), limit })
+    fn read(&self) -> io::Result<Option<Usage>> {
+        let mut limit: Option<u64> = None;
+        for name in self.files.limits {
+            let found = self.number(name)?.filter(|found| *found < ANY);
+            limit = limit.into_iter().chain(found).min();
+        }
+        let (Some(limit), Some(used)) = (limit, self.number(self.files.used)?) else { return Ok(None) };
+        Ok(Some(Usage { used: used.saturating_sub(self.reclaimable()?), limit }))
     }
 
     /// The number in a file; `None` for `max`, and without the file.
-    fn number(&self, name: &str) -> Option<u64> {
-        fs::read_to_string(self.folder.join(name)).ok()?.trim().parse().ok()
+    fn number(&self, name: &str) -> io::Result<Option<u64>> {
+        Ok(text_of(&self.folder.join(name))?.and_then(|text| text.trim().parse().ok()))
     }
 
-    fn reclaimable(&self) -> u64 {
-        let stat = fs::read_to_string(self.folder.join("memory.stat")).unwrap_or_default();
+    fn reclaimable(&self) -> io::Result<u64> {
+        let stat = text_of(&self.folder.join("memory.stat"))?.unwrap_or_default();
         let line = stat.lines().find_map(|line| line.strip_prefix(self.files.reclaimable));
-        line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+        Ok(line.and_then(|number| number.trim().parse().ok()).unwrap_or(0))
     }
 }
 
@@ -147,6 +164,8 @@ pub(super) struct Watch {
     begun: Instant,
     gauge: Gauge,
     budget: Budget,
+    /// What was found out last.
+    last: Option<Usage>,
     /// The highest level that operators were told of.
     told: Pressure,
 }
@@ -155,7 +174,7 @@ impl Watch {
     /// Looks for the first time.
     pub(super) fn new(source: Source, room: Arc<Room>, metrics: Arc<Metrics>) -> Self {
         let (gauge, budget, told) = (Gauge::default(), Budget::default(), Pressure::None);
-        let mut watch = Self { source, room, metrics, begun: Instant::now(), gauge, budget, told };
+        let mut watch = Self { source, room, metrics, begun: Instant::now(), gauge, budget, last: None, told };
         watch.look();
         watch
     }
@@ -173,7 +192,11 @@ impl Watch {
 
     /// Looks at what is used and says it to all. How long that is enough.
     fn look(&mut self) -> Duration {
-        let usage = self.source.read();
+        let read = self.source.read();
+        let is_known = read.is_ok();
+        // What cannot be read now, as when file descriptors are short, is most likely as it was.
+        let usage = read.unwrap_or(self.last);
+        self.last = usage;
         // Without a limit, nothing is short any more.
         let Usage { used, limit } = usage.unwrap_or(Usage { used: 0, limit: u64::MAX });
         let now = self.begun.elapsed();
@@ -186,6 +209,7 @@ impl Watch {
         }
         tell(&mut self.told, pressure, used, limit);
         match usage {
+            _ if !is_known => SOON,
             None if pressure == Pressure::None => LOOK,
             _ if are_new || self.gauge.is_near(used, limit, now) => SOON,
             _ => TICK,
@@ -217,7 +241,7 @@ mod tests {
 
     /// Where the process is, and what is found there.
     fn read(root: &Path, own: &str) -> Option<(u64, u64)> {
-        Source::Cgroups(Cgroup::all_of(root, own)).read().map(|usage| (usage.used, usage.limit))
+        Source::Cgroups(Cgroup::all_of(root, own)).read().expect("readable").map(|usage| (usage.used, usage.limit))
     }
 
     #[test]
@@ -270,8 +294,8 @@ mod tests {
 
     #[test]
     fn a_setting_replaces_the_cgroup_and_zero_switches_it_off() {
-        assert_eq!(Source::of_process(Some(0)).read(), None);
-        let usage = Source::of_process(Some(1 << 40)).read().expect("a limit");
+        assert_eq!(Source::of_process(Some(0)).read().expect("readable"), None);
+        let usage = Source::of_process(Some(1 << 40)).read().expect("readable").expect("a limit");
         assert_eq!(usage.limit, 1 << 40);
         assert!((1 << 20..1 << 40).contains(&usage.used), "{usage:?}");
         assert_eq!(read(Path::new("/nowhere"), "0::/\n"), None);

@@ -1,7 +1,5 @@
 //! APIKey: admission by a key that names the client.
 
-use std::sync::Arc;
-
 use http::StatusCode;
 
 use super::credential::{Shown, shown, take_out};
@@ -31,6 +29,6 @@ pub(super) fn request(filter: &ApiKey, director: &mut Director<'_, '_>) -> Flow 
     if let Some(name) = &filter.client_header {
         director.headers.insert(name, client.value.clone());
     }
-    *director.user = Some(Arc::clone(&client.name));
+    director.found_user(&client.name);
     Flow::Continue
 }

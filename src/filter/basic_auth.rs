@@ -67,7 +67,7 @@ fn admit(filter: &BasicAuth, users: &PasswordFile, director: &mut Director<'_, '
     if let Some(name) = &filter.user_header {
         director.headers.insert(name, user.value.clone());
     }
-    *director.user = Some(Arc::clone(&user.name));
+    director.found_user(&user.name);
     Flow::Continue
 }
 

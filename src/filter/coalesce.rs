@@ -14,7 +14,7 @@ use http::{HeaderMap, StatusCode};
 use self::sharing::{COMPARED, CREDENTIALS, has_directive};
 use super::coalesce_state::{CoalesceState, Share};
 use super::flights::{FlightKey, Landed};
-use super::layer::{Director, Flow, Memory, Question, refuse};
+use super::layer::{Director, Flow, Identity, Memory, Question, refuse};
 use crate::model::filter::Coalesce;
 use crate::reason::Reason;
 
@@ -105,7 +105,14 @@ fn rest(coalesce: &Coalesce, director: &Director<'_, '_>) -> Vec<u8> {
     }
     put(&mut rest, director.user.as_deref().map(str::as_bytes));
     put(&mut rest, director.claims.as_ref().map(|claims| claims.to_json()).as_deref());
-    for name in &*director.identity {
+    let Identity { fields, users, claims } = &*director.identity;
+    users.iter().for_each(|user| put(&mut rest, Some(user.as_bytes())));
+    put(&mut rest, None);
+    claims.iter().for_each(|claims| put(&mut rest, Some(&claims.to_json())));
+    put(&mut rest, None);
+    // Those that are left of a client's come from a trusted forwarder, which may tell hosts apart by them.
+    let of_forwarder = |name: &&HeaderName| name.as_str().starts_with("x-forwarded-") && *name != "x-forwarded-for";
+    for name in fields.iter().chain(director.headers.keys().filter(of_forwarder)) {
         put(&mut rest, Some(name.as_str().as_bytes()));
         put_field(&mut rest, director.headers, name);
     }

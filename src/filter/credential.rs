@@ -28,7 +28,11 @@ pub(super) fn shown<'r>(places: &[CredentialPlace], director: &'r Director<'_, '
         let shown = match place {
             CredentialPlace::Header(name) => {
                 let lines = request_values::header(director.headers, name.as_str());
-                only(lines.filter_map(|line| without_scheme(name, line)).map(Cow::Borrowed))
+                match only(lines.filter_map(|line| without_scheme(name, line)).map(Cow::Borrowed)) {
+                    // The field has one line (RFC 9110 §11.6.2); another scheme beside it is another credential.
+                    Shown::One(_) if *name == header::AUTHORIZATION && has_several(director, name) => Shown::Several,
+                    shown => shown,
+                }
             }
             CredentialPlace::Cookie(name) => only(request_values::cookie(director.headers, name).map(Cow::Borrowed)),
             CredentialPlace::QueryParam(name) => {
@@ -41,6 +45,13 @@ pub(super) fn shown<'r>(places: &[CredentialPlace], director: &'r Director<'_, '
         }
     }
     Shown::Nothing
+}
+
+/// Whether lines of a header differ.
+fn has_several(director: &Director<'_, '_>, name: &HeaderName) -> bool {
+    let mut lines = director.headers.get_all(name).iter();
+    let first = lines.next();
+    lines.any(|line| Some(line) != first)
 }
 
 fn only<'r>(values: impl Iterator<Item = Cow<'r, [u8]>>) -> Shown<'r> {

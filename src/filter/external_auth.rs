@@ -78,7 +78,7 @@ pub(super) fn told(auth: &ExternalAuth, answer: Option<CallAnswer>, director: &m
         Some(Verdict::Passes(changes)) => {
             count(AuthVerdict::Passed, director);
             let Changes { fields, removed, query, response } = *changes;
-            director.identity.extend(fields.iter().map(|edit| edit.name.clone()).chain(removed.iter().cloned()));
+            director.identity.fields.extend(fields.iter().map(|edit| edit.name.clone()).chain(removed.iter().cloned()));
             apply(fields, director.headers);
             removed.iter().for_each(|name| drop(director.headers.remove(name)));
             if let Some(edited) = query.apply(director.query.as_deref()) {

@@ -15,7 +15,7 @@ use super::jwt_state::JwtState;
 use super::known_tokens::{TokenOf, ValidToken};
 use super::layer::{Answer, Director, Flow, Question, refuse};
 use super::remote_keys::{FetchedKeys, WantedKeys};
-use crate::model::filter::{Jwt, JwtKeys, JwtProvider};
+use crate::model::filter::{CredentialPlace, Jwt, JwtKeys, JwtProvider};
 use crate::model::key_set::KeySet;
 use crate::reason::Reason;
 use crate::telemetry::metrics::{AuthFilter, AuthVerdict};
@@ -136,8 +136,11 @@ fn judge(jwt: &Jwt, state: &JwtState, token: &str, director: &Director<'_, '_>) 
     let now = director.means.auth.now();
     let token_of = TokenOf::new(state.id(), token);
     let known = director.means.auth.tokens().get(&token_of, |provider| state.version(provider), now);
-    if let Some((provider, valid)) = known {
-        return Judged::Valid(provider, valid);
+    // It counts only where its provider looks, also when it was seen there before.
+    if let Some((at, valid)) = known
+        && (jwt.providers.len() == 1 || jwt.providers.get(at).is_some_and(|provider| sees(provider, token, director)))
+    {
+        return Judged::Valid(at, valid);
     }
     let Some((at, provider)) = provider_of(jwt, token, director) else { return Judged::Invalid };
     match verify_by((at, provider), state, token, now) {
@@ -157,12 +160,16 @@ fn provider_of<'j>(jwt: &'j Jwt, token: &str, director: &Director<'_, '_>) -> Op
         return Some((0, only));
     }
     let issuer = named_issuer(token);
-    let sees = |provider: &JwtProvider| shown(&provider.from, director) == Shown::One(token.as_bytes().into());
     let of = |wanted: Option<&str>| {
         let mut providers = jwt.providers.iter().enumerate();
-        providers.find(|(_, provider)| provider.issuer.as_deref() == wanted && sees(provider))
+        providers.find(|(_, provider)| provider.issuer.as_deref() == wanted && sees(provider, token, director))
     };
     issuer.and_then(|issuer| of(Some(&issuer))).or_else(|| of(None))
+}
+
+/// Whether a token stands where a provider looks for one.
+fn sees(provider: &JwtProvider, token: &str, director: &Director<'_, '_>) -> bool {
+    shown(&provider.from, director) == Shown::One(token.as_bytes().into())
 }
 
 /// Verifies a token with the present keys of a provider, and tells their version.
@@ -193,10 +200,13 @@ fn verify_by(
 /// Tells the backend and inner filters who the client is.
 fn pass(jwt: &Jwt, at: usize, valid: &ValidToken, director: &mut Director<'_, '_>) {
     let own = &jwt.providers[at];
-    for provider in jwt.providers.iter().filter(|provider| !provider.forward) {
-        // What the provider of this token lets through goes through, whoever else would look there.
-        let hidden = provider.from.iter().filter(|place| !(own.forward && own.from.contains(place)));
-        hidden.for_each(|place| take_out(std::slice::from_ref(place), director));
+    // The place of this token, where it goes on. What stands in another one, nobody has verified.
+    let is_shown = |place: &&CredentialPlace| shown(std::slice::from_ref(*place), director) != Shown::Nothing;
+    let kept = own.from.iter().find(is_shown).filter(|_| own.forward);
+    for place in jwt.providers.iter().flat_map(|provider| &provider.from) {
+        if Some(place) != kept {
+            take_out(std::slice::from_ref(place), director);
+        }
     }
     remove_claims(jwt, director);
     for (claim, value) in own.claims.iter().zip(&valid.headers) {
@@ -204,9 +214,9 @@ fn pass(jwt: &Jwt, at: usize, valid: &ValidToken, director: &mut Director<'_, '_
             director.headers.insert(&claim.header, value.clone());
         }
     }
-    *director.claims = Some(Rc::clone(&valid.claims));
-    if director.means.auth.logs_subjects() {
-        director.user.clone_from(&valid.subject);
+    director.found_claims(&valid.claims);
+    if let Some(subject) = valid.subject.as_ref().filter(|_| director.means.auth.logs_subjects()) {
+        director.found_user(subject);
     }
 }
 

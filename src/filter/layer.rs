@@ -55,8 +55,8 @@ pub struct Director<'d, 'a> {
     pub claims: &'d mut Option<Rc<Claims>>,
     /// What a limit has decided against the request.
     pub limited: &'d mut Option<Limited>,
-    /// Fields by which a service has told more about who the client is.
-    pub identity: &'d mut Vec<HeaderName>,
+    /// What was found out beside that.
+    pub identity: &'d mut Identity,
     /// What the worker lends.
     pub means: FilterMeans<'d>,
     /// What does not change on the way.
@@ -94,12 +94,37 @@ impl<'d, 'a> Director<'d, 'a> {
         }
     }
 
+    /// Notes the user that a filter has found out. The one of a filter before it still tells requests apart.
+    pub(super) fn found_user(&mut self, name: &Arc<str>) {
+        if let Some(before) = self.user.replace(Arc::clone(name)) {
+            self.identity.users.push(before);
+        }
+    }
+
+    /// Notes what a token says that a filter has verified, as [`found_user`](Self::found_user) does.
+    pub(super) fn found_claims(&mut self, claims: &Rc<Claims>) {
+        if let Some(before) = self.claims.replace(Rc::clone(claims)) {
+            self.identity.claims.push(before);
+        }
+    }
+
     /// What keys are taken from.
     pub(super) fn key_source(&self) -> KeySource<'_, 'a> {
         let Facts { client, hostname, path_param, .. } = *self.facts;
         let (query, claims) = (self.query.as_deref(), self.claims.as_deref());
         KeySource { client, headers: self.headers, query, hostname, path_param, claims }
     }
+}
+
+/// What filters have found out about who the client is, beside the last user and the last claims. Few requests have any of it.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// Fields by which a service has told more.
+    pub fields: Vec<HeaderName>,
+    /// Users that filters further out have found.
+    pub users: Vec<Arc<str>>,
+    /// Claims of tokens that filters further out have verified.
+    pub claims: Vec<Rc<Claims>>,
 }
 
 /// What a limit has decided against a request: that it is refused, or would be if the limit did not only count.

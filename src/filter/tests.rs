@@ -138,7 +138,7 @@ impl Walk {
             user: &mut user,
             claims: &mut claims,
             limited: &mut None,
-            identity: &mut Vec::new(),
+            identity: &mut Identity::default(),
             means: self.lent.means(),
             facts: &facts,
         };
@@ -265,7 +265,7 @@ proptest! {
                 user: &mut None,
                 claims: &mut None,
                 limited: &mut None,
-                identity: &mut Vec::new(),
+                identity: &mut Identity::default(),
                 means: lent.means(),
                 facts: &facts,
             };
@@ -571,7 +571,7 @@ fn a_layer_that_waits_goes_on_with_its_answer() {
             user: &mut None,
             claims: &mut None,
             limited: &mut None,
-            identity: &mut Vec::new(),
+            identity: &mut Identity::default(),
             means: lent.means(),
             facts: &facts,
         };

@@ -19,7 +19,9 @@ use crate::source::files::yaml::{Format, Node, Places, parse};
 pub(super) fn rewrite(text: &str, changes: &[Change], quotes: &[(String, char)], new: &Value) -> Option<String> {
     let places = Places::read(text)?;
     let document = Document { text, root: places.root(), quotes, is_json: is_json(text) };
-    let mut edits = changes.iter().map(|change| document.edit(change)).collect::<Option<Vec<_>>>()?;
+    let places = places_in_old(changes);
+    let edits = changes.iter().zip(places).map(|(change, place)| document.edit(change, place));
+    let mut edits = edits.collect::<Option<Vec<_>>>()?;
     // Stable: what ends in the same place is put in from the inside to the outside.
     edits.sort_by_key(|edit| edit.range.start);
     let mut result = String::with_capacity(text.len() * 2);
@@ -35,6 +37,24 @@ pub(super) fn rewrite(text: &str, changes: &[Change], quotes: &[(String, char)],
     }
     result.push_str(&text[done..]);
     (parse(&result, Format::Yaml).ok()? == *new).then_some(result)
+}
+
+/// For each change that adds to a list the position in the list as it was: what is added behind one another has the positions
+/// of a patch, which counts those before it.
+fn places_in_old(changes: &[Change]) -> Vec<usize> {
+    let (mut places, mut last): (_, Option<(&[Step], usize, usize)>) = (Vec::with_capacity(changes.len()), None);
+    for change in changes {
+        let added = match (&change.action, change.path.split_last()) {
+            (Action::Add(_), Some((Step::Index(index), list))) => Some((list, *index)),
+            _ => None,
+        };
+        last = added.map(|(list, index)| {
+            let first = last.filter(|(other, _, before)| *other == list && before + 1 == index);
+            (list, first.map_or(index, |(_, first, _)| first), index)
+        });
+        places.push(last.map_or(0, |(_, first, _)| first));
+    }
+    places
 }
 
 /// A whole document in YAML.
@@ -60,7 +80,8 @@ struct Document<'a> {
 }
 
 impl Document<'_> {
-    fn edit(&self, change: &Change) -> Option<Edit> {
+    /// `place`: where something is put into a list, before any change.
+    fn edit(&self, change: &Change, place: usize) -> Option<Edit> {
         let (last, parents) = change.path.split_last()?;
         let mut parent = self.root;
         for step in parents {
@@ -70,8 +91,8 @@ impl Document<'_> {
         is_written_here(parent).then_some(())?;
         match (&change.action, &parent.value, last) {
             (Action::Add(value), Node::Map(members), Step::Field(key)) => self.add_member(parent, members, key, value),
-            (Action::Add(value), Node::List(elements), Step::Index(index)) => {
-                self.add_element(parent, elements, *index, value)
+            (Action::Add(value), Node::List(elements), Step::Index(_)) => {
+                self.add_element(parent, elements, place, value)
             }
             (Action::Remove, Node::Map(members), Step::Field(key)) => {
                 let index = members.iter().position(|(name, _)| name.value == *key)?;

@@ -125,6 +125,20 @@ async fn the_last_good_keys_stay_for_a_day() {
     assert!(bed.counts.count(FetchOutcome::Status) > 1_000);
 }
 
+/// Whoever answers with a set that has no key wants no token to count any more.
+#[tokio::test(start_paused = true)]
+async fn keys_that_are_withdrawn_go_at_once() {
+    for empty in [r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#] {
+        let bed = Bed::new(Script::new([document("a")]));
+        sleep(SECOND).await;
+        let before = bed.keys.current().version;
+        bed.script.then(Ok(empty.to_owned()));
+        sleep(10 * MINUTE).await;
+        let now = bed.keys.current();
+        assert!(now.set.is_none() && now.version > before, "{empty}: what was verified before does not count either");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_unknown_key_has_them_fetched_once_for_all_who_ask() {
     let bed = Bed::new(Script::new([document("a")]).after(SECOND / 10));
@@ -176,7 +190,7 @@ async fn a_server_that_never_answers_is_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_no_key_set_changes_nothing() {
-    let bed = Bed::new(Script::new([document("a"), Ok("<html>".to_owned()), Ok(r#"{"keys":[]}"#.to_owned())]));
+    let bed = Bed::new(Script::new([document("a"), Ok("<html>".to_owned()), Ok(r#"{"key":[]}"#.to_owned())]));
     sleep(20 * MINUTE).await;
     assert!(bed.has("a"));
     assert!(bed.counts.count(FetchOutcome::Document) >= 2);

@@ -29,6 +29,7 @@ impl Exchange {
         let mut asked = Some(question);
         while let Some(question) = asked.take() {
             let (began, waits) = (Instant::now(), !matches!(question, Question::Flight(_)));
+            let is_queued = matches!(question, Question::Permit(_));
             let until = self.decision.deadlines.request;
             let answer = Box::pin(self.answer(matched, question));
             let told = match until {
@@ -38,6 +39,10 @@ impl Exchange {
             // A call that is shared is no wait, whoever makes it.
             if let Some(entry) = self.account.entry.as_mut().filter(|_| waits) {
                 *entry.waited.get_or_insert_default() += began.elapsed();
+            }
+            if is_queued && matches!(told, Err(ProxyError::Request)) {
+                // The limit notes that there was no place in time. What the client gets is the deadline's to say.
+                drop(self.decision.resume(matched, Told::Permit(None), worker.filter_means()));
             }
             let told = told?;
             // The try has not begun yet.

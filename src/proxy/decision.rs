@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use ipnet::IpNet;
 use tokio::time::Instant;
 
@@ -21,7 +21,7 @@ use super::headers::{self, ClientTarget};
 use super::retry::policy::{Wish, wish_after_answer};
 use super::retry::{Failure, Tries, Verdict};
 use crate::balance::{self, Condition, EndpointState, KeySource, Pick, PickRequest, Picked, SessionId};
-use crate::filter::{Answer, Chain, FlightAnswer, Limited, OwnRequest};
+use crate::filter::{Answer, Chain, FlightAnswer, Identity, Limited, OwnRequest};
 use crate::live::WorkerLive;
 use crate::model::backend::Backend;
 use crate::model::claims::Claims;
@@ -226,7 +226,7 @@ pub(super) struct Layers {
     /// What a limit has decided against it.
     pub(super) limited: Option<Limited>,
     /// Fields by which a service has told more about it.
-    pub(super) identity: Vec<HeaderName>,
+    pub(super) identity: Identity,
     /// Copies that filters ask for; `None` once they are on their way.
     pub(super) copies: Option<Vec<OwnRequest>>,
     /// The request outside of the backendRef's filters, for a try at another one.
@@ -258,7 +258,7 @@ impl Layers {
             user: None,
             claims: None,
             limited: None,
-            identity: Vec::new(),
+            identity: Identity::default(),
             copies: Some(Vec::new()),
             outside: None,
         }

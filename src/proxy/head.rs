@@ -170,10 +170,10 @@ pub fn check<B>(
 /// What pods are told of a client's certificate.
 const CLIENT_CERTIFICATE: &str = "x-forwarded-client-cert";
 
-/// In fields of these names a forwarder says what it knows of the client. There are more than tidegate knows of:
-/// X-Forwarded-Prefix, -Ssl, -Client-Cert.
+/// In fields of these names a forwarder says what it knows of the client, or that the request is a copy of another one. There
+/// are more than tidegate knows of: X-Forwarded-Prefix, -Ssl, -Client-Cert.
 fn is_of_forwarders(name: &str) -> bool {
-    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip")
+    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip" | "x-tidegate-mirror")
 }
 
 /// Removes all fields of these names; how many there were.

@@ -102,7 +102,7 @@ impl Decision {
             hostname: head.hostname(),
             authority: head.authority(),
             content_length: *content_length,
-            is_personal: head.websocket || downstream.client.subject.is_some(),
+            is_personal: head.websocket || downstream.client.certificate.is_some(),
             // It stands at the same address for all workers, and for as long as somebody has a request for it.
             rule: std::ptr::from_ref(matched.rule()).addr(),
             path_param: &|name| matched.path_param(downstream.listener, received, name),

@@ -347,6 +347,8 @@ async fn relay<H: Handler>(
     mut drain: Drain,
 ) {
     place.presence().busy();
+    // It has no head that memory would have to be kept for.
+    place.presence().newness().end();
     let _open = Open::begin(&context);
     let closing = async move { drain.reached(Phase::Closing).await };
     let (listener, listener_name) = (context.listener, Arc::clone(&context.listener_name));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
@@ -490,10 +490,20 @@ pub struct AccessLogWriter {
 }
 
 impl AccessLogWriter {
-    /// Waits until every entry was written; all handles and senders must be gone, or this waits for them.
-    pub fn join(self) {
+    /// Waits until every entry was written, but not for longer than `longest`; all handles and senders must be gone, or this
+    /// waits for them. `false` when whoever reads the log does not take it: the thread is left behind then.
+    #[must_use]
+    pub fn join_within(self, longest: Duration) -> bool {
+        let until = Instant::now() + longest;
+        while !self.thread.is_finished() {
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         // A panic of the writer was reported by the panic hook; there is nothing left to save.
         let _ = self.thread.join();
+        true
     }
 
     /// Every entry was written, and the thread ended.

@@ -111,7 +111,7 @@ pub const ACCESS_LOG: &[LogField] = &[
     field(
         "duration_seconds",
         "number",
-        "From the first byte of the request's head to the last of the answer; to its end for an upgraded or relayed connection.",
+        "From the complete head of the request to the last byte of the answer; to its end for an upgraded or relayed connection.",
     ),
     field(
         "wait_seconds",

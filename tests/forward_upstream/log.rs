@@ -25,7 +25,7 @@ impl Log {
     /// Everything that was logged; the senders must be gone.
     pub fn lines(self) -> Vec<Value> {
         drop(self.handle);
-        self.writer.join();
+        assert!(self.writer.join_within(std::time::Duration::from_secs(60)));
         let text = std::fs::read_to_string(&self.path).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }

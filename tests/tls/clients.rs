@@ -465,3 +465,21 @@ fn openssl_and_curl_show_their_certificates() {
         }
     }
 }
+
+/// Its answer may be about the one whose certificate it is.
+#[test]
+fn a_request_with_a_certificate_shares_no_answer() {
+    let people = People::new();
+    let ca = config_map("ca", &people.clients.pem());
+    let route = route("a", "a.test", &["it"], &validation(OPTIONAL));
+    let route = route.replace("  rules:\n", "  filters: [{type: Coalesce, coalesce: {}}]\n  rules:\n");
+    let (gateway, port) = people.gateway(&[("ca.yaml", &ca), ("a.yaml", &route)], &[]);
+    let good = people.good();
+    let ask = |own| exchange(&mut people.client(own).connect(port, "a.test").unwrap(), "a.test", "/");
+    let counted =
+        |share| format!("tidegate_coalesce_requests_total{{route=\"default/a\",place=\"route\",share=\"{share}\"}} 1");
+    assert!(ask(Some(&good)).contains("x-forwarded-client-cert: "));
+    wait_for_metric(&gateway, &counted("alone"));
+    assert!(!ask(None).contains("x-forwarded-client-cert: "));
+    wait_for_metric(&gateway, &counted("led"));
+}

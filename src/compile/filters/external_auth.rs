@@ -98,7 +98,8 @@ fn sent_along<'n>(
             report.drop_rule(at, format!("{name:?}"), "a header name");
             continue;
         };
-        if fields::flags(field.as_str()).has_any(FieldFlags::HOP_BY_HOP) {
+        let of_connection = FieldFlags::HOP_BY_HOP.and(FieldFlags::FRAMING);
+        if fields::flags(field.as_str()).has_any(of_connection) || matches!(field.as_str(), "host" | "expect") {
             report.drop_rule(at, format!("{name:?}"), "a header that does not belong to the client's connection");
             continue;
         }

@@ -6,7 +6,7 @@ use http::{HeaderValue, Method};
 use serde_json::json;
 
 use super::*;
-use crate::filter::layer::Facts;
+use crate::filter::layer::{Facts, Identity};
 use crate::filter::tests::Lent;
 use crate::model::claims::Claims;
 use crate::model::filter::{FilterList, StateKey};
@@ -34,7 +34,7 @@ struct Request {
     query: Option<&'static str>,
     user: Option<Arc<str>>,
     claims: Option<Rc<Claims>>,
-    identity: Vec<HeaderName>,
+    identity: Identity,
     scheme: &'static str,
     port: u16,
     hostname: &'static str,
@@ -54,7 +54,7 @@ impl Request {
             query: None,
             user: None,
             claims: None,
-            identity: Vec::new(),
+            identity: Identity::default(),
             scheme: "http",
             port: 80,
             hostname: "a.test",
@@ -127,8 +127,21 @@ fn requests_that_differ_in_what_is_compared_are_not_equal() {
     };
     let by_service = |value: &'static str| {
         let mut request = Request::field("x-roles", value);
-        request.identity = vec![HeaderName::from_static("x-roles")];
+        request.identity.fields = vec![HeaderName::from_static("x-roles")];
         request
+    };
+    // A filter further in has found somebody else.
+    let outer_user = |name: &str| {
+        Request::with(|request| {
+            request.user = Some("ada".into());
+            request.identity.users.push(name.into());
+        })
+    };
+    let outer_claims = |sub: &str| {
+        Request::with(|request| {
+            request.claims = claims("service");
+            request.identity.claims.extend(claims(sub));
+        })
     };
     let different = vec![
         Request::new(),
@@ -146,6 +159,13 @@ fn requests_that_differ_in_what_is_compared_are_not_equal() {
         Request::with(|request| request.user = Some("bob".into())),
         Request::with(|request| request.claims = claims("ada")),
         Request::with(|request| request.claims = claims("bob")),
+        outer_user("one"),
+        outer_user("two"),
+        outer_claims("ada"),
+        outer_claims("bob"),
+        Request::field("x-forwarded-host", "a.example"),
+        Request::field("x-forwarded-host", "b.example"),
+        Request::field("x-forwarded-prefix", "/a"),
         Request::field("accept", "text/html"),
         Request::field("accept", ""),
         Request::field("accept-encoding", "text/html"),

@@ -173,7 +173,7 @@ fn with_password(
         user: &mut user,
         claims: &mut None,
         limited: &mut None,
-        identity: &mut Vec::new(),
+        identity: &mut Identity::default(),
         means: lent.means(),
         facts: &facts,
     };

@@ -223,7 +223,7 @@ fn a_request_that_ends_on_the_way_gives_its_place_back() {
             user: &mut None,
             claims: &mut None,
             limited: &mut None,
-            identity: &mut Vec::new(),
+            identity: &mut Identity::default(),
             means: lent.means(),
             facts: &facts,
         };

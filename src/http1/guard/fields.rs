@@ -67,7 +67,8 @@ impl Kind {
             (17, b's') => (Kind::WebSocketKey, b"sec-websocket-key"),
             (17, b't') => (Kind::Coding, b"transfer-encoding"),
             (12.., b'x') => {
-                let is_forwarded = name.get(..12).is_some_and(|start| start.eq_ignore_ascii_case(b"x-forwarded-"));
+                let is_forwarded = name.get(..12).is_some_and(|start| start.eq_ignore_ascii_case(b"x-forwarded-"))
+                    || name.eq_ignore_ascii_case(b"x-tidegate-mirror");
                 return if is_forwarded { Kind::Forwarded } else { Kind::Other };
             }
             _ => return Kind::Other,

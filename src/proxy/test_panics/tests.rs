@@ -297,7 +297,7 @@ fn the_log_says_that_a_stage_of_a_body_panicked() {
         gateway.worker.flush_log();
     });
     drop(handle);
-    writer.join();
+    assert!(writer.join_within(Duration::from_secs(60)));
     let text = std::fs::read_to_string(path).expect("the log");
     assert_eq!(text.matches("\"reason\":\"panic\"").count(), 2, "{text}");
 }

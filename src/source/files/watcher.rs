@@ -230,8 +230,12 @@ fn read_signed(path: &Path) -> (Reading, Option<Signature>) {
 /// The inotify watch.
 struct Events {
     watcher: RecommendedWatcher,
+    /// The directory, in the form that paths of events begin with: that is absolute, however it was written.
+    dir: PathBuf,
     /// Device and inode of the directory that is watched; its path may come to name another one.
     watched: Option<(u64, u64)>,
+    /// Why there is none, as it was told; once for as long as it lasts.
+    told: Option<String>,
 }
 
 impl Events {
@@ -243,8 +247,9 @@ impl Events {
         });
         match watcher {
             Ok(watcher) => {
-                let mut events = Self { watcher, watched: None };
-                events.follow(dir);
+                let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+                let mut events = Self { watcher, dir, watched: None, told: None };
+                events.follow();
                 Some(events)
             }
             Err(error) => {
@@ -255,27 +260,36 @@ impl Events {
     }
 
     /// Watches what the path names now.
-    fn follow(&mut self, dir: &Path) {
-        let now = fs::metadata(dir).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    fn follow(&mut self) {
+        let now = fs::metadata(&self.dir).ok().map(|metadata| (metadata.dev(), metadata.ino()));
         if now == self.watched {
             return;
         }
-        self.forget(dir);
+        self.forget();
         if now.is_some() {
-            match self.watcher.watch(dir, RecursiveMode::NonRecursive) {
-                Ok(()) => self.watched = now,
+            match self.watcher.watch(&self.dir, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.watched = now;
+                    if self.told.take().is_some() {
+                        tracing::info!(dir = %self.dir.display(), "there is an inotify watch again");
+                    }
+                }
                 Err(error) => {
-                    tracing::warn!(dir = %dir.display(), %error, "no inotify watch; the directory is scanned")
+                    let error = error.to_string();
+                    if self.told.as_ref() != Some(&error) {
+                        tracing::warn!(dir = %self.dir.display(), error, "no inotify watch; the directory is scanned");
+                        self.told = Some(error);
+                    }
                 }
             }
         }
     }
 
     /// What was watched is no longer what the path names. A directory that is made anew may have the same inode.
-    fn forget(&mut self, dir: &Path) {
+    fn forget(&mut self) {
         if self.watched.take().is_some() {
             // Of a directory that is gone the kernel has removed the watch already.
-            let _ = self.watcher.unwatch(dir);
+            let _ = self.watcher.unwatch(&self.dir);
         }
     }
 
@@ -400,12 +414,11 @@ impl Shell {
             EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any | EventKind::Other => Some(false),
         };
         for path in &event.paths {
-            let Some(name) = path.strip_prefix(&self.dir).ok().map(Path::as_os_str) else { continue };
+            let Some(events) = &mut self.events else { return };
+            let Some(name) = path.strip_prefix(&events.dir).ok().map(Path::as_os_str) else { continue };
             if name.is_empty() {
                 // The directory itself: removed, renamed, or its permissions changed.
-                if let Some(events) = &mut self.events {
-                    events.forget(&self.dir);
-                }
+                events.forget();
                 self.scan_soon(now, false);
             } else if is_manifest(name) {
                 let pending =
@@ -432,7 +445,7 @@ impl Shell {
     fn scan(&mut self, now: Instant) -> bool {
         let complete = std::mem::take(&mut self.complete);
         if let Some(events) = &mut self.events {
-            events.follow(&self.dir);
+            events.follow();
         }
         let changed = match scan(&self.dir) {
             Ok(found) => {
@@ -540,7 +553,7 @@ impl Shell {
     /// The directory is gone or not readable: nothing counts until it is back.
     fn lost(&mut self, error: &io::Error, now: Instant) -> bool {
         if let Some(events) = &mut self.events {
-            events.forget(&self.dir);
+            events.forget();
         }
         self.next_scan = self.next_scan.min(now + SCAN_WITHOUT_EVENTS);
         self.state.directory_lost(&self.dir, error.to_string())

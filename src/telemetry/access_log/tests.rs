@@ -132,7 +132,7 @@ fn a_file_is_appended_to_and_reopened() {
     drop(sender);
     assert_eq!(handle.dropped(), 0);
     drop(handle);
-    writer.join();
+    assert!(writer.join_within(Duration::from_secs(60)));
     assert!(std::fs::read_to_string(&moved).unwrap().contains("/first"));
     let second = std::fs::read_to_string(&path).unwrap();
     assert!(second.contains("/second") && !second.contains("/first"));
@@ -171,7 +171,7 @@ fn a_blocked_pipe_costs_lines_and_nothing_else() {
     drop(sender);
     assert_eq!(handle.dropped() as usize, dropped);
     drop(handle);
-    writer.join();
+    assert!(writer.join_within(Duration::from_secs(60)));
     assert_eq!(written.iter().sum::<usize>() + dropped, ENTRIES);
 }
 
@@ -192,7 +192,7 @@ fn failed_writes_are_counted() {
     drop(sender);
     let observer = Arc::clone(&handle.drops);
     drop(handle);
-    writer.join();
+    assert!(writer.join_within(Duration::from_secs(60)));
     assert_eq!(observer.count.load(Ordering::Relaxed), 1);
     assert!(observer.metrics.render().contains("tidegate_access_log_dropped_total 1"));
 }
