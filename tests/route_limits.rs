@@ -232,14 +232,17 @@ fn requests_wait_in_the_order_in_which_they_came() {
 #[test]
 fn a_wait_that_the_deadline_of_the_request_ends_is_counted() {
     let pod = Held::start();
-    let limit = concurrency("maxInFlight: 1, maxQueued: 5, queueTimeout: 1h");
-    let route = limit.replace("backendRefs:", "timeouts: {request: 1s}\n    backendRefs:");
-    assert_ne!(route, limit);
-    let gateway = start(pod.port, &route);
+    // The one that is in the way has all the time.
+    let route = "apiVersion: tidegate.dev/v1alpha1\nkind: GatewayRoute\nmetadata: {name: r}\nspec:\n  hostnames: [a.test]\n  \
+                 filters: [{type: ConcurrencyLimit, concurrencyLimit: {maxInFlight: 1, maxQueued: 5, queueTimeout: 1h}}]\n  \
+                 rules:\n  - backendRefs: [{name: s, port: 80}]\n  - matches: [{path: {type: PathPrefix, value: /short}}]\n    \
+                 timeouts: {request: 500ms}\n    backendRefs: [{name: s, port: 80}]\n";
+    let gateway = start(pod.port, route);
     let _busy = send(&gateway);
     let _held = pod.next();
-    assert_eq!(gateway.get("a.test", "/").status, 504);
-    assert_eq!(decisions(&gateway, "ConcurrencyLimit", "timed_out"), 1);
+    assert_eq!(gateway.get("a.test", "/short").status, 504);
+    let labels = "filter=\"ConcurrencyLimit\",route=\"default/r\",place=\"route\",decision=\"timed_out\"";
+    assert_eq!(metric(&gateway, &format!("tidegate_limit_decisions_total{{{labels}}}")), 1);
 }
 
 /// The access log names the limit that has refused a request, or would have.
