@@ -253,6 +253,12 @@ fn the_chart_carries_both_unchanged() {
         assert_eq!(&labels[key], value);
     }
     assert_eq!(monitor["spec"]["endpoints"][0]["port"], service["spec"]["ports"][0]["name"]);
+    let dropped = &monitor["spec"]["endpoints"][0]["relabelings"][0];
+    assert_eq!(
+        (&dropped["action"], &dropped["regex"]),
+        (&"labeldrop".into(), &"service".into()),
+        "tidegate has its own"
+    );
     let pods = &get(&objects, "Deployment", "tidegate")["spec"]["template"];
     for (key, value) in get(&objects, "PodMonitor", "tidegate")["spec"]["selector"]["matchLabels"].as_object().unwrap()
     {

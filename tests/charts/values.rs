@@ -351,24 +351,50 @@ fn what_is_switched_on_is_there_and_what_is_off_is_not() {
 #[test]
 fn the_service_leads_to_the_listeners() {
     let Some(helm) = helm() else { return };
-    let values = "listeners: {internal: {address: \"[::]:8081\"}}\nservice: {ports: {internal: 8000}, type: ClusterIP}";
+    let values = "listeners: {internal: {address: \"[::]:8081\"}, metrics: {address: \"[::]:8082\"}}\nservice: {ports: \
+                  {internal: 8000, metrics: 8001}, type: ClusterIP}";
     let objects = render(helm, values);
     let service = &get(&objects, "Service", "tidegate")["spec"];
     let expected = json!([
-        {"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"},
-        {"name": "https", "port": 443, "targetPort": 8443, "protocol": "TCP"},
-        {"name": "internal", "port": 8000, "targetPort": 8081, "protocol": "TCP"},
+        {"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"},
+        {"name": "https", "port": 443, "targetPort": "https", "protocol": "TCP"},
+        {"name": "internal", "port": 8000, "targetPort": "internal", "protocol": "TCP"},
+        {"name": "metrics", "port": 8001, "targetPort": 8082, "protocol": "TCP"},
     ]);
     assert_eq!(service["ports"], expected);
     assert!(service.get("externalTrafficPolicy").is_none(), "the API server refuses it for ClusterIP");
     let policy = &get(&objects, "NetworkPolicy", "tidegate")["spec"];
-    assert_eq!(policy["ingress"][0]["ports"], json!([{"port": 8080}, {"port": 8443}, {"port": 8081}]));
+    let expected = json!([{"port": "http"}, {"port": "https"}, {"port": "internal"}, {"port": 8082}]);
+    assert_eq!(policy["ingress"][0]["ports"], expected);
+    // Each pod is reached at the port that it has: the names are those of its own ports.
+    let container = &get(&objects, "Deployment", "tidegate")["spec"]["template"]["spec"]["containers"][0];
+    let named: Vec<_> = container["ports"].as_array().unwrap().iter().map(|port| &port["name"]).collect();
+    assert!(["http", "https", "internal"].iter().all(|name| named.contains(&&Value::from(*name))), "{named:?}");
+    assert!(policy["egress"][1].get("to").is_none(), "an ipBlock leaves nodes out in some networks");
     let ipv4 = &policy["egress"][2]["to"][1]["ipBlock"];
     assert_eq!(ipv4["except"], json!(["169.254.0.0/16"]), "credentials of nodes are out of reach");
     let objects = render(helm, "networkPolicy: {egressNamespaces: [{matchLabels: {team: shop}}], metricsFrom: []}");
     let policy = &get(&objects, "NetworkPolicy", "tidegate")["spec"];
     assert_eq!(policy["egress"][2]["to"], json!([{"namespaceSelector": {"matchLabels": {"team": "shop"}}}]));
     assert_eq!(policy["ingress"].as_array().unwrap().len(), 1);
+}
+
+/// It asks in plain HTTP, and says nothing about the connection before.
+#[test]
+fn without_a_listener_that_it_can_ask_there_is_no_test_of_the_release() {
+    let Some(helm) = helm() else { return };
+    let tests = |values: &str| {
+        let is_test = |object: &&Value| object["metadata"]["annotations"]["helm.sh/hook"] == "test";
+        let objects = render(helm, values);
+        let pods: Vec<Value> = objects.iter().filter(is_test).cloned().collect();
+        pods.iter().find(|object| object["kind"] == "Pod").map(|pod| pod["spec"]["containers"][0]["args"][1].clone())
+    };
+    let of_port = |port: u16| Some(Value::from(format!("http://tidegate.tidegate-system.svc:{port}/")));
+    assert_eq!(tests("{}"), of_port(80));
+    let early = "listeners: {early: {address: \"[::]:8444\", protocol: HTTPS}}\nservice: {ports: {early: 444}}";
+    assert_eq!(tests(early), of_port(80));
+    assert_eq!(tests("listeners: {http: null}\nservice: {ports: {http: null}}"), None);
+    assert_eq!(tests("listeners: {http: {proxyProtocol: {mode: required, trusted: [10.0.0.0/8]}}}"), None);
 }
 
 /// What `helm test` applies is served by the gateway of these values, and its pod asks that gateway.

@@ -81,12 +81,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- div (add $delay $timeout 5999) 1000 -}}
 {{- end -}}
 
+{{/* Something in a cluster, nothing under `helm template`, which finds not even an empty list. Whoever installs may read in
+the release's namespace. */}}
+{{- define "tidegate.isCluster" -}}
+{{- if lookup "v1" "ServiceAccount" .Release.Namespace "" -}}true{{- end -}}
+{{- end -}}
+
 {{/* Where the key of session values comes from: "existing", "generated", or nothing. A key that `helm template` made would be
-another one each time, so it has none: the namespace default is found only in a cluster. */}}
+another one each time, so it has none. */}}
 {{- define "tidegate.sessionKey" -}}
 {{- if .Values.sessions.existingSecret -}}
 existing
-{{- else if and .Values.sessions.generateKey (lookup "v1" "Namespace" "" "default") -}}
+{{- else if and .Values.sessions.generateKey (include "tidegate.isCluster" .) -}}
 generated
 {{- end -}}
 {{- end -}}
@@ -164,9 +170,30 @@ accessLog: {{ toYaml .Values.dataPlane.accessLog }}
   verbs: [create, patch]
 {{- end -}}
 
-{{/* The listener that `helm test` asks: the first one that the Service leads to. */}}
+{{/* The listener that `helm test` asks: the first one that the Service leads to and that speaks plain HTTP without a PROXY
+header. Nothing where there is none. */}}
 {{- define "tidegate.testListener" -}}
-{{- required "service.ports: found no port, expected at least one" (keys .Values.service.ports | sortAlpha | first) -}}
+{{- $names := list -}}
+{{- range $name := keys .Values.service.ports | sortAlpha -}}
+{{- $listener := index $.Values.listeners $name | default dict -}}
+{{- $proxy := dig "proxyProtocol" "mode" "off" $listener | toString -}}
+{{- if and (ne (get $listener "protocol" | toString) "HTTPS") (ne $proxy "required") -}}
+{{- $names = append $names $name -}}
+{{- end -}}
+{{- end -}}
+{{- with $names -}}
+{{ first . }}
+{{- end -}}
+{{- end -}}
+
+{{/* What a Service or a policy calls the port of a listener: its name, so that each pod is reached at the port that it has while
+another one is rolled out; the number where Kubernetes takes no such name. */}}
+{{- define "tidegate.portName" -}}
+{{- if and (le (len .name) 15) (ne .name "metrics") (regexMatch "[a-z]" .name) (not (contains "--" .name)) -}}
+{{ .name | quote }}
+{{- else -}}
+{{ include "tidegate.port" . }}
+{{- end -}}
 {{- end -}}
 
 {{/* A name that is in no DNS. */}}
