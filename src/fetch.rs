@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use crate::model::tls::Authorities;
 use crate::tls::WebTls;
 
-/// How long one address may take to be connected to.
+/// How long an address may take to be connected to where there is another one.
 const CONNECT: Duration = Duration::from_secs(1);
 
 /// How the gateway introduces itself.
@@ -107,11 +107,16 @@ impl Fetcher {
     async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, FetchError> {
         let found = tokio::net::lookup_host((host, port)).await.map_err(FetchError::Name)?;
         let mut failed = FetchError::Address;
-        for address in found.filter(|address| self.may_ask(address)) {
-            match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
-                Ok(Ok(socket)) => return Ok(socket),
-                Ok(Err(error)) => failed = FetchError::Connect(error),
-                Err(_) => failed = FetchError::Connect(io::ErrorKind::TimedOut.into()),
+        let mut addresses = found.filter(|address| self.may_ask(address)).peekable();
+        while let Some(address) = addresses.next() {
+            let connecting = TcpStream::connect(address);
+            let connected = match addresses.peek() {
+                Some(_) => tokio::time::timeout(CONNECT, connecting).await.unwrap_or_else(|late| Err(late.into())),
+                None => connecting.await,
+            };
+            match connected {
+                Ok(socket) => return Ok(socket),
+                Err(error) => failed = FetchError::Connect(error),
             }
         }
         Err(failed)

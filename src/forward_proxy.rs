@@ -178,25 +178,28 @@ impl Target {
         }
     }
 
-    /// Connects to the first of its addresses that answers, each within `timeout`; zero: no limit.
+    /// Connects to the first of its addresses that answers, each within `timeout`, and so the search for them; zero: no limit.
     async fn connect(&self, timeout: Duration) -> std::io::Result<TcpStream> {
         let addresses: Vec<SocketAddr> = match self {
             Self::Service(address) => vec![*address],
-            Self::Host(host, port) => tokio::net::lookup_host((host.as_str(), *port)).await?.collect(),
+            Self::Host(host, port) => within(timeout, tokio::net::lookup_host((host.as_str(), *port))).await?.collect(),
         };
         let mut failed = std::io::ErrorKind::AddrNotAvailable.into();
         for address in addresses {
-            let connecting = TcpStream::connect(address);
-            let connected = match timeout {
-                Duration::ZERO => connecting.await,
-                timeout => tokio::time::timeout(timeout, connecting).await.unwrap_or_else(|late| Err(late.into())),
-            };
-            match connected {
+            match within(timeout, TcpStream::connect(address)).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => failed = error,
             }
         }
         Err(failed)
+    }
+}
+
+/// Waits for something, but not for longer than `timeout`; zero: no limit.
+async fn within<T>(timeout: Duration, wanted: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
+    match timeout {
+        Duration::ZERO => wanted.await,
+        timeout => tokio::time::timeout(timeout, wanted).await.unwrap_or_else(|late| Err(late.into())),
     }
 }
 

@@ -153,7 +153,7 @@ fn a_directory_that_is_named_from_where_one_stands_is_watched_as_well() {
     // What is half written does not count while its writer goes on, which only events can tell.
     let mut file = fs::File::create(dir.path().join("b.yaml")).expect("a file");
     file.write_all(format!("{}---\n", service("b", 1)).as_bytes()).expect("written");
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_millis(2_500));
     assert_eq!(services(&receiver.borrow_and_update()), ["a:1"]);
     file.write_all(service("c", 1).as_bytes()).expect("written");
     drop(file);

@@ -98,7 +98,7 @@ fn ready_only_when_serving_and_not_while_draining() {
     let backend = Backend::start("a");
     let mut gateway = Gateway::start_with(
         &[("service.yaml", &service("a", &[backend.port])), ("route.yaml", &route("a", "a.test", "a"))],
-        &["--drain-delay", "500ms"],
+        &["--drain-delay", "2s"],
     );
     assert_eq!((gateway.admin("/readyz").status, gateway.admin("/servingz").status), (200, 200));
     assert_eq!(gateway.admin("/livez").status, 200);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::time::Instant;
 
 use crate::proxy::admission::Budget;
@@ -85,12 +86,18 @@ fn resident() -> io::Result<Option<u64>> {
     Ok(kib.and_then(|kib| kib.trim().parse::<u64>().ok()?.checked_mul(1024)))
 }
 
-/// The text of a file; `None` where there is none.
+/// The text of a file; `None` where there is none that may be read.
+///
+/// # Errors
+/// When file descriptors or memory are short.
 fn text_of(path: &Path) -> io::Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        Err(error) => {
+            let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+            let is_short = matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM));
+            if is_short { Err(error) } else { Ok(None) }
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use super::deadlines::{DeadlineKind, ExchangeDeadlines};
 use super::error::ProxyError;
 use super::headers;
 use super::upstream::Pooled;
-use super::upstream_http2::{Lease, RequestProgress, ResponseBody};
+use super::upstream_http2::{Lease, RequestProgress, ResponseBody, is_malformed};
 use crate::balance::EndpointState;
 use crate::filter::{BodyStage, BodyStream, FlightBody};
 use crate::http1::client::{ClientError, Upload};
@@ -60,7 +60,7 @@ impl BodyError {
         match self {
             Self::Http1(error) => reason_of_cut(error),
             Self::Upload(error) => error.reason(),
-            Self::Http2(error) if error.is_library() => Reason::BadResponse,
+            Self::Http2(error) if is_malformed(error) => Reason::BadResponse,
             Self::Http2(_) => Reason::Reset,
             Self::Staged(error) => error.downcast_ref::<Self>().map_or(Reason::Reset, Self::reason),
             Self::Deadline(kind) => kind.reason(),
@@ -460,7 +460,7 @@ impl Http2Body {
                     if let Some(source) = self.progress.failed.take() {
                         return Poll::Ready(Step::Cut(BodyError::Upload(Box::new(ProxyError::request_body(source)))));
                     }
-                    if err.is_library() {
+                    if is_malformed(&err) {
                         account.worker.bad_responses().log(&self.endpoint, &err);
                     }
                     return Poll::Ready(Step::Cut(BodyError::Http2(err)));

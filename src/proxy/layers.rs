@@ -12,6 +12,7 @@ use crate::balance::Picked;
 use crate::filter::{BodyStage, Director, Facts, FilterMeans, Flow, Limited, Question, ResponseView, Told};
 use crate::model::filter::{ContentCoding, Filter};
 use crate::model::route::Rule;
+use crate::reason::Reason;
 use crate::telemetry::access_log::LimitText;
 
 /// The filters of a rule's backendRef; none where there is no such reference.
@@ -197,7 +198,9 @@ impl Exchange {
                 });
                 entry.limit = limit.or(entry.limit.take());
             }
-            self.account.status = reply.status.as_u16();
+            if self.account.reason != Some(Reason::ClientGone) {
+                self.account.status = reply.status.as_u16();
+            }
         }
         stages
     }

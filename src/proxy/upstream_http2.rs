@@ -34,7 +34,7 @@ mod socket;
 mod upload;
 
 pub use self::body::RequestProgress;
-pub use self::response::{ResponseBody, Sender, Sending};
+pub use self::response::{ResponseBody, Sender, Sending, is_malformed};
 
 /// Drives a connection.
 type Driver = Connection<Http2Socket, Bytes>;
@@ -46,7 +46,7 @@ const MOST_STREAMS: usize = 100;
 /// More than all streams of a connection can hold together.
 const CONNECTION_WINDOW: u32 = 2 * MOST_STREAMS as u32 * STREAM_WINDOW;
 /// What h2 counts for small frames that wait for their clients, 256 for each less its bytes, before it ends the connection:
-/// that much for 41 streams of 20 bytes a frame that are full. Their memory is about 40 MiB then.
+/// that much for 43 streams of 20 bytes a frame that are full. Their memory is about 40 MiB then.
 const SMALL_FRAMES: usize = 64 << 20;
 /// Streams that were taken back and are remembered, so that what still comes on them is no error: several times as many as
 /// there can be.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use h2::Reason;
 use h2::client::SendRequest;
 use tidegate::model::backend::Protocol;
+use tokio::sync::Notify;
 
 use super::bed::{Endpoints, Gateway, Options, Served, run, until};
 
@@ -107,15 +108,21 @@ fn an_upload_that_its_client_resets_never_looks_complete() {
 fn an_answer_that_its_endpoint_resets_is_cut_and_blames_nobody_else() {
     run(async || {
         for reason in [Reason::NO_ERROR, Reason::PROTOCOL_ERROR, Reason::REFUSED_STREAM, Reason::ENHANCE_YOUR_CALM] {
-            let endpoint = Endpoints::script(move |served: Served| async move {
-                let mut connection = h2::server::handshake(served.stream).await.unwrap();
-                while let Some(Ok((_, mut respond))) = connection.accept().await {
-                    let mut body = respond.send_response(http::Response::new(()), false).unwrap();
-                    body.send_data(Bytes::from_static(b"half"), false).unwrap();
-                    tokio::task::spawn_local(async move {
-                        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                        body.send_reset(reason);
-                    });
+            let seen = Rc::new(Notify::new());
+            let is_seen = Rc::clone(&seen);
+            let endpoint = Endpoints::script(move |served: Served| {
+                let is_seen = Rc::clone(&is_seen);
+                async move {
+                    let mut connection = h2::server::handshake(served.stream).await.unwrap();
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+                        body.send_data(Bytes::from_static(b"half"), false).unwrap();
+                        let is_seen = Rc::clone(&is_seen);
+                        tokio::task::spawn_local(async move {
+                            is_seen.notified().await;
+                            body.send_reset(reason);
+                        });
+                    }
                 }
             })
             .await;
@@ -126,6 +133,7 @@ fn an_answer_that_its_endpoint_resets_is_cut_and_blames_nobody_else() {
             let (answer, _) = sender.send_request(request, true).unwrap();
             let mut body = answer.await.unwrap().into_body();
             assert_eq!(body.data().await.unwrap().unwrap(), "half");
+            seen.notify_one();
             let error = body.data().await.expect("no clean end").unwrap_err();
             assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR), "{reason:?}");
             let refused = "tidegate_requests_refused_total{reason=\"frame\"}";

@@ -146,7 +146,7 @@ fn an_endpoint_that_takes_no_byte_is_504() {
     });
 }
 
-/// Within the windows that the gateway has given, however small the frames are (gRPC, WebSockets).
+/// A whole stream of them (gRPC, WebSockets), within the window that the gateway has given.
 #[test]
 fn small_frames_that_nobody_reads_are_no_flood() {
     run(async || {

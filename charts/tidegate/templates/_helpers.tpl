@@ -305,8 +305,8 @@ spec:
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 3
-      # A pod that is deleted is not ready by that alone. It has to stay serving while it accepts, since a node gives traffic
-      # of the policy Local to terminating pods only while they are.
+      # A deleted pod is unready anyway. /servingz keeps the probe green while it still accepts: with externalTrafficPolicy
+      # Local a node gives traffic to a terminating pod only as long as its probe succeeds.
       readinessProbe:
         httpGet: {path: /servingz, port: metrics}
         periodSeconds: 2

@@ -1,6 +1,7 @@
 //! ExternalAuth.
 
 use http::HeaderName;
+use http::header::{EXPECT, HOST};
 
 use super::faults::Faults;
 use super::headers::field_name;
@@ -98,8 +99,12 @@ fn sent_along<'n>(
             report.drop_rule(at, format!("{name:?}"), "a header name");
             continue;
         };
+        if field == HOST {
+            // It is sent in any case.
+            continue;
+        }
         let of_connection = FieldFlags::HOP_BY_HOP.and(FieldFlags::FRAMING);
-        if fields::flags(field.as_str()).has_any(of_connection) || matches!(field.as_str(), "host" | "expect") {
+        if fields::flags(field.as_str()).has_any(of_connection) || field == EXPECT {
             report.drop_rule(at, format!("{name:?}"), "a header that does not belong to the client's connection");
             continue;
         }

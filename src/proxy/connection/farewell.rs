@@ -27,6 +27,9 @@ const UNREAD: [Reason; 6] = [
     Reason::ExchangeIdle,
 ];
 
+/// Input dropped behind an answer of which no deadline ends the reading.
+const LINGER_LIMIT: usize = 64 << 10;
+
 impl<H: Handler> Driver<H> {
     /// Hands the socket over to what runs behind the `101`, until that ends. No deadline of HTTP holds any more.
     pub(super) async fn tunnel(self) {
@@ -55,8 +58,11 @@ impl<H: Handler> Driver<H> {
     pub(super) async fn finish(&mut self, end: ConnectionEnd) {
         let Some((refusal, surplus)) = self.settle(end) else { return };
         let context = Rc::clone(&self.shared.context);
-        let farewell = self.say_farewell(refusal, surplus);
         let linger = context.deadlines.linger;
+        // Whoever was sent away for what it does, and whoever has no deadline, is not read for long.
+        let is_bounded = linger.is_zero() || matches!(end, ConnectionEnd::Refused(_));
+        let most = if is_bounded { LINGER_LIMIT } else { usize::MAX };
+        let farewell = self.say_farewell(refusal, surplus, most);
         let outcome = if linger.is_zero() { Ok(farewell.await) } else { tokio::time::timeout(linger, farewell).await };
         // What was counted as closed before is not counted again.
         if !matches!(outcome, Ok(true)) && !matches!(end, ConnectionEnd::Refused(_)) {
@@ -117,9 +123,10 @@ impl<H: Handler> Driver<H> {
         Some((refusal, refusal.is_some() || guard.has_surplus()))
     }
 
-    /// Answers a refusal, shuts the write side down, and drops what still comes, however much it is, so that no reset destroys
-    /// the answer under way (RFC 9112 §9.6). The deadline ends it for a client that never stops.
-    async fn say_farewell(&self, refusal: Option<OwnAnswer>, surplus: bool) -> bool {
+    /// Answers a refusal, shuts the write side down, and drops what still comes, up to `most` bytes, so that no reset destroys
+    /// the answer under way (RFC 9112 §9.6). The deadline ends it for a client that never stops. `false` when the client sends
+    /// more.
+    async fn say_farewell(&self, refusal: Option<OwnAnswer>, surplus: bool, most: usize) -> bool {
         let Some(mut stream) = self.take_stream() else { return true };
         if let Some(answer) = refusal {
             let bytes = own_answer_bytes(answer, &http_date(), self.shared.context.reason_header);
@@ -131,7 +138,7 @@ impl<H: Handler> Driver<H> {
         if poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await.is_err() {
             return true;
         }
-        let mut has_dropped = false;
+        let mut dropped: usize = 0;
         let drain = &self.shared.context.drain;
         poll_fn(|cx| {
             let mut bytes = [0; 8 << 10];
@@ -143,7 +150,7 @@ impl<H: Handler> Driver<H> {
                 let mut buf = ReadBuf::new(&mut bytes);
                 match Pin::new(&mut stream).poll_read(cx, &mut buf) {
                     // Nothing was left over and nothing waits: the client has what it asked for.
-                    Poll::Pending if !surplus && !has_dropped => return Poll::Ready(true),
+                    Poll::Pending if !surplus && dropped == 0 => return Poll::Ready(true),
                     result => {
                         let count = match ready!(result) {
                             Ok(()) => buf.filled().len(),
@@ -152,7 +159,10 @@ impl<H: Handler> Driver<H> {
                         if count == 0 {
                             return Poll::Ready(true);
                         }
-                        has_dropped = true;
+                        dropped = dropped.saturating_add(count);
+                        if dropped > most {
+                            return Poll::Ready(false);
+                        }
                     }
                 }
             }

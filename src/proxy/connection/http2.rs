@@ -42,11 +42,13 @@ use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::{Side, WorkerMetrics};
 use crate::timer::earlier;
 
-/// Flow control windows: thirty streams that nobody reads leave the others theirs. h2 also bounds by the connection's how many
-/// small frames may wait, to half of it, of which each takes 256 bytes less what it carries: room for all of a stream in
-/// frames of 20 bytes.
+/// Flow control windows: 32 streams can be full and unread before the connection's is. h2 also ends a connection whose small
+/// frames that nobody reads cost more than half of the connection's window; each costs 256 bytes less what it carries. That is
+/// enough for one full stream in frames of 16 bytes.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 8 << 20;
+/// A sidecar has the memory of a small pod, and its clients are few.
+const CONNECTION_WINDOW_OF_SIDECAR: u32 = 2 << 20;
 /// With 100 streams these stay below 4 MiB a connection.
 const SEND_BUFFER: usize = 32 << 10;
 /// Streams reset for the client's errors, and reset by the client before they were handed out.
@@ -101,11 +103,13 @@ impl<H: Handler> Driver<H> {
         let metrics = Arc::clone(&context.metrics);
         let room = Rc::clone(context.drain.room());
         let executor = StreamExecutor { metrics, patience, room, has_stalled: Rc::clone(&has_stalled) };
+        let is_sidecar = context.mode.get().is_sidecar();
+        let window = if is_sidecar { CONNECTION_WINDOW_OF_SIDECAR } else { CONNECTION_WINDOW };
         let mut builder = hyper::server::conn::http2::Builder::new(executor);
         builder
             .max_concurrent_streams(context.http2_streams)
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(window)
             .max_header_list_size(u32::try_from(context.guard.limits.head.fields_total).unwrap_or(u32::MAX))
             .max_send_buf_size(SEND_BUFFER)
             .max_local_error_reset_streams(LOCAL_RESETS)

@@ -32,14 +32,20 @@ pub enum Http2Error {
     Failed(#[from] h2::Error),
 }
 
+/// Whether it was tidegate that ended a stream or a connection for what the endpoint sent. h2 also bounds what it holds for
+/// clients that are slow: that is none of the endpoint's doing.
+#[must_use]
+pub fn is_malformed(error: &h2::Error) -> bool {
+    error.is_library() && error.reason() != Some(h2::Reason::ENHANCE_YOUR_CALM)
+}
+
 impl Http2Error {
     /// The endpoint sent nonsense: it was tidegate that ended the stream or the connection.
     #[must_use]
     pub fn is_malformed(&self) -> bool {
         match self {
             Self::Malformed(_) => true,
-            // h2 bounds what it holds for clients that are slow: that is none of the endpoint's doing.
-            Self::Failed(error) => error.is_library() && error.reason() != Some(h2::Reason::ENHANCE_YOUR_CALM),
+            Self::Failed(error) => is_malformed(error),
         }
     }
 

@@ -15,8 +15,9 @@ use tokio::time::Instant;
 const PING: [u8; 17] = *b"\0\0\x08\x06\0\0\0\0\0tidegate";
 const PING_ACK: [u8; 17] = *b"\0\0\x08\x06\x01\0\0\0\0tidegate";
 
-/// The flag of a DATA frame that ends its side of the stream.
+/// The flags of a DATA frame that ends its side of the stream, and of one with padding.
 const END_STREAM: u8 = 0x1;
+const PADDED: u8 = 0x8;
 
 /// HEADERS frames that may come on one stream: ten interim heads, the final one, and trailers; one more is for h2 to judge.
 const HEADS_PER_STREAM: u32 = 13;
@@ -135,10 +136,10 @@ impl Frames {
 
 /// The length of what begins `data` and says nothing to h2: the answer to a PING of ours, which it knows nothing of, or a
 /// DATA frame without data that ends nothing. Of those, some endpoints send one in each response, and h2 ends a connection
-/// with the 101st.
+/// with the 101st; it still counts those whose header comes in parts.
 fn idle_frame(data: &[u8]) -> Option<usize> {
     match data {
-        [0, 0, 0, 0, flags, _, _, _, _, ..] if flags & END_STREAM == 0 => Some(9),
+        [0, 0, 0, 0, flags, _, _, _, _, ..] if flags & (END_STREAM | PADDED) == 0 => Some(9),
         _ => data.starts_with(&PING_ACK).then_some(PING_ACK.len()),
     }
 }

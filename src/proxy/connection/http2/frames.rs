@@ -114,7 +114,7 @@ impl Frame {
 
     /// Whether it is a DATA frame that carries nothing, takes no room in a window and ends nothing.
     pub(super) fn is_idle(&self) -> bool {
-        self.kind == Kind::Data && self.length == 0 && !self.ends_stream()
+        self.kind == Kind::Data && self.length == 0 && self.flags & (END_STREAM | PADDED) == 0
     }
 
     /// Bytes of data in a DATA frame, without the padding.
