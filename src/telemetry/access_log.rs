@@ -11,9 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
@@ -487,6 +487,8 @@ pub enum AccessLogOutput {
 #[derive(Debug)]
 pub struct AccessLogWriter {
     thread: JoinHandle<()>,
+    /// Disconnected when the thread has ended.
+    ended: Receiver<()>,
 }
 
 impl AccessLogWriter {
@@ -494,22 +496,12 @@ impl AccessLogWriter {
     /// waits for them. `false` when whoever reads the log does not take it: the thread is left behind then.
     #[must_use]
     pub fn join_within(self, longest: Duration) -> bool {
-        let until = Instant::now() + longest;
-        while !self.thread.is_finished() {
-            if Instant::now() >= until {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        if self.ended.recv_timeout(longest) == Err(RecvTimeoutError::Timeout) {
+            return false;
         }
         // A panic of the writer was reported by the panic hook; there is nothing left to save.
         let _ = self.thread.join();
         true
-    }
-
-    /// Every entry was written, and the thread ended.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
     }
 }
 
@@ -530,10 +522,12 @@ fn start_with(mut sink: Sink, queue: usize, metrics: Arc<Metrics>) -> io::Result
     let drops = Arc::new(Drops { count: AtomicU64::new(0), metrics });
     let reopen = Arc::new(AtomicBool::new(false));
     let handle = AccessLogHandle { queue: sender, drops: Arc::clone(&drops), reopen: Arc::clone(&reopen) };
-    let thread = std::thread::Builder::new()
-        .name("access-log".to_owned())
-        .spawn(move || write_all(&receiver, &mut sink, &drops, &reopen))?;
-    Ok((handle, AccessLogWriter { thread }))
+    let (ends, ended) = sync_channel(0);
+    let thread = std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+        let _ends: SyncSender<()> = ends;
+        write_all(&receiver, &mut sink, &drops, &reopen);
+    })?;
+    Ok((handle, AccessLogWriter { thread, ended }))
 }
 
 enum Sink {
