@@ -41,18 +41,20 @@ pub fn duration(text: &str) -> Option<Duration> {
 /// Kubernetes writes it).
 #[must_use]
 pub fn is_dns_label(text: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=63).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('-') && !text.ends_with('-')
+    text.len() <= 63 && is_label(text)
 }
 
 /// Whether a text may be the name of most other objects: labels as [`is_dns_label`] takes them, but of any length, joined by
 /// dots; at most 253 characters.
 #[must_use]
 pub fn is_dns_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
+/// Whether a text is a label, however long it is.
+fn is_label(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let label =
-        |label: &str| !label.is_empty() && label.bytes().all(plain) && !label.starts_with('-') && !label.ends_with('-');
-    text.len() <= 253 && text.split('.').all(label)
+    !text.is_empty() && text.bytes().all(plain) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 /// Parses a network such as `10.0.0.0/8`; a single address is a network of one. `None` for any other text.
