@@ -1,9 +1,9 @@
 //! The admin server: health, metrics, and what the gateway holds at this moment.
 //!
 //! It runs on the control runtime and never shares a port with traffic. `/livez`, `/readyz`, `/servingz`, `/startupz` and
-//! `/metrics` answer everyone; `/debug/…` answers loopback and the networks of `--debug-allow` only, and no web page that reaches it through
-//! somebody's browser. A connection carries one request and has a deadline. It reads what is published and changes
-//! nothing, except that it closes open sockets on request.
+//! `/metrics` answer everyone; `/debug/…` answers loopback and the networks of `--debug-allow` only, and no web page that
+//! reaches it through somebody's browser. A connection carries one request and has a deadline. It reads what is published
+//! and changes nothing, except that it closes open sockets on request.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
