@@ -316,27 +316,19 @@ pub enum OutputFormat {
 }
 
 fn parse_namespace(text: &str) -> Result<String, String> {
-    if is_dns_label(text) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("found {text:?}, expected the name of a namespace"))
-    }
+    name(text, is_dns_label, "the name of a namespace")
 }
 
 fn parse_service(text: &str) -> Result<String, String> {
-    if is_dns_label(text) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("found {text:?}, expected the name of a Service"))
-    }
+    name(text, is_dns_label, "the name of a Service")
 }
 
 fn parse_object_name(text: &str) -> Result<String, String> {
-    if is_dns_subdomain(text) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("found {text:?}, expected the name of an object"))
-    }
+    name(text, is_dns_subdomain, "the name of an object")
+}
+
+fn name(text: &str, is_one: fn(&str) -> bool, expected: &str) -> Result<String, String> {
+    if is_one(text) { Ok(text.to_owned()) } else { Err(format!("found {text:?}, expected {expected}")) }
 }
 
 fn parse_set(text: &str) -> Result<(String, String), String> {
