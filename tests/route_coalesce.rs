@@ -499,6 +499,23 @@ fn every_request_has_the_deadline_of_its_rule() {
     assert_eq!(answers(&mut next)[0].body, "next");
 }
 
+/// The deadlines of the call and of those who wait for it pass at the same moment: whoever has the head of the call's
+/// answer has its body, too.
+#[test]
+fn an_answer_at_the_deadline_is_whole() {
+    let pod = Pod::start();
+    let filters = "  - {type: Coalesce, coalesce: {}}\n";
+    let gateway = start_with(&pod, filters, "    timeouts: {request: 30ms}\n", 4, &[]);
+    let mut all: Vec<_> = (0..40).map(|_| Client::connect(gateway.http)).collect();
+    for round in 0..50 {
+        let request = format!("GET /{round} HTTP/1.1\r\nhost: a.test\r\n\r\n");
+        all.iter_mut().for_each(|client| client.send(&request).unwrap());
+        for answer in answers(&mut all) {
+            assert_eq!((answer.status, answer.body.is_empty()), (504, false));
+        }
+    }
+}
+
 /// What was begun under one configuration is not joined by requests of another.
 #[test]
 fn a_changed_route_begins_anew() {

@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Version};
@@ -140,7 +140,13 @@ async fn call(mut exchange: Box<Exchange>, pilot: &Pilot) {
     match (sharing, length) {
         (Sharing::Collect, _) => return collect(head, body, pilot).await,
         (Sharing::Stream, Some(length)) if usize::try_from(length).is_ok_and(|length| pilot.reserve(length)) => {
+            // What is here of the body comes before the head. The call's deadline is that of those who wait, too: one of
+            // them who had the head of a 504 and nothing else would cut it off.
+            let is_whole = bring_what_is_here(&mut body, pilot).await;
             pilot.share(head);
+            if is_whole {
+                return;
+            }
         }
         // There is no memory for it.
         (Sharing::Stream, _) => pilot.give(head),
@@ -192,12 +198,33 @@ async fn collect(mut head: FlightHead, mut body: ForwardBody, pilot: &Pilot) {
 async fn bring(mut body: ForwardBody, pilot: &Pilot) {
     loop {
         poll_fn(|cx| pilot.poll_room(cx)).await;
-        match next(&mut body).await {
-            Next::Data(data) => pilot.push(data),
-            Next::End(trailers) => return pilot.finish(trailers),
-            Next::Cut(reason) => return pilot.cut(reason),
+        if take_in(next(&mut body).await, pilot) {
+            return;
         }
     }
+}
+
+/// Brings what can be had of an answer without waiting for it; true: that was all.
+async fn bring_what_is_here(body: &mut ForwardBody, pilot: &Pilot) -> bool {
+    loop {
+        let Poll::Ready(next) = poll_fn(|cx| Poll::Ready(poll_next(body, cx))).await else { return false };
+        if take_in(next, pilot) {
+            return true;
+        }
+    }
+}
+
+/// Hands on what came of an answer; true: nothing comes behind it.
+fn take_in(next: Next, pilot: &Pilot) -> bool {
+    match next {
+        Next::Data(data) => {
+            pilot.push(data);
+            return false;
+        }
+        Next::End(trailers) => pilot.finish(trailers),
+        Next::Cut(reason) => pilot.cut(reason),
+    }
+    true
 }
 
 /// What comes next of a call's answer.
@@ -208,7 +235,11 @@ enum Next {
 }
 
 async fn next(body: &mut ForwardBody) -> Next {
-    match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+    poll_fn(|cx| poll_next(body, cx)).await
+}
+
+fn poll_next(body: &mut ForwardBody, cx: &mut Context<'_>) -> Poll<Next> {
+    Pin::new(body).poll_frame(cx).map(|frame| match frame {
         None => Next::End(None),
         Some(Err(error)) => Next::Cut(error.reason()),
         Some(Ok(frame)) => match frame.into_data() {
@@ -216,5 +247,5 @@ async fn next(body: &mut ForwardBody) -> Next {
             Ok(data) => Next::Data(own(&data)),
             Err(frame) => Next::End(frame.into_trailers().ok()),
         },
-    }
+    })
 }
