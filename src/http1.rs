@@ -6,6 +6,7 @@ pub mod client;
 pub mod framing;
 pub mod guard;
 pub mod proxy_protocol;
+pub mod request;
 pub mod request_stream;
 pub mod response;
 pub mod websocket;

@@ -3,9 +3,9 @@
 //! Pure and incremental like the head scanners, but streaming: a byte is passed once and need not be kept. Whatever was
 //! consumed without an error is a valid prefix, so it may be handed on before the line is complete.
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::guard::{GuardError, is_token, is_value_byte};
+use super::guard::{GuardError, is_token, is_value_byte, trim};
 use crate::reason::Reason;
 
 /// Chunk framing or trailers that break a rule.
@@ -278,6 +278,26 @@ impl ChunkDecoder {
         }
         Ok(ChunkEvent::Trailers { skip: start, len: at - start, end: true })
     }
+}
+
+/// Parses a trailer section that [`ChunkDecoder`] has checked, its final empty line included; `None` when it has no field.
+///
+/// # Errors
+/// What the `http` crate does not take.
+pub fn parse_trailers(mut section: &[u8]) -> Result<Option<Box<HeaderMap>>, &'static str> {
+    let mut trailers: Option<Box<HeaderMap>> = None;
+    while let Some(end) = memchr::memchr(b'\n', section) {
+        let line = section[..end].strip_suffix(b"\r").unwrap_or_default();
+        section = &section[end + 1..];
+        if line.is_empty() {
+            break;
+        }
+        let colon = memchr::memchr(b':', line).ok_or("trailer line without a colon")?;
+        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| "trailer name is malformed")?;
+        let value = HeaderValue::from_bytes(trim(&line[colon + 1..])).map_err(|_| "trailer value is malformed")?;
+        trailers.get_or_insert_default().try_append(name, value).map_err(|_| "too many trailers")?;
+    }
+    Ok(trailers)
 }
 
 /// Appends `length` in lower-case hex and CRLF.

@@ -19,7 +19,7 @@ use self::syntax::{
 pub use self::syntax::{
     GuardError, HeadLimits, Span, encode_target, is_token, is_value_byte, list, parse_length, trim,
 };
-pub(super) use self::syntax::{LINE_TOO_LONG, find, skip_value};
+pub(super) use self::syntax::{LINE_TOO_LONG, find, skip_value, trim_bounds};
 
 /// Empty lines that are skipped before a request line (RFC 9112 §2.2).
 const MAX_EMPTY_LINES: u8 = 2;

@@ -27,6 +27,8 @@ pub const BUFFER: usize = 16 << 10;
 const BUFFER_STEP: usize = 8 << 10;
 /// Spare buffers kept by a thread.
 const SPARE_BUFFERS: usize = 16;
+/// Heads for which a connection keeps room.
+const MOST_HEADS_KEPT: usize = 4;
 /// Input read ahead of whoever takes it, to notice the end of the input.
 const READ_AHEAD: usize = 32 << 10;
 /// Input that is dropped behind a refused or a last message.
@@ -59,10 +61,22 @@ pub type TargetCheck<'a> = &'a dyn Fn(&[u8], &[u8]) -> Result<(), GuardError>;
 /// An accepted head, in the order of the requests.
 #[derive(Debug)]
 pub struct AcceptedHead {
-    /// What the scanner found.
+    /// What the head check wants to know.
     pub facts: HeadFacts,
     /// The target, percent-encoded, when it is not in origin-form.
     pub raw_target: Option<Box<[u8]>>,
+    /// Bytes of the head, empty lines before it and the one behind it included.
+    pub length: usize,
+    /// Where the method stands in it.
+    pub method: Span,
+    /// Where the target stands in it, percent-encoded where it has to be.
+    pub target: Span,
+    /// `HTTP/1.1`, else `HTTP/1.0`.
+    pub http11: bool,
+    /// How the body is framed.
+    pub framing: Framing,
+    /// The client sends no other request behind this one.
+    pub close: bool,
 }
 
 /// What a taker of bytes gets when none are accepted.
@@ -309,7 +323,12 @@ impl RequestStream {
 
     /// Takes what is known of the next request whose head is given out.
     pub fn next_head(&mut self) -> Option<AcceptedHead> {
-        self.heads.pop_front()
+        let head = self.heads.pop_front();
+        // As many as a client has once sent at a time are not expected again.
+        if self.heads.is_empty() && self.heads.capacity() > MOST_HEADS_KEPT {
+            self.heads = VecDeque::new();
+        }
+        head
     }
 
     /// A request was cancelled by the client's FIN or reset.
@@ -501,7 +520,16 @@ impl RequestStream {
             return;
         }
         let raw_target = other_form.then(|| target.into());
-        self.heads.push_back(AcceptedHead { facts: facts.facts, raw_target });
+        self.heads.push_back(AcceptedHead {
+            facts: facts.facts,
+            raw_target,
+            length: facts.head_len,
+            method: facts.method,
+            target: facts.target,
+            http11: facts.http11,
+            framing: facts.framing,
+            close: facts.close,
+        });
         self.passed.head = true;
         self.scanned = self.message + facts.head_len;
         self.accepted = self.scanned;

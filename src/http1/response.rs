@@ -11,7 +11,7 @@ use http::header::{self, CONTENT_LENGTH, HeaderName, HeaderValue, TRAILER};
 use http::{HeaderMap, StatusCode};
 use memchr::memmem::Finder;
 
-use super::framing::{ChunkDecoder, ChunkEvent, ChunkLimits};
+use super::framing::{ChunkDecoder, ChunkEvent, ChunkLimits, parse_trailers};
 use super::guard::{self, GuardError};
 use crate::fields::{self, FieldFlags};
 use crate::reason::Reason;
@@ -277,7 +277,7 @@ impl Fields {
         if head.get(end..end + 2) != Some(b"\r\n") {
             return Err("field value is malformed");
         }
-        let (from, to) = trim(head, colon + 1, end);
+        let (from, to) = guard::trim_bounds(head, colon + 1, end);
         let name = match Name::of(&head[start..colon]).ok_or("field name is malformed")? {
             Name::Kept(name) => name,
             Name::Length => {
@@ -352,18 +352,6 @@ impl Fields {
 /// Checks a value that is not kept as any other; `next` is the start of the next line.
 fn dropped(value: &[u8], next: usize) -> Result<usize, &'static str> {
     if guard::skip_value(value, 0, value.len()) == value.len() { Ok(next) } else { Err("field value is malformed") }
-}
-
-/// Bounds of the value without spaces and tabs at its ends.
-fn trim(head: &[u8], mut from: usize, mut to: usize) -> (usize, usize) {
-    let blank = |b: u8| b == b' ' || b == b'\t';
-    while from < to && blank(head[from]) {
-        from += 1;
-    }
-    while to > from && blank(head[to - 1]) {
-        to -= 1;
-    }
-    (from, to)
 }
 
 /// What the next bytes of a body are.
@@ -552,24 +540,6 @@ fn chunk_error(error: GuardError) -> &'static str {
     } else {
         "chunked body is malformed"
     }
-}
-
-/// Parses a checked trailer section, its final empty line included; `None` when it has no field.
-fn parse_trailers(mut section: &[u8]) -> Result<Option<Box<HeaderMap>>, &'static str> {
-    let mut trailers: Option<Box<HeaderMap>> = None;
-    while let Some(end) = memchr::memchr(b'\n', section) {
-        let line = section[..end].strip_suffix(b"\r").unwrap_or_default();
-        section = &section[end + 1..];
-        if line.is_empty() {
-            break;
-        }
-        let colon = memchr::memchr(b':', line).ok_or("trailer line without a colon")?;
-        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| "trailer name is malformed")?;
-        let (from, to) = trim(line, colon + 1, line.len());
-        let value = HeaderValue::from_bytes(&line[from..to]).map_err(|_| "trailer value is malformed")?;
-        trailers.get_or_insert_default().try_append(name, value).map_err(|_| "too many trailers")?;
-    }
-    Ok(trailers)
 }
 
 /// Splits `length` bytes off; the last ones take the buffer's share of the allocation with them.

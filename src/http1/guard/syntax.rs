@@ -236,6 +236,18 @@ pub fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
+/// The bounds of what [`trim`] leaves of `bytes[from..to]`.
+pub(in crate::http1) fn trim_bounds(bytes: &[u8], mut from: usize, mut to: usize) -> (usize, usize) {
+    let is_blank = |at: usize| matches!(bytes.get(at), Some(b' ' | b'\t'));
+    while from < to && is_blank(from) {
+        from += 1;
+    }
+    while to > from && is_blank(to - 1) {
+        to -= 1;
+    }
+    (from, to)
+}
+
 /// The members of a comma-separated list, trimmed; empty members included.
 pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&b| b == b',').map(trim)

@@ -1,10 +1,13 @@
-//! The scanner of request heads, and the stream that gives accepted bytes to hyper.
+//! The scanner of request heads, the stream that gives out accepted bytes, and the parser of accepted heads.
 //!
 //! The strict reference understands what is accepted in the same way, no split changes what is understood, and what the
 //! stream gives out is the accepted part of what came.
 
+use bytes::Bytes;
+use http::HeaderMap;
 use tidegate::http1::framing::ChunkLimits;
 use tidegate::http1::guard::{Framing, GuardError, HeadLimits, RequestScanner, Scan};
+use tidegate::http1::request::parse_head;
 use tidegate::http1::request_stream::{InputEnd, Readable, RequestStream, StreamLimits};
 
 use super::http1_reference::{Message, Understood, compare, understand};
@@ -28,6 +31,7 @@ pub fn check(data: &[u8]) {
     let split = pieces(stream, &mut rng);
     assert_eq!(understand(&split), whole, "the split into {} pieces changes what is understood", split.len());
     first_head_stands_alone(stream);
+    first_head_is_parsed(stream);
     check_stream(&split, &whole, &mut rng);
 }
 
@@ -38,6 +42,45 @@ fn first_head_stands_alone(stream: &[u8]) {
     assert_eq!(RequestScanner::new().scan(head, &HEAD), Ok(Scan::Done(facts)));
     assert_eq!(RequestScanner::new().scan(&head[..head.len() - 1], &HEAD), Ok(Scan::More));
     assert!(head.ends_with(b"\r\n\r\n"));
+}
+
+/// An accepted head has the method, the target and the field lines that its bytes say.
+fn first_head_is_parsed(bytes: &[u8]) {
+    let mut stream = RequestStream::default();
+    for piece in bytes.chunks(1 << 10) {
+        stream.room()[..piece.len()].copy_from_slice(piece);
+        stream.received(piece.len(), &LIMITS, &|_, _| Ok(()));
+    }
+    let Some(accepted) = stream.next_head() else { return };
+    let head = Bytes::copy_from_slice(&stream.accepted()[..accepted.length]);
+    let mut fields = HeaderMap::new();
+    let Some((method, target)) = parse_head(&head, &accepted, &mut fields) else {
+        // The `http` crate judges other forms of a target more strictly than an open check does.
+        assert!(accepted.raw_target.is_some(), "an accepted head that cannot be parsed: {}", head.escape_ascii());
+        return;
+    };
+    let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let line = lines.find(|line| !line.is_empty()).unwrap_or_default();
+    if accepted.raw_target.is_none() {
+        assert!(line.starts_with(format!("{method} {target} HTTP/1.").as_bytes()), "{}", line.escape_ascii());
+    }
+    let mut wanted: Vec<(Vec<u8>, Vec<u8>)> = lines.filter(|line| !line.is_empty()).map(field).collect();
+    let mut found: Vec<_> =
+        fields.iter().map(|(name, value)| (name.as_str().as_bytes().to_vec(), value.as_bytes().to_vec())).collect();
+    // A map groups the lines of a name; those of one name stay in their order.
+    wanted.sort_by(|a, b| a.0.cmp(&b.0));
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(found, wanted, "{}", head.escape_ascii());
+}
+
+/// Name, in lower case, and value of a line.
+fn field(line: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let colon = line.iter().position(|byte| *byte == b':').expect("a field line");
+    let (name, value) = (line[..colon].to_ascii_lowercase(), &line[colon + 1..]);
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let from = value.iter().position(|byte| !is_blank(byte)).unwrap_or(value.len());
+    let to = value.iter().rposition(|byte| !is_blank(byte)).map_or(from, |at| at + 1);
+    (name, value[from..to].to_vec())
 }
 
 /// What a stream gave out, and how it ended.
