@@ -7,7 +7,7 @@
 //!
 //! files or API server                                           a client's connection
 //!     │                                                            │
-//!  source ─► Inputs ─► compile ─► Snapshot ─► live ──► &Live    listener ─► guarded io ─► hyper ─► head check
+//!  source ─► Inputs ─► compile ─► Snapshot ─► live ──► &Live    listener ─► guarded io ─► parse ─► head check
 //!                         │                              │                                            │
 //!                    Diagnostics                 one per request ─► match ─► filters in ─► pick ─► connect ─► send
 //!                         │                                                     respond ◄─ filters out ◄───────┘

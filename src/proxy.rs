@@ -3,10 +3,10 @@
 //! Each worker has a thread, sockets, pools and counters of its own. The way of a request through the files:
 //!
 //! 1. [`listeners`] open and close; [`listener`] accepts the connection, [`room`] has a place for it, `proxy_header` reads whose it is where a load balancer
-//!    tells that, and `handshake` secures it where TLS is spoken. [`connection`] drives it: hyper, deadlines, and the end.
+//!    tells that, and `handshake` secures it where TLS is spoken. [`connection`] drives it: protocol, deadlines, and the end.
 //!    [`pressure`] says what is given up while memory is short, and [`admission`] how many new clients fit into what is
 //!    left.
-//! 2. [`guarded_io`] lets hyper read only messages whose head is well formed; [`head`] checks the parsed head, for HTTP/1
+//! 2. [`guarded_io`] gives out only messages whose head is well formed, and [`received_body`] their bodies; [`head`] checks the parsed head, for HTTP/1
 //!    and HTTP/2 alike. What is accepted goes through the boundary [`downstream`] to `handler`.
 //! 3. [`forward`] has the phases. `begin` makes an `exchange`, `decision` finds the rule and the endpoint, `session` the
 //!    one that the client was at before, `layers` runs the filters, and `ask` answers what these ask; [`passwords`] makes
@@ -63,6 +63,7 @@ mod place;
 pub mod pressure;
 mod proxy_header;
 pub mod rate;
+pub mod received_body;
 mod refusals;
 mod relay;
 mod replay;

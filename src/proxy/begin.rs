@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{Request, Version};
-use hyper::body::{Body as _, Incoming};
+use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::account::Account;
@@ -17,6 +17,7 @@ use super::decision::{Decision, Received};
 use super::downstream::{CheckedHead, Downstream};
 use super::exchange::{Exchange, Reply};
 use super::headers::RequestId;
+use super::received_body::ReceivedBody;
 use super::worker::Worker;
 use crate::telemetry::access_log::{AccessLogEntry, RequestLine};
 
@@ -26,7 +27,7 @@ impl Exchange {
         worker: Rc<Worker>,
         downstream: Rc<Downstream>,
         head: CheckedHead,
-        request: Request<Incoming>,
+        request: Request<ReceivedBody>,
     ) -> Self {
         let started = Instant::now();
         let (Parts { method, uri, version, headers: fields, .. }, body) = request.into_parts();

@@ -261,8 +261,8 @@ impl ForwardBody {
 
     /// The body cannot be completed: closes the upstream and makes the cut visible downstream.
     ///
-    /// The error itself waits for the next poll: hyper drops what it has not flushed when a body fails, and the client
-    /// should see the head and what came before the cut.
+    /// The error itself waits for the next poll: what is not flushed when a body fails is dropped, and the client should
+    /// see the head and what came before the cut.
     fn cut(&mut self, error: BodyError, cx: &Context<'_>) {
         let reason = error.reason();
         // The connection of a call that is shared was counted by the call.
@@ -563,7 +563,7 @@ impl Body for ForwardBody {
 mod tests {
     use super::*;
 
-    /// hyper keeps room for a body in every connection, idle ones included.
+    /// Every connection has room for a body, idle ones included.
     #[test]
     fn bodies_are_small() {
         assert!(size_of::<ForwardBody>() <= 512, "{}", size_of::<ForwardBody>());

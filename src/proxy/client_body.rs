@@ -9,11 +9,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::cutoff::Cutoff;
 use super::decision::Matched;
 use super::headers;
+use super::received_body::ReceivedBody;
 use super::replay::{BodyRoom, Replay};
 use super::tee::{CopiedBody, Tee};
 use crate::http1::guard::GuardError;
@@ -48,7 +48,7 @@ struct Reading {
 #[derive(Debug)]
 enum Source {
     /// The client.
-    Client(Incoming),
+    Client(ReceivedBody),
     /// The body of another request, of which it is a copy.
     Copy(CopiedBody),
     /// Nowhere: there is no more of it than what was read.
@@ -73,9 +73,9 @@ impl Source {
     }
 }
 
-impl From<Incoming> for ClientBody {
-    fn from(incoming: Incoming) -> Self {
-        Self::new(Source::Client(incoming), Cutoff::of_stream())
+impl From<ReceivedBody> for ClientBody {
+    fn from(body: ReceivedBody) -> Self {
+        Self::new(Source::Client(body), Cutoff::of_stream())
     }
 }
 
@@ -105,9 +105,9 @@ impl ClientBody {
 
     /// What is left of the client's body; `None` for another one.
     #[must_use]
-    pub fn into_incoming(self) -> Option<Incoming> {
+    pub fn into_received(self) -> Option<ReceivedBody> {
         match self.0.source {
-            Source::Client(incoming) => Some(incoming),
+            Source::Client(body) => Some(body),
             Source::Copy(_) | Source::Nowhere => None,
         }
     }
@@ -236,7 +236,7 @@ impl Reading {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Box<dyn std::error::Error + Send + Sync>>>> {
         let polled = match &mut self.source {
-            Source::Client(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Source::Client(body) => Pin::new(body).poll_frame(cx),
             Source::Copy(copy) => Pin::new(copy).poll_frame(cx).map_err(Into::into),
             Source::Nowhere => Poll::Ready(None),
         };

@@ -1,6 +1,6 @@
-//! One client connection: hyper behind the wire guard, its deadlines, its end.
+//! One client connection: HTTP/1 or HTTP/2 behind the wire guard, its deadlines, its end.
 //!
-//! A connection is one task. It drives hyper, watches for the client's FIN and reset while a request runs, keeps every
+//! A connection is one task. It drives `http1`, or hyper for HTTP/2, watches for the client's FIN and reset while a request runs, keeps every
 //! downstream deadline on one lazily re-armed timer, and writes what is refused between messages itself. Routes and
 //! backends are unknown here: a [`Handler`] answers.
 
@@ -8,29 +8,28 @@ mod answer;
 mod context;
 mod deadlines;
 mod farewell;
+mod http1;
 mod http2;
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Request, StatusCode};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
+use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use self::answer::{FutureMemory, answer_http1};
-use self::context::{HttpVersion, RunningExchange, Shared};
+use self::context::Shared;
+use self::http1::{Http1, Http1Error};
 use super::cutoff::Cutoff;
 use super::downstream::{Downstream, Handler, UpgradeSlot, Validated};
-use super::guarded_io::{GuardError, GuardedIo, GuardedSocket};
+use super::guarded_io::{GuardError, GuardedSocket};
 use super::headers::identity;
 use super::pressure::Pressure;
 use super::room::Place;
@@ -43,15 +42,12 @@ use crate::timer::Timer;
 
 pub use self::context::{ConnectionContext, Speaks, TlsContext};
 
-/// hyper's buffers: more than an accepted head, and the bound of what a slow reader holds.
-const MIN_BUFFER: usize = 64 << 10;
-
 /// Why the driving of a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ConnectionEnd {
-    /// hyper is done: the socket is to be shut down, after a refusal if there is one.
+    /// All is said: the socket is to be shut down, after a refusal if there is one.
     Finished,
-    /// hyper failed, or must not go on: everything is dropped as it is.
+    /// It broke off, or must not go on: everything is dropped as it is.
     Dropped,
     /// A handshake was answered with `101`: the connection leaves HTTP.
     Upgraded,
@@ -109,8 +105,17 @@ pub async fn serve<H: Handler>(
         presence,
     });
     let timer = Timer::default();
-    let mut driver =
-        Driver { guard, shared, place, speaks, timer, watched: false, held_back: None, leaving: None, cut: false };
+    let mut driver = Driver {
+        guard,
+        shared,
+        place,
+        speaks,
+        timer,
+        watched: false,
+        held_back: None,
+        leaving: None,
+        cuts_http10: false,
+    };
     match driver.run().await {
         ConnectionEnd::Upgraded => driver.tunnel().await,
         end => driver.finish(end).await,
@@ -188,8 +193,8 @@ struct Driver<H> {
     held_back: Option<Pin<Box<dyn Future<Output = bool>>>>,
     /// HTTP/2: since when the client is asked to go, and how long it may take.
     leaving: Option<(Instant, Duration)>,
-    /// HTTP/1: a request was running when the connection ended.
-    cut: bool,
+    /// A response to a client of HTTP/1.0 was under way when the connection ended.
+    cuts_http10: bool,
 }
 
 impl<H: Handler> Driver<H> {
@@ -227,8 +232,7 @@ impl<H: Handler> Driver<H> {
         self.run_http1().await
     }
 
-    /// Waits until there is something for hyper to read: its connection has buffers of its own, which a head that never
-    /// becomes complete does not need. The end, if that comes first.
+    /// Waits for the first head, which is not even read while memory is short. The end, if that comes first.
     async fn first_head(&mut self) -> Option<ConnectionEnd> {
         poll_fn(|cx| {
             let is_short = self.is_short_of_memory();
@@ -287,44 +291,23 @@ impl<H: Handler> Driver<H> {
         if let Some(end) = self.first_head().await {
             return end;
         }
-        let shared = Rc::clone(&self.shared);
-        let guard = Rc::clone(&self.guard);
-        let spare = FutureMemory::new();
-        let service = service_fn(move |request: Request<Incoming>| {
-            let (accepted, holding) = {
-                let mut guard = guard.borrow_mut();
-                let accepted = guard.next_head();
-                // Requests before a handshake that came with it hold nothing.
-                let holding = accepted.as_ref().is_some_and(|head| head.facts.websocket) && guard.is_holding();
-                (accepted, holding)
-            };
-            let exchange = RunningExchange::begin(&shared, HttpVersion::Http1);
-            let held = holding.then(|| Rc::clone(&guard));
-            answer_http1(exchange, request, accepted, held, H::handle, &spare)
-        });
-        let max_head = self.shared.context.guard.max_head();
-        let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.half_close(true).writev(false).max_buf_size(max_head.max(MIN_BUFFER));
-        if self.shared.context.guard.limits.head.field_count > DEFAULT_MAX_FIELDS {
-            builder.max_headers(self.shared.context.guard.limits.head.field_count);
-        }
-        let mut connection = pin!(builder.serve_connection(GuardedIo::new(Rc::clone(&self.guard)), service));
+        let mut requests = Http1::new(Rc::clone(&self.guard), Rc::clone(&self.shared), H::handle);
         poll_fn(|cx| {
-            let end = ready!(self.poll_http1(cx, connection.as_mut()));
-            // With hyper's connection its exchanges end, too.
-            self.cut = self.shared.exchanges.get() > 0;
+            let end = ready!(self.poll_http1(cx, Pin::new(&mut requests)));
+            // What runs is dropped next.
+            self.cuts_http10 = requests.is_http10() && requests.is_busy();
             Poll::Ready(end)
         })
         .await
     }
 
-    fn poll_http1<C>(&mut self, cx: &mut Context<'_>, mut connection: Pin<&mut C>) -> Poll<ConnectionEnd>
+    fn poll_http1<C>(&mut self, cx: &mut Context<'_>, mut requests: Pin<&mut C>) -> Poll<ConnectionEnd>
     where
-        C: Future<Output = hyper::Result<()>>,
+        C: Future<Output = Result<(), Http1Error>>,
     {
         self.guard.borrow_mut().woken();
         loop {
-            if let Poll::Ready(end) = self.poll_hyper(cx, connection.as_mut(), |_| ConnectionEnd::Dropped) {
+            if let Poll::Ready(end) = self.poll_protocol(cx, requests.as_mut(), |_| ConnectionEnd::Dropped) {
                 return Poll::Ready(end);
             }
             if self.guard.borrow().is_cancelled() {
@@ -346,7 +329,7 @@ impl<H: Handler> Driver<H> {
             let Some(due) = self.poll_deadline(cx, deadline) else { return Poll::Pending };
             match due {
                 Reason::Head => {
-                    // hyper waits for a head and sees the end of the input; the answer follows.
+                    // Who waits for a head sees the end of the input; the answer follows.
                     self.guard.borrow_mut().refuse(REQUEST_TIMEOUT);
                 }
                 Reason::BodySlow if self.shared.exchanges.get() > 0 => {
@@ -366,15 +349,16 @@ impl<H: Handler> Driver<H> {
         }
     }
 
-    /// Polls hyper; a panic in it or in a response's body ends the connection.
-    fn poll_hyper<C>(
+    /// Polls what speaks the protocol; a panic in it or in a response's body ends the connection.
+    fn poll_protocol<C, E>(
         &self,
         cx: &mut Context<'_>,
         connection: Pin<&mut C>,
-        on_error: impl FnOnce(&hyper::Error) -> ConnectionEnd,
+        on_error: impl FnOnce(&E) -> ConnectionEnd,
     ) -> Poll<ConnectionEnd>
     where
-        C: Future<Output = hyper::Result<()>>,
+        C: Future<Output = Result<(), E>>,
+        E: std::fmt::Display,
     {
         match ready!(poll_counted(&self.shared.context.metrics, Where::Connection, connection, cx)) {
             // A handshake behind a last request is held, too, and nobody has seen it.
@@ -418,9 +402,6 @@ impl<H: Handler> Driver<H> {
         ConnectionEnd::Closed(Reason::ClientGone)
     }
 }
-
-/// hyper's own limit of fields, which is on the stack.
-const DEFAULT_MAX_FIELDS: usize = 100;
 
 /// An unfinished head at its deadline.
 const REQUEST_TIMEOUT: GuardError = GuardError::new(StatusCode::REQUEST_TIMEOUT, Reason::Head);

@@ -1,7 +1,7 @@
 //! The boundary between a client's connection and whoever answers its requests.
 //!
 //! `connection` drives the wire and hands over requests whose head was accepted as a whole; a [`Handler`] answers them.
-//! Nothing here knows routes, backends or hyper's connection types.
+//! Nothing here knows routes, backends or the types of connections.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -17,13 +17,13 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::client_end::ClientEnd;
 use super::cutoff::Cutoff;
 use super::grpc;
+use super::received_body::ReceivedBody;
 use crate::model::ids::ListenerId;
 use crate::model::tls::ClientValidation;
 use crate::reason::Reason;
@@ -230,7 +230,7 @@ const UNREAD_STREAM: Duration = Duration::from_secs(5);
 ///
 /// `waits` says that the client waits for `100` before it sends. Must be called on a `LocalSet`; the task it may start
 /// ends with the body or the connection.
-pub fn drop_unread(mut body: Incoming, waits: bool, limit: usize) -> bool {
+pub fn drop_unread(mut body: ReceivedBody, waits: bool, limit: usize) -> bool {
     if body.is_end_stream() {
         return false;
     }
@@ -283,7 +283,7 @@ pub trait Handler: 'static {
         self: Rc<Self>,
         downstream: Rc<Downstream>,
         head: CheckedHead,
-        request: Request<Incoming>,
+        request: Request<ReceivedBody>,
     ) -> impl Future<Output = http::Response<Self::Body>> + 'static;
 
     /// Passes the bytes of a connection on that does not speak HTTP, until both ends have finished; `closing` resolves when

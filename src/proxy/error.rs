@@ -246,7 +246,7 @@ impl ProxyError {
         matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::ADDRNOTAVAIL | Errno::NOBUFS | Errno::NOMEM))
     }
 
-    /// Finds out what was wrong with the client's body: the guard says so inside the error that hyper hands on.
+    /// Finds out what was wrong with the client's body: the guard says so inside the error that its reader hands on.
     #[must_use]
     pub fn request_body(source: Box<dyn Error + Send + Sync>) -> Self {
         let mut cause: Option<&(dyn Error + 'static)> = Some(source.as_ref());

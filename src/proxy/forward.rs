@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
 use super::account::Account;
@@ -22,6 +21,7 @@ use super::downstream::{AnswerForm, CheckedHead, Downstream};
 use super::error::ProxyError;
 use super::exchange::{Exchange, Reply};
 use super::grpc::{self, CallStatus};
+use super::received_body::ReceivedBody;
 use super::worker::Worker;
 use crate::balance::Picked;
 use crate::filter::{BodyStage, Question, Told};
@@ -32,7 +32,7 @@ pub async fn forward(
     worker: Rc<Worker>,
     downstream: Rc<Downstream>,
     head: CheckedHead,
-    request: Request<Incoming>,
+    request: Request<ReceivedBody>,
 ) -> Response<ForwardBody> {
     let mut exchange = Exchange::new(worker, downstream, head, request);
     exchange.begin_entry();
@@ -176,10 +176,8 @@ fn respond(reply: Reply, account: Account, stages: Vec<BodyStage>) -> Response<F
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = fields;
-    if status.canonical_reason().is_none() {
-        // hyper would write `<none>`.
-        let reason = reason.and_then(|reason| ReasonPhrase::try_from(*reason).ok());
-        response.extensions_mut().insert(reason.unwrap_or(ReasonPhrase::from_static(b"")));
+    if let Some(reason) = reason.and_then(|reason| ReasonPhrase::try_from(*reason).ok()) {
+        response.extensions_mut().insert(reason);
     }
     response
 }

@@ -1,12 +1,12 @@
-//! A client's socket behind the wire guard: hyper gets only messages whose head was accepted as a whole.
+//! A client's socket behind the wire guard: only messages whose head was accepted as a whole are given out.
 //!
 //! [`RequestStream`] judges what comes; here are the socket that it comes from, the clocks that run meanwhile, and the two
-//! users of both: hyper, and the connection task, which writes refusals itself once answers under way are finished. What
-//! is refused inside a body is an `InvalidData` error of the read, after all bytes before it.
+//! users of both: what speaks the protocol, and the connection task, which writes refusals itself once answers under way are
+//! finished. What is refused inside a body is an error of its reading, after all bytes before it.
 //!
 //! Both users are polled by one task and share a [`GuardedSocket`]; nothing here is `Send`.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -71,27 +71,20 @@ impl GuardSettings {
             },
         }
     }
-
-    /// The most bytes that an accepted head can have, for hyper's buffer.
-    #[must_use]
-    pub fn max_head(&self) -> usize {
-        // Empty lines before it, line ends, the empty line.
-        self.limits.head.start_line + self.limits.head.fields_total + 2 * self.limits.head.field_count + 16
-    }
 }
 
 /// The socket of one connection with its judge and its clocks.
 #[derive(Debug)]
 pub struct GuardedSocket {
-    /// Gone only once the connection task has taken it back from hyper.
+    /// Gone only once the connection task has taken it out.
     stream: Option<Stream>,
     settings: Rc<GuardSettings>,
     input: RequestStream,
-    /// hyper waits for input.
+    /// Whoever speaks HTTP/1 waits for input.
     read_waiting: bool,
     /// The task was woken while no request ran, most likely because something came.
     is_expected: bool,
-    /// hyper was told that nothing more comes. Behind an answer that closes it does not ask.
+    /// Who asked for another request was told that none comes. Behind an answer that closes nobody asks.
     end_told: bool,
     /// Since when there is no room to read ahead, or when the client's end was looked for without reading.
     full_since: Option<Instant>,
@@ -134,14 +127,9 @@ impl GuardedSocket {
         }
     }
 
-    /// Takes the socket back, once hyper is gone; reads and writes fail from then on.
+    /// Takes the socket out; reads and writes fail from then on.
     pub fn take_stream(&mut self) -> Option<Stream> {
         self.stream.take()
-    }
-
-    /// Takes what is known of the next request that hyper hands out.
-    pub fn next_head(&mut self) -> Option<AcceptedHead> {
-        self.input.next_head()
     }
 
     /// A request was cancelled by the client's FIN or reset.
@@ -154,12 +142,6 @@ impl GuardedSocket {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.input.has_ended()
-    }
-
-    /// Whether the present or last request is of HTTP/1.0.
-    #[must_use]
-    pub fn is_http10(&self) -> bool {
-        self.input.is_http10()
     }
 
     /// The refusal between messages that has to be answered, if any. Behind an answer that closes the connection there is
@@ -193,6 +175,7 @@ impl GuardedSocket {
     #[must_use]
     pub fn is_silent(&self) -> bool {
         !self.input.is_in_body()
+            && self.input.accepted().is_empty()
             && self.write_clock.waiting_since().is_none()
             && self.stream.as_ref().is_some_and(Stream::is_silent)
     }
@@ -268,7 +251,7 @@ impl GuardedSocket {
         }
     }
 
-    /// Reads until there is something to be read by hyper: an accepted head, or the end behind which a refusal stands.
+    /// Reads until there is something to be taken: an accepted head, or the end behind which a refusal stands.
     pub fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.input.readable() == Readable::NeedsInput {
             ready!(self.poll_fill(cx));
@@ -281,7 +264,7 @@ impl GuardedSocket {
         self.is_expected = self.exchanges.get() == 0;
     }
 
-    /// Reads ahead while a request runs, to see FIN and reset. Says whether hyper, which waited, has something to read.
+    /// Reads ahead while a request runs, to see FIN and reset. Says whether there is something for whom waited for input.
     pub fn poll_watch(&mut self, cx: &mut Context<'_>) -> bool {
         while self.input.reads_ahead(&self.settings.limits) && self.poll_fill(cx).is_ready() {}
         if self.input.has_ended() || self.input.reads_ahead(&self.settings.limits) {
@@ -293,7 +276,7 @@ impl GuardedSocket {
             Readable::Bytes | Readable::End | Readable::Broken(_) => true,
             Readable::NeedsInput | Readable::Held | Readable::Cancelled => false,
         };
-        // Told once: hyper may have lost interest since it waited, and then it must not be asked again and again.
+        // Told once: who waited may have lost interest since, and then must not be asked again and again.
         readable && std::mem::take(&mut self.read_waiting)
     }
 
@@ -375,29 +358,18 @@ impl GuardedSocket {
         self.follow();
     }
 
-    /// Hands over accepted bytes, as many as there is room for.
-    fn hand_over(&mut self, mut cursor: hyper::rt::ReadBufCursor<'_>) {
-        let accepted = self.input.accepted();
-        let bytes = accepted.get(..cursor.remaining()).unwrap_or(accepted);
-        cursor.put_slice(bytes);
-        let count = bytes.len();
-        self.input.take(count);
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>, cursor: hyper::rt::ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    /// Reads up to the next accepted head, whose bytes and body are [`accepted`](Self::accepted) then; `None` at the end of
+    /// the input, or where a refusal stands.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Option<AcceptedHead>> {
         self.read_waiting = false;
         loop {
             match self.input.readable() {
-                Readable::Bytes => {
-                    self.hand_over(cursor);
-                    return Poll::Ready(Ok(()));
-                }
-                Readable::End => {
+                Readable::Bytes => return Poll::Ready(self.input.next_head()),
+                Readable::End | Readable::Broken(_) => {
                     self.end_told = true;
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(None);
                 }
-                Readable::Broken(error) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error))),
-                // The connection task drops hyper next.
+                // The connection ends next.
                 Readable::Cancelled => return Poll::Pending,
                 Readable::Held => {
                     self.read_waiting = true;
@@ -407,12 +379,50 @@ impl GuardedSocket {
             }
             if self.poll_fill(cx).is_pending() {
                 self.read_waiting = true;
-                if self.input.is_in_body() {
-                    self.body_clock.wait();
-                }
                 return Poll::Pending;
             }
         }
+    }
+
+    /// What is here of the body that is being read: never empty. Nothing is read where nobody waits for it.
+    ///
+    /// # Errors
+    /// The body was refused.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>, is_wanted: bool) -> Poll<Result<&[u8], GuardError>> {
+        self.read_waiting = false;
+        loop {
+            match self.input.readable() {
+                Readable::Bytes => break,
+                Readable::Broken(error) => return Poll::Ready(Err(error)),
+                // Behind a body that is not complete there is nothing but its end, which cancels.
+                Readable::Cancelled | Readable::Held | Readable::End => return Poll::Pending,
+                Readable::NeedsInput if !is_wanted => return Poll::Pending,
+                Readable::NeedsInput => {}
+            }
+            if self.poll_fill(cx).is_pending() {
+                self.read_waiting = true;
+                self.body_clock.wait();
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(self.input.accepted()))
+    }
+
+    /// The limits that hold for chunked bodies.
+    #[must_use]
+    pub fn chunk_limits(&self) -> ChunkLimits {
+        self.settings.limits.chunk
+    }
+
+    /// Bytes of accepted messages that nobody has taken yet.
+    #[must_use]
+    pub fn accepted(&self) -> &[u8] {
+        self.input.accepted()
+    }
+
+    /// Takes so many of the bytes that are [`accepted`](Self::accepted).
+    pub fn take(&mut self, count: usize) {
+        self.input.take(count);
     }
 
     /// Reads input that is not judged here, since [`poll_sniff`](Self::poll_sniff) found HTTP/2; empty at its end.
@@ -421,11 +431,6 @@ impl GuardedSocket {
             ready!(self.poll_fill(cx));
         }
         Poll::Ready(self.input.accepted())
-    }
-
-    /// Takes so many of the bytes that [`poll_raw`](Self::poll_raw) showed.
-    pub fn take_raw(&mut self, count: usize) {
-        self.input.take(count);
     }
 
     /// Hands on what TLS holds of what was written; without TLS there is nothing.
@@ -466,43 +471,6 @@ impl GuardedSocket {
                 Poll::Pending
             }
         }
-    }
-}
-
-/// hyper's side of a guard.
-#[derive(Clone, Debug)]
-pub struct GuardedIo(Rc<RefCell<GuardedSocket>>);
-
-impl GuardedIo {
-    /// An io over `guard`, which the connection task keeps using between polls of hyper.
-    #[must_use]
-    pub fn new(guard: Rc<RefCell<GuardedSocket>>) -> Self {
-        Self(guard)
-    }
-}
-
-impl hyper::rt::Read for GuardedIo {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: hyper::rt::ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.0.borrow_mut().poll_read(cx, buf)
-    }
-}
-
-impl hyper::rt::Write for GuardedIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.borrow_mut().poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.borrow_mut().poll_flush(cx)
-    }
-
-    /// The connection task shuts the socket down, after an answer of its own if there is one.
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }
 

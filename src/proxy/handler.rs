@@ -5,12 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 
 use super::body::ForwardBody;
 use super::downstream::{AnswerForm, CheckedHead, Downstream, Handler, OwnAnswer, Relayed};
 use super::forward;
 use super::own_answer::{self, own_body};
+use super::received_body::ReceivedBody;
 use super::relay;
 use super::worker::Worker;
 use crate::telemetry::access_log::{AccessLogEntry, RequestLine};
@@ -23,7 +23,7 @@ impl Handler for Worker {
         self: Rc<Self>,
         downstream: Rc<Downstream>,
         head: CheckedHead,
-        request: Request<Incoming>,
+        request: Request<ReceivedBody>,
     ) -> impl Future<Output = Response<ForwardBody>> + 'static {
         forward::forward(self, downstream, head, request)
     }

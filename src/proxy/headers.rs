@@ -1,6 +1,6 @@
 //! Request and response fields on their way through: hop-by-hop removal, forwarded identity, the canonical form.
 //!
-//! One pass writes hyper's header map straight into the send buffer (HTTP/1), or edits it in place (HTTP/2). What a
+//! One pass writes the fields straight into the send buffer (HTTP/1), or edits it in place (HTTP/2). What a
 //! field means to routing is not known here.
 
 use std::io::Write as _;

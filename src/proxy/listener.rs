@@ -485,7 +485,7 @@ mod tests {
             self: Rc<Self>,
             _: Rc<Downstream>,
             _: CheckedHead,
-            _: http::Request<hyper::body::Incoming>,
+            _: http::Request<crate::proxy::received_body::ReceivedBody>,
         ) -> http::Response<Self::Body> {
             http::Response::default()
         }

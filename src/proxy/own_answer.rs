@@ -1,7 +1,7 @@
 //! The answers that tidegate makes itself: the one table of their texts and fields, and their forms.
 //!
 //! Texts are short and fixed, without version, address or echo of the request. An answer is given as its parts, or as
-//! bytes for what is refused before hyper sees it.
+//! bytes for what the wire guard refuses.
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -62,7 +62,7 @@ pub const fn allow(status: StatusCode) -> Option<&'static str> {
     if status.as_u16() == 405 { Some(ALLOW) } else { None }
 }
 
-/// An own answer as HTTP/1.1 bytes, always with `connection: close`: for what is refused before hyper sees it.
+/// An own answer as HTTP/1.1 bytes, always with `connection: close`: for what the wire guard refuses.
 ///
 /// `date` is the present time in the form of RFC 9110 §5.6.7; `reason_header` adds `x-tidegate-reason`.
 #[must_use]

@@ -63,8 +63,8 @@ impl Exchange {
             self.body = upload.take_body();
         }
         let body = self.body.take().filter(|_| !closes);
-        let Some(incoming) = body.and_then(ClientBody::into_incoming) else { return closes };
+        let Some(rest) = body.and_then(ClientBody::into_received) else { return closes };
         let limit = self.account.worker.settings().limits.unread_body;
-        drop_unread(incoming, self.decision.head.expect_continue, limit)
+        drop_unread(rest, self.decision.head.expect_continue, limit)
     }
 }

@@ -211,7 +211,7 @@ impl Worker {
         self.spare_fields.borrow_mut().pop().unwrap_or_default()
     }
 
-    /// Keeps the map of a request that is done: hyper takes over the response's, so that none is allocated in the long
+    /// Keeps the map of a request that is done. The connection keeps the response's, so that none is allocated in the long
     /// run.
     pub(super) fn put_fields(&self, mut fields: HeaderMap) {
         let mut spare = self.spare_fields.borrow_mut();

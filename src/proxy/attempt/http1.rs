@@ -305,7 +305,7 @@ impl Exchange {
             let endpoint = Arc::clone(&picked.endpoint);
             Content::Http1(Box::new(Http1Body { connection, endpoint, upload, sent, trailers, deadlines }))
         };
-        if let Some(rest) = unread.and_then(ClientBody::into_incoming) {
+        if let Some(rest) = unread.and_then(ClientBody::into_received) {
             let limit = self.account.worker.settings().limits.unread_body;
             let close = drop_unread(rest, self.decision.head.expect_continue, limit);
             if close && self.version <= Version::HTTP_11 {

@@ -1,26 +1,24 @@
 //! From an accepted head to a response: the head check, the gateway's own answers, and the handler for the rest.
 
-use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::cell::Cell;
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use http::header::{CONNECTION, EXPECT, HeaderValue};
+use http::header::EXPECT;
 use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
 
 use super::context::{ConnectionContext, HttpVersion, RunningExchange, Shared};
 use crate::drain::Phase;
 use crate::http1::guard::HeadFacts;
-use crate::http1::request_stream::AcceptedHead;
 use crate::proxy::downstream::{AnswerForm, CheckedHead, Downstream, Handler, OwnAnswer, UpgradeSlot, drop_unread};
-use crate::proxy::guarded_io::GuardedSocket;
 use crate::proxy::head::{self, HeadPolicy};
 use crate::proxy::pressure::Pressure;
+use crate::proxy::received_body::ReceivedBody;
 use crate::reason::Reason;
 use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::Where;
@@ -42,60 +40,11 @@ pub(super) fn bind<H: Handler>(
     })
 }
 
-/// Answers one HTTP/1 request.
-#[inline]
-pub(super) fn answer_http1<H, F, B>(
-    exchange: RunningExchange<H>,
-    request: Request<Incoming>,
-    accepted: Option<AcceptedHead>,
-    held: Option<Rc<RefCell<GuardedSocket>>>,
-    begin: B,
-    spare: &Rc<FutureMemory<F>>,
-) -> impl Future<Output = Result<Response<impl Body<Data = bytes::Bytes, Error = BoxError> + use<H, F, B>>, Infallible>>
-+ use<H, F, B>
-where
-    H: Handler,
-    F: Future<Output = Response<H::Body>>,
-    B: Begin<H, F>,
-{
-    let slot = held.as_ref().map(|_| exchange.shared.upgrade.clone());
-    let mut answering = match accepted {
-        Some(accepted) => {
-            answer(&exchange, request, accepted.facts, accepted.raw_target.as_deref(), slot, begin, spare)
-        }
-        // hyper found a request where the guard saw none: the one answer to a disagreement is to end.
-        None => {
-            let answer = OwnAnswer { status: StatusCode::BAD_REQUEST, reason: Reason::Line, close: true };
-            Answering::Done(Some(Box::new(refuse(&exchange, None, answer, AnswerForm::Text))))
-        }
-    };
-    let mut exchange = Some(exchange);
-    let mut held = held;
-    poll_fn(move |cx| {
-        let Some(running) = &exchange else { return Poll::Pending };
-        let mut response = ready!(answering.poll(cx, running));
-        let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if let Some(guard) = held.take().filter(|_| !switching) {
-            // What came behind the handshake is the next request.
-            drop(running.shared.upgrade.take());
-            guard.borrow_mut().release_held();
-        }
-        if !switching && running.shared.context.drain.phase() > Phase::Serving {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        running.shared.downstream.cutoff.answered();
-        match exchange.take() {
-            Some(exchange) => Poll::Ready(Ok(bind(response, exchange))),
-            None => Poll::Pending,
-        }
-    })
-}
-
 /// Begins a request at the handler: [`Handler::handle`] itself and no pointer to it, so that the future is made where it is
 /// put.
-pub(super) trait Begin<H, F>: FnOnce(Rc<H>, Rc<Downstream>, CheckedHead, Request<Incoming>) -> F {}
+pub(super) trait Begin<H, F>: FnOnce(Rc<H>, Rc<Downstream>, CheckedHead, Request<ReceivedBody>) -> F {}
 
-impl<H, F, B: FnOnce(Rc<H>, Rc<Downstream>, CheckedHead, Request<Incoming>) -> F> Begin<H, F> for B {}
+impl<H, F, B: FnOnce(Rc<H>, Rc<Downstream>, CheckedHead, Request<ReceivedBody>) -> F> Begin<H, F> for B {}
 
 /// Memory for a handler's future, reused by the requests of a connection.
 pub(super) struct FutureMemory<F>(Cell<Option<Pin<Box<Option<F>>>>>);
@@ -106,13 +55,20 @@ impl<F> FutureMemory<F> {
     }
 }
 
-/// A request whose head was judged: answered at once, or by the handler. Small, since hyper moves it and keeps a place
-/// for it in every connection.
+/// A request whose head was judged: answered at once, or by the handler. Small, since it is moved, and every connection has
+/// a place for it.
 pub(super) enum Answering<B, F> {
     /// The answer, until it is taken; rare, and large.
     Done(Option<Box<Response<B>>>),
     /// The handler's future, and where its memory goes back to.
     Handled(Option<Pin<Box<Option<F>>>>, Rc<FutureMemory<F>>),
+}
+
+impl<B, F> Answering<B, F> {
+    /// A request that is answered already.
+    pub(super) fn done(response: Response<B>) -> Self {
+        Self::Done(Some(Box::new(response)))
+    }
 }
 
 impl<B, F: Future<Output = Response<B>>> Answering<B, F> {
@@ -147,7 +103,7 @@ impl<B, F: Future<Output = Response<B>>> Answering<B, F> {
 #[inline]
 pub(super) fn answer<H: Handler, F>(
     exchange: &RunningExchange<H>,
-    mut request: Request<Incoming>,
+    mut request: Request<ReceivedBody>,
     facts: HeadFacts,
     raw_target: Option<&[u8]>,
     upgrade: Option<UpgradeSlot>,
@@ -172,7 +128,7 @@ pub(super) fn answer<H: Handler, F>(
                 let waits = request.headers().contains_key(EXPECT);
                 answer.close = drop_unread(request.into_body(), waits, context.unread_body);
             }
-            return Answering::Done(Some(Box::new(refuse(exchange, Some(line), answer, form))));
+            return Answering::done(refuse(exchange, Some(line), answer, form));
         }
     };
     if context.health_path.is_some()
@@ -181,11 +137,11 @@ pub(super) fn answer<H: Handler, F>(
         let form = AnswerForm::of(request.method(), request.headers());
         context.handler.log_unhandled(downstream, Some(RequestLine::of(&request)), answer);
         answer.close |= drop_unread(request.into_body(), checked.head.expect_continue, context.unread_body);
-        return Answering::Done(Some(Box::new(context.handler.own_answer(downstream, answer, form))));
+        return Answering::done(context.handler.own_answer(downstream, answer, form));
     }
     if context.drain.room().memory().level() >= Pressure::RefuseRequests {
         let (line, form) = (RequestLine::of(&request), AnswerForm::of(request.method(), request.headers()));
-        return Answering::Done(Some(Box::new(refuse(exchange, Some(line), OVERLOADED, form))));
+        return Answering::done(refuse(exchange, Some(line), OVERLOADED, form));
     }
     let handler = Rc::clone(&context.handler);
     // It is empty, and known to be: nothing is dropped when it is filled.
@@ -209,7 +165,7 @@ fn panicked<H: Handler>(exchange: &RunningExchange<H>) -> Response<H::Body> {
 }
 
 /// The answer of the listener's health path, if that is what the request asks for.
-fn health<H>(context: &ConnectionContext<H>, head: &CheckedHead, request: &Request<Incoming>) -> Option<OwnAnswer> {
+fn health<H>(context: &ConnectionContext<H>, head: &CheckedHead, request: &Request<ReceivedBody>) -> Option<OwnAnswer> {
     let path = head.path.as_deref().unwrap_or_else(|| request.uri().path());
     if Some(path) != context.health_path.as_deref() || !matches!(*request.method(), Method::GET | Method::HEAD) {
         return None;

@@ -36,6 +36,10 @@ impl<H> Driver<H> {
             }
             return next;
         }
+        if guard.write_clock.waiting_since().is_some() {
+            // The client still takes its last answer.
+            return next;
+        }
         let idle_since = self.shared.idle_since.get();
         if let Some(since) = guard.head_since() {
             // Bytes of the next request that came while this one ran do not start its deadline.

@@ -54,7 +54,7 @@ impl<H: Handler> Driver<H> {
         tunnel(Upgraded { stream: stream.into(), held, closing }).await;
     }
 
-    /// Ends the connection after hyper is gone.
+    /// Ends the connection.
     pub(super) async fn finish(&mut self, end: ConnectionEnd) {
         let Some((refusal, surplus)) = self.settle(end) else { return };
         let context = Rc::clone(&self.shared.context);
@@ -87,7 +87,7 @@ impl<H: Handler> Driver<H> {
                 if guard.has_ended() {
                     metrics.closed(Side::Downstream, Reason::ClientGone);
                 }
-                reset_http10(&mut guard);
+                self.reset_http10(&mut guard);
                 return None;
             }
             ConnectionEnd::Closed(reason) => {
@@ -98,9 +98,7 @@ impl<H: Handler> Driver<H> {
                     // Unsent bytes would stay in the kernel for a reader that does not read.
                     stream.reset_on_drop();
                 }
-                if self.cut {
-                    reset_http10(&mut guard);
-                }
+                self.reset_http10(&mut guard);
                 return None;
             }
             ConnectionEnd::Refused(reason) => {
@@ -170,20 +168,20 @@ impl<H: Handler> Driver<H> {
         .await
     }
 
-    /// Takes the socket out of the guard, which hyper no longer uses.
+    /// Lets the connection of an HTTP/1.0 client end with a reset when an answer breaks off: FIN would be the end of the body,
+    /// and the answer would look complete (RFC 9112 §6.3).
+    fn reset_http10(&self, guard: &mut GuardedSocket) {
+        // A client whose body was refused waits for the answer that says so.
+        if self.cuts_http10
+            && guard.broken().is_none()
+            && let Some(stream) = guard.take_stream()
+        {
+            stream.reset_on_drop();
+        }
+    }
+
+    /// Takes the socket out of the guard, which nobody else uses any more.
     fn take_stream(&self) -> Option<Stream> {
         self.guard.borrow_mut().take_stream()
-    }
-}
-
-/// Lets the connection of an HTTP/1.0 client end with a reset when an answer breaks off: FIN would be the end of the body,
-/// and the answer would look complete (RFC 9112 §6.3).
-fn reset_http10(guard: &mut GuardedSocket) {
-    // A client whose body was refused waits for the answer that says so.
-    if guard.is_http10()
-        && guard.broken().is_none()
-        && let Some(stream) = guard.take_stream()
-    {
-        stream.reset_on_drop();
     }
 }

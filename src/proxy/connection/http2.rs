@@ -36,6 +36,7 @@ use crate::drain::Phase;
 use crate::proxy::cutoff::{Cutoff, Patience, run_stream};
 use crate::proxy::downstream::{AnswerForm, Handler, OwnAnswer};
 use crate::proxy::head::facts_of_http2;
+use crate::proxy::received_body::ReceivedBody;
 use crate::proxy::room::WorkerRoom;
 use crate::reason::Reason;
 use crate::telemetry::access_log::RequestLine;
@@ -125,7 +126,7 @@ impl<H: Handler> Driver<H> {
                     self.leaves(self.shared.context.deadlines.linger);
                     connection.as_mut().graceful_shutdown();
                 }
-                let end = self.poll_hyper(cx, connection.as_mut(), http2_error);
+                let end = self.poll_protocol(cx, connection.as_mut(), http2_error);
                 self.count_refused(judge.borrow_mut().take_refused());
                 if let Some(abuse) = judge.borrow().abuse() {
                     self.note_refusal(abuse.reason(), abuse.as_str());
@@ -255,6 +256,7 @@ where
         refuse(&exchange, Some(line), OwnAnswer { status, reason: Reason::Size, close: false }, form)
     } else {
         let slot = opening.as_deref().map(Opening::slot);
+        let request = request.map(ReceivedBody::Http2);
         let mut answering = answer(&exchange, request, facts, None, slot, begin, &spare);
         poll_fn(|cx| answering.poll(cx, &exchange)).await
     };

@@ -10,8 +10,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
 use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,6 +27,7 @@ use crate::proxy::client_body::ClientBody;
 use crate::proxy::cutoff::Cutoff;
 use crate::proxy::downstream::{AnswerForm, CheckedHead, OwnAnswer, Relayed, drop_unread};
 use crate::proxy::own_answer::own_body;
+use crate::proxy::received_body::ReceivedBody;
 use crate::proxy::room::{Room, WorkerRoom};
 use crate::proxy::worker_drain::WorkerDrain;
 use crate::settings::{Deadlines, Forwarding, Limits, Listener, ProxyProtocol};
@@ -73,6 +74,9 @@ impl Body for Endless {
     }
 }
 
+/// A body that no kernel takes at once.
+const LARGE: usize = 16 << 20;
+
 type TestBody = Pin<Box<dyn Body<Data = Bytes, Error = BoxError>>>;
 
 fn full(text: impl Into<Bytes>) -> Response<TestBody> {
@@ -86,7 +90,7 @@ impl Handler for Script {
         self: Rc<Self>,
         downstream: Rc<Downstream>,
         head: CheckedHead,
-        request: Request<Incoming>,
+        request: Request<ReceivedBody>,
     ) -> Response<Self::Body> {
         self.begun.set(self.begun.get() + 1);
         self.changed.notify_waiters();
@@ -95,6 +99,7 @@ impl Handler for Script {
         let response = match &path[..] {
             "/wait" => std::future::pending().await,
             "/panic" => panic!("wanted by the test"),
+            "/large" => full(vec![b'x'; LARGE]),
             "/endless" => Response::new(Box::pin(Endless { panics: false }) as TestBody),
             "/panic-in-body" => Response::new(Box::pin(Endless { panics: true }) as TestBody),
             "/no-route" => {
@@ -127,7 +132,7 @@ impl Handler for Script {
             _ => match request.into_body().collect().await {
                 Ok(body) => full(format!("{path} {}", body.to_bytes().len())),
                 Err(error) => {
-                    let error = verdict(&error).expect("the guard's verdict");
+                    let error = verdict(&*error).expect("the guard's verdict");
                     self.body_errors.borrow_mut().push(error);
                     if path == "/late" {
                         tokio::time::sleep(Duration::from_millis(20)).await;

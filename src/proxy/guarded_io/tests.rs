@@ -20,24 +20,28 @@ async fn pair() -> (TcpStream, GuardedSocket) {
     (client, GuardedSocket::new(stream.into(), Rc::new(settings), Rc::default(), Rc::default()))
 }
 
-/// What one read of hyper gets; `None` while there is nothing.
+/// What is accepted next; nothing at the end of the input. `None` while there is nothing.
 async fn read(guard: &mut GuardedSocket) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; 65536];
-    let mut buf = hyper::rt::ReadBuf::new(&mut bytes);
-    let ready = poll_fn(|cx| Poll::Ready(guard.poll_read(cx, buf.unfilled()).is_ready())).await;
-    ready.then(|| buf.filled().to_vec())
+    poll_fn(|cx| {
+        Poll::Ready(match guard.poll_head(cx) {
+            Poll::Ready(head) => {
+                let count = head.map_or(0, |head| head.length);
+                let bytes = guard.accepted()[..count].to_vec();
+                guard.take(count);
+                Some(bytes)
+            }
+            Poll::Pending => None,
+        })
+    })
+    .await
 }
 
-/// Reads of hyper until `count` bytes have come.
-async fn read_exactly(guard: &mut GuardedSocket, count: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while bytes.len() < count {
-        match read(guard).await {
-            Some(more) => bytes.extend(more),
-            None => tokio::task::yield_now().await,
-        }
-    }
-    bytes
+/// Waits for the next head, which is this one.
+async fn read_head(guard: &mut GuardedSocket, expected: &str) -> AcceptedHead {
+    let head = poll_fn(|cx| guard.poll_head(cx)).await.expect("a head");
+    assert_eq!(guard.accepted()[..head.length], *expected.as_bytes());
+    guard.take(head.length);
+    head
 }
 
 /// Waits until the guard has read `count` bytes ahead.
@@ -56,8 +60,7 @@ async fn read_ahead(guard: &mut GuardedSocket, count: usize) {
 async fn bytes_behind_a_handshake_are_held_for_the_tunnel() {
     let (mut client, mut guard) = pair().await;
     client.write_all(format!("{HANDSHAKE}\u{1}frames").as_bytes()).await.expect("written");
-    assert_eq!(read_exactly(&mut guard, HANDSHAKE.len()).await, HANDSHAKE.as_bytes());
-    assert!(guard.next_head().is_some_and(|head| head.facts.websocket));
+    assert!(read_head(&mut guard, HANDSHAKE).await.facts.websocket);
     assert_eq!(read(&mut guard).await, None);
     read_ahead(&mut guard, 7).await;
     let (_, held) = guard.take_tunnel().expect("the socket");
@@ -68,25 +71,25 @@ async fn bytes_behind_a_handshake_are_held_for_the_tunnel() {
 async fn held_bytes_are_the_next_request_when_the_handshake_fails() {
     let (mut client, mut guard) = pair().await;
     client.write_all(format!("{HANDSHAKE}{GET}").as_bytes()).await.expect("written");
-    read_exactly(&mut guard, HANDSHAKE.len()).await;
+    read_head(&mut guard, HANDSHAKE).await;
     assert_eq!(read(&mut guard).await, None);
     guard.release_held();
-    assert_eq!(read_exactly(&mut guard, GET.len()).await, GET.as_bytes());
+    read_head(&mut guard, GET).await;
 }
 
 #[tokio::test]
 async fn held_bytes_are_checked_and_bounded() {
     let (mut client, mut guard) = pair().await;
     client.write_all(format!("{HANDSHAKE}\0").as_bytes()).await.expect("written");
-    read_exactly(&mut guard, HANDSHAKE.len()).await;
+    read_head(&mut guard, HANDSHAKE).await;
     guard.release_held();
-    assert_eq!(guard.refusal(), None, "hyper may still answer, and close");
+    assert_eq!(guard.refusal(), None, "the handshake may still be answered with a close");
     assert_eq!(read(&mut guard).await, Some(Vec::new()));
     assert_eq!(guard.refusal().map(|answer| answer.reason), Some(Reason::Line));
 
     let (mut client, mut guard) = pair().await;
     client.write_all(HANDSHAKE.as_bytes()).await.expect("written");
-    read_exactly(&mut guard, HANDSHAKE.len()).await;
+    read_head(&mut guard, HANDSHAKE).await;
     // What is too much stays in the kernel, for the tunnel or for the next request.
     let sent = client.try_write(&vec![b'x'; 256 << 10]).expect("room in the kernel");
     assert!(sent > 100 << 10);

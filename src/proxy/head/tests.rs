@@ -3,7 +3,7 @@ use crate::http1::guard::{HeadLimits, RequestScanner, Scan};
 
 const PLAIN: HeadPolicy = HeadPolicy { slashes: Slashes::Merge, https: false, trusted: false, sidecar: false };
 
-/// Parses an HTTP/1 head as hyper does and checks it.
+/// Parses an HTTP/1 head and checks it.
 fn http1(text: &str) -> Result<(Checked, Request<()>), OwnAnswer> {
     http1_by(PLAIN, text)
 }

@@ -7,12 +7,12 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::proxy::client_body::ClientBody;
 use crate::proxy::downstream::drop_unread;
 use crate::proxy::headers;
+use crate::proxy::received_body::ReceivedBody;
 
 /// Body bytes that are kept until the endpoint answers, for the case that it refuses the stream.
 const MOST_KEPT: usize = 64 << 10;
@@ -148,8 +148,8 @@ impl RequestProgress {
         }
     }
 
-    fn take_rest(&self) -> Option<Incoming> {
-        self.body.take().and_then(ClientBody::into_incoming)
+    fn take_rest(&self) -> Option<ReceivedBody> {
+        self.body.take().and_then(ClientBody::into_received)
     }
 
     /// The stream is to be ended.

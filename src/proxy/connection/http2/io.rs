@@ -50,7 +50,7 @@ impl hyper::rt::Read for JudgedIo {
             let passed = preface.len() + passed;
             let has_ended = bytes.is_empty();
             cursor.put_slice(bytes.get(..passed).unwrap_or_default());
-            guard.take_raw(passed + dropped);
+            guard.take(passed + dropped);
             if passed > 0 || has_ended {
                 return Poll::Ready(Ok(()));
             }

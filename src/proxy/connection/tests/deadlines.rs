@@ -54,6 +54,29 @@ fn an_idle_connection_is_closed() {
 }
 
 #[test]
+fn a_client_that_still_takes_its_answer_is_not_idle() {
+    on_paused_time(async {
+        let bed = Bed::start(|deadlines, _, _, _| deadlines.idle = Duration::from_secs(5)).await;
+        for (version, drains) in [("1.1", false), ("1.0", false), ("1.1", true)] {
+            let mut stream = bed.connect().await;
+            let request = format!("GET /large HTTP/{version}\r\nhost: a\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.expect("written");
+            stream.read_exact(&mut [0; 16]).await.expect("the answer has begun");
+            if drains {
+                bed.drain.advance(Phase::Closing);
+            }
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            let (mut got, mut bytes) = (0, vec![0; 1 << 20]);
+            while got < LARGE {
+                let count = stream.read(&mut bytes).await.expect("readable");
+                assert!(count > 0, "HTTP/{version}, {drains}: closed after {got} bytes");
+                got += count;
+            }
+        }
+    });
+}
+
+#[test]
 fn a_slow_body_is_answered_408_and_a_steady_one_is_not() {
     on_paused_time(async {
         let bed = Bed::plain().await;

@@ -56,6 +56,13 @@ fn an_answer_that_breaks_off_does_not_look_complete() {
         stream.read_exact(&mut [0; 1024]).await.expect("the answer has begun");
         bed.drain.advance(Phase::Ended);
         stream.read_to_end(&mut Vec::new()).await.expect_err("a reset");
+        // Also where all of it was written, and the client has not taken all.
+        let bed = Bed::plain().await;
+        let mut stream = bed.connect().await;
+        stream.write_all(b"GET /large HTTP/1.0\r\n\r\n").await.expect("written");
+        stream.read_exact(&mut [0; 1024]).await.expect("the answer has begun");
+        bed.drain.advance(Phase::Ended);
+        stream.read_to_end(&mut Vec::new()).await.expect_err("a reset");
     });
 }
 
