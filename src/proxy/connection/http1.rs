@@ -1,9 +1,10 @@
 //! The requests of a connection of HTTP/1, one after the other: head, handler, response.
 //!
-//! The guard hands over accepted heads and bodies, and a [`Handler`] answers. What is written waits in one buffer until
-//! the client takes it, and is bounded by that: the body of a response is asked for more only below [`MOST_WAITING`].
+//! The guard hands over accepted heads and bodies, and a [`Handler`] answers. `encode` writes the response, which waits in an
+//! `output` until the client takes it, and `upload` hands on the body of the request.
 
 mod encode;
+mod output;
 mod upload;
 
 use std::cell::RefCell;
@@ -15,9 +16,10 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http::header::TE;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
-use http_body::Body;
+use http_body::{Body, Frame};
 
 use self::encode::{Asked, BodyEncoder, BodyLength, CutShort, encode_head};
+use self::output::{MOST_WAITING, Output};
 use self::upload::{Progress, Upload};
 use super::answer::{Answering, Begin, BoxError, FutureMemory, answer, refuse};
 use super::context::{HttpVersion, RunningExchange, Shared};
@@ -31,11 +33,6 @@ use crate::proxy::rate::RateClock;
 use crate::proxy::received_body::ReceivedBody;
 use crate::reason::Reason;
 
-/// Bytes of responses that wait for the client, before a part of a body is added to them.
-const MOST_WAITING: usize = 64 << 10;
-/// Largest buffer that is kept for the next response, and how many of them a thread keeps: an idle connection has none.
-const MOST_KEPT: usize = 2 * MOST_WAITING;
-const SPARE_BUFFERS: usize = 4;
 /// Largest head whose memory is kept for the next one, and most fields that a map which is kept has room for.
 const MOST_OF_HEAD_KEPT: usize = 4 << 10;
 const MOST_FIELDS_KEPT: usize = 64;
@@ -81,6 +78,29 @@ struct Responding<H: Handler> {
     _exchange: RunningExchange<H>,
 }
 
+impl<H: Handler> Responding<H> {
+    /// Writes the next part of the body; true at its end.
+    fn poll_part(&mut self, output: &mut Output, cx: &mut Context<'_>) -> Poll<Result<bool, Http1Error>> {
+        let Self { body, encoder, .. } = self;
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx)).transpose();
+        let trailers = match frame.map_err(|error| Http1Error::Response(error.into()))?.map(Frame::into_data) {
+            None => None,
+            Some(Ok(data)) => {
+                if !data.is_empty() {
+                    encoder.data(output.room(), &data);
+                }
+                if !encoder.is_complete() && !body.is_end_stream() {
+                    return Poll::Ready(Ok(false));
+                }
+                None
+            }
+            Some(Err(frame)) => frame.into_trailers().ok(),
+        };
+        encoder.end(output.room(), trailers.as_ref())?;
+        Poll::Ready(Ok(true))
+    }
+}
+
 /// Whether a request is a handshake behind which the input is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Handshake {
@@ -100,16 +120,6 @@ pub(super) enum Http1Error {
 }
 
 impl<H: Handler, F, B> Http1<H, F, B> {
-    /// Whether a request runs, or the client has not taken all of the last response.
-    pub(super) fn is_busy(&self) -> bool {
-        !matches!(self.stage, Stage::Between | Stage::Done) || self.output.waiting() > 0 || self.output.flushes
-    }
-
-    /// Whether the present or last request is of HTTP/1.0, in which the end of the connection can be that of a body.
-    pub(super) fn is_http10(&self) -> bool {
-        !self.asked.http11
-    }
-
     pub(super) fn new(guard: Rc<RefCell<GuardedSocket>>, shared: Rc<Shared<H>>, begin: B) -> Self {
         Self {
             guard,
@@ -125,6 +135,16 @@ impl<H: Handler, F, B> Http1<H, F, B> {
             head: BytesMut::new(),
             fields: HeaderMap::new(),
         }
+    }
+
+    /// Whether a request runs, or the client has not taken all of the last response.
+    pub(super) fn is_busy(&self) -> bool {
+        !matches!(self.stage, Stage::Between | Stage::Done) || self.output.is_waiting()
+    }
+
+    /// Whether the present or last request is of HTTP/1.0, in which the end of the connection can be that of a body.
+    pub(super) fn is_http10(&self) -> bool {
+        !self.asked.http11
     }
 }
 
@@ -197,34 +217,16 @@ where
                 let handshake = *handshake;
                 self.respond(response, handshake, cx)?;
             }
-            Stage::Responding(Responding { body, encoder, .. }) => {
+            Stage::Responding(responding) => {
                 if self.output.waiting() >= MOST_WAITING {
                     ready!(self.output.poll_flush(&self.guard, cx))?;
                 }
-                let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
+                let Poll::Ready(is_over) = responding.poll_part(&mut self.output, cx)? else {
                     let _ = self.output.poll_flush(&self.guard, cx)?;
                     return Poll::Pending;
                 };
-                let out = self.output.room();
-                let is_over = match frame.transpose().map_err(|error| Http1Error::Response(error.into()))? {
-                    None => true,
-                    Some(frame) => match frame.into_data() {
-                        Ok(data) => {
-                            if !data.is_empty() {
-                                encoder.data(out, &data);
-                            }
-                            encoder.is_complete() || body.is_end_stream()
-                        }
-                        Err(frame) => {
-                            encoder.end(out, frame.trailers_ref())?;
-                            self.stage = Stage::Between;
-                            return Poll::Ready(Ok(()));
-                        }
-                    },
-                };
                 if is_over {
-                    encoder.end(out, None)?;
-                    if *encoder == BodyEncoder::Close {
+                    if responding.encoder == BodyEncoder::Close {
                         // The end of the connection is that of the body, whoever reads what the client still sends.
                         self.upload = None;
                     }
@@ -359,70 +361,5 @@ where
                 is_reader_here || matches!(self.stage, Stage::Between)
             }
         })
-    }
-}
-
-thread_local! {
-    /// Buffers between two uses.
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// What waits for the client to take it.
-#[derive(Debug, Default)]
-struct Output {
-    bytes: Vec<u8>,
-    sent: usize,
-    /// TLS may hold a part of what was written.
-    flushes: bool,
-}
-
-impl Output {
-    /// Where more is put.
-    fn room(&mut self) -> &mut Vec<u8> {
-        if self.bytes.capacity() == 0 {
-            self.bytes = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-        } else if self.sent > self.waiting() {
-            // A client that takes most of it, time and again, would let what it has taken pile up.
-            self.bytes.drain(..self.sent);
-            self.sent = 0;
-        }
-        &mut self.bytes
-    }
-
-    fn waiting(&self) -> usize {
-        self.bytes.len() - self.sent
-    }
-
-    /// Writes all that waits.
-    fn poll_flush(&mut self, guard: &RefCell<GuardedSocket>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        if self.bytes.is_empty() && !self.flushes {
-            return Poll::Ready(Ok(()));
-        }
-        let mut guard = guard.borrow_mut();
-        while self.waiting() > 0 {
-            let count = ready!(guard.poll_write(cx, &self.bytes[self.sent..]))?;
-            if count == 0 {
-                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
-            }
-            (self.sent, self.flushes) = (self.sent + count, true);
-        }
-        self.rest();
-        ready!(guard.poll_flush(cx))?;
-        self.flushes = false;
-        Poll::Ready(Ok(()))
-    }
-
-    /// Gives the buffer back, which is empty.
-    fn rest(&mut self) {
-        self.sent = 0;
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.clear();
-        if (1..=MOST_KEPT).contains(&bytes.capacity()) {
-            SPARE.with_borrow_mut(|spare| {
-                if spare.len() < SPARE_BUFFERS {
-                    spare.push(bytes);
-                }
-            });
-        }
     }
 }
