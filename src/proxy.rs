@@ -2,20 +2,22 @@
 //!
 //! Each worker has a thread, sockets, pools and counters of its own. The way of a request through the files:
 //!
-//! 1. [`listeners`] open and close; [`listener`] accepts the connection, [`room`] has a place for it, `proxy_header` reads whose it is where a load balancer
-//!    tells that, and `handshake` secures it where TLS is spoken. [`connection`] drives it: protocol, deadlines, and the end.
-//!    [`pressure`] says what is given up while memory is short, and [`admission`] how many new clients fit into what is
-//!    left.
-//! 2. [`guarded_io`] gives out only messages whose head is well formed, and [`received_body`] their bodies; [`head`] checks the parsed head, for HTTP/1
-//!    and HTTP/2 alike. What is accepted goes through the boundary [`downstream`] to `handler`.
-//! 3. [`forward`] has the phases. `begin` makes an `exchange`, `decision` finds the rule and the endpoint, `session` the
-//!    one that the client was at before, `layers` runs the filters, and `ask` answers what these ask; [`passwords`] makes
-//!    the checks of passwords beside the workers. What filters send of their own begins in `own_request`: `call` has an
-//!    answer that is waited for, `mirror` has copies. `flight` makes the call that equal requests share.
+//! 1. [`listeners`] open and close; [`listener`] accepts the connection, [`room`] has a place for it, `proxy_header`
+//!    reads whose it is where a load balancer tells that, and `handshake` secures it where TLS is spoken. [`connection`]
+//!    drives it: protocol, deadlines, and the end. [`pressure`] says what is given up while memory is short, and
+//!    [`admission`] how many new clients fit into what is left.
+//! 2. [`guarded_io`] gives out only messages whose head is well formed, and [`received_body`] their bodies; [`head`]
+//!    checks the parsed head, for HTTP/1 and HTTP/2 alike. What is accepted goes through the boundary [`downstream`] to
+//!    `handler`.
+//! 3. [`forward`] has the phases. `begin` makes an `exchange`, `decision` finds the rule and the endpoint, `session`
+//!    the one that the client was at before, `layers` runs the filters, and `ask` answers what these ask; [`passwords`]
+//!    makes the checks of passwords beside the workers. What filters send of their own begins in `own_request`: `call` has
+//!    an answer that is waited for, `mirror` has copies. `flight` makes the call that equal requests share.
 //! 4. `attempt` is one try at one endpoint, over HTTP/1 or HTTP/2, on a connection of [`upstream`]; `next_try` and
-//!    [`retry`] decide whether there is another one; `trial` lets one connect go ahead; `held` keeps an answer meanwhile. `bad_response` notes answers that are malformed.
-//! 5. [`headers`] and [`body`] bring the answer to the client; [`error`] and [`own_answer`] are the tables for what tidegate
-//!    answers itself. `account` counts and logs the request, whichever way it ended.
+//!    [`retry`] decide whether there is another one; `trial` lets one connect go ahead; `held` keeps an answer meanwhile.
+//!    `bad_response` notes answers that are malformed.
+//! 5. [`headers`] and [`body`] bring the answer to the client; [`error`] and [`own_answer`] are the tables for what
+//!    tidegate answers itself. `account` counts and logs the request, whichever way it ended.
 //!
 //! A WebSocket leaves this way at its `101`: `upgrade` hands it to a [`tunnel`]. When the process stops, or a listener
 //! closes, [`worker_drain`] tells its connections.

@@ -1,8 +1,8 @@
 //! One client connection: HTTP/1 or HTTP/2 behind the wire guard, its deadlines, its end.
 //!
-//! A connection is one task. It drives `http1`, or hyper for HTTP/2, watches for the client's FIN and reset while a request runs, keeps every
-//! downstream deadline on one lazily re-armed timer, and writes what is refused between messages itself. Routes and
-//! backends are unknown here: a [`Handler`] answers.
+//! A connection is one task. It drives `http1`, or hyper for HTTP/2, watches for the client's FIN and reset while a request
+//! runs, keeps every downstream deadline on one lazily re-armed timer, and writes what is refused between messages itself.
+//! Routes and backends are unknown here: a [`Handler`] answers.
 
 mod answer;
 mod context;
