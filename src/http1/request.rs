@@ -79,7 +79,7 @@ mod tests {
         let head = Bytes::copy_from_slice(&stream.accepted()[..accepted.length]);
         let mut fields = HeaderMap::new();
         let (method, target) = parse_head(&head, &accepted, &mut fields).expect("a head");
-        let fields = fields.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+        let fields = fields.iter().map(|(name, value)| (name.to_string(), value.to_str().expect("text").to_owned()));
         (method, target, fields.collect())
     }
 

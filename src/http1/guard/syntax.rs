@@ -226,14 +226,9 @@ pub fn skip_value(buf: &[u8], from: usize, to: usize) -> usize {
 
 /// `value` without spaces and tabs at its ends (RFC 9112 §5.1).
 #[must_use]
-pub fn trim(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = value {
-        value = rest;
-    }
-    while let [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
+pub fn trim(value: &[u8]) -> &[u8] {
+    let (from, to) = trim_bounds(value, 0, value.len());
+    value.get(from..to).unwrap_or_default()
 }
 
 /// The bounds of what [`trim`] leaves of `bytes[from..to]`.
