@@ -15,7 +15,8 @@ use hyper::body::Incoming;
 
 use crate::http1::guard::GuardError;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// The error of a body.
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request's body.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ impl Body for ReceivedBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Http1(body) => body.0.lock().left.map_or_else(SizeHint::new, SizeHint::with_exact),
+            Self::Http1(body) => body.0.state().left.map_or_else(SizeHint::new, SizeHint::with_exact),
             Self::Http2(incoming) => incoming.size_hint(),
         }
     }
@@ -63,7 +64,7 @@ pub struct Http1Body(Rc<Slot>);
 
 impl Drop for Http1Body {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state();
         state.abandoned = true;
         if state.end.is_none() {
             state.connection.wake_by_ref();
@@ -121,17 +122,17 @@ enum BodyError {
 }
 
 impl Slot {
-    fn lock(&self) -> RefMut<'_, State> {
+    fn state(&self) -> RefMut<'_, State> {
         self.0.borrow_mut()
     }
 
     fn is_over(&self) -> bool {
-        let state = self.lock();
+        let state = self.state();
         state.next.is_none() && (matches!(state.end, Some(Ok(()))) || state.left == Some(0))
     }
 
     fn poll_frame(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut state = self.lock();
+        let mut state = self.state();
         if let Some(frame) = state.next.take() {
             if let Some(left) = &mut state.left {
                 *left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
@@ -160,17 +161,17 @@ impl Slot {
 impl BodyFeed {
     /// Whether there is room for a frame.
     pub fn has_room(&self) -> bool {
-        self.0.lock().next.is_none()
+        self.0.state().next.is_none()
     }
 
     /// Whether the reader waits for a frame.
     pub fn is_wanted(&self) -> bool {
-        self.0.lock().wanted
+        self.0.state().wanted
     }
 
     /// Whether the reader is gone.
     pub fn is_abandoned(&self) -> bool {
-        self.0.lock().abandoned
+        self.0.state().abandoned
     }
 
     /// Hands over a frame, for which there is room; `is_last` says that nothing comes behind it. True when the reader waits
@@ -190,7 +191,7 @@ impl BodyFeed {
     }
 
     fn hand_over(&self, next: Option<Frame<Bytes>>, end: Option<Result<(), BodyError>>, cx: &Context<'_>) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.0.state();
         if next.is_some() {
             state.next = next;
         }
@@ -210,7 +211,7 @@ impl BodyFeed {
 
 impl Drop for BodyFeed {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state();
         if state.end.is_none() {
             state.end = Some(Err(BodyError::Gone));
         }

@@ -18,13 +18,10 @@ use crate::http1::guard::HeadFacts;
 use crate::proxy::downstream::{AnswerForm, CheckedHead, Downstream, Handler, OwnAnswer, UpgradeSlot, drop_unread};
 use crate::proxy::head::{self, HeadPolicy};
 use crate::proxy::pressure::Pressure;
-use crate::proxy::received_body::ReceivedBody;
+use crate::proxy::received_body::{BoxError, ReceivedBody};
 use crate::reason::Reason;
 use crate::telemetry::access_log::RequestLine;
 use crate::telemetry::metrics::Where;
-
-/// The error of a response's body.
-pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Binds `exchange` to the life of the response's body.
 pub(super) fn bind<H: Handler>(

@@ -21,7 +21,7 @@ use http_body::{Body, Frame};
 use self::encode::{Asked, BodyEncoder, BodyLength, CutShort, encode_head};
 use self::output::{MOST_WAITING, Output};
 use self::upload::{Progress, Upload};
-use super::answer::{Answering, Begin, BoxError, FutureMemory, answer, refuse};
+use super::answer::{Answering, Begin, FutureMemory, answer, refuse};
 use super::context::{HttpVersion, RunningExchange, Shared};
 use crate::drain::Phase;
 use crate::http1::guard::Framing;
@@ -30,7 +30,7 @@ use crate::http1::request_stream::AcceptedHead;
 use crate::proxy::downstream::{AnswerForm, Handler, OwnAnswer};
 use crate::proxy::guarded_io::GuardedSocket;
 use crate::proxy::rate::RateClock;
-use crate::proxy::received_body::ReceivedBody;
+use crate::proxy::received_body::{BoxError, ReceivedBody};
 use crate::reason::Reason;
 
 /// Largest head whose memory is kept for the next one, and most fields that a map which is kept has room for.

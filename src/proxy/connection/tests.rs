@@ -18,7 +18,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
-use super::answer::BoxError;
 use super::*;
 use crate::drain::Phase;
 use crate::http1::guard::GuardError;
@@ -27,7 +26,7 @@ use crate::proxy::client_body::ClientBody;
 use crate::proxy::cutoff::Cutoff;
 use crate::proxy::downstream::{AnswerForm, CheckedHead, OwnAnswer, Relayed, drop_unread};
 use crate::proxy::own_answer::own_body;
-use crate::proxy::received_body::ReceivedBody;
+use crate::proxy::received_body::{BoxError, ReceivedBody};
 use crate::proxy::room::{Room, WorkerRoom};
 use crate::proxy::worker_drain::WorkerDrain;
 use crate::settings::{Deadlines, Forwarding, Limits, Listener, ProxyProtocol};
