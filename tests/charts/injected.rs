@@ -9,6 +9,7 @@ mod outage;
 mod rollout;
 mod websocket;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
@@ -159,12 +160,45 @@ fn shop(cluster: &Cluster) -> Namespace<'_> {
     namespace
 }
 
+/// Waits for the end of a rollout, and until the Services of the deployment lead to its pods: each Service has slices of its
+/// own, whose writer may be seconds behind on a busy machine, and then there is nobody to call.
 fn rolled_out(namespace: &Namespace<'_>, deployment: &str) {
     let name = format!("deployment/{deployment}");
     namespace.try_kubectl(&["rollout", "status", &name, &timeout()]).unwrap_or_else(|error| {
         let pods = namespace.kubectl(&["get", "pods", "--output=yaml"]);
         panic!("{error}\n{pods}")
     });
+    wait_for(&format!("the endpoints of {name}"), || {
+        let text = namespace.kubectl(&["get", "pods,services,endpointslices", "--output=json"]);
+        let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let items = |kind: &'static str| elements(&list["items"]).filter(move |item| item["kind"] == kind);
+        let is_ready = |pod: &&Value| {
+            let mut conditions = elements(&pod["status"]["conditions"]);
+            pod["metadata"]["labels"]["app"] == deployment
+                && pod["metadata"]["deletionTimestamp"].is_null()
+                && conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        };
+        let ready: BTreeSet<_> =
+            items("Pod").filter(is_ready).filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+        for service in items("Service").filter(|service| service["spec"]["selector"]["app"] == deployment) {
+            let service = &service["metadata"]["name"];
+            let slices = items("EndpointSlice")
+                .filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == *service);
+            let endpoints = slices.flat_map(|slice| elements(&slice["endpoints"]));
+            let endpoints = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true);
+            let reached: BTreeSet<_> =
+                endpoints.filter_map(|endpoint| endpoint["targetRef"]["name"].as_str()).collect();
+            if reached != ready {
+                return Err(format!("{service} leads to {reached:?}, and these pods are ready: {ready:?}"));
+            }
+        }
+        Ok(())
+    });
+}
+
+/// The elements of a list; none where there is no list.
+fn elements(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
 }
 
 /// The pods with a label.

@@ -60,7 +60,10 @@ spec:
           from websockets.sync.client import connect
 
           counts = {"http": 0, "grpc": 0, "websocket": 0}
-          spread, failures = 0, []
+          spread, failures, began = 0, [], time.monotonic()
+
+          def failed(what):
+              failures.append(f"after {time.monotonic() - began:.1f} s: {what}")
 
           def goes_on():
               return not os.path.exists("/reports/stop")
@@ -80,7 +83,7 @@ spec:
                       # The most pods that requests of one connection went to.
                       spread = max(spread, len(pods))
                   except Exception as error:
-                      failures.append(f"http: {error!r}")
+                      failed(f"http: {error!r}")
                       connection.close()
 
           def over_grpc():
@@ -91,7 +94,7 @@ spec:
                           echo(b"", timeout=10)
                           counts["grpc"] += 1
                       except grpc.RpcError as error:
-                          failures.append(f"grpc: {error.code()} {error.details()}")
+                          failed(f"grpc: {error.code()} {error.details()} {error.trailing_metadata()}")
 
           def over_websocket():
               while goes_on():
@@ -106,9 +109,9 @@ spec:
                   except ConnectionClosed as closed:
                       # A pod that ends says so.
                       if not closed.rcvd or closed.rcvd.code not in (1001, 1012):
-                          failures.append(f"websocket: {closed!r}")
+                          failed(f"websocket: {closed!r}")
                   except Exception as error:
-                      failures.append(f"websocket: {error!r}")
+                      failed(f"websocket: {error!r}")
 
           threads = [threading.Thread(target=run) for run in (over_http, over_http, over_grpc, over_websocket)]
           for thread in threads:
