@@ -687,6 +687,8 @@ fn rolling_restarts_cost_no_request_and_no_status() {
     let replica = start(cluster, &namespace, &kubeconfig, &[]);
     namespace.apply(&route(&namespace, "web", sends_to("rolling.test", json!({ "name": "web", "port": 80 }))));
     namespace.kubectl(&["wait", "--for=condition=Ready", &timeout(), "gwr/web"]);
+    // A rollout is done before slices name its pods.
+    replica.wait_for("rolling.test", 200);
     let written = read(&namespace, "web")["status"].clone();
     let restarts = many(2, 50);
     let (failed, answered, stop) = (Mutex::new(Vec::new()), AtomicU64::new(0), AtomicBool::new(false));
