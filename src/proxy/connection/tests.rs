@@ -119,6 +119,11 @@ impl Handler for Script {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 full(path)
             }
+            "/gives-up" => {
+                let _ = tokio::time::timeout(Duration::from_secs(1), request.into_body().collect()).await;
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                full(path)
+            }
             "/sleepy" => {
                 tokio::time::sleep(Duration::from_secs(5)).await;
                 let body = request.into_body().collect().await.expect("a whole body");
@@ -171,6 +176,7 @@ struct Bed {
     drain: Rc<WorkerDrain>,
     room: Arc<Room>,
     address: SocketAddr,
+    context: Rc<ConnectionContext<Script>>,
 }
 
 impl Bed {
@@ -206,16 +212,15 @@ impl Bed {
             Arc::clone(&metrics),
             Rc::clone(&drain),
         ));
-        tokio::task::spawn_local(async move {
-            while let Ok((stream, peer)) = socket.accept().await {
-                let place = context.drain.room().enter(None).expect("no limit");
-                tokio::task::spawn_local({
-                    let ends = Ends::of(&stream, peer);
-                    serve(Rc::clone(&context), stream.into(), ends, place)
-                });
+        tokio::task::spawn_local({
+            let context = Rc::clone(&context);
+            async move {
+                while let Ok((stream, peer)) = socket.accept().await {
+                    serve_one(&context, stream, peer);
+                }
             }
         });
-        Self { script, metrics, drain, room, address }
+        Self { script, metrics, drain, room, address, context }
     }
 
     async fn plain() -> Self {
@@ -236,6 +241,13 @@ impl Bed {
     fn closed(&self, reason: Reason) -> u64 {
         self.metrics.closed_count(Side::Downstream, reason)
     }
+}
+
+/// Serves an accepted connection.
+fn serve_one(context: &Rc<ConnectionContext<Script>>, stream: TcpStream, peer: SocketAddr) {
+    let place = context.drain.room().enter(None).expect("no limit");
+    let ends = Ends::of(&stream, peer);
+    tokio::task::spawn_local(serve(Rc::clone(context), stream.into(), ends, place));
 }
 
 /// Everything until the end or a reset.

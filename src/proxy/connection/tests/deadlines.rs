@@ -101,6 +101,17 @@ fn a_slow_body_is_answered_408_and_a_steady_one_is_not() {
 }
 
 #[test]
+fn a_body_that_nobody_reads_any_more_may_be_slow() {
+    on_paused_time(async {
+        let bed = Bed::plain().await;
+        // The handler waits for the rest for a second, and answers a minute later without it.
+        let answer = bed.exchange("POST /gives-up HTTP/1.1\r\nhost: a\r\ncontent-length: 30000\r\n\r\nx").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close\r\n"), "{answer}");
+        assert_eq!(bed.metrics.refused_count(Reason::BodySlow), 0);
+    });
+}
+
+#[test]
 fn a_client_that_takes_nothing_is_reset() {
     on_paused_time(async {
         let bed = Bed::plain().await;

@@ -137,6 +137,36 @@ fn bodies_of_any_size_come_through() {
 }
 
 #[test]
+fn a_continue_waits_until_its_client_takes_it() {
+    on_real_time(async {
+        let bed = Bed::plain().await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("accepted");
+        let (server, peer) = listener.accept().await.expect("a client");
+        // What the client does not take fills the buffers of both sides.
+        let mut filled = 0;
+        loop {
+            match server.try_write(&[b'x'; 4096]) {
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        serve_one(&bed.context, server, peer);
+        let head = "POST /a HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n";
+        client.write_all(head.as_bytes()).await.expect("written");
+        while bed.script.begun.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut bytes = vec![0; filled];
+        client.read_exact(&mut bytes).await.expect("what fills the buffers");
+        assert_eq!(until(&mut client, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
+        client.write_all(b"hello").await.expect("written");
+        assert!(until(&mut client, "/a 5").await.starts_with("HTTP/1.1 200 "));
+    });
+}
+
+#[test]
 fn a_panic_costs_one_request() {
     on_real_time(async {
         let bed = Bed::plain().await;
