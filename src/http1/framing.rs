@@ -9,7 +9,7 @@ use super::guard::{GuardError, is_token, is_value_byte, trim};
 use crate::reason::Reason;
 
 /// Chunk framing or trailers that break a rule.
-const CHUNK: GuardError = GuardError::new(StatusCode::BAD_REQUEST, Reason::Chunk);
+pub(super) const CHUNK: GuardError = GuardError::new(StatusCode::BAD_REQUEST, Reason::Chunk);
 /// Extensions or trailers above a limit.
 const TOO_LARGE: GuardError = GuardError::new(StatusCode::BAD_REQUEST, Reason::Size);
 
@@ -69,58 +69,6 @@ enum ChunkState {
     Done,
 }
 
-/// Most bytes of a chunk that is merged with its neighbours.
-const SMALL_CHUNK: usize = 1 << 10;
-
-/// Merges the small chunks at the front of `bytes`, which begin where a chunk does, into one: whoever takes a body spends
-/// the more on it the more pieces it has. Only complete chunks without extensions are merged, and not the last one.
-///
-/// Returns how many bytes they had and how many the one has, which stands at the front now; `None` when there are not two.
-pub fn merge_small_chunks(bytes: &mut [u8]) -> Option<(usize, usize)> {
-    let first = small_chunk(bytes, 0)?;
-    small_chunk(bytes, first.end)?;
-    let (mut total, mut next) = (0, Some(first));
-    while let Some(chunk) = next {
-        total += chunk.data.len();
-        next = small_chunk(bytes, chunk.end);
-    }
-    let head = format!("{total:x}\r\n");
-    let (mut chunk, mut to) = (small_chunk(bytes, 0)?, head.len());
-    let from = loop {
-        // Read before data are moved: a head that is longer than the first chunk's own reaches into what follows it.
-        let next = small_chunk(bytes, chunk.end);
-        bytes.copy_within(chunk.data.clone(), to);
-        to += chunk.data.len();
-        match next {
-            Some(next) => chunk = next,
-            None => break chunk.end,
-        }
-    };
-    bytes.get_mut(..head.len())?.copy_from_slice(head.as_bytes());
-    bytes.get_mut(to..to + 2)?.copy_from_slice(b"\r\n");
-    Some((from, to + 2))
-}
-
-/// A complete chunk in a buffer.
-#[derive(Clone, Debug)]
-struct SmallChunk {
-    data: std::ops::Range<usize>,
-    /// One past its last byte.
-    end: usize,
-}
-
-/// The small chunk that begins at `at`, when it is there as a whole.
-fn small_chunk(bytes: &[u8], at: usize) -> Option<SmallChunk> {
-    let rest = bytes.get(at..)?;
-    let digits = rest.iter().take(4).take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let size = usize::from_str_radix(std::str::from_utf8(rest.get(..digits)?).ok()?, 16).ok()?;
-    let data = at + digits + 2..at + digits + 2 + size;
-    let fits = (1..=SMALL_CHUNK).contains(&size)
-        && rest.get(digits..digits + 2) == Some(b"\r\n")
-        && bytes.get(data.end..data.end + 2) == Some(b"\r\n");
-    fits.then(|| SmallChunk { end: data.end + 2, data })
-}
-
 /// Decodes one chunked body. Extensions are dropped; trailer lines are checked and left to the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct ChunkDecoder {
@@ -151,17 +99,6 @@ impl ChunkDecoder {
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.state == ChunkState::Done
-    }
-
-    /// Where the next chunk begins in `input`, when that is where the decoder stands or behind the end of the line before.
-    #[must_use]
-    pub fn next_chunk(&self, input: &[u8]) -> Option<usize> {
-        match self.state {
-            ChunkState::SizeStart => Some(0),
-            ChunkState::DataCr if input.starts_with(b"\r\n") => Some(2),
-            ChunkState::DataLf if input.starts_with(b"\n") => Some(1),
-            _ => None,
-        }
     }
 
     /// Takes the front of `input`, up to and with one run of body data or of trailers. Once the body is complete nothing
@@ -340,39 +277,6 @@ mod tests {
             }
         }
         Ok((body, trailers, consumed, decoder.is_done()))
-    }
-
-    #[test]
-    fn small_chunks_are_merged_and_say_the_same() {
-        let chunks = |sizes: &[usize]| -> Vec<u8> {
-            let mut bytes = Vec::new();
-            for (index, size) in sizes.iter().enumerate() {
-                bytes.extend(format!("{size:x}\r\n").as_bytes());
-                bytes.extend((0..*size).map(|at| (index * 7 + at) as u8));
-                bytes.extend(b"\r\n");
-            }
-            bytes
-        };
-        let ones = vec![1; 20_000];
-        let mixed: Vec<usize> = (0..500).map(|index| 1 + index * 37 % 1024).collect();
-        for sizes in [&ones[..], &ones[..2], &ones[..16], &ones[..300], &mixed[..], &[1, 1024, 1, 15, 1][..]] {
-            for tail in ["", "0\r\n\r\n", "5\r\nhe", "5", "5\r\nhello\r", "401\r\n", "1;a\r\nx\r\n", "zz"] {
-                let plain = chunks(sizes);
-                let mut merged = [&plain[..], tail.as_bytes()].concat();
-                let (from, to) = merge_small_chunks(&mut merged).expect("at least two");
-                assert_eq!(from, plain.len(), "all of them: {tail:?}");
-                assert!(to < from);
-                let (before, _, _, _) = decode(&plain, plain.len()).expect("well framed");
-                let (after, _, consumed, _) = decode(&merged[..to], to).expect("well framed");
-                assert!(before == after && consumed == to);
-                assert_eq!(merge_small_chunks(&mut merged[..to]), None, "one is left");
-            }
-        }
-        for few in
-            ["", "1\r\na\r\n", "1\r\na\r\n0\r\n\r\n", "1\r\na\r\n1\r\nb", "1;e\r\na\r\n1\r\nb\r\n", "\r\n1\r\na\r\n"]
-        {
-            assert_eq!(merge_small_chunks(&mut few.to_owned().into_bytes()), None, "{few:?}");
-        }
     }
 
     #[test]

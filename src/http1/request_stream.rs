@@ -1,7 +1,8 @@
 //! The input of an HTTP/1 connection as a state machine: bytes in, accepted bytes and verdicts out.
 //!
 //! Heads are scanned once, and the framing of their bodies is followed to find the next message. Only what was accepted
-//! is given out: a head as a whole, its target percent-encoded where it has to be, a body as far as its framing holds.
+//! is given out: a head as a whole, its target percent-encoded where it has to be, then the data of its body, as far as
+//! the framing holds and without it. Data that came in many small chunks are given out in one piece.
 //! What is refused between messages looks like the end of the input, so that answers under way are finished in order; what
 //! is refused inside a body is an error behind all bytes before it.
 //!
@@ -13,9 +14,11 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body::Frame;
 
-use super::framing::{ChunkDecoder, ChunkEvent, ChunkLimits, merge_small_chunks};
+use super::framing::{CHUNK, ChunkDecoder, ChunkEvent, ChunkLimits, parse_trailers};
 use super::guard::{
     Framing, GuardError, HeadFacts, HeadLimits, LINE_TOO_LONG, RequestFacts, RequestScanner, Scan, Span, encode_target,
 };
@@ -79,10 +82,30 @@ pub struct AcceptedHead {
     pub close: bool,
 }
 
-/// What a taker of bytes gets when none are accepted.
+/// A part of a body.
+#[derive(Debug)]
+pub struct BodyPart {
+    /// Data or trailers; nothing where only the end of the body came.
+    pub frame: Option<Frame<Bytes>>,
+    /// The body ends behind it.
+    pub is_last: bool,
+}
+
+/// A body whose head was accepted, as far as it is not taken.
+#[derive(Debug, Default)]
+struct Body {
+    /// Bytes of it that are accepted.
+    here: usize,
+    /// Its trailer section so far.
+    section: Vec<u8>,
+    trailers: Option<Box<HeaderMap>>,
+    is_whole: bool,
+}
+
+/// What a taker gets when it asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readable {
-    /// Accepted bytes.
+    /// Accepted bytes, or the end of a body.
     Bytes,
     /// Nothing yet; more input is needed.
     NeedsInput,
@@ -143,7 +166,8 @@ pub struct RequestStream {
     state: State,
     /// All initialised; empty while nothing is buffered.
     data: Vec<u8>,
-    /// `start..accepted` may be taken, `accepted..end` is not judged yet, `scanned` is where a body goes on.
+    /// `start..accepted` may be taken, `scanned..end` is not judged yet. What lies between is the framing of a body, and is
+    /// there only while input is judged; in a head, which is judged as a whole, the second begins at `accepted`.
     start: usize,
     accepted: usize,
     scanned: usize,
@@ -155,7 +179,10 @@ pub struct RequestStream {
     last_message: bool,
     /// It is of HTTP/1.0.
     is_http10: bool,
-    heads: VecDeque<AcceptedHead>,
+    /// Heads that are not given out, and their bodies.
+    heads: VecDeque<(AcceptedHead, Option<Body>)>,
+    /// The body behind the head that was given out last, up to its end.
+    body: Option<Body>,
     ended: bool,
     cancelled: bool,
     discarded: usize,
@@ -176,6 +203,7 @@ impl Default for RequestStream {
             last_message: false,
             is_http10: false,
             heads: VecDeque::new(),
+            body: None,
             ended: false,
             cancelled: false,
             discarded: 0,
@@ -271,7 +299,7 @@ impl RequestStream {
     /// What a taker would get now.
     #[must_use]
     pub fn readable(&self) -> Readable {
-        if self.accepted > self.start {
+        if self.accepted > self.start || self.body.as_ref().is_some_and(|body| body.is_whole) {
             return Readable::Bytes;
         }
         match self.state {
@@ -284,13 +312,13 @@ impl RequestStream {
         }
     }
 
-    /// Accepted bytes, which [`take`](Self::take) takes.
+    /// Accepted bytes: heads with the data of their bodies behind them.
     #[must_use]
     pub fn accepted(&self) -> &[u8] {
         self.data.get(self.start..self.accepted).unwrap_or_default()
     }
 
-    /// Takes accepted bytes, at most those that there are.
+    /// Takes accepted bytes, at most those that there are: of a head, or of raw input.
     pub fn take(&mut self, count: usize) {
         let count = count.min(self.accepted - self.start);
         if self.start + count > self.message {
@@ -300,6 +328,32 @@ impl RequestStream {
         if self.start == self.end {
             self.release_buffer();
         }
+    }
+
+    /// Takes what is here of the body behind the head that was taken last: its data, then its trailers. `None` before more
+    /// of it comes, and behind its end.
+    pub fn take_body(&mut self) -> Option<BodyPart> {
+        let body = self.body.as_mut()?;
+        let data = self.data.get(self.start..self.start + body.here).unwrap_or_default();
+        if data.is_empty() {
+            let trailers = self.body.take_if(|body| body.is_whole)?.trailers;
+            self.rest();
+            return Some(BodyPart { frame: trailers.map(|trailers| Frame::trailers(*trailers)), is_last: true });
+        }
+        let frame = Some(Frame::data(Bytes::copy_from_slice(data)));
+        let taken = std::mem::take(&mut body.here);
+        let is_last = self.body.take_if(|body| body.is_whole && body.trailers.is_none()).is_some();
+        self.take(taken);
+        Some(BodyPart { frame, is_last })
+    }
+
+    /// Drops what is here of the body behind the head that was taken last; true when nothing more of it comes.
+    pub fn drop_body(&mut self) -> bool {
+        let Some(body) = &mut self.body else { return true };
+        let here = std::mem::take(&mut body.here);
+        let is_whole = self.body.take_if(|body| body.is_whole).is_some();
+        self.take(here);
+        is_whole
     }
 
     /// Whether more input is to be read ahead of the taker, so that the end of the input is seen.
@@ -321,14 +375,16 @@ impl RequestStream {
         }
     }
 
-    /// Takes what is known of the next request whose head is given out.
+    /// Takes what is known of the next request, whose head is the first of the accepted bytes; what comes of the body before
+    /// it is no longer to be had.
     pub fn next_head(&mut self) -> Option<AcceptedHead> {
-        let head = self.heads.pop_front();
+        let (head, body) = self.heads.pop_front()?;
+        self.body = body;
         // As many as a client has once sent at a time are not expected again.
         if self.heads.is_empty() && self.heads.capacity() > MOST_HEADS_KEPT {
             self.heads = VecDeque::new();
         }
-        head
+        Some(head)
     }
 
     /// A request was cancelled by the client's FIN or reset.
@@ -439,51 +495,43 @@ impl RequestStream {
                 }
                 State::Length(left) => {
                     let got = self.end - self.scanned;
-                    if (got as u64) < *left {
-                        *left -= got as u64;
-                        self.scanned = self.end;
-                        self.accepted = self.end;
+                    let taken = usize::try_from(*left).map_or(got, |left| left.min(got));
+                    *left -= taken as u64;
+                    let is_whole = *left == 0;
+                    self.scanned += taken;
+                    self.accepted = self.scanned;
+                    if let Some(body) = judged_body(&mut self.heads, &mut self.body) {
+                        body.here += taken;
+                        body.is_whole = is_whole;
+                    }
+                    if !is_whole {
                         return;
                     }
-                    // What is left is at most what is in the buffer.
-                    self.scanned += usize::try_from(*left).unwrap_or(got);
-                    self.accepted = self.scanned;
                     self.message_done();
                 }
-                State::Chunked(decoder, body) => {
-                    let bytes = self.data.get_mut(self.scanned..self.end).unwrap_or_default();
+                State::Chunked(decoder, size) => {
+                    let bytes = self.data.get(self.scanned..self.end).unwrap_or_default();
                     if bytes.is_empty() {
+                        self.drop_framing();
                         return;
                     }
-                    let next = decoder.next_chunk(bytes);
-                    if let Some(next) = next
-                        && let Some((from, to)) = bytes.get_mut(next..).and_then(merge_small_chunks)
-                    {
-                        self.data.copy_within(self.scanned + next + from..self.end, self.scanned + next + to);
-                        self.end -= from - to;
-                    }
-                    let bytes = self.data.get(self.scanned..self.end).unwrap_or_default();
-                    let taken = match decoder.decode(bytes, &limits.chunk) {
-                        Ok(ChunkEvent::More) => bytes.len(),
+                    match decoder.decode(bytes, &limits.chunk) {
+                        Ok(ChunkEvent::More) => self.scanned = self.end,
                         Ok(ChunkEvent::Data { skip, len }) => {
-                            *body = body.saturating_add(len as u64);
-                            if limits.body.is_some_and(|limit| *body > limit) {
+                            *size = size.saturating_add(len as u64);
+                            if limits.body.is_some_and(|limit| *size > limit) {
                                 self.body_refused(TOO_LARGE);
                                 return;
                             }
-                            skip + len
+                            self.accept_data(self.scanned + skip, len);
                         }
-                        Ok(ChunkEvent::Trailers { skip, len, .. }) => skip + len,
+                        Ok(ChunkEvent::Trailers { skip, len, end }) => {
+                            self.accept_trailers(self.scanned + skip, len, end);
+                        }
                         Err(error) => {
                             self.body_refused(error);
                             return;
                         }
-                    };
-                    let done = decoder.is_done();
-                    self.scanned += taken;
-                    self.accepted = self.scanned;
-                    if done {
-                        self.message_done();
                     }
                 }
                 // What is too much is left in the kernel.
@@ -520,7 +568,7 @@ impl RequestStream {
             return;
         }
         let raw_target = other_form.then(|| target.into());
-        self.heads.push_back(AcceptedHead {
+        let head = AcceptedHead {
             facts: facts.facts,
             raw_target,
             length: facts.head_len,
@@ -529,7 +577,8 @@ impl RequestStream {
             http11: facts.http11,
             framing: facts.framing,
             close: facts.close,
-        });
+        };
+        self.heads.push_back((head, facts.framing.has_body().then(Body::default)));
         self.passed.head = true;
         self.scanned = self.message + facts.head_len;
         self.accepted = self.scanned;
@@ -541,6 +590,56 @@ impl RequestStream {
             Framing::Length(length) => self.state = State::Length(length),
             Framing::Chunked => self.state = State::Chunked(ChunkDecoder::new(), 0),
         }
+    }
+
+    /// Accepts the `len` bytes at `from`, up to which the body is judged, as its data.
+    fn accept_data(&mut self, from: usize, len: usize) {
+        if self.start == self.accepted {
+            // They stay where they are: nothing before them waits to be taken.
+            (self.start, self.accepted) = (from, from);
+        } else if from > self.accepted {
+            self.data.copy_within(from..from + len, self.accepted);
+        }
+        self.accepted += len;
+        self.scanned = from + len;
+        if let Some(body) = judged_body(&mut self.heads, &mut self.body) {
+            body.here += len;
+        }
+    }
+
+    /// Accepts the `len` bytes at `from`, up to which the body is judged, as a part of its trailer section, and the body with
+    /// them when they are its `end`.
+    fn accept_trailers(&mut self, from: usize, len: usize, end: bool) {
+        self.scanned = from + len;
+        let lines = self.data.get(from..from + len).unwrap_or_default();
+        let Some(body) = judged_body(&mut self.heads, &mut self.body) else { return };
+        let has_none = end && body.section.is_empty() && lines == b"\r\n";
+        if !has_none {
+            body.section.extend_from_slice(lines);
+        }
+        if !end {
+            return;
+        }
+        match parse_trailers(&std::mem::take(&mut body.section)) {
+            Ok(trailers) => {
+                (body.trailers, body.is_whole) = (trailers, true);
+                self.message_done();
+            }
+            Err(_) => self.body_refused(CHUNK),
+        }
+    }
+
+    /// Drops what lies between the accepted bytes and those that are not judged yet.
+    fn drop_framing(&mut self) {
+        let framing = self.scanned - self.accepted;
+        if self.start == self.accepted {
+            (self.start, self.accepted) = (self.scanned, self.scanned);
+        } else if framing > 0 {
+            self.data.copy_within(self.scanned..self.end, self.accepted);
+            self.scanned = self.accepted;
+            self.end -= framing;
+        }
+        self.rest();
     }
 
     /// Puts the percent-encoded form of a target in its place. The limit of a request line holds for it, too.
@@ -570,6 +669,7 @@ impl RequestStream {
 
     fn message_done(&mut self) {
         self.passed.body = true;
+        self.drop_framing();
         if self.last_message {
             self.state = State::Discard;
         } else {
@@ -631,6 +731,17 @@ impl RequestStream {
                 }
             });
         }
+    }
+}
+
+/// The body that is judged: that of the last head, whether or not the head is given out.
+fn judged_body<'a>(
+    heads: &'a mut VecDeque<(AcceptedHead, Option<Body>)>,
+    given: &'a mut Option<Body>,
+) -> Option<&'a mut Body> {
+    match heads.back_mut() {
+        Some((_, body)) => body.as_mut(),
+        None => given.as_mut(),
     }
 }
 

@@ -25,7 +25,7 @@ use super::head::{HeadPolicy, check_other_form};
 use super::rate::RateClock;
 use crate::http1::framing::ChunkLimits;
 use crate::http1::guard::HeadLimits;
-use crate::http1::request_stream::{AcceptedHead, InputEnd, Readable, RequestStream, StreamLimits};
+use crate::http1::request_stream::{AcceptedHead, BodyPart, InputEnd, Readable, RequestStream, StreamLimits};
 use crate::model::path::Slashes;
 use crate::settings::{Forwarding, Limits};
 use crate::stream::{PeerEnd, Stream};
@@ -358,8 +358,8 @@ impl GuardedSocket {
         self.follow();
     }
 
-    /// Reads up to the next accepted head, whose bytes and body are [`accepted`](Self::accepted) then; `None` at the end of
-    /// the input, or where a refusal stands.
+    /// Reads up to the next accepted head, whose bytes are the first of those that are [`accepted`](Self::accepted) then;
+    /// `None` at the end of the input, or where a refusal stands.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Option<AcceptedHead>> {
         self.read_waiting = false;
         loop {
@@ -384,18 +384,20 @@ impl GuardedSocket {
         }
     }
 
-    /// What is here of the body that is being read: never empty. Nothing is read where nobody waits for it.
+    /// Takes the next part of the body behind the head that was taken last. Nothing is read where nobody waits for it.
     ///
     /// # Errors
     /// The body was refused.
-    pub fn poll_body(&mut self, cx: &mut Context<'_>, is_wanted: bool) -> Poll<Result<&[u8], GuardError>> {
+    pub fn poll_body(&mut self, cx: &mut Context<'_>, is_wanted: bool) -> Poll<Result<BodyPart, GuardError>> {
         self.read_waiting = false;
         loop {
+            if let Some(part) = self.input.take_body() {
+                return Poll::Ready(Ok(part));
+            }
             match self.input.readable() {
-                Readable::Bytes => break,
                 Readable::Broken(error) => return Poll::Ready(Err(error)),
                 // Behind a body that is not complete there is nothing but its end, which cancels.
-                Readable::Cancelled | Readable::Held | Readable::End => return Poll::Pending,
+                Readable::Bytes | Readable::Cancelled | Readable::Held | Readable::End => return Poll::Pending,
                 Readable::NeedsInput if !is_wanted => return Poll::Pending,
                 Readable::NeedsInput => {}
             }
@@ -405,22 +407,20 @@ impl GuardedSocket {
                 return Poll::Pending;
             }
         }
-        Poll::Ready(Ok(self.input.accepted()))
     }
 
-    /// The limits that hold for chunked bodies.
-    #[must_use]
-    pub fn chunk_limits(&self) -> ChunkLimits {
-        self.settings.limits.chunk
+    /// Drops what is here of the body behind the head that was taken last; true when that was all of it.
+    pub fn drop_body(&mut self) -> bool {
+        self.input.drop_body()
     }
 
-    /// Bytes of accepted messages that nobody has taken yet.
+    /// Bytes of accepted messages that nobody has taken yet: heads, with the data of their bodies.
     #[must_use]
     pub fn accepted(&self) -> &[u8] {
         self.input.accepted()
     }
 
-    /// Takes so many of the bytes that are [`accepted`](Self::accepted).
+    /// Takes so many of the bytes that are [`accepted`](Self::accepted): those of a head, or of HTTP/2.
     pub fn take(&mut self, count: usize) {
         self.input.take(count);
     }

@@ -27,36 +27,88 @@ fn put(stream: &mut RequestStream, mut bytes: &[u8]) {
     }
 }
 
-/// Takes all that was accepted.
-fn taken(stream: &mut RequestStream) -> Vec<u8> {
-    let bytes = stream.accepted().to_vec();
-    stream.take(bytes.len());
-    bytes
+/// A message as it was taken.
+#[derive(Debug, Default, PartialEq)]
+struct Message {
+    head: String,
+    websocket: bool,
+    body: String,
+    trailers: Vec<(String, String)>,
+    is_whole: bool,
 }
 
-/// What came of some input: accepted bytes, the heads, and what a reader gets behind them.
+/// Takes what is accepted.
+#[derive(Debug, Default)]
+struct Taker {
+    messages: Vec<Message>,
+    in_body: bool,
+    /// How many pieces of data there were.
+    runs: usize,
+}
+
+impl Taker {
+    fn take(&mut self, stream: &mut RequestStream) {
+        loop {
+            if self.in_body {
+                let Some(part) = stream.take_body() else { return };
+                self.in_body = !part.is_last;
+                let message = self.messages.last_mut().expect("a head before its body");
+                message.is_whole = part.is_last;
+                match part.frame.map(Frame::into_data) {
+                    None => assert!(part.is_last, "a part that is nothing"),
+                    Some(Ok(data)) => {
+                        assert!(!data.is_empty());
+                        self.runs += 1;
+                        message.body.extend(data.iter().map(|&byte| char::from(byte)));
+                    }
+                    Some(Err(frame)) => {
+                        assert!(part.is_last, "trailers are the end");
+                        let trailers = frame.into_trailers().expect("trailers");
+                        let text = |value: &http::HeaderValue| value.to_str().expect("text").to_owned();
+                        message.trailers =
+                            trailers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+                    }
+                }
+            } else {
+                let Some(head) = stream.next_head() else { return };
+                let bytes = stream.accepted()[..head.length].to_vec();
+                stream.take(head.length);
+                self.in_body = head.framing.has_body();
+                let (websocket, is_whole) = (head.facts.websocket, !self.in_body);
+                let head = bytes.into_iter().map(char::from).collect();
+                self.messages.push(Message { head, websocket, is_whole, ..Message::default() });
+            }
+        }
+    }
+}
+
+/// Takes heads that have no bodies, or of which nothing has come.
+fn taken(stream: &mut RequestStream) -> String {
+    let mut taker = Taker::default();
+    taker.take(stream);
+    taker.messages.into_iter().map(|message| message.head + &message.body).collect()
+}
+
+/// What came of some input: messages, and what a reader gets behind them.
 #[derive(Debug, PartialEq)]
 struct Outcome {
-    accepted: Vec<u8>,
-    heads: usize,
+    messages: Vec<Message>,
     behind: Readable,
     refusal: Option<(u16, Reason)>,
 }
 
 /// Feeds `bytes` in pieces, and takes what is accepted after each when `eager`, else all at the end.
 fn outcome(bytes: &[u8], piece: usize, eager: bool) -> Outcome {
-    let mut stream = RequestStream::default();
-    let (mut accepted, mut heads) = (Vec::new(), 0);
+    let (mut stream, mut taker) = (RequestStream::default(), Taker::default());
     for part in bytes.chunks(piece) {
         put(&mut stream, part);
         if eager {
-            accepted.extend(taken(&mut stream));
+            taker.take(&mut stream);
         }
-        heads += std::iter::from_fn(|| stream.next_head()).count();
     }
-    accepted.extend(taken(&mut stream));
+    taker.take(&mut stream);
     let refusal = stream.refusal().map(|error| (error.status.as_u16(), error.reason));
-    Outcome { accepted, heads, behind: stream.readable(), refusal }
+    Outcome { messages: taker.messages, behind: stream.readable(), refusal }
 }
 
 #[test]
@@ -95,7 +147,8 @@ fn verdicts_do_not_depend_on_how_the_bytes_come() {
     ];
     for (name, input, heads, behind, refusal) in cases {
         let whole = outcome(input.as_bytes(), input.len(), false);
-        assert_eq!((whole.heads, whole.behind, whole.refusal), (heads, behind, refusal), "{name}");
+        assert_eq!((whole.messages.len(), whole.behind, whole.refusal), (heads, behind, refusal), "{name}");
+        assert!(whole.messages.iter().all(|message| message.is_whole));
         for piece in 1..input.len() {
             for eager in [false, true] {
                 assert_eq!(outcome(input.as_bytes(), piece, eager), whole, "{name}, {piece} at a time");
@@ -109,12 +162,13 @@ fn raw_bytes_of_a_target_are_given_out_encoded() {
     let raw = "POST /\u{fc}?\"<>\\`=\u{20ac} HTTP/1.1\r\nhost: \u{fc}\r\ncontent-length: 3\r\n\r\n\u{fc}!";
     let sent = "POST /%C3%BC?%22%3C%3E%5C%60=%E2%82%AC HTTP/1.1\r\nhost: \u{fc}\r\ncontent-length: 3\r\n\r\n\u{fc}!";
     let input = format!("{GET}{raw}\r\n{raw}GET /\u{fc}");
-    let expected = format!("{GET}{sent}\r\n{sent}");
+    let expected: String = format!("{GET}{sent}\r\n{sent}").bytes().map(char::from).collect();
     for piece in 1..=input.len() {
         for eager in [false, true] {
             let outcome = outcome(input.as_bytes(), piece, eager);
-            assert_eq!(outcome.accepted.escape_ascii().to_string(), expected.as_bytes().escape_ascii().to_string());
-            assert_eq!((outcome.heads, outcome.behind, outcome.refusal), (3, Readable::NeedsInput, None), "{piece}");
+            assert_eq!((outcome.messages.len(), outcome.behind, outcome.refusal), (3, Readable::NeedsInput, None));
+            let messages = outcome.messages.into_iter();
+            assert_eq!(messages.map(|message| message.head + &message.body).collect::<String>(), expected, "{piece}");
         }
     }
     let mut stream = RequestStream::default();
@@ -143,16 +197,16 @@ fn a_broken_body_is_refused_as_a_whole_until_a_byte_of_its_message_was_taken() {
     let mut stream = RequestStream::default();
     put(&mut stream, format!("{GET}{head}zz").as_bytes());
     assert_eq!(stream.refusal().map(|error| error.reason), Some(Reason::Chunk));
-    assert_eq!(taken(&mut stream), GET.as_bytes(), "the message before it stays");
-    assert_eq!(std::iter::from_fn(|| stream.next_head()).count(), 1);
+    assert_eq!(taken(&mut stream), GET, "the message before it stays");
 
-    let mut stream = RequestStream::default();
+    let (mut stream, mut taker) = (RequestStream::default(), Taker::default());
     put(&mut stream, head.as_bytes());
-    assert_eq!(taken(&mut stream), head.as_bytes());
+    taker.take(&mut stream);
     put(&mut stream, b"3\r\nabc\r\nzz");
     assert!(stream.refusal().is_none());
-    assert_eq!(stream.accepted(), b"3\r\nabc", "what came before it stays");
-    taken(&mut stream);
+    taker.take(&mut stream);
+    let message = &taker.messages[0];
+    assert_eq!((&*message.head, &*message.body, message.is_whole), (head, "abc", false), "what came before it stays");
     assert!(matches!(stream.readable(), Readable::Broken(error) if error.reason == Reason::Chunk));
 }
 
@@ -185,7 +239,7 @@ fn runs_of_small_chunks_become_few() {
     let pieces = [1000, 1001, 16 << 10];
     for ((form, data), piece) in forms.into_iter().flat_map(|form| pieces.map(|piece| (form, piece))) {
         let input = [&head[..], &form.repeat(CHUNKS), b"0\r\n\r\n"].concat();
-        let (mut stream, mut accepted) = (RequestStream::default(), Vec::new());
+        let (mut stream, mut taker, mut reads) = (RequestStream::default(), Taker::default(), 0);
         for mut part in input.chunks(piece) {
             while !part.is_empty() {
                 let room = stream.room();
@@ -193,15 +247,62 @@ fn runs_of_small_chunks_become_few() {
                 room[..count].copy_from_slice(&part[..count]);
                 part = &part[count..];
                 stream.received(count, &limits, &check);
-                accepted.extend(taken(&mut stream));
+                taker.take(&mut stream);
+                reads += 1;
             }
         }
-        assert!(stream.refusal().is_none() && accepted.starts_with(head) && accepted.ends_with(b"\r\n0\r\n\r\n"));
-        let body = &accepted[head.len()..];
-        let framing = body.iter().filter(|&&byte| byte == b'\n').count();
-        assert_eq!(body.iter().filter(|&&byte| byte == b'x').count(), data * CHUNKS);
-        // Two lines for a chunk: one that was split, and one for all others of a piece.
-        assert!(framing < 8 * (input.len() / piece + 2), "{framing} lines in pieces of {piece}");
+        assert!(stream.refusal().is_none() && taker.messages[0].is_whole);
+        assert_eq!(taker.messages[0].body, "x".repeat(data * CHUNKS));
+        assert!(taker.runs <= reads, "{} runs of {reads} reads", taker.runs);
+    }
+}
+
+#[test]
+fn the_end_of_a_body_comes_with_its_last_data_or_with_its_trailers() {
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let body = "1\r\na\r\n2;x=y\r\nbc\r\n0\r\n";
+    let mut stream = RequestStream::default();
+    put(&mut stream, format!("{head}{body}\r\n{head}{body}x-t: 1\r\nx-u: 2\r\n\r\n{GET}").as_bytes());
+    let mut next = |expected: &[(&str, bool)]| {
+        let head = stream.next_head().expect("a head");
+        stream.take(head.length);
+        for &(data, is_last) in expected {
+            let part = stream.take_body().expect("a part");
+            assert_eq!(part.is_last, is_last);
+            match part.frame.expect("a frame").into_data() {
+                Ok(bytes) => assert_eq!(bytes, data),
+                Err(frame) => assert_eq!(frame.into_trailers().expect("trailers")["x-u"], data),
+            }
+        }
+        assert!(stream.take_body().is_none());
+    };
+    next(&[("abc", true)]);
+    next(&[("abc", false), ("2", true)]);
+    next(&[]);
+
+    let mut stream = RequestStream::default();
+    put(&mut stream, format!("{head}1\r\na\r\n").as_bytes());
+    taken(&mut stream);
+    assert_eq!(stream.readable(), Readable::NeedsInput);
+    put(&mut stream, b"0\r\n\r\n");
+    assert_eq!(stream.readable(), Readable::Bytes, "the end is there to be taken");
+    let end = stream.take_body().expect("the end");
+    assert!(end.frame.is_none() && end.is_last && stream.readable() == Readable::NeedsInput);
+}
+
+#[test]
+fn what_is_dropped_of_a_body_is_no_obstacle_when_all_of_it_is_here() {
+    let chunked = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    let put_two = "PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n";
+    for (begin, end) in [(chunked.to_owned(), "0\r\nx: y\r\n\r\n"), (format!("{put_two}o"), "k")] {
+        let mut stream = RequestStream::default();
+        put(&mut stream, begin.as_bytes());
+        let head = stream.next_head().expect("a head");
+        stream.take(head.length);
+        assert!(!stream.drop_body(), "more of it comes");
+        put(&mut stream, format!("{end}{GET}").as_bytes());
+        assert!(stream.drop_body());
+        assert_eq!(taken(&mut stream), GET);
     }
 }
 
@@ -255,11 +356,12 @@ fn the_end_of_the_input_cancels_what_runs_and_ends_what_does_not() {
 fn what_is_behind_a_handshake_waits_for_its_answer() {
     let mut stream = RequestStream::default();
     put(&mut stream, format!("{HANDSHAKE}{GET}").as_bytes());
-    assert_eq!(taken(&mut stream), HANDSHAKE.as_bytes());
-    assert!(stream.next_head().is_some_and(|head| head.facts.websocket));
+    let mut taker = Taker::default();
+    taker.take(&mut stream);
+    assert!(taker.messages[0].head == HANDSHAKE && taker.messages[0].websocket);
     assert_eq!(stream.readable(), Readable::Held);
     stream.release_held(&LIMITS, &check);
-    assert_eq!(taken(&mut stream), GET.as_bytes(), "refused: it is the next request");
+    assert_eq!(taken(&mut stream), GET, "refused: it is the next request");
 
     let mut stream = RequestStream::default();
     put(&mut stream, format!("{HANDSHAKE}\u{1}frames").as_bytes());
@@ -337,8 +439,16 @@ fn a_buffer_is_there_only_while_something_is_in_it() {
     put(&mut stream, head.as_bytes());
     assert!(stream.data.len() < 48 << 10);
     put(&mut stream, b"\r\n");
-    assert_eq!(taken(&mut stream), format!("{head}\r\n").as_bytes());
+    assert_eq!(taken(&mut stream), format!("{head}\r\n"));
     assert!(stream.data.is_empty());
+    // Between the parts of a body that was taken so far, and behind the end of one that has no more data.
+    let mut taker = Taker::default();
+    for part in ["POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n", "1\r\na\r\n", "0\r\n", "\r\n"] {
+        put(&mut stream, part.as_bytes());
+        taker.take(&mut stream);
+        assert!(stream.data.is_empty(), "{part:?}");
+    }
+    assert!(taker.messages[0].is_whole);
 }
 
 #[test]
@@ -350,7 +460,8 @@ fn raw_input_is_passed_on_as_it_is() {
     assert_eq!((stream.buffered(), stream.accepted()), (&b"PRI"[..], &b""[..]));
     stream.become_raw();
     put(&mut stream, b"\0\x01");
-    assert_eq!(taken(&mut stream), b"PRI\0\x01");
+    assert_eq!(stream.accepted(), b"PRI\0\x01");
+    stream.take(5);
     stream.ended(true, InputEnd::Fin);
     assert_eq!((stream.readable(), stream.is_cancelled()), (Readable::End, false));
 }

@@ -240,7 +240,7 @@ where
 
     /// Takes a head, and gives the request to the handler.
     fn begin(&mut self, accepted: AcceptedHead, cx: &Context<'_>) {
-        let (head, is_holding, limits) = {
+        let (head, is_holding) = {
             let guard = &mut *self.guard.borrow_mut();
             let bytes = guard.accepted().get(..accepted.length).unwrap_or_default();
             let head = if bytes.len() <= MOST_OF_HEAD_KEPT {
@@ -251,7 +251,7 @@ where
             };
             guard.take(accepted.length);
             // Requests before a handshake that came with it hold nothing.
-            (head, accepted.facts.websocket && guard.is_holding(), guard.chunk_limits())
+            (head, accepted.facts.websocket && guard.is_holding())
         };
         let exchange = RunningExchange::begin(&self.shared, HttpVersion::Http1);
         let mut fields = std::mem::take(&mut self.fields);
@@ -270,7 +270,7 @@ where
             trailers: accepted.facts.te && fields.get_all(TE).iter().any(|te| encode::names(te, b"trailers")),
         };
         self.keeps = !accepted.close;
-        let body = match Upload::begin(accepted.framing, limits, cx) {
+        let body = match Upload::begin(accepted.framing, cx) {
             None => ReceivedBody::Empty,
             Some((upload, body)) => {
                 self.upload = Some(upload);

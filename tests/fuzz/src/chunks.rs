@@ -1,6 +1,6 @@
-//! Chunks and trailers (RFC 9112 §7.1), and the merging of small chunks.
+//! Chunks and trailers (RFC 9112 §7.1).
 
-use tidegate::http1::framing::{ChunkDecoder, ChunkEvent, ChunkLimits, merge_small_chunks, write_chunk_size};
+use tidegate::http1::framing::{ChunkDecoder, ChunkEvent, ChunkLimits, write_chunk_size};
 
 use super::http1_reference::{Chunked, reference_chunks};
 use super::split::{pieces, seeded};
@@ -78,7 +78,6 @@ pub fn check(data: &[u8]) {
         Chunked::Wrong => assert!(whole.refused, "{whole:?} of {}", stream.escape_ascii()),
         Chunked::Open => assert!(!whole.done, "{whole:?} of {}", stream.escape_ascii()),
     }
-    check_merged(stream, whole);
     if whole.done {
         let mut again = Vec::new();
         for part in whole.body.chunks(rng.usize(1..=4096)) {
@@ -91,16 +90,4 @@ pub fn check(data: &[u8]) {
         let written = decode(&[&again], &ROOMY);
         assert!(written.done && written.body == whole.body && written.trailers == whole.trailers);
     }
-}
-
-/// Merged chunks say what the single ones said, in fewer bytes, and leave what follows them alone.
-fn check_merged(stream: &[u8], whole: &Decoded) {
-    let mut merged = stream.to_vec();
-    let Some((from, to)) = merge_small_chunks(&mut merged) else { return };
-    assert!(to < from && merged[from..] == stream[from..], "{to} of {from}");
-    let before = decode(&[&stream[..from]], &ROOMY);
-    let after = decode(&[&merged[..to]], &ROOMY);
-    assert!(!before.refused && !after.refused && !after.done && after.body == before.body);
-    let all = decode(&[&merged[..to], &merged[from..]], &ROOMY);
-    assert_eq!((&all.body, all.done, all.refused), (&whole.body, whole.done, whole.refused));
 }

@@ -1,10 +1,11 @@
-//! The scanner of request heads, the stream that gives out accepted bytes, and the parser of accepted heads.
+//! The scanner of request heads, the stream that gives out accepted messages, and the parser of accepted heads.
 //!
 //! The strict reference understands what is accepted in the same way, no split changes what is understood, and what the
-//! stream gives out is the accepted part of what came.
+//! stream gives out is the accepted part of what came, bodies without their framing.
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http_body::Frame;
 use tidegate::http1::framing::ChunkLimits;
 use tidegate::http1::guard::{Framing, GuardError, HeadLimits, RequestScanner, Scan};
 use tidegate::http1::request::parse_head;
@@ -32,7 +33,7 @@ pub fn check(data: &[u8]) {
     assert_eq!(understand(&split), whole, "the split into {} pieces changes what is understood", split.len());
     first_head_stands_alone(stream);
     first_head_is_parsed(stream);
-    check_stream(&split, &whole, &mut rng);
+    check_stream(stream, &split, &whole, &mut rng);
 }
 
 /// An accepted head is accepted with the same facts when nothing follows it, and not before it is complete.
@@ -83,18 +84,59 @@ fn field(line: &[u8]) -> (Vec<u8>, Vec<u8>) {
     (name, value[from..to].to_vec())
 }
 
+/// Takes messages from a stream.
+#[derive(Default)]
+struct Taker {
+    heads: Vec<Vec<u8>>,
+    messages: Vec<Message>,
+    trailers: Vec<Option<HeaderMap>>,
+    in_body: bool,
+}
+
+impl Taker {
+    /// Takes the next head or the next part of a body; false when there is none.
+    fn step(&mut self, stream: &mut RequestStream) -> bool {
+        if !self.in_body {
+            let Some(head) = stream.next_head() else { return false };
+            let bytes = stream.accepted()[..head.length].to_vec();
+            stream.take(head.length);
+            let mut understood = understand(&[&bytes]);
+            assert!(!understood.refused && understood.messages.len() == 1, "a head: {}", bytes.escape_ascii());
+            let message = understood.messages.remove(0);
+            self.in_body = !message.complete;
+            self.heads.push(bytes);
+            self.messages.push(message);
+            self.trailers.push(None);
+            return true;
+        }
+        let Some(part) = stream.take_body() else { return false };
+        let (message, trailers) =
+            (self.messages.last_mut().expect("a head"), self.trailers.last_mut().expect("a head"));
+        (self.in_body, message.complete) = (!part.is_last, part.is_last);
+        match part.frame.map(Frame::into_data) {
+            None => assert!(part.is_last, "a part of a body that is nothing"),
+            Some(Ok(data)) => message.body.extend_from_slice(&data),
+            Some(Err(frame)) => {
+                assert!(part.is_last && trailers.is_none(), "trailers are the end of a body");
+                *trailers = frame.into_trailers().ok();
+            }
+        }
+        true
+    }
+}
+
 /// What a stream gave out, and how it ended.
 struct Given {
-    bytes: Vec<u8>,
+    taken: Taker,
     refused: Option<GuardError>,
     /// The stream accepts nothing behind the last message.
     is_over: bool,
 }
 
-/// Sends pieces through a stream whose taker takes what it likes.
+/// Sends pieces through a stream whose taker takes when it likes.
 fn through(pieces: &[&[u8]], rng: &mut fastrand::Rng) -> Given {
     let mut stream = RequestStream::default();
-    let mut given = Vec::new();
+    let mut taken = Taker::default();
     let any_form: &dyn Fn(&[u8], &[u8]) -> Result<(), GuardError> = &|_, _| Ok(());
     for piece in pieces {
         let mut rest = *piece;
@@ -109,24 +151,20 @@ fn through(pieces: &[&[u8]], rng: &mut fastrand::Rng) -> Given {
             while stream.is_holding() {
                 stream.release_held(&LIMITS, any_form);
             }
-            if rng.bool() {
-                let count = rng.usize(..=stream.accepted().len());
-                given.extend_from_slice(&stream.accepted()[..count]);
-                stream.take(count);
-                stream.rest();
-            }
+            while rng.bool() && taken.step(&mut stream) {}
+            stream.rest();
         }
     }
-    given.extend_from_slice(stream.accepted());
-    stream.take(stream.accepted().len());
+    while taken.step(&mut stream) {}
+    assert!(stream.accepted().is_empty(), "all is taken");
     let is_over = matches!(stream.readable(), Readable::End);
     let refused = stream.refusal().or(stream.broken());
     stream.ended(false, InputEnd::Fin);
     assert!(!matches!(stream.readable(), Readable::Bytes | Readable::Held), "nothing is left at the end");
-    Given { bytes: given, refused, is_over }
+    Given { taken, refused, is_over }
 }
 
-fn check_stream(pieces: &[&[u8]], whole: &Understood, rng: &mut fastrand::Rng) {
+fn check_stream(stream: &[u8], pieces: &[&[u8]], whole: &Understood, rng: &mut fastrand::Rng) {
     // A target grows when it is encoded, and may then be too long.
     if whole.messages.iter().any(|message| message.method.len() + 3 * message.target.len() + 10 > HEAD.start_line) {
         return;
@@ -140,9 +178,7 @@ fn check_stream(pieces: &[&[u8]], whole: &Understood, rng: &mut fastrand::Rng) {
         None => assert!(last.is_some() || !whole.refused, "the stream does not refuse {whole:?}"),
     }
     assert_eq!(given.is_over, last.is_some() || given.refused.is_some() && given.is_over, "{whole:?}");
-    let understood = understand(&[&given.bytes]);
-    assert!(!understood.refused, "the stream gave out {}", given.bytes.escape_ascii());
-    let mut messages = understood.messages;
+    let Taker { heads, mut messages, trailers, .. } = given.taken;
     // Of a message whose body is refused, nothing or a part may have been taken.
     if messages.len() < wanted.len() {
         assert!(given.refused.is_some() && messages.len() + 1 == wanted.len(), "{messages:?} of {wanted:?}");
@@ -155,8 +191,13 @@ fn check_stream(pieces: &[&[u8]], whole: &Understood, rng: &mut fastrand::Rng) {
         assert_eq!(message, wanted);
     }
     assert!(messages.len() <= wanted.len(), "a message that never came: {messages:?}");
-    if let Err(why) = compare(&given.bytes, &understand(&[&given.bytes])) {
-        panic!("given out: {why}: {}", given.bytes.escape_ascii());
+    for head in heads {
+        if let Err(why) = compare(&head, &understand(&[&head])) {
+            panic!("given out: {why}: {}", head.escape_ascii());
+        }
+    }
+    if given.refused.is_none() {
+        assert_eq!(trailers, through(&[stream], rng).taken.trailers, "the split changes trailers");
     }
 }
 
