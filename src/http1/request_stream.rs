@@ -179,8 +179,10 @@ pub struct RequestStream {
     last_message: bool,
     /// It is of HTTP/1.0.
     is_http10: bool,
-    /// Heads that are not given out, and their bodies.
-    heads: VecDeque<(AcceptedHead, Option<Body>)>,
+    /// Heads that are not given out.
+    heads: VecDeque<AcceptedHead>,
+    /// The bodies of those that have one.
+    bodies: VecDeque<Body>,
     /// The body behind the head that was given out last, up to its end.
     body: Option<Body>,
     ended: bool,
@@ -203,6 +205,7 @@ impl Default for RequestStream {
             last_message: false,
             is_http10: false,
             heads: VecDeque::new(),
+            bodies: VecDeque::new(),
             body: None,
             ended: false,
             cancelled: false,
@@ -378,11 +381,11 @@ impl RequestStream {
     /// Takes what is known of the next request, whose head is the first of the accepted bytes; what comes of the body before
     /// it is no longer to be had.
     pub fn next_head(&mut self) -> Option<AcceptedHead> {
-        let (head, body) = self.heads.pop_front()?;
-        self.body = body;
+        let head = self.heads.pop_front()?;
+        self.body = if head.framing.has_body() { self.bodies.pop_front() } else { None };
         // As many as a client has once sent at a time are not expected again.
         if self.heads.is_empty() && self.heads.capacity() > MOST_HEADS_KEPT {
-            self.heads = VecDeque::new();
+            (self.heads, self.bodies) = (VecDeque::new(), VecDeque::new());
         }
         Some(head)
     }
@@ -500,7 +503,7 @@ impl RequestStream {
                     let is_whole = *left == 0;
                     self.scanned += taken;
                     self.accepted = self.scanned;
-                    if let Some(body) = judged_body(&mut self.heads, &mut self.body) {
+                    if let Some(body) = judged_body(&mut self.bodies, &mut self.body) {
                         body.here += taken;
                         body.is_whole = is_whole;
                     }
@@ -568,7 +571,7 @@ impl RequestStream {
             return;
         }
         let raw_target = other_form.then(|| target.into());
-        let head = AcceptedHead {
+        self.heads.push_back(AcceptedHead {
             facts: facts.facts,
             raw_target,
             length: facts.head_len,
@@ -577,8 +580,10 @@ impl RequestStream {
             http11: facts.http11,
             framing: facts.framing,
             close: facts.close,
-        };
-        self.heads.push_back((head, facts.framing.has_body().then(Body::default)));
+        });
+        if facts.framing.has_body() {
+            self.bodies.push_back(Body::default());
+        }
         self.passed.head = true;
         self.scanned = self.message + facts.head_len;
         self.accepted = self.scanned;
@@ -602,7 +607,7 @@ impl RequestStream {
         }
         self.accepted += len;
         self.scanned = from + len;
-        if let Some(body) = judged_body(&mut self.heads, &mut self.body) {
+        if let Some(body) = judged_body(&mut self.bodies, &mut self.body) {
             body.here += len;
         }
     }
@@ -612,7 +617,7 @@ impl RequestStream {
     fn accept_trailers(&mut self, from: usize, len: usize, end: bool) {
         self.scanned = from + len;
         let lines = self.data.get(from..from + len).unwrap_or_default();
-        let Some(body) = judged_body(&mut self.heads, &mut self.body) else { return };
+        let Some(body) = judged_body(&mut self.bodies, &mut self.body) else { return };
         let has_none = end && body.section.is_empty() && lines == b"\r\n";
         if !has_none {
             body.section.extend_from_slice(lines);
@@ -669,7 +674,9 @@ impl RequestStream {
 
     fn message_done(&mut self) {
         self.passed.body = true;
-        self.drop_framing();
+        if self.accepted < self.scanned {
+            self.drop_framing();
+        }
         if self.last_message {
             self.state = State::Discard;
         } else {
@@ -687,6 +694,7 @@ impl RequestStream {
             self.state = State::Broken(error);
         } else {
             self.heads.pop_back();
+            self.bodies.pop_back();
             self.accepted = self.message;
             self.state = State::Refused(error);
         }
@@ -734,15 +742,9 @@ impl RequestStream {
     }
 }
 
-/// The body that is judged: that of the last head, whether or not the head is given out.
-fn judged_body<'a>(
-    heads: &'a mut VecDeque<(AcceptedHead, Option<Body>)>,
-    given: &'a mut Option<Body>,
-) -> Option<&'a mut Body> {
-    match heads.back_mut() {
-        Some((_, body)) => body.as_mut(),
-        None => given.as_mut(),
-    }
+/// The body that is judged: the last of those whose heads are not given out, or else that of the head which was given out.
+fn judged_body<'a>(bodies: &'a mut VecDeque<Body>, given: &'a mut Option<Body>) -> Option<&'a mut Body> {
+    bodies.back_mut().or(given.as_mut())
 }
 
 #[cfg(test)]
