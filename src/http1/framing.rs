@@ -1,7 +1,7 @@
 //! Chunked framing (RFC 9112 §7.1), read strictly.
 //!
-//! Pure and incremental like the head scanners, but streaming: a byte is passed once and need not be kept. Whatever was
-//! consumed without an error is a valid prefix, so it may be handed on before the line is complete.
+//! Pure and incremental like the head scanners, but streaming: a byte is passed once and need not be kept. Data that
+//! were found without an error may be handed on before the chunk is complete.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 

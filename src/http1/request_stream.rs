@@ -166,8 +166,8 @@ pub struct RequestStream {
     state: State,
     /// All initialised; empty while nothing is buffered.
     data: Vec<u8>,
-    /// `start..accepted` may be taken, `scanned..end` is not judged yet. What lies between is the framing of a body, and is
-    /// there only while input is judged; in a head, which is judged as a whole, the second begins at `accepted`.
+    /// `start..accepted` may be taken. Behind it stands what is not judged yet; while a chunked body is judged, it begins at
+    /// `scanned` instead, and what lies between is framing, which is dropped before anybody else looks.
     start: usize,
     accepted: usize,
     scanned: usize,
@@ -350,7 +350,7 @@ impl RequestStream {
         Some(BodyPart { frame, is_last })
     }
 
-    /// Drops what is here of the body behind the head that was taken last; true when nothing more of it comes.
+    /// Drops what is here of the body behind the head that was taken last; true when nothing of it is left to come.
     pub fn drop_body(&mut self) -> bool {
         let Some(body) = &mut self.body else { return true };
         let here = std::mem::take(&mut body.here);

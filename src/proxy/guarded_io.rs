@@ -409,7 +409,7 @@ impl GuardedSocket {
         }
     }
 
-    /// Drops what is here of the body behind the head that was taken last; true when that was all of it.
+    /// Drops what is here of the body behind the head that was taken last; true when nothing of it is left to come.
     pub fn drop_body(&mut self) -> bool {
         self.input.drop_body()
     }
