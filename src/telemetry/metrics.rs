@@ -38,7 +38,7 @@ pub use watches::{Following, Restart, WatchCells};
 
 use limits::{FiltersOf, Limits};
 use page::Page;
-use series::{RouteEntry, Routes};
+use series::Routes;
 use services::Services;
 use times::Times;
 
@@ -231,40 +231,22 @@ impl Metrics {
     }
 
     /// Takes over the active rules, given as route label and rule name, those of one route together; returns their series
-    /// in the same order. What has the same names keeps its counts; what is gone loses them.
+    /// in the same order. What has the same names keeps its counts; what is gone loses those that had series of their own.
     pub fn set_rules<'a>(&self, rules: impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)>) -> Vec<Arc<RuleSeries>> {
         let rules: Vec<_> = rules.collect();
-        let mut routes = lock(&self.routes);
-        let mut before = std::mem::take(&mut *routes);
-        let mut series = Vec::with_capacity(rules.len());
-        for of_route in rules.chunk_by(|(a, _), (b, _)| a == b) {
-            let (label, _) = of_route[0];
-            let new = || Box::new(RouteEntry::new(Arc::clone(label), self.workers.len()));
-            let mut route = before.remove(label).unwrap_or_else(new);
-            series.extend(route.update(of_route.iter().map(|(_, rule)| *rule)));
-            routes.insert(Arc::clone(label), route);
-        }
-        series
+        lock(&self.routes).set(&rules, self.workers.len())
     }
 
     /// Takes over other rules of some routes: by the label of a route the names of all its rules, none where it is gone.
-    /// Returns their series in the same order. What has the same name keeps its counts; what is gone loses them.
+    /// Returns their series in the same order. What has the same name keeps its counts; what is gone loses those that had
+    /// series of their own.
     pub fn update_rules(&self, changed: &BTreeMap<&Arc<str>, Vec<&Arc<str>>>) -> Vec<Vec<Arc<RuleSeries>>> {
-        let workers = self.workers.len();
         let mut routes = lock(&self.routes);
-        let update = |(&label, rules): (&&Arc<str>, &Vec<&Arc<str>>)| {
-            if rules.is_empty() {
-                routes.remove(label);
-                return Vec::new();
-            }
-            let new = || Box::new(RouteEntry::new(Arc::clone(label), workers));
-            routes.entry(Arc::clone(label)).or_insert_with(new).update(rules.iter().copied())
-        };
-        changed.iter().map(update).collect()
+        changed.iter().map(|(label, rules)| routes.update(label, rules, self.workers.len())).collect()
     }
 
     /// Takes over other Services that active rules refer to, by their labels, and returns the series of the new ones in
-    /// the same order. What is gone loses its counts.
+    /// the same order. What is gone loses the counts that had series of their own.
     pub fn update_services(
         &self,
         gone: impl Iterator<Item = Arc<str>>,
@@ -274,7 +256,7 @@ impl Metrics {
     }
 
     /// Takes over the Services that active rules refer to, and returns their series in the same order. What stays keeps
-    /// its counts; what is gone loses them.
+    /// its counts; what is gone loses those that had series of their own.
     pub fn set_services(&self, labels: impl Iterator<Item = Arc<str>>) -> Vec<Arc<ServiceSeries>> {
         lock(&self.services).set(labels, self.workers.len())
     }
@@ -395,7 +377,7 @@ impl Metrics {
         if let Some(status) = self.status.get() {
             status.render(&mut page);
         }
-        let folded = series::render(&mut lock(&self.routes), self.options.max_series, &mut page);
+        let folded = lock(&self.routes).render(self.options.max_series, &mut page);
         page.add("tidegate_metrics_series_folded", &[], folded as f64);
         let of_services = self.options.max_series / 8;
         lock(&self.services).render(of_services / 2, &mut page);

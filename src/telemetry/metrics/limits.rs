@@ -1,7 +1,7 @@
 //! What the filters of routes have decided and done.
 //!
 //! Limits have an eighth of the limit of series. A limit that finds no room stands under `_overflow` for as long as it
-//! exists, so that no counter falls.
+//! exists, and what it has decided until then stays there, so that no counter falls.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,38 +41,54 @@ impl std::fmt::Debug for FiltersOf {
     }
 }
 
-/// Which limits have series of their own.
+/// Where limits stand on the page.
 #[derive(Debug, Default)]
-pub(super) struct Limits(BTreeMap<LimitName, bool>);
+pub(super) struct Limits {
+    known: BTreeMap<LimitName, Place>,
+    /// What stands under `_overflow`, by filter and decision.
+    overflow: BTreeMap<(&'static str, &'static str), u64>,
+}
+
+/// Where a limit stands, decided when it appears.
+#[derive(Debug)]
+enum Place {
+    /// In series of its own.
+    Own,
+    /// Under `_overflow`, with what it had decided when it was last added there.
+    Overflow(BTreeMap<&'static str, u64>),
+}
 
 impl Limits {
     /// Adds all limits, at most `most` series, and the overflow.
     pub(super) fn render(&mut self, counts: FilterCounts, most: usize, page: &mut Page) {
         let FilterCounts { limits, buckets_given_up, compressed_bytes, compressions_skipped, oldest_keys } = counts;
-        self.0.retain(|name, _| limits.contains_key(name));
-        let own = |known: &BTreeMap<LimitName, bool>| -> usize {
-            let own = limits.iter().filter(|(name, _)| known.get(name) == Some(&true));
-            own.map(|(_, decisions)| decisions.len()).sum()
-        };
-        let mut used = own(&self.0);
-        let mut overflow: BTreeMap<(&'static str, &'static str), u64> = BTreeMap::new();
+        self.known.retain(|name, _| limits.contains_key(name));
+        let own = limits.iter().filter(|(name, _)| matches!(self.known.get(*name), Some(Place::Own)));
+        let mut used: usize = own.map(|(_, decisions)| decisions.len()).sum();
         for (name, decisions) in &limits {
-            let is_own = *self.0.entry(name.clone()).or_insert_with(|| {
-                let has_room = used + decisions.len() <= most;
-                used += if has_room { decisions.len() } else { 0 };
-                has_room
-            });
-            let (filter, route, place) = name;
-            for (decision, count) in decisions {
-                if is_own {
-                    add(page, [filter, route, place, decision], *count);
+            let place = self.known.entry(name.clone()).or_insert_with(|| {
+                if used + decisions.len() <= most {
+                    used += decisions.len();
+                    Place::Own
                 } else {
-                    *overflow.entry((filter, decision)).or_default() += count;
+                    Place::Overflow(BTreeMap::new())
+                }
+            });
+            let (filter, route, within) = name;
+            for &(decision, count) in decisions {
+                match place {
+                    Place::Own => add(page, [filter, route, within, decision], count),
+                    Place::Overflow(added) => {
+                        let before = added.insert(decision, count).unwrap_or(0);
+                        // A limit that was changed counts from zero again.
+                        let since = count.checked_sub(before).unwrap_or(count);
+                        *self.overflow.entry((filter, decision)).or_default() += since;
+                    }
                 }
             }
         }
-        for ((filter, decision), count) in overflow {
-            add(page, [filter, OVERFLOW, OVERFLOW, decision], count);
+        for ((filter, decision), count) in &self.overflow {
+            add(page, [filter, OVERFLOW, OVERFLOW, decision], *count);
         }
         if let Some(count) = buckets_given_up {
             page.add("tidegate_limit_buckets_given_up_total", &[], count as f64);

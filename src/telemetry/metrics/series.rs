@@ -9,7 +9,8 @@
 //! * 1/8: series of Services, which are in a file of their own.
 //! * One more route, `_overflow`, takes the counts of routes without room.
 //!
-//! A series never moves between them while its rule exists, so counters never fall.
+//! A series never moves between them while its rule exists, and what stood under `_folded` or `_overflow` stays there when
+//! its rule or route goes, so counters never fall.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -206,10 +207,35 @@ pub(super) struct RouteEntry {
     folded: Placement,
     /// Which gRPC codes have a series of the route's own, and which go to `_overflow`.
     calls: Placement,
+    /// What rules that are gone had counted in series of the route; `None`: nothing.
+    gone: Option<Box<Requests>>,
 }
 
-/// The active routes by label. In boxes, since the nodes of a map have room for more entries than they hold.
-pub(super) type Routes = BTreeMap<Arc<str>, Box<RouteEntry>>;
+/// Requests per combination.
+type Requests = [u64; COMBINATIONS];
+
+/// The active routes.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    /// By label. In boxes, since the nodes of a map have room for more entries than they hold.
+    active: BTreeMap<Arc<str>, Box<RouteEntry>>,
+    /// What routes that are gone had counted under `_overflow`.
+    gone: Overflow,
+}
+
+/// What stands under `_overflow`.
+#[derive(Clone, Debug)]
+struct Overflow {
+    requests: Requests,
+    calls: [u64; GrpcCode::ALL.len()],
+    latencies: Option<Latencies>,
+}
+
+impl Default for Overflow {
+    fn default() -> Self {
+        Self { requests: [0; COMBINATIONS], calls: [0; GrpcCode::ALL.len()], latencies: None }
+    }
+}
 
 /// An active rule, with what the scrapes decided about its series.
 #[derive(Debug)]
@@ -241,6 +267,15 @@ impl Placement {
         self.own & bit != 0
     }
 
+    /// Adds the counts of those combinations that go elsewhere.
+    fn add_elsewhere(self, counts: &[u64], sums: &mut [u64]) {
+        for (at, (count, sum)) in counts.iter().zip(sums).enumerate() {
+            if self.elsewhere & (1 << at) != 0 {
+                *sum += count;
+            }
+        }
+    }
+
     fn series(self) -> usize {
         self.own.count_ones() as usize
     }
@@ -254,11 +289,12 @@ impl RouteEntry {
             own_histogram: None,
             folded: Placement::default(),
             calls: Placement::default(),
+            gone: None,
         }
     }
 
     /// Takes over other rules, and returns their series in the same order. A rule that was there before keeps its counts.
-    pub(super) fn update<'a>(&mut self, rules: impl Iterator<Item = &'a Arc<str>>) -> Vec<Arc<RuleSeries>> {
+    fn update<'a>(&mut self, rules: impl Iterator<Item = &'a Arc<str>>) -> Vec<Arc<RuleSeries>> {
         let mut before = std::mem::take(&mut self.rules).into_vec();
         let entry = |rule: &Arc<str>| match before.iter().position(|before| before.series.rule == *rule) {
             Some(index) => before.swap_remove(index),
@@ -268,7 +304,72 @@ impl RouteEntry {
             },
         };
         self.rules = rules.map(entry).collect();
+        for rule in before.iter().filter(|rule| rule.placement.elsewhere != 0) {
+            rule.add_elsewhere(self.gone.get_or_insert_with(|| Box::new([0; COMBINATIONS])));
+        }
         self.rules.iter().map(|entry| Arc::clone(&entry.series)).collect()
+    }
+
+    /// What stands together in series of the route: the requests of its rules, present and gone, that have no room.
+    fn together(&self) -> Requests {
+        let mut together = self.gone.as_deref().copied().unwrap_or([0; COMBINATIONS]);
+        self.rules.iter().for_each(|rule| rule.add_elsewhere(&mut together));
+        together
+    }
+
+    /// Adds what stands under `_overflow` of this route.
+    fn add_overflow(&self, overflow: &mut Overflow) {
+        if self.folded.elsewhere != 0 {
+            self.folded.add_elsewhere(&self.together(), &mut overflow.requests);
+        }
+        if self.calls.elsewhere != 0
+            && let Some(calls) = self.series.calls()
+        {
+            self.calls.add_elsewhere(&calls, &mut overflow.calls);
+        }
+        if self.own_histogram == Some(false)
+            && let Some(latencies) = self.series.latencies()
+        {
+            overflow.latencies.get_or_insert_default().add(&latencies);
+        }
+    }
+}
+
+impl RuleEntry {
+    /// Adds the requests that stand in series of the route.
+    fn add_elsewhere(&self, together: &mut Requests) {
+        if let Some(counts) = self.series.counts() {
+            self.placement.add_elsewhere(&counts, together);
+        }
+    }
+}
+
+impl Routes {
+    /// Takes over the active rules as [`Metrics::set_rules`](super::Metrics::set_rules) does.
+    pub(super) fn set(&mut self, rules: &[(&Arc<str>, &Arc<str>)], workers: usize) -> Vec<Arc<RuleSeries>> {
+        let mut before = std::mem::take(&mut self.active);
+        let mut series = Vec::with_capacity(rules.len());
+        for of_route in rules.chunk_by(|(a, _), (b, _)| a == b) {
+            let (label, _) = of_route[0];
+            let new = || Box::new(RouteEntry::new(Arc::clone(label), workers));
+            let mut route = before.remove(label).unwrap_or_else(new);
+            series.extend(route.update(of_route.iter().map(|(_, rule)| *rule)));
+            self.active.insert(Arc::clone(label), route);
+        }
+        before.values().for_each(|route| route.add_overflow(&mut self.gone));
+        series
+    }
+
+    /// Takes over other rules of one route, none where it is gone, and returns their series in the same order.
+    pub(super) fn update(&mut self, label: &Arc<str>, rules: &[&Arc<str>], workers: usize) -> Vec<Arc<RuleSeries>> {
+        if rules.is_empty() {
+            if let Some(route) = self.active.remove(label) {
+                route.add_overflow(&mut self.gone);
+            }
+            return Vec::new();
+        }
+        let new = || Box::new(RouteEntry::new(Arc::clone(label), workers));
+        self.active.entry(Arc::clone(label)).or_insert_with(new).update(rules.iter().copied())
     }
 }
 
@@ -281,76 +382,98 @@ pub(super) const OVERFLOW: &str = "_overflow";
 /// Value of `rule` where the counts of several rules of a route stand together; no rule's name begins so.
 const FOLDED: &str = "_folded";
 
-/// Adds the series of all routes and rules to the page, at most `max_series` lines; returns how many series of rules
-/// and routes stand under another name because the limit is reached.
-pub(super) fn render(routes: &mut Routes, max_series: usize, page: &mut Page) -> usize {
-    // What all routes together may have, less what they have, less the place of the overflow itself.
-    let (mut own_rules, mut own_routes, mut own_histograms) = (0, 0, 0);
-    for route in routes.values() {
-        own_rules += route.rules.iter().map(|rule| rule.placement.series()).sum::<usize>() + route.calls.series();
-        own_routes += route.folded.series();
-        own_histograms += usize::from(route.own_histogram == Some(true));
+impl Routes {
+    /// Adds the series of all routes and rules to the page, at most `max_series` lines; returns how many series of rules
+    /// and routes stand under another name because the limit is reached.
+    pub(super) fn render(&mut self, max_series: usize, page: &mut Page) -> usize {
+        let mut left = self.left(max_series);
+        let mut overflow = self.gone.clone();
+        let mut folded = 0;
+        for route in self.active.values_mut() {
+            folded += route.render(&mut left, page);
+            route.add_overflow(&mut overflow);
+        }
+        let Overflow { requests, calls, latencies } = overflow;
+        for (combination, count) in counted(&requests) {
+            add_requests(page, OVERFLOW, FOLDED, combination, count);
+        }
+        for (code, count) in counted(&calls) {
+            add_calls(page, OVERFLOW, code, count);
+        }
+        if let Some(latencies) = latencies {
+            add_latencies(page, OVERFLOW, &latencies);
+        }
+        folded
     }
-    let mut rules_left = (max_series * 3 / 8).saturating_sub(own_rules);
-    let mut routes_left = (max_series / 8).saturating_sub(COMBINATIONS + GrpcCode::ALL.len() + own_routes);
-    let mut histograms_left =
-        ((max_series * 3 / 8 - max_series / 64) / HISTOGRAM_LINES).saturating_sub(1 + own_histograms);
 
-    let mut folded = 0;
-    let mut overflow = [0; COMBINATIONS];
-    let mut other_calls = [0; GrpcCode::ALL.len()];
-    let mut other_latencies: Option<Latencies> = None;
-    for route in routes.values_mut() {
-        let mut together = [0; COMBINATIONS];
-        for rule in &mut route.rules {
-            let Some(counts) = rule.series.counts() else { continue };
-            for (combination, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-                if rule.placement.is_own(combination, &mut rules_left) {
-                    add_requests(page, &route.series.label, &rule.series.rule, combination, count);
+    /// What all routes together may have, less what they have, less the place of the overflow itself.
+    fn left(&self, max_series: usize) -> Left {
+        let (mut rules, mut routes, mut histograms) = (0, 0, 0);
+        for route in self.active.values() {
+            rules += route.rules.iter().map(|rule| rule.placement.series()).sum::<usize>() + route.calls.series();
+            routes += route.folded.series();
+            histograms += usize::from(route.own_histogram == Some(true));
+        }
+        Left {
+            rules: (max_series * 3 / 8).saturating_sub(rules),
+            routes: (max_series / 8).saturating_sub(COMBINATIONS + GrpcCode::ALL.len() + routes),
+            histograms: ((max_series * 3 / 8 - max_series / 64) / HISTOGRAM_LINES).saturating_sub(1 + histograms),
+        }
+    }
+}
+
+/// For how many more there is room: request counters of rules and gRPC codes, request counters of routes, histograms.
+struct Left {
+    rules: usize,
+    routes: usize,
+    histograms: usize,
+}
+
+impl RouteEntry {
+    /// Adds the series of its own, and decides where those go that are new; returns how many stand under another name.
+    fn render(&mut self, left: &mut Left, page: &mut Page) -> usize {
+        let mut folded = 0;
+        let label = &self.series.label;
+        for rule in &mut self.rules {
+            for (combination, count) in rule.series.counts().iter().flat_map(|counts| counted(counts)) {
+                if rule.placement.is_own(combination, &mut left.rules) {
+                    add_requests(page, label, &rule.series.rule, combination, count);
                 } else {
-                    together[combination] += count;
                     folded += 1;
                 }
             }
         }
-        for (combination, &count) in together.iter().enumerate().filter(|(_, count)| **count > 0) {
-            if route.folded.is_own(combination, &mut routes_left) {
-                add_requests(page, &route.series.label, FOLDED, combination, count);
-            } else {
-                overflow[combination] += count;
+        for (combination, count) in counted(&self.together()) {
+            if self.folded.is_own(combination, &mut left.routes) {
+                add_requests(page, label, FOLDED, combination, count);
             }
         }
-        for (code, count) in route.series.calls().into_iter().flatten().enumerate().filter(|(_, count)| *count > 0) {
-            if route.calls.is_own(code, &mut rules_left) {
-                add_calls(page, &route.series.label, code, count);
+        for (code, count) in self.series.calls().iter().flat_map(|calls| counted(calls)) {
+            if self.calls.is_own(code, &mut left.rules) {
+                add_calls(page, label, code, count);
             } else {
-                other_calls[code] += count;
                 folded += 1;
             }
         }
-        let Some(latencies) = route.series.latencies() else { continue };
-        let own = *route.own_histogram.get_or_insert_with(|| {
-            let own = histograms_left > 0;
-            histograms_left = histograms_left.saturating_sub(1);
-            own
-        });
-        if own {
-            add_latencies(page, &route.series.label, &latencies);
-        } else {
-            other_latencies.get_or_insert_default().add(&latencies);
-            folded += 1;
+        if let Some(latencies) = self.series.latencies() {
+            let own = *self.own_histogram.get_or_insert_with(|| {
+                let own = left.histograms > 0;
+                left.histograms = left.histograms.saturating_sub(1);
+                own
+            });
+            if own {
+                add_latencies(page, label, &latencies);
+            } else {
+                folded += 1;
+            }
         }
+        folded
     }
-    for (combination, &count) in overflow.iter().enumerate().filter(|(_, count)| **count > 0) {
-        add_requests(page, OVERFLOW, FOLDED, combination, count);
-    }
-    for (code, &count) in other_calls.iter().enumerate().filter(|(_, count)| **count > 0) {
-        add_calls(page, OVERFLOW, code, count);
-    }
-    if let Some(latencies) = other_latencies {
-        add_latencies(page, OVERFLOW, &latencies);
-    }
-    folded
+}
+
+/// Those that have counted anything, with their index.
+fn counted(counts: &[u64]) -> impl Iterator<Item = (usize, u64)> {
+    counts.iter().copied().enumerate().filter(|(_, count)| *count > 0)
 }
 
 fn add_requests(page: &mut Page, route: &str, rule: &str, combination: usize, count: u64) {

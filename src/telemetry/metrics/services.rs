@@ -1,7 +1,7 @@
 //! The series of Services: requests by status class, counted by each worker in cells of its own, and endpoints by state.
 //!
 //! They have an eighth of the limit of series: one half for requests, one for endpoints. What finds no room stands
-//! together under `_overflow`.
+//! together under `_overflow`; the requests stay there when their Service goes, so that no counter falls.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,22 +57,42 @@ struct Entry {
     own: [Option<bool>; CODES.len()],
 }
 
-/// All Services that rules refer to, by label.
+impl Entry {
+    fn new(workers: usize) -> Self {
+        Self { series: Arc::new(ServiceSeries::new(workers)), own: Default::default() }
+    }
+
+    /// Adds the requests that stand under `_overflow`.
+    fn add_overflow(&self, overflow: &mut [u64; CODES.len()]) {
+        for ((sum, count), own) in overflow.iter_mut().zip(self.series.counts()).zip(self.own) {
+            *sum += if own == Some(false) { count } else { 0 };
+        }
+    }
+}
+
+/// The series of Services.
 #[derive(Debug, Default)]
-pub(super) struct Services(BTreeMap<Arc<str>, Entry>);
+pub(super) struct Services {
+    /// All that rules refer to, by label.
+    active: BTreeMap<Arc<str>, Entry>,
+    /// The requests of those that are gone, as far as they stood under `_overflow`.
+    gone: [u64; CODES.len()],
+}
 
 impl Services {
     /// Takes over the active Services, and returns their series in the same order; what stays keeps its counts.
     pub(super) fn set(&mut self, labels: impl Iterator<Item = Arc<str>>, workers: usize) -> Vec<Arc<ServiceSeries>> {
-        let mut before = std::mem::take(&mut self.0);
-        let new = || Entry { series: Arc::new(ServiceSeries::new(workers)), own: Default::default() };
-        labels
+        let mut before = std::mem::take(&mut self.active);
+        let series = labels
             .map(|label| {
-                let entry = self.0.entry(label);
+                let entry = self.active.entry(label);
                 let label = Arc::clone(entry.key());
-                Arc::clone(&entry.or_insert_with(|| before.remove(&label).unwrap_or_else(new)).series)
+                let kept = || before.remove(&label).unwrap_or_else(|| Entry::new(workers));
+                Arc::clone(&entry.or_insert_with(kept).series)
             })
-            .collect()
+            .collect();
+        before.values().for_each(|entry| entry.add_overflow(&mut self.gone));
+        series
     }
 
     /// Forgets the Services that are gone, and returns the series of new ones in the same order.
@@ -82,17 +102,17 @@ impl Services {
         new: impl Iterator<Item = Arc<str>>,
         workers: usize,
     ) -> Vec<Arc<ServiceSeries>> {
-        gone.for_each(|label| drop(self.0.remove(&label)));
-        let entry = || Entry { series: Arc::new(ServiceSeries::new(workers)), own: Default::default() };
-        new.map(|label| Arc::clone(&self.0.entry(label).or_insert_with(entry).series)).collect()
+        let gone = gone.filter_map(|label| self.active.remove(&label));
+        gone.for_each(|entry| entry.add_overflow(&mut self.gone));
+        new.map(|label| Arc::clone(&self.active.entry(label).or_insert_with(|| Entry::new(workers)).series)).collect()
     }
 
     /// Adds the requests, at most `most` series, and the overflow.
     pub(super) fn render(&mut self, most: usize, page: &mut Page) {
         let own = |entry: &Entry| entry.own.iter().filter(|own| **own == Some(true)).count();
-        let mut left = most.saturating_sub(CODES.len() + self.0.values().map(own).sum::<usize>());
-        let mut overflow = [0; CODES.len()];
-        for (label, entry) in &mut self.0 {
+        let mut left = most.saturating_sub(CODES.len() + self.active.values().map(own).sum::<usize>());
+        let mut overflow = self.gone;
+        for (label, entry) in &mut self.active {
             for (code, count) in entry.series.counts().into_iter().enumerate().filter(|(_, count)| *count > 0) {
                 let is_own = *entry.own[code].get_or_insert_with(|| {
                     let is_own = left > 0;
@@ -101,10 +121,9 @@ impl Services {
                 });
                 if is_own {
                     page.add("tidegate_service_requests_total", &[label, CODES[code]], count as f64);
-                } else {
-                    overflow[code] += count;
                 }
             }
+            entry.add_overflow(&mut overflow);
         }
         for (code, count) in overflow.into_iter().enumerate().filter(|(_, count)| *count > 0) {
             page.add("tidegate_service_requests_total", &[OVERFLOW, CODES[code]], count as f64);

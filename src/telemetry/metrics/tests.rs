@@ -99,7 +99,8 @@ fn limits(count: usize, times: u64) -> FilterCounts {
     }
 }
 
-/// A limit without room stands under `_overflow` as long as it exists, and one with room keeps it: no counter falls.
+/// A limit without room stands under `_overflow` as long as it exists, and one with room keeps it: no counter falls, not
+/// even when the limit is gone or counts anew.
 #[test]
 fn limits_keep_their_place() {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -117,6 +118,14 @@ fn limits_keep_their_place() {
     times.store(2, Ordering::Relaxed);
     let page = metrics.render();
     assert!(page.contains(&overflow.replace("} 2", "} 4")), "{page}");
+    // One of the two is gone, the other one decides three times more.
+    count.store(4, Ordering::Relaxed);
+    times.store(5, Ordering::Relaxed);
+    assert!(metrics.render().contains(&overflow.replace("} 2", "} 7")));
+    // It counts anew.
+    times.store(1, Ordering::Relaxed);
+    let page = metrics.render();
+    assert!(page.contains(&overflow.replace("} 2", "} 8")), "{page}");
     assert!(page.contains("tidegate_limit_buckets_given_up_total 3\n"), "{page}");
     assert!(page.contains("tidegate_compression_bytes_total{coding=\"gzip\",form=\"compressed\"} 20\n"), "{page}");
 }
@@ -154,6 +163,13 @@ fn services_keep_their_counts_and_their_limit() {
     for overflow in ["requests_total", "endpoints"] {
         assert!(page.contains(&format!("tidegate_service_{overflow}{{service=\"_overflow\"")), "{page}");
     }
+    // When Services go, in one way or the other, what stood together stays.
+    let overflow = "tidegate_service_requests_total{service=\"_overflow\",code=\"2xx\"}";
+    let before = samples(&page)[overflow];
+    metrics.update_services(["ns/s60".into(), "ns/s7".into()].into_iter(), std::iter::empty());
+    assert_eq!(samples(&metrics.render())[overflow], before);
+    set_services(&metrics, 3);
+    assert_eq!(samples(&metrics.render())[overflow], before);
 }
 
 #[test]
@@ -406,6 +422,57 @@ fn the_limit_folds_rules_then_routes_and_counters_never_fall() {
     }
 }
 
+/// What stood together with others stays when its rule or its route goes: a counter that fell to anything but zero would
+/// be taken for one that began anew and has counted all that since.
+#[test]
+fn what_stood_together_stays_when_rules_and_routes_go() {
+    let metrics = metrics(2, 600);
+    let mut series = set_rules(&metrics, 60, 8);
+    let count = |series: &[Arc<RuleSeries>]| {
+        for series in series {
+            series.record(1, &http::Method::GET, 200, MS);
+            series.record_call(0, GrpcCode::Ok);
+        }
+    };
+    let together = |page: &str| -> BTreeMap<String, f64> {
+        let is_together = |name: &str| name.contains("\"_overflow\"") || name.contains("\"_folded\"");
+        samples(page).into_iter().filter(|(name, _)| is_together(name)).collect()
+    };
+    count(&series);
+    let mut before = together(&metrics.render());
+    for what in ["requests_total", "grpc_requests_total", "request_duration_seconds_count"] {
+        assert!(before.keys().any(|name| name.contains(what) && name.contains("\"_overflow\"")), "{what}");
+    }
+    assert!(before.keys().any(|name| name.contains("_folded") && name.contains("ns/")), "{before:?}");
+    let route = |number: usize| -> Arc<str> { format!("ns/r{number}").into() };
+    let rules: Vec<Arc<str>> = (0..8).map(|rule| rule.to_string().into()).collect();
+    let changes: [(&str, &dyn Fn(&Metrics) -> Vec<Arc<RuleSeries>>); 5] = [
+        ("the last rules of all routes go", &|metrics| set_rules(metrics, 60, 3)),
+        ("routes go", &|metrics| set_rules(metrics, 20, 3)),
+        ("they come again", &|metrics| set_rules(metrics, 60, 8)),
+        ("some routes change", &|metrics| {
+            let (last, gone) = (route(59), route(58));
+            let changed = BTreeMap::from([(&last, rules[..2].iter().collect()), (&gone, Vec::new())]);
+            metrics.update_rules(&changed).concat()
+        }),
+        ("all go", &|metrics| set_rules(metrics, 0, 0)),
+    ];
+    for (change, make) in changes {
+        series = make(&metrics);
+        for counts in [false, true] {
+            if counts {
+                count(&series);
+            }
+            let now = together(&metrics.render());
+            for (name, value) in before.iter().filter(|(name, _)| name.contains("_overflow") || now.contains_key(*name))
+            {
+                assert!(now.get(name).is_some_and(|now| now >= value), "{change}: {name} fell from {value}");
+            }
+            before = now;
+        }
+    }
+}
+
 #[test]
 fn room_that_a_route_leaves_is_used_again() {
     let metrics = metrics(1, 800);
@@ -417,6 +484,7 @@ fn room_that_a_route_leaves_is_used_again() {
     let series = set_rules(&metrics, 20, 1);
     series.iter().for_each(|series| series.record(0, &http::Method::GET, 200, MS));
     let page = metrics.render();
-    assert!(!page.contains("\"_folded\"") && !page.contains("\"_overflow\""), "{page}");
-    assert_eq!(route_lines(&page), 20 * 14);
+    assert!(page.contains("tidegate_metrics_series_folded 0\n"), "{page}");
+    let is_together = |line: &&str| line.contains("\"_folded\"") || line.contains("\"_overflow\"");
+    assert_eq!(route_lines(&page) - page.lines().filter(is_together).count(), 20 * 14);
 }
