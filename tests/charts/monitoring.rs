@@ -233,13 +233,34 @@ fn the_dashboard_is_one_that_grafana_loads() {
 }
 
 #[test]
-fn the_chart_carries_both_unchanged() {
+fn the_chart_carries_both() {
     let Some(helm) = helm() else { return };
     let values = "metrics: {prometheusRule: {enabled: true, labels: {release: p}}, dashboards: {enabled: true}}";
     let objects = render(helm, values);
     let rule = get(&objects, "PrometheusRule", "tidegate");
     assert_eq!(rule["metadata"]["labels"]["release"], "p");
-    assert_eq!(rule["spec"], documents(&read(ALERTS))[0]);
+    let namespace = rule["metadata"]["namespace"].as_str().unwrap();
+    let ours = format!("absent(tidegate_build_info{{namespace=\"{namespace}\"}})");
+    assert_eq!(rule["spec"], documents(&read(ALERTS).replace("absent(tidegate_build_info)", &ours))[0]);
+    // The replica of another release does not hide that those of this one are gone.
+    let file = scratch(&rule["spec"].to_string());
+    let replica = |namespace: &str| format!("tidegate_build_info{{namespace=\"{namespace}\"}}");
+    let series = [(namespace, "1x10 _x50"), ("another", "1x60")];
+    let series = series.map(|(namespace, values)| json!({"series": replica(namespace), "values": values}));
+    let alert = &alerts()[0];
+    let absent = json!({
+        "exp_labels": {"severity": "critical", "namespace": namespace},
+        "exp_annotations": alert["annotations"],
+    });
+    let case =
+        |time: &str, alerts: Vec<&Value>| json!({"eval_time": time, "alertname": alert["alert"], "exp_alerts": alerts});
+    let cases = [case("10m", Vec::new()), case("30m", vec![&absent])];
+    let tests = json!({
+        "rule_files": [file.path()],
+        "evaluation_interval": "1m",
+        "tests": [{"interval": "1m", "input_series": series, "alert_rule_test": cases}],
+    });
+    promtool(&["test", "rules", scratch(&tests.to_string()).path().to_str().unwrap()]);
     let map = get(&objects, "ConfigMap", "tidegate-dashboards");
     assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
     let text = map["data"]["tidegate.json"].as_str().unwrap();
