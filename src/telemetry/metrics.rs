@@ -382,7 +382,7 @@ impl Metrics {
         let of_services = self.options.max_series / 8;
         lock(&self.services).render(of_services / 2, &mut page);
         if let Some(EndpointsOf(endpoints)) = self.endpoints.get() {
-            services::render_endpoints(endpoints(), of_services / 2, &mut page);
+            services::render_endpoints(&endpoints(), of_services / 2, &mut page);
         }
         if let Some(health) = self.health.get() {
             health.render(&mut page);

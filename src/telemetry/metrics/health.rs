@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::page::Page;
-use super::series::OVERFLOW;
+use super::services::add_gauges;
 
 /// How a health check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,20 +108,16 @@ impl HealthState {
 /// The endpoints of one Service: its label, and how many there are of each of [`HealthState::ALL`].
 pub type ServiceHealth = (Arc<str>, [usize; HealthState::ALL.len()]);
 
-/// Adds the endpoints of all Services, at most `most` series, and the overflow.
+/// Adds the endpoints of all Services, at most `most` series.
 pub(super) fn render_endpoints(services: &[ServiceHealth], most: usize, page: &mut Page) {
-    let states = HealthState::ALL.len();
-    let own = if services.len() * states <= most { services.len() } else { (most / states).saturating_sub(1) };
-    let (own, folded) = services.split_at(own);
-    let mut add = |service: &str, counts: &[usize]| {
-        for (state, count) in HealthState::ALL.iter().zip(counts) {
-            page.add("tidegate_backend_endpoints", &[service, state.as_str()], *count as f64);
-        }
-    };
-    own.iter().for_each(|(service, counts)| add(service, counts));
-    if !folded.is_empty() {
-        let mut sum = [0; HealthState::ALL.len()];
-        folded.iter().flat_map(|(_, counts)| counts.iter().enumerate()).for_each(|(at, count)| sum[at] += count);
-        add(OVERFLOW, &sum);
-    }
+    add_gauges(
+        services,
+        most,
+        |counts| counts.len(),
+        |service, counts| {
+            for (state, count) in HealthState::ALL.iter().zip(counts) {
+                page.add("tidegate_backend_endpoints", &[service, state.as_str()], *count as f64);
+            }
+        },
+    );
 }

@@ -163,30 +163,56 @@ impl EndpointsState {
 /// The endpoints of one Service: its label, and how many there are of each of [`EndpointsState::ALL`].
 pub type ServiceEndpoints = (Arc<str>, [usize; EndpointsState::ALL.len()]);
 
-/// Adds endpoints, at most `most` series, and the overflow. Of every Service it shows how many are ready, and of the
-/// other states those that there are.
-pub(super) fn render_endpoints(services: Vec<ServiceEndpoints>, most: usize, page: &mut Page) {
-    let mut left = most.saturating_sub(EndpointsState::ALL.len());
-    let mut overflow: Option<[usize; EndpointsState::ALL.len()]> = None;
-    let mut add = |label: &str, counts: [usize; EndpointsState::ALL.len()]| {
+/// Adds endpoints, at most `most` series. Of every Service it shows how many are ready, and of the other states those that
+/// there are.
+pub(super) fn render_endpoints(services: &[ServiceEndpoints], most: usize, page: &mut Page) {
+    let lines =
+        |counts: &[usize; EndpointsState::ALL.len()]| 1 + counts[1..].iter().filter(|count| **count > 0).count();
+    add_gauges(services, most, lines, |label, counts| {
         for &state in EndpointsState::ALL {
             let count = counts[state as usize];
             if count > 0 || state == EndpointsState::Ready {
                 page.add("tidegate_service_endpoints", &[label, state.as_str()], count as f64);
             }
         }
-    };
-    for (label, counts) in services {
-        let shown = 1 + counts[1..].iter().filter(|count| **count > 0).count();
-        if shown <= left {
-            left -= shown;
-            add(&label, counts);
+    });
+}
+
+/// Adds gauges of endpoints by state, of which the first are well: those of each Service, at most `most` lines, and those
+/// together that have no room. Services without an endpoint that is well have room first, then those with one that is not,
+/// so that alerts see them however many there are.
+pub(super) fn add_gauges<const N: usize>(
+    services: &[(Arc<str>, [usize; N])],
+    most: usize,
+    lines: impl Fn(&[usize; N]) -> usize,
+    mut add: impl FnMut(&str, &[usize; N]),
+) {
+    let needed: usize = services.iter().map(|(_, counts)| lines(counts)).sum();
+    let mut left = if needed <= most { most } else { most.saturating_sub(N) };
+    let mut order: Vec<usize> = (0..services.len()).collect();
+    order.sort_by_key(|&at| match &services[at].1[..] {
+        [0, ..] => 0,
+        [_, others @ ..] if others.iter().any(|count| *count > 0) => 1,
+        _ => 2,
+    });
+    let mut own = vec![false; services.len()];
+    for at in order {
+        let lines = lines(&services[at].1);
+        if lines <= left {
+            left -= lines;
+            own[at] = true;
+        }
+    }
+    let mut overflow: Option<[usize; N]> = None;
+    for ((label, counts), own) in services.iter().zip(own) {
+        if own {
+            add(label, counts);
         } else {
-            let overflow = overflow.get_or_insert_default();
+            let overflow = overflow.get_or_insert([0; N]);
             overflow.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
     }
     if let Some(counts) = overflow {
-        add(OVERFLOW, counts);
+        add(OVERFLOW, &counts);
     }
 }

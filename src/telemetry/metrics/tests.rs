@@ -190,6 +190,33 @@ fn what_is_known_of_endpoints_of_many_services_stands_together() {
     }
 }
 
+/// An alert looks for Services without an endpoint that is well: it finds them, wherever they stand among many.
+#[test]
+fn services_in_trouble_have_room_first() {
+    let metrics = metrics(1, 16 * 20);
+    let counts = |at: usize| match at {
+        97 | 98 => [0, 0, 2, 0],
+        99 => [1, 0, 1, 0],
+        _ => [2, 0, 0, 0],
+    };
+    let services = move || (0..100).map(|at| (format!("ns/s{at:03}").into(), counts(at))).collect();
+    metrics.ask_for_endpoints(services);
+    metrics.ask_for_health(services);
+    let page = metrics.render();
+    let gauges = samples(&page);
+    for (name, label, well) in
+        [("tidegate_service_endpoints", "state", "ready"), ("tidegate_backend_endpoints", "health", "healthy")]
+    {
+        for (at, expected) in [(97, 0.0), (98, 0.0), (99, 1.0)] {
+            let series = format!("{name}{{service=\"ns/s{at:03}\",{label}=\"{well}\"}}");
+            assert_eq!(gauges.get(&series), Some(&expected), "{series}\n{page}");
+        }
+        let of_this = || gauges.iter().filter(|(series, _)| series.starts_with(name));
+        assert!(of_this().count() <= 20, "{page}");
+        assert_eq!(of_this().map(|(_, value)| value).sum::<f64>(), 200.0, "no endpoint is lost\n{page}");
+    }
+}
+
 /// Several namespaces may be watched one by one: the page tells about a kind.
 #[test]
 fn watches_of_one_kind_are_told_together() {
