@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
@@ -555,9 +555,6 @@ fn applier(
             metrics.set_diagnostics(errors, count(Severity::Warning));
             log.log(&diagnostics, files::refine);
             told = Some(both);
-        }
-        if errors == 0 {
-            metrics.set_config_ok(SystemTime::now());
         }
         tracing::info!(version, routes = update.inputs.objects.routes.len(), errors, ?compiled, "configuration active");
     }

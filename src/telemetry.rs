@@ -37,7 +37,7 @@
 //! | `tidegate_memory_pressure` | gauge |  | What is given up because memory is short: 0 nothing, 1 new clients wait, 2 idle connections are closed, 3 no further tries, 4 new requests are refused, 5 to 7 clients that do not read are cut off. |
 //! | `tidegate_panics_total` | counter | `where` | Panics that were caught. |
 //! | `tidegate_config_version` | gauge |  | Version of the active configuration, 0 before the first. |
-//! | `tidegate_config_last_ok_timestamp_seconds` | gauge |  | When the whole configuration was last active without an error, 0 for never. |
+//! | `tidegate_config_last_ok_timestamp_seconds` | gauge |  | When the whole configuration was last active without an error: now while it is, 0 for never. |
 //! | `tidegate_config_diagnostics` | gauge | `severity` | Diagnostics of the active configuration. |
 //! | `tidegate_config_objects` | gauge | `kind` | Active routes, rules, backends and usable endpoints. |
 //! | `tidegate_certificate_valid` | gauge | `secret` | Whether the newest content of a Secret that certificates are taken from can be used: 1 or 0. |
@@ -359,7 +359,7 @@ pub const METRICS: &[Metric] = &[
         "tidegate_config_last_ok_timestamp_seconds",
         Gauge,
         &[],
-        "When the whole configuration was last active without an error, 0 for never.",
+        "When the whole configuration was last active without an error: now while it is, 0 for never.",
     ),
     metric("tidegate_config_diagnostics", Gauge, &["severity"], "Diagnostics of the active configuration."),
     metric("tidegate_config_objects", Gauge, &["kind"], "Active routes, rules, backends and usable endpoints."),

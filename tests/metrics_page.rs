@@ -5,7 +5,7 @@ mod tools;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tidegate::reason::Reason;
 use tidegate::telemetry::metrics::{ConfigObjects, ConnectResult, Metrics, MetricsOptions, Side, Where};
@@ -23,7 +23,7 @@ fn promtool_has_nothing_to_say() {
     worker.upstream_connect(ConnectResult::Timeout);
     worker.panicked(Where::Connection);
     metrics.set_config(1, ConfigObjects { routes: 1, rules: 1, backends: 1, endpoints: 1 });
-    metrics.set_config_ok(SystemTime::now());
+    metrics.set_diagnostics(0, 1);
     metrics.status().set_leader(true);
     let names = [("shop/cart".into(), "add \"quoted\" \\ name".into())];
     let series = metrics.set_rules(names.iter().map(|(route, rule)| (route, rule)));

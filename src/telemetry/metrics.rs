@@ -162,12 +162,35 @@ impl ConfigSource {
     }
 }
 
+/// Until when the active configuration was without an error.
+#[derive(Clone, Copy, Debug, Default)]
+enum WithoutError {
+    /// None was, since the start.
+    #[default]
+    Never,
+    /// The first error came then.
+    Until(SystemTime),
+    /// It is.
+    Still,
+}
+
+impl WithoutError {
+    /// In seconds since 1970; 0 for never.
+    fn seconds(self) -> f64 {
+        let until = match self {
+            Self::Never => SystemTime::UNIX_EPOCH,
+            Self::Until(time) => time,
+            Self::Still => SystemTime::now(),
+        };
+        until.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    }
+}
+
 /// Numbers that the control half writes, from any of its threads.
 #[derive(Debug, Default)]
 struct ControlCells {
     config_version: AtomicU64,
-    /// Milliseconds since 1970; 0: never.
-    config_last_ok: AtomicU64,
+    config_ok: Mutex<WithoutError>,
     config_source: Mutex<ConfigSource>,
     compile_times: Times,
     publish_times: Times,
@@ -283,15 +306,14 @@ impl Metrics {
         *lock(&self.control.objects) = objects;
     }
 
-    /// Notes when the whole configuration was last active without an error.
-    pub fn set_config_ok(&self, at: SystemTime) {
-        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        self.control.config_last_ok.store(millis, Ordering::Relaxed);
-    }
-
-    /// Notes how many diagnostics the active configuration has.
+    /// Notes how many diagnostics the active configuration has since now.
     pub fn set_diagnostics(&self, errors: usize, warnings: usize) {
+        let mut ok = lock(&self.control.config_ok);
+        *ok = match *ok {
+            _ if errors == 0 => WithoutError::Still,
+            WithoutError::Still => WithoutError::Until(SystemTime::now()),
+            before => before,
+        };
         self.control.config_errors.store(errors as u64, Ordering::Relaxed);
         self.control.config_warnings.store(warnings as u64, Ordering::Relaxed);
     }
@@ -413,7 +435,7 @@ impl Metrics {
         control.compile_times.render("tidegate_config_compile_seconds", page);
         control.publish_times.render("tidegate_config_publish_seconds", page);
         page.add("tidegate_config_version", &[], get(&control.config_version));
-        page.add("tidegate_config_last_ok_timestamp_seconds", &[], get(&control.config_last_ok) / 1e3);
+        page.add("tidegate_config_last_ok_timestamp_seconds", &[], lock(&control.config_ok).seconds());
         page.add("tidegate_config_diagnostics", &["error"], get(&control.config_errors));
         page.add("tidegate_config_diagnostics", &["warning"], get(&control.config_warnings));
         let objects = *lock(&control.objects);

@@ -60,7 +60,6 @@ fn touch_everything(metrics: &Metrics) {
     metrics.control_panicked();
     metrics.access_log_dropped(3);
     metrics.set_config(4, ConfigObjects { routes: 1, rules: 2, backends: 3, endpoints: 4 });
-    metrics.set_config_ok(SystemTime::UNIX_EPOCH + Duration::from_millis(1_500));
     let secret = "ns/it".to_owned();
     let authority = AuthorityGauge { authority: "ConfigMap ns/ca".to_owned(), is_valid: false };
     metrics.set_authorities(vec![authority]);
@@ -188,6 +187,27 @@ fn what_is_known_of_endpoints_of_many_services_stands_together() {
             .sum();
         assert_eq!(sum, f64::from(services));
     }
+}
+
+/// It is now while there is no error, and stands still from the first error on.
+#[test]
+fn the_time_without_an_error_goes_on_while_there_is_none() {
+    let metrics = metrics(1, 10_000);
+    let seen = || samples(&metrics.render())["tidegate_config_last_ok_timestamp_seconds"];
+    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    metrics.set_diagnostics(1, 0);
+    assert_eq!(seen(), 0.0);
+    metrics.set_diagnostics(0, 1);
+    let still = now();
+    assert!(seen() >= still);
+    metrics.set_diagnostics(2, 0);
+    let until = seen();
+    let after = now();
+    assert!((still..=after).contains(&until), "{until}");
+    metrics.set_diagnostics(3, 0);
+    assert_eq!(seen(), until);
+    metrics.set_diagnostics(0, 0);
+    assert!(seen() >= after);
 }
 
 /// An alert looks for Services without an endpoint that is well: it finds them, wherever they stand among many.
@@ -360,7 +380,6 @@ fn workers_are_summed() {
         (r#"tidegate_panics_total{where="request"}"#, 2.0),
         (r#"tidegate_panics_total{where="control"}"#, 2.0),
         ("tidegate_config_version", 4.0),
-        ("tidegate_config_last_ok_timestamp_seconds", 1.5),
         (r#"tidegate_config_diagnostics{severity="warning"}"#, 2.0),
         (r#"tidegate_certificate_valid{secret="ns/it"}"#, 1.0),
         (r#"tidegate_client_authority_valid{authority="ConfigMap ns/ca"}"#, 0.0),
