@@ -92,9 +92,9 @@ pub struct ControllerCommand {
     /// Watch core Endpoints too, for Services without EndpointSlices
     #[arg(long, env = "TIDEGATE_WATCH_LEGACY_ENDPOINTS")]
     pub watch_legacy_endpoints: bool,
-    /// ClusterRole that lets certificates and authorities of a namespace be read, for the line that operators are told where it is missing
-    #[arg(long, value_name = "NAME", env = "TIDEGATE_CERTIFICATE_ROLE", default_value = "tidegate-certificates", value_parser = parse_object_name)]
-    pub certificate_role: String,
+    /// ClusterRole that lets certificates and authorities of a namespace be read: what operators are told to bind where the right is missing [default: they are told to make a Role]
+    #[arg(long, value_name = "NAME", env = "TIDEGATE_CERTIFICATE_ROLE", value_parser = parse_object_name)]
+    pub certificate_role: Option<String>,
     /// Name of this controller [default: tidegate.dev/controller]
     #[arg(long, value_name = "DOMAIN/PATH", env = "TIDEGATE_CONTROLLER_NAME")]
     pub controller_name: Option<String>,

@@ -82,9 +82,9 @@ pub struct Options {
     pub legacy_endpoints: bool,
     /// A folder in which the objects are kept for a restart while the API server does not answer.
     pub cache: Option<PathBuf>,
-    /// The ClusterRole that lets certificates and authorities of a namespace be read; operators are told of it where it is
-    /// missing.
-    pub certificate_role: String,
+    /// The ClusterRole that lets certificates and authorities of a namespace be read, if there is one; operators are told to
+    /// bind it where the right is missing.
+    pub certificate_role: Option<String>,
     /// How long things take.
     pub timing: Timing,
 }

@@ -144,11 +144,14 @@ fn wait_for_policy(namespace: &Namespace<'_>, class: &str, accepted: &str, resol
     })
 }
 
-/// Runs the line that a condition tells.
+/// Runs the line that a condition tells, which may be several commands.
 pub fn give_right(cluster: &Cluster, message: &str) {
-    let (_, line) = message.split_once("kubectl create rolebinding ").expect(message);
-    let line: Vec<&str> = line.split(", expected ").next().unwrap().split(' ').collect();
-    cluster.kubectl(&[&["create", "rolebinding"], &line[..]].concat());
+    let (_, line) = message.split_once("allows that with: ").expect(message);
+    for command in line.split(", expected ").next().unwrap().split(" && ") {
+        let words: Vec<&str> = command.split(' ').collect();
+        assert_eq!(words[0], "kubectl", "{message}");
+        cluster.kubectl(&words[1..]);
+    }
 }
 
 /// A gateway of a class of its own.

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use serde_json::{Value, json};
 
+use crate::authorities::give_right;
 use crate::cluster::{Cluster, Namespace, REFERENCE_GRANTS, wait_for};
 use crate::gateway::{Gateway, Rights};
 use crate::helm;
@@ -74,8 +75,6 @@ fn a_namespace_opts_in_and_its_certificate_is_followed() {
     cluster.install_kind(REFERENCE_GRANTS);
     let (edge, shop) = (cluster.namespace("edge"), cluster.namespace("shop"));
     let rights = Rights::apply(cluster, helm, &edge, "{}");
-    let role = rights.objects.iter().map(|object| object["metadata"]["name"].as_str().unwrap().to_owned());
-    let role = role.into_iter().find(|name| name.ends_with("-certificates")).unwrap();
     let host = format!("{}.test", shop.name);
     let (first, second) = (pair(&host), pair(&host));
     shop.apply(&secret("tls", &first.certificate, &first.key));
@@ -88,18 +87,14 @@ fn a_namespace_opts_in_and_its_certificate_is_followed() {
     let route =
         json!({ "apiVersion": "tidegate.dev/v1alpha1", "kind": "GatewayRoute", "metadata": metadata, "spec": spec });
     shop.apply(&route.to_string());
-    let flags = [
-        format!("--gateway-class={}", edge.name),
-        format!("--controller-name=tidegate.dev/{}", edge.name),
-        format!("--certificate-role={role}"),
-    ];
+    // It knows no ClusterRole, as where the chart makes none.
+    let flags = [format!("--gateway-class={}", edge.name), format!("--controller-name=tidegate.dev/{}", edge.name)];
     let gateway = Gateway::start_ready(cluster, &rights.kubeconfig, &flags.each_ref().map(String::as_str));
     // Without the right the route serves, and its status has the line that gives it.
     assert_eq!(gateway.wait_for(&host, 200), "shop");
     let message = wait_for_refs(&shop, "CertificateNotFound");
-    let (_, line) = message.split_once("kubectl create rolebinding ").expect(&message);
-    let line: Vec<&str> = line.split(", expected ").next().unwrap().split(' ').collect();
-    cluster.kubectl(&[&["create", "rolebinding"], &line[..]].concat());
+    assert!(message.contains("kubectl create role tidegate-certificates "), "{message}");
+    give_right(cluster, &message);
     wait_until_shown(&gateway, &host, &first);
     wait_for_refs(&shop, "ResolvedRefs");
     // A new certificate.

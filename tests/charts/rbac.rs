@@ -95,6 +95,8 @@ fn watched_namespaces_need_roles_there_and_no_more() {
     let objects = render(helm, values);
     assert!(find(&objects, "ClusterRole", CLUSTER).is_none());
     assert!(!objects.iter().any(|object| object["kind"].as_str().unwrap().starts_with("ClusterRole")));
+    let container = &get(&objects, "Deployment", "tidegate")["spec"]["template"]["spec"]["containers"][0];
+    assert!(!container["args"].to_string().contains("--certificate-role"), "nobody is told to bind what is not there");
 }
 
 #[test]

@@ -257,7 +257,9 @@ spec:
         - {{ printf "--log=%s" .Values.log.level | quote }}
         - --log-format={{ .Values.log.format }}
         - --lease-name={{ include "tidegate.fullname" . }}
+        {{- if and .Values.rbac.create .Values.rbac.clusterRole }}
         - --certificate-role={{ include "tidegate.clusterName" . }}-certificates
+        {{- end }}
         {{- with .Values.controller.watchNamespaces }}
         - --watch-namespaces={{ join "," . }}
         {{- end }}

@@ -19,7 +19,7 @@ use super::again::again_after_panics;
 use super::follow::{Follower, Teller, Timing, Watch};
 use super::index::{Change, Event};
 use super::object::Namespaces;
-use super::rights::role_binding;
+use super::rights::certificate_rights;
 use crate::compile::inputs::Inputs;
 use crate::compile::named::{NamedFor, objects_named};
 use crate::kinds::config_map::ConfigMap;
@@ -104,8 +104,9 @@ pub(super) struct Means {
     pub(super) client: Client,
     pub(super) timing: Timing,
     pub(super) metrics: Arc<Metrics>,
-    /// The role that lets a namespace's certificates, authorities and credentials be read, for the line that operators are told.
-    pub(super) role: String,
+    /// The ClusterRole that lets a namespace's certificates, authorities and credentials be read, for the line that operators
+    /// are told; `None`: there is none.
+    pub(super) role: Option<String>,
 }
 
 /// The kinds that are followed by name.
@@ -312,7 +313,7 @@ impl Followed {
         for named @ (named_for, name) in &self.wanted {
             let watches = self.running.iter().filter(|(scope, _)| scope.has(named));
             let refused = watches.filter_map(|(_, running)| running.refused.as_deref()).next();
-            let why = refused.map(|says| unreadable(says, &name.namespace, &self.means.role));
+            let why = refused.map(|says| unreadable(says, &name.namespace, self.means.role.as_deref()));
             match (named_for.kind(), self.known.get(named)) {
                 (_, Some(Object::Secret(secret))) => {
                     // One that is named for two things is the same for both.
@@ -372,8 +373,8 @@ fn replace_where_other<T: PartialEq>(map: &mut Map<T>, objects: BTreeMap<ObjectN
 }
 
 /// What operators are told of a right that is missing, with the line that gives it.
-fn unreadable(says: &str, namespace: &str, role: &str) -> Box<str> {
-    let line = role_binding(says, namespace, role);
+fn unreadable(says: &str, namespace: &str, role: Option<&str>) -> Box<str> {
+    let line = certificate_rights(says, namespace, role);
     format!("tidegate may not read it; whoever owns the namespace allows that with: {line}").into()
 }
 
@@ -414,7 +415,7 @@ mod tests {
             client: Client::try_from(nowhere).expect("a client"),
             timing: Timing::default(),
             metrics: Metrics::new(options),
-            role: "certs".to_owned(),
+            role: None,
         };
         let (sender, changes) = mpsc::channel(WAITING);
         (Followed::new(means, sender), changes)
@@ -477,8 +478,14 @@ mod tests {
             "secrets is forbidden: User \"system:serviceaccount:edge:tidegate\" cannot list resource \"secrets\"";
         let line = "kubectl create rolebinding certs --namespace=shop --clusterrole=certs \
                     --serviceaccount=edge:tidegate";
-        assert!(unreadable(says, "shop", "certs").ends_with(line));
-        assert!(unreadable("User \"admin\" cannot", "shop", "certs").ends_with("--user=admin"));
-        assert!(unreadable("Forbidden", "shop", "certs").ends_with("--serviceaccount=NAMESPACE:NAME"));
+        let told = |says| unreadable(says, "shop", Some("certs"));
+        assert!(told(says).ends_with(line));
+        assert!(told("User \"admin\" cannot").ends_with("--user=admin"));
+        assert!(told("Forbidden").ends_with("--serviceaccount=NAMESPACE:NAME"));
+        // Where the chart made no ClusterRole, none can be bound.
+        let lines = "kubectl create role tidegate-certificates --namespace=shop --verb=get,list,watch \
+                     --resource=secrets,configmaps && kubectl create rolebinding tidegate-certificates --namespace=shop \
+                     --role=tidegate-certificates --serviceaccount=edge:tidegate";
+        assert!(unreadable(says, "shop", None).ends_with(lines));
     }
 }
