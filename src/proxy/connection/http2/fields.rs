@@ -54,7 +54,6 @@ pub(super) struct FieldFollower {
     state: State,
     /// The field goes into the table.
     is_kept: bool,
-    /// Whether the name of the field begins with a colon, and the bytes of name and value so far.
     /// Whether its name begins with a colon, and the bytes of the name, and of both name and value so far.
     is_pseudo: bool,
     name: u32,
