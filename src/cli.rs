@@ -292,7 +292,7 @@ pub struct Probe {
     /// Field to send, as "NAME: VALUE"; may be repeated
     #[arg(long, value_name = "FIELD")]
     pub header: Vec<Field>,
-    /// Text that the body has to contain
+    /// Text that the body has to contain, in its first MiB
     #[arg(long, value_name = "TEXT")]
     pub contains: Option<String>,
     /// How many requests in a row have to succeed

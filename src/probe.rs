@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, StatusCode, Uri, header};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -17,7 +18,7 @@ use tokio::net::TcpStream;
 /// The pause between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The most bytes of a body that are read.
+/// A body is not read beyond so many bytes.
 const MAX_BODY: usize = 1024 * 1024;
 
 /// The most characters of a body that are shown.
@@ -79,8 +80,13 @@ enum Failure {
     Late(Duration),
     #[error("found status {found}, expected {expected}; the body begins {body:?}")]
     Status { found: StatusCode, expected: String, body: String },
-    #[error("found a body that begins {found:?}, expected one that contains {expected:?}")]
-    Contents { found: String, expected: String },
+    #[error("found a body that begins {found:?}, expected one that contains {expected:?}{}", place(*.is_whole))]
+    Contents { found: String, expected: String, is_whole: bool },
+}
+
+/// Where the body was searched, if that was not everywhere.
+fn place(is_whole: bool) -> &'static str {
+    if is_whole { "" } else { " in its first MiB, where it was searched" }
 }
 
 impl FromStr for Target {
@@ -229,10 +235,11 @@ async fn exchange(target: &Target, options: &Options) -> Result<StatusCode, Fail
             let frame = frame.map_err(|error| Failure::Body(error.into()))?;
             frame.data_ref().into_iter().for_each(|data| read.extend_from_slice(data));
         }
-        Ok((status, read))
+        let is_whole = read.len() < MAX_BODY || body.is_end_stream();
+        Ok((status, read, is_whole))
     };
     // The connection moves the bytes, and ends with the answer or after it.
-    let (status, body) = tokio::select! {
+    let (status, body, is_whole) = tokio::select! {
         biased;
         answer = answer => answer?,
         Err(error) = connection => return Err(Failure::Answer(error)),
@@ -245,7 +252,7 @@ async fn exchange(target: &Target, options: &Options) -> Result<StatusCode, Fail
     }
     match &options.contains {
         Some(expected) if !body.contains(expected.as_str()) => {
-            Err(Failure::Contents { found: begin(), expected: expected.clone() })
+            Err(Failure::Contents { found: begin(), expected: expected.clone(), is_whole })
         }
         Some(_) | None => Ok(status),
     }

@@ -131,18 +131,28 @@ async fn broken_servers_fail_by_what_they_did() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_long_to_be_read_is_none_of_its_business() {
+async fn a_body_that_is_too_long_is_searched_at_its_begin() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
+    let mut long = b"begin".to_vec();
+    long.resize(4 * MAX_BODY, b'a');
+    long.extend_from_slice(b"end");
     tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.expect("a connection");
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 4 * MAX_BODY);
-        stream.write_all(head.as_bytes()).await.expect("the client reads");
-        // The client goes away in the middle of it.
-        let _ = stream.write_all(&vec![b'a'; 4 * MAX_BODY]).await;
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", long.len());
+            stream.write_all(head.as_bytes()).await.expect("the client reads");
+            // The client goes away in the middle of it.
+            let _ = stream.write_all(&long).await;
+        }
     });
-    let (all, out, err) = probe(&options(&format!("http://{address}/"))).await;
-    assert!(all, "{out}{err}");
+    let mut options = options(&format!("http://{address}/"));
+    for (contains, is_found) in [(None, true), (Some("begina"), true), (Some("end"), false)] {
+        options.contains = contains.map(str::to_owned);
+        let (all, out, err) = probe(&options).await;
+        assert_eq!(all, is_found, "{contains:?}: {out}{err}");
+        assert_eq!(err.contains("expected one that contains \"end\" in its first MiB, where"), !is_found, "{err}");
+    }
 }
 
 #[test]
