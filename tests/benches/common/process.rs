@@ -81,6 +81,11 @@ impl Process {
         tree(self.pid()).into_iter().filter_map(ticks).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
+    /// How often the threads of the process and its children have gone to sleep so far, waiting for something.
+    pub fn sleeps(&self) -> u64 {
+        tree(self.pid()).into_iter().map(sleeps).sum()
+    }
+
     /// Proportional set size of the process and its children in KiB.
     pub fn pss_kib(&self) -> u64 {
         tree(self.pid()).into_iter().map(|pid| smaps(pid, "Pss:")).sum()
@@ -181,12 +186,22 @@ fn ticks(pid: u32) -> Option<(u64, u64)> {
 }
 
 fn cpu_nanos(pid: u32) -> u64 {
+    sum_of_tasks(pid, "schedstat", |text| text.split_whitespace().next()?.parse().ok())
+}
+
+fn sleeps(pid: u32) -> u64 {
+    let prefix = "voluntary_ctxt_switches:";
+    sum_of_tasks(pid, "status", |text| text.lines().find_map(|line| line.strip_prefix(prefix)?.trim().parse().ok()))
+}
+
+/// The sum of a number that stands in a file of each thread of a process.
+fn sum_of_tasks(pid: u32, file: &str, number: impl Fn(&str) -> Option<u64>) -> u64 {
     fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok())
-        .filter_map(|text| text.split_whitespace().next()?.parse::<u64>().ok())
+        .filter_map(|task| fs::read_to_string(task.path().join(file)).ok())
+        .filter_map(|text| number(&text))
         .sum()
 }
 

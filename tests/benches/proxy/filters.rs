@@ -12,7 +12,7 @@ use super::Bench;
 use super::common::peers::{EDITED_HOST, PLAIN_HOST, REMOVED_FIELD, SET_FIELD};
 use super::load::{plain, run_wrk, span};
 use super::scenario::{Filters, Scenario};
-use super::table::{self, Contestant};
+use super::table::Contestant;
 
 /// Measures both routes; true when the edits cost more than they may.
 pub fn measure(scenario: &Scenario, filters: &Filters, bench: &mut Bench) -> io::Result<bool> {
@@ -36,7 +36,7 @@ pub fn measure(scenario: &Scenario, filters: &Filters, bench: &mut Bench) -> io:
         "{}: tidegate with three header edits and without, {} connections, {}",
         scenario.name, filters.connections, filters.path
     );
-    let outcome = table::compete(scenario.name, &title, contestants.into(), bench.rounds, bench.seconds)?;
+    let outcome = bench.compete(scenario.name, &title, &contestants)?;
     bench.report.extend(outcome.report);
     Ok(outcome.missed)
 }

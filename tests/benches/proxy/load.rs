@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::common::peers::Peer;
 use super::common::process::{Process, core_ticks};
 use super::scenario::{Client, Requests, Scenario};
-use super::table::{self, Contestant};
+use super::table::Contestant;
 use super::{Bench, LOAD_CORE, PROXY_CORE};
 
 /// What a load generator counted.
@@ -34,6 +34,8 @@ pub struct Run {
     pub user_share: f64,
     /// How busy the proxies' core was, 0 to 1.
     pub core: f64,
+    /// How often the proxy went to sleep for each request, because it had nothing to do.
+    pub sleeps_per_request: f64,
     /// Time that the hypervisor took from that core, 0 to 1.
     pub steal: f64,
 }
@@ -43,9 +45,10 @@ pub struct Run {
 /// # Errors
 /// When the load fails or serves nothing.
 pub fn span(process: &Process, load: impl FnOnce() -> io::Result<Served>) -> io::Result<Run> {
-    let before = (process.cpu(), process.ticks(), core_ticks(PROXY_CORE)?);
+    let read = || io::Result::Ok((process.cpu(), process.ticks(), core_ticks(PROXY_CORE)?, process.sleeps()));
+    let before = read()?;
     let served = load()?;
-    let after = (process.cpu(), process.ticks(), core_ticks(PROXY_CORE)?);
+    let after = read()?;
     if served.requests == 0 {
         return Err(io::Error::other("the load served nothing"));
     }
@@ -57,6 +60,7 @@ pub fn span(process: &Process, load: impl FnOnce() -> io::Result<Served>) -> io:
         micros_per_request: (after.0 - before.0).as_secs_f64() * 1e6 / served.requests as f64,
         user_share: user / (user + kernel).max(1.0),
         core: (after.2.0 - before.2.0) as f64 / total,
+        sleeps_per_request: after.3.saturating_sub(before.3) as f64 / served.requests as f64,
         steal: (after.2.1 - before.2.1) as f64 / total,
     })
 }
@@ -80,7 +84,7 @@ pub fn measure(scenario: &Scenario, requests: &Requests, bench: &mut Bench) -> i
         })
     });
     let contestants: Vec<_> = contestants.collect();
-    let outcome = table::compete(scenario.name, &title, contestants, bench.rounds, bench.seconds)?;
+    let outcome = bench.compete(scenario.name, &title, &contestants)?;
     bench.report.extend(outcome.report);
     Ok(outcome.missed)
 }

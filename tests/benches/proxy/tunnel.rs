@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use super::generator::{Counted, Plan};
 use super::load::{Served, span};
 use super::scenario::{Scenario, Tunnels};
-use super::table::{self, Contestant};
+use super::table::Contestant;
 use super::{Bench, LOAD_CORE};
 
 /// A generator with open tunnels that waits for its start.
@@ -83,7 +83,7 @@ pub fn measure(scenario: &Scenario, tunnels: &Tunnels, bench: &mut Bench) -> io:
         "{}: {} tunnels, ping-pong of {} B (nginx buffers {}); a request is a round trip",
         scenario.name, tunnels.tunnels, tunnels.message_bytes, bench.nginx_tunnel_buffer
     );
-    let outcome = table::compete(scenario.name, &title, contestants.collect(), bench.rounds, bench.seconds)?;
+    let outcome = bench.compete(scenario.name, &title, &contestants.collect::<Vec<_>>())?;
     bench.report.extend(outcome.report);
     Ok(outcome.missed)
 }
