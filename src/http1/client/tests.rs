@@ -454,6 +454,54 @@ async fn an_early_response_overtakes_a_large_upload() {
     assert!(!upload.is_done());
 }
 
+/// A body of so many equal frames, all of which are ready.
+struct Ready {
+    frame: Bytes,
+    left: usize,
+}
+
+impl Body for Ready {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let Some(left) = self.left.checked_sub(1) else { return Poll::Ready(None) };
+        self.left = left;
+        Poll::Ready(Some(Ok(Frame::data(self.frame.clone()))))
+    }
+}
+
+/// An HTTP/2 client may be ahead of the endpoint all the time, so that a frame is ready whenever one is asked for.
+#[tokio::test]
+async fn an_upload_holds_what_the_endpoint_is_about_to_take_and_no_more() {
+    for (frame, count) in [(1, 100_000), (4 << 10, 4_000), (20 << 10, 4_000)] {
+        let length = (frame * count) as u64;
+        for framing in [RequestFraming::Length(length), RequestFraming::Chunked] {
+            let mut bed = Bed::new().await;
+            let body = Ready { frame: vec![7; frame].into(), left: count };
+            let mut upload = bed.begin(b"H\r\n\r\n", framing, Some(body), false);
+            let Bed { mut connection, mut backend, buffers } = bed;
+            let endpoint = tokio::spawn(async move {
+                let (mut buffer, mut sevens) = (vec![0; 64 << 10], 0);
+                while sevens < frame * count {
+                    let read = backend.read(&mut buffer).await.unwrap();
+                    assert!(read > 0, "closed after {sevens} bytes");
+                    sevens += buffer[..read].iter().filter(|byte| **byte == 7).count();
+                }
+            });
+            let mut most = 0;
+            poll_fn(|cx| {
+                connection.poll_upload(&mut upload, &buffers, cx).unwrap();
+                most = most.max(upload.held());
+                if upload.is_done() { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            endpoint.await.unwrap();
+            assert!(upload.is_done() && most <= 48 << 10, "{most} bytes of {length}, {framing:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn large_bodies_come_in_growing_chunks() {
     const LENGTH: usize = 8 << 20;

@@ -50,7 +50,7 @@ enum SendState {
 /// A request on its way out: encoded head, body, and how far they got.
 #[derive(Debug)]
 pub struct Upload<B> {
-    /// Head, chunk sizes and small body frames; `sent` bytes of it are written.
+    /// Head, chunk sizes and small body frames; `sent` bytes of it are written. It holds two batches and a frame at most.
     out: Vec<u8>,
     sent: usize,
     /// Bytes of the head, at the front of `out` until something was written.
@@ -249,6 +249,11 @@ where
 
     /// Takes body frames while they are there and there is room.
     fn fill(&mut self, buffers: &Buffers, cx: &mut Context<'_>) -> Result<(), ClientError> {
+        // What was written goes, for a body that always has a frame ready never lets the buffer run dry.
+        if self.sent >= SEND_BATCH {
+            self.out.drain(..self.sent);
+            self.sent = 0;
+        }
         while self.state == SendState::Streaming && self.chunk.is_empty() && self.out.len() - self.sent < SEND_BATCH {
             let Some(body) = self.body.as_mut() else {
                 self.state = SendState::Last;
@@ -329,6 +334,12 @@ where
         if of_chunk > 0 {
             bytes::Buf::advance(&mut self.chunk, of_chunk);
         }
+    }
+
+    /// How many bytes are held, those of one large frame aside.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.out.len()
     }
 
     /// Lends the flushed buffer to the next exchange.
