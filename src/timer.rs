@@ -5,6 +5,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A timer that is armed at the first wait and moved rarely: a deadline that moves away costs nothing until the timer
@@ -26,7 +27,7 @@ impl Timer {
     pub fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let Some(Armed { sleep, waker }) = &mut self.armed else {
             let mut sleep = Box::pin(sleep_until(deadline));
-            let state = sleep.as_mut().poll(cx);
+            let state = poll_sleep(sleep.as_mut(), cx);
             self.armed = Some(Armed { sleep, waker: cx.waker().clone() });
             return state;
         };
@@ -42,14 +43,20 @@ impl Timer {
         }
         waker.clone_from(cx.waker());
         // Registers the task.
-        ready!(sleep.as_mut().poll(cx));
+        ready!(poll_sleep(sleep.as_mut(), cx));
         if Instant::now() >= deadline {
             return Poll::Ready(());
         }
         // It was armed for an earlier deadline and fires just now.
         sleep.as_mut().reset(deadline);
-        sleep.as_mut().poll(cx)
+        poll_sleep(sleep.as_mut(), cx)
     }
+}
+
+/// Polls whatever is left of the task's budget. A sleep without any is pending as well, but knows nothing of the task, and
+/// one that is believed to be armed is not polled again.
+fn poll_sleep(sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+    Pin::new(&mut unconstrained(sleep)).poll(cx)
 }
 
 /// The earlier of two deadlines; the first when they are equal.
@@ -91,6 +98,29 @@ mod tests {
         })
         .await;
         assert_eq!(start.elapsed().as_secs(), 50);
+    }
+
+    /// A task that does much in one poll is kept from doing more by its budget, and its deadlines hold all the same.
+    #[tokio::test(start_paused = true)]
+    async fn a_task_without_budget_arms_its_timer() {
+        let mut timer = Timer::default();
+        let start = Instant::now();
+        let mut passed = Vec::new();
+        for secs in [10, 20, 25] {
+            let deadline = start + Duration::from_secs(secs);
+            let mut is_first = true;
+            let waiting = poll_fn(|cx| {
+                if std::mem::take(&mut is_first) {
+                    while std::pin::pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
+                    // Using the budget up wakes the task, which does not ask the timer then.
+                    return timer.poll_until(cx, deadline);
+                }
+                if Instant::now() >= deadline { timer.poll_until(cx, deadline) } else { Poll::Pending }
+            });
+            let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+            passed.push((waited.is_ok(), start.elapsed().as_secs()));
+        }
+        assert_eq!(passed, [(true, 10), (true, 20), (true, 25)]);
     }
 
     #[tokio::test(start_paused = true)]
