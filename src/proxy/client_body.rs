@@ -223,7 +223,8 @@ impl Reading {
             Some(Err(_)) => self.tees.clear(),
             None => {}
         }
-        if frame.is_none() || self.source.is_end_stream() {
+        // Over HTTP/2 the end may come behind the last announced byte, when nobody reads any more.
+        if frame.is_none() || self.source.is_end_stream() || self.source.size_hint().exact() == Some(0) {
             self.tees.drain(..).for_each(Tee::end);
         }
     }

@@ -1,6 +1,7 @@
 //! A small blocking client of HTTP/2 with prior knowledge.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -50,7 +51,7 @@ impl Http2Client {
             tokio::spawn(connection);
             // The first frame of the server says whether it opens WebSockets; a gateway does.
             while !sender.is_extended_connect_protocol_enabled() {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
                 sender = sender.ready().await.expect("an open connection");
             }
             sender
@@ -69,6 +70,21 @@ impl Http2Client {
                 let _ = stream.send_data(Bytes::copy_from_slice(body), trailers.is_none());
                 let _ = trailers.map(|trailers| stream.send_trailers(trailers));
             }
+            let read = async { read(answer.await?).await };
+            timeout(PATIENCE, read).await.expect("an answer in time").expect("a whole answer")
+        })
+    }
+
+    /// Sends a request with this body, whose stream ends with an empty frame of its own once `waits` is over, and reads the
+    /// answer.
+    pub fn request_that_ends_late(&self, request: Request<()>, body: &'static [u8], waits: Duration) -> Http2Answer {
+        self.runtime.block_on(async {
+            let mut sender = self.sender.clone().ready().await.expect("an open connection");
+            let (answer, mut stream) = sender.send_request(request, false).expect("an open connection");
+            stream.send_data(Bytes::from_static(body), false).expect("an open stream");
+            tokio::time::sleep(waits).await;
+            // Who has answered already may take no more.
+            let _ = stream.send_data(Bytes::new(), true);
             let read = async { read(answer.await?).await };
             timeout(PATIENCE, read).await.expect("an answer in time").expect("a whole answer")
         })
