@@ -43,11 +43,19 @@ pub struct ExchangeDeadlines {
     pub backend_request: Option<Instant>,
     /// Longest silence in both directions.
     pub idle: Option<Duration>,
-    /// From the last request byte that the endpoint took to the response head.
+    /// From the last request byte that the endpoint took, or from the connection of a request without a body, to the response
+    /// head.
     pub response_head: Option<Duration>,
     /// Begin of the present try: silence is counted from here before the first byte.
     pub try_began: Instant,
+    /// Begin of the exchange.
+    began: Instant,
+    /// The end of the whole exchange is the client's wish.
+    is_asked: bool,
 }
+
+/// An endpoint that does not answer within less of a client's own deadline is not blamed for it.
+const LEAST_ASKED: Duration = Duration::from_secs(1);
 
 impl ExchangeDeadlines {
     /// The deadlines of an exchange that began at `now`. `response_head` is the default of the process, zero for none: a
@@ -57,10 +65,9 @@ impl ExchangeDeadlines {
         let is_replaced = timeouts.request.is_some() || timeouts.backend_request.is_some();
         let mut deadlines = Self {
             request: active(timeouts.request).map(|after| now + after),
-            backend_request: None,
             idle: active(timeouts.idle),
             response_head: active(Some(response_head)).filter(|_| !is_replaced),
-            try_began: now,
+            ..Self::none(now)
         };
         deadlines.begin_try(timeouts, now);
         deadlines
@@ -70,6 +77,7 @@ impl ExchangeDeadlines {
     /// It replaces the default for the head as a rule would.
     pub fn limit(&mut self, timeout: Duration, began: Instant) {
         let asked = began + timeout;
+        self.is_asked = self.request.is_none_or(|request| asked < request);
         self.request = Some(self.request.map_or(asked, |request| request.min(asked)));
         self.response_head = None;
     }
@@ -77,7 +85,15 @@ impl ExchangeDeadlines {
     /// No deadlines yet, of an exchange that began at `now`.
     #[must_use]
     pub fn none(now: Instant) -> Self {
-        Self { request: None, backend_request: None, idle: None, response_head: None, try_began: now }
+        Self {
+            request: None,
+            backend_request: None,
+            idle: None,
+            response_head: None,
+            try_began: now,
+            began: now,
+            is_asked: false,
+        }
     }
 
     /// Those of an exchange that ends at `end`, whatever its rule says.
@@ -90,6 +106,16 @@ impl ExchangeDeadlines {
     pub fn begin_try(&mut self, timeouts: &Timeouts, now: Instant) {
         self.backend_request = active(timeouts.backend_request).map(|after| now + after);
         self.try_began = now;
+    }
+
+    /// Whether the endpoint of the present try is to blame when the exchange ends for its deadline: it had at least half of
+    /// the time, and a client that chose the time chose no less than [`LEAST_ASKED`].
+    #[must_use]
+    pub fn blames_endpoint(&self) -> bool {
+        let Some(request) = self.request else { return false };
+        let had = request.saturating_duration_since(self.try_began);
+        let whole = request.saturating_duration_since(self.began);
+        had * 2 >= whole && (!self.is_asked || had >= LEAST_ASKED)
     }
 
     /// When connecting has to be done at the latest, beside its own timeout.
@@ -170,6 +196,30 @@ mod tests {
             deadlines.limit(secs(client), now);
             let found = deadlines.before_head(Some(now), Some(now));
             assert_eq!(found, Some((now + secs(expected), DeadlineKind::Request)), "{rule:?} {client}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_blamed_for_a_deadline_that_left_it_time() {
+        let (now, millis) = (Instant::now(), Duration::from_millis);
+        // The rule's deadline, the client's, and when the try began, in milliseconds.
+        for (rule, client, began, expected) in [
+            (Some(500), None, 0, true),
+            (Some(5000), None, 100, true),
+            (Some(5000), None, 4000, false),
+            (Some(5000), Some(1), 0, false),
+            (None, Some(999), 0, false),
+            (None, Some(1000), 0, true),
+            (Some(500), Some(1000), 0, true),
+            (None, Some(1500), 600, false),
+        ] {
+            let timeouts = Timeouts { request: rule.map(millis), ..Timeouts::default() };
+            let mut deadlines = ExchangeDeadlines::new(&timeouts, Duration::ZERO, now);
+            if let Some(client) = client {
+                deadlines.limit(millis(client), now);
+            }
+            deadlines.begin_try(&timeouts, now + millis(began));
+            assert_eq!(deadlines.blames_endpoint(), expected, "{rule:?} {client:?} {began}");
         }
     }
 

@@ -44,7 +44,14 @@ impl Exchange {
         // A connection that the endpoint closed while it was idle says nothing about the endpoint, and a connect that several
         // waited for says it once.
         let is_told = verdict == Verdict::FreshConnection || progress.learned;
-        if !is_told && error.is_endpoint_failure() && !error.is_local() {
+        let is_connect =
+            matches!(error, ProxyError::Connect(_) | ProxyError::ConnectTimeout | ProxyError::UpstreamTls(_));
+        let is_clients = match error {
+            ProxyError::Request if !self.decision.deadlines.blames_endpoint() => true,
+            // It had not sent everything of what the endpoint got the beginning of.
+            _ => error.is_timeout() && !progress.is_sent && progress.sent == Sent::Some,
+        };
+        if !is_told && !is_clients && error.is_endpoint_failure() && !error.is_local() {
             let since_epoch = self.account.worker.since_epoch(now);
             picked.endpoint.failed(since_epoch);
             if error.is_timeout() {
@@ -52,16 +59,14 @@ impl Exchange {
                 let waited = now.saturating_duration_since(self.decision.deadlines.try_began);
                 picked.endpoint.observe_latency(waited, since_epoch);
             }
-            if matches!(error, ProxyError::Connect(_) | ProxyError::ConnectTimeout | ProxyError::UpstreamTls(_)) {
+            if is_connect {
                 picked.endpoint.refused(since_epoch);
             }
             let fault = match error {
-                ProxyError::Connect(_) | ProxyError::ConnectTimeout | ProxyError::UpstreamTls(_) => {
-                    Some(Fault::Connect)
-                }
+                _ if is_connect => Some(Fault::Connect),
                 // The endpoint most likely closed it while it was idle; or it says that it is about to leave.
                 ProxyError::Reset(_) if progress.reused || progress.sent == Sent::Refused => None,
-                // The time was the client's, as long as it had not sent everything.
+                // It passed before the endpoint had a connection.
                 _ if error.is_timeout() && !progress.is_sent => None,
                 _ => Some(Fault::Error),
             };
