@@ -16,7 +16,7 @@ use crate::http1::client::{RequestFraming, ResponseHead, Upload};
 use crate::http1::response::Expected;
 use crate::proxy::body::{Content, Http1Body};
 use crate::proxy::client_body::ClientBody;
-use crate::proxy::deadlines::{DeadlineKind, ExchangeDeadlines};
+use crate::proxy::deadlines::DeadlineKind;
 use crate::proxy::decision::Matched;
 use crate::proxy::downstream::drop_unread;
 use crate::proxy::error::ProxyError;
@@ -47,7 +47,9 @@ impl Exchange {
         connection.count_request(most);
         connection.begin(self.decision.deadlines.idle.is_some());
         let mut upload = self.prepare_upload(picked);
-        let mut wait = HeadWait::default();
+        // Connecting has a deadline of its own.
+        let took = if connection.is_reused() { self.decision.deadlines.try_began } else { Instant::now() };
+        let mut wait = HeadWait { took, sent: None, stalled: None };
         let head = poll_fn(|cx| self.poll_head(&mut connection, &mut upload, &mut wait, cx)).await;
         match head {
             Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
@@ -176,8 +178,8 @@ impl Exchange {
             if let Poll::Ready(result) = connection.poll_head(upload, fields, expected, limits, buffers, cx) {
                 return Poll::Ready(result.map_err(ProxyError::from));
             }
-            let deadline = deadlines.before_head(wait.since(upload, deadlines), connection.activity());
-            let resume = upload.is_waiting().then(|| deadlines.try_began + CONTINUE_WAIT);
+            let deadline = deadlines.before_head(wait.since(upload), connection.activity());
+            let resume = upload.is_waiting().then(|| wait.took + CONTINUE_WAIT);
             match (deadline, resume) {
                 (None, None) => return Poll::Pending,
                 (Some((at, kind)), None) => {
@@ -319,8 +321,10 @@ impl Exchange {
 }
 
 /// Since when an endpoint is waited for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct HeadWait {
+    /// The request took its connection then.
+    took: Instant,
     /// The request was sent completely then.
     sent: Option<Instant>,
     /// So many bytes of it had been sent, and no more were taken since then.
@@ -329,10 +333,10 @@ struct HeadWait {
 
 impl HeadWait {
     /// When the last byte of the request was sent, or the last that the endpoint took while others wait; `None` while
-    /// the client is the one that is waited for.
-    fn since(&mut self, upload: &Upload<ClientBody>, deadlines: &ExchangeDeadlines) -> Option<Instant> {
+    /// the client is the one that is waited for. A request without a body is sent when it has its connection.
+    fn since(&mut self, upload: &Upload<ClientBody>) -> Option<Instant> {
         if self.sent.is_none() && upload.is_done() {
-            self.sent = Some(if upload.body_read() == 0 { deadlines.try_began } else { Instant::now() });
+            self.sent = Some(if upload.body_read() == 0 { self.took } else { Instant::now() });
         }
         if self.sent.is_some() || !upload.is_blocked() {
             self.stalled = None;
