@@ -68,6 +68,10 @@ impl Exchange {
                 && !self.takes_place(&matched, &picked, limits)
             {
                 picked = Box::pin(self.find_place(&matched, picked, limits)).await?;
+                // What was read of a body is framed for HTTP/1, and another endpoint may speak HTTP/2.
+                if !self.can_go_on(&matched, &picked) {
+                    return Err(ProxyError::NoEndpoints.into());
+                }
             }
             self.account.note_endpoint(&matched, &mut picked);
             let asked = self.decision.enter_backend(&matched, &picked, self.account.worker.filter_means())?;
