@@ -3,7 +3,9 @@
 //! Whoever reads, writes, tunnels or pools connections takes a [`Stream`] and does not know what lies under it. Nothing
 //! here knows HTTP.
 
-use std::future::Future as _;
+mod counted;
+
+use std::future::{Future as _, poll_fn};
 use std::io::{self, BufRead as _, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -15,7 +17,10 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
+use tokio::task::unconstrained;
 use tokio_rustls::{client, server};
+
+pub use counted::CountedSocket;
 
 /// An established connection.
 #[derive(Debug)]
@@ -23,7 +28,7 @@ pub enum Stream {
     /// The socket itself.
     Plain(TcpStream),
     /// TLS with a client, behind its handshake.
-    Tls(Box<server::TlsStream<TcpStream>>),
+    Tls(Box<server::TlsStream<CountedSocket>>),
     /// TLS with an endpoint, behind its handshake.
     TlsToEndpoint(Box<client::TlsStream<TcpStream>>),
 }
@@ -148,7 +153,7 @@ impl Stream {
     /// stale connections is for that.
     pub fn poll_liveness(&mut self, cx: &mut Context<'_>) -> Liveness {
         match self {
-            Self::Plain(socket) => match socket.poll_read_ready(cx) {
+            Self::Plain(socket) => match beyond_budget(cx, |cx| socket.poll_read_ready(cx)) {
                 Poll::Pending => Liveness::Watched,
                 Poll::Ready(Err(_)) => Liveness::Closed,
                 Poll::Ready(Ok(())) => Liveness::of_read(&socket.try_read(&mut [0; 1])),
@@ -171,7 +176,7 @@ impl Stream {
             Self::Plain(socket) => socket.poll_read_ready(cx).map(|_| ()),
             Self::Tls(stream) => {
                 let (socket, session) = stream.get_mut();
-                poll_tls_readable(session.reader().fill_buf(), socket, cx)
+                poll_tls_readable(session.reader().fill_buf(), socket.socket(), cx)
             }
             Self::TlsToEndpoint(stream) => {
                 let (socket, session) = stream.get_mut();
@@ -202,6 +207,15 @@ impl Stream {
         }
     }
 
+    /// How many bytes the socket under TLS with a client has taken; `None` elsewhere, where it has all that was written.
+    #[must_use]
+    pub fn taken(&self) -> Option<u64> {
+        match self {
+            Self::Plain(_) | Self::TlsToEndpoint(_) => None,
+            Self::Tls(stream) => Some(stream.get_ref().0.taken()),
+        }
+    }
+
     /// The version of TLS that was agreed on with a client; `None` without TLS.
     #[must_use]
     pub fn tls_version(&self) -> Option<&'static str> {
@@ -224,17 +238,22 @@ impl Stream {
     pub(crate) fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(stream) => stream.get_ref().0.socket(),
             Self::TlsToEndpoint(stream) => stream.get_ref().0,
         }
     }
+}
+
+/// Polls whatever is left of the task's budget: without any, everything is pending, whatever the reactor knows.
+fn beyond_budget<T>(cx: &mut Context<'_>, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    pin!(unconstrained(poll_fn(poll))).poll(cx)
 }
 
 fn poll_tls_liveness<S: AsyncRead + Unpin>(stream: &mut S, cx: &mut Context<'_>) -> Liveness {
     // What comes may be no more than a ticket or a new key.
     let mut byte = [0; 1];
     let mut buf = ReadBuf::new(&mut byte);
-    match Pin::new(stream).poll_read(cx, &mut buf) {
+    match beyond_budget(cx, |cx| Pin::new(&mut *stream).poll_read(cx, &mut buf)) {
         Poll::Pending => Liveness::Watched,
         Poll::Ready(Ok(())) if !buf.filled().is_empty() => Liveness::Unasked,
         Poll::Ready(_) => Liveness::Closed,

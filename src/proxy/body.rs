@@ -271,6 +271,7 @@ impl ForwardBody {
         self.content = Content::Cut(Box::new(error));
         cx.waker().wake_by_ref();
         if let Some(account) = &mut self.account {
+            account.complete = false;
             account.reason = Some(reason);
             account.in_flight = None;
             if !is_counted {
@@ -339,6 +340,10 @@ impl ForwardBody {
                 account.bytes_out += data.len() as u64;
             } else if let Some(trailers) = frame.trailers_ref() {
                 account.call.note(trailers);
+            }
+            if !last && self.content.size_hint().exact() == Some(0) {
+                // The end of the stream is still to come, and nobody may wait for it.
+                account.complete = true;
             }
         }
         if last {

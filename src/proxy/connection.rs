@@ -57,6 +57,15 @@ enum ConnectionEnd {
     Refused(Reason),
 }
 
+/// How a connection ends whose requests cannot go on.
+fn http1_error(error: &Http1Error) -> ConnectionEnd {
+    match error {
+        Http1Error::Write(_) => ConnectionEnd::Closed(Reason::ClientGone),
+        // The exchange counts what an endpoint or a handler did.
+        Http1Error::Response(_) | Http1Error::CutShort(_) => ConnectionEnd::Dropped,
+    }
+}
+
 /// Serves one client connection in its place until it ends. Dropping the future closes it and cancels what runs on it.
 ///
 /// What the client `speaks` decides between HTTP/1 and HTTP/2.
@@ -79,8 +88,9 @@ pub async fn serve<H: Handler>(
             client_subject: client.subject.take(),
         })
     });
+    let trusted = context.trusts(peer.ip());
     let guard = GuardedSocket::new(stream, Rc::clone(&context.guard), Rc::clone(&exchanges), Rc::clone(&cutoff));
-    let guard = Rc::new(RefCell::new(guard));
+    let guard = Rc::new(RefCell::new(if trusted { guard.trusting() } else { guard }));
     let shared = Rc::new(Shared {
         downstream: Rc::new(Downstream {
             identity: identity(peer, if secure { "https" } else { "http" }),
@@ -91,7 +101,7 @@ pub async fn serve<H: Handler>(
             mode: context.mode.get(),
             listener: context.listener,
             listener_name: Arc::clone(&context.listener_name),
-            trusted: context.trusts(peer.ip()),
+            trusted,
             secure,
             tls,
             client,
@@ -307,7 +317,7 @@ impl<H: Handler> Driver<H> {
     {
         self.guard.borrow_mut().woken();
         loop {
-            if let Poll::Ready(end) = self.poll_protocol(cx, requests.as_mut(), |_| ConnectionEnd::Dropped) {
+            if let Poll::Ready(end) = self.poll_protocol(cx, requests.as_mut(), http1_error) {
                 return Poll::Ready(end);
             }
             if self.guard.borrow().is_cancelled() {

@@ -96,10 +96,16 @@ pub struct GuardedSocket {
     pub body_clock: RateClock,
     /// How fast the client takes a response.
     pub write_clock: RateClock,
+    /// When a part of a body came last whose answer is complete.
+    rest_came: Option<Instant>,
     /// Requests between their accepted head and the end of their response.
     exchanges: Rc<Cell<u32>>,
     /// Told when the client of HTTP/1 moves.
     cutoff: Rc<Cutoff>,
+    /// The peer may say which scheme its client has used.
+    trusted: bool,
+    /// What the socket under TLS had taken when it was looked at last.
+    taken: u64,
     received: u64,
     sent: u64,
 }
@@ -108,6 +114,7 @@ impl GuardedSocket {
     /// A guard around a fresh connection.
     #[must_use]
     pub fn new(stream: Stream, settings: Rc<GuardSettings>, exchanges: Rc<Cell<u32>>, cutoff: Rc<Cutoff>) -> Self {
+        let taken = stream.taken().unwrap_or(0);
         Self {
             stream: Some(stream),
             settings,
@@ -120,11 +127,25 @@ impl GuardedSocket {
             head_since: None,
             body_clock: RateClock::default(),
             write_clock: RateClock::default(),
+            rest_came: None,
             exchanges,
             cutoff,
+            trusted: false,
+            taken,
             received: 0,
             sent: 0,
         }
+    }
+
+    /// For a peer that may say which scheme its client has used.
+    #[must_use]
+    pub fn trusting(self) -> Self {
+        Self { trusted: true, ..self }
+    }
+
+    /// How targets are judged.
+    fn policy(&self) -> HeadPolicy {
+        HeadPolicy { trusted: self.trusted, ..self.settings.policy }
     }
 
     /// Takes the socket out; reads and writes fail from then on.
@@ -170,6 +191,12 @@ impl GuardedSocket {
         self.write_clock.waiting_since().is_some() || self.body_clock.waiting_since().is_some()
     }
 
+    /// When a part of a body came last whose answer is complete.
+    #[must_use]
+    pub fn rest_came(&self) -> Option<Instant> {
+        self.rest_came
+    }
+
     /// Whether nothing is under way in either direction: no body, no answer that waits for the client to take it, and no byte
     /// that nobody has read. A head that is not complete does not count.
     #[must_use]
@@ -212,7 +239,7 @@ impl GuardedSocket {
 
     /// The handshake was answered with something else than `101`: what was held is the next request.
     pub fn release_held(&mut self) {
-        let policy = self.settings.policy;
+        let policy = self.policy();
         self.input.release_held(&self.settings.limits, &|method, target| check_other_form(method, target, policy));
         self.follow();
     }
@@ -304,7 +331,7 @@ impl GuardedSocket {
     }
 
     fn judge(&mut self) {
-        let policy = self.settings.policy;
+        let policy = self.policy();
         self.input.judge(&self.settings.limits, &|method, target| check_other_form(method, target, policy));
         self.follow();
     }
@@ -346,6 +373,9 @@ impl GuardedSocket {
                 self.first_byte = true;
                 self.body_clock.moved(count as u64);
                 self.cutoff.client_moves();
+                if self.exchanges.get() == 0 && self.input.is_in_body() {
+                    self.rest_came = Some(Instant::now());
+                }
             }
             Ok(()) => self.input_ended(InputEnd::Fin),
             Err(_) => self.input_ended(InputEnd::Reset),
@@ -440,11 +470,12 @@ impl GuardedSocket {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(stream @ Stream::Tls(_)) = &mut self.stream else { return Poll::Ready(Ok(())) };
         let flushed = Pin::new(stream).poll_flush(cx);
+        let taken = self.newly_taken().unwrap_or(0);
+        if taken > 0 || flushed.is_ready() {
+            self.wrote(taken);
+        }
         if flushed.is_pending() {
             self.write_clock.wait();
-        } else if self.write_clock.waiting_since().is_some() {
-            self.cutoff.client_moves();
-            self.write_clock.moved(0);
         }
         flushed
     }
@@ -455,22 +486,32 @@ impl GuardedSocket {
     /// What the socket says; there is none any more once it was taken.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-        match Pin::new(stream).poll_write(cx, bytes) {
-            Poll::Ready(result) => {
-                if let Ok(count) = result {
-                    self.sent += count as u64;
-                    if self.write_clock.waiting_since().is_some() {
-                        self.cutoff.client_moves();
-                    }
-                    self.write_clock.moved(count as u64);
-                }
-                Poll::Ready(result)
-            }
-            Poll::Pending => {
-                self.write_clock.wait();
-                Poll::Pending
-            }
+        let written = Pin::new(stream).poll_write(cx, bytes);
+        let count = if let Poll::Ready(Ok(count)) = written { count as u64 } else { 0 };
+        self.sent += count;
+        // What TLS takes is not the client's yet.
+        let taken = self.newly_taken().unwrap_or(count);
+        if taken > 0 {
+            self.wrote(taken);
         }
+        if written.is_pending() {
+            self.write_clock.wait();
+        }
+        written
+    }
+
+    /// What the socket under TLS has taken since this was asked last; `None` without TLS.
+    fn newly_taken(&mut self) -> Option<u64> {
+        let taken = self.stream.as_ref()?.taken()?;
+        Some(taken - std::mem::replace(&mut self.taken, taken))
+    }
+
+    /// The client moves: so many bytes more are on their way to it.
+    fn wrote(&mut self, bytes: u64) {
+        if self.write_clock.waiting_since().is_some() {
+            self.cutoff.client_moves();
+        }
+        self.write_clock.moved(bytes);
     }
 }
 

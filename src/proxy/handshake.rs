@@ -19,7 +19,7 @@ use super::room::Place;
 use super::waiting::wait_for;
 use crate::model::tls::{forwarded_value, subject_of};
 use crate::reason::Reason;
-use crate::stream::Stream;
+use crate::stream::{CountedSocket, Stream};
 use crate::telemetry::metrics::Side;
 use crate::tls::ALPN_HTTP2;
 
@@ -104,7 +104,7 @@ async fn shake_hands(tls: &TlsContext, stream: TcpStream) -> Result<Opened, Fail
         _ if first[0].is_ascii_uppercase() => return Err(Failure::Plain(stream)),
         _ => return Err(Failure::Closed(Reason::TlsFailed)),
     }
-    let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let mut start = LazyConfigAcceptor::new(Acceptor::default(), CountedSocket::from(stream)).await?;
     let name = start.client_hello().server_name().map(str::to_ascii_lowercase);
     let Some(terms) = (tls.find)(name.as_deref()) else {
         start.io.write_all(UNRECOGNIZED_NAME).await?;

@@ -1,8 +1,15 @@
 //! Each request leaves one line in the access log, however it ends.
 
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+
+use bytes::Bytes;
 use serde_json::Value;
+use tidegate::model::backend::Protocol;
 use tidegate::telemetry::access_log::{self, AccessLogHandle, AccessLogOutput, AccessLogWriter};
 use tidegate::telemetry::metrics::{Metrics, MetricsOptions};
+use tokio::net::TcpListener;
 
 use super::bed::{Endpoints, Gateway, OK, Options, Served, run, until};
 
@@ -28,6 +35,56 @@ impl Log {
         assert!(self.writer.join_within(std::time::Duration::from_secs(60)));
         let text = std::fs::read_to_string(&self.path).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// Endpoints of HTTP/2 may end a stream with a frame of its own, behind the last byte that they have announced.
+#[test]
+fn an_answer_is_whole_with_its_last_announced_byte() {
+    let log = Log::new();
+    let sender = log.handle.sender();
+    run(async move || {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let resets = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&resets);
+        let (end, ends) = tokio::sync::watch::channel(false);
+        tokio::task::spawn_local(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let (counted, mut ends) = (Rc::clone(&counted), ends.clone());
+                tokio::task::spawn_local(async move {
+                    let response = http::Response::builder().header("content-length", "5").body(()).unwrap();
+                    let mut body = respond.send_response(response, false).unwrap();
+                    body.send_data(Bytes::from_static(b"hello"), false).unwrap();
+                    if request.uri().path() == "/p/later" {
+                        ends.wait_for(|ends| *ends).await.unwrap();
+                    }
+                    body.send_data(Bytes::new(), true).unwrap();
+                    if poll_fn(|cx| body.poll_reset(cx)).await.is_ok() {
+                        counted.set(counted.get() + 1);
+                    }
+                });
+            }
+        });
+        let options = Options { protocol: Protocol::H2c, access_log: Some(sender), ..Options::to(&[addr]) };
+        let gateway = Gateway::start(options).await;
+        let mut client = gateway.client().await;
+        for path in ["/p/now", "/p/later", "/p/now"] {
+            client.send(format!("GET {path} HTTP/1.1\r\nhost: a.test\r\n\r\n")).await;
+            let answer = client.answer().await;
+            assert_eq!((answer.status, answer.complete), (200, true), "{path}");
+            if path == "/p/now" {
+                assert_eq!(resets.get(), 0, "the end was here");
+            }
+            let _ = end.send(path == "/p/later");
+        }
+        drop(client);
+        until(|| gateway.metric("tidegate_requests_in_flight") == 0).await;
+    });
+    for line in log.lines() {
+        assert_eq!((&line["status"], &line["reason"], &line["sent_bytes"]), (&200.into(), &Value::Null, &5.into()));
     }
 }
 

@@ -41,6 +41,8 @@ impl<H> Driver<H> {
             return next;
         }
         let idle_since = self.shared.idle_since.get();
+        // While somebody reads what is left of a body, its bytes keep the connection.
+        let idle_since = guard.rest_came().map_or(idle_since, |came| came.max(idle_since));
         if let Some(since) = guard.head_since() {
             // Bytes of the next request that came while this one ran do not start its deadline.
             sooner(&mut next, since.max(idle_since), deadlines.head, Reason::Head);
@@ -80,7 +82,7 @@ impl<H> Driver<H> {
                 sooner_of(&mut next, cutoff.silence_due(since));
             }
         }
-        // Without an exchange it is what is left of a body, which nobody streams.
+        // Without an exchange it is what is left of a body, behind a response that is complete.
         if judges_rates && !(runs && cutoff.takes_slow_body()) {
             let due = guard.body_clock.due(deadlines.body_rate_window);
             sooner_of(&mut next, due.map(|due| (due, Reason::BodySlow)));

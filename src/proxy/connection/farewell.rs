@@ -35,10 +35,12 @@ impl<H: Handler> Driver<H> {
     pub(super) async fn tunnel(self) {
         let tunnel = self.shared.upgrade.take();
         let (received, sent) = self.guard.borrow_mut().take_counts();
-        let metrics = Arc::clone(&self.shared.context.metrics);
-        metrics.received(Side::Downstream, received);
-        metrics.sent(Side::Downstream, sent);
         let socket = self.guard.borrow_mut().take_tunnel();
+        // What came behind the handshake is counted where it goes on.
+        let held = socket.as_ref().map_or(0, |(_, held)| held.len() as u64);
+        let metrics = Arc::clone(&self.shared.context.metrics);
+        metrics.received(Side::Downstream, received.saturating_sub(held));
+        metrics.sent(Side::Downstream, sent);
         let (Some(tunnel), Some((stream, held))) = (tunnel, socket) else { return };
         let Self { shared, place, mut watched, .. } = self;
         place.presence().busy();
@@ -84,9 +86,6 @@ impl<H: Handler> Driver<H> {
         match end {
             ConnectionEnd::Finished | ConnectionEnd::Upgraded => {}
             ConnectionEnd::Dropped => {
-                if guard.has_ended() {
-                    metrics.closed(Side::Downstream, Reason::ClientGone);
-                }
                 self.reset_http10(&mut guard);
                 return None;
             }

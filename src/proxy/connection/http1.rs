@@ -92,6 +92,10 @@ impl<H: Handler> Responding<H> {
                 if !encoder.is_complete() && !body.is_end_stream() {
                     return Poll::Ready(Ok(false));
                 }
+                if !body.is_end_stream() {
+                    // Over HTTP/2 the end may come by itself, behind the last byte: a stream whose end is here is not reset.
+                    let _ = Pin::new(&mut *body).poll_frame(cx);
+                }
                 None
             }
             Some(Err(frame)) => frame.into_trailers().ok(),
@@ -230,7 +234,7 @@ where
                         // The end of the connection is that of the body, whoever reads what the client still sends.
                         self.upload = None;
                     }
-                    self.stage = Stage::Between;
+                    self.finish();
                 }
             }
             Stage::Done => {}
@@ -324,8 +328,18 @@ where
         } else {
             drop(response);
             drop(exchange);
+            self.finish();
         }
         Ok(())
+    }
+
+    /// A response is complete.
+    fn finish(&mut self) {
+        self.stage = Stage::Between;
+        if self.upload.is_some() {
+            // What is left of the request's body is judged from here on: before, the client did not have to be quick.
+            self.guard.borrow_mut().body_clock = RateClock::default();
+        }
     }
 
     /// Hands on what is here of the request's body; true when its reader, in this task, has something to read.

@@ -140,7 +140,8 @@ impl<H: Handler> Driver<H> {
                     if let ConnectionEnd::Refused(reason) = end {
                         self.note_refusal(reason, "what came is no HTTP/2, or more than there may be");
                     }
-                    return Poll::Ready(end);
+                    let is_gone = end == ConnectionEnd::Dropped && self.guard.borrow().has_ended();
+                    return Poll::Ready(if is_gone { ConnectionEnd::Closed(Reason::ClientGone) } else { end });
                 }
                 let stalled = has_stalled.take() && self.shared.exchanges.get() == 0;
                 let patience = match () {

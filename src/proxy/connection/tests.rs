@@ -73,6 +73,18 @@ impl Body for Endless {
     }
 }
 
+/// A body that cannot be completed.
+struct Breaking;
+
+impl Body for Breaking {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(Some(Err("wanted by the test".into())))
+    }
+}
+
 /// A body that no kernel takes at once.
 const LARGE: usize = 16 << 20;
 
@@ -100,6 +112,7 @@ impl Handler for Script {
             "/panic" => panic!("wanted by the test"),
             "/large" => full(vec![b'x'; LARGE]),
             "/endless" => Response::new(Box::pin(Endless { panics: false }) as TestBody),
+            "/breaks" => Response::new(Box::pin(Breaking) as TestBody),
             "/panic-in-body" => Response::new(Box::pin(Endless { panics: true }) as TestBody),
             "/no-route" => {
                 let close = drop_unread(request.into_body(), head.expect_continue, 65536);
@@ -128,6 +141,13 @@ impl Handler for Script {
                 tokio::time::sleep(Duration::from_secs(5)).await;
                 let body = request.into_body().collect().await.expect("a whole body");
                 full(format!("{path} {}", body.to_bytes().len()))
+            }
+            // Somebody else reads the body, and the answer does not wait for all of it.
+            "/reads-on" => {
+                downstream.cutoff.allow_quiet();
+                tokio::task::spawn_local(request.into_body().collect());
+                tokio::time::sleep(Duration::from_secs(600)).await;
+                full(path)
             }
             "/upload" => match ClientBody::from(request.into_body()).collect().await {
                 Ok(body) => full(format!("{path} {}", body.to_bytes().len())),

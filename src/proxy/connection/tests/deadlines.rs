@@ -111,6 +111,34 @@ fn a_body_that_nobody_reads_any_more_may_be_slow() {
     });
 }
 
+/// While the answer is under way a body may be as slow as it likes, and that is not held against it afterwards.
+#[test]
+fn what_is_left_of_a_body_behind_its_answer_has_to_keep_its_rate_from_then_on() {
+    on_paused_time(async {
+        let bed = Bed::plain().await;
+        let begin = "POST /reads-on HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n";
+        let mut steady = bed.connect().await;
+        // The kernel knows nothing of the paused time.
+        steady.set_nodelay(true).expect("a socket");
+        steady.write_all(begin.as_bytes()).await.expect("written");
+        let mut silent = bed.connect().await;
+        silent.write_all(begin.as_bytes()).await.expect("written");
+        until(&mut steady, "/reads-on").await;
+        until(&mut silent, "/reads-on").await;
+        let answered = Instant::now();
+        // For longer than a connection may be idle.
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            steady.write_all(format!("12c\r\n{}\r\n", "x".repeat(300)).as_bytes()).await.expect("written");
+        }
+        steady.write_all(format!("0\r\n\r\n{GET}").as_bytes()).await.expect("written");
+        until(&mut steady, "/a 0").await;
+        assert_eq!((rest(&mut silent).await, bed.closed(Reason::BodySlow)), (String::new(), 1));
+        assert!(answered.elapsed() >= Duration::from_secs(30));
+        assert_eq!(bed.closed(Reason::Idle), 0);
+    });
+}
+
 #[test]
 fn a_client_that_takes_nothing_is_reset() {
     on_paused_time(async {

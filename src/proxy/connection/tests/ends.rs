@@ -105,6 +105,32 @@ fn an_ending_client_cancels_its_request() {
     });
 }
 
+#[test]
+fn a_client_that_resets_its_answer_is_gone_and_one_that_may_end_its_side_is_not() {
+    on_real_time(async {
+        let bed = Bed::plain().await;
+        for path in ["/large", "/endless"] {
+            let mut stream = bed.connect().await;
+            stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await.expect("written");
+            stream.read_exact(&mut [0; 16]).await.expect("the answer has begun");
+            Stream::from(stream).reset_on_drop();
+            while bed.drain.room().connections() > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(bed.closed(Reason::ClientGone), 2);
+        // The answer breaks off, and its client has done nothing wrong.
+        let mut stream = bed.connect().await;
+        stream.write_all(b"GET /breaks HTTP/1.0\r\n\r\n").await.expect("written");
+        stream.shutdown().await.expect("half closed");
+        rest(&mut stream).await;
+        while bed.drain.room().connections() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bed.closed(Reason::ClientGone), 2);
+    });
+}
+
 /// More than is read of a body that nobody takes, and less than the socket's buffer has room for behind that.
 const UNREAD: usize = 80 << 10;
 

@@ -230,3 +230,19 @@ fn an_idle_connection_costs_little_memory() {
         assert_eq!(&answer, b"HTTP/1.1 200 OK");
     }
 }
+
+/// Behind a forwarder that ends TLS, the target may have the scheme that the client used.
+#[test]
+fn a_trusted_forwarder_may_name_the_other_scheme_in_a_target() {
+    on_real_time(async {
+        for (trusted, status) in [(true, "200"), (false, "421")] {
+            let bed = Bed::start(|_, _, _, listener| {
+                let forwarders = if trusted { vec!["127.0.0.0/8".parse().expect("a network")] } else { Vec::new() };
+                listener.trusted_forwarders = forwarders;
+            })
+            .await;
+            let answer = bed.exchange("GET https://a/b HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{trusted}: {answer}");
+        }
+    });
+}
