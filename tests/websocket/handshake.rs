@@ -190,6 +190,26 @@ fn what_comes_behind_a_handshake_waits_for_its_101() {
 }
 
 #[test]
+fn bytes_behind_a_handshake_are_counted_once() {
+    let server = RawServer::start();
+    let gateway = gateway(&[server.port], "", &[]);
+    let count = |side: &str| metric(&gateway, &format!("tidegate_received_bytes_total{{side=\"{side}\"}}"));
+    let mut before = (0.0, 0.0);
+    let mut took = Vec::new();
+    for (up, down) in [(0, 0), (100, 50)] {
+        let (mut client, mut backend) = server.open(gateway.http, &vec![b'u'; up], &vec![b'd'; down]);
+        backend.expect(&vec![b'u'; up]);
+        client.expect(&vec![b'd'; down]);
+        drop((client, backend));
+        until("the socket is gone", || metric(&gateway, "tidegate_sockets_open") == 0.0);
+        let now = (count("downstream"), count("upstream"));
+        took.push((now.0 - before.0, now.1 - before.1));
+        before = now;
+    }
+    assert_eq!((took[1].0 - took[0].0, took[1].1 - took[0].1), (100.0, 50.0));
+}
+
+#[test]
 fn a_101_that_does_not_fit_is_502_and_both_sides_close() {
     let server = RawServer::start();
     let gateway = gateway(&[server.port], "", &[]);
