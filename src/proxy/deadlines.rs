@@ -48,10 +48,6 @@ pub struct ExchangeDeadlines {
     pub response_head: Option<Duration>,
     /// Begin of the present try: silence is counted from here before the first byte.
     pub try_began: Instant,
-    /// Begin of the exchange.
-    began: Instant,
-    /// The end of the whole exchange is the client's wish.
-    is_asked: bool,
 }
 
 /// An endpoint that does not answer within less of a client's own deadline is not blamed for it.
@@ -77,7 +73,6 @@ impl ExchangeDeadlines {
     /// It replaces the default for the head as a rule would.
     pub fn limit(&mut self, timeout: Duration, began: Instant) {
         let asked = began + timeout;
-        self.is_asked = self.request.is_none_or(|request| asked < request);
         self.request = Some(self.request.map_or(asked, |request| request.min(asked)));
         self.response_head = None;
     }
@@ -85,15 +80,7 @@ impl ExchangeDeadlines {
     /// No deadlines yet, of an exchange that began at `now`.
     #[must_use]
     pub fn none(now: Instant) -> Self {
-        Self {
-            request: None,
-            backend_request: None,
-            idle: None,
-            response_head: None,
-            try_began: now,
-            began: now,
-            is_asked: false,
-        }
+        Self { request: None, backend_request: None, idle: None, response_head: None, try_began: now }
     }
 
     /// Those of an exchange that ends at `end`, whatever its rule says.
@@ -108,14 +95,19 @@ impl ExchangeDeadlines {
         self.try_began = now;
     }
 
-    /// Whether the endpoint of the present try is to blame when the exchange ends for its deadline: it had at least half of
-    /// the time, and a client that chose the time chose no less than [`LEAST_ASKED`].
+    /// The client has chosen the end of the whole exchange, which began at `began`, and not the rule.
     #[must_use]
-    pub fn blames_endpoint(&self) -> bool {
+    pub fn is_asked(&self, timeouts: &Timeouts, began: Instant) -> bool {
+        self.request != active(timeouts.request).map(|after| began + after)
+    }
+
+    /// Whether the endpoint of the present try is to blame when the exchange, which began at `began`, ends for its deadline:
+    /// it had at least half of the time, and a client that `asked` for this deadline left it no less than [`LEAST_ASKED`].
+    #[must_use]
+    pub fn blames_endpoint(&self, began: Instant, asked: bool) -> bool {
         let Some(request) = self.request else { return false };
         let had = request.saturating_duration_since(self.try_began);
-        let whole = request.saturating_duration_since(self.began);
-        had * 2 >= whole && (!self.is_asked || had >= LEAST_ASKED)
+        had * 2 >= request.saturating_duration_since(began) && (!asked || had >= LEAST_ASKED)
     }
 
     /// When connecting has to be done at the latest, beside its own timeout.
@@ -219,7 +211,13 @@ mod tests {
                 deadlines.limit(millis(client), now);
             }
             deadlines.begin_try(&timeouts, now + millis(began));
-            assert_eq!(deadlines.blames_endpoint(), expected, "{rule:?} {client:?} {began}");
+            let asked = deadlines.is_asked(&timeouts, now);
+            assert_eq!(
+                asked,
+                client.is_some_and(|client| rule.is_none_or(|rule| client < rule)),
+                "{rule:?} {client:?}"
+            );
+            assert_eq!(deadlines.blames_endpoint(now, asked), expected, "{rule:?} {client:?} {began}");
         }
     }
 

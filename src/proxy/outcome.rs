@@ -47,7 +47,7 @@ impl Exchange {
         let is_connect =
             matches!(error, ProxyError::Connect(_) | ProxyError::ConnectTimeout | ProxyError::UpstreamTls(_));
         let is_clients = match error {
-            ProxyError::Request if !self.decision.deadlines.blames_endpoint() => true,
+            ProxyError::Request if !self.blames_endpoint() => true,
             // It had not sent everything of what the endpoint got the beginning of.
             _ => error.is_timeout() && !progress.is_sent && progress.sent == Sent::Some,
         };
@@ -80,6 +80,14 @@ impl Exchange {
         }
         let error: &dyn std::error::Error = error;
         tracing::debug!(endpoint = %picked.endpoint.key.addr, error, ?verdict, "try failed");
+    }
+
+    /// Whether the present endpoint is to blame for the end of the whole exchange.
+    fn blames_endpoint(&self) -> bool {
+        let (deadlines, began) = (&self.decision.deadlines, self.account.started);
+        let matched = self.account.matched().filter(|_| !self.account.is_own_request());
+        let asked = matched.is_some_and(|matched| deadlines.is_asked(&matched.rule().timeouts, began));
+        deadlines.blames_endpoint(began, asked)
     }
 
     /// Counts a fault of an endpoint, and ejects it where the rule says so.

@@ -5,9 +5,10 @@ use std::time::Duration;
 use tidegate::model::backend::Protocol;
 use tidegate::model::policy::Timeouts;
 use tidegate::settings::Deadlines;
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
-use super::bed::{Endpoints, GET, Gateway, OK, Options, Served, run_paused};
+use super::bed::{Endpoints, GET, Gateway, OK, Options, Served, run, run_paused};
 
 const fn secs(seconds: u64) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
@@ -110,6 +111,36 @@ fn behind_the_head_a_deadline_is_a_visible_cut() {
             assert_eq!(began.elapsed().as_secs(), seconds);
             super::bed::until(|| backend.closed.get() == 1).await;
         }
+    });
+}
+
+/// A connection attempt that a full queue drops is made again after a second. The pod has all its time from then on.
+#[test]
+fn the_wait_for_a_head_begins_no_sooner_than_the_connection() {
+    run(async || {
+        let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        full.listen(0).unwrap();
+        full.set_nonblocking(true).unwrap();
+        let addr = full.local_addr().unwrap().as_socket().unwrap();
+        let _filler = std::net::TcpStream::connect(addr).unwrap();
+        let deadlines = Deadlines { response_head: Duration::from_millis(300), ..Deadlines::default() };
+        let gateway = Gateway::start(Options { deadlines, ..Options::to(&[addr]) }).await;
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let listener = tokio::net::TcpListener::from_std(full.into()).unwrap();
+            let mut accepted = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                // The first one is the filler.
+                if !accepted.is_empty() {
+                    stream.write_all(OK).await.unwrap();
+                }
+                accepted.push(stream);
+            }
+        });
+        let began = Instant::now();
+        assert_eq!(gateway.ask(GET).await.status, 200);
+        assert!(began.elapsed() > Duration::from_millis(300), "the attempt was not dropped: {:?}", began.elapsed());
     });
 }
 

@@ -25,8 +25,8 @@ use crate::proxy::headers::{self, RequestHead};
 use crate::proxy::retry::{Failure, Missed, Progress, Sent};
 use crate::proxy::upstream::Pooled;
 
-/// How long an endpoint may keep silent after `expect: 100-continue` before the body goes out anyway, as RFC 9110
-/// §10.1.1 lets a client do.
+/// How long after the begin of a try an endpoint may keep silent after `expect: 100-continue` before the body goes out
+/// anyway, as RFC 9110 §10.1.1 lets a client do.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 impl Exchange {
@@ -47,9 +47,7 @@ impl Exchange {
         connection.count_request(most);
         connection.begin(self.decision.deadlines.idle.is_some());
         let mut upload = self.prepare_upload(picked);
-        // Connecting has a deadline of its own.
-        let took = if connection.is_reused() { self.decision.deadlines.try_began } else { Instant::now() };
-        let mut wait = HeadWait { took, sent: None, stalled: None };
+        let mut wait = HeadWait::default();
         let head = poll_fn(|cx| self.poll_head(&mut connection, &mut upload, &mut wait, cx)).await;
         match head {
             Ok(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
@@ -178,8 +176,10 @@ impl Exchange {
             if let Poll::Ready(result) = connection.poll_head(upload, fields, expected, limits, buffers, cx) {
                 return Poll::Ready(result.map_err(ProxyError::from));
             }
-            let deadline = deadlines.before_head(wait.since(upload), connection.activity());
-            let resume = upload.is_waiting().then(|| wait.took + CONTINUE_WAIT);
+            // Connecting has a deadline of its own.
+            let began = connection.is_reused().then_some(deadlines.try_began);
+            let deadline = deadlines.before_head(wait.since(upload, began), connection.activity());
+            let resume = upload.is_waiting().then(|| deadlines.try_began + CONTINUE_WAIT);
             match (deadline, resume) {
                 (None, None) => return Poll::Pending,
                 (Some((at, kind)), None) => {
@@ -321,10 +321,8 @@ impl Exchange {
 }
 
 /// Since when an endpoint is waited for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct HeadWait {
-    /// The request took its connection then.
-    took: Instant,
     /// The request was sent completely then.
     sent: Option<Instant>,
     /// So many bytes of it had been sent, and no more were taken since then.
@@ -333,10 +331,11 @@ struct HeadWait {
 
 impl HeadWait {
     /// When the last byte of the request was sent, or the last that the endpoint took while others wait; `None` while
-    /// the client is the one that is waited for. A request without a body is sent when it has its connection.
-    fn since(&mut self, upload: &Upload<ClientBody>) -> Option<Instant> {
+    /// the client is the one that is waited for. A request without a body is sent as soon as it has its connection: at
+    /// `began`, where that is known.
+    fn since(&mut self, upload: &Upload<ClientBody>, began: Option<Instant>) -> Option<Instant> {
         if self.sent.is_none() && upload.is_done() {
-            self.sent = Some(if upload.body_read() == 0 { self.took } else { Instant::now() });
+            self.sent = Some(began.filter(|_| upload.body_read() == 0).unwrap_or_else(Instant::now));
         }
         if self.sent.is_some() || !upload.is_blocked() {
             self.stalled = None;
