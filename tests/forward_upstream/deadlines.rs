@@ -124,7 +124,8 @@ fn the_wait_for_a_head_begins_no_sooner_than_the_connection() {
         full.set_nonblocking(true).unwrap();
         let addr = full.local_addr().unwrap().as_socket().unwrap();
         let _filler = std::net::TcpStream::connect(addr).unwrap();
-        let deadlines = Deadlines { response_head: Duration::from_millis(300), ..Deadlines::default() };
+        let (connect, response_head) = (Duration::from_secs(20), Duration::from_millis(300));
+        let deadlines = Deadlines { connect, response_head, ..Deadlines::default() };
         let gateway = Gateway::start(Options { deadlines, ..Options::to(&[addr]) }).await;
         tokio::task::spawn_local(async move {
             tokio::time::sleep(Duration::from_millis(400)).await;
@@ -139,7 +140,7 @@ fn the_wait_for_a_head_begins_no_sooner_than_the_connection() {
             }
         });
         let began = Instant::now();
-        assert_eq!(gateway.ask(GET).await.status, 200);
+        assert_eq!(gateway.ask(GET).await.verdict(), (200, None));
         assert!(began.elapsed() > Duration::from_millis(300), "the attempt was not dropped: {:?}", began.elapsed());
     });
 }
@@ -188,7 +189,7 @@ fn idle_pooled_connections_are_closed_by_the_sweep() {
         let backend = Endpoints::answering(OK).await;
         let gateway = Gateway::start(Options::to(&[backend.addr])).await;
         tokio::task::spawn_local(std::rc::Rc::clone(&gateway.worker).maintain());
-        assert_eq!(gateway.ask(GET).await.status, 200);
+        assert_eq!(gateway.ask(GET).await.verdict(), (200, None));
         assert_eq!(gateway.worker.pools().idle(), 1);
         let began = Instant::now();
         super::bed::until(|| backend.closed.get() == 1).await;
@@ -198,14 +199,14 @@ fn idle_pooled_connections_are_closed_by_the_sweep() {
         // One that is found overdue before the sweep sees it counts as well, and one in use does not.
         let gateway = Gateway::start(Options::to(&[backend.addr])).await;
         for closed in [0, 1] {
-            assert_eq!(gateway.ask(GET).await.status, 200);
+            assert_eq!(gateway.ask(GET).await.verdict(), (200, None));
             tokio::time::sleep(Duration::from_secs(4)).await;
             assert_eq!(gateway.metric(UPSTREAM_IDLE), closed);
         }
         let late = super::http2::late().await;
         let gateway = Gateway::start(Options { protocol: Protocol::H2c, ..Options::to(&[late]) }).await;
         tokio::task::spawn_local(std::rc::Rc::clone(&gateway.worker).maintain());
-        assert_eq!(gateway.ask(GET).await.status, 200);
+        assert_eq!(gateway.ask(GET).await.verdict(), (200, None));
         let open = "tidegate_upstream_connections_open";
         assert_eq!(gateway.metric(open), 1);
         let began = Instant::now();
@@ -332,9 +333,9 @@ fn an_announced_idle_limit_is_kept_with_a_margin() {
             })
             .await;
             let gateway = Gateway::start(Options::to(&[backend.addr])).await;
-            assert_eq!(gateway.ask(GET).await.status, 200);
+            assert_eq!(gateway.ask(GET).await.verdict(), (200, None));
             tokio::time::sleep(Duration::from_millis(idle)).await;
-            assert_eq!(gateway.ask(GET).await.status, 200);
+            assert_eq!(gateway.ask(GET).await.verdict(), (200, None));
             assert_eq!(backend.connections.get(), connections, "{field} after {idle} ms");
         }
     });
