@@ -48,6 +48,8 @@ impl Exchange {
             matches!(error, ProxyError::Connect(_) | ProxyError::ConnectTimeout | ProxyError::UpstreamTls(_));
         let is_clients = match error {
             ProxyError::Request if !self.blames_endpoint() => true,
+            // That wait begins when the client has done its part.
+            ProxyError::ResponseHead => false,
             // It had not sent everything of what the endpoint got the beginning of.
             _ => error.is_timeout() && !progress.is_sent && progress.sent == Sent::Some,
         };
@@ -67,7 +69,7 @@ impl Exchange {
                 // The endpoint most likely closed it while it was idle; or it says that it is about to leave.
                 ProxyError::Reset(_) if progress.reused || progress.sent == Sent::Refused => None,
                 // It passed before the endpoint had a connection.
-                _ if error.is_timeout() && !progress.is_sent => None,
+                _ if error.is_timeout() && !progress.is_sent && progress.sent == Sent::Nothing => None,
                 _ => Some(Fault::Error),
             };
             // A process that did not run for a while finds deadlines passed that nobody missed.

@@ -256,7 +256,7 @@ fn an_endpoint_that_ignores_expect_gets_the_body_after_a_second() {
 }
 
 /// Takes the head of a request and no byte behind it.
-async fn deaf() -> Endpoints {
+pub async fn deaf() -> Endpoints {
     Endpoints::script(|mut served: Served| async move {
         served.head().await;
         std::future::pending::<()>().await;

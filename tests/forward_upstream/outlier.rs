@@ -7,7 +7,10 @@ use http::StatusCode;
 use tidegate::model::outlier::Outlier;
 use tidegate::model::policy::Timeouts;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::bed::{Endpoints, GET, Gateway, OK, Options, Served, run_paused};
+use super::deadlines::deaf;
 
 /// The first fault ejects.
 fn outlier() -> Outlier {
@@ -54,6 +57,26 @@ fn a_client_that_sends_slowly_ejects_nobody() {
             assert_eq!(ejections(&gateway), 1);
         });
     }
+}
+
+/// It holds up a client that would send on.
+#[test]
+fn an_endpoint_that_takes_no_byte_is_ejected() {
+    run_paused(async || {
+        let (one, other) = (deaf().await, deaf().await);
+        let options = Options { outlier: Some(outlier()), ..Options::to(&[one.addr, other.addr]) };
+        let gateway = Gateway::start(options).await;
+        let mut client = gateway.client().await;
+        client.send("POST /p HTTP/1.1\r\nhost: a.test\r\ncontent-length: 100000000\r\n\r\n").await;
+        let (mut reading, mut writing) = client.stream.into_split();
+        let upload =
+            tokio::task::spawn_local(async move { while writing.write_all(&[b'x'; 0x10000]).await.is_ok() {} });
+        let mut answer = [0; 12];
+        reading.read_exact(&mut answer).await.unwrap();
+        upload.abort();
+        assert_eq!(answer, *b"HTTP/1.1 504");
+        assert_eq!(ejections(&gateway), 1);
+    });
 }
 
 /// A process that was stopped for a while finds deadlines passed that no endpoint has missed.
