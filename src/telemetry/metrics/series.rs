@@ -338,7 +338,10 @@ impl RouteEntry {
 impl RuleEntry {
     /// Adds the requests that stand in series of the route.
     fn add_elsewhere(&self, together: &mut Requests) {
-        if let Some(counts) = self.series.counts() {
+        // Most rules have room, and need not be counted once more.
+        if self.placement.elsewhere != 0
+            && let Some(counts) = self.series.counts()
+        {
             self.placement.add_elsewhere(&counts, together);
         }
     }

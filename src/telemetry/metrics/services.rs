@@ -64,6 +64,9 @@ impl Entry {
 
     /// Adds the requests that stand under `_overflow`.
     fn add_overflow(&self, overflow: &mut [u64; CODES.len()]) {
+        if !self.own.contains(&Some(false)) {
+            return;
+        }
         for ((sum, count), own) in overflow.iter_mut().zip(self.series.counts()).zip(self.own) {
             *sum += if own == Some(false) { count } else { 0 };
         }
