@@ -1,7 +1,6 @@
 //! A small blocking client of HTTP/2 with prior knowledge.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -51,7 +50,7 @@ impl Http2Client {
             tokio::spawn(connection);
             // The first frame of the server says whether it opens WebSockets; a gateway does.
             while !sender.is_extended_connect_protocol_enabled() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
                 sender = sender.ready().await.expect("an open connection");
             }
             sender
@@ -75,18 +74,23 @@ impl Http2Client {
         })
     }
 
-    /// Sends a request with this body, whose stream ends with an empty frame of its own once `waits` is over, and reads the
-    /// answer.
-    pub fn request_that_ends_late(&self, request: Request<()>, body: &'static [u8], waits: Duration) -> Http2Answer {
+    /// Sends a request with this body, whose stream ends with an empty frame of its own, and reads the answer. `late`: that
+    /// frame is sent when the answer is here.
+    pub fn request_that_ends_by_itself(&self, request: Request<()>, body: &'static [u8], late: bool) -> Http2Answer {
         self.runtime.block_on(async {
             let mut sender = self.sender.clone().ready().await.expect("an open connection");
             let (answer, mut stream) = sender.send_request(request, false).expect("an open connection");
             stream.send_data(Bytes::from_static(body), false).expect("an open stream");
-            tokio::time::sleep(waits).await;
-            // Who has answered already may take no more.
-            let _ = stream.send_data(Bytes::new(), true);
+            if !late {
+                stream.send_data(Bytes::new(), true).expect("an open stream");
+            }
             let read = async { read(answer.await?).await };
-            timeout(PATIENCE, read).await.expect("an answer in time").expect("a whole answer")
+            let answer = timeout(PATIENCE, read).await.expect("an answer in time").expect("a whole answer");
+            if late {
+                // Who has answered already may take no more.
+                let _ = stream.send_data(Bytes::new(), true);
+            }
+            answer
         })
     }
 
