@@ -137,7 +137,7 @@ struct Given {
 fn through(pieces: &[&[u8]], rng: &mut fastrand::Rng) -> Given {
     let mut stream = RequestStream::default();
     let mut taken = Taker::default();
-    let any_form: &dyn Fn(&[u8], &[u8]) -> Result<(), GuardError> = &|_, _| Ok(());
+    let any_form = &|_: &[u8], _: &[u8]| Ok::<(), GuardError>(());
     for piece in pieces {
         let mut rest = *piece;
         while !rest.is_empty() {
